@@ -1,0 +1,1 @@
+"""Thin orchestration around `tasks`: the only package that imports Prefect."""

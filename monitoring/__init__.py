@@ -1,0 +1,1 @@
+"""Production monitoring: capture, drift measures, decisions, reports."""

@@ -1,0 +1,1 @@
+"""Serving a bundle: the ONNX Runtime predictor."""

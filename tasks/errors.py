@@ -1,0 +1,40 @@
+"""Errors a user can act on: what was found, where, what was expected, what to do.
+
+Anything the user can cause or mend is an `EvergreenError`; the CLI prints its text without a traceback.
+Everything else is a bug and keeps its traceback.
+"""
+
+
+class EvergreenError(Exception):
+    """Base of all errors a user can act on. Its text is one complete message."""
+
+
+class ParamsError(EvergreenError):
+    """params.yaml does not fit its schema; the text lists every mistake with its path."""
+
+
+class DataError(EvergreenError):
+    """Input data cannot be used; the text names the file, row or column."""
+
+
+class BatchRefused(EvergreenError):
+    """A batch failed validation and must not be trained on.
+
+    `batch` is the batch id, `reasons` one sentence per failed rule.
+    """
+
+    def __init__(self, batch: str, reasons: list[str]):
+        self.batch, self.reasons = batch, list(reasons)
+        super().__init__(f"batch {batch} is refused: " + "; ".join(self.reasons))
+
+
+class TableRefused(EvergreenError):
+    """The whole table (all live batches together) failed validation; nothing can be trained."""
+
+    def __init__(self, reasons: list[str]):
+        self.reasons = list(reasons)
+        super().__init__("the data set is refused: " + "; ".join(self.reasons))
+
+
+class StageInputError(EvergreenError):
+    """A stage's input file is missing or incomplete: run the stage named in the text first."""

@@ -1,0 +1,246 @@
+"""params.yaml as one frozen schema: every section named after its stage, every mistake reported at once.
+
+Each field says what it does and what changing it costs; unknown keys are refused.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitFractions(Section):
+    train: Share = 0.7
+    calibration: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _sum(self) -> "SplitFractions":
+        total = self.train + self.calibration + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + calibration + test must be 1, found {total:g}")
+        return self
+
+
+class DataParams(Section):
+    """What the data set is. Changing `task` or `classes` retrains everything."""
+
+    task: Literal["multiclass", "multilabel"] = Field("multiclass", description="one label an image, or a list")
+    classes: list[str] | None = Field(
+        None, description="allowed labels; null: every label with enough support in the training split"
+    )
+    seed: Count = Field(0, description="seed of the split hash; recorded splits never move when it changes")
+    split: SplitFractions = Field(SplitFractions(), description="shares of source groups per split")
+
+
+class ImagesParams(Section):
+    """The one decode-and-resize spec of training, evaluation and serving (it travels in the bundle)."""
+
+    size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="side S of the model's S x S input, pixels")
+    fit: Literal["squash", "crop", "pad"] = Field(
+        "squash", description="how a non-square image becomes square: ignore aspect, centre crop, or grey padding"
+    )
+    max_pixels: Positive = Field(50_000_000, description="larger images are quarantined before they are decoded")
+
+
+class InspectParams(Section):
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=7)] = Field(
+        3, description="perceptual hashes (64 bit) at most this far apart are candidate near-duplicates"
+    )
+    near_duplicate_difference: Annotated[float, Field(ge=0)] = Field(
+        4.0, description="candidates whose 16 x 16 grey thumbnails differ by at most this (mean, of 255) are confirmed"
+    )
+    workers: Annotated[int, Field(ge=-64, le=256)] = Field(-1, description="decoding processes; -1: one per core")
+
+
+class Expectation(Section):
+    """One Great Expectations expectation, e.g. {type: expect_column_values_to_be_between, kwargs: {...}}."""
+
+    type: str
+    kwargs: dict[str, Any] = {}
+    severity: Literal["stop", "quarantine"] = Field(
+        "quarantine", description="stop: the table is refused; quarantine: only the rows that break it"
+    )
+
+
+class ValidateParams(Section):
+    min_rows: Positive = Field(50, description="fewer labelled training rows refuse the table")
+    max_null_labels: Share = Field(0.5, description="share of a batch's rows without label above which it is refused")
+    max_quarantined: Share = Field(0.2, description="share of a batch's rows quarantined above which it is refused")
+    min_classes: Annotated[int, Field(ge=2)] = 2
+    min_per_class: dict[Literal["train", "calibration", "test"], Count] = Field(
+        {"train": 3, "calibration": 1, "test": 1}, description="fewer images of a class in a split refuse the table"
+    )
+    max_prior_change: Share = Field(
+        0.35, description="total variation distance of a batch's label mix to the data before it that refuses the batch"
+    )
+    max_noise_increase: Share = Field(
+        0.25,
+        description="a class of a batch whose labels disagree with the data so far this much more often than that "
+        "data disagrees with itself (lower confidence bound) refuses the batch",
+    )
+    min_batch: Positive = Field(30, description="smaller batches are not compared (too few rows to tell)")
+    expectations: list[Expectation] = Field(..., min_length=1, description="the Great Expectations suite")
+
+
+class EmbedParams(Section):
+    backbone: str = Field("tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning; keyed cache")
+    batch_size: Positive = 64
+
+
+class CleanParams(Section):
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds, grouped by source")
+    relabel_confidence: Share = Field(
+        0.9, description="out-of-fold probability of another class above which to relabel"
+    )
+    drop_quality: Share = Field(0.2, description="label quality below which an issue that is not relabelled is dropped")
+    max_changed_share: Share = Field(0.2, description="at most this share of a given class is relabelled or dropped")
+    rare_class: Count = Field(20, description="classes with at most this many images are queued, never changed")
+    seed: Count = 0
+
+
+class UnfreezePhases(Section):
+    """Epochs of staged unfreezing: frozen backbone, last blocks at 10x lower rate, everything with cosine."""
+
+    frozen: Count = 5
+    last: Count = 10
+    all: Count = 10
+
+
+class TrainBackboneParams(Section):
+    backbone: str = Field("tf_efficientnet_lite0", description="any timm model name")
+    pretrained: Literal["auto", "none"] = Field(
+        "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
+    )
+    epochs: UnfreezePhases = UnfreezePhases()
+    last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="of the new classifier; backbone: a tenth")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    label_smoothing: Share = 0.0
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
+    )
+    augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
+    patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    threads: Count = Field(0, description="CPU threads; 0: all cores")
+    seed: Count = 0
+
+
+class TrainHeadParams(Section):
+    method: Literal["auto", "crt", "tau_norm", "logit_adjust", "stage1"] = Field(
+        "auto",
+        description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data",
+    )
+    epochs: Positive = 200
+    seed: Count = 0
+
+
+class CalibrateParams(Section):
+    cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold"
+    )
+    ood_method: Literal["energy", "knn"] = "knn"
+    ood_false_rejection: Share = Field(
+        0.02, description="share of clean calibration images flagged out-of-distribution"
+    )
+
+
+class EvaluateParams(Section):
+    corruptions: list[Literal["dark", "blur", "noise", "jpeg", "grayscale", "crop"]] = ["dark", "blur", "noise", "jpeg"]
+    corruption_images: Positive = Field(300, description="test images per corruption (the first by id hash)")
+    latency_runs: Positive = 50
+    many_shot: Positive = Field(100, description="classes with more training images are many-shot")
+    few_shot: Positive = Field(20, description="classes with fewer training images are few-shot")
+
+
+class BundleParams(Section):
+    name: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="model name in tags and registry")
+    reference_rows: Positive = Field(500, description="held-out samples kept as the model's drift reference")
+
+
+class GateParams(Section):
+    superior_on: list[str] = Field(["test"], min_length=1, description="sets on which the challenger must be better")
+    metric: Literal["balanced_accuracy", "accuracy", "macro_f1"] = "balanced_accuracy"
+    min_gain: float = Field(0.0, description="superiority margin in points (0.01 = one point)")
+    margin: Annotated[float, Field(ge=0)] = Field(0.02, description="non-inferiority margin on every other set")
+    class_margin: Annotated[float, Field(ge=0)] = Field(
+        0.10, description="non-inferiority margin of one class's recall"
+    )
+    min_class_support: Positive = Field(20, description="classes with fewer test images are pooled")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Positive = 2000
+    first_model: dict[str, float] = Field(
+        {"test.balanced_accuracy": 0.5}, min_length=1, description="absolute lower bounds for the first champion"
+    )
+    max_ece: Share = 0.1
+    max_parity_difference: Annotated[float, Field(gt=0)] = 1e-3
+    max_latency_ms: Annotated[float, Field(gt=0)] = 200.0
+    max_size_mb: Annotated[float, Field(gt=0)] = 500.0
+    when_equal: Literal["promote", "hold", "reject"] = Field(
+        "hold", description="verdict when nothing is worse but superiority is not shown"
+    )
+
+
+class StoreParams(Section):
+    url: str = Field(".evergreen/releases", description="release store: a folder, relative to the main checkout")
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataParams = DataParams()
+    images: ImagesParams = ImagesParams()
+    inspect: InspectParams = InspectParams()
+    validate_: ValidateParams = Field(alias="validate")
+    embed: EmbedParams = EmbedParams()
+    clean: CleanParams = CleanParams()
+    train_backbone: TrainBackboneParams = TrainBackboneParams()
+    train_head: TrainHeadParams = TrainHeadParams()
+    calibrate: CalibrateParams = CalibrateParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    bundle: BundleParams = BundleParams()
+    gate: GateParams = GateParams()
+    store: StoreParams = StoreParams()
+
+    def section(self, name: str) -> Section:
+        """The section `name` of params.yaml (`validate` is spelt `validate_` here: pydantic owns that name)."""
+        return getattr(self, "validate_" if name == "validate" else name)
+
+
+def parse_params(values: Any, source: str = "params.yaml") -> Params:
+    """`values` (the parsed YAML) as `Params`. Raises ParamsError listing every mistake with its path."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{source}: expected a mapping of sections, found {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']} (found {mistake['input']!r})"
+            for mistake in error.errors()
+        ]
+        raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from None
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check params.yaml. Raises ParamsError for unreadable YAML and for every mistake at once."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} not found: run inside an Evergreen project") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(values, str(path))
