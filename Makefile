@@ -1,0 +1,44 @@
+# Two commands do everything on a bare checkout: `make demo` and `make test`. Each sets up .venv by itself
+# (seconds to a few minutes, once per change of requirements.lock) and never runs a resolver.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+# uv does not read pip's configuration: hand over what the user has set there (a local CPU wheel of torch, say)
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
+export DO_NOT_TRACK := 1
+
+.PHONY: setup demo test lint lock clean
+
+setup: .venv/ready
+
+# the stamp holds the lock's hash: touching the file or checking out another branch and back installs nothing
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, found {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@if [ "$$(cat $@ 2>/dev/null)" != "$$(cat requirements.lock pyproject.toml | sha256sum)" ]; then \
+	  echo "setting up .venv (once)"; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  test -x $(UV) || $(BIN)/python -m pip install --quiet "uv>=0.8"; \
+	  $(UV) pip install --quiet --python $(BIN)/python -r requirements.lock && \
+	  $(UV) pip install --quiet --python $(BIN)/python --no-deps --editable . && \
+	  cat requirements.lock pyproject.toml | sha256sum > $@; \
+	else touch $@; fi
+
+demo: setup
+	@$(BIN)/python -m flows.demo
+
+test: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: setup
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/lint-imports
+
+# one universal resolution (3.11 to 3.13, every platform); torch brings its own CUDA packages where it needs them
+lock: setup
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+	@sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
+
+clean:
+	rm -rf .venv .demo

@@ -1,0 +1,149 @@
+"""The `evergreen` command. Every command imports late: `evergreen retrain` with nothing new stays under a second."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.errors import EvergreenError
+from tasks.paths import project_root, state_dir
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Keeps an image classifier true after it ships.",
+)
+
+
+def main() -> None:
+    """Entry point: a user's error is one message and exit code 1, never a traceback."""
+    try:
+        app()
+    except EvergreenError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def init(
+    project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
+    data: Annotated[Path, typer.Option(help="Your images: class folders, a CSV/JSONL/Parquet manifest, or Parquet.")],
+) -> None:
+    """Start a project of your own: the pipeline's code, a params.yaml that fits your images, a git repository."""
+    from tasks.init import init_project
+
+    template = Path(__file__).resolve().parent.parent
+    init_project(project, data, template)
+    typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
+    typer.echo(f"  cd {project} && evergreen ingest {data.resolve()} && evergreen retrain")
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path | None, typer.Argument(help="Folder or manifest; default: the set in datasets/.")] = None,
+    hard: Annotated[bool, typer.Option("--hard", help="Add to the hard set: never trained or calibrated on.")] = False,
+    production: Annotated[bool, typer.Option("--production", help="Mark as production samples.")] = False,
+    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start a new data set though data.dvc names another.")] = False,
+    commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
+) -> None:
+    """Take new images and labels into data/. Doing it twice changes nothing; killed, nothing half is visible."""
+    from flows.data import ingest_command
+    from tasks.manifests import Columns
+
+    given = {"label": label, "image": image}
+    reports = ingest_command(
+        project_root(),
+        source,
+        kind="hard" if hard else "production" if production else "import",
+        commit=commit,
+        new=new,
+        columns=Columns(**{name: value for name, value in given.items() if value}),
+        annotator=annotator,
+    )
+    for report in reports:
+        typer.echo(report.sentence())
+        for line in report.quarantined[:10]:
+            typer.echo(f"  quarantined {line}")
+        if len(report.quarantined) > 10:
+            typer.echo(f"  ... and {len(report.quarantined) - 10} more in {state_dir(project_root()) / 'quarantine'}")
+
+
+@app.command()
+def retrain(
+    reason: Annotated[str, typer.Option(help="Why; kept with the release.")] = "started by hand",
+    force: Annotated[bool, typer.Option("--force", help="Run though nothing is new.")] = False,
+) -> None:
+    """Run the whole loop over what HEAD names: train, calibrate, evaluate, gate, publish. Exit codes: 0 promoted,
+    held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected."""
+    from flows.launch import retrain as launch
+
+    raise typer.Exit(launch(project_root(), reason, force, say=typer.echo))
+
+
+@app.command()
+def status() -> None:
+    """What is live, what runs, where to look."""
+    from flows.server import running
+    from flows.workspace import alive_runs
+    from tasks.params import load_params
+    from tasks.store import open_store
+
+    root = project_root()
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    live = releases.live()
+    typer.echo(f"live:        {f'{live.version} since {live.at} by {live.by}: {live.why}' if live else 'nothing yet'}")
+    typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
+    server = running(root)
+    typer.echo(f"prefect:     {server['ui'] if server else 'not running (`evergreen up` starts it)'}")
+    for batch, about in releases.tombstones().items():
+        typer.echo(f"tombstoned:  {batch}: {about['why']}")
+
+
+@app.command()
+def up() -> None:
+    """Start the Prefect server of this project and keep it running (loopback only)."""
+    from flows.server import ensure_server, ui_url
+
+    typer.echo(f"Prefect: {ui_url(ensure_server(project_root(), typer.echo))}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the Prefect server of this project."""
+    from flows.server import stop_server
+
+    typer.echo("stopped" if stop_server(project_root()) else "no server of this project was running")
+
+
+@app.command()
+def tombstone(
+    batch: Annotated[str, typer.Argument(help="Batch id, b-...")],
+    why: Annotated[str, typer.Option(help="Kept for whoever asks later.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
+) -> None:
+    """Keep a batch but never train on it again (or allow it again with --undo)."""
+    import getpass
+
+    from tasks.params import load_params
+    from tasks.shards import batches
+    from tasks.store import open_store
+
+    root = project_root()
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    known = {manifest.batch for manifest in batches(root / "data")} | set(releases.tombstones())
+    if batch not in known:
+        raise EvergreenError(f"no batch {batch!r} in {root / 'data'}; known: {', '.join(sorted(known)) or 'none'}")
+    if undo:
+        releases.untombstone(batch)
+    else:
+        releases.tombstone(batch, why=why, by=getpass.getuser())
+    typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
+
+
+if __name__ == "__main__":
+    main()

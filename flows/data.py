@@ -1,0 +1,71 @@
+"""Commands that change data/: restore it first, change it, store it with DVC, commit data.dvc alone."""
+
+from pathlib import Path
+
+from flows.git import git, identity
+from flows.pipeline import open_repo, record_data, restore_data
+from tasks.errors import EvergreenError
+from tasks.ingest import IngestReport, ingest
+from tasks.params import Params, load_params
+
+DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
+
+
+def ingest_command(
+    root: Path, source: Path | None, *, kind: str, commit: bool, new: bool, **options
+) -> list[IngestReport]:
+    """Take `source` (None: the default set of the repository) into data/ and commit data.dvc.
+
+    Raises EvergreenError when data.dvc names data that is neither here nor to be had, unless `new` or the
+    result is exactly what data.dvc names.
+    """
+    params = load_params(root / "params.yaml")
+    expected = _restore(root)
+    jobs = [(source, kind)] if source else _default_set(root)
+    reports = [_ingest(root, params, path, of_kind, options) for path, of_kind in jobs]
+    before = (root / "data.dvc").read_bytes() if (root / "data.dvc").is_file() else None
+    if not (root / "data").is_dir():
+        return reports
+    found = record_data(root)
+    if expected and not new and found != expected:
+        (root / "data.dvc").write_bytes(before)
+        raise EvergreenError(
+            f"data.dvc names data {expected[:12]} that is neither here nor in the cache or remote, and this source "
+            f"gives {found[:12]} instead. `dvc pull` it from where it was pushed, or start a new data set with --new."
+        )
+    if commit:
+        commit_data(root, "; ".join(report.sentence() for report in reports))
+    return reports
+
+
+def _restore(root: Path) -> str | None:
+    """Bring data/ to what data.dvc says; the md5 that could not be restored, None when all is well."""
+    if not (root / "data.dvc").is_file() or (root / "data" / "dataset.json").is_file():
+        return None
+    repo = open_repo(root)
+    try:
+        restore_data(repo)
+        return None
+    except EvergreenError:
+        (stage,) = repo.stage.collect(str(root / "data.dvc"))
+        return stage.outs[0].hash_info.value
+    finally:
+        repo.close()
+
+
+def _default_set(root: Path) -> list[tuple[Path, str]]:
+    paths = [root / name for name in DEFAULT_SET]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise EvergreenError(f"name a source to ingest: this project has no default set ({missing[0]} is not there)")
+    return [(paths[0], "import"), (paths[1], "hard")]
+
+
+def _ingest(root: Path, params: Params, source: Path, kind: str, options: dict) -> IngestReport:
+    return ingest(root, source, data=params.data, images=params.images, inspect=params.inspect, kind=kind, **options)
+
+
+def commit_data(root: Path, message: str) -> None:
+    """Commit data.dvc, and nothing else the user may have staged."""
+    git(root, "add", "data.dvc")
+    if git(root, "status", "--porcelain", "--", "data.dvc"):
+        git(root, *identity(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)

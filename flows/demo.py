@@ -1,0 +1,108 @@
+"""`make demo`: the whole loop on the set in datasets/, in a scratch clone; the checkout stays untouched.
+
+    python -m flows.demo [FOLDER]        (default: .demo; an earlier demo there is stopped and replaced)
+
+Expected: a first release; a new batch that retrains incrementally and is promoted; a sabotaged batch that is
+stopped before training. It ends by saying where to look.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.rule import Rule
+
+from flows.git import git, identity
+from flows.server import environment, running, stop_server
+from flows.workspace import state_dir
+from tasks.errors import EvergreenError
+from tasks.params import load_params
+from tasks.store import open_store
+
+console = Console(highlight=False)
+HERE = Path(__file__).resolve().parent.parent
+
+
+def clone(target: Path) -> Path:
+    """A scratch clone of this checkout's HEAD at `target`; an earlier demo there is stopped and removed."""
+    if target.exists():
+        if not (target / ".git").is_dir() or not (target / "dvc.yaml").is_file():
+            raise EvergreenError(f"{target} exists and is no earlier demo: remove it, or name another folder")
+        stop_server(target)
+        shutil.rmtree(target)
+    git(HERE, "clone", "--quiet", "--no-hardlinks", str(HERE), str(target))
+    options = identity(target)
+    for option in options[1::2]:
+        name, _, value = option.partition("=")
+        git(target, "config", name, value)
+    return target
+
+
+def evergreen(project: Path, *arguments: str) -> int:
+    """Run one `evergreen` command in the demo's project, shown as a user would type it."""
+    console.print(f"[bold green]$[/] evergreen {' '.join(arguments)}")
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=project,
+        env=environment(project) | {"PYTHONPATH": str(project)},
+    ).returncode
+
+
+def must(code: int, expected: int, what: str) -> None:
+    if code != expected:
+        raise EvergreenError(f"the demo expected {what} (exit code {expected}), found exit code {code}")
+
+
+def main(target: Path) -> None:
+    start = time.monotonic()
+    project = clone(target)
+    console.print(Rule("1  images and labels in, a first model out"))
+    must(evergreen(project, "ingest"), 0, "the default set to be ingested")
+    must(evergreen(project, "retrain", "--reason", "first model"), 0, "a first release")
+    releases = open_store(load_params(project / "params.yaml").store, project)
+    first = releases.live()
+    if first is None:
+        raise EvergreenError("the demo expected a first release, none is live")
+
+    console.print(Rule("2  a new batch: only what is new is worked on, and the better model is promoted"))
+    must(evergreen(project, "ingest", "datasets/fashion/batch-2.parquet"), 0, "a batch to be ingested")
+    must(evergreen(project, "retrain", "--reason", "new batch"), 0, "a second release")
+    second = releases.live()
+    if second is None or second.version == first.version:
+        raise EvergreenError(f"the demo expected the retrained model to replace {first.version}; it is still live")
+
+    console.print(Rule("3  a sabotaged batch (one class's labels flipped): stopped before training"))
+    must(evergreen(project, "ingest", "datasets/fashion/sabotaged.parquet"), 0, "a batch to be ingested")
+    must(evergreen(project, "retrain", "--reason", "new batch"), 3, "the sabotaged batch to be refused")
+    must(evergreen(project, "retrain", "--reason", "the next schedule"), 0, "the tombstone to hold")
+
+    console.print(Rule())
+    evergreen(project, "status")
+    show_where_to_look(project, time.monotonic() - start)
+
+
+def show_where_to_look(project: Path, seconds: float) -> None:
+    runs = sorted((state_dir(project) / "runs").iterdir())
+    tree = runs[-1] / "tree"
+    server = running(project)
+    lines = [
+        f"[bold]Prefect[/]          {server['ui']}/runs   (runs, tables, plots, verdicts)" if server else "",
+        f"[bold]refused batch[/]    {next((state_dir(project) / 'validation').glob('b-*.html'), '')}",
+        f"[bold]validation[/]       {tree}/artifacts/validate/index.html",
+        f"[bold]plots[/]            {tree}/artifacts/evaluate/plots/",
+        f"[bold]model card[/]       {tree}/artifacts/bundle/card.md",
+        f"[bold]releases[/]         cd {project} && git log releases --first-parent && gto show",
+        f"[bold]stop the server[/]  cd {project} && evergreen down",
+    ]
+    console.print(Panel("\n".join(filter(None, lines)), title=f"the loop ran in {seconds / 60:.1f} minutes; look at"))
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else HERE / ".demo").resolve())
+    except EvergreenError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,78 @@
+"""`evergreen retrain` before anything heavy is imported: is there something to do, where, and as which process.
+
+The up-to-date check hashes what HEAD names (git's own object ids) and the tombstones; if a run over exactly
+these inputs has ended, that ending is reported and nothing starts.
+"""
+
+import getpass
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from flows import workspace
+from flows.server import ensure_server, environment
+from tasks.files import read_json
+from tasks.params import load_params
+from tasks.paths import main_checkout
+from tasks.store import open_store
+
+
+def up_to_date(root: Path) -> tuple[str, dict, dict | None]:
+    """(input key, tombstones, how the run over these inputs ended or None)."""
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    tombstones = releases.tombstones()
+    key = workspace.input_key(root, tombstones)
+    return key, tombstones, workspace.seen(root, key)
+
+
+def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
+    """Start one run in a workspace and a process of its own, and wait for it. Returns its exit code.
+
+    0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
+    """
+    workspace.refuse_dirty(root)
+    key, tombstones, ended = up_to_date(root)
+    if ended and not force:
+        version = f" {ended['version']}" if ended.get("version") else ""
+        say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
+        return 0
+    workspace.reconcile(root)
+    _reconcile_releases(root)
+    url = ensure_server(root, say)
+    run_id = workspace.new_run_id(key)
+    tree, lock = workspace.create(root, run_id, tombstones)
+    say(f"run {run_id}: {reason}")
+    env = environment(root) | {
+        "PREFECT_API_URL": url,
+        "PYTHONPATH": str(tree),  # the run uses the code of its commit
+        "PYTHONUNBUFFERED": "1",
+        "EVERGREEN_STATE": str(workspace.state_dir(root)),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
+    }
+    command = [sys.executable, "-m", "flows.retrain", run_id, reason, getpass.getuser()]
+    process = subprocess.Popen(command, cwd=tree, env=env, pass_fds=[lock])
+    os.close(lock)  # the child holds it now
+    code = _wait(process)
+    if (tree.parent / "ended.json").is_file():
+        ending = read_json(tree.parent / "ended.json")
+        workspace.mark_seen(root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")})
+    return code
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The child's exit code. Ctrl-C reaches it too (same terminal): wait for it to end in order."""
+    while True:
+        try:
+            code = process.wait()
+            return 128 - code if code < 0 else code
+        except KeyboardInterrupt:
+            continue
+
+
+def _reconcile_releases(root: Path) -> None:
+    """Complete what a killed run left between the pointer and its tags."""
+    from flows.publish import reconcile
+
+    params = load_params(root / "params.yaml")
+    reconcile(main_checkout(root), open_store(params.store, root), params.bundle.name)

@@ -1,0 +1,79 @@
+"""DVC's stages run in this process: same functions, same lock, no new interpreter per stage.
+
+`bring_up_to_date` leaves exactly what `dvc repro <stage>` would: afterwards `dvc status` is clean and
+`dvc repro` runs nothing, and a workspace that `dvc repro` has finished is found unchanged here.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Literal
+
+from tasks.stage import run_stage
+
+Outcome = Literal["unchanged", "restored", "ran"]
+
+
+def open_repo(root: Path):
+    """The DVC repository at `root`; open it once per run, it costs half a second."""
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    return Repo(str(root))
+
+
+def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:
+    """Make stage `name` current: "unchanged" by the lock, "restored" from the run cache, or "ran" now.
+
+    Outputs are removed before the function runs: they are hardlinks into DVC's cache, and writing through
+    one would corrupt an older release.
+    """
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    with chdir(repo.root_dir), repo.lock:  # DVC resolves stages and its run cache against the current folder
+        (stage,) = repo.stage.collect(name)
+        if not stage.changed():
+            return "unchanged"
+        try:
+            repo.stage_cache.restore(stage)
+            outcome: Outcome = "restored"
+        except RunCacheNotFoundError:
+            for out in stage.outs:
+                out.remove(ignore_remove=False)
+            run(name, Path(repo.root_dir))
+            outcome = "ran"
+    with chdir(repo.root_dir):
+        repo.commit(name, force=True)
+    return outcome
+
+
+def restore_data(repo) -> None:
+    """Check out data/ as data.dvc says, from the shared cache, else from the remote.
+
+    Raises EvergreenError when neither has it.
+    """
+    from dvc.exceptions import CheckoutError, DvcException
+
+    from tasks.errors import EvergreenError
+
+    try:
+        repo.checkout(targets=[str(Path(repo.root_dir) / "data.dvc")], force=True)
+    except CheckoutError:
+        try:
+            repo.pull(targets=[str(Path(repo.root_dir) / "data.dvc")], force=True)
+        except DvcException as error:
+            raise EvergreenError(
+                f"the data of this commit (data.dvc) is neither in the cache nor in the remote: {error}. "
+                "Push it from where it was ingested with `dvc push`, or ingest it again."
+            ) from error
+
+
+def record_data(root: Path) -> str:
+    """`dvc add data`: store data/ in the cache and write data.dvc; returns its md5."""
+    repo = open_repo(root)
+    try:
+        (stage,) = repo.add(str(root / "data"))
+        return stage.outs[0].hash_info.value
+    finally:
+        repo.close()

@@ -1,0 +1,152 @@
+"""The retrain flow: data in, a judged and perhaps published model out.
+
+    python -m flows.retrain RUN_ID REASON      (what `evergreen retrain` starts, inside the run's worktree)
+
+Stages up to `bundle` are DVC's; gate and publish depend on the champion and are the flow's own. A run ends as
+promoted, held, rejected, refused (bad data) or unchanged (the champion itself came out again).
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.states import Completed, Failed
+from rich.console import Console
+
+from flows import steps
+from flows.judge import judge_run
+from flows.outcomes import EXIT_CODES, Ending
+from flows.publish import dvc_push, publish
+from flows.server import ui_url
+from tasks.bundle import digest
+from tasks.contracts import GateVerdict
+from tasks.errors import BatchRefused, TableRefused
+from tasks.files import read_json, write_json
+from tasks.params import Params, load_params
+from tasks.stage import STAGES
+from tasks.store import Pointer, PointerMoved, Releases, open_store
+
+RACES = 10  # how often a run that lost the pointer's race gates again before it gives up
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@flow(name="retrain", flow_run_name="{run_id}", persist_result=False, validate_parameters=False)
+def retrain(run_id: str, reason: str, by: str):
+    """Run every stage, gate the result against the champion and publish it if it may."""
+    root = Path.cwd()
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    try:
+        _timed("data", lambda: steps.data_step(root) or "checked out")
+        for name in STAGES:
+            _timed(name, lambda name=name: steps.stage_step(name, root), root)
+        ending = _gate_and_publish(root, params, releases, run_id, reason, by)
+    except BatchRefused as refused:
+        releases.tombstone(refused.batch, why="; ".join(refused.reasons), by=f"run {run_id}")
+        ending = Ending(outcome="refused", sentence=f"{refused} It is tombstoned: kept, never trained on.")
+    except TableRefused as refused:
+        ending = Ending(outcome="refused", sentence=str(refused))
+    write_json(root.parent / "ended.json", ending.model_dump())
+    get_run_logger().info("%s: %s", ending.outcome, ending.sentence)
+    good = ending.outcome in ("promoted", "held", "unchanged")
+    state = Completed if good else Failed
+    return state(name=ending.outcome.capitalize(), message=ending.sentence)
+
+
+def _timed(name: str, step, root: Path | None = None):
+    """Run one step and print its line: name, outcome, seconds, what it found."""
+    start = time.monotonic()
+    with console.status(f"  {name}"):
+        outcome = step()
+    figures = _summary(name, root) if root else ""
+    console.print(f"  [bold]{name:<15}[/] {outcome or '':<10} {time.monotonic() - start:6.1f} s   [dim]{figures}[/]")
+    return outcome
+
+
+def _summary(name: str, root: Path) -> str:
+    """The stage's own one-line summary: metrics/<name>.json's "summary"."""
+    return str(read_json(root / "metrics" / f"{name}.json").get("summary", ""))
+
+
+def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: str, reason: str, by: str) -> Ending:
+    """Judge against the live champion; the loser of a race judges again against the new one."""
+    challenger = digest(root / "artifacts/bundle")
+    for _ in range(RACES):
+        champion = releases.live()
+        if champion is not None and champion.bundle == challenger:
+            return Ending(outcome="unchanged", sentence=f"the result is {champion.version} again: nothing to publish")
+        verdict = _gate(root, params, releases, champion)
+        if verdict.outcome != "promote":
+            outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
+            return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict)
+        try:
+            live = _publish(root, params, releases, champion, run_id, f"{reason}; {verdict.sentence}", by)
+        except PointerMoved:
+            console.print("  another run published first: judging again against the new champion")
+            continue
+        return Ending(outcome="promoted", sentence=verdict.sentence, version=live.version, verdict=verdict)
+    return Ending(outcome="held", sentence=f"the champion changed {RACES} times while this run tried to publish")
+
+
+def _gate(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
+    verdicts: list[GateVerdict] = []
+
+    def gate() -> None:
+        verdict = judge_run(root, params, releases, champion)
+        write_json(root.parent / "verdict.json", verdict.model_dump())
+        steps.show_verdict(verdict)
+        verdicts.append(verdict)
+
+    _timed("gate", lambda: steps.simple_step("gate", gate) or verdicts[-1].outcome)
+    return verdicts[-1]
+
+
+def _publish(root: Path, params: Params, releases: Releases, champion, run_id: str, why: str, by: str) -> Pointer:
+    published: list[Pointer] = []
+
+    def publish_bundle() -> None:
+        published.append(
+            publish(
+                root,
+                releases,
+                name=params.bundle.name,
+                run_id=run_id,
+                bundle_dir=root / "artifacts/bundle",
+                why=why,
+                by=by,
+                expected=champion,
+                push=lambda: dvc_push(root),
+            )
+        )
+
+    _timed("publish", lambda: steps.simple_step("publish", publish_bundle) or published[-1].version)
+    return published[-1]
+
+
+def main(run_id: str, reason: str, by: str) -> int:
+    """Run the flow in the current folder (the run's worktree); the exit code tells the ending."""
+    root = Path.cwd()
+
+    def announce(flow_, run, state) -> None:
+        from prefect.settings import PREFECT_API_URL
+
+        console.print(f"  [dim]{ui_url(PREFECT_API_URL.value(), str(run.id))}[/]")
+
+    state = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
+    file = root.parent / "ended.json"
+    if not file.is_file():  # an error: the flow is Failed or Crashed with its traceback in the log
+        error = state.result(raise_on_failure=False)
+        console.print(f"[red]failed:[/] {error}", markup=True)
+        return 1
+    ending = Ending.model_validate(read_json(file))
+    colour = {"promoted": "green", "held": "yellow", "unchanged": "cyan"}.get(ending.outcome, "red")
+    console.print(
+        f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {ending.sentence}"
+    )
+    return EXIT_CODES[ending.outcome]
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

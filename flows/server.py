@@ -1,0 +1,143 @@
+"""A Prefect server of one's own: started when none is configured, kept running, found again.
+
+Loopback only. A temporary server per run would cost 10-20 s each time and be orphaned by a kill, so one
+detached `prefect server` (SQLite under .evergreen/prefect) serves all runs of a project until `evergreen down`.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tasks.errors import EvergreenError
+from tasks.files import read_json, write_json
+from tasks.paths import state_dir
+
+START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
+
+QUIET = {  # libraries that would phone home or draw banners
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Environment of a process that talks to the project's server (or to the user's, where one is configured)."""
+    values = {**os.environ, **QUIET}
+    values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
+    values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
+    return values
+
+
+def healthy(url: str, seconds: float = 2.0) -> bool:
+    """Does a Prefect API answer at `url`?"""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def running(root: Path) -> dict | None:
+    """{pid, url, ui} of the project's own server if it answers."""
+    file = state_dir(root) / "server.json"
+    if file.is_file() and healthy((about := read_json(file))["url"]):
+        return about
+    return None
+
+
+def ensure_server(root: Path, say=print) -> str:
+    """The API address to use: PREFECT_API_URL if set, else the project's own server, started if need be.
+
+    Raises EvergreenError when the configured server does not answer or ours does not come up.
+    """
+    if url := os.environ.get("PREFECT_API_URL"):
+        if not healthy(url, 10):
+            raise EvergreenError(f"PREFECT_API_URL={url} does not answer: start that server, or unset the variable")
+        return url
+    if about := running(root):
+        return about["url"]
+    state = state_dir(root)
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / "server.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once start one server
+        if about := running(root):
+            return about["url"]
+        say("starting the Prefect server (once; it stays up, `evergreen down` stops it)")
+        return _start(root, state)
+
+
+def _start(root: Path, state: Path) -> str:
+    port = _free_port(4200)
+    url = f"http://127.0.0.1:{port}/api"
+    with open(state / "server.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env={**environment(root), "PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
+            cwd=state,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # survives this command and its terminal
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not healthy(url):
+        if process.poll() is not None:
+            raise EvergreenError(f"the Prefect server ended with {process.returncode}; see {state / 'server.log'}")
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise EvergreenError(f"the Prefect server was not up in {START_SECONDS} s; see {state / 'server.log'}")
+        time.sleep(0.2)
+    write_json(state / "server.json", {"pid": process.pid, "url": url, "ui": f"http://127.0.0.1:{port}"})
+    return url
+
+
+def stop_server(root: Path) -> bool:
+    """Stop the project's own server and its children; False when none runs."""
+    about = running(root)
+    file = state_dir(root) / "server.json"
+    file.unlink(missing_ok=True)
+    if about is None:
+        return False
+    os.killpg(about["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + 15
+    while healthy(about["url"], 0.5) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if healthy(about["url"], 0.5):
+        os.killpg(about["pid"], signal.SIGKILL)
+    return True
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted` if nobody listens there, else one the system picks."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise EvergreenError("no free port on the loopback address")
+
+
+def ui_url(api: str, run_id: str = "") -> str:
+    """Page of a flow run in Prefect's UI."""
+    base = api.removesuffix("/api")
+    return f"{base}/runs/flow-run/{run_id}" if run_id else base
+
+
+def post_json(url: str, body: dict) -> object:
+    """POST to the server's REST API without importing Prefect (its client costs two seconds)."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)

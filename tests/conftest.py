@@ -1,0 +1,55 @@
+"""Shared fixtures: small real projects in temporary folders."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ.pop("PREFECT_API_URL", None)
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A git + DVC project with a one-stage pipeline, data of two files and a remote; no model in it."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    root = tmp_path / "toy"
+    (root / "data").mkdir(parents=True)
+    (root / "tasks").mkdir()
+    (root / "tasks" / "code.py").write_text("code = 1\n")
+    (root / "data" / "a").write_text("1\n")
+    (root / "data" / "dataset.json").write_text("{}\n")
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (root / "tombstones.json").write_text("{}\n")
+    (root / ".gitignore").write_text("/data\n/artifacts\n/.evergreen\n")
+    (root / "stage.sh").write_text(
+        "mkdir -p artifacts metrics\ncp data/a artifacts/out\necho 1 >> runs.txt\n"
+        "echo '{\"rows\": 1}' > metrics/inspect.json\n"
+    )
+    (root / "dvc.yaml").write_text(
+        "stages:\n  inspect:\n    cmd: sh stage.sh\n"
+        "    deps: [data]\n    outs: [artifacts/out]\n    metrics: [{metrics/inspect.json: {cache: false}}]\n"
+    )
+    git(root, "init", "-q", "-b", "main")
+    git(root, "config", "user.name", "a tester")
+    git(root, "config", "user.email", "tester@localhost")
+    for name in ("config", ".gitignore"):
+        (root / ".dvc").mkdir(exist_ok=True)
+        (root / ".dvc" / name).write_text((ROOT / ".dvc" / name).read_text())
+    from flows.pipeline import record_data
+
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a project")
+    record_data(root)
+    git(root, "add", "data.dvc")
+    git(root, "commit", "-qm", "data")
+    return root
