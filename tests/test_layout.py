@@ -1,0 +1,88 @@
+"""The house rules that no single module can hold: dvc.yaml, params.yaml and signatures tell the same story."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.params import ParamsError, load_params, parse_params
+from tasks.stage import STAGES, sections
+
+ROOT = Path(__file__).parent.parent
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# Modules that decide where files lie, how errors read or how progress shows: they cannot change a stage's result.
+PLUMBING = {"tasks", "tasks.params", "tasks.paths", "tasks.progress", "tasks.stage", "tasks.errors", "tasks.failpoints"}
+
+
+def imports_of(module: str) -> set[str]:
+    """Modules of `tasks` that `module` imports anywhere, functions included."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tasks":
+            if node.module == "tasks":
+                found |= {f"tasks.{name.name}" for name in node.names}
+            else:
+                found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.startswith("tasks.")}
+    return found
+
+
+def closure(module: str) -> set[str]:
+    todo, found = [module], set()
+    while todo:
+        current = todo.pop()
+        if current not in found and current not in PLUMBING:
+            found.add(current)
+            todo += imports_of(current)
+    return found
+
+
+def test_dvc_yaml_has_exactly_the_stages_in_order():
+    assert tuple(DVC) == STAGES
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_depends_on_exactly_the_code_it_imports(name):
+    listed = {d for d in DVC[name]["deps"] if d.startswith("tasks/")}
+    needed = {f"{module.replace('.', '/')}.py" for module in closure(f"tasks.{name}")}
+    assert listed == needed, f"dvc.yaml, stage {name}: missing {needed - listed}, superfluous {listed - needed}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_declares_exactly_the_params_it_reads(name):
+    assert sorted(DVC[name].get("params", [])) == sorted(sections(name))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_owns_one_metrics_file_and_one_folder_of_artifacts(name):
+    (metrics,) = DVC[name]["metrics"]
+    assert list(metrics) == [f"metrics/{name}.json"]
+    assert all(out == f"artifacts/{name}" for out in DVC[name]["outs"])
+    assert DVC[name]["cmd"] == f"python -m tasks.{name}"
+
+
+def test_shipped_params_load():
+    assert load_params(ROOT / "params.yaml").data.task == "multiclass"
+
+
+def test_every_mistake_in_params_is_reported_at_once_with_its_path():
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["images"]["size"] = 3
+    values["clean"]["fold"] = 5
+    values["gate"]["metric"] = "luck"
+    with pytest.raises(ParamsError) as error:
+        parse_params(values)
+    assert all(path in str(error.value) for path in ("images.size", "clean.fold", "gate.metric"))
+    assert "3 mistake(s)" in str(error.value)
+
+
+def test_params_yaml_names_every_key_of_the_schema():
+    """A key left to its default is a key nobody finds."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, model in load_params(ROOT / "params.yaml").model_dump(by_alias=True).items():
+        missing = set(model) - set(values[section])
+        assert not missing, f"params.yaml, section {section}: {missing} not shown"

@@ -1,0 +1,238 @@
+"""The whole loop on real images: a real Prefect server, real git and DVC, real kills. Tests share one project and
+build on each other, as runs of one pipeline do."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tasks.files import read_json
+from tasks.params import load_params
+from tasks.store import open_store
+from tests.conftest import ROOT, git
+
+pytestmark = pytest.mark.loop
+
+FAST = {  # enough for every stage to do its real work, small enough for two cores
+    "images": {"size": 32},
+    "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 0}},
+    "evaluate": {"corruptions": ["dark"], "corruption_images": 40, "latency_runs": 5},
+    "gate": {
+        "first_model": {"test.balanced_accuracy": 0.2},
+        "min_gain": -1.0,  # these tests are about publishing: every trained model may be promoted
+        "margin": 1.0,
+        "class_margin": 1.0,
+        "max_ece": 1.0,
+        "resamples": 200,
+    },
+    "bundle": {"reference_rows": 40},
+}
+
+
+def write_subset(source: str, target: Path, rows: int) -> Path:
+    """The first `rows` rows of every (split, label) of a default-set file, as a manifest."""
+    table = pq.read_table(ROOT / "datasets" / "fashion" / source)
+    keys = list(zip(table["split"].to_pylist(), table["label"].to_pylist(), strict=True))
+    seen: dict = {}
+    keep = []
+    for row, key in enumerate(keys):
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= rows:
+            keep.append(row)
+    pq.write_table(table.take(keep), target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A project with this checkout's code, faster params and an own state folder; its server is stopped at the end."""
+    root = tmp_path_factory.mktemp("loop") / "project"
+    root.mkdir()
+    names = git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines()
+    for name in names:
+        if name.startswith(("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombst")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes((ROOT / name).read_bytes())
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, changes in FAST.items():
+        values[section] |= changes
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    git(root, "init", "-q", "-b", "main")
+    git(root, "config", "user.name", "a tester")
+    git(root, "config", "user.email", "tester@localhost")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a project")
+    yield root
+    evergreen(root, "down")
+
+
+def evergreen(root: Path, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(root), "EVERGREEN_FAILPOINT": failpoint}
+    env.pop("PREFECT_API_URL", None)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=600
+    )
+
+
+def releases(root: Path):
+    return open_store(load_params(root / "params.yaml").store, root)
+
+
+def newest_run(root: Path) -> Path:
+    return sorted((root / ".evergreen" / "runs").iterdir())[-1]
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_killed_in_training_then_started_again_resumes_and_releases(project, tmp_path):
+    subset = write_subset("base.parquet", tmp_path / "base.parquet", 40)
+    done = evergreen(project, "ingest", str(subset))
+    assert done.returncode == 0, done.stderr
+    before = git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")
+
+    killed = evergreen(project, "retrain", failpoint="train_backbone.epoch.1")
+    assert killed.returncode == 128 + signal.SIGKILL, killed.stdout + killed.stderr
+    assert releases(project).live() is None
+
+    done = evergreen(project, "retrain", "--reason", "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "promoted" in done.stdout
+    lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert lines["inspect"] == lines["validate"] == lines["embed"] == lines["clean"] == "restored"
+    assert lines["train_backbone"] == "ran"
+    assert releases(project).live().version == "v0.1.0"
+    assert (git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")) == before
+    assert "classifier@v0.1.0" in git(project, "tag")
+
+
+def test_afterwards_dvc_status_is_clean_and_repro_runs_nothing(project):
+    tree = newest_run(project) / "tree"
+    assert "up to date" in dvc(tree, "status")
+    assert "Running stage" not in dvc(tree, "repro")
+
+
+def test_the_released_bundle_serves_and_agrees_with_the_evaluation(project):
+    from serving.predictor import Predictor
+    from tasks.bundle import verify
+
+    tree = newest_run(project) / "tree"
+    bundle = project / ".evergreen" / "restored"
+    releases(project).get_bundle(releases(project).live().bundle, bundle)
+    verify(bundle)
+    predicted = pq.read_table(tree / "artifacts" / "evaluate" / "predictions.parquet").slice(0, 8)
+    accepted = pq.read_table(tree / "artifacts" / "validate" / "accepted.parquet")
+    rows = accepted.filter(pc.is_in(accepted["id"], predicted["id"]))
+    from tasks.shards import iter_bytes
+
+    images = {}
+    for id_, shard, row in zip(*(rows.column(c).to_pylist() for c in ("id", "shard", "row")), strict=True):
+        images[id_] = next(iter_bytes(tree / "data" / shard, [row]))[1]
+    served = Predictor(bundle).predict([images[id_] for id_ in predicted["id"].to_pylist()])
+    expected = np.array(predicted["probabilities"].to_pylist())
+    assert np.abs(np.array([p.probabilities for p in served]) - expected).max() < 1e-4
+
+
+def test_nothing_new_ends_before_any_heavy_import(project):
+    code = (
+        "import sys; from pathlib import Path; from flows.launch import retrain; code = retrain(Path.cwd(), 'x');"
+        "heavy = {'prefect', 'torch', 'dvc', 'timm', 'cleanlab', 'great_expectations', 'pandas'} & set(sys.modules);"
+        "print(sorted(heavy)); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing new" in done.stdout
+    assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+def test_the_same_source_again_changes_nothing(project, tmp_path):
+    subset = write_subset("base.parquet", tmp_path / "base.parquet", 40)
+    head = git(project, "rev-parse", "HEAD")
+    done = evergreen(project, "ingest", str(subset))
+    assert done.returncode == 0, done.stderr
+    assert git(project, "rev-parse", "HEAD") == head
+
+
+def flip_one_class(source: Path, target: Path) -> None:
+    """Every label of the most frequent class becomes the second most frequent one."""
+    table = pq.read_table(source)
+    labels = table["label"].to_pylist()
+    first, second = sorted(set(labels), key=labels.count, reverse=True)[:2]
+    flipped = [second if label == first else label for label in labels]
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", pa.array(flipped)), target)
+
+
+def test_a_sabotaged_batch_stops_before_training_and_is_tombstoned(project, tmp_path):
+    done = evergreen(project, "ingest", str(ROOT / "datasets" / "fashion" / "sabotaged.parquet"))
+    assert done.returncode == 0, done.stderr
+    live = releases(project).live()
+    done = evergreen(project, "retrain")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "train_backbone" not in done.stdout
+    (batch,) = releases(project).tombstones()
+    assert batch in done.stdout
+    assert releases(project).live() == live
+    page = next((project / ".evergreen" / "validation").glob(f"{batch}*.html"))
+    assert batch in page.read_text()
+
+    done = evergreen(project, "retrain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "unchanged" in done.stdout, "without the batch the data are as before: the champion comes out again"
+    assert releases(project).live() == live
+
+
+@pytest.mark.parametrize("step", ["uploaded", "registered", "promoted"])
+def test_killed_while_publishing_then_started_again_publishes_exactly_once(project, tmp_path, step):
+    batch = write_subset("batch-2.parquet", tmp_path / "more.parquet", {"uploaded": 4, "registered": 8, "promoted": 12}[step])
+    assert evergreen(project, "ingest", str(batch)).returncode == 0
+    before = releases(project).live()
+    killed = evergreen(project, "retrain", failpoint=f"publish.{step}")
+    if "promoted" in killed.stdout or killed.returncode == 0:
+        pytest.fail("the run was to be killed: " + killed.stdout)
+    done = evergreen(project, "retrain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    live = releases(project).live()
+    assert live.seq == before.seq + 1
+    versions = [tag for tag in git(project, "tag").splitlines() if "@" in tag]
+    assert len(versions) == len(set(versions)) == live.seq
+    stages = [tag for tag in git(project, "tag").splitlines() if "#prod" in tag]
+    assert len(stages) == live.seq
+
+
+def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
+    import json
+    import urllib.request
+
+    server = read_json(project / ".evergreen" / "server.json")
+
+    def ask(what: str, body: dict) -> list:
+        request = urllib.request.Request(
+            f"{server['url']}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return json.load(reply)
+
+    endings = {run["state_name"] for run in ask("flow_runs", {})}
+    assert {"Promoted", "Refused", "Unchanged"} <= endings
+    keys = {artifact["key"] for artifact in ask("artifacts", {})}
+    assert {"inspect", "validate", "clean", "evaluate", "evaluate-plots", "verdict"} <= keys
+    plots = next(artifact for artifact in ask("artifacts", {}) if artifact["key"] == "evaluate-plots")
+    assert "data:image/png;base64," in plots["data"]
