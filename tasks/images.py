@@ -5,6 +5,7 @@ converted so that no information a person sees is lost: 16-bit is scaled (not cl
 transparency laid on mid-grey, EXIF rotation applied.
 """
 
+import contextlib
 import io
 
 import numpy as np
@@ -21,8 +22,11 @@ class Undecodable(Exception):
     """Bytes that are no usable image; `reason` is one of contracts.QUARANTINE_REASONS."""
 
     def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)  # both, so that it survives the way back from a child process
         self.reason, self.detail = reason, detail
-        super().__init__(f"{reason}: {detail}")
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"(\xb5/\xfd")
@@ -63,21 +67,22 @@ def load(image: Image.Image) -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """`image` as the viewer sees it: EXIF rotation applied, 8 bit, mode L or RGB."""
-    try:
+    with contextlib.suppress(Exception):  # a broken EXIF block must not cost the image
         image = ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block must not cost the image
-        pass
     if image.mode in ("L", "RGB"):
         return image
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit: scale, convert() would clip at 255
-        values = np.asarray(image, dtype=np.float32)
+        values = np.array(image, dtype=np.float32)
         top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
         if image.mode == "F" or values.max(initial=0) > 65535:
             low, high = float(values.min()), float(values.max())
-            values, top = values - low, max(high - low, 1e-12)
-        return Image.fromarray(np.round(values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+            values -= low
+            top = max(high - low, 1e-12)
+        values *= 255.0 / top  # in place: a copy of 50 megapixels is 200 MB
+        np.round(values, out=values)
+        return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, (*GREY, 255))

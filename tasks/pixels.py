@@ -5,6 +5,7 @@ cannot be decoded are grey. `key` covers the images section and the decoding cod
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,8 @@ def _chunks(rows: int, step: int = 256) -> Iterator[range]:
 def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
     block = np.full((len(chunk), images.size, images.size, 3), 128, np.uint8)
     for row, data in iter_bytes(shard, chunk):
-        try:
+        with suppress(Undecodable):  # inspect has quarantined it; the row keeps its place
             block[row - chunk.start] = preprocess(data, images.size, images.fit, images.max_pixels)
-        except Undecodable:
-            pass  # inspect has quarantined it; the row keeps its place
     return block
 
 

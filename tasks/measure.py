@@ -1,0 +1,246 @@
+"""Measure an image from one decode: size, mode, EXIF, light, sharpness, perceptual hash.
+
+N is the number of images. Light and sharpness are taken from a box-reduced luma of at most 256 x 256 pixels:
+a fraction of the decode's cost, and comparable between photos of any size.
+
+Perceptual hash: signs of the 8 x 8 lowest frequencies of the DCT-II of a 32 x 32 grey image against their
+median (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from tasks.bounded import Crashed, bounded_map
+from tasks.images import Undecodable, load, open_image, upright
+
+if TYPE_CHECKING:  # decoding children import this module: what they have no use for is imported late
+    import pyarrow as pa
+
+    from tasks.params import ImagesParams, InspectParams
+
+LUMA_SIDE = 256  # pixels; larger images are box-reduced to at most this before they are measured
+MEMORY_PER_PIXEL = 20  # bytes; WebP takes the most. With the default pixel cap a child stays under a gigabyte
+LEAST_MEMORY = 256 << 20  # bytes; metadata and the decoders' own tables
+ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """contracts.MEASURES of one image, and its thumbnail."""
+
+    format: str
+    mode: str
+    width: int  # upright, pixels
+    height: int
+    exif_orientation: int
+    brightness: float
+    contrast: float
+    sharpness: float
+    entropy: float
+    phash: int
+    thumbnail: bytes  # (16, 16) luma, row by row
+
+
+def measure(data: bytes, max_pixels: int) -> Measured:
+    """Decode `data` once, completely, and measure it. Raises Undecodable."""
+    image = open_image(data, max_pixels)
+    form, mode = str(image.format), image.mode
+    # TIFF turns itself upright while loading, PNG may carry EXIF behind the pixels: the tag is read on both sides
+    before = 1 if form == "PNG" else _orientation(image)
+    if mode == "RGB" and form in ("JPEG", "MPO"):
+        image.draft("L", None)  # JPEG holds luma as such: all data is decoded, no colours are made of it
+    load(image)
+    turned = _orientation(image)
+    width, height = image.size if turned < 5 else image.size[::-1]
+    luma = _luma(image)
+    brightness, contrast, entropy = _light(luma)
+    grey = np.asarray(luma.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
+    thumbnail = np.round(grey.reshape(16, 2, 16, 2).mean(axis=(1, 3))).astype(np.uint8)
+    return Measured(
+        format=form,
+        mode=mode,
+        width=width,
+        height=height,
+        exif_orientation=before if before != 1 else turned,
+        brightness=brightness,
+        contrast=contrast,
+        sharpness=_sharpness(np.asarray(luma)),
+        entropy=entropy,
+        phash=int(perceptual_hash(grey[None])[0]),
+        thumbnail=thumbnail.tobytes(),
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where it is absent or unreadable."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken EXIF block must not cost the image (see images.upright)
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _luma(image: Image.Image) -> Image.Image:
+    """Upright luma of a decoded image, at most LUMA_SIDE on a side."""
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):  # averaging first saves converting every pixel
+        return upright(_reduce(image)).convert("L")
+    return _reduce(upright(image).convert("L"))
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    """Box-averaged per axis, so that the result is bounded for every aspect ratio."""
+    factors = tuple(-(-side // LUMA_SIDE) for side in image.size)
+    return image if factors == (1, 1) else image.reduce(factors)
+
+
+_LEVELS = np.arange(256, dtype=np.float64)
+
+
+def _light(luma: Image.Image) -> tuple[float, float, float]:
+    """Mean, standard deviation (of 255) and entropy (bits) of the luma histogram."""
+    share = np.asarray(luma.histogram(), np.float64) / (luma.width * luma.height)
+    mean = float(share @ _LEVELS)
+    variance = float(share @ (_LEVELS - mean) ** 2)
+    used = share[share > 0]
+    return mean, variance**0.5, max(0.0, float(-(used @ np.log2(used))))
+
+
+def _sharpness(luma: np.ndarray) -> float:
+    """Variance of the 4-neighbour Laplacian of (H, W) uint8."""
+    y = luma.astype(np.int16)
+    laplacian = y[1:-1, :-2] + y[1:-1, 2:] + y[:-2, 1:-1] + y[2:, 1:-1] - 4 * y[1:-1, 1:-1]
+    return float(laplacian.var(dtype=np.float32))
+
+
+def _dct_rows(n: int, frequencies: int) -> np.ndarray:
+    """(frequencies, n): the first rows of the DCT-II matrix."""
+    k, x = np.arange(frequencies)[:, None], np.arange(n)[None]
+    return np.cos(np.pi * k * (2 * x + 1) / (2 * n)).astype(np.float32)
+
+
+_DCT = _dct_rows(32, 8)
+_BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
+
+
+def perceptual_hash(grey: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) luma of 0..255 -> (N,) uint64; near-duplicates differ in few bits."""
+    low = (_DCT @ grey.astype(np.float32, copy=False) @ _DCT.T).reshape(len(grey), 64)
+    low = np.round(low)  # one colour: exact zeros instead of rounding noise, so equal hashes
+    middle = np.partition(low, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)
+    return ((low > middle) * _BITS).sum(axis=1, dtype=np.uint64)
+
+
+def measure_all(items: Iterable[bytes], max_pixels: int, workers: int) -> Iterator[Measured | Undecodable]:
+    """`measure` of each item, in order, in child processes; reads `items` only a little ahead.
+
+    A child's memory is bounded by the pixel cap; one that dies costs the one image that killed it (reason
+    decoder_crashed).
+    """
+    memory = max(LEAST_MEMORY, MEMORY_PER_PIXEL * max_pixels)
+    for result in bounded_map(_Measure(max_pixels), items, workers=workers, memory=memory):
+        if isinstance(result, Measured):
+            yield result
+        elif isinstance(result, Crashed):
+            yield Undecodable("decoder_crashed", result.detail)
+        else:
+            yield Undecodable(*result)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What a child runs: refusals travel back as plain (reason, detail)."""
+
+    max_pixels: int
+
+    def __call__(self, data: bytes) -> Measured | tuple[str, str]:
+        try:
+            return measure(data, self.max_pixels)
+        except Undecodable as error:
+            if isinstance(error.__context__, MemoryError):
+                raise MemoryError from None
+            return error.reason, error.detail
+
+
+def measures_table(ids: Sequence[str], results: Iterable[Measured | Undecodable]) -> pa.Table:
+    """N rows: id, contracts.MEASURES, thumbnail (256 bytes), status ("ok" or why there are only nulls)."""
+    import pyarrow as pa
+
+    from tasks.contracts import MEASURES
+
+    names = [field.name for field in fields(Measured)]
+    schema = pa.schema([("id", pa.string()), *MEASURES, ("thumbnail", pa.binary(256)), ("status", pa.string())])
+    batches, results = [], iter(results)
+    for start in range(0, len(ids), 4096):  # as Arrow, a row takes a tenth of what its objects take
+        part = ids[start : start + 4096]
+        found = list(islice(results, len(part)))
+        if len(found) < len(part):
+            raise ValueError(f"{len(ids)} ids but only {start + len(found)} measured images")
+        columns = {"id": part, "status": [r.reason if isinstance(r, Undecodable) else "ok" for r in found]}
+        for name in names:
+            columns[name] = [getattr(r, name, None) for r in found]  # an Undecodable has none of them
+        batches.append(pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def thumbnails(column: pa.ChunkedArray) -> np.ndarray:
+    """The `thumbnail` column as (N, 256) uint8; zeros where it is null."""
+    parts = [np.empty((0, 256), np.uint8)]
+    for chunk in column.chunks:
+        values = np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, 256)[chunk.offset : chunk.offset + len(chunk)]
+        parts.append(np.where(chunk.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.uint8(0)))
+    return np.concatenate(parts)
+
+
+def shard_measures(root: Path, shard_name: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:
+    """`measures_table` of a shard, row by row; decodes only what no earlier run has."""
+    from tasks.shards import iter_bytes, read_columns
+
+    shard = root / "data" / shard_name
+    ids = read_columns(shard, ["id"]).column("id")
+    if (known := _stored(_cache_file(root, shard_name, images), ids)) is not None:
+        return known
+    ids = ids.to_pylist()
+    results = measure_all((data for _, data in iter_bytes(shard)), images.max_pixels, inspect.workers)
+    table = measures_table(ids, results)
+    store_measures(root, shard_name, images, table)
+    return table
+
+
+def _stored(file: Path, ids: pa.ChunkedArray) -> pa.Table | None:
+    """A cache entry, if it is there, whole, and of these ids; a torn one is only a miss."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return table if table.num_rows == len(ids) and table.column("id").equals(ids) else None
+
+
+def store_measures(root: Path, shard_name: str, images: ImagesParams, table: pa.Table) -> None:
+    """Keep the measures of a shard's rows, so that `shard_measures` need not decode them again."""
+    import pyarrow.parquet as pq
+
+    from tasks.files import atomic_path
+
+    with atomic_path(_cache_file(root, shard_name, images)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _cache_file(root: Path, shard_name: str, images: ImagesParams) -> Path:
+    from tasks.files import code_version, content_key
+    from tasks.paths import cache_dir
+
+    key = content_key(code_version("tasks.measure", "tasks.images"), images.max_pixels)[:16]
+    return cache_dir("inspect", root) / key / f"{Path(shard_name).stem}.parquet"

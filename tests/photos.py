@@ -1,0 +1,35 @@
+"""Real photos for tests: two that scikit-learn ships, and square cut-outs of them as photos of their own."""
+
+import functools
+import importlib.util
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+@functools.cache
+def photo(name: str = "china") -> Image.Image:
+    """ "china" or "flower", 640 x 427 RGB."""
+    folder = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
+    return Image.open(folder / f"{name}.jpg").convert("RGB")
+
+
+def cutouts(count: int, side: int = 200, seed: int = 0) -> list[Image.Image]:
+    """Parts of the photos on a grid with a little jitter; different ones share less than half of their area."""
+    rng = np.random.default_rng(seed)
+    places = [(name, x, y) for x in range(0, 440, 108) for y in range(0, 227, 108) for name in ("china", "flower")]
+    if count > len(places):
+        raise ValueError(f"{count} cut-outs wanted, the photos give {len(places)}")
+    found = []
+    for name, x, y in places[:count]:
+        x, y = x + int(rng.integers(0, 8)), y + int(rng.integers(0, 8))
+        found.append(photo(name).crop((x, y, x + side, y + side)))
+    return found
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,38 @@
+"""What decoding children run in tests: functions that die, spin, hoard or fail. Light, as each child imports it."""
+
+import os
+import signal
+from pathlib import Path
+
+
+def die_if_told(item: bytes) -> int:
+    if item == b"die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return len(item)
+
+
+def spin_if_told(item: bytes) -> bytes:
+    while item == b"spin":
+        pass
+    return item
+
+
+def take_memory(item: bytes) -> int:
+    return len(bytearray(int(item)))
+
+
+def fail(item: bytes) -> int:
+    raise ValueError(f"a bug, at {item!r}")
+
+
+def measure_and_peak(item: bytes) -> tuple[str, int]:
+    """Mode, or why there is none, and the peak resident bytes of this child."""
+    from tasks.images import Undecodable
+    from tasks.measure import measure
+
+    try:
+        mode = measure(item, 50_000_000).mode
+    except Undecodable as error:
+        mode = error.reason
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return mode, int(line.split()[1]) * 1024
