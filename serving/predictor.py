@@ -1,0 +1,106 @@
+"""Image bytes in, answers out: the bundle's own model, preprocessing and thresholds. Needs no torch.
+
+    predictor = Predictor(Path("artifacts/bundle"))
+    (answer,) = predictor.predict([Path("photo.jpg").read_bytes()])
+    answer.label, answer.confidence, answer.needs_review
+
+N images, S the side of the model's input in pixels, K classes, D feature dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tasks import bundle, ood, thresholds
+from tasks.images import Undecodable, preprocess
+from tasks.onnx_model import OnnxModel, Outputs
+
+BATCH = 64  # images decoded and held at once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image. For bytes that are no usable image only `reason` and `detail` are set."""
+
+    label: str | tuple[str, ...] | None = None  # a tuple, maybe empty, for multi-label models
+    confidence: float | None = None  # calibrated probability that the answer is right
+    probabilities: tuple[float, ...] | None = None  # (K,) in class order
+    ood: float | None = None  # out-of-distribution score, high = unfamiliar
+    is_ood: bool = False
+    needs_review: bool = False  # not sure (see tasks.thresholds) or unfamiliar: show it to a human
+    reason: str | None = None  # one of contracts.QUARANTINE_REASONS
+    detail: str = ""
+    features: np.ndarray | None = field(default=None, repr=False, compare=False)  # (D,) float32
+
+
+class Predictor:
+    """A loaded bundle. Threads may share it: ONNX Runtime's sessions can be run in parallel."""
+
+    def __init__(self, bundle_dir: Path | str, threads: int = 1):
+        """Check every file of the bundle against its manifest and load it. Raises BundleDamaged."""
+        folder = Path(bundle_dir)
+        bundle.verify(folder)
+        self.about = bundle.read(folder)
+        self.digest = bundle.digest(folder)
+        self.classes: list[str] = self.about["classes"]
+        self._task: str = self.about["task"]
+        self._model = OnnxModel(folder / "model.onnx", threads)
+        self._tensors = ood.read_tensors(folder / "ood.safetensors")
+        self._thresholds = np.array([self.about["thresholds"][name] for name in self.classes])
+
+    def predict(self, images: Sequence[bytes]) -> list[Prediction]:
+        """One Prediction per image, in order. A bad image costs its own answer and no other's."""
+        found: list[Prediction] = []
+        for start in range(0, len(images), BATCH):
+            found += self._predict_batch(images[start : start + BATCH])
+        return found
+
+    def predict_pixels(self, pixels: np.ndarray) -> Outputs:
+        """The model's outputs for (N, S, S, 3) uint8 pixels that tasks.images.preprocess has made."""
+        return self._model(pixels)
+
+    def ood(self, outputs: Outputs) -> np.ndarray:
+        """(N,) out-of-distribution scores, high = unfamiliar; about["ood"]["threshold"] bounds the familiar."""
+        return ood.score(outputs.features, outputs.logits, self.about["ood"], self._tensors)
+
+    def answers(self, outputs: Outputs) -> list[Prediction]:
+        """One Prediction per row of the model's outputs."""
+        probabilities = outputs.probabilities
+        chosen = thresholds.answers(probabilities, self._thresholds, self._task)
+        confidence = thresholds.confidence(probabilities, self._thresholds, self._task)
+        sure = thresholds.sure(probabilities, self._thresholds, self._task)
+        scores = self.ood(outputs)
+        unfamiliar = scores > self.about["ood"]["threshold"]
+        return [
+            Prediction(
+                label=self._name(chosen[row]),
+                confidence=float(confidence[row]),
+                probabilities=tuple(probabilities[row].tolist()),
+                ood=float(scores[row]),
+                is_ood=bool(unfamiliar[row]),
+                needs_review=bool(unfamiliar[row] or not sure[row]),
+                features=outputs.features[row],
+            )
+            for row in range(len(probabilities))
+        ]
+
+    def _predict_batch(self, images: Sequence[bytes]) -> list[Prediction]:
+        spec = self.about["preprocess"]
+        pixels, refused = [], {}
+        for index, data in enumerate(images):
+            try:
+                pixels.append(preprocess(data, spec["size"], spec["fit"], spec["max_pixels"]))
+            except Undecodable as error:
+                refused[index] = Prediction(reason=error.reason, detail=error.detail)
+            except Exception as error:  # whatever else a decoder throws at hostile bytes: the other images go on
+                refused[index] = Prediction(reason="undecodable", detail=f"{type(error).__name__}: {error}")
+        shape = (len(pixels), spec["size"], spec["size"], 3)
+        good = iter(self.answers(self._model(np.array(pixels, np.uint8).reshape(shape))))
+        return [refused[index] if index in refused else next(good) for index in range(len(images))]
+
+    def _name(self, chosen: np.ndarray) -> str | tuple[str, ...]:
+        if self._task == "multiclass":
+            return self.classes[chosen]
+        return tuple(self.classes[k] for k in np.flatnonzero(chosen))
