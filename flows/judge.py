@@ -77,8 +77,7 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
     against = None
     if champion is not None:
         bundle = cache_dir("bundles", root) / champion.bundle
-        if not bundle.is_dir():
-            releases.get_bundle(champion.bundle, bundle)
+        releases.get_bundle(champion.bundle, bundle)  # re-hashes what is there, mends what is not
         against = champion_predictions(root, bundle, challenger, classes, params.data.task)
     return judge(
         challenger,

@@ -38,7 +38,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
         return 0
     workspace.reconcile(root)
-    _reconcile_releases(root)
+    _reconcile_releases(root, say)
     url = ensure_server(root, say)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
@@ -70,9 +70,13 @@ def _wait(process: subprocess.Popen) -> int:
             continue
 
 
-def _reconcile_releases(root: Path) -> None:
-    """Complete what a killed run left between the pointer and its tags."""
+def _reconcile_releases(root: Path, say) -> None:
+    """Complete what a killed run left between the pointer and its tags; refuse early what publishing would refuse."""
+    from flows import registry
     from flows.publish import reconcile
 
     params = load_params(root / "params.yaml")
-    reconcile(main_checkout(root), open_store(params.store, root), params.bundle.name)
+    main = main_checkout(root)
+    registry.check_branch(main)
+    for line in reconcile(main, open_store(params.store, root), params.bundle.name):
+        say(line)

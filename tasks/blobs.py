@@ -1,0 +1,192 @@
+"""Named blobs that cannot be half written, and their implementation in a local folder.
+
+Five primitives are all that a place must offer to hold releases (`tasks.store` builds everything else on them):
+`open`, `read`, `create`, `swap`, `list`, and `sweep` for what killed writers left. A key is a relative path of
+letters, digits, `.`, `_` and `-`; content is bytes or a file to copy; a token names one content of one key.
+
+`create` and `swap` either raise `Conflict` (surely not written) or, on any other error, leave it open whether
+the write happened: the caller reads back.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from tasks.errors import EvergreenError
+from tasks.failpoints import failpoint
+from tasks.files import fsync_dir, sha256_bytes, sha256_file
+
+PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a key: no leading dot, so neither `..` nor a hidden file
+Content = bytes | Path
+
+
+class Conflict(Exception):
+    """The key holds other content than the caller expects. Nothing was written."""
+
+
+class Store(Protocol):
+    def open(self, key: str) -> BinaryIO | None:
+        """The content of `key` as a stream, to be closed by the caller; None where there is none."""
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """The content of `key` and its token; None where there is none."""
+
+    def create(self, key: str, content: Content) -> None:
+        """Write `key` once and for all. The same content again is fine; raises Conflict for another."""
+
+    def swap(self, key: str, content: Content, expected: str | None) -> str:
+        """Replace the content that has token `expected` (None: no content yet), atomically, and return the new
+        token. Raises Conflict when the key holds anything else."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """All keys that begin with `prefix`, sorted."""
+
+    def sweep(self) -> int:
+        """Remove what killed writers left unfinished; the number of things removed."""
+
+
+def check_key(key: str) -> str:
+    """`key`, if it is one. Raises EvergreenError for absolute paths, `..`, hidden parts and odd characters."""
+    if len(key) > 500 or not all(PART.fullmatch(part) for part in key.split("/")):
+        raise EvergreenError(
+            f"{key[:200]!r} cannot name anything in a release store: expected parts of letters, digits, '.', '_' "
+            "and '-' (no leading dot) joined by '/', 500 characters at most"
+        )
+    return key
+
+
+class LocalStore:
+    """A folder. One flock serialises writers of all processes; files appear by rename, whole and fsynced.
+
+    Temporary files lie in `.tmp`, each locked by its writer while it lives: a lock that can be taken marks what
+    a killed writer left. The token is the sha256 of the content.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root.resolve()  # the folder itself may be a link, nothing beneath it
+        self._tmp = self.root / ".tmp"
+        _make_dirs(self._tmp)
+
+    def open(self, key: str) -> BinaryIO | None:
+        try:
+            return os.fdopen(os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW), "rb")
+        except FileNotFoundError:
+            return None
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        if (file := self.open(key)) is None:
+            return None
+        with file:
+            data = file.read()
+        return data, sha256_bytes(data)
+
+    def create(self, key: str, content: Content) -> None:
+        path = self._path(key)
+        if path.is_file():  # the cheap way out when an upload is repeated: nothing is copied
+            if sha256_file(path) != _sha256(content):
+                raise Conflict(key)
+            return
+        with self._temporary(content) as temporary, self._lock():
+            if not path.exists():
+                self._place(temporary, path)
+            elif sha256_file(path) != sha256_file(temporary):
+                raise Conflict(key)
+
+    def swap(self, key: str, content: Content, expected: str | None) -> str:
+        path = self._path(key)
+        with self._temporary(content) as temporary:
+            token = sha256_file(temporary)
+            with self._lock():
+                if (sha256_file(path) if path.is_file() else None) != expected:
+                    raise Conflict(key)
+                self._place(temporary, path)
+        return token
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = prefix.rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        found = (Path(at) / name for at, _, names in os.walk(start) if self._tmp != Path(at) for name in names)
+        keys = (path.relative_to(self.root).as_posix() for path in found if not path.name.startswith("."))
+        yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def sweep(self) -> int:
+        removed = 0
+        for path in self._tmp.iterdir():
+            try:
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+                removed += 1
+            except BlockingIOError:
+                pass  # its writer lives
+            finally:
+                os.close(handle)
+        return removed
+
+    def _path(self, key: str) -> Path:
+        path = self.root
+        for part in check_key(key).split("/"):
+            path = path / part
+            if path.is_symlink():
+                raise EvergreenError(f"{path} is a link: a release store holds plain files only, remove the link")
+        return path
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def _temporary(self, content: Content) -> Iterator[Path]:
+        """A fsynced temporary file with `content`, locked; gone afterwards unless it was renamed."""
+        path = self._tmp / uuid.uuid4().hex
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:
+                break
+            os.close(handle)  # a sweep came between open and flock
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    with open(content, "rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+                failpoint("store.temporary")
+                yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _place(self, temporary: Path, path: Path) -> None:
+        _make_dirs(path.parent)
+        os.replace(temporary, path)
+        failpoint("store.placed")
+        fsync_dir(path.parent)
+
+
+def _make_dirs(folder: Path) -> None:
+    """mkdir -p whose every step survives a power cut."""
+    if not folder.is_dir():
+        _make_dirs(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_dir(folder.parent)
+
+
+def _sha256(content: Content) -> str:
+    return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
