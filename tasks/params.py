@@ -56,10 +56,14 @@ class ImagesParams(Section):
 
 class InspectParams(Section):
     near_duplicate_bits: Annotated[int, Field(ge=0, le=7)] = Field(
-        3, description="perceptual hashes (64 bit) at most this far apart are candidate near-duplicates"
+        4,
+        description="perceptual hashes (64 bit; distances are even) at most this far apart are candidate "
+        "near-duplicates; more finds stronger crops and costs time on look-alikes",
     )
     near_duplicate_difference: Annotated[float, Field(ge=0)] = Field(
-        4.0, description="candidates whose 16 x 16 grey thumbnails differ by at most this (mean, of 255) are confirmed"
+        4.0,
+        description="candidates whose 16 x 16 grey thumbnails differ by at most this (mean, of 255) are confirmed; "
+        "at 6 look-alike products begin to chain into one cluster",
     )
     workers: Annotated[int, Field(ge=-64, le=256)] = Field(-1, description="decoding processes; -1: one per core")
 
@@ -100,14 +104,18 @@ class EmbedParams(Section):
 
 
 class CleanParams(Section):
+    """What may be done to a training label that is more probably wrong than right. What may not is queued."""
+
     folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds, grouped by source")
     relabel_confidence: Share = Field(
-        0.9, description="out-of-fold probability of another class above which to relabel"
+        0.9, description="relabel when another class is right with at least this probability, image and label weighed"
     )
-    drop_quality: Share = Field(0.2, description="label quality below which an issue that is not relabelled is dropped")
+    drop_quality: Share = Field(
+        0.1, description="else drop when the given label is right with at most this probability; 0: never drop"
+    )
     max_changed_share: Share = Field(0.2, description="at most this share of a given class is relabelled or dropped")
     rare_class: Count = Field(20, description="classes with at most this many images are queued, never changed")
-    seed: Count = 0
+    seed: Count = Field(0, description="of the folds")
 
 
 class UnfreezePhases(Section):
@@ -172,7 +180,12 @@ class BundleParams(Section):
 
 
 class GateParams(Section):
-    superior_on: list[str] = Field(["test"], min_length=1, description="sets on which the challenger must be better")
+    superior_on: list[str] = Field(
+        ["test"],
+        min_length=1,
+        description="sets on which the challenger must be better, all of them: test, newest (test images of the newest "
+        "batch), hard, slice:<name>=<value>",
+    )
     metric: Literal["balanced_accuracy", "accuracy", "macro_f1"] = "balanced_accuracy"
     min_gain: float = Field(0.0, description="superiority margin in points (0.01 = one point)")
     margin: Annotated[float, Field(ge=0)] = Field(0.02, description="non-inferiority margin on every other set")
@@ -180,7 +193,14 @@ class GateParams(Section):
         0.10, description="non-inferiority margin of one class's recall"
     )
     min_class_support: Positive = Field(20, description="classes with fewer test images are pooled")
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    few_shot: Count = Field(20, description="classes with fewer training images are pooled, too")
+    min_corruption_kept: Share = Field(
+        0.3, description="share of accuracy kept under each corruption, where there is no champion to compare with"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.98,
+        description="of two-sided intervals; a model equal to the champion passes (1 - confidence) / 2 of the time",
+    )
     resamples: Positive = 2000
     first_model: dict[str, float] = Field(
         {"test.balanced_accuracy": 0.5}, min_length=1, description="absolute lower bounds for the first champion"

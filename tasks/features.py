@@ -1,0 +1,92 @@
+"""Network features of whole shards, computed once: a memory-mapped float16 array per shard.
+
+Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, rows as in the shard, and
+beside it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images
+section and the code between bytes and network. A new batch costs its own shards; nothing else is touched.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.files import atomic_path, code_version, content_key, sha256_file
+from tasks.gather import ShardTable
+from tasks.params import ImagesParams
+from tasks.paths import cache_dir
+from tasks.pixels import shard_pixels
+from tasks.progress import track
+
+Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B, D)
+
+
+def feature_folder(root: Path, images: ImagesParams, key: str) -> Path:
+    """Where the shards' features of the network identified by `key` lie."""
+    return cache_dir("features", root) / content_key(key, images.model_dump(), code_version("tasks.images"))[:16]
+
+
+def feature_table(
+    root: Path, samples: pa.Table, images: ImagesParams, key: str, build: Callable[[], Network], batch_size: int
+) -> ShardTable:
+    """Features of `samples` (columns shard, row; N rows) on demand: `table[i]` gives (B, D) float16.
+
+    `key` names the network: its weights, code and input scaling. `build` makes it and is called only when some
+    shard's features are missing or unreadable, so that a warm call imports no torch.
+    """
+    folder = feature_folder(root, images, key)
+    shards = sorted(set(samples.column("shard").to_pylist()))
+    maps = {shard: _open(feature_file(folder, shard)) for shard in shards}
+    missing = [shard for shard in shards if maps[shard] is None]
+    if missing:
+        network = build()
+        for number, shard in enumerate(missing, 1):
+            what = f"features, shard {number} of {len(missing)}"
+            _compute(feature_file(folder, shard), shard_pixels(root, shard, images), network, batch_size, what)
+            maps[shard] = _open(feature_file(folder, shard))
+    return ShardTable(samples, maps.__getitem__)
+
+
+def feature_file(folder: Path, shard: str) -> Path:
+    return folder / f"{Path(shard).stem}.npy"
+
+
+def digest(file: Path) -> str:
+    """sha256 of a cached feature file, read from beside it: old shards are not hashed again."""
+    beside = file.with_suffix(".sha256")
+    if not beside.is_file():
+        _write_digest(file)
+    return beside.read_text().strip()
+
+
+def _open(file: Path) -> np.ndarray | None:
+    """The memory map, or None where the file is missing or torn: an unreadable entry is a missing one."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _compute(file: Path, pixels: np.ndarray, network: Network, batch_size: int, what: str) -> None:
+    file.with_suffix(".sha256").unlink(missing_ok=True)
+    with atomic_path(file) as temporary:
+        out = None
+        for start in track(range(0, len(pixels), batch_size), what):
+            part = slice(start, min(start + batch_size, len(pixels)))
+            values = _half(network(np.array(pixels[part])))
+            if out is None:
+                out = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(pixels), values.shape[1]))
+            out[part] = values
+        out.flush()
+    _write_digest(file)
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    """float16, with what float16 cannot hold clipped to its largest value (NaN stays: it must be seen)."""
+    top = np.finfo(np.float16).max
+    return np.clip(values, -top, top).astype(np.float16)
+
+
+def _write_digest(file: Path) -> None:
+    with atomic_path(file.with_suffix(".sha256")) as temporary:
+        temporary.write_text(sha256_file(file) + "\n")
