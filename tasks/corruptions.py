@@ -1,0 +1,65 @@
+"""Corruptions a camera or a network can do to an image, at one fixed strength each, repeatable to the bit.
+
+Applied to model input: uint8 (S, S, 3), S the side in pixels. Kinds and strengths follow the middle severities of
+Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions"; lengths are shares of S, so
+that a strength means the same at any size. Noise is drawn from the image's id: each model meets the same noise, in
+any order.
+"""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+DARK = 0.4  # of the light is left
+BLUR = 0.02  # standard deviation, of S
+NOISE = 20.0  # standard deviation, of 255
+JPEG = 15  # quality
+CROP = 0.75  # of the side is left
+
+
+def corrupt(name: str, pixels: np.ndarray, id_: str) -> np.ndarray:
+    """`pixels` (S, S, 3) uint8 under the corruption `name` (a key of CORRUPTIONS); id_: sha256 of the image."""
+    return CORRUPTIONS[name](pixels, id_)
+
+
+def _dark(pixels: np.ndarray, id_: str) -> np.ndarray:
+    return np.round(pixels * DARK).astype(np.uint8)
+
+
+def _blur(pixels: np.ndarray, id_: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR * len(pixels))))
+
+
+def _noise(pixels: np.ndarray, id_: str) -> np.ndarray:
+    rng = np.random.default_rng(int(id_[:16], 16))
+    return np.clip(np.round(pixels + rng.normal(0, NOISE, pixels.shape)), 0, 255).astype(np.uint8)
+
+
+def _jpeg(pixels: np.ndarray, id_: str) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def _grayscale(pixels: np.ndarray, id_: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+
+
+def _crop(pixels: np.ndarray, id_: str) -> np.ndarray:
+    """The middle, enlarged: what a closer camera sees."""
+    side = len(pixels)
+    edge = side * (1 - CROP) / 2
+    box = (edge, edge, side - edge, side - edge)
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
+    "dark": _dark,
+    "blur": _blur,
+    "noise": _noise,
+    "jpeg": _jpeg,
+    "grayscale": _grayscale,
+    "crop": _crop,
+}

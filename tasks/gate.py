@@ -1,0 +1,324 @@
+"""The gate: may the challenger replace the champion? One pure function from evidence to a verdict.
+
+K classes. The one rule: **better** on the sets named in `superior_on`, **not worse** anywhere else, by intervals and
+exact tests of both models' answers to the same images (see tasks.paired). With alpha = (1 - confidence) / 2:
+
+- *Better* on a set: the interval of the difference lies above `min_gain`, and luck between equal models gives such a
+  gain at most alpha of the time.
+- *Worse* on any other set, corruption, class, or pool of small ones: the loss is beyond the margin **and** beyond luck.
+  Much is looked at, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
+  comparisons together (Bonferroni) is a finding: reject. A loss that luck gives at most 5 % of the time, looked at
+  alone, is a suspicion: the challenger is not promoted, but not condemned either (hold).
+  Asking each small set to *prove* that its loss is below the margin would refuse every model: 20 images prove nothing.
+  So small classes, and small slices, are also judged together, where their losses add up.
+- Absolute bounds always hold: calibration, parity, latency, size. The first model, which has no champion to beat, must
+  reach the bounds of `first_model`.
+- What cannot be computed is an error, and an error is never a pass.
+
+- error, broken bound, finding of "worse" (on the sets of `superior_on`: any loss beyond luck), class given up -> reject
+- suspicion of "worse" -> hold
+- nothing worse, but better is not shown -> `when_equal`; where that is "promote", the sets of `superior_on` must still
+  prove that a loss is below `margin`, else hold
+- all pass -> promote
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from tasks import comparisons
+from tasks.contracts import Check, GateVerdict
+from tasks.evidence import Evidence, Unusable, listed, plain, read
+from tasks.metrics import counts, of_counts, one_hot, task_of
+from tasks.paired import Difference
+from tasks.params import GateParams
+
+SUSPICION = 0.05  # one-sided level of a loss looked at alone: it can only cost a promotion
+COLLAPSE = 3  # answers of the champion for a class the challenger never gives; fewer can be luck
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check and what it means for the outcome ("equal": not shown to be better; "suspect": perhaps worse)."""
+
+    check: Check
+    effect: Literal["pass", "equal", "suspect", "reject"]
+
+
+def judge(
+    challenger: pa.Table,
+    champion: pa.Table | None,
+    *,
+    classes: list[str],
+    task: str,
+    metrics: dict,
+    policy: GateParams,
+    train_counts: dict[str, int],
+    challenger_id: str,
+    champion_version: str | None,
+    hard_set: str | None,
+    champion_metrics: dict | None = None,
+) -> GateVerdict:
+    """The verdict on `challenger` against `champion` (both predictions_schema: same images, same class order).
+
+    metrics: the challenger's metrics/evaluate.json; train_counts: training images of each class; champion None: the
+    first model. champion_metrics, in the form of `metrics`: `corruptions` are compared when there, `thresholds` must
+    be there for multi-label. Bad evidence does not raise: it becomes an error check and the outcome is reject.
+    """
+    findings = _finite(metrics) + _bounds(metrics, policy)
+    better: dict[str, Difference] = {}
+    compared: dict[str, tuple[Difference, float]] = {}
+    try:
+        if (champion is None) != (champion_version is None):
+            raise Unusable("champion", f"predictions {'missing' if champion is None else 'of no version'}")
+        evidence = read(challenger, champion, classes, task, metrics, champion_metrics)
+        findings += _agrees(evidence, classes, metrics, policy)
+        findings += _collapse(evidence, classes, policy)
+        findings += _hard(evidence, hard_set)
+        if champion is None:
+            findings += _first(metrics, policy)
+        else:
+            better = comparisons.better(evidence, classes, policy)
+            compared = comparisons.corruptions(metrics, champion_metrics or {}, policy)
+            compared |= comparisons.others(evidence, classes, policy, train_counts)
+            m = len(better) + len(compared)
+            findings += [_superior(name, found, m, policy) for name, found in better.items()]
+            findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
+        findings += _kept(metrics, policy, compared)
+    except Unusable as unusable:
+        findings.append(_error(unusable.name, str(unusable)))
+    outcome = _outcome(findings, policy, better)
+    return GateVerdict(
+        outcome=outcome,
+        sentence=_sentence(outcome, findings, metrics, policy, better, champion_version, hard_set),
+        checks=[finding.check for finding in findings],
+        challenger=challenger_id,
+        champion=champion_version,
+        hard_set=hard_set,
+    )
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------
+
+
+def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
+    """Absolute upper bounds every model must hold."""
+    return [
+        _bound(metrics, "test.debiased_ece", policy.max_ece, "calibration error"),
+        _bound(metrics, "parity.max_difference", policy.max_parity_difference, "exported against trained model"),
+        _bound(metrics, "latency_ms.p99", policy.max_latency_ms, "ms an image, 99th percentile"),
+        _bound(metrics, "size_mb", policy.max_size_mb, "MB of the exported model"),
+    ]
+
+
+def _first(metrics: dict, policy: GateParams) -> list[Finding]:
+    """Absolute lower bounds of a model that has no champion to beat."""
+    if not policy.first_model:
+        raise Unusable("policy", "gate.first_model is empty: a first model would pass unseen")
+    return [_bound(metrics, path, bound, "first model", upper=False) for path, bound in policy.first_model.items()]
+
+
+def _kept(metrics: dict, policy: GateParams, compared: Collection[str]) -> list[Finding]:
+    """Corruptions that could not be compared with a champion: the share of clean accuracy kept."""
+    found = metrics.get("corruptions")
+    if not isinstance(found, dict):
+        return [_error("corruptions", "metrics have no corruptions")]
+    return [
+        _bound(metrics, f"corruptions.{name}.kept", policy.min_corruption_kept, "share of accuracy kept", upper=False)
+        for name in found
+        if f"corruptions.{name}.accuracy" not in compared
+    ]
+
+
+def _bound(metrics: dict, path: str, bound: float, what: str, upper: bool = True) -> Finding:
+    value: Any = metrics
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return _error(path, f"{what}: {value!r} in the metrics, a number from 0 expected")
+    passed = value <= bound if upper else value >= bound
+    detail = f"{what}: {value:.4g}, at {'most' if upper else 'least'} {bound:.4g}"
+    return _finding(path, "pass" if passed else "reject", detail, value=value, bound=bound)
+
+
+def _finite(metrics: Any, path: str = "metrics") -> list[Finding]:
+    """An error for every NaN or infinity anywhere in the metrics."""
+    if isinstance(metrics, dict):
+        return [found for key, value in metrics.items() for found in _finite(value, f"{path}.{key}")]
+    if isinstance(metrics, list | tuple):
+        return [found for place, value in enumerate(metrics) for found in _finite(value, f"{path}.{place}")]
+    if isinstance(metrics, float) and not math.isfinite(metrics):
+        return [_error(path, f"{metrics} is no finite number")]
+    return []
+
+
+# --- the answers themselves ------------------------------------------------------------------------------------
+
+
+def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateParams) -> list[Finding]:
+    """The metrics must be those of the predictions: files of two runs could otherwise vouch for each other."""
+    test = evidence.sets["test"]
+    found = counts(evidence.targets[test], evidence.new[test], len(classes))
+    value = float(of_counts(policy.metric, found, task_of(evidence.targets)))
+    test_metrics = metrics.get("test")
+    stated = test_metrics.get(policy.metric) if isinstance(test_metrics, dict) else None
+    name = f"test.{policy.metric}.recomputed"
+    if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-4):
+        return [_error(name, f"the metrics say {stated!r}, the predictions give {value:.4f}: evaluate again")]
+    return [_finding(name, "pass", "metrics and predictions agree", value=value)]
+
+
+def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> list[Finding]:
+    """A class with test images that is never answered any more: a fail even where its support proves nothing.
+
+    Given up means: the champion answered it `COLLAPSE` times or more, at least once rightly; for the first model:
+    the class has enough support to be judged.
+    """
+    test = evidence.sets["test"]
+    truth = one_hot(evidence.targets[test], len(classes))
+    support, given = truth.sum(axis=0), one_hot(evidence.new[test], len(classes)).sum(axis=0)
+    if evidence.old is None:
+        due = support >= policy.min_class_support
+    else:
+        before = one_hot(evidence.old[test], len(classes))
+        due = (before.sum(axis=0) >= COLLAPSE) & (before & truth).any(axis=0)
+    lost = np.flatnonzero((support > 0) & (given == 0) & due)
+    detail = f"never answered: {listed([classes[k] for k in lost])}" if len(lost) else "no class is given up"
+    return [_finding("class_collapse", "reject" if len(lost) else "pass", detail, value=len(lost), bound=0)]
+
+
+def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
+    if hard_set is None and "hard" in evidence.sets:
+        return [_error("hard_set", "there are hard-set predictions, but of no version")]
+    if hard_set is None:
+        return [_finding("hard_set", "pass", "no hard set: make one from images the model must not get wrong")]
+    if "hard" not in evidence.sets:
+        return [_error("hard_set", f"no predictions of hard set {hard_set}")]
+    return [_finding("hard_set", "pass", f"{hard_set}, {int(evidence.sets['hard'].sum())} images")]
+
+
+# --- against the champion --------------------------------------------------------------------------------------
+
+
+def _alpha(policy: GateParams, comparisons: int = 1) -> float:
+    """Level of a one-sided test. Divided over many comparisons it can ask for less than the resamples can show: then
+    a loss none of them reached is as much as can be asked."""
+    alone = (1 - policy.confidence) / 2
+    return min(alone, max(alone / comparisons, 1 / (policy.resamples + 1)))
+
+
+def _superior(name: str, found: Difference, m: int, policy: GateParams) -> Finding:
+    name = f"{name}.{policy.metric}"
+    if not math.isfinite(found.value + found.low):
+        return _error(name, f"{policy.metric} is not defined on these {found.n} images")
+    if found.low > policy.min_gain and found.p_better <= _alpha(policy):
+        return _difference(name, found, policy.min_gain, "pass", "better")
+    if found.value < 0 and found.p_worse <= _alpha(policy, m):
+        return _difference(name, found, policy.min_gain, "reject", "worse")
+    return _difference(name, found, policy.min_gain, "equal", "not shown to be better")
+
+
+def _not_worse(name: str, found: Difference, margin: float, m: int, policy: GateParams) -> Finding:
+    if not math.isfinite(found.value):
+        return _error(name, f"not defined on these {found.n} images")
+    if found.value < -margin and found.p_worse <= _alpha(policy, m):
+        return _difference(name, found, -margin, "reject", "worse")
+    if found.value < -margin and found.p_worse <= SUSPICION:
+        return _difference(name, found, -margin, "suspect", "perhaps worse")
+    return _difference(name, found, -margin, "pass", "not worse")
+
+
+def _difference(name: str, found: Difference, bound: float, effect: str, word: str) -> Finding:
+    detail = (
+        f"{word}: {found.new:.3f} against {found.old:.3f} on {found.n} images; by luck a gain like this "
+        f"{_share(found.p_better)}, a loss {_share(found.p_worse)}"
+    )
+    if found.gained is not None:
+        detail += f"; right only now {found.gained}, only before {found.lost} (McNemar p {found.mcnemar:.3g})"
+    low, high = (edge if math.isfinite(edge) else None for edge in (found.low, found.high))
+    return _finding(name, effect, detail, value=found.value, bound=bound, low=low, high=high)
+
+
+# --- verdict ---------------------------------------------------------------------------------------------------
+
+
+def _outcome(
+    findings: list[Finding], policy: GateParams, better: dict[str, Difference]
+) -> Literal["promote", "hold", "reject"]:
+    effects = {finding.effect for finding in findings}
+    if not findings or "reject" in effects:
+        return "reject"
+    if "equal" not in effects:
+        return "hold" if "suspect" in effects else "promote"
+    proven = all(difference.low > -policy.margin for difference in better.values())
+    if policy.when_equal == "promote" and ("suspect" in effects or not proven):
+        return "hold"
+    return policy.when_equal
+
+
+def _sentence(
+    outcome: str,
+    findings: list[Finding],
+    metrics: dict,
+    policy: GateParams,
+    better: dict[str, Difference],
+    champion: str | None,
+    hard_set: str | None,
+) -> str:
+    parts = []
+    metric = policy.metric.replace("_", " ")
+    for name, found in better.items():
+        text = f"{metric} on {plain(name)} {found.new:.3f}, {_points(found.value)} against {plain(str(champion))}"
+        parts.append(
+            f"{text} ({100 * policy.confidence:g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        )
+    if champion is None:
+        first = [finding.check for finding in findings if finding.check.name == f"test.{policy.metric}.recomputed"]
+        parts.append("first model" + "".join(f"; {metric} on test {c.value:.3f}" for c in first if c.value is not None))
+    errors = [finding.check for finding in findings if finding.check.status == "error"]
+    failed = [finding.check for finding in findings if finding.effect == "reject" and finding.check.status == "fail"]
+    suspects = [finding.check for finding in findings if finding.effect == "suspect"]
+    if errors:
+        parts.append(f"cannot be judged: {_losses(errors)}")
+    if failed:
+        parts.append(f"fails {_losses(failed)}")
+    if suspects and not (errors or failed):
+        parts.append(f"perhaps worse, which forbids promotion: {_losses(suspects)}")
+    if not errors and any(finding.effect == "equal" for finding in findings):
+        parts.append("not shown to be better")
+    if not (errors or failed or suspects):
+        parts.append("nothing is worse beyond its margin" if better else "every bound holds")
+    if hard_set is None:
+        parts.append("no hard set exists")
+    return f"{outcome}: {'; '.join(parts)}."
+
+
+def _losses(checks: list[Check], most: int = 3) -> str:
+    texts = []
+    for check in checks[:most]:
+        comparison = check.low is not None
+        figure = f" {_points(check.value)}" if comparison else f" ({plain(check.detail, 160)})"
+        texts.append(plain(check.name) + figure)
+    more = len(checks) - most
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
+
+
+def _share(p: float) -> str:
+    return f"{p:.1%} of the time" if p >= 0.001 else "under 0.1% of the time"
+
+
+def _finding(name: str, effect: str, detail: str, **figures: float | None) -> Finding:
+    status = "pass" if effect == "pass" else "fail"
+    return Finding(Check(name=name, status=status, detail=detail, **figures), effect)
+
+
+def _error(name: str, detail: str) -> Finding:
+    return Finding(Check(name=name, status="error", detail=detail), "reject")
