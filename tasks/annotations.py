@@ -64,13 +64,20 @@ def decide_label(original: str | list[str] | None, rows: list[dict]) -> str | li
     if reviews:
         return reviews[-1]["label"]
     votes = {row["annotator"] or number: row["label"] for number, row in enumerate(rows)}
-    count = Counter(_ballot(label) for label in [original, *votes.values()] if label is not None)
+    # ingest also records the original label as a vote where its annotator has a name: it counts once
+    named = any(row["annotator"] and _same(row["label"], original) for row in rows)
+    ballots = [*votes.values()] if named else [original, *votes.values()]
+    count = Counter(_ballot(label) for label in ballots if label is not None)
     if not count:
         return None
     best = max(count.values())
     winners = [ballot for ballot in count if count[ballot] == best]  # in order of first mention, original first
     chosen = _ballot(original) if original is not None and _ballot(original) in winners else winners[0]
     return list(chosen) if isinstance(chosen, tuple) else chosen
+
+
+def _same(a: str | list[str] | None, b: str | list[str] | None) -> bool:
+    return a is not None and b is not None and _ballot(a) == _ballot(b)
 
 
 def _ballot(label: str | list[str]) -> str | tuple[str, ...]:

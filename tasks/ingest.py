@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,7 +36,6 @@ from tasks.progress import track
 from tasks.records import Columns
 
 KINDS = ("import", "production", "review", "hard")
-ROWS_AT_ONCE = 256  # turned into a table at a time: an image is held once, not also as a Python object
 SHARD_ROWS = 20_000  # shards of tiny images would have features and pixels of gigabytes
 
 
@@ -144,8 +143,10 @@ def _write_batch(
     """Second reading: shards, annotations, then the manifest that makes them visible."""
     folder = root / "data"
     written: list[tuple[str, pa.Table]] = []  # (shard, measures of its rows)
-    for rows, table in _shard_tables(source, intake, taken, batch, data):
-        written.append((shards.write_shard(folder, table, data.task), intake.measures.take(rows)))
+    for _, parts in groupby(_parts(source, intake, taken, batch, data), key=lambda part: part[0]):
+        rows: list[int] = []
+        name = shards.write_shard(folder, (rows.extend(new) or table for _, new, table in parts), data.task)
+        written.append((name, intake.measures.take(rows)))
         failpoint("ingest.after_shard")
     annotations = _write_annotations(folder, intake.annotations, data.task)
     failpoint("ingest.after_annotations")
@@ -171,28 +172,29 @@ def _write_batch(
     failpoint("ingest.after_measures")
 
 
-def _shard_tables(
+def _parts(
     source: Source, intake: Intake, taken: list[int], batch: str, data: DataParams
-) -> Iterator[tuple[list[int], pa.Table]]:
-    """(rows of intake.new, their table) shard by shard, in the order of the source."""
+) -> Iterator[tuple[int, list[int], pa.Table]]:
+    """(number of the shard, rows of intake.new, their table) in the order of the source, a few rows at a time."""
     schema = sample_schema(data.task)
     wanted = {intake.new[row].number: row for row in taken}
     last = max(wanted, default=-1)
-    rows, samples, parts, size = [], [], [], 0
+    shard, held, size = 0, 0, 0  # rows and bytes in this shard so far
+    rows, samples = [], []
     for number, offered in enumerate(islice(source.rows(), last + 1)):
         row = wanted.pop(number, None)
         if row is None:
             continue
         rows.append(row)
         samples.append(_sample(offered, intake.new[row], batch, intake.kind, data))
+        held += 1
         size += len(samples[-1]["image"]["bytes"])
-        full = size >= shards.SHARD_BYTES or len(rows) >= SHARD_ROWS or number == last
-        if full or len(samples) == ROWS_AT_ONCE:
-            parts.append(pa.Table.from_pylist(samples, schema=schema))
-            samples = []
+        full = size >= shards.SHARD_BYTES or held >= SHARD_ROWS or number == last
+        if full or len(samples) == shards.ROW_GROUP:
+            yield shard, rows, pa.Table.from_pylist(samples, schema=schema)
+            rows, samples = [], []
         if full:
-            yield rows, pa.concat_tables(parts)
-            rows, parts, size = [], [], 0
+            shard, held, size = shard + 1, 0, 0
     if wanted:
         raise DataError(f"{source.path} became shorter while it was read: run the ingest again")
 

@@ -11,7 +11,8 @@ shard once, and the same input gives the same bytes.
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.contracts import sample_schema
 from tasks.errors import DataError
-from tasks.files import atomic_path, read_json, sha256_bytes, write_json
+from tasks.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
 
 SCHEMA_VERSION = 1
 ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
@@ -102,24 +103,26 @@ def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
     return shards
 
 
-def write_shard(data: Path, rows: pa.Table, task: str) -> str:
+def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> str:
     """Write one shard (sample_schema) named by its content; returns the file name. Same rows, same bytes.
 
-    Carries the `huggingface` schema metadata, so `datasets`, DuckDB and pandas read the image column as it is.
+    `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter): memory then
+    holds one of them, not the shard. The file carries the `huggingface` schema metadata, so `datasets`, DuckDB
+    and pandas read the image column as it is.
     """
     schema = sample_schema(task).with_metadata({"huggingface": json.dumps(_hugging_face(task))})
-    buffer = pa.BufferOutputStream()
-    pq.write_table(
-        rows.select(schema.names).cast(schema),
-        buffer,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        use_dictionary=_DICTIONARY,
-    )
-    content = buffer.getvalue()
-    name = f"{sha256_bytes(content)[:24]}.parquet"
-    with atomic_path(data / name) as temporary:
-        temporary.write_bytes(content)
+    data.mkdir(parents=True, exist_ok=True)
+    staged = data / ".incoming.parquet"
+    with (
+        atomic_path(staged) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=_DICTIONARY) as writer,
+    ):
+        for part in [parts] if isinstance(parts, pa.Table) else parts:
+            writer.write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
+        writer.close()
+    name = f"{sha256_file(staged)[:24]}.parquet"
+    os.replace(staged, data / name)
+    fsync_dir(data)
     return name
 
 

@@ -24,7 +24,7 @@ from tasks.contracts import QUARANTINE_REASONS
 from tasks.errors import DataError
 from tasks.fields import Unusable
 from tasks.files import sha256_bytes, write_json
-from tasks.ingest import _alone, _shard_tables, ingest
+from tasks.ingest import _alone, _parts, ingest
 from tasks.intake import take_in
 from tasks.known import Known
 from tasks.manifests import open_source
@@ -316,7 +316,7 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path):
     intake = take_in(source.rows(), known, (), kind="import", annotator=None, data=data, images=IMAGES, inspect=INSPECT)
     image(tmp_path / "s", "b/0001.png", noise(99))
     with pytest.raises(DataError, match=r"b/0001.png changed while it was read"):
-        list(_shard_tables(source, intake, [0, 1], "b-1", data))
+        list(_parts(source, intake, [0, 1], "b-1", data))
 
 
 # --- splits
