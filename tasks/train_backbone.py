@@ -1,0 +1,170 @@
+"""Stage `train_backbone`: stage 1, the whole network on the natural class distribution.
+
+Reads artifacts/validate/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
+artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
+Killed and started again it goes on after the last whole epoch; its checkpoint is in the cache, under the
+content of everything that decides the result. Several GPUs: `torchrun --nproc-per-node 4 -m tasks.train_backbone`.
+"""
+
+import csv
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from tasks.errors import DataError, ParamsError
+from tasks.files import atomic_path, code_version, content_key, write_json
+from tasks.network import FOLDER, classes_and_task, save, training_rows
+from tasks.params import EmbedParams, ImagesParams, TrainBackboneParams
+from tasks.paths import cache_dir
+from tasks.targets import encode
+
+CODE = tuple(
+    f"tasks.{name}" for name in ("train_backbone", "trainer", "phases", "augment", "models", "images", "targets")
+)
+KEPT_DAYS = 14  # checkpoints of runs that nobody started again
+
+
+def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams) -> None:
+    """Train, keep the best epoch, write the outputs. Raises DataError without labelled images to train or choose by."""
+    from tasks.processes import processes
+
+    rows = training_rows(root)
+    classes, task = classes_and_task(root)
+    check(rows, classes, task, train_backbone)
+    with processes() as ranks, repeatable(train_backbone.threads):
+        train(root, rows, classes, task, train_backbone, images, ranks)
+
+
+def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
+    """The stage in one of `ranks` processes; rank 0 writes."""
+    import torch
+
+    from tasks import models
+    from tasks.trainer import Examples, Setting, fit
+
+    torch.manual_seed(params.seed)
+    model = models.create(params.backbone, params.pretrained, len(classes), images.size)
+    mean, std = models.normalisation(params.backbone)
+    how = Setting(params, len(classes), mean, std, ranks)
+    sets = [
+        Examples(
+            *ranks.first(lambda table=table: inputs(root, table, params, images)), encode(table["label"], classes, task)
+        )
+        for table in (rows["train"], rows["calibration"])
+    ]
+    folder = cache_dir("training", root) / run_key(rows, classes, params, images, model)
+    best, history = fit(model, *sets, how, folder / "checkpoint.safetensors")
+    if ranks.rank == 0:
+        model.load_state_dict(best)
+        about = {
+            "backbone": params.backbone,
+            "pretrained": params.pretrained,
+            "classes": classes,
+            "task": task,
+            "size": images.size,
+            "fit": images.fit,
+            "mean": list(mean),
+            "std": list(std),
+            "feature_dim": models.feature_dim(model),
+        }
+        write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()})
+        shutil.rmtree(folder, ignore_errors=True)
+        forget_old(folder.parent)
+    ranks.wait()
+
+
+def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
+    """(pixels, features of the untrained backbone or None) of `table`, both on demand from the cache."""
+    from tasks.embed import pretrained_features
+    from tasks.phases import plan
+    from tasks.pixels import pixel_table
+
+    features = None
+    if any(phase.opened == 0 for phase in plan(params)):
+        embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed just these
+        features = pretrained_features(root, table, embed=embed, images=images)
+    return pixel_table(root, table, images), features
+
+
+def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
+    from tasks.phases import plan
+
+    if not plan(params):
+        raise ParamsError(
+            f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
+            f"{params.pretrained}, at least one expected (from scratch the frozen ones fall away)"
+        )
+    for split in ("train", "calibration"):
+        labels = encode(rows[split]["label"], classes, task)
+        if not len(labels) or (task == "multilabel" and not labels.any()):
+            raise DataError(
+                f"the {split} split has {len(labels)} labelled images and none of the {len(classes)} classes in them: "
+                "stage 1 trains on train and chooses its best epoch on calibration. See validate.min_per_class."
+            )
+
+
+def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: ImagesParams, model) -> str:
+    """The name of this training: its data in order, parameters, code and the weights it starts from."""
+    digest = hashlib.sha256()
+    for split in ("train", "calibration"):
+        for part in (rows[split]["id"], rows[split]["label"]):
+            digest.update(repr(part.to_pylist()).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return content_key(digest.hexdigest(), classes, params.model_dump(), images.model_dump(), code_version(*CODE))[:32]
+
+
+def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int]) -> None:
+    from tasks.phases import best_epoch
+
+    best = history[best_epoch(history) - 1]
+    save(root, model, about)
+    with atomic_path(root / FOLDER / "history.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(best), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    metrics = {
+        "best_epoch": best["epoch"],
+        "best_phase": best["phase"],
+        "epochs": len(history),
+        "score": "balanced_accuracy" if about["task"] == "multiclass" else "mean_average_precision",
+        "calibration_score": best["calibration_score"],
+        "calibration_loss": best["calibration_loss"],
+        "train_loss": best["train_loss"],
+        "train_images": counts["train"],
+        "calibration_images": counts["calibration"],
+    }
+    write_json(root / "metrics" / "train_backbone.json", metrics)
+
+
+def forget_old(folder: Path) -> None:
+    """Remove checkpoints that nobody has continued for KEPT_DAYS."""
+    for file in folder.glob("*/checkpoint.safetensors"):
+        if time.time() - file.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+@contextmanager
+def repeatable(threads: int) -> Iterator[None]:
+    """torch on `threads` CPU threads (0: as many as it finds), with kernels that give the same bits each time."""
+    import torch
+
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    torch.set_num_threads(threads or before[0])
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.deterministic = before[1]
+
+
+if __name__ == "__main__":
+    from tasks.stage import main
+
+    main("train_backbone")
