@@ -8,51 +8,53 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.contracts import GateVerdict, predictions_schema
-from tasks.files import content_key, read_json, sha256_bytes
+from tasks.files import atomic_path, code_version, content_key, read_json, sha256_bytes, write_json
 from tasks.params import ImagesParams, Params
+from tasks.paths import cache_dir
 from tasks.store import Pointer, Releases
 
 
-def champion_predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[str], task: str) -> pa.Table:
-    """The champion's calibrated probabilities for the samples of `challenger` (predictions_schema).
+def champion_evidence(
+    root: Path, bundle: Path, challenger: pa.Table, classes: list[str], params: Params
+) -> tuple[pa.Table, dict]:
+    """(predictions, metrics) of the champion in `bundle` on the samples of `challenger` (predictions_schema).
 
-    Uses the champion's own preprocessing spec; its class columns are put in the challenger's order, a class it
-    does not know gets probability 0. Kept by (bundle, samples), so judging again costs nothing.
+    Its own preprocessing spec is used; its class columns are put in the order of `classes`, a class it does not
+    know gets probability 0. Kept by (bundle, samples, corruptions), so judging again costs nothing.
     """
-    from serving.predictor import Predictor
+    from tasks import evaluate
     from tasks.bundle import digest
-    from tasks.paths import cache_dir
+
+    code = code_version("tasks.evaluate", "tasks.corruptions", "serving.predictor")
+    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), code]
+    file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"
+    metrics = file.with_suffix(".json")
+    if not metrics.is_file():  # written last
+        table = _predictions(root, bundle, challenger, classes, params.data.task)
+        with atomic_path(file) as temporary:
+            pq.write_table(table, temporary)
+        write_json(metrics, evaluate.champion_metrics(root, bundle, table, classes=classes, evaluate=params.evaluate))
+    return pq.read_table(file), read_json(metrics)
+
+
+def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[str], task: str) -> pa.Table:
+    from serving.predictor import Predictor
+    from tasks.evaluate import align
     from tasks.pixels import pixel_table
 
-    key = content_key(digest(bundle), challenger.column("id").to_pylist(), classes)
-    file = cache_dir("champion", root) / f"{key}.parquet"
-    if file.is_file():
-        return pq.read_table(file)
     predictor = Predictor(bundle)
-    spec = predictor.about["preprocess"]
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
-    position = {id_: row for row, id_ in enumerate(accepted.column("id").to_pylist())}
-    samples = accepted.take([position[id_] for id_ in challenger.column("id").to_pylist()])
-    pixels = pixel_table(root, samples, ImagesParams(**spec))
+    samples = accepted.take(pc.index_in(challenger["id"], accepted["id"].combine_chunks()))
+    pixels = pixel_table(root, samples, ImagesParams(**predictor.about["preprocess"]))
     probabilities, scores = [], []
     for _, block in pixels.batches(256):
         outputs = predictor.predict_pixels(block)
-        probabilities.append(outputs.probabilities)
+        probabilities.append(align(outputs.probabilities, predictor.classes, classes))
         scores.append(predictor.ood(outputs))
-    known = np.concatenate(probabilities)
-    aligned = np.zeros((len(known), len(classes)), np.float32)
-    for column, name in enumerate(predictor.classes):
-        if name in classes:
-            aligned[:, classes.index(name)] = known[:, column]
-    table = challenger.set_column(
-        challenger.schema.get_field_index("probabilities"), "probabilities", [list(aligned)]
-    ).set_column(challenger.schema.get_field_index("ood"), "ood", [np.concatenate(scores).astype(np.float32)])
-    table = table.cast(predictions_schema(task))
-    from tasks.files import atomic_path
-
-    with atomic_path(file) as temporary:
-        pq.write_table(table, temporary)
-    return table
+    columns = {name: challenger[name] for name in challenger.column_names}
+    columns["probabilities"] = pa.array(list(np.concatenate(probabilities)), pa.list_(pa.float32()))
+    columns["ood"] = pa.array(np.concatenate(scores), pa.float32())
+    return pa.table(columns, schema=predictions_schema(task))
 
 
 def hard_set_version(predictions: pa.Table) -> str | None:
@@ -61,24 +63,28 @@ def hard_set_version(predictions: pa.Table) -> str | None:
     return f"hard-{sha256_bytes(''.join(sorted(ids)).encode())[:12]}" if ids else None
 
 
-def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
-    """The gate's verdict on the bundle in `root` against `champion` (None: the first model)."""
-    from tasks.bundle import digest
-    from tasks.gate import judge
-    from tasks.paths import cache_dir
-
-    challenger = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
-    classes = read_json(root / "artifacts/validate/classes.json")
+def train_counts(root: Path, classes: list[str]) -> dict[str, int]:
+    """Training images per class, as cleaned."""
     cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["split", "label", "action"])
     trained = cleaned.filter(pc.and_(pc.equal(cleaned["split"], "train"), pc.not_equal(cleaned["action"], "drop")))
     labels = trained.column("label").combine_chunks()
     names = labels.flatten() if pa.types.is_list(labels.type) else labels
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(names).to_pylist()}
-    against = None
+    return {name: counts.get(name, 0) for name in classes}
+
+
+def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
+    """The gate's verdict on the bundle in `root` against `champion` (None: the first model)."""
+    from tasks.bundle import digest
+    from tasks.gate import judge
+
+    challenger = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    classes = read_json(root / "artifacts/validate/classes.json")
+    against, metrics = None, None
     if champion is not None:
         bundle = cache_dir("bundles", root) / champion.bundle
         releases.get_bundle(champion.bundle, bundle)  # re-hashes what is there, mends what is not
-        against = champion_predictions(root, bundle, challenger, classes, params.data.task)
+        against, metrics = champion_evidence(root, bundle, challenger, classes, params)
     return judge(
         challenger,
         against,
@@ -86,8 +92,9 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         task=params.data.task,
         metrics=read_json(root / "metrics/evaluate.json"),
         policy=params.gate,
-        train_counts={name: counts.get(name, 0) for name in classes},
+        train_counts=train_counts(root, classes),
         challenger_id=digest(root / "artifacts/bundle"),
         champion_version=champion.version if champion else None,
         hard_set=hard_set_version(challenger),
+        champion_metrics=metrics,
     )

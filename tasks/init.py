@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from tasks.errors import DataError, EvergreenError
 from tasks.fields import printable
 from tasks.files import write_json
-from tasks.fit import fit, look, slug
+from tasks.fit import fit, look
 from tasks.params import Params
 from tasks.records import Columns
 
@@ -110,11 +110,11 @@ def _readme(name: str, source: Path) -> str:
     return f"""\
 # {_one_line(name)}
 
-An image classifier kept true by Evergreen; model `{slug(name)}`, first data: `{_one_line(source.name)}`.
+An image classifier kept true by Evergreen. Its first data: `{_one_line(source.name)}`.
 
-    make setup                # .venv and the locked packages, once
-    evergreen ingest FOLDER   # take images and labels into data/
-    evergreen retrain         # check, clean, train, gate and release what is new
+    make setup && . .venv/bin/activate   # the locked packages, once
+    evergreen ingest FOLDER              # take images and labels into data/
+    evergreen retrain                    # check, clean, train, gate and release what is new
 
 `params.yaml` decides what happens; every key is explained in it.
 """
