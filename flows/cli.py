@@ -35,7 +35,8 @@ def init(
     from tasks.init import init_project
 
     template = Path(__file__).resolve().parent.parent
-    init_project(project, data, template)
+    for note in init_project(project, data, template):
+        typer.echo(note)
     typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
     typer.echo(f"  cd {project} && evergreen ingest {data.resolve()} && evergreen retrain")
 

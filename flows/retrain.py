@@ -6,8 +6,12 @@ Stages up to `bundle` are DVC's; gate and publish depend on the champion and are
 promoted, held, rejected, refused (bad data) or unchanged (the champion itself came out again).
 """
 
+import io
 import sys
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -19,6 +23,7 @@ from flows.judge import judge_run
 from flows.outcomes import EXIT_CODES, Ending
 from flows.publish import dvc_push, publish
 from flows.server import ui_url
+from flows.summary import summary
 from tasks.bundle import digest
 from tasks.contracts import GateVerdict
 from tasks.errors import BatchRefused, TableRefused
@@ -29,7 +34,8 @@ from tasks.store import Pointer, PointerMoved, Releases, open_store
 
 RACES = 10  # how often a run that lost the pointer's race gates again before it gives up
 
-console = Console(highlight=False, soft_wrap=True)
+# the real stdout: a step's own prints are caught while it runs
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 @flow(name="retrain", flow_run_name="{run_id}", persist_result=False, validate_parameters=False)
@@ -39,9 +45,9 @@ def retrain(run_id: str, reason: str, by: str):
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
     try:
-        _timed("data", lambda: steps.data_step(root) or "checked out")
+        _timed("data", lambda: steps.data_step(root) or "here")
         for name in STAGES:
-            _timed(name, lambda name=name: steps.stage_step(name, root), root)
+            _timed(name, partial(steps.stage_step, name, root), partial(summary, name, root))
         ending = _gate_and_publish(root, params, releases, run_id, reason, by)
     except BatchRefused as refused:
         releases.tombstone(refused.batch, why="; ".join(refused.reasons), by=f"run {run_id}")
@@ -55,19 +61,13 @@ def retrain(run_id: str, reason: str, by: str):
     return state(name=ending.outcome.capitalize(), message=ending.sentence)
 
 
-def _timed(name: str, step, root: Path | None = None):
+def _timed(name: str, step: Callable[[], str], about: Callable[[], str] = str) -> None:
     """Run one step and print its line: name, outcome, seconds, what it found."""
     start = time.monotonic()
-    with console.status(f"  {name}"):
+    with console.status(f"  {name}"), redirect_stdout(io.StringIO()):  # stages print for `dvc repro`; the line says it
         outcome = step()
-    figures = _summary(name, root) if root else ""
-    console.print(f"  [bold]{name:<15}[/] {outcome or '':<10} {time.monotonic() - start:6.1f} s   [dim]{figures}[/]")
-    return outcome
-
-
-def _summary(name: str, root: Path) -> str:
-    """The stage's own one-line summary: metrics/<name>.json's "summary"."""
-    return str(read_json(root / "metrics" / f"{name}.json").get("summary", ""))
+        found = about()
+    console.print(f"  [bold]{name:<15}[/]{outcome:<10}{time.monotonic() - start:7.1f} s   [dim]{found}[/]")
 
 
 def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: str, reason: str, by: str) -> Ending:

@@ -110,7 +110,8 @@ def test_killed_in_training_then_started_again_resumes_and_releases(project, tmp
     done = evergreen(project, "retrain", "--reason", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "promoted" in done.stdout
-    lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("  ")}
+    words = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
+    lines = {line[0]: line[1] for line in words if len(line) > 2}
     assert lines["inspect"] == lines["validate"] == lines["embed"] == lines["clean"] == "restored"
     assert lines["train_backbone"] == "ran"
     assert releases(project).live().version == "v0.1.0"
