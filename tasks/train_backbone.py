@@ -132,7 +132,7 @@ def write_outputs(root: Path, model, about: dict, history: list[dict], counts: d
         "best_epoch": best["epoch"],
         "best_phase": best["phase"],
         "epochs": len(history),
-        "score": "balanced_accuracy" if about["task"] == "multiclass" else "mean_average_precision",
+        "score": "balanced_accuracy_without_prior" if about["task"] == "multiclass" else "mean_average_precision",
         "calibration_score": best["calibration_score"],
         "calibration_loss": best["calibration_loss"],
         "train_loss": best["train_loss"],

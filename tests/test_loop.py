@@ -200,9 +200,9 @@ def test_a_sabotaged_batch_stops_before_training_and_is_tombstoned(project, tmp_
     assert releases(project).live() == live
 
 
-@pytest.mark.parametrize("step", ["uploaded", "registered", "promoted"])
-def test_killed_while_publishing_then_started_again_publishes_exactly_once(project, tmp_path, step):
-    batch = write_subset("batch-2.parquet", tmp_path / "more.parquet", {"uploaded": 4, "registered": 8, "promoted": 12}[step])
+@pytest.mark.parametrize(("step", "rows"), [("uploaded", 4), ("registered", 8), ("promoted", 12)])
+def test_killed_while_publishing_then_started_again_publishes_exactly_once(project, tmp_path, step, rows):
+    batch = write_subset("batch-2.parquet", tmp_path / "more.parquet", rows)
     assert evergreen(project, "ingest", str(batch)).returncode == 0
     before = releases(project).live()
     killed = evergreen(project, "retrain", failpoint=f"publish.{step}")

@@ -192,9 +192,22 @@ def test_it_learns_and_returns_the_state_of_its_best_epoch():
     assert chosen["calibration_score"] > 0.6
     other = small()
     other.load_state_dict(best)
-    again = trainer.judge(other, examples(seed=1).pixels, examples(seed=1).targets, setting(SCRATCH), 0)
+    phase = phases.plan(SCRATCH)[0]
+    again = trainer.judge(other, examples(seed=1), setting(SCRATCH), phase, 0, np.full(3, 12))
     assert again["calibration_score"] == chosen["calibration_score"]
     assert again["calibration_loss"] == pytest.approx(chosen["calibration_loss"], rel=1e-4)
+
+
+def test_an_epochs_score_looks_through_the_bias_to_common_classes():
+    targets = np.repeat([0, 1], 50)
+    counts = np.array([900, 9])
+    rng = np.random.default_rng(0)
+    logits = np.eye(2)[targets] * 2 + rng.normal(size=(100, 2)) * 0.5
+    assert trainer.score(targets, logits, counts) > 0.9
+    biased = logits + np.log(counts / counts.sum())
+    assert (biased.argmax(axis=1) == 0).mean() > 0.8
+    assert trainer.score(targets, biased, counts) > 0.9
+    assert np.isfinite(trainer.score(targets, logits, np.array([900, 0])))
 
 
 def test_several_labels_an_image_train_too():
