@@ -17,6 +17,12 @@ from tests.photos import cutouts, encode
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _with_a_gpu(monkeypatch):
+    """Sizes are asserted as on a machine with one, whatever runs these tests."""
+    monkeypatch.setattr("tasks.fit.accelerated", lambda: True)
+
+
 def photos(root: Path, classes: dict[str, int], side: int = 200, grey: bool = False) -> Path:
     """Class folders with so many images each."""
     parts = cutouts(10)
@@ -53,6 +59,13 @@ def test_the_text_says_what_was_seen_and_describes_every_key(tmp_path):
     values = yaml.safe_load(text)
     for name, section in parse_params(values).model_dump(by_alias=True).items():
         assert set(values[name]) == set(section)
+
+
+def test_without_a_gpu_the_size_stays_trainable(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.fit.accelerated", lambda: False)
+    source = photos(tmp_path / "s", {"a": 3}, 300)
+    assert fitted(source).images.size == 128
+    assert "no GPU here" in fit_params(source)
 
 
 @pytest.mark.parametrize(("side", "size"), [(28, 64), (80, 64), (100, 96), (150, 128), (300, 224)])
