@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from flows import workspace
-from flows.server import ensure_server, environment
+from flows.server import ensure_server, environment, mark_crashed
 from tasks.files import read_json
 from tasks.params import load_params
 from tasks.paths import main_checkout
@@ -37,9 +37,10 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         version = f" {ended['version']}" if ended.get("version") else ""
         say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
         return 0
-    workspace.reconcile(root)
+    died = workspace.reconcile(root)
     _reconcile_releases(root, say)
     url = ensure_server(root, say)
+    mark_crashed(url, died)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
     say(f"run {run_id}: {reason}")

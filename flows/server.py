@@ -136,7 +136,17 @@ def ui_url(api: str, run_id: str = "") -> str:
     return f"{base}/runs/flow-run/{run_id}" if run_id else base
 
 
-def post_json(url: str, body: dict) -> object:
+def mark_crashed(api: str, run_ids: list[str]) -> None:
+    """Tell Prefect that the flow runs of these names died: a killed process cannot say so itself."""
+    if not run_ids:
+        return
+    running = {"name": {"any_": run_ids}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
+    state = {"type": "CRASHED", "message": "its process died; the next run continues from its finished stages"}
+    for run in _post(f"{api}/flow_runs/filter", {"flow_runs": running}):
+        _post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+
+
+def _post(url: str, body: dict) -> list | dict:
     """POST to the server's REST API without importing Prefect (its client costs two seconds)."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as reply:

@@ -99,18 +99,22 @@ def _dvc_config(main: Path, tree: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def reconcile(root: Path) -> None:
-    """Remove what dead runs left: their worktrees, and all but the newest finished workspaces."""
+def reconcile(root: Path) -> list[str]:
+    """Remove what dead runs left: their worktrees, and all but the newest finished workspaces.
+
+    Returns the ids of runs that died before they ended.
+    """
     main = main_checkout(root)
     runs = state_dir(root) / "runs"
     if not runs.is_dir():
-        return
+        return []
     dead = [folder for folder in sorted(runs.iterdir(), reverse=True) if not _alive(folder)]
     unfinished = [folder for folder in dead if not (folder / "ended.json").is_file()]
     finished = [folder for folder in dead if (folder / "ended.json").is_file()]
     for folder in unfinished + finished[KEEP:]:
         shutil.rmtree(folder, ignore_errors=True)
     git(main, "worktree", "prune")
+    return [folder.name for folder in unfinished]
 
 
 def _alive(folder: Path) -> bool:

@@ -36,6 +36,7 @@ from tasks.phases import (
     over,
     parameter_groups,
     plan,
+    rate,
     rate_factor,
     set_mode,
 )
@@ -78,7 +79,7 @@ def fit(
     """Train `model` in place; returns (state of the best epoch, history).
 
     `file` is the checkpoint to continue from and to keep; None: none is kept. History has a row an epoch: epoch
-    (from 1), phase, learning_rate (of the classifier, at its end), train_loss, calibration_loss, calibration_score.
+    (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score.
     Raises EvergreenError when a loss is not finite or the memory of the device does not suffice.
     """
     params, ranks = how.params, how.ranks
@@ -156,12 +157,13 @@ def train_epoch(
     torch.manual_seed(seed)  # dropout inside the network
     set_mode(network, moving_statistics(params))
     shares = [batch[ranks.rank :: ranks.world] for batch in order]
-    factors = [rate_factor(phase, done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
+    steps = [(done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
+    rates = [rate(phase, params) * rate_factor(phase, *step) for step in steps]
     losses = torch.zeros(len(order), device=ranks.device)
     try:
         for step, batch in enumerate(prefetch(shares, inputs)):
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * factors[step]
+                group["lr"] = rates[step]
             x = to_input(batch, how)
             if x.ndim == 4:
                 x = augment(x, params.augment, generator).contiguous(memory_format=torch.channels_last)
@@ -183,11 +185,11 @@ def train_epoch(
         step = int(np.flatnonzero(~np.isfinite(losses))[0])
         raise EvergreenError(
             f"the training loss is {losses[step]:g} in epoch {epoch} (phase {phase.name}), batch {step + 1} of "
-            f"{len(order)}, at learning rate {params.learning_rate * factors[step]:g}: lower "
+            f"{len(order)}, at learning rate {rates[step]:g}: lower "
             f"train_backbone.learning_rate (now {params.learning_rate:g}) or set train_backbone.precision: float32"
         )
     mean = float(np.average(losses, weights=[len(batch) for batch in order]))
-    return {"learning_rate": params.learning_rate * factors[-1], "train_loss": mean}
+    return {"learning_rate": rates[-1], "train_loss": mean}
 
 
 def batch_order(rows: int, params: TrainBackboneParams, epoch: int) -> list[np.ndarray]:

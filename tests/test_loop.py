@@ -232,7 +232,8 @@ def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
             return json.load(reply)
 
     endings = {run["state_name"] for run in ask("flow_runs", {})}
-    assert {"Promoted", "Refused", "Unchanged"} <= endings
+    assert {"Promoted", "Refused", "Unchanged", "Crashed"} <= endings
+    assert "Running" not in endings, "a killed run must not look alive for ever"
     keys = {artifact["key"] for artifact in ask("artifacts", {})}
     assert {"inspect", "validate", "clean", "evaluate", "evaluate-plots", "verdict"} <= keys
     plots = next(artifact for artifact in ask("artifacts", {}) if artifact["key"] == "evaluate-plots")

@@ -83,7 +83,7 @@ def test_reconcile_removes_dead_workspaces_and_keeps_living_and_newest_finished(
     os.close(lock)
     living, lock = workspace.create(toy, "run-living", {})
     held.append(lock)
-    workspace.reconcile(toy)
+    assert workspace.reconcile(toy) == ["run-dead"]
     left = sorted(folder.name for folder in (toy / ".evergreen" / "runs").iterdir())
     assert left == ["run-2", "run-3", "run-4", "run-living"]
     assert list(workspace.alive_runs(toy)) == ["run-living"]
