@@ -115,7 +115,7 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> 
     staged = data / ".incoming.parquet"
     with (
         atomic_path(staged) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=_DICTIONARY) as writer,
+        pq.ParquetWriter(temporary, schema, compression=_compression(task), use_dictionary=_DICTIONARY) as writer,
     ):
         for part in [parts] if isinstance(parts, pa.Table) else parts:
             writer.write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
@@ -127,6 +127,15 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> 
 
 
 _DICTIONARY = ["label", "source", "origin", "batch", "split"]
+
+
+def _compression(task: str) -> dict[str, str]:
+    """zstd, but for encoded images: they are compressed already, and Snappy finds that out in a third of the time."""
+    nested = {"image": ["image.bytes", "image.path"], "slice": ["slice.list.element.name", "slice.list.element.value"]}
+    if task == "multilabel":
+        nested["label"] = ["label.list.element"]
+    leaves = [leaf for name in sample_schema(task).names for leaf in nested.get(name, [name])]
+    return dict.fromkeys(leaves, "zstd") | {"image.bytes": "snappy"}
 
 
 def _hugging_face(task: str) -> dict:
