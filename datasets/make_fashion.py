@@ -63,7 +63,7 @@ CONFUSABLE = {  # given label -> true classes an annotator mistakes for it
 }
 HEAD, IMBALANCE, NOISE = 1000, 50.0, 0.08
 CALIBRATION, TEST, HARD = 50, 150, 18  # images a class
-BATCH, SABOTAGED, WINDOW = 1100, 250, 250  # images a file
+BATCH, SABOTAGED, WINDOW = 1700, 250, 250  # images a file
 CAMPAIGN = 0.65  # share of batch-2 drawn evenly over classes (rare ones wanted); the rest is drawn as base is
 FLIPPED, FLIPPED_TO = "Sneaker", "Bag"  # neighbours in CLASSES: an index off by one
 MIN_DIFFERENCE = 6.0  # mean absolute difference (of 255) of any two images' 14 x 14 means: no near-duplicates

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.rule import Rule
 
 from flows.git import git, identity
@@ -86,19 +85,23 @@ def main(target: Path) -> None:
 
 
 def show_where_to_look(project: Path, seconds: float) -> None:
-    runs = sorted((state_dir(project) / "runs").iterdir())
-    tree = runs[-1] / "tree"
+    """Where everything the demo made can be seen; plain lines, so that paths stay whole and clickable."""
+    tree = sorted((state_dir(project) / "runs").iterdir())[-1] / "tree"
+    refused = next((state_dir(project) / "validation").glob("b-*.html"))
     server = running(project)
-    lines = [
-        f"[bold]Prefect[/]          {server['ui']}/runs   (runs, tables, plots, verdicts)" if server else "",
-        f"[bold]refused batch[/]    {next((state_dir(project) / 'validation').glob('b-*.html'), '')}",
-        f"[bold]validation[/]       {tree}/artifacts/validate/index.html",
-        f"[bold]plots[/]            {tree}/artifacts/evaluate/plots/",
-        f"[bold]model card[/]       {tree}/artifacts/bundle/card.md",
-        f"[bold]releases[/]         cd {project} && git log releases --first-parent && gto show",
-        f"[bold]stop the server[/]  cd {project} && evergreen down",
-    ]
-    console.print(Panel("\n".join(filter(None, lines)), title=f"the loop ran in {seconds / 60:.1f} minutes; look at"))
+    console.print(Rule(f"the loop ran in {seconds / 60:.1f} minutes; look at"))
+    places = {
+        "Prefect: runs, tables, plots, verdicts": f"{server['ui']}/runs" if server else "stopped",
+        "why the batch was refused, with its images": refused,
+        "the validation of the data in use": tree / "artifacts/validate/index.html",
+        "reliability, confusion, worst mistakes": tree / "artifacts/evaluate/plots",
+        "the live model's card": tree / "artifacts/bundle/card.md",
+        "labels for a person to look at": tree / "artifacts/clean/queue.csv",
+        "every release": f"cd {project} && git log releases --first-parent",
+        "stop the server": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
+    }
+    for what, where in places.items():
+        console.print(f"  [bold]{what:<44}[/]{where}", soft_wrap=True)
 
 
 if __name__ == "__main__":
