@@ -3,8 +3,8 @@
     python -m benchmarks.label_noise [--cifar10n FILE] [--quick]
 
 On datasets/fashion's training rows, whose injected errors truth.parquet tells, and on redraws of those errors. With
---cifar10n also on three times 10,000 images of CIFAR-10 with people's labels: FILE is a Parquet with the columns image {bytes},
-clean_label, aggre (9 % wrong) and worse (40 % wrong). All peers see the same frozen backbone's features:
+--cifar10n also on three times 10,000 images of CIFAR-10 with people's labels: FILE is a Parquet with the columns
+image {bytes}, clean_label, aggre (9 % wrong) and worse (40 % wrong). All see the same frozen backbone's features:
 
 - clean: tasks.clean.judge_training as the stage calls it
 - cleanlab, probe: find_label_issues() on the out-of-fold probabilities of clean's probe on the labels as given
