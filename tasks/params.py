@@ -122,8 +122,8 @@ class UnfreezePhases(Section):
     """Epochs of staged unfreezing: frozen backbone, last blocks at 10x lower rate, everything with cosine."""
 
     frozen: Count = 5
-    last: Count = 10
-    all: Count = 10
+    last: Count = 1
+    all: Count = 4
 
 
 class TrainBackboneParams(Section):
@@ -134,7 +134,9 @@ class TrainBackboneParams(Section):
     epochs: UnfreezePhases = UnfreezePhases()
     last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
     batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="of the new classifier; backbone: a tenth")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a tenth"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     label_smoothing: Share = 0.0
     batch_norm: Literal["frozen", "train"] = Field(

@@ -33,20 +33,20 @@ from tasks.targets import class_counts, encode
 
 FOLDER = Path("artifacts/train_head")
 PREFERENCE = {"multiclass": ("crt", "logit_adjust", "tau_norm", "stage1"), "multilabel": ("crt", "stage1")}
-TAUS = (0.25, 0.5, 0.75, 1.0)
+L2S = (0.1, 0.03, 0.01)  # of crt, on standardised features: the best differs with the backbone's training
+TAUS = (0.25, 0.5, 0.75, 1.0)  # of tau_norm
 FOLDS = 5
 RESAMPLES = 200
-L2 = 0.01  # of the retrained classifier, on standardised features
 ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Head:
-    """logits = features @ weight.T + bias; weight (K, D), bias (K,), float32. `tau` says how it was made, if so."""
+    """logits = features @ weight.T + bias; weight (K, D), bias (K,), float32. `setting` is its method's L2 or tau."""
 
     weight: np.ndarray
     bias: np.ndarray
-    tau: float | None = None
+    setting: float | None = None
 
     def logits(self, x: ShardTable | np.ndarray) -> np.ndarray:
         """(N, K) of features (N, D), some thousand rows at a time."""
@@ -57,7 +57,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method's head, and what choosing among methods needs: logits (N, K) of samples that did not set its tau."""
+    """A method's head, and what a choice among methods needs: logits (N, K), each of a sample that did not choose the
+    head's setting."""
 
     head: Head
     logits: np.ndarray
@@ -76,7 +77,7 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
     y = {split: encode(rows[split]["label"], classes, task) for split in x}
     stage1 = stage1_head(root)
     makers: dict[str, Callable[[], list[Head]]] = {
-        "crt": lambda: [retrained(x["train"], y["train"], len(classes), train_head.epochs)],
+        "crt": lambda: [retrained(x["train"], y["train"], len(classes), train_head.epochs, l2) for l2 in L2S],
         "logit_adjust": lambda: [logit_adjusted(stage1, class_counts(y["train"], len(classes)))],
         "tau_norm": lambda: [tau_normalised(stage1, tau) for tau in TAUS],
         "stage1": lambda: [stage1],
@@ -98,15 +99,15 @@ def stage1_head(root: Path) -> Head:
     return Head(last.weight.detach().numpy(), bias)
 
 
-def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int) -> Head:
+def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int, l2: float) -> Head:
     """crt: a new classifier of `x` (N, D) on `y` in which every class weighs the same.
 
     For multi-label `y` a sample weighs as much as its rarest label, and as the commonest where it has none.
     """
     share = 1 / np.maximum(class_counts(y, classes), 1)
     weight = share[y] if y.ndim == 1 else np.maximum((y * share).max(axis=1), share.min())
-    fitted = probe.fit(x, y, classes, sample_weight=weight, l2=L2, iterations=iterations)
-    return Head(fitted.weight, fitted.bias)
+    fitted = probe.fit(x, y, classes, sample_weight=weight, l2=l2, iterations=iterations)
+    return Head(fitted.weight, fitted.bias, l2)
 
 
 def logit_adjusted(stage1: Head, counts: np.ndarray) -> Head:
@@ -126,10 +127,10 @@ def tau_normalised(stage1: Head, tau: float) -> Head:
 
 
 def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed: int) -> Candidate:
-    """The best of a method's `heads` (one for each tau) on calibration samples `x` (N, D), `y`.
+    """The best of a method's `heads` (one for each setting) on calibration samples `x` (N, D), `y`.
 
     Its logits, and so its score, are cross-fitted: each fold's are of the head that is best on the other folds.
-    A tau that merely fits a rare class's one or two images gains nothing by it.
+    A setting that merely fits a rare class's one or two images gains nothing by it.
     """
     logits = [head.logits(x) for head in heads]
     fold = folds(y, seed)
@@ -142,7 +143,7 @@ def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed
 
 
 def _best(logits: list[np.ndarray], y: np.ndarray, rows: np.ndarray) -> int:
-    """Number of the logits with the best score on `rows`; the first of equals (the least change of stage 1)."""
+    """Number of the logits with the best score on `rows`; the first of equals."""
     if not y[rows].size:
         return 0
     return int(np.argmax([score(y[rows], one[rows]) for one in logits]))
@@ -202,8 +203,10 @@ def write(root: Path, found: dict[str, Candidate], method: str, metric: str) -> 
     with atomic_path(root / FOLDER / "head.safetensors") as temporary:
         save_file({"weight": head.weight.astype(np.float32), "bias": head.bias.astype(np.float32)}, temporary)
     scores = {name: one.score for name, one in found.items()}
-    taus = {name: one.head.tau for name, one in found.items() if one.head.tau is not None}
-    write_json(root / FOLDER / "head.json", {"method": method, "metric": metric, "scores": scores, "tau": taus})
+    settings = {name: one.head.setting for name, one in found.items() if one.head.setting is not None}
+    write_json(
+        root / FOLDER / "head.json", {"method": method, "metric": metric, "scores": scores, "settings": settings}
+    )
     write_json(
         root / "metrics" / "train_head.json", {"score": scores[method], **{f"score_{k}": v for k, v in scores.items()}}
     )

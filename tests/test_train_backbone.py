@@ -330,6 +330,13 @@ def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
     assert np.isfinite(features[:]).all()
 
 
+def test_a_multi_label_project_trains_too(tmp_path):
+    root = project(tmp_path, "multilabel")
+    run(root, SCRATCH.model_copy(update={"epochs": UnfreezePhases(frozen=0, last=0, all=1)}))
+    assert network.load(root)[1]["task"] == "multilabel"
+    assert read_json(root / "metrics/train_backbone.json")["score"] == "mean_average_precision"
+
+
 def test_the_outputs_are_the_same_each_time(root):
     first = run(root, SCRATCH)
     files = [
@@ -371,7 +378,10 @@ def test_two_processes_train_the_same_network_as_one(root):
     assert done.stderr.count("epoch   4") == 1  # one of them reports
     assert checkpoints(root) == []
     together = load_file(root / network.FOLDER / "weights.safetensors")
+    history = np.loadtxt(root / network.FOLDER / "history.csv", delimiter=",", skiprows=1, usecols=(2, 3, 4))
     alone = run(root, params)
+    expected = np.loadtxt(root / network.FOLDER / "history.csv", delimiter=",", skiprows=1, usecols=(2, 3, 4))
+    np.testing.assert_allclose(history, expected, rtol=1e-3)
     difference = max(np.abs(together[name] - alone[name]).max() for name in alone)
     halves = run(root, params.model_copy(update={"batch_size": 9}))  # what sharing out wrongly would look like
     other = max(np.abs(halves[name] - alone[name]).max() for name in alone)

@@ -45,7 +45,7 @@ def test_each_method_helps_the_rare_class_of_a_long_tail():
     assert before[0] > before[2] + 0.2  # the tail suffers
     counts = np.bincount(y)
     better = {
-        "crt": train_head.retrained(x, y, 3, 100),
+        "crt": train_head.retrained(x, y, 3, 100, 0.01),
         "logit_adjust": train_head.logit_adjusted(stage1, counts),
         "tau_norm": train_head.tau_normalised(stage1, 0.5),
     }
@@ -57,9 +57,9 @@ def test_each_method_helps_the_rare_class_of_a_long_tail():
 
 def test_crt_weighs_every_class_the_same_however_often_it_is_there():
     x, y = long_tailed((200, 20, 10), seed=0)
-    once = train_head.retrained(x, y, 3, 100)
+    once = train_head.retrained(x, y, 3, 100, 0.01)
     again = np.concatenate([np.arange(len(y)), np.flatnonzero(y == 0), np.flatnonzero(y == 0)])
-    tripled = train_head.retrained(x[again], y[again], 3, 100)
+    tripled = train_head.retrained(x[again], y[again], 3, 100, 0.01)
     held = long_tailed((50, 50, 50), seed=1)[0]
     agreement = (once.logits(held).argmax(axis=1) == tripled.logits(held).argmax(axis=1)).mean()
     assert agreement > 0.97  # standardisation sees the copies, the loss does not
@@ -86,7 +86,7 @@ def test_multi_label_crt_weighs_rare_labels_up():
     y = np.zeros((400, 2), np.float32)
     y[:200, 0], y[395:, 1] = 1, 1  # a common label, a rare one, and samples of neither
     x = np.concatenate([y * 1.5, np.zeros((400, 2))], axis=1) + rng.normal(size=(400, 4))
-    balanced = train_head.retrained(x, y, 2, 100)
+    balanced = train_head.retrained(x, y, 2, 100, 0.01)
     from tasks import probe
 
     natural = probe.fit(x, y, 2)
@@ -150,7 +150,7 @@ def test_multi_label_errors_come_from_paired_resamples():
     assert 0 < error < train_head.score(y, good) - train_head.score(y, poor)
 
 
-def test_a_candidates_tau_is_judged_on_samples_that_did_not_choose_it():
+def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
     """Of many heads that answer at random one scores well by luck; cross-fitting takes the luck away."""
     luck, judged = [], []
     y = np.repeat([0, 1, 2], 10)
@@ -158,7 +158,7 @@ def test_a_candidates_tau_is_judged_on_samples_that_did_not_choose_it():
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(30, 20)).astype(np.float32)
         weights = rng.normal(size=(100, 3, 20)).astype(np.float32)
-        heads = [Head(weight, np.zeros(3, np.float32), tau) for tau, weight in enumerate(weights)]
+        heads = [Head(weight, np.zeros(3, np.float32), number) for number, weight in enumerate(weights)]
         found = train_head.candidate(heads, x, y, seed=0)
         luck.append(train_head.score(y, found.head.logits(x)))
         judged.append(found.score)
@@ -189,7 +189,8 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
     assert set(about["scores"]) == {"crt", "logit_adjust", "tau_norm", "stage1"}
     assert about["method"] in about["scores"]
     assert about["metric"] == "balanced_accuracy"
-    assert about["tau"]["tau_norm"] in train_head.TAUS
+    assert about["settings"]["tau_norm"] in train_head.TAUS
+    assert about["settings"]["crt"] in train_head.L2S
     assert head["weight"].shape[0] == head["bias"].shape[0] == 3
     assert {value.dtype for value in head.values()} == {np.dtype(np.float32)}
     # the network is untrained: a classifier that is trained anew must beat its random one by far
