@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # joblib is imported when the first child is needed
 
 R = TypeVar("R")
 
-CHUNK_ITEMS, CHUNK_BYTES = 64, 1 << 19  # one message to a child: amortises its cost, bounds what is in flight
+CHUNK_ITEMS, CHUNK_BYTES = 64, 2 << 20  # one message to a child: amortises its cost, bounds what is in flight
 IDLE_SECONDS = 30  # children wait this long for more work before they go
 ITEM_SECONDS = 60.0  # CPU time; the largest allowed image decodes in a few
 CHILD_ENVIRONMENT = {

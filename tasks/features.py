@@ -5,7 +5,7 @@ beside it <shard>.sha256, the digest of that file. The folder's name covers the 
 section and the code between bytes and network. A new batch costs its own shards; nothing else is touched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from tasks.files import atomic_path, code_version, content_key, sha256_file
 from tasks.gather import ShardTable
 from tasks.params import ImagesParams
 from tasks.paths import cache_dir
-from tasks.pixels import shard_pixels
+from tasks.pixels import npy_header, pixel_batches, shard_pixels
 from tasks.progress import track
 
 Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B, D)
@@ -42,7 +42,9 @@ def feature_table(
         network = build()
         for number, shard in enumerate(missing, 1):
             what = f"features, shard {number} of {len(missing)}"
-            _compute(feature_file(folder, shard), shard_pixels(root, shard, images), network, batch_size, what)
+            rows = len(shard_pixels(root, shard, images))
+            batches = track(pixel_batches(root, shard, images, batch_size), what, -(-rows // batch_size))
+            _compute(feature_file(folder, shard), rows, batches, network)
             maps[shard] = _open(feature_file(folder, shard))
     return ShardTable(samples, maps.__getitem__)
 
@@ -67,17 +69,14 @@ def _open(file: Path) -> np.ndarray | None:
         return None
 
 
-def _compute(file: Path, pixels: np.ndarray, network: Network, batch_size: int, what: str) -> None:
+def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
     file.with_suffix(".sha256").unlink(missing_ok=True)
-    with atomic_path(file) as temporary:
-        out = None
-        for start in track(range(0, len(pixels), batch_size), what):
-            part = slice(start, min(start + batch_size, len(pixels)))
-            values = _half(network(np.array(pixels[part])))
-            if out is None:
-                out = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(pixels), values.shape[1]))
-            out[part] = values
-        out.flush()
+    with atomic_path(file) as temporary, open(temporary, "wb") as out:
+        for part, pixels in batches:
+            values = _half(network(pixels))
+            if part.start == 0:
+                npy_header(out, np.float16, (rows, values.shape[1]))
+            out.write(np.ascontiguousarray(values).data)
     _write_digest(file)
 
 

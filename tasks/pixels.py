@@ -7,6 +7,7 @@ cannot be decoded are grey. `key` covers the images section and the decoding cod
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -31,21 +32,39 @@ def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1
     return np.load(file, mmap_mode="r")
 
 
+def pixel_batches(
+    root: Path, shard: str, images: ImagesParams, size: int, workers: int = -1
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """(slice, copy of those rows) of `shard_pixels` in order, `size` rows at a time.
+
+    Each comes from a map of its own: one map's pages would add up to the whole file in memory.
+    """
+    rows = len(shard_pixels(root, shard, images, workers))
+    for chunk in _chunks(rows, size):
+        part = slice(chunk.start, chunk.stop)
+        yield part, np.array(shard_pixels(root, shard, images, workers)[part])
+
+
 def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
     rows = pq.ParquetFile(shard).metadata.num_rows
     small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
-    with atomic_path(file) as temporary:
-        out = np.lib.format.open_memmap(temporary, "w+", np.uint8, (rows, images.size, images.size, 3))
+    with atomic_path(file) as temporary, open(temporary, "wb") as out:  # a map's pages would stay in memory
+        npy_header(out, np.uint8, (rows, images.size, images.size, 3))
         chunks = track(list(_chunks(rows)), f"decoding {shard.name[:8]}")
         if small:
             for chunk in chunks:
-                out[chunk.start : chunk.stop] = _decode_rows(shard, chunk, images)
+                out.write(_decode_rows(shard, chunk, images).data)
         else:
             pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
             jobs = (delayed(_decode_rows)(shard, chunk, images) for chunk in _chunks(rows))
-            for chunk, block in zip(chunks, pool(jobs), strict=True):
-                out[chunk.start : chunk.stop] = block
-        out.flush()
+            for _, block in zip(chunks, pool(jobs), strict=True):
+                out.write(block.data)
+
+
+def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    """Begin a .npy file of an array whose rows are then written one after the other."""
+    about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
 
 
 def _chunks(rows: int, step: int = 256) -> Iterator[range]:

@@ -1,0 +1,103 @@
+"""Fresh processes for the benchmarks, and what they and their children took: seconds, CPU seconds, memory."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import EvergreenError
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process and all its descendants took. Memory is in bytes, at its peak."""
+
+    wall: float  # seconds from start to end, the interpreter's start included
+    cpu: float  # seconds, user and system
+    largest: int  # resident memory of the largest process
+    tree: int  # sampled sum over processes, pages they share counted once; 0 unless sampled
+    tree_private: int  # of that, what is not backed by a file: the kernel cannot take it back; 0 unless sampled
+    output: str  # what it printed
+
+
+def python(code: str, *arguments: object, sample: bool = False) -> Usage:
+    """Run `code` with `arguments` as sys.argv[1:] in a Python process of its own that imports this checkout.
+
+    `sample`: look at the memory of its process tree every SAMPLE_SECONDS (Linux). Raises EvergreenError if it fails.
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env.pop("EVERGREEN_STATE", None)
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every library anew is no cost of ours
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=env, stdout=out, stderr=err
+        )
+        watch = _Watch(child.pid) if sample else None
+        _, status, used = os.wait4(child.pid, 0)  # its waited-for descendants' usage too
+        wall = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        peak = watch.end() if watch else (0, 0)
+        out.seek(0)
+        err.seek(0)
+        printed, said = out.read(), err.read()
+    if child.returncode:
+        raise EvergreenError(f"a measured process ended with {child.returncode}:\n{printed}{said}")
+    return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, *peak, printed)
+
+
+class _Watch:
+    """Samples the memory of a process tree until `end`."""
+
+    def __init__(self, pid: int):
+        self.pid, self.peak, self.peak_private = pid, 0, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(SAMPLE_SECONDS):
+            found = [_proportional(pid) for pid in tree(self.pid)]
+            self.peak = max(self.peak, sum(whole for whole, _ in found))
+            self.peak_private = max(self.peak_private, sum(private for _, private in found))
+
+    def end(self) -> tuple[int, int]:
+        self._over.set()
+        self._thread.join()
+        return self.peak, self.peak_private
+
+
+def tree(pid: int) -> Iterator[int]:
+    """`pid` and its descendants, as far as they are still there."""
+    children = defaultdict(list)
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            children[int(stat.rpartition(")")[2].split()[1])].append(int(entry))
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        yield one
+        todo += children[one]
+
+
+def _proportional(pid: int) -> tuple[int, int]:
+    """Resident bytes of a process, shared pages by their share: all, and those not backed by a file."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:  # it has just ended
+        return 0, 0
+    value = {name: int(rest.split()[0]) * 1024 for name, rest in (line.split(":", 1) for line in lines)}
+    return value["Pss"], value["Pss_Anon"] + value["Pss_Shmem"]
