@@ -19,7 +19,8 @@ def open_repo(root: Path):
     """The DVC repository at `root`; open it once per run, it costs half a second."""
     from dvc.repo import Repo
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # what matters is raised
+    for name in ("dvc", "dvc_data", "dvc_objects"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what matters is raised
     return Repo(str(root))
 
 
