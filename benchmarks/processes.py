@@ -46,20 +46,20 @@ def python(code: str, *arguments: object, sample: bool = False) -> Usage:
         _, status, used = os.wait4(child.pid, 0)  # its waited-for descendants' usage too
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
-        peak = watch.end() if watch else (0, 0)
+        peak = watch.end() if watch else (0, 0, 0)
         out.seek(0)
         err.seek(0)
         printed, said = out.read(), err.read()
     if child.returncode:
         raise EvergreenError(f"a measured process ended with {child.returncode}:\n{printed}{said}")
-    return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, *peak, printed)
+    return Usage(wall, used.ru_utime + used.ru_stime, *peak, printed)
 
 
 class _Watch:
     """Samples the memory of a process tree until `end`."""
 
     def __init__(self, pid: int):
-        self.pid, self.peak, self.peak_private = pid, 0, 0
+        self.pid, self.largest, self.peak, self.peak_private = pid, 0, 0, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -67,13 +67,15 @@ class _Watch:
     def _run(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
             found = [_proportional(pid) for pid in tree(self.pid)]
+            # not getrusage's maxrss: a child inherits that of the process it was forked from
+            self.largest = max([self.largest, *(whole for whole, _ in found)])
             self.peak = max(self.peak, sum(whole for whole, _ in found))
             self.peak_private = max(self.peak_private, sum(private for _, private in found))
 
-    def end(self) -> tuple[int, int]:
+    def end(self) -> tuple[int, int, int]:
         self._over.set()
         self._thread.join()
-        return self.peak, self.peak_private
+        return self.largest, self.peak, self.peak_private
 
 
 def tree(pid: int) -> Iterator[int]:
