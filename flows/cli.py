@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows import cli_production, cli_versions
 from tasks.errors import EvergreenError
 from tasks.paths import project_root, state_dir
 
@@ -144,6 +145,10 @@ def tombstone(
     else:
         releases.tombstone(batch, why=why, by=getpass.getuser())
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
+
+
+for command in (*cli_versions.COMMANDS, *cli_production.COMMANDS):
+    app.command()(command)
 
 
 if __name__ == "__main__":

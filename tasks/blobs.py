@@ -1,8 +1,9 @@
 """Named blobs that cannot be half written, and their implementation in a local folder.
 
-Five primitives are all that a place must offer to hold releases (`tasks.store` builds everything else on them):
-`open`, `read`, `create`, `swap`, `list`, and `sweep` for what killed writers left. A key is a relative path of
-letters, digits, `.`, `_` and `-`; content is bytes or a file to copy; a token names one content of one key.
+Seven primitives are all that a place must offer to hold releases and logs (`tasks.store` and `monitoring.log` build
+everything else on them): `open`, `read`, `create`, `swap`, `list`, `remove`, and `sweep` for what killed writers left.
+A key is a relative path of letters, digits, `.`, `_` and `-`; content is bytes or a file to copy; a token names one
+content of one key.
 
 `create` and `swap` either raise `Conflict` (surely not written) or, on any other error, leave it open whether
 the write happened: the caller reads back.
@@ -46,6 +47,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """All keys that begin with `prefix`, sorted."""
+
+    def remove(self, key: str) -> None:
+        """Make `key` absent. Fine where it is absent already."""
 
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; the number of things removed."""
@@ -114,6 +118,13 @@ class LocalStore:
         found = (Path(at) / name for at, _, names in os.walk(start) if self._tmp != Path(at) for name in names)
         keys = (path.relative_to(self.root).as_posix() for path in found if not path.name.startswith("."))
         yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def remove(self, key: str) -> None:
+        path = self._path(key)
+        with self._lock():
+            path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            fsync_dir(path.parent)
 
     def sweep(self) -> int:
         removed = 0

@@ -105,7 +105,7 @@ def _chunks(items: Iterable[bytes]) -> Iterator[list[bytes]]:
 class _Pools:
     """At least `workers` children with `memory` to spare: pools outlive a call, and are replaced when they break."""
 
-    _alive: dict[tuple[int, int], ProcessPoolExecutor] = {}  # noqa: RUF012
+    _alive: dict[tuple[int, int], ProcessPoolExecutor] = {}
 
     def __init__(self, workers: int, memory: int):
         fitting = (key for key in self._alive if key[0] >= workers and key[1] == memory)

@@ -217,7 +217,111 @@ class GateParams(Section):
 
 
 class StoreParams(Section):
-    url: str = Field(".evergreen/releases", description="release store: a folder, relative to the main checkout")
+    url: str = Field(
+        ".evergreen/releases",
+        description="release store: a folder (relative to the main checkout) or s3://bucket/prefix",
+    )
+    endpoint_url: str | None = Field(None, description="of an S3-compatible server; null: AWS")
+    single_writer: bool = Field(
+        False,
+        description="true: accept an S3 server without conditional writes, and promise that one process at a time "
+        "publishes; false: such a server is refused",
+    )
+
+
+class CaptureParams(Section):
+    """What the production log keeps of each answer."""
+
+    url: str = Field(
+        ".evergreen/production", description="the log: a folder (relative to the main checkout) or s3://bucket/prefix"
+    )
+    sample: Share = Field(1.0, description="share of answers that is logged, chosen by image id")
+    images: Literal["full", "thumbnail"] = Field(
+        "full",
+        description="full: encoded bytes, so that a labelled sample can be trained on; thumbnail: 64 pixels only",
+    )
+    buffer_rows: Positive = Field(256, description="answers held in memory until they are written as one file")
+    flush_seconds: Annotated[float, Field(gt=0)] = Field(10.0, description="an unfilled buffer is written after this")
+    max_per_source_per_hour: Positive = Field(10_000, description="further answers of a source are counted, not kept")
+    keep_days: Positive = Field(90, description="older files are removed by housekeeping")
+    keep_gb: Annotated[float, Field(gt=0)] = Field(20.0, description="then the oldest, until the log is this small")
+
+
+class DriftParams(Section):
+    """How one window of production is measured against the model's own frozen reference."""
+
+    max_window: Positive = Field(2_000, description="rows of a window that are measured (a random sample of more)")
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.01, description="share of windows without drift that may show any drift at all, over all measures together"
+    )
+    resamples: Positive = Field(500, description="windows drawn to calibrate the thresholds of one model")
+    seed: Count = 0
+
+
+class DecideParams(Section):
+    """From measures to one of none, watch, label, retrain."""
+
+    min_rows: Positive = Field(30, description="smaller windows decide nothing")
+    persistence: tuple[Positive, Positive] = Field(
+        (2, 3), description="k of the last n windows must have drifted before anything but `watch` is decided"
+    )
+    warm_up_hours: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="nothing but `watch` this long after a release"
+    )
+    cooldown_hours: Annotated[float, Field(ge=0)] = Field(24.0, description="between two retrainings because of drift")
+    max_per_day: Positive = Field(1, description="retrainings because of drift in 24 hours")
+    min_new_labels: Positive = Field(50, description="labelled samples since the last release that a retrain needs")
+    new_labels: Positive = Field(1_000, description="so many new labels start a retrain without any drift")
+    max_accuracy_drop: Share = Field(0.1, description="fall of accuracy on late labels (interval) that retrains")
+    max_age_days: Positive = Field(180, description="an older model is retrained when there are new labels")
+    max_silence_minutes: Positive = Field(120, description="no sample, or no monitor run, this long is an alarm")
+    rollback_drop: Share = Field(
+        0.15,
+        description="a new champion whose accuracy on late labels is surely this much below its predecessor's is "
+        "rolled back; 1: never",
+    )
+
+
+class ReviewParams(Section):
+    """Which samples people are asked to label."""
+
+    budget: Positive = Field(100, description="samples put into the queue by one decision")
+    max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
+
+
+class ReportParams(Section):
+    """Drift reports for the browser."""
+
+    rows: Positive = Field(500, description="sampled rows an Evidently snapshot holds")
+    images: Positive = Field(12, description="images shown that moved most, and as many typical ones")
+    keep: Positive = Field(5_000, description="reports kept; the oldest go first")
+
+
+class ServeParams(Section):
+    """What `evergreen up` starts: schedules (cron, UTC) and pages (loopback unless `host` says otherwise)."""
+
+    retrain_cron: str = Field("0 2 * * *", description="nightly retrain; does nothing when nothing is new")
+    monitor_minutes: Positive = Field(15, description="a window is measured this often")
+    reevaluate_cron: str = Field("0 4 * * 1", description="weekly evaluation on late labels")
+    housekeeping_cron: str = Field("30 3 * * *", description="retention, sweeps")
+    host: str = Field("127.0.0.1", description="address the pages listen on; anything but loopback needs a password")
+    port: Positive = Field(4280, description="of the report pages; a free one is taken when it is in use")
+    evidently_port: Positive = Field(4281, description="of the Evidently UI, likewise")
+    prefect_port: Positive = Field(4200, description="of the project's Prefect server, likewise")
+    password_env: str = Field("EVERGREEN_PASSWORD", description="environment variable with the pages' password")
+    webhook_secret_env: str = Field("EVERGREEN_WEBHOOK_SECRET", description="environment variable with the HMAC key")
+    database_env: str = Field(
+        "EVERGREEN_DATABASE_URL", description="environment variable with a Postgres URL for the Prefect server"
+    )
+
+
+class AlertsParams(Section):
+    """Who is told of what. Addresses hold secrets: they come from the environment."""
+
+    urls_env: str = Field("EVERGREEN_ALERTS", description="environment variable with apprise URLs, space-separated")
+    events: list[
+        Literal["watch", "label", "retrain", "silence", "promoted", "held", "rejected", "refused", "failed", "rollback"]
+    ] = ["label", "retrain", "silence", "promoted", "held", "rejected", "refused", "failed", "rollback"]
 
 
 class Params(Section):
@@ -236,6 +340,13 @@ class Params(Section):
     bundle: BundleParams = BundleParams()
     gate: GateParams = GateParams()
     store: StoreParams = StoreParams()
+    capture: CaptureParams = CaptureParams()
+    drift: DriftParams = DriftParams()
+    decide: DecideParams = DecideParams()
+    review: ReviewParams = ReviewParams()
+    report: ReportParams = ReportParams()
+    serve: ServeParams = ServeParams()
+    alerts: AlertsParams = AlertsParams()
 
     def section(self, name: str) -> Section:
         """The section `name` of params.yaml (`validate` is spelt `validate_` here: pydantic owns that name)."""
