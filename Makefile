@@ -18,7 +18,8 @@ setup: .venv/ready
 	@if [ "$$(cat $@ 2>/dev/null)" != "$$(cat requirements.lock pyproject.toml | sha256sum)" ]; then \
 	  echo "setting up .venv (once)"; \
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	  test -x $(UV) || $(BIN)/python -m pip install --quiet "uv>=0.8"; \
+	  test -x $(UV) || { $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null; \
+	    $(BIN)/python -m pip install --quiet "uv>=0.8"; }; \
 	  $(UV) pip install --quiet --python $(BIN)/python -r requirements.lock && \
 	  $(UV) pip install --quiet --python $(BIN)/python --no-deps --editable . && \
 	  cat requirements.lock pyproject.toml | sha256sum > $@; \
