@@ -7,6 +7,8 @@ UV := $(BIN)/uv
 # uv does not read pip's configuration: hand over what the user has set there (a local CPU wheel of torch, say)
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 export DO_NOT_TRACK := 1
+# the libraries' bytecode belongs into .venv: where it may not be written every process compiles torch and all anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test lint lock clean
 

@@ -5,7 +5,9 @@ beside it <shard>.sha256, the digest of that file. The folder's name covers the 
 section and the code between bytes and network. A new batch costs its own shards; nothing else is touched.
 """
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +74,33 @@ def _open(file: Path) -> np.ndarray | None:
 def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
     file.with_suffix(".sha256").unlink(missing_ok=True)
     with atomic_path(file) as temporary, open(temporary, "wb") as out:
-        for part, pixels in batches:
-            values = _half(network(pixels))
+        for part, values in _each(lambda pixels: _half(network(pixels)), batches):
             if part.start == 0:
                 npy_header(out, np.float16, (rows, values.shape[1]))
             out.write(np.ascontiguousarray(values).data)
     _write_digest(file)
+
+
+def _each(network: Network, batches: Iterable[tuple[slice, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray]]:
+    """(slice, network(pixels)) of each batch, in order. On CPUs every core works on a batch of its own: small images
+    leave cores that share one waiting for each other half of the time (measured: 720 against 1,300 images a second)."""
+    import torch
+
+    cores = torch.get_num_threads()
+    if torch.cuda.is_available() or cores == 1:
+        yield from ((part, network(pixels)) for part, pixels in batches)
+        return
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque = deque()
+            for part, pixels in batches:
+                waiting.append((part, pool.submit(network, pixels)))
+                if len(waiting) > cores:
+                    done, values = waiting.popleft()
+                    yield done, values.result()
+            yield from ((done, values.result()) for done, values in waiting)
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _half(values: np.ndarray) -> np.ndarray:
