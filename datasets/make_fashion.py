@@ -16,8 +16,9 @@ benchmarks and tests; nothing in the pipeline may read it.
 | batch-2      | the next training batch: same cameras, same noise, more of the rare classes |
 | sabotaged    | a clean training batch in which every label of one frequent class is flipped |
 | hard         | the hard set: clean images of the test part that a linear classifier on pixels is unsure of |
-| production-1 | traffic without labels, camera and mix as in base |
-| production-2, production-3 | traffic without labels from a changed camera, with a changed mix |
+| production-1 | traffic without labels, camera and mix as in base's calibration and test images |
+| production-2, production-3 | traffic without labels from a changed camera; in the latter the mix changes, too |
+| production-4 | later traffic from the changed camera, its mix as in the two files before together |
 """
 
 import gzip
@@ -310,6 +311,7 @@ def make(source: Path = SOURCE, out: Path = Path(__file__).parent / "fashion") -
     sabotaged = train.rows(train.deal(apportion(base, SABOTAGED), distinct), "train")
     sabotaged.given = [FLIPPED_TO if name == FLIPPED else name for name in sabotaged.given]
     changed = {name: 0.5 * even[name] / len(even) + 0.5 * reversed_mix[name] / sum(base.values()) for name in base}
+    later = {name: (even[name] / len(even) + changed[name]) / 2 for name in base}
     files = {  # name: (rows, sites per split, first day, days)
         "base": (
             training + calibration + testing,
@@ -320,9 +322,10 @@ def make(source: Path = SOURCE, out: Path = Path(__file__).parent / "fashion") -
         "batch-2": (noisy(train, apportion(campaign, BATCH), distinct), {"train": range(1, 13)}, "2025-03-03", 14),
         "sabotaged": (sabotaged, {"train": range(1, 5)}, "2025-03-17", 7),
         "hard": (hard(training, test, distinct), {"hard": range(30, 31)}, "2025-02-03", 14),
-        "production-1": (production(train, base, distinct, False, "1"), {None: range(31, 41)}, "2025-04-07", 7),
+        "production-1": (production(train, even, distinct, False, "1"), {None: range(31, 41)}, "2025-04-07", 7),
         "production-2": (production(train, even, distinct, True, "2"), {None: range(41, 51)}, "2025-05-05", 7),
         "production-3": (production(train, changed, distinct, True, "3"), {None: range(41, 51)}, "2025-06-02", 7),
+        "production-4": (production(train, later, distinct, True, "4"), {None: range(41, 51)}, "2025-07-07", 7),
     }
     truth: list[tuple[str, str]] = []
     for name, (rows, sites, day, days) in files.items():

@@ -59,7 +59,8 @@ def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
         head = load_file(network.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"))
         tensors = {f"backbone.{name}": value for name, value in backbone.items()}
         save_file(tensors | {f"head.{name}": value for name, value in head.items()}, folder / "weights.safetensors")
-        chosen = reference.choose(rows, bundle.reference_rows)
+        origins = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "origin"])
+        chosen = reference.choose(rows, origins, bundle.reference_rows)
         table = reference.build(root, chosen, folder / "model.onnx", images, about["ood"], about["task"])
         pq.write_table(table, folder / "reference.parquet", compression="zstd", row_group_size=256)
         write_json(folder / "bundle.json", about)

@@ -87,7 +87,7 @@ def _each(network: Network, batches: Iterable[tuple[slice, np.ndarray]]) -> Iter
     import torch
 
     cores = torch.get_num_threads()
-    if torch.cuda.is_available() or cores == 1:
+    if torch.accelerator.is_available() or cores == 1:
         yield from ((part, network(pixels)) for part, pixels in batches)
         return
     try:

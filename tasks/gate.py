@@ -1,11 +1,12 @@
 """The gate: may the challenger replace the champion? One pure function from evidence to a verdict.
 
-K classes. The one rule: **better** on the sets named in `superior_on`, **not worse** anywhere else, by intervals and
-exact tests of both models' answers to the same images (see tasks.paired). With alpha = (1 - confidence) / 2:
+K classes. The one rule: **better** on one of the sets named in `superior_on`, **not worse** anywhere else, by intervals
+and exact tests of both models' answers to the same images (see tasks.paired). With alpha = (1 - confidence) / 2:
 
 - *Better* on a set: the interval of the difference lies above `min_gain`, and luck between equal models gives such a
-  gain at most alpha of the time.
-- *Worse* on any other set, corruption, class, or pool of small ones: the loss is beyond the margin **and** beyond luck.
+  gain at most alpha of the time, shared among the sets: the more sets may show it, the more each must show.
+- *Worse* on any other set (one of `superior_on`, too, once another shows the gain), corruption, class, or pool of small
+  ones: the loss is beyond the margin **and** beyond luck.
   Much is looked at, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
   comparisons together (Bonferroni) is a finding: reject. A loss that luck gives at most 5 % of the time, looked at
   alone, is a suspicion: the challenger is not promoted, but not condemned either (hold).
@@ -86,7 +87,7 @@ def judge(
             compared = comparisons.corruptions(metrics, champion_metrics or {}, policy)
             compared |= comparisons.others(evidence, classes, policy, train_counts)
             m = len(better) + len(compared)
-            findings += [_superior(name, found, m, policy) for name, found in better.items()]
+            findings += _gains(better, m, policy)
             findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
         findings += _kept(metrics, policy, compared)
     except Unusable as unusable:
@@ -211,11 +212,21 @@ def _alpha(policy: GateParams, comparisons: int = 1) -> float:
     return min(alone, max(alone / comparisons, 1 / (policy.resamples + 1)))
 
 
-def _superior(name: str, found: Difference, m: int, policy: GateParams) -> Finding:
-    name = f"{name}.{policy.metric}"
+def _gains(better: dict[str, Difference], m: int, policy: GateParams) -> list[Finding]:
+    """One gain that is shown suffices; the other sets must then not be worse, as any set."""
+    findings = [_superior(f"{name}.{policy.metric}", found, len(better), m, policy) for name, found in better.items()]
+    if all(finding.effect != "pass" for finding in findings):
+        return findings
+    return [
+        _not_worse(finding.check.name, found, policy.margin, m, policy) if finding.effect == "equal" else finding
+        for finding, found in zip(findings, better.values(), strict=True)
+    ]
+
+
+def _superior(name: str, found: Difference, sets: int, m: int, policy: GateParams) -> Finding:
     if not math.isfinite(found.value + found.low):
         return _error(name, f"{policy.metric} is not defined on these {found.n} images")
-    if found.low > policy.min_gain and found.p_better <= _alpha(policy):
+    if found.low > policy.min_gain and found.p_better <= _alpha(policy, sets):
         return _difference(name, found, policy.min_gain, "pass", "better")
     if found.value < 0 and found.p_worse <= _alpha(policy, m):
         return _difference(name, found, policy.min_gain, "reject", "worse")

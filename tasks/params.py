@@ -183,10 +183,10 @@ class BundleParams(Section):
 
 class GateParams(Section):
     superior_on: list[str] = Field(
-        ["test"],
+        ["test", "newest"],
         min_length=1,
-        description="sets on which the challenger must be better, all of them: test, newest (test images of the newest "
-        "batch), hard, slice:<name>=<value>",
+        description="sets on one of which the challenger must be better, and on none worse: test, newest (test images "
+        "of the newest batch that has any), hard, slice:<name>=<value>",
     )
     metric: Literal["balanced_accuracy", "accuracy", "macro_f1"] = "balanced_accuracy"
     min_gain: float = Field(0.0, description="superiority margin in points (0.01 = one point)")

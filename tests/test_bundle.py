@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -158,3 +159,21 @@ def test_card_shows_figures_and_never_interprets_names(folder):
     rows = [line for line in text.splitlines() if "onerror" in line]
     assert rows
     assert all(line.replace("\\|", "").count("|") in (0, 3, 6) for line in rows), "a name ended its table cell"
+
+
+def _rows(ids: list[str], batches: list[str], split: str) -> pa.Table:
+    return pa.table({"id": ids, "batch": batches, "split": [split] * len(ids)})
+
+
+def test_production_samples_that_came_back_become_the_reference_once_there_are_enough():
+    from tasks.reference import ENOUGH, choose
+
+    old = [f"{number:04x}" for number in range(300)]
+    back = [f"{number:04x}" for number in range(1000, 1000 + ENOUGH)]
+    batches = ["b-2"] * (ENOUGH // 2) + ["b-3"] * (ENOUGH - ENOUGH // 2)
+    origins = pa.table({"id": old + back, "origin": ["import"] * 300 + ["production"] * ENOUGH})
+    rows = {"calibration": _rows(old, ["b-1"] * 300, "calibration"), "test": _rows(back, batches, "test")}
+    assert set(choose(rows, origins, 1000)["id"].to_pylist()) == set(back)
+    assert set(choose(rows, origins, 10)["id"].to_pylist()) == set(back[:10])
+    few = {**rows, "test": rows["test"].slice(1)}
+    assert len(choose(few, origins, 1000)) == 300 + ENOUGH - 1

@@ -211,15 +211,28 @@ def test_a_worse_slice_is_caught():
     assert found.outcome == "reject"
 
 
-def test_the_named_sets_must_all_be_better():
+def test_a_gain_on_one_of_the_named_sets_suffices():
     policy = GateParams(resamples=400, superior_on=["test", "newest"])
     assert verdict(table(TARGETS, NEW), table(TARGETS, OLD), measured(TARGETS, NEW), policy).outcome == "promote"
     old = OLD.copy()
     old[150:] = NEW[150:]  # rows 150.. are batch b-2, the newest: nothing gained there
     found = verdict(table(TARGETS, NEW), table(TARGETS, old), measured(TARGETS, NEW), policy)
+    assert checks(found)["test.balanced_accuracy"].detail.startswith("better")
+    assert checks(found)["newest.balanced_accuracy"].detail.startswith("not worse")
+    assert found.outcome == "promote"
+    nothing = verdict(table(TARGETS, OLD), table(TARGETS, OLD), measured(TARGETS, OLD), policy)
+    assert nothing.outcome == "hold"
+
+
+def test_a_gain_on_one_set_does_not_pay_for_a_loss_on_another():
+    policy = GateParams(resamples=400, superior_on=["test", "newest"])
+    new, old = NEW.copy(), OLD.copy()
+    new[150:], old[150:] = wrong(TARGETS, np.arange(150, 300, 3))[150:], TARGETS[150:]
+    new[:150], old[:150] = TARGETS[:150], wrong(TARGETS, np.arange(150))[:150]
+    found = verdict(table(TARGETS, new), table(TARGETS, old), measured(TARGETS, new), policy)
     assert checks(found)["test.balanced_accuracy"].status == "pass"
     assert checks(found)["newest.balanced_accuracy"].status == "fail"
-    assert found.outcome == "hold"
+    assert found.outcome == "reject"
 
 
 def test_the_hard_set_must_not_be_worse():
