@@ -22,7 +22,7 @@ setup: .venv/ready
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	  test -x $(UV) || { $(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null; \
 	    $(BIN)/python -m pip install --quiet "uv>=0.8"; }; \
-	  $(UV) pip install --quiet --python $(BIN)/python -r requirements.lock && \
+	  $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 	  $(UV) pip install --quiet --python $(BIN)/python --no-deps --editable . && \
 	  cat requirements.lock pyproject.toml | sha256sum > $@; \
 	else touch $@; fi

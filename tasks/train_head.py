@@ -77,7 +77,7 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
     y = {split: encode(rows[split]["label"], classes, task) for split in x}
     stage1 = stage1_head(root)
     makers: dict[str, Callable[[], list[Head]]] = {
-        "crt": lambda: [retrained(x["train"], y["train"], len(classes), train_head.epochs, l2) for l2 in L2S],
+        "crt": lambda: retrained(x["train"], y["train"], len(classes), train_head.epochs),
         "logit_adjust": lambda: [logit_adjusted(stage1, class_counts(y["train"], len(classes)))],
         "tau_norm": lambda: [tau_normalised(stage1, tau) for tau in TAUS],
         "stage1": lambda: [stage1],
@@ -99,15 +99,18 @@ def stage1_head(root: Path) -> Head:
     return Head(last.weight.detach().numpy(), bias)
 
 
-def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int, l2: float) -> Head:
-    """crt: a new classifier of `x` (N, D) on `y` in which every class weighs the same.
+def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int) -> list[Head]:
+    """crt: new classifiers of `x` (N, D) on `y` in which every class weighs the same, one for each of L2S.
 
     For multi-label `y` a sample weighs as much as its rarest label, and as the commonest where it has none.
     """
     share = 1 / np.maximum(class_counts(y, classes), 1)
     weight = share[y] if y.ndim == 1 else np.maximum((y * share).max(axis=1), share.min())
-    fitted = probe.fit(x, y, classes, sample_weight=weight, l2=l2, iterations=iterations)
-    return Head(fitted.weight, fitted.bias, l2)
+    heads, fitted = [], None
+    for l2 in L2S:  # each goes on from the one before, which is a little stiffer
+        fitted = probe.fit(x, y, classes, sample_weight=weight, l2=l2, iterations=iterations, start=fitted)
+        heads.append(Head(fitted.weight, fitted.bias, l2))
+    return heads
 
 
 def logit_adjusted(stage1: Head, counts: np.ndarray) -> Head:

@@ -45,7 +45,7 @@ def test_each_method_helps_the_rare_class_of_a_long_tail():
     assert before[0] > before[2] + 0.2  # the tail suffers
     counts = np.bincount(y)
     better = {
-        "crt": train_head.retrained(x, y, 3, 100, 0.01),
+        "crt": train_head.retrained(x, y, 3, 100)[-1],
         "logit_adjust": train_head.logit_adjusted(stage1, counts),
         "tau_norm": train_head.tau_normalised(stage1, 0.5),
     }
@@ -57,9 +57,9 @@ def test_each_method_helps_the_rare_class_of_a_long_tail():
 
 def test_crt_weighs_every_class_the_same_however_often_it_is_there():
     x, y = long_tailed((200, 20, 10), seed=0)
-    once = train_head.retrained(x, y, 3, 100, 0.01)
+    once = train_head.retrained(x, y, 3, 100)[-1]
     again = np.concatenate([np.arange(len(y)), np.flatnonzero(y == 0), np.flatnonzero(y == 0)])
-    tripled = train_head.retrained(x[again], y[again], 3, 100, 0.01)
+    tripled = train_head.retrained(x[again], y[again], 3, 100)[-1]
     held = long_tailed((50, 50, 50), seed=1)[0]
     agreement = (once.logits(held).argmax(axis=1) == tripled.logits(held).argmax(axis=1)).mean()
     assert agreement > 0.97  # standardisation sees the copies, the loss does not
@@ -86,7 +86,7 @@ def test_multi_label_crt_weighs_rare_labels_up():
     y = np.zeros((400, 2), np.float32)
     y[:200, 0], y[395:, 1] = 1, 1  # a common label, a rare one, and samples of neither
     x = np.concatenate([y * 1.5, np.zeros((400, 2))], axis=1) + rng.normal(size=(400, 4))
-    balanced = train_head.retrained(x, y, 2, 100, 0.01)
+    balanced = train_head.retrained(x, y, 2, 100)[-1]
     from tasks import probe
 
     natural = probe.fit(x, y, 2)
