@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows import workspace
 from flows.server import ensure_server, environment, mark_crashed
-from tasks.files import read_json
+from tasks.files import read_json, write_json
 from tasks.params import load_params
 from tasks.paths import main_checkout
 from tasks.store import open_store
@@ -36,6 +36,8 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     if ended and not force:
         version = f" {ended['version']}" if ended.get("version") else ""
         say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
+        if since := _no_longer_live(root, ended.get("version")):
+            say(since)
         return 0
     died = workspace.reconcile(root)
     _reconcile_releases(root, say)
@@ -43,6 +45,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     mark_crashed(url, died)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
+    write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
     say(f"run {run_id}: {reason}")
     env = environment(root) | {
         "PREFECT_API_URL": url,
@@ -59,6 +62,24 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         ending = read_json(tree.parent / "ended.json")
         workspace.mark_seen(root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")})
     return code
+
+
+def _no_longer_live(root: Path, version: str | None) -> str | None:
+    """What became of `version` if it was rolled back since; None for anything else."""
+    from flows.release import open_project, withdrawn
+
+    releases = open_project(root)[1]
+    live = releases.live()
+    if version is None or live is None or live.version == version:
+        return None
+    found = [entry for entry in withdrawn(releases.history()).values() if entry.release.version == version]
+    if not found:
+        return None
+    rollback = found[0].rollback
+    return (
+        f"{version} was rolled back to {rollback.version} since, by {rollback.by} ({rollback.why}): live is "
+        f"{live.version}. `evergreen rollback {version}` puts it back."
+    )
 
 
 def _wait(process: subprocess.Popen) -> int:

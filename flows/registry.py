@@ -84,6 +84,18 @@ def commit_release(worktree: Path, message: str, bundle: str) -> str:
     raise error
 
 
+def commit_apart(worktree: Path, message: str, bundle: str, ref: str) -> str:
+    """Commit what the run in `worktree` recorded under `ref`, on no branch; returns the commit.
+
+    It is what `commit_release` would commit, kept from git's own clean-up by the ref alone.
+    """
+    head, tree = git(worktree, "rev-parse", "HEAD"), _tree(worktree)
+    text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
+    commit = git(worktree, *identity(worktree), "commit-tree", tree, f"-p{head}", "-m", text)
+    git(worktree, "update-ref", "-m", "evergreen: held", ref, commit)
+    return commit
+
+
 def has_commit(root: Path, rev: str) -> bool:
     """Does this repository have commit `rev`?"""
     try:

@@ -65,8 +65,8 @@ def new_run_id(key: str) -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{key[:6]}-{os.getpid()}"
 
 
-def create(root: Path, run_id: str, tombstones: dict) -> tuple[Path, int]:
-    """Make the workspace of run `run_id`; returns its worktree and the descriptor of the held lock.
+def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tuple[Path, int]:
+    """Make the workspace of run `run_id` at commit `rev`; returns its worktree and the descriptor of the held lock.
 
     The descriptor is to be inherited by the run's process (flock goes with the open file), so there is no
     moment at which a living run looks dead.
@@ -77,7 +77,7 @@ def create(root: Path, run_id: str, tombstones: dict) -> tuple[Path, int]:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(lock, fcntl.LOCK_EX)
     tree = folder / "tree"
-    git(main, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet", str(tree), "HEAD")
+    git(main, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet", str(tree), rev)
     with atomic_path(tree / ".dvc" / "config.local") as temporary:
         temporary.write_text(_dvc_config(main, tree))
     committed = read_json(tree / "tombstones.json")
@@ -90,11 +90,16 @@ def _dvc_config(main: Path, tree: Path) -> str:
     """The main checkout's cache and remotes by absolute path: relative ones mean another place in a worktree."""
     from dvc.config import Config
 
+    from flows.dvc_remote import on_s3
+
     config = Config(str(main / ".dvc"), local_dvc_dir=str(main / ".dvc"))
     cache = config["cache"].get("dir") or str(main / ".dvc" / "cache")
     lines = ["[cache]", f"    dir = {cache}", "    type = hardlink,symlink,copy"]
+    moved = on_s3(tree, config)
+    for name, remote in moved.items():
+        lines += [f"['remote \"{name}\"']", *(f"    {key} = {value}" for key, value in remote.items())]
     for name, remote in config["remote"].items():
-        if "://" not in remote["url"]:
+        if name not in moved and "://" not in remote["url"]:
             lines += [f"['remote \"{name}\"']", f"    url = {(main / '.dvc' / remote['url']).resolve()}"]
     return "\n".join(lines) + "\n"
 
@@ -129,6 +134,21 @@ def _alive(folder: Path) -> bool:
         return True
     finally:
         os.close(lock)
+
+
+def take(folder: Path) -> int | None:
+    """Hold the workspace `folder` of an ended run, so that nothing removes it; the descriptor of the held lock, to be
+    closed. None: a process holds it, or it is gone."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BlockingIOError:
+        os.close(lock)
+        return None
 
 
 def alive_runs(root: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
     bundles/<digest>.json      MANIFEST.json of a bundle, byte for byte; its sha256 is the bundle's digest
     objects/<sha256>           the bundles' files, shared between bundles
+    redacted/<digest>.json     {"bundle": <digest>}: the bundle that stands in for one with erased images
 
 So a bundle whose manifest is there is whole, everything can be checked against its own name, and uploading
 again changes nothing.
@@ -50,8 +51,16 @@ def put(store: Store, folder: Path) -> str:
     return digest
 
 
+def resolve(store: Store, digest: str) -> str:
+    """The digest under which bundle `digest` is kept now: its own, unless images in it were erased."""
+    while found := store.read(f"redacted/{digest}.json"):
+        digest = json.loads(found[0])["bundle"]
+    return digest
+
+
 def damage(store: Store, digest: str) -> list[str]:
     """Read bundle `digest` back and hash every object: what is wrong, one phrase each; empty when all is well."""
+    digest = resolve(store, digest)
     key = f"bundles/{digest}.json"
     manifest = store.read(key)
     if manifest is None:
@@ -80,8 +89,10 @@ def audit(store: Store, digest: str) -> None:
 def get(store: Store, digest: str, dest: Path) -> Path:
     """Restore bundle `digest` as folder `dest`, every file hashed on its way; `dest` appears whole or not at all.
 
-    A `dest` that already is this bundle stays. Raises StoreDamaged.
+    A `dest` that already is this bundle stays. Of a bundle with erased images comes the one that stands in for it
+    (see `resolve`). Raises StoreDamaged.
     """
+    digest = resolve(store, digest)
     if _is_bundle(dest, digest):
         return dest
     key = f"bundles/{digest}.json"

@@ -45,8 +45,30 @@ def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
     """Write artifacts/evaluate/ and metrics/evaluate.json. Raises DataError without labelled test images."""
     classes, task = network.classes_and_task(root)
     calibration = read_json(network.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
-    model_file = network.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
     by_split = network.training_rows(root)
+
+    def parity(model: OnnxModel, pixels: ShardTable) -> dict:
+        return _parity(root, model, pixels, by_split["test"], images, calibration)
+
+    measure(root, by_split, classes, task, calibration, images, evaluate, parity)
+
+
+def measure(
+    root: Path,
+    by_split: dict[str, pa.Table],
+    classes: list[str],
+    task: str,
+    calibration: dict,
+    images: ImagesParams,
+    evaluate: EvaluateParams,
+    parity: Callable[[OnnxModel, ShardTable], dict],
+) -> None:
+    """What `run` does, for any model under artifacts/calibrate/ that answers with `classes`.
+
+    by_split: of network.training_rows; calibration: calibration.json; parity: (model, pixels of the test and hard
+    images) -> how much the exported model differs from the one it was made from.
+    """
+    model_file = network.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
     if not len(by_split["test"]):
         raise DataError("the test split holds no labelled image: label some of it, or change data.split in params.yaml")
     rows = pa.concat_tables([by_split["test"], by_split["hard"]])
@@ -76,7 +98,7 @@ def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
         "shots": figures.by_shot(table),
         "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
         "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),
-        "parity": _parity(root, model, pixels, by_split["test"], images, calibration),
+        "parity": parity(model, pixels),
         "size_mb": round(model_file.stat().st_size / 1e6, 3),
     }
     if task == "multilabel":

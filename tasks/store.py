@@ -4,7 +4,9 @@
     pointers/<seq>.json        every pointer there ever was, in order: what was live when
     bundles/, objects/         the bundles (tasks.bundle_store)
     runs/<run id>.json         what each run ended with
+    runs/<run id>/report.html  its release report (flows.release_report)
     tombstones.json            batches never to be trained on again
+    retired.json               versions whose bytes may be gone: told to everybody before gc removes any
 
 A pointer is recorded under pointers/ right after it went live; should a kill come between, then by `record` at
 the next start, and in any case before another pointer replaces it: the history has no gaps.
@@ -22,7 +24,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks import bundle_store
-from tasks.blobs import Conflict, LocalStore, Store
+from tasks.blobs import Conflict, LocalStore, Store, without_secrets
 from tasks.bundle_store import StoreDamaged
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
@@ -31,6 +33,7 @@ from tasks.paths import main_checkout
 
 LIVE = "champion.json"
 TOMBSTONES = "tombstones.json"
+RETIRED = "retired.json"
 SWAPS = 200  # tries of an update that others keep overtaking; each lost try means another writer got through
 
 
@@ -88,18 +91,28 @@ def successor(
 
 def open_store(store: StoreParams, root: Path) -> "Releases":
     """The release store params.yaml names; a relative folder is beneath the main checkout of `root`."""
-    if "://" in store.url:
+    return Releases(open_blobs(store.url, root, store=store))
+
+
+def open_blobs(url: str, root: Path, *, store: StoreParams) -> Store:
+    """The place `url` names: s3://bucket/prefix, reached as `store` says, or a folder, relative to the main checkout
+    of `root`. Raises EvergreenError for one that cannot be opened."""
+    if url.startswith("s3://"):
+        from tasks.s3 import S3Store  # boto3 takes its time
+
+        return S3Store(url, endpoint_url=store.endpoint_url, single_writer=store.single_writer)
+    if "://" in url:
         raise EvergreenError(
-            f"store.url in params.yaml is {store.url!r}: this version of Evergreen keeps releases in a folder; give a "
-            "path (relative to the main checkout, or absolute)"
+            f"params.yaml names {without_secrets(url)!r} as a place to keep things (store.url, capture.url): expected "
+            "a folder (relative to the main checkout, or absolute) or s3://bucket/prefix"
         )
-    folder = main_checkout(root) / Path(store.url).expanduser()
+    folder = main_checkout(root) / Path(url).expanduser()
     try:
-        return Releases(LocalStore(folder))
+        return LocalStore(folder)
     except OSError as error:
         raise EvergreenError(
-            f"the release store {folder} cannot be opened: {error.strerror}. Make the folder writable, or name "
-            "another one in params.yaml (store.url)."
+            f"the store {folder} cannot be opened: {error.strerror}. Make the folder writable, or name another one in "
+            "params.yaml (store.url for releases, capture.url for the production log)."
         ) from error
 
 
@@ -209,7 +222,12 @@ class Releases:
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """Run id -> record, in the order of run ids (which begin with the time)."""
-        return {key[len("runs/") : -len(".json")]: self._load(key)[0] for key in self.store.list("runs/")}
+        keys = [key for key in self.store.list("runs/") if key.endswith(".json")]
+        return {key[len("runs/") : -len(".json")]: self._load(key)[0] for key in keys}
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """The record of run `run_id`; None where there is none."""
+        return self._load(f"runs/{run_id}.json")[0]
 
     def tombstones(self) -> dict[str, dict[str, str]]:
         """Batch id -> {why, at, by} of every batch that must not be trained on."""
@@ -223,6 +241,15 @@ class Releases:
     def untombstone(self, batch: str) -> None:
         """Allow `batch` again; nothing happens if it is not tombstoned."""
         self._update(TOMBSTONES, lambda known: {k: v for k, v in (known or {}).items() if k != batch})
+
+    def retired(self) -> dict[str, dict[str, str]]:
+        """Version -> {why, at, by} of every version that can no longer be restored: its tag and pointers stay."""
+        return self._load(RETIRED)[0] or {}
+
+    def retire(self, version: str, why: str, by: str) -> None:
+        """Give `version` up: nothing keeps its bytes any more. The first reason given stays."""
+        entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
+        self._update(RETIRED, lambda known: {version: entry} | (known or {}))
 
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; the number of things removed."""
