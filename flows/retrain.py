@@ -17,18 +17,21 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed
 from rich.console import Console
+from rich.markup import escape
 
-from flows import steps
+from flows import candidates, steps
 from flows.judge import judge_run
 from flows.outcomes import EXIT_CODES, Ending
 from flows.publish import dvc_push, publish
+from flows.release import withdrawal_of, withdrawn_sentence
 from flows.server import ui_url
 from flows.summary import summary
 from tasks.bundle import digest
 from tasks.contracts import GateVerdict
-from tasks.errors import BatchRefused, TableRefused
+from tasks.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.files import read_json, write_json
 from tasks.params import Params, load_params
+from tasks.paths import state_dir
 from tasks.stage import STAGES
 from tasks.store import Pointer, PointerMoved, Releases, open_store
 
@@ -44,21 +47,57 @@ def retrain(run_id: str, reason: str, by: str):
     root = Path.cwd()
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
+    rev = None  # the commit that keeps a held run
+    refused_page = None
     try:
         _timed("data", lambda: steps.data_step(root) or "here")
         for name in STAGES:
             _timed(name, partial(steps.stage_step, name, root), partial(summary, name, root))
         ending = _gate_and_publish(root, params, releases, run_id, reason, by)
+        if ending.outcome == "held":
+            ending, rev = _keep(root, params, releases, run_id, ending)
     except BatchRefused as refused:
         releases.tombstone(refused.batch, why="; ".join(refused.reasons), by=f"run {run_id}")
         ending = Ending(outcome="refused", sentence=f"{refused} It is tombstoned: kept, never trained on.")
+        refused_page = refused.batch
     except TableRefused as refused:
         ending = Ending(outcome="refused", sentence=str(refused))
+        refused_page = "table"
+    candidates.record(releases, root, run_id, ending, rev)
     write_json(root.parent / "ended.json", ending.model_dump())
+    _report(root, params, releases, run_id, reason, ending, refused_page)
     get_run_logger().info("%s: %s", ending.outcome, ending.sentence)
     good = ending.outcome in ("promoted", "held", "unchanged")
     state = Completed if good else Failed
     return state(name=ending.outcome.capitalize(), message=ending.sentence)
+
+
+def _report(
+    root: Path, params: Params, releases: Releases, run_id: str, reason: str, ending: Ending, refused: str | None
+) -> None:
+    """Write the run's page and show where it is; for refused data, where its validation page is. The run has ended:
+    whatever goes wrong here is said and logged, and changes nothing."""
+    where: list[Path] = []
+
+    def report() -> None:
+        if refused:
+            page = state_dir(root) / "validation" / f"{refused}.html"
+            steps.show_page("validation-page", page, "why the data are refused", ending.sentence)
+            where.append(page)
+        else:
+            from flows import release_report
+
+            written = release_report.write(root, params, releases, run_id, ending, reason)
+            where.append(written.kept or written.path)
+            steps.show_page("release-report", where[0], "the release report", ending.sentence, written.markdown)
+
+    if not (refused or ending.verdict):
+        return  # nothing was judged: the champion came out again, or a withdrawn model did
+    try:
+        _timed("report", lambda: steps.simple_step("report", report) or "written", lambda: str(where[0]))
+    except Exception as error:
+        get_run_logger().exception("the report could not be written")
+        console.print(f"  [yellow]no report:[/] {escape(str(error))}")
 
 
 def _timed(name: str, step: Callable[[], str], about: Callable[[], str] = str) -> None:
@@ -72,11 +111,13 @@ def _timed(name: str, step: Callable[[], str], about: Callable[[], str] = str) -
 
 def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: str, reason: str, by: str) -> Ending:
     """Judge against the live champion; the loser of a race judges again against the new one."""
-    challenger = digest(root / "artifacts/bundle")
+    challenger, key = digest(root / "artifacts/bundle"), candidates.input_key(root)
     for _ in range(RACES):
         champion = releases.live()
         if champion is not None and champion.bundle == challenger:
             return Ending(outcome="unchanged", sentence=f"the result is {champion.version} again: nothing to publish")
+        if withdrawal := withdrawal_of(releases, challenger, key):
+            return Ending(outcome="held", sentence=withdrawn_sentence(withdrawal))
         verdict = _gate(root, params, releases, champion)
         if verdict.outcome != "promote":
             outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
@@ -88,6 +129,21 @@ def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: st
             continue
         return Ending(outcome="promoted", sentence=verdict.sentence, version=live.version, verdict=verdict)
     return Ending(outcome="held", sentence=f"the champion changed {RACES} times while this run tried to publish")
+
+
+def _keep(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending) -> tuple[Ending, str | None]:
+    """Keep a held run for whoever approves it; the ending says so, or why it could not be kept."""
+    kept: list[str] = []
+
+    def keep() -> None:
+        kept.append(candidates.keep(root, releases, params.bundle.name, run_id, ending.sentence))
+
+    try:
+        _timed("keep", lambda: steps.simple_step("keep", keep) or "kept")
+        said = f"`evergreen approve {run_id}` publishes it."
+    except EvergreenError as error:
+        said = f"It is kept in its workspace only: {error}"
+    return ending.model_copy(update={"sentence": f"{ending.sentence} {said}"}), kept[0] if kept else None
 
 
 def _gate(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
@@ -101,6 +101,14 @@ def show_verdict(verdict: GateVerdict) -> None:
         ],
         description=verdict.sentence,
     )
+
+
+def show_page(key: str, page: Path, text: str, sentence: str, markdown: str = "") -> None:
+    """A page of this machine, linked and named in Prefect: browsers do not follow file links from http pages, so the
+    path is there to copy, and the page's first screen is shown beside it."""
+    create_link_artifact(key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
+    path = str(page).replace("`", "'")
+    create_markdown_artifact(key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence)
 
 
 def _round(value: float | None) -> float | str:

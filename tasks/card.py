@@ -27,6 +27,8 @@ def render(about: dict) -> str:
     parts = [
         f"# {escape(about['name'])}",
         _purpose(about),
+        "## Intended use",
+        _intended(about),
         "## Data",
         _data(about),
         "## Performance",
@@ -62,11 +64,27 @@ def _cell(value) -> str:
 def _purpose(about: dict) -> str:
     kind = "one label" if about["task"] == "multiclass" else "any number of labels"
     side = about["preprocess"]["size"]
-    return (
-        f"An image classifier: {side} x {side} pixels in, {kind} of {len(about['classes'])} classes out. "
+    what = f"An image classifier: {side} x {side} pixels in, {kind} of {len(about['classes'])} classes out. "
+    if adopted := about.get("adopted"):
+        return what + (
+            f"Adopted by Evergreen from {escape(adopted['file'])} (sha256 `{adopted['sha256']}`), where it was "
+            "deployed. How and on what it was trained is not recorded here: images it was trained on may be among "
+            "those it was measured on."
+        )
+    return what + (
         f"Backbone {escape(about['backbone']['backbone'])} (pretrained: {escape(about['backbone']['pretrained'])}), "
         "trained on the natural mix of classes; its classifier was then fitted to a balanced one. Made by Evergreen"
         + (f" from commit `{about['git_revision']}`." if about["git_revision"] else ".")
+    )
+
+
+def _intended(about: dict) -> str:
+    each = "one" if about["task"] == "multiclass" else "any number"
+    return (
+        f"Naming what is in images like those it was trained on, {each} of the classes below an image, while people "
+        "look at the answers it sends to them (see Confidence and review). Not intended: images of other kinds or from "
+        "other sources without measuring it on them first, classes it does not have, and decisions about people in "
+        "which no person has a say."
     )
 
 

@@ -1,0 +1,128 @@
+"""The images of the release report: mistakes with their Grad-CAM heat, doubtful labels, what is in quarantine.
+
+N test and hard images, M shown ones, S the side of the model's input.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows import release_facts
+from tasks.files import read_json
+from tasks.params import Params
+from tasks.paths import state_dir
+from tasks.pixels import pixel_table
+
+MISTAKES = 20  # shown with their heat
+ISSUES = 24  # doubtful labels shown
+LISTED = 60  # quarantined rows listed
+SIDE = 128  # pixels of a shown image, at most
+
+
+def mistakes(root: Path, params: Params, both: release_facts.Pair, test: np.ndarray) -> dict[str, Any]:
+    """The surest mistakes on the test set, each beside its Grad-CAM heat; why there is none."""
+    found = release_facts.mistakes(both.new, test, MISTAKES)
+    wrong = int((both.new.predicted[test] != both.new.targets[test]).reshape(len(test), -1).any(axis=1).sum())
+    if not found:
+        return {"mistakes": [], "wrong": wrong, "no_heat": ""}
+    pixels = _pixels(root, params, [both.ids[one.place] for one in found])
+    heat, why = _heat(root, pixels, [one.asked for one in found])
+    doubtful = _doubtful(root)
+    tiles = []
+    for row, one in enumerate(found):
+        hot = None
+        if heat is not None and heat[row].any():
+            from tasks.explain import overlay
+
+            hot = data_uri(overlay(pixels[row], heat[row]))
+        tiles.append(
+            one._asdict()
+            | {
+                "id": both.ids[one.place],
+                "image": data_uri(pixels[row]),
+                "heat": hot,
+                "about": both.new.classes[one.asked],
+                "doubtful": both.ids[one.place] in doubtful,
+            }
+        )
+    return {"mistakes": tiles, "wrong": wrong, "no_heat": why}
+
+
+def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray | None, str]:
+    from tasks import explain, network
+    from tasks.calibrate import read_head
+
+    model, about = network.load(root)
+    heat = explain.grad_cam(model, about, *read_head(root), pixels, classes)
+    why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
+    return heat, why
+
+
+def _doubtful(root: Path) -> set[str]:
+    """Ids of held-out images whose given label `clean` thinks more probably wrong than right."""
+    cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["id", "split", "is_issue"])
+    return set(cleaned.filter(pc.and_(cleaned["is_issue"], pc.not_equal(cleaned["split"], "train")))["id"].to_pylist())
+
+
+def issues(root: Path, params: Params) -> dict[str, Any]:
+    shown, counts = release_facts.label_issues(root, ISSUES)
+    if shown:
+        pixels = _pixels(root, params, [row["id"] for row in shown])
+        for row, image in zip(shown, pixels, strict=True):
+            row["image"] = data_uri(image)
+    return {"issues": shown, "issue_counts": counts}
+
+
+def _pixels(root: Path, params: Params, ids: Sequence[str]) -> np.ndarray:
+    """(M, S, S, 3) model input of the samples `ids`."""
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
+    places = pc.index_in(pa.array(ids, pa.string()), accepted["id"].combine_chunks())
+    return pixel_table(root, accepted.take(places), params.images)[:]
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """uint8 (S, S, 3) as an image at most SIDE wide: PNG where it is small, JPEG (a tenth of the bytes) for photos."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    kind, options = ("PNG", {"optimize": True}) if image.width <= 64 else ("JPEG", {"quality": 82})
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def quarantine(root: Path, params: Params) -> dict[str, Any]:
+    """Rows that lie in the data but were not used, with their image where it can be decoded, and what was refused
+    before it got there (its bytes are not kept)."""
+    from tasks import validation_page
+
+    refused = pq.read_table(root / "artifacts/validate/quarantine.parquet").to_pylist()
+    samples = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "shard", "row", "status"])
+    places = pc.index_in(pa.array([row["id"] for row in refused], pa.string()), samples["id"].combine_chunks())
+    where = samples.take(places).drop_columns(["id"]).to_pylist()
+    table = pa.Table.from_pylist([row | at for row, at in zip(refused, where, strict=True)]) if refused else None
+    tiles = validation_page.tiles(root / "data", table, params.images.max_pixels) if table else []
+    result = read_json(root / "artifacts/validate/result.json")
+    at_ingest = []
+    for batch in [one["batch"] for one in result["batches"]]:
+        file = state_dir(root) / "quarantine" / f"{batch}.parquet"
+        if file.is_file():
+            at_ingest += [row | {"batch": batch} for row in pq.read_table(file).to_pylist()]
+    reasons: dict[str, int] = {}
+    for row in [*tiles, *at_ingest]:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return {
+        "quarantine": tiles[:LISTED],
+        "refused": at_ingest[:LISTED],
+        "quarantined": len(tiles) + len(at_ingest),
+        "reasons": sorted(reasons.items(), key=lambda one: (-one[1], one[0])),
+        "excluded": result["excluded"],
+    }

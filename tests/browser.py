@@ -1,0 +1,120 @@
+"""Pages in a real Chromium: what a reader would see, and everything the browser complains about.
+
+    with browser() as visit:                      # one Chromium for many pages
+        page = visit(file, width=400, dark=True)  # a Path, or an http(s) URL
+        assert page.problems == [] and page.images == page.images_loaded > 0
+        page.screenshot(tmp_path / "page.png")
+
+Debian's Chromium is used where it is installed, else the one that `playwright install chromium` fetched.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HEIGHT = 900
+CHROMIUM = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
+
+# every <img> of the page, whole or not; `decode` settles images that are still on their way, lazy ones too
+_IMAGES = """async () => {
+  const images = [...document.images];
+  images.forEach(image => { image.loading = 'eager'; });
+  await Promise.all(images.map(image => image.decode().catch(() => null)));
+  return [images.length, images.filter(image => image.complete && image.naturalWidth > 0).length];
+}"""
+_WIDE = "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
+
+
+@dataclass
+class Visit:
+    """One opened page."""
+
+    page: Any  # playwright's Page: click, locator, inner_text, ... for whatever else a test wants to know
+    status: int | None  # HTTP status; None for a file
+    problems: list[str]  # console errors and warnings, uncaught exceptions, failed requests, dialogs; grows with use
+    requests: list[str]  # every URL the page asked for beyond itself; data: URIs are none
+    images: int  # <img> elements
+    images_loaded: int  # of them, those with pixels
+
+    @property
+    def text(self) -> str:
+        """What is written on the page, closed sections left out."""
+        return self.page.inner_text("body")
+
+    @property
+    def scrolls_sideways(self) -> bool:
+        """The page is wider than the window: on a phone this is a fault."""
+        return self.page.evaluate(_WIDE)
+
+    def screenshot(self, path: Path, whole: bool = True) -> Path:
+        """A PNG of the whole page, or of the first screen only."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path), full_page=whole)
+        return path
+
+
+@contextmanager
+def browser() -> Iterator[Callable[..., Visit]]:
+    """`visit(target, *, width=1280, dark=False, user=None, scripts=True) -> Visit`; all pages close at the end.
+
+    target: a file's Path or a URL; user: (name, password) for HTTP basic authentication.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        program = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+        chromium = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        try:
+            yield lambda target, **options: _visit(chromium, target, **options)
+        finally:
+            chromium.close()
+
+
+def _visit(
+    chromium,
+    target: Path | str,
+    *,
+    width: int = 1280,
+    height: int = HEIGHT,
+    dark: bool = False,
+    user: tuple[str, str] | None = None,
+    scripts: bool = True,
+) -> Visit:
+    context = chromium.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        http_credentials={"username": user[0], "password": user[1]} if user else None,
+        java_script_enabled=scripts,
+    )
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    url = target.resolve().as_uri() if isinstance(target, Path) else target
+    problems: list[str] = []
+    requests: list[str] = []
+
+    def asked(request) -> None:
+        if request.url.split("#")[0] != url.split("#")[0] and not request.url.startswith(("data:", "blob:")):
+            requests.append(request.url)
+
+    def said(message) -> None:
+        if message.type in ("error", "warning"):
+            problems.append(f"console {message.type}: {message.text}")
+
+    def dialog(shown) -> None:
+        problems.append(f"dialog: {shown.message}")
+        shown.dismiss()
+
+    page.on("request", asked)
+    page.on("console", said)
+    page.on("dialog", dialog)
+    page.on("pageerror", lambda error: problems.append(f"uncaught: {error}"))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url[:200]} {request.failure}"))
+    reply = page.goto(url, wait_until="load", timeout=30_000)
+    images, loaded = page.evaluate(_IMAGES) if scripts else (page.locator("img").count(), -1)
+    status = reply.status if reply and url.startswith("http") else None
+    return Visit(page, status, problems, requests, images, loaded)
