@@ -1,0 +1,144 @@
+"""Small pictures of drift as inline SVG: sharp at any size, a few KB, coloured by the page's style (light or dark).
+
+Nothing here takes a colour or a font: classes name what a shape means and monitoring/templates/style.css draws it.
+Texts are escaped by Markup.format. N values, B bins, W windows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+BINS = 32
+LOW, HIGH = 0.25, 4.0  # ratios to the threshold that are told apart
+WIDTH, HEIGHT = 320, 110
+
+
+def distribution(reference: np.ndarray, window: np.ndarray, title: str) -> Markup:
+    """Both distributions over the same bins, as shares. reference, window: (N,) finite; "" where one is empty."""
+    if not len(reference) or not len(window):
+        return Markup("")
+    both = np.concatenate([reference, window])
+    low, high = np.quantile(both, [0.002, 0.998])  # a single far value must not squeeze all others into one bin
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, BINS + 1)
+    shares = [np.histogram(np.clip(side, low, high), edges)[0] / len(side) for side in (reference, window)]
+    top = max(share.max() for share in shares)
+    floor = HEIGHT - 18
+    outlines = []
+    for share in shares:
+        heights = floor - share / top * (floor - 6)
+        x = np.repeat(np.linspace(4, WIDTH - 4, BINS + 1), 2)[1:-1]
+        points = zip(x, np.repeat(heights, 2), strict=True)
+        outlines.append(" ".join(f"{a:.1f},{b:.1f}" for a, b in points))
+    left, right = f"4,{floor}", f"{WIDTH - 4},{floor}"
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {w} {h}" role="img" aria-label="{title}"><title>{title}</title>'
+        '<polygon class="was" points="{left} {was} {right}"/><polygon class="now-fill" points="{left} {now} {right}"/>'
+        '<polyline class="now" points="{now}"/><line class="axis" x1="4" x2="{x}" y1="{floor}" y2="{floor}"/>'
+        '<text x="4" y="{y}">{low}</text><text class="end" x="{x}" y="{y}">{high}</text></svg>'
+    ).format(
+        w=WIDTH, h=HEIGHT, title=title, left=left, right=right, was=outlines[0], now=outlines[1], x=WIDTH - 4,
+        floor=floor, y=HEIGHT - 5, low=figure(low), high=figure(high),
+    )  # fmt: skip
+
+
+def spark(ratios: Sequence[float | None]) -> Markup:
+    """One measure over W windows, oldest first, relative to its threshold (the line): None where there is none."""
+    width, height = 120, 26
+    x, y = _places(len(ratios), width, 4), _level(ratios, height, 4)
+    last = Markup("")
+    if ratios and ratios[-1] is not None:
+        kind = "high" if ratios[-1] > 1 else "low"
+        last = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(kind, x[-1], y[-1])
+    middle = _level([1.0], height, 4)[0]
+    return Markup(
+        '<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="over the last {} windows">'
+        '<line class="bound" x1="0" x2="{}" y1="{:.1f}" y2="{:.1f}"/>{}{}</svg>'
+    ).format(width, height, len(ratios), width, middle, middle, _lines(x, y), last)
+
+
+def timeline(points: Sequence[dict]) -> Markup:
+    """The worst measure of each of W windows relative to its threshold, a dot in its decision's colour on each.
+
+    points, oldest first: {ratio: float | None, outcome, title, current: bool}.
+    """
+    width, height, edge = 1000, 150, 12
+    x = _places(len(points), width, 16)
+    y = _level([point["ratio"] for point in points], height, edge)
+    middle = _level([1.0], height, edge)[0]
+    dots = []
+    for place, level, point in zip(x, y, points, strict=True):
+        at = height - edge if level is None else level
+        ring = (
+            Markup('<circle class="ring" cx="{:.1f}" cy="{:.1f}" r="11"/>').format(place, at)
+            if point["current"]
+            else ""
+        )
+        dots.append(
+            Markup('{}<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
+                ring, point["outcome"], place, at, 6 if len(points) <= 60 else 4, point["title"]
+            )
+        )
+    return Markup(
+        '<svg class="timeline" viewBox="0 0 {w} {h}" role="img" aria-label="drift over the last {n} windows">'
+        '<rect class="beyond" x="0" y="0" width="{w}" height="{m:.1f}"/>'
+        '<line class="bound" x1="0" x2="{w}" y1="{m:.1f}" y2="{m:.1f}"/>{lines}{dots}</svg>'
+    ).format(w=width, h=height, n=len(points), m=middle, lines=_lines(x, y), dots=Markup("").join(dots))
+
+
+def strip(cells: Sequence[tuple[str, str]]) -> Markup:
+    """A row of coloured cells, oldest first. cells: (outcome, title) each."""
+    width, height = 1000, 34
+    step = width / max(len(cells), 40)
+    start = width - step * len(cells)  # the newest always ends at the right
+    gap = min(2.0, step * 0.2)
+    drawn = [
+        Markup(
+            '<rect class="cell {}" x="{:.2f}" y="0" width="{:.2f}" height="{}" rx="{}"><title>{}</title></rect>'
+        ).format(outcome, start + place * step, step - gap, height, 2 if step > 6 else 0, title)
+        for place, (outcome, title) in enumerate(cells)
+    ]
+    return Markup(
+        '<svg class="strip" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="decisions over time">'
+        "{}</svg>"
+    ).format(width, height, Markup("").join(drawn))
+
+
+def figure(value: float | None) -> str:
+    """A number as a person reads it; "–" where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if value == 0 or abs(value) >= 1e6 or abs(value) < 1e-4:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _places(count: int, width: int, edge: int) -> list[float]:
+    """Where W windows stand; a single one at the right."""
+    return [width - edge] if count == 1 else np.linspace(edge, width - edge, count).tolist()
+
+
+def _level(ratios: Sequence[float | None], height: int, edge: int) -> list[float | None]:
+    """Heights on a logarithmic scale from LOW to HIGH: twice the threshold is as far above it as half is below."""
+    span = np.log2(HIGH / LOW)
+    return [
+        None
+        if ratio is None
+        else float(edge + (1 - np.log2(np.clip(ratio, LOW, HIGH) / LOW) / span) * (height - 2 * edge))
+        for ratio in ratios
+    ]
+
+
+def _lines(x: Sequence[float], y: Sequence[float | None]) -> Markup:
+    """The points joined, with a gap where a value is missing."""
+    runs: list[list[str]] = [[]]
+    for place, level in zip(x, y, strict=True):
+        if level is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{place:.1f},{level:.1f}")
+    return Markup("").join(
+        Markup('<polyline class="line" points="{}"/>').format(" ".join(run)) for run in runs if len(run) > 1
+    )
