@@ -10,6 +10,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Literal
 
+from flows.dvc_remote import on_s3
 from tasks.stage import run_stage
 
 Outcome = Literal["unchanged", "restored", "ran"]
@@ -21,7 +22,8 @@ def open_repo(root: Path):
 
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).setLevel(logging.ERROR)  # what matters is raised
-    return Repo(str(root))
+    moved = on_s3(root, root / ".dvc")
+    return Repo(str(root), config={"remote": moved} if moved else None)  # set later, DVC's next lock would forget it
 
 
 def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:

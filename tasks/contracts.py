@@ -45,6 +45,7 @@ QUARANTINE_REASONS = (
     "bad_time",  # taken_at cannot be read as a time
     "bridges_splits",  # near-duplicate of samples in two splits, or of another split than its source's
     "in_hard_set",  # near-duplicate of a hard-set image
+    "forgotten",  # its bytes were erased on request (`evergreen forget`)
     "expectation",  # breaks an expectation of the validation suite
 )
 

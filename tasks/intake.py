@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from tasks import fields
+from tasks import fields, forgotten
 from tasks.duplicates import near_pairs
 from tasks.fields import Unusable
 from tasks.files import content_key, sha256_bytes
@@ -147,6 +147,7 @@ class _Reading:
         self.annotator, self.data = annotator, data
         self.votes: list[Vote] = []
         self.started = datetime.now(UTC)  # of reviews that name no time: the latest counts
+        self._forgotten = forgotten.read(known.root)
         self._row_of: dict[str, int] = {}  # id -> row of intake.new
         self._again: list[tuple[int, str, New, tuple[str, ...]]] = []  # offered again: (number, where, first, allowed)
         self._same: dict = {}  # labels and sources repeat a lot: one object each
@@ -164,6 +165,8 @@ class _Reading:
                 self.intake.refuse(number, row.where, error)
 
     def _is_new(self, number: int, row: Offered, label: Label, image: str) -> bool:
+        if erased := forgotten.refusal(self._forgotten, image):
+            raise Unusable("forgotten", erased)
         allowed = ("hard",) if self.intake.kind == "hard" else row.split
         annotator = row.annotator or self.annotator
         sample, first = self.known.find(image), self._row_of.get(image)
