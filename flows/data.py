@@ -1,20 +1,24 @@
 """Commands that change data/: restore it first, change it, store it with DVC, commit data.dvc alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.git import git, identity
 from flows.pipeline import open_repo, record_data, restore_data
 from tasks.errors import EvergreenError
 from tasks.ingest import IngestReport, ingest
+from tasks.manifests import Columns
 from tasks.params import Params, load_params
+from tasks.paths import state_dir
 
 DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
 
 
 def ingest_command(
-    root: Path, source: Path | None, *, kind: str, commit: bool, new: bool, **options
+    root: Path, source: Path | str | None, *, kind: str, commit: bool, new: bool, **options
 ) -> list[IngestReport]:
-    """Take `source` (None: the default set of the repository) into data/ and commit data.dvc.
+    """Take `source` (a path, s3://..., or None: the default set of the repository) into data/ and commit data.dvc.
 
     Raises EvergreenError when data.dvc names data that is neither here nor to be had, unless `new` or the
     result is exactly what data.dvc names.
@@ -60,8 +64,22 @@ def _default_set(root: Path) -> list[tuple[Path, str]]:
     return [(paths[0], "import"), (paths[1], "hard")]
 
 
-def _ingest(root: Path, params: Params, source: Path, kind: str, options: dict) -> IngestReport:
-    return ingest(root, source, data=params.data, images=params.images, inspect=params.inspect, kind=kind, **options)
+def _ingest(root: Path, params: Params, source: Path | str, kind: str, options: dict) -> IngestReport:
+    sections = {"data": params.data, "images": params.images, "inspect": params.inspect}
+    with on_disk(root, source, params, options.get("columns")) as path:
+        return ingest(root, path, kind=kind, **sections, **options)
+
+
+@contextmanager
+def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | None = None) -> Iterator[Path]:
+    """`source` as a path: an s3:// address is copied to .evergreen/spool for as long as the block lasts."""
+    if not str(source).startswith("s3://"):
+        yield Path(source)
+        return
+    from tasks.s3_source import spooled
+
+    with spooled(str(source), state_dir(root) / "spool", params.store, columns) as path:
+        yield path
 
 
 def commit_data(root: Path, message: str) -> None:

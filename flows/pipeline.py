@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from flows.dvc_remote import on_s3
+from tasks.failpoints import failpoint
 from tasks.stage import run_stage
 
+TRIES = 3  # of a step that another run's file, gone in the meantime, has stopped
 Outcome = Literal["unchanged", "restored", "ran"]
 
 
@@ -32,23 +34,48 @@ def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_sta
     Outputs are removed before the function runs: they are hardlinks into DVC's cache, and writing through
     one would corrupt an older release.
     """
-    from dvc.stage.cache import RunCacheNotFoundError
-
     with chdir(repo.root_dir), repo.lock:  # DVC resolves stages and its run cache against the current folder
         (stage,) = repo.stage.collect(name)
         if not stage.changed():
             return "unchanged"
-        try:
-            repo.stage_cache.restore(stage)
+        if _restored(repo, stage):
             outcome: Outcome = "restored"
-        except RunCacheNotFoundError:
+            failpoint("pipeline.restored")
+        else:
             for out in stage.outs:
                 out.remove(ignore_remove=False)
+            failpoint("pipeline.removed")
             run(name, Path(repo.root_dir))
+            failpoint("pipeline.ran")
             outcome = "ran"
     with chdir(repo.root_dir):
-        repo.commit(name, force=True)
+        _retried(lambda: repo.commit(name, force=True))
+    failpoint("pipeline.committed")
     return outcome
+
+
+def _restored(repo, stage) -> bool:
+    """Were the outputs of `stage` taken from DVC's run cache?"""
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    try:
+        _retried(lambda: repo.stage_cache.restore(stage))
+        return True
+    except RunCacheNotFoundError:
+        return False
+    except TypeError:  # DVC stumbles over the empty folder of a run that was killed before it wrote into it
+        return False
+
+
+def _retried(step: Callable[[], object]) -> None:
+    """Do `step` again when a file goes away under it: runs share the cache, and DVC removes and renames in it."""
+    for _ in range(TRIES - 1):
+        try:
+            step()
+            return
+        except FileNotFoundError:
+            continue
+    step()
 
 
 def restore_data(repo) -> None:

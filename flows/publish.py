@@ -12,10 +12,11 @@ the pointer.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from flows import registry
+from flows.dvc_remote import check_remotes
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
 from tasks.files import sha256_file
@@ -117,15 +118,17 @@ def dvc_push(worktree: Path) -> None:
 
     try:
         with _quiet("dvc", "dvc_data"), Repo(str(worktree)) as repo:
+            check_remotes(repo)
             for _ in range(PUSHES):
                 if not (wrong := audit_remote(repo)):
                     return
                 _forget(repo, wrong)
                 repo.push()
             wrong = audit_remote(repo)
-    except (DvcException, ObjectFormatError) as error:
+    except (DvcException, ObjectFormatError, OSError) as error:
         raise EvergreenError(
-            f"dvc push failed: {error}. Nothing was made live; try `dvc push` in {worktree} to see more."
+            f"dvc push failed: {error or type(error).__name__}. Nothing was made live; try `dvc push` in {worktree} "
+            "to see more."
         ) from error
     if wrong:
         listed = "\n  ".join(sorted(wrong.values())[:20])
@@ -140,43 +143,73 @@ def audit_remote(repo) -> dict[tuple[str | None, str], str]:
     """(remote, object) -> what is wrong, for every object of the DVC remote that dvc.lock and the .dvc files of
     `repo` name (stages with `push: false` aside). Empty when all are there and have the right hash.
 
-    An object is hashed once; later audits compare its inode, time and size with those of then.
+    An object is hashed once; later audits compare what its place tells of it (`_Hashes`) with then.
     """
-    from dvc_data.hashfile.state import State
     from dvc_data.hashfile.tree import Tree
     from dvc_objects.errors import ObjectFormatError
 
-    hashed = State(root_dir=repo.root_dir, tmp_dir=str(cache_dir("audit", Path(repo.root_dir))))
     wrong = {}
-    try:
+    with closing(_Hashes(Path(repo.root_dir))) as hashes:
         for out in repo.index.outs:
             if not (out.use_cache and out.can_push) or out.stage.is_repo_import:
                 continue
             if not out.hash_info:
                 wrong[out.remote, str(out)] = f"{out}: not in dvc.lock, its stage has not run"
                 continue
-            odb = repo.cloud.get_remote_odb(out.remote)
-            if problem := _problem(odb, out.hash_info.value, hashed):
+            odb = hashes.odb(repo, out.remote)
+            if problem := hashes.problem(odb, out.hash_info.value):
                 wrong[out.remote, out.hash_info.value] = f"{out}: {problem}"
             if out.hash_info.isdir:  # a listing of files; the cache's, where the remote's is not whole
                 with suppress(FileNotFoundError, ObjectFormatError):
                     for key, _, entry in Tree.load(out.cache if problem else odb, out.hash_info):
-                        if problem := _problem(odb, entry.value, hashed):
+                        if problem := hashes.problem(odb, entry.value):
                             wrong[out.remote, entry.value] = f"{out}/{'/'.join(key)}: {problem}"
-    finally:
-        hashed.close()
     return wrong
 
 
-def _problem(odb, oid: str, hashed) -> str | None:
-    from dvc_data.hashfile.hash import hash_file
+class _Hashes:
+    """md5 of objects of DVC remotes, each computed once while its place says that it is the same file: by inode, time
+    and size in a folder (DVC's own state), by ETag, time and size in S3."""
 
-    path = odb.oid_to_path(oid)
-    try:
-        _, found = hash_file(path, odb.fs, odb.hash_name, hashed, info=odb.fs.info(path))
-    except FileNotFoundError:
-        return f"{path} is missing"
-    return None if found.value == oid.removesuffix(".dir") else f"{path} is damaged (its md5 is {found.value})"
+    def __init__(self, root: Path):
+        from dvc_data.hashfile.cache import HashesCache
+        from dvc_data.hashfile.state import State
+
+        folder = cache_dir("audit", root)
+        self._local = State(root_dir=str(root), tmp_dir=str(folder))
+        self._s3 = HashesCache(str(folder / "hashes" / "s3"))
+        self._odbs: dict = {}
+
+    def close(self) -> None:
+        self._local.close()
+        self._s3.close()
+
+    def odb(self, repo, remote: str | None):
+        """The objects of `remote`: opened once, so what s3fs remembers of it is no older than this audit."""
+        if remote not in self._odbs:
+            self._odbs[remote] = repo.cloud.get_remote_odb(remote)
+        return self._odbs[remote]
+
+    def problem(self, odb, oid: str) -> str | None:
+        path = odb.oid_to_path(oid)
+        try:
+            found = self._md5(odb, path, odb.fs.info(path))
+        except FileNotFoundError:
+            return f"{path} is missing"
+        return None if found == oid.removesuffix(".dir") else f"{path} is damaged (its md5 is {found})"
+
+    def _md5(self, odb, path: str, info: dict) -> str:
+        from dvc_data.hashfile.hash import hash_file
+
+        if "ETag" not in info:
+            return hash_file(path, odb.fs, odb.hash_name, self._local, info=info)[1].value
+        key = f"{odb.fs.config.get('endpointurl') or ''} {path}"
+        same = f"{info['ETag']} {info['size']} {info['LastModified']}"
+        known, _, md5 = (self._s3.get(key) or "").rpartition(" ")
+        if known != same:
+            md5 = hash_file(path, odb.fs, odb.hash_name, info=info)[1].value
+            self._s3[key] = f"{same} {md5}"
+        return md5
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """Named blobs that cannot be half written, and their implementation in a local folder.
 
-Seven primitives are all that a place must offer to hold releases and logs (`tasks.store` and `monitoring.log` build
-everything else on them): `open`, `read`, `create`, `swap`, `list`, `remove`, and `sweep` for what killed writers left.
+Eight primitives are all that a place must offer to hold releases and logs (`tasks.store` and `monitoring.log` build
+everything else on them): `open`, `read`, `create`, `swap`, `list`, `about`, `remove`, and `sweep` for what killed
+writers left.
 A key is a relative path of letters, digits, `.`, `_` and `-`; content is bytes or a file to copy; a token names one
 content of one key.
 
-`create` and `swap` either raise `Conflict` (surely not written) or, on any other error, leave it open whether
-the write happened: the caller reads back.
+`create` and `swap` raise `Conflict` where the key holds anything else, or another error that leaves it open whether
+the write happened: the caller reads back. After a lost reply even a Conflict may mean "written, and replaced by
+others since": whom that matters keeps a history, as promotions do (`tasks.store`).
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -16,19 +19,27 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
-from tasks.files import fsync_dir, sha256_bytes, sha256_file
+from tasks.files import fsync_dir, sha256_bytes, sha256_file, wait_for_lock
 
 PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a key: no leading dot, so neither `..` nor a hidden file
 Content = bytes | Path
+LOCK_SECONDS = 120.0  # a writer holds the folder's lock while it hashes one object and renames a file
 
 
 class Conflict(Exception):
-    """The key holds other content than the caller expects. Nothing was written."""
+    """The key holds other content than the caller expects, and not what the caller wanted to write."""
+
+
+class DiskFull(EvergreenError):
+    """No room left for a write. Nothing half written is visible."""
+
+    reason = "disk_full"
 
 
 class Store(Protocol):
@@ -48,6 +59,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """All keys that begin with `prefix`, sorted."""
 
+    def about(self, key: str) -> tuple[int, datetime]:
+        """Bytes of the content of `key`, and when it was put there (UTC). Raises an error where there is none."""
+
     def remove(self, key: str) -> None:
         """Make `key` absent. Fine where it is absent already."""
 
@@ -65,6 +79,13 @@ def check_key(key: str) -> str:
     return key
 
 
+def without_secrets(url: str) -> str:
+    """`url` as a message may show it: no user, no password, no query."""
+    scheme, _, rest = url.partition("://")
+    place = rest.partition("?")[0]
+    return f"{scheme}://{place.rpartition('@')[2]}" if rest else url
+
+
 class LocalStore:
     """A folder. One flock serialises writers of all processes; files appear by rename, whole and fsynced.
 
@@ -75,7 +96,8 @@ class LocalStore:
     def __init__(self, root: Path):
         self.root = root.resolve()  # the folder itself may be a link, nothing beneath it
         self._tmp = self.root / ".tmp"
-        _make_dirs(self._tmp)
+        with disk_full_is_said(self.root, 0):
+            _make_dirs(self._tmp)
 
     def open(self, key: str) -> BinaryIO | None:
         try:
@@ -96,7 +118,7 @@ class LocalStore:
             if sha256_file(path) != _sha256(content):
                 raise Conflict(key)
             return
-        with self._temporary(content) as temporary, self._lock():
+        with disk_full_is_said(self.root, _size(content)), self._temporary(content) as temporary, self._lock():
             if not path.exists():
                 self._place(temporary, path)
             elif sha256_file(path) != sha256_file(temporary):
@@ -104,7 +126,7 @@ class LocalStore:
 
     def swap(self, key: str, content: Content, expected: str | None) -> str:
         path = self._path(key)
-        with self._temporary(content) as temporary:
+        with disk_full_is_said(self.root, _size(content)), self._temporary(content) as temporary:
             token = sha256_file(temporary)
             with self._lock():
                 if (sha256_file(path) if path.is_file() else None) != expected:
@@ -118,6 +140,10 @@ class LocalStore:
         found = (Path(at) / name for at, _, names in os.walk(start) if self._tmp != Path(at) for name in names)
         keys = (path.relative_to(self.root).as_posix() for path in found if not path.name.startswith("."))
         yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def about(self, key: str) -> tuple[int, datetime]:
+        found = self._path(key).stat()
+        return found.st_size, datetime.fromtimestamp(found.st_ctime, UTC)  # of the rename: a copy may keep its mtime
 
     def remove(self, key: str) -> None:
         path = self._path(key)
@@ -155,7 +181,7 @@ class LocalStore:
     def _lock(self) -> Iterator[None]:
         handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            wait_for_lock(handle, LOCK_SECONDS, f"the store {self.root}")
             yield
         finally:
             os.close(handle)
@@ -191,12 +217,33 @@ class LocalStore:
         fsync_dir(path.parent)
 
 
+@contextmanager
+def disk_full_is_said(folder: Path, needed: int) -> Iterator[None]:
+    """Turn "no space left" (or a used-up quota) into DiskFull: `needed` bytes were to be written beneath `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        raise DiskFull(
+            f"disk full (disk_full): {needed / 1e6:,.1f} MB were to be written beneath {folder}, {free / 1e6:,.1f} MB "
+            "are free there. Nothing half written stays. Make room (`evergreen gc` shows what may go) or move the "
+            "folder to a larger disk, then do it again."
+        ) from error
+
+
 def _make_dirs(folder: Path) -> None:
     """mkdir -p whose every step survives a power cut."""
     if not folder.is_dir():
         _make_dirs(folder.parent)
         folder.mkdir(exist_ok=True)
         fsync_dir(folder.parent)
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def _sha256(content: Content) -> str:

@@ -101,6 +101,16 @@ def open_source(path: Path, columns: Columns | None = None) -> Source:
     return Source(path, (path,), columns)
 
 
+def named_paths(manifest: Path, columns: Columns | None = None) -> Iterator[str]:
+    """The images' paths as `manifest` writes them, unchecked; an image inside of it has none."""
+    for _, roles, record in READERS[manifest.suffix.lower()](manifest, columns or Columns(), True):
+        value = record.get(roles.image)
+        if isinstance(value, dict):
+            value = value.get("path") if value.get("bytes") is None else None
+        if isinstance(value, str):
+            yield value
+
+
 def _check_columns(manifest: Path, columns: Columns) -> None:
     next(READERS[manifest.suffix.lower()](manifest, columns, False), None)
 

@@ -1,4 +1,7 @@
-"""The release store: nothing half written, no promotion lost or doubled, no damaged byte handed out."""
+"""The release store: nothing half written, no promotion lost or doubled, no damaged byte handed out.
+
+In a folder, on an S3 server with conditional writes, and on one without, for a single writer: the same tests.
+"""
 
 import json
 import multiprocessing
@@ -6,29 +9,73 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tasks.blobs import Conflict, LocalStore
+from tasks.blobs import Conflict, DiskFull, LocalStore, Store
 from tasks.bundle_store import StoreDamaged
 from tasks.errors import EvergreenError
 from tasks.files import sha256_bytes, write_json
 from tasks.params import StoreParams
-from tasks.store import Pointer, PointerMoved, Releases, open_store, successor
+from tasks.store import Pointer, PointerMoved, Releases, open_blobs, open_store, successor
+from tests.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
 
 HERE = Path(__file__).parent
 SPAWN = multiprocessing.get_context("spawn")
 
 
+def place(kind: str, tmp_path: Path, request) -> StoreParams:
+    """An empty store of this kind as params.yaml would name it."""
+    if kind == "local":
+        return StoreParams(url=str(tmp_path / "store"))
+    request.getfixturevalue("credentials")
+    server = request.getfixturevalue(kind)
+    url = f"s3://{server.bucket()}/some/team"
+    return StoreParams(url=url, endpoint_url=server.endpoint, single_writer=not server.conditional)
+
+
+def opened(params: StoreParams) -> Store:
+    return open_blobs(params.url, Path("/"), store=params)
+
+
+@pytest.fixture(params=["local", "moto", "rclone"])
+def params(request, tmp_path: Path) -> StoreParams:
+    return place(request.param, tmp_path, request)
+
+
+@pytest.fixture(params=["local", "moto"])
+def shared(request, tmp_path: Path) -> StoreParams:
+    """A store for several writers at once."""
+    return place(request.param, tmp_path, request)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
+def local(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
 @pytest.fixture
-def releases(store: LocalStore) -> Releases:
+def store(params: StoreParams) -> Store:
+    return opened(params)
+
+
+@pytest.fixture
+def releases(store: Store) -> Releases:
     return Releases(store)
+
+
+def overwrite(store: Store, key: str, data: bytes | None) -> None:
+    """What no writer of ours would do: other bytes under `key`, or none."""
+    if isinstance(store, LocalStore):
+        (store.root / key).unlink()
+        if data is not None:
+            (store.root / key).write_bytes(data)
+    elif data is None:
+        store.bucket.s3.delete_object(Bucket=store.bucket.name, Key=store.bucket.prefix + key)
+    else:
+        store.bucket.s3.put_object(Bucket=store.bucket.name, Key=store.bucket.prefix + key, Body=data)
 
 
 def make_bundle(folder: Path, **content: str) -> Path:
@@ -57,7 +104,7 @@ def in_child(call: str, failpoint: str = "") -> int:
 # primitives
 
 
-def test_create_is_once_and_for_all(store: LocalStore, tmp_path: Path):
+def test_create_is_once_and_for_all(store: Store, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"one")
     store.create("a/b", b"one")
     store.create("a/b", tmp_path / "file")  # the same content again
@@ -66,7 +113,7 @@ def test_create_is_once_and_for_all(store: LocalStore, tmp_path: Path):
     assert store.read("a/b")[0] == b"one"
 
 
-def test_swap_only_replaces_what_was_read(store: LocalStore):
+def test_swap_only_replaces_what_was_read(store: Store):
     first = store.swap("p", b"1", None)
     second = store.swap("p", b"2", first)
     for stale in (None, first):
@@ -76,7 +123,7 @@ def test_swap_only_replaces_what_was_read(store: LocalStore):
     assert store.read("q") is None
 
 
-def test_list_shows_keys_and_nothing_else(store: LocalStore):
+def test_list_shows_keys_and_nothing_else(store: Store):
     for key in ("b/2", "b/1", "a", "bb"):
         store.create(key, b"x")
     assert list(store.list("b/")) == ["b/1", "b/2"]
@@ -87,20 +134,31 @@ def test_list_shows_keys_and_nothing_else(store: LocalStore):
 @pytest.mark.parametrize(
     "key", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".lock", "a/.hidden", "a\\b", "a b", "a\n", "a" * 600]
 )
-def test_no_key_leaves_the_store(store: LocalStore, key: str):
-    for attempt in (lambda: store.create(key, b"x"), lambda: store.read(key), lambda: store.swap(key, b"x", None)):
+def test_no_key_leaves_the_store(local: LocalStore, key: str):
+    # names are checked before a server is asked: a store at which none listens will do
+    away = opened(StoreParams(url="s3://bucket/x", endpoint_url="http://127.0.0.1:9"))
+    for attempt in (
+        method
+        for store in (local, away)
+        for method in (
+            lambda store=store: store.create(key, b"x"),
+            lambda store=store: store.read(key),
+            lambda store=store: store.swap(key, b"x", None),
+            lambda store=store: store.remove(key),
+        )
+    ):
         with pytest.raises(EvergreenError, match="cannot name anything"):
             attempt()
 
 
-def test_links_inside_the_store_are_refused(store: LocalStore, tmp_path: Path):
+def test_links_inside_the_store_are_refused(local: LocalStore, tmp_path: Path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret").write_text("s")
-    (store.root / "objects").symlink_to(tmp_path / "outside")
+    (local.root / "objects").symlink_to(tmp_path / "outside")
     with pytest.raises(EvergreenError, match="is a link"):
-        store.read("objects/secret")
+        local.read("objects/secret")
     with pytest.raises(EvergreenError, match="is a link"):
-        store.create("objects/new", b"x")
+        local.create("objects/new", b"x")
     assert [p.name for p in (tmp_path / "outside").iterdir()] == ["secret"]
 
 
@@ -109,18 +167,59 @@ def write_until_killed(root: str) -> None:
 
 
 @pytest.mark.parametrize(("failpoint", "there"), [("store.temporary", False), ("store.placed", True)])
-def test_a_killed_write_is_whole_or_absent(store: LocalStore, failpoint: str, there: bool):
-    assert in_child(f"write_until_killed({str(store.root)!r})", failpoint) == -signal.SIGKILL
-    assert (store.read("objects/x") is not None) == there
-    assert store.sweep() == (0 if there else 1)
-    assert list((store.root / ".tmp").iterdir()) == []
-    store.create("objects/x", b"new")  # the dead writer's lock blocks nobody
+def test_a_killed_write_is_whole_or_absent(local: LocalStore, failpoint: str, there: bool):
+    assert in_child(f"write_until_killed({str(local.root)!r})", failpoint) == -signal.SIGKILL
+    assert (local.read("objects/x") is not None) == there
+    assert local.sweep() == (0 if there else 1)
+    assert list((local.root / ".tmp").iterdir()) == []
+    local.create("objects/x", b"new")  # the dead writer's lock blocks nobody
 
 
-def test_sweep_leaves_the_files_of_living_writers(store: LocalStore):
-    with store._temporary(b"in flight") as path:
-        assert store.sweep() == 0
+def test_sweep_leaves_the_files_of_living_writers(local: LocalStore):
+    with local._temporary(b"in flight") as path:
+        assert local.sweep() == 0
         assert path.read_bytes() == b"in flight"
+
+
+def test_about_tells_size_and_time_and_remove_makes_absent(store: Store):
+    store.create("a/b", b"four")
+    size, at = store.about("a/b")
+    assert size == 4
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 60
+    for _ in range(2):
+        store.remove("a/b")
+        assert store.read("a/b") is None
+        assert store.open("a/b") is None
+    store.create("a/b", b"another")
+    assert store.read("a/b")[0] == b"another"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path):
+    """In a namespace of its own the test mounts a real disk of 256 KB."""
+    (tmp_path / "disk").mkdir()
+    fill = f"exec {sys.executable} -c 'import test_store; test_store.fill()'"
+    script = f"mount -t tmpfs -o size=256k none {tmp_path}/disk && {fill}"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "DISK": str(tmp_path / "disk")}
+    command = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c", script]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def fill() -> None:
+    store = LocalStore(Path(os.environ["DISK"]) / "store")
+    token = store.swap("champion.json", b"old", None)
+    for write in (
+        lambda: store.create("objects/x", b"x" * 300_000),
+        lambda: store.swap("champion.json", b"x" * 300_000, token),
+    ):
+        with pytest.raises(
+            DiskFull, match=r"disk full \(disk_full\): 0\.3 MB were to be written beneath .*store, 0\.\d MB"
+        ):
+            write()
+    assert store.read("champion.json") == (b"old", token)
+    assert list(store.list("")) == ["champion.json"]
+    assert list((store.root / ".tmp").iterdir()) == []
+    store.create("objects/x", b"x" * 30_000)
 
 
 # the pointer
@@ -182,8 +281,8 @@ def test_an_error_that_wrote_nothing_stays_an_error(tmp_path: Path):
     assert Releases(LocalStore(tmp_path)).history() == []
 
 
-def promote_many(root: str, writer: int, count: int) -> None:
-    releases = Releases(LocalStore(Path(root)))
+def promote_many(params: StoreParams, writer: int, count: int) -> None:
+    releases = Releases(opened(params))
     for number in range(count):
         while True:
             try:
@@ -193,29 +292,38 @@ def promote_many(root: str, writer: int, count: int) -> None:
                 continue
 
 
-def test_four_writers_lose_and_double_nothing(releases: Releases):
-    writers = [SPAWN.Process(target=promote_many, args=(str(releases.store.root), w, 25)) for w in range(4)]
+def test_four_writers_lose_and_double_nothing(shared: StoreParams):
+    each = 25 if "://" not in shared.url else 8
+    writers = [SPAWN.Process(target=promote_many, args=(shared, w, each)) for w in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
+    releases = Releases(opened(shared))
     history = releases.history()
-    assert [p.seq for p in history] == list(range(1, 101))
-    assert sorted(p.version for p in history) == sorted(f"v{w}.{n}.0" for w in range(4) for n in range(25))
+    assert [p.seq for p in history] == list(range(1, 4 * each + 1))
+    assert sorted(p.version for p in history) == sorted(f"v{w}.{n}.0" for w in range(4) for n in range(each))
     assert [p.prev for p in history] == [None, *(p.version for p in history[:-1])]
     assert history[-1] == releases.live()
 
 
-def promote_next(root: str) -> None:
-    releases = Releases(LocalStore(Path(root)))
+def promote_next(**params) -> None:
+    releases = Releases(opened(StoreParams(**params)))
     releases.promote(after(releases.live(), "v0.2.0"))
 
 
-@pytest.mark.parametrize("failpoint", ["store.temporary", "store.placed", "store.swapped"])
-def test_a_killed_promotion_happened_or_not_and_history_closes(releases: Releases, failpoint: str):
+def killed_promotions() -> list:
+    points = {"local": ["store.temporary", "store.placed", "store.swapped"], "moto": ["store.swapped"]}
+    return [pytest.param(kind, point, id=f"{kind}-{point}") for kind, found in points.items() for point in found]
+
+
+@pytest.mark.parametrize(("kind", "failpoint"), killed_promotions())
+def test_a_killed_promotion_happened_or_not_and_history_closes(kind: str, failpoint: str, tmp_path: Path, request):
+    params = place(kind, tmp_path, request)
+    releases = Releases(opened(params))
     first = releases.promote(after(None, "v0.1.0"))
-    assert in_child(f"promote_next({str(releases.store.root)!r})", failpoint) == -signal.SIGKILL
+    assert in_child(f"promote_next(**{params.model_dump()!r})", failpoint) == -signal.SIGKILL
     live = releases.live()
     assert live.version == ("v0.1.0" if failpoint == "store.temporary" else "v0.2.0")
     assert [p.version for p in releases.history()] == ["v0.1.0", "v0.2.0"][: live.seq]  # before any repair
@@ -227,14 +335,14 @@ def test_a_killed_promotion_happened_or_not_and_history_closes(releases: Release
 
 def test_a_lost_or_unreadable_pointer_is_named_not_guessed(releases: Releases):
     first = releases.promote(after(None, "v0.1.0"))
-    champion = releases.store.root / "champion.json"
-    champion.unlink()
+    overwrite(releases.store, "champion.json", None)
     with pytest.raises(StoreDamaged, match=r"00000001\.json"):
         releases.promote(after(None, "v0.9.0"))
-    champion.write_text('{"seq": 1')
+    recorded = releases.store.read("pointers/00000001.json")[0]
+    releases.store.create("champion.json", b'{"seq": 1')
     with pytest.raises(StoreDamaged, match=r"champion\.json"):
         releases.live()
-    champion.write_bytes((releases.store.root / "pointers/00000001.json").read_bytes())  # what the message says
+    overwrite(releases.store, "champion.json", recorded)  # what the message says
     assert releases.live() == first
 
 
@@ -264,12 +372,10 @@ def test_damage_is_found_before_use_and_mended_by_uploading_again(
 ):
     bundle = make_bundle(tmp_path / "bundle", model="weights")
     digest = releases.put_bundle(bundle)
-    (file,) = (releases.store.root / victim).iterdir()
-    data = file.read_bytes()
-    file.unlink()
-    if how != "delete":
-        file.write_bytes(bytes([data[0] ^ 1]) + data[1:] if how == "flip" else data[:-1])
-    key = f"{victim}/{file.name}"
+    (key,) = releases.store.list(f"{victim}/")
+    data = releases.store.read(key)[0]
+    damaged = {"flip": bytes([data[0] ^ 1]) + data[1:], "truncate": data[:-1], "delete": None}
+    overwrite(releases.store, key, damaged[how])
     with pytest.raises(StoreDamaged, match=key):
         releases.audit_bundle(digest)
     with pytest.raises(StoreDamaged, match=key):
@@ -311,19 +417,20 @@ def test_a_manifest_cannot_write_outside_its_folder(releases: Releases, tmp_path
 # runs and tombstones
 
 
-def tombstone_many(root: str, writer: int) -> None:
-    releases = Releases(LocalStore(Path(root)))
+def tombstone_many(params: StoreParams, writer: int) -> None:
+    releases = Releases(opened(params))
     for number in range(10):
         releases.tombstone(f"b-{writer}-{number}", why="flipped labels", by=f"run-{writer}")
         releases.put_run(f"run-{writer}", {"outcome": "refused", "count": number})
 
 
-def test_concurrent_tombstones_lose_nothing(releases: Releases):
-    writers = [SPAWN.Process(target=tombstone_many, args=(str(releases.store.root), w)) for w in range(4)]
+def test_concurrent_tombstones_lose_nothing(shared: StoreParams):
+    writers = [SPAWN.Process(target=tombstone_many, args=(shared, w)) for w in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
+    releases = Releases(opened(shared))
     assert set(releases.tombstones()) == {f"b-{w}-{n}" for w in range(4) for n in range(10)}
     assert releases.runs() == {f"run-{w}": {"outcome": "refused", "count": 9} for w in range(4)}
 
@@ -361,9 +468,20 @@ def test_every_worktree_opens_the_same_store(tmp_path: Path):
     assert (main / ".evergreen/releases/tombstones.json").is_file()
 
 
-def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path):
-    with pytest.raises(EvergreenError, match=r"store\.url"):
-        open_store(StoreParams(url="s3://bucket/x"), tmp_path)
+@pytest.mark.parametrize(
+    "url", ["ftp://user:hidden@host/x", "s3://", "s3://Bucket/x", "s3://key:hidden@bucket/x", "s3://bucket/a/../b"]
+)
+def test_a_store_that_is_none_says_so_and_shows_no_secret(tmp_path: Path, url: str):
+    with pytest.raises(EvergreenError, match=r"s3://bucket/prefix") as raised:
+        open_store(StoreParams(url=url), tmp_path)
+    assert "hidden" not in str(raised.value)
+    endpoint = "https://user:hidden@s3.example.org"
+    with pytest.raises(EvergreenError, match=r"store\.endpoint_url .*'https://s3\.example\.org'") as raised:
+        open_store(StoreParams(url="s3://bucket/x", endpoint_url=endpoint), tmp_path)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_folder_that_cannot_be_opened_says_so(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EvergreenError, match="cannot be opened"):
+    with pytest.raises(EvergreenError, match=r"cannot be opened.*store\.url"):
         open_store(StoreParams(url="file/store"), tmp_path)

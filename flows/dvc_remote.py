@@ -1,0 +1,44 @@
+"""Where DVC's objects go: beside the releases, also when `store.url` in params.yaml names S3.
+
+A project begins with a DVC remote in the folder `.evergreen/remote`. When its releases are kept in s3://bucket/prefix,
+that remote means s3://bucket/prefix/dvc, in every run's workspace and wherever Evergreen opens DVC: one setting moves
+both. A remote that the user has put anywhere else stays what it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.params import load_params
+from tasks.paths import main_checkout
+
+OWN_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile", "credentialpath", "configpath")
+
+
+def on_s3(root: Path, dvc_dir: Path) -> dict[str, dict[str, Any]]:
+    """Name -> settings of each DVC remote, as `dvc_dir` (.dvc) has it, that the params.yaml in `root` moves to S3."""
+    if not (root / "params.yaml").is_file():
+        return {}
+    store = load_params(root / "params.yaml").store
+    if not store.url.startswith("s3://"):
+        return {}
+    from dvc.config import Config
+
+    settings = {"url": f"{store.url.rstrip('/')}/dvc", "verify": True}
+    if store.endpoint_url:
+        settings["endpointurl"] = store.endpoint_url
+    main = main_checkout(root)
+    default = (main / ".evergreen" / "remote").resolve()
+    return {
+        name: settings
+        for name, remote in Config(str(dvc_dir), local_dvc_dir=str(dvc_dir))["remote"].items()
+        if "://" not in remote["url"] and (main / ".dvc" / remote["url"]).resolve() == default
+    }
+
+
+def check_remotes(repo) -> None:
+    """Raises S3Error, saying what to do, when a remote in S3 cannot be used: DVC's own errors tell less."""
+    for remote in repo.config["remote"].values():
+        if remote["url"].startswith("s3://") and not any(name in remote for name in OWN_CREDENTIALS):
+            from tasks.s3_bucket import Bucket
+
+            Bucket(remote["url"], remote.get("endpointurl")).check()
