@@ -1,0 +1,45 @@
+"""What the drift benchmarks share: a reference of answered rows, and windows measured and decided in turn."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from benchmarks.fashion_windows import reference_table
+from monitoring import reference
+from monitoring.contracts import Measures, Situation, Window
+from monitoring.decide import decide
+from monitoring.drift import measure
+from monitoring.reference import Reference
+from tasks.files import content_key
+from tasks.params import DecideParams, DriftParams
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+QUARTER = timedelta(minutes=15)
+MORE = ("label", "retrain")  # than `watch`
+
+
+def reference_of(rows: pa.Table, about: dict, cache: Path) -> Reference:
+    """The reference that answered `rows` would be in a bundle."""
+    return reference.of_table(reference_table(rows), about, content_key(rows["id"].to_pylist()), cache)
+
+
+def window(number: int, rows: int) -> Window:
+    """The quarter of an hour `number`."""
+    start = START + number * QUARTER
+    name = f"{start:%Y%m%dT%H%M%SZ}-{start + QUARTER:%Y%m%dT%H%M%SZ}"
+    about = {"version": "v0.1.0", "bundle": "ab" * 32, "rows": rows, "used": rows}
+    return Window(id=name, start=start, end=start + QUARTER, **about)
+
+
+def follow(
+    tables: Iterable[pa.Table], reference: Reference, drift: DriftParams, policy: DecideParams
+) -> Iterator[tuple[str, bool]]:
+    """(outcome, whether anything drifted) of each window, decided in turn with those before it."""
+    past: list[Measures] = []
+    for number, table in enumerate(tables):
+        past.append(measure(table, window(number, len(table)), reference, drift))
+        now = START + (number + 1) * QUARTER
+        facts = Situation(now=now, released_at=START, last_row_at=now, last_monitor_at=now - QUARTER)
+        yield decide(past, facts, policy).outcome, bool(past[-1].drifted())

@@ -1,0 +1,104 @@
+"""Telling people: one event, its sentence, a link and what was done, through every apprise address of the environment.
+
+An alert is written to an outbox first and leaves it address by address, so that a mail server that is down costs
+nothing but time: the next monitor run tries again, for a day. Addresses hold secrets: they are known here by a hash,
+and nothing of them is ever written or raised.
+"""
+
+import fcntl
+import logging
+import os
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tasks.files import read_json, sha256_bytes, write_json
+from tasks.params import AlertsParams
+
+TRIES, PAUSE = 2, 1.0  # per address and delivery; seconds between them
+GIVE_UP = timedelta(days=1)
+
+TITLES = {
+    "watch": "drift seen, watching",
+    "label": "drift: labels are needed",
+    "retrain": "drift: retraining",
+    "silence": "silence",
+    "promoted": "a new model is live",
+    "held": "a model waits for a person",
+    "rejected": "a model was rejected",
+    "refused": "data were refused",
+    "failed": "something failed",
+    "rollback": "rolled back",
+}
+
+
+def send(
+    alerts: AlertsParams, outbox: Path, event: str, sentence: str, *, name: str, done: str = "", link: str = ""
+) -> list[str]:
+    """Tell everybody of `event`, if params.yaml lists it; one sentence per address that could not be reached (yet).
+
+    name: of the model, for the title; done: what Evergreen did about it; link: of the report.
+    """
+    addresses = os.environ.get(alerts.urls_env, "").split()
+    if event not in alerts.events or not addresses:
+        return []
+    lines = [sentence, f"Done: {done}" if done else "", f"Report: {link}" if link else ""]
+    about = {
+        "event": event,
+        "title": f"Evergreen {name}: {TITLES[event]}",
+        "body": "\n".join(line for line in lines if line),
+        "at": datetime.now(UTC).isoformat(),
+        "left": [_hash(address) for address in addresses],
+    }
+    write_json(outbox / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json", about)
+    return deliver(alerts, outbox)
+
+
+def deliver(alerts: AlertsParams, outbox: Path) -> list[str]:
+    """Send what waits in the outbox; one sentence per address that an alert could not reach.
+
+    An alert that is a day old, or whose addresses are all gone from the environment, is dropped.
+    """
+    waiting = sorted(outbox.glob("*.json")) if outbox.is_dir() else []
+    if not waiting:
+        return []
+    addresses = {_hash(address): (n, address) for n, address in enumerate(os.environ.get(alerts.urls_env, "").split())}
+    problems = []
+    with open(outbox / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes at once would send an alert twice
+        for file in waiting:
+            if not file.is_file():
+                continue
+            about = read_json(file)
+            left = [hash_ for hash_ in about["left"] if hash_ in addresses]
+            for hash_ in list(left):
+                number, address = addresses[hash_]
+                if problem := _notify(address, about):
+                    problems.append(f"{alerts.urls_env}, address {number + 1}: {problem} ({about['event']} alert)")
+                    continue
+                left.remove(hash_)
+                write_json(file, about | {"left": left})
+            if not left or datetime.now(UTC) - datetime.fromisoformat(about["at"]) > GIVE_UP:
+                file.unlink()
+    return problems
+
+
+def _notify(address: str, about: dict) -> str | None:
+    """Why `about` could not be sent to `address`; None when it was."""
+    import apprise
+
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it names addresses
+    sender = apprise.Apprise()
+    if not sender.add(address):
+        return "not an address apprise understands"
+    kind = "failure" if about["event"] in ("failed", "silence", "rollback", "refused") else "info"
+    for attempt in range(TRIES):
+        if sender.notify(body=about["body"], title=about["title"], notify_type=kind, body_format="text"):
+            return None
+        time.sleep(PAUSE * (attempt + 1 < TRIES))
+    return "could not be reached, will be tried again"
+
+
+def _hash(address: str) -> str:
+    return sha256_bytes(address.encode())[:16]

@@ -1,0 +1,247 @@
+"""From measures to one of none, watch, label, retrain: a pure function, every check with its value and bound.
+
+    none     nothing has moved, and everything could be measured
+    watch    something has moved, or could not be measured, but not for long enough, or nothing may be done now
+    label    drift that persists, and too few new labels to learn it from: people are asked
+    retrain  persistent drift, a fall of accuracy on late labels, many new labels, or an old model; always with enough
+             new labels, and never within decide.cooldown_hours of, or beyond decide.max_per_day, retrainings before
+
+Hysteresis: k of the last n windows raise the alarm; it stays until n windows in a row were quiet. A window in which a
+measure failed, or with fewer than decide.min_rows rows, is neither quiet nor drifted.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from monitoring.contracts import DriftDecision, Finding, Measures, Situation
+from tasks.contracts import Check
+from tasks.params import DecideParams
+
+DAY = timedelta(days=1)
+PHRASES = 3  # things that moved, in the sentence
+BROKEN = "missing."  # findings about values that are not there: no training cures them
+
+
+def decide(measures: Sequence[Measures], situation: Situation, policy: DecideParams) -> DriftDecision:
+    """measures: of the last windows, newest last; those of another model than the newest's are not looked at."""
+    newest = measures[-1] if measures else None
+    seen = [one for one in measures if one.window.bundle == newest.window.bundle] if newest else []
+    states = [_state(one, policy) for one in seen]
+    alarm = _alarm(states, policy)
+    checks = [*_measured(newest, states, policy), *_allowed(situation, policy), *_reasons(newest, situation, policy)]
+    failed = {check.name for check in checks if check.status != "pass"}
+    drift = alarm and states[-1] == "drifted" and "warm_up" not in failed
+    why = _why(drift, failed)
+    outcome, end = _outcome(why, alarm, states, failed, situation, policy)
+    return DriftDecision(
+        outcome=outcome,
+        sentence=_sentence(newest, why, end, policy),
+        checks=checks,
+        window=newest.window.id if newest else None,
+        alarms=_alarms(newest, situation, policy),
+    )
+
+
+def _state(measures: Measures, policy: DecideParams) -> str:
+    """quiet, drifted or unknown. Values that are missing are watched and alarmed, but are no drift to learn."""
+    if measures.window.used < policy.min_rows:
+        return "unknown"
+    if any(not finding.name.startswith(BROKEN) for finding in measures.drifted()):
+        return "drifted"
+    broken = measures.drifted() or any(finding.status == "error" for finding in measures.findings)
+    return "unknown" if broken or not measures.findings else "quiet"
+
+
+def _alarm(states: Sequence[str], policy: DecideParams) -> bool:
+    """Whether drift persists after the last of `states`; see the module's text."""
+    needed, of = policy.persistence
+    alarm = False
+    for end in range(1, len(states) + 1):
+        last = states[max(end - of, 0) : end]
+        if last.count("drifted") >= needed:
+            alarm = True
+        elif len(last) == of and last.count("quiet") == of:
+            alarm = False
+    return alarm
+
+
+def _measured(newest: Measures | None, states: Sequence[str], policy: DecideParams) -> list[Check]:
+    if newest is None:
+        return [Check(name="rows", status="error", bound=policy.min_rows, detail="no window was measured")]
+    used = newest.window.used
+    errors = [finding for finding in newest.findings if finding.status == "error"]
+    drifted = newest.drifted()
+    needed, of = policy.persistence
+    count = list(states[-of:]).count("drifted")
+    return [
+        _check("rows", used >= policy.min_rows, used, policy.min_rows, "samples measured"),
+        Check(
+            name="measures",
+            status="error" if errors or not newest.findings else "pass",
+            value=len(errors),
+            bound=0,
+            detail="; ".join(f"{finding.name}: {finding.detail}" for finding in errors) or "failed measures",
+        ),
+        _check("drift", not drifted, len(drifted), 0, ", ".join(f.name for f in drifted) or "measures that drifted"),
+        _check("persistence", count < needed, count, needed, f"of the last {min(of, len(states))} windows drifted"),
+    ]
+
+
+def _allowed(situation: Situation, policy: DecideParams) -> list[Check]:
+    since = (situation.now - situation.released_at).total_seconds() / 3600
+    past = situation.drift_retrains  # one in the future (a clock was set back) counts: better too few retrainings
+    ago = (situation.now - max(past)).total_seconds() / 3600 if past else None
+    today = sum(situation.now - at < DAY for at in past)
+    return [
+        _check("warm_up", since >= policy.warm_up_hours, since, policy.warm_up_hours, "hours since the release"),
+        _check(
+            "cooldown", ago is None or ago >= policy.cooldown_hours, ago, policy.cooldown_hours,
+            "hours since the last retraining because of production",
+        ),
+        _check("daily_cap", today < policy.max_per_day, today, policy.max_per_day, "retrainings in 24 hours"),
+        _check("labels", situation.new_labels >= policy.min_new_labels, situation.new_labels, policy.min_new_labels,
+               "new labelled samples, for any retraining"),
+    ]  # fmt: skip
+
+
+def _reasons(newest: Measures | None, situation: Situation, policy: DecideParams) -> list[Check]:
+    """Checks that fail where they are reasons to retrain by themselves."""
+    age = (situation.now - situation.released_at) / DAY
+    found = [
+        _check("label_count", situation.new_labels < policy.new_labels, situation.new_labels, policy.new_labels,
+               "new labelled samples, to retrain without drift"),
+        _check("age", age <= policy.max_age_days, age, policy.max_age_days, "days since the release"),
+    ]  # fmt: skip
+    true, before = (_named(newest, name) for name in ("accuracy.true", "accuracy.reference"))
+    if true is None or true.value is None:
+        return found
+    if before is None or before.value is None or true.high is None:
+        detail = "late labels came, but there is no accuracy of the reference, or no interval, to compare with"
+        return [*found, Check(name="accuracy", status="error", value=true.value, detail=detail)]
+    bound = before.value - policy.max_accuracy_drop
+    status = "fail" if true.high < bound else "pass"
+    return [
+        *found,
+        Check(name="accuracy", status=status, value=true.value, bound=bound, low=true.low, high=true.high,
+              detail="accuracy on late labels; its whole interval must lie below the bound"),
+    ]  # fmt: skip
+
+
+def _why(drift: bool, failed: set[str]) -> str | None:
+    """The strongest reason to act."""
+    if "accuracy" in failed:
+        return "accuracy"
+    if drift:
+        return "drift"
+    if "label_count" in failed:
+        return "label_count"
+    if "age" in failed and "labels" not in failed:
+        return "age"
+    return None
+
+
+def _outcome(
+    why: str | None,
+    alarm: bool,
+    states: Sequence[str],
+    failed: set[str],
+    situation: Situation,
+    policy: DecideParams,
+) -> tuple[str, str]:
+    """(outcome, how the sentence ends)."""
+    new, least = situation.new_labels, policy.min_new_labels
+    if why is None:
+        if states and states[-1] == "drifted":
+            needed, of = policy.persistence
+            wait = (
+                "the release is too new to act"
+                if "warm_up" in failed
+                else f"{needed} of {of} windows are needed to act"
+            )
+            return "watch", wait
+        if alarm:
+            return "watch", "the alarm before it ends after enough quiet windows"
+        if "rows" in failed:
+            return "none", ""
+        return ("watch", "") if failed & {"measures", "drift"} else ("none", "")
+    if "labels" in failed:
+        if situation.queued >= least:
+            return "watch", f"{situation.queued} samples wait in the review queue for a label already"
+        return "label", f"only {new} new labels ({least} are needed to retrain): labels are asked for"
+    if "cooldown" in failed or "daily_cap" in failed:
+        return "watch", "a retraining was started too recently for another"
+    return "retrain", f"{new} new labels are there: retrain"
+
+
+def _sentence(newest: Measures | None, why: str | None, end: str, policy: DecideParams) -> str:
+    if newest is None:
+        parts = ["No window of production was measured"]
+    elif newest.window.used < policy.min_rows:
+        parts = [f"Only {newest.window.used} samples in this window ({policy.min_rows} are needed to tell)"]
+    else:
+        errors = [finding.name for finding in newest.findings if finding.status == "error"]
+        moved = phrases(newest)
+        parts = [", ".join(moved)] if moved else []
+        if errors or not newest.findings:
+            parts.append(f"not measured: {', '.join(errors[:PHRASES]) or 'anything'}"
+                         + (f" and {len(errors) - PHRASES} more" if len(errors) > PHRASES else ""))  # fmt: skip
+        if not parts:
+            parts = ["Production looks like the model's reference"]
+        parts += accuracy(newest)
+    if why == "accuracy":
+        parts.append("accuracy on late labels has fallen")
+    if why == "age":
+        parts.append("the model is old")
+    text = "; ".join([*parts, end] if end else parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def phrases(measures: Measures) -> list[str]:
+    """What drifted, the most surprising first, in words."""
+    found = sorted(measures.drifted(), key=lambda f: -(f.value or 0) / (f.threshold or 1))
+    chosen = [f for f in found if f.name.startswith("image.")][:2] + [f for f in found if f.name == "prediction.mix"]
+    chosen += [f for f in found if f.name.startswith(BROKEN)][:1]
+    others = [f for f in found if f not in chosen]
+    chosen = (chosen + others)[:PHRASES]
+    said = [f.detail.split(";")[0].split(" (area")[0] or f.name for f in chosen]
+    rest = len(found) - len(chosen)
+    return said + ([f"{rest} more"] if rest and said else [])
+
+
+def accuracy(measures: Measures) -> list[str]:
+    """Accuracy now and before: measured where labels came, else estimated."""
+    before = _named(measures, "accuracy.reference")
+    for name, word in (("accuracy.true", "accuracy on late labels"), ("accuracy.estimated", "estimated accuracy")):
+        found = _named(measures, name)
+        if found is not None and found.value is not None:
+            was = f" (was {before.value:.2f})" if before is not None and before.value is not None else ""
+            return [f"{word} {found.value:.2f}{was}"]
+    return []
+
+
+def _alarms(newest: Measures | None, situation: Situation, policy: DecideParams) -> list[str]:
+    """Sentences about silence, and about a log that cannot be measured."""
+    found, silence = [], timedelta(minutes=policy.max_silence_minutes)
+    last = situation.last_row_at
+    quiet = situation.now - (last or situation.released_at)
+    if quiet > silence:
+        since = f"since {last:%Y-%m-%d %H:%M} UTC" if last else "since the model was released, or ever"
+        found.append(f"No sample has been logged {since}: is production silent, or its capture broken?")
+    ran = situation.last_monitor_at
+    if ran is not None and situation.now - ran > silence:
+        found.append(f"The monitor had not run since {ran:%Y-%m-%d %H:%M} UTC: is its schedule alive?")
+    if newest is not None:
+        broken = [f.detail or f.name for f in newest.drifted() if f.name.startswith(BROKEN)]
+        if broken:
+            found.append(f"The log lacks values: {'; '.join(broken[:PHRASES])}")
+        if newest.window.unreadable:
+            found.append(f"{len(newest.window.unreadable)} files of the log could not be read")
+    return found
+
+
+def _named(measures: Measures | None, name: str) -> Finding | None:
+    return next((f for f in measures.findings if f.name == name), None) if measures else None
+
+
+def _check(name: str, passed: bool, value: float | None, bound: float, detail: str) -> Check:
+    return Check(name=name, status="pass" if passed else "fail", value=value, bound=bound, detail=detail)

@@ -1,0 +1,41 @@
+"""Which mix of true classes would explain the window's answers? N rows of the window, M of the reference, K classes.
+
+Black-box shift estimation (Lipton et al. 2018, "Detecting and correcting for label shift with black box predictors"),
+with probabilities instead of hard answers and shrunk towards "no shift" (Azizzadenesheli et al. 2019, "Regularized
+learning for domain adaptation under label shifts"). It assumes that images of one class still look the same; where the
+camera has changed, its answer means little.
+"""
+
+import numpy as np
+
+SHRINK = 0.02  # of the mean diagonal of the confusion, squared
+DRAWS = 100  # for the interval
+MOST = 100  # classes; with more the estimate takes long, and the reference has too few rows of each
+
+
+def priors(window: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(K,) estimated shares of true classes. window: (N, K) and reference: (M, K) probabilities; labels: (M, K) bool,
+    one True a row. A class without reference rows gets 0."""
+    from scipy.optimize import nnls
+
+    known = labels.mean(axis=0)
+    confusion = reference.T @ labels / len(reference)  # [i, j]: probability said for i where j is true
+    scale = np.sqrt(SHRINK) * np.trace(confusion) / len(known)
+    left = np.vstack([confusion, scale * np.eye(len(known))])
+    right = np.concatenate([window.mean(axis=0), np.full(len(known), scale)])
+    found = nnls(left, right)[0] * known
+    return found / found.sum()
+
+
+def change(
+    window: np.ndarray, reference: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float, float, float]:
+    """(new (K,), old (K,), total variation distance between them, its 95 % interval by bootstrap of both sides)."""
+    new, old = priors(window, reference, labels), labels.mean(axis=0)
+    distance = float(np.abs(new - old).sum() / 2)
+    drawn = []
+    for _ in range(DRAWS):
+        rows, others = rng.integers(0, len(window), len(window)), rng.integers(0, len(reference), len(reference))
+        drawn.append(np.abs(priors(window[rows], reference[others], labels[others]) - labels[others].mean(0)).sum() / 2)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return new, old, distance, min(distance, float(low)), max(distance, float(high))
