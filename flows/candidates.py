@@ -23,6 +23,7 @@ from flows.release import open_project
 from flows.retained import HELD
 from tasks.contracts import GateVerdict
 from tasks.errors import EvergreenError
+from tasks.failpoints import failpoint
 from tasks.files import read_json, sha256_file
 from tasks.paths import main_checkout, state_dir
 from tasks.store import Pointer, PointerMoved, Releases
@@ -50,9 +51,63 @@ def keep(tree: Path, releases: Releases, name: str, run_id: str, sentence: str) 
     """Make the held run in `tree` outlive its workspace; returns its commit. Raises EvergreenError."""
     bundle = releases.put_bundle(tree / "artifacts/bundle")
     releases.audit_bundle(bundle)
+    failpoint("candidates.uploaded")
     dvc_push(tree)
+    failpoint("candidates.pushed")
     message = f"Held: {name} of run {run_id}\n\n{sentence}"
-    return registry.commit_apart(tree, message, bundle, f"{HELD}/{run_id}")
+    rev = registry.commit_apart(tree, message, bundle, f"{HELD}/{run_id}")
+    failpoint("candidates.kept")
+    return rev
+
+
+def reconcile(root: Path, releases: Releases) -> list[str]:
+    """Complete what killed runs and decisions left: a published run without its record, a decision that was carried
+    out but not noted, a ref that holds a run nobody can approve. Returns what was done.
+
+    To be called before `workspace.reconcile`: a dead run's workspace still says what it was started for.
+    """
+    main, done = main_checkout(root), []
+    alive = set(workspace.alive_runs(main))
+    history = {pointer.run_id: pointer for pointer in releases.history()}
+    live = releases.live()
+    if live is not None and live.run_id not in alive and (line := _complete_record(main, releases, live)):
+        done.append(line)
+    for ref in git(main, "for-each-ref", "--format=%(refname)", HELD).splitlines():
+        run_id = ref.removeprefix(f"{HELD}/")
+        if run_id in alive:
+            continue
+        if run_id in history and (line := _complete_record(main, releases, history[run_id])):
+            done.append(line)
+        run = releases.run(run_id)
+        if run is None or run["outcome"] != "held":
+            git(main, "update-ref", "-d", ref)
+            done.append(f"let go of run {run_id}, which is {run['outcome'] if run else 'of a run that died'}")
+    return done
+
+
+def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | None:
+    """Note that the run of `pointer` was promoted, if its record does not say so."""
+    run_id, run = pointer.run_id, releases.run(pointer.run_id)
+    folder = state_dir(main) / "runs" / run_id
+    if run is None:
+        if not (folder / "started.json").is_file():  # a rollback, an adopted model, or a run of another machine
+            return None
+        verdict = read_json(folder / "verdict.json") if (folder / "verdict.json").is_file() else None
+        about = {"outcome": "promoted", "sentence": pointer.why, "version": pointer.version, "verdict": verdict}
+        run = read_json(folder / "started.json") | about
+        run |= {"at": pointer.at.isoformat(timespec="seconds"), "bundle": pointer.bundle, "rev": None, "decisions": []}
+        releases.put_run(run_id, run)
+    elif run["outcome"] in ("held", "rejected"):
+        decision = {"how": "completed", "by": pointer.by, "why": pointer.why, "at": _now(), "version": pointer.version}
+        sentence = f"{run['sentence']} Promoted since by {pointer.by}: {pointer.why}."
+        run |= {"outcome": "promoted", "version": pointer.version, "sentence": sentence}
+        releases.put_run(run_id, run | {"decisions": [*run["decisions"], decision | {"verdict": None}]})
+    else:
+        return None
+    if run.get("key"):
+        ended = {"outcome": "promoted", "version": pointer.version, "sentence": run["sentence"]}
+        workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+    return f"noted that run {run_id} was published as {pointer.version}"
 
 
 def approve(root: Path, run_id: str, *, by: str, why: str = "") -> Pointer:
@@ -149,12 +204,15 @@ def _promoted(
     }
     sentence = f"{run['sentence']} Promoted since ({how}) by {by}{f': {why}' if why else ''}."
     ended = {"outcome": "promoted", "version": pointer.version, "sentence": sentence}
+    failpoint("candidates.published")
     releases.put_run(run_id, run | ended | {"decisions": [*run["decisions"], decision]})
+    failpoint("candidates.noted")
     main = main_checkout(root)
-    if ref := git(main, "for-each-ref", "--format=%(refname)", f"{HELD}/{run_id}"):
-        git(main, "update-ref", "-d", ref)  # the version's own tag keeps it from now on
     if run.get("key"):
         workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+    if ref := git(main, "for-each-ref", "--format=%(refname)", f"{HELD}/{run_id}"):
+        git(main, "update-ref", "-d", ref)  # the version's own tag keeps it from now on; last, so `reconcile` finds it
+    failpoint("candidates.released")
     return pointer
 
 

@@ -1,5 +1,6 @@
 """The `evergreen` command. Every command imports late: `evergreen retrain` with nothing new stays under a second."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,19 @@ import typer
 from flows import cli_production, cli_versions
 from tasks.errors import EvergreenError
 from tasks.paths import project_root, state_dir
+
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+REFUSED = {  # what the machine may refuse, and what a user does about it; any other OSError is a bug
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
+    errno.EACCES: "make it readable and writable for you",
+    errno.EPERM: "make it readable and writable for you",
+    errno.EROFS: "work in a checkout that can be written to",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENOTDIR: "name a place that is not beneath a file",
+    errno.ENAMETOOLONG: "use a shorter name",
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -25,26 +39,50 @@ def main() -> None:
     except EvergreenError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        typer.secho(
+            f"error: {place}{error.strerror}. Nothing was made live; {REFUSED[error.errno]}, then run the same command "
+            "again.",
+            fg="red",
+            err=True,
+        )
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("interrupted: nothing half done counts; the same command starts again from there", err=True)
+        raise
 
 
 @app.command()
 def init(
     project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
     data: Annotated[Path, typer.Option(help="Your images: class folders, a CSV/JSONL/Parquet manifest, or Parquet.")],
+    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
 ) -> None:
     """Start a project of your own: the pipeline's code, a params.yaml that fits your images, a git repository."""
+    import shlex
+
     from tasks.init import init_project
+    from tasks.records import Columns
 
     template = Path(__file__).resolve().parent.parent
-    for note in init_project(project, data, template):
+    for note in init_project(project, data, template, Columns(label=label, image=image)):
         typer.echo(note)
     typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
-    typer.echo(f"  cd {project} && evergreen ingest {data.resolve()} && evergreen retrain")
+    named = "".join(f" {option} {shlex.quote(name)}" for option, name in zip(("--label", "--image"), (label, image)) if name)
+    source = shlex.quote(str(data.resolve()))
+    typer.echo(f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named} && evergreen retrain")
 
 
 @app.command()
 def ingest(
-    source: Annotated[Path | None, typer.Argument(help="Folder or manifest; default: the set in datasets/.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="Folder or manifest, also s3://bucket/prefix; default: the set in datasets/.")
+    ] = None,
     hard: Annotated[bool, typer.Option("--hard", help="Add to the hard set: never trained or calibrated on.")] = False,
     production: Annotated[bool, typer.Option("--production", help="Mark as production samples.")] = False,
     label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
@@ -82,15 +120,15 @@ def retrain(
 ) -> None:
     """Run the whole loop over what HEAD names: train, calibrate, evaluate, gate, publish. Exit codes: 0 promoted,
     held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected."""
-    from flows.launch import retrain as launch
+    from flows.single_flight import run_and_tell
 
-    raise typer.Exit(launch(project_root(), reason, force, say=typer.echo))
+    raise typer.Exit(run_and_tell(project_root(), reason, force, say=typer.echo))
 
 
 @app.command()
 def status() -> None:
-    """What is live, what runs, where to look."""
-    from flows.server import running
+    """What is live, what runs and where to look, what the monitor last saw, what comes next."""
+    from flows.up import status_lines
     from flows.workspace import alive_runs
     from tasks.params import load_params
     from tasks.store import open_store
@@ -100,26 +138,28 @@ def status() -> None:
     live = releases.live()
     typer.echo(f"live:        {f'{live.version} since {live.at} by {live.by}: {live.why}' if live else 'nothing yet'}")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
-    server = running(root)
-    typer.echo(f"prefect:     {server['ui'] if server else 'not running (`evergreen up` starts it)'}")
+    for line in status_lines(root):
+        typer.echo(line)
     for batch, about in releases.tombstones().items():
         typer.echo(f"tombstoned:  {batch}: {about['why']}")
 
 
 @app.command()
 def up() -> None:
-    """Start the Prefect server of this project and keep it running (loopback only)."""
-    from flows.server import ensure_server, ui_url
+    """Start everything: Prefect server, schedules and automations, report pages, Evidently's UI. Detached; started
+    again whatever dies; loopback only unless params.yaml says otherwise."""
+    from flows.up import up as start
 
-    typer.echo(f"Prefect: {ui_url(ensure_server(project_root(), typer.echo))}")
+    start(project_root(), typer.echo)
 
 
 @app.command()
 def down() -> None:
-    """Stop the Prefect server of this project."""
-    from flows.server import stop_server
+    """Stop everything `evergreen up` or a run started here; a run in flight resumes from its finished stages later."""
+    from flows.up import down as stop
 
-    typer.echo("stopped" if stop_server(project_root()) else "no server of this project was running")
+    count = stop(project_root())
+    typer.echo(f"stopped {count} process(es)" if count else "nothing of this project was running")
 
 
 @app.command()

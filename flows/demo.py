@@ -3,7 +3,8 @@
     python -m flows.demo [FOLDER]        (default: .demo; an earlier demo there is stopped and replaced)
 
 Expected: a first release; a new batch that retrains incrementally and is promoted; a sabotaged batch that is
-stopped before training. It ends by saying where to look.
+stopped before training; production whose camera changes, an alarm, labels, an automatic retraining (in
+flows.demo_production). It ends by saying where to look.
 """
 
 import shutil
@@ -15,15 +16,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.rule import Rule
 
+from flows import demo_production
 from flows.git import git, identity
-from flows.server import environment, running, stop_server
+from flows.server import environment
+from flows.up import down, services
 from flows.workspace import state_dir
 from tasks.errors import EvergreenError
+from tasks.files import atomic_path, write_json
 from tasks.params import load_params
 from tasks.store import open_store
 
 console = Console(highlight=False)
 HERE = Path(__file__).resolve().parent.parent
+SETTINGS = {  # what the demo's clone changes: it has minutes, not days, and labels all that two windows showed
+    "  flush_seconds: 10\n": "  flush_seconds: 1\n",
+    "  budget: 100\n": "  budget: 500\n",
+}
 
 
 def clone(target: Path) -> Path:
@@ -31,13 +39,19 @@ def clone(target: Path) -> Path:
     if target.exists():
         if not (target / ".git").is_dir() or not (target / "dvc.yaml").is_file():
             raise EvergreenError(f"{target} exists and is no earlier demo: remove it, or name another folder")
-        stop_server(target)
+        down(target)
         shutil.rmtree(target)
     git(HERE, "clone", "--quiet", "--no-hardlinks", str(HERE), str(target))
     options = identity(target)
     for option in options[1::2]:
         name, _, value = option.partition("=")
         git(target, "config", name, value)
+    params = (target / "params.yaml").read_text(encoding="utf-8")
+    for shipped, ours in SETTINGS.items():
+        params = params.replace(shipped, ours)
+    with atomic_path(target / "params.yaml") as temporary:
+        temporary.write_text(params, encoding="utf-8")
+    git(target, "commit", "--quiet", "-am", "settings of the demo")
     return target
 
 
@@ -79,29 +93,40 @@ def main(target: Path) -> None:
     must(evergreen(project, "retrain", "--reason", "new batch"), 3, "the sabotaged batch to be refused")
     must(evergreen(project, "retrain", "--reason", "the next schedule"), 0, "the tombstone to hold")
 
+    trained = time.monotonic()
+    demo = demo_production.Demo(project, releases, evergreen)
+    figures = demo_production.run(demo, lambda text: console.print(Rule(text)))
+
     console.print(Rule())
+    evergreen(project, "releases")
     evergreen(project, "status")
-    show_where_to_look(project, time.monotonic() - start)
+    minutes = {"minutes": (time.monotonic() - start) / 60, "minutes_of_training_part": (trained - start) / 60}
+    write_json(state_dir(project) / "demo.json", minutes | figures)
+    show_where_to_look(project, minutes["minutes"], figures["reports"])
 
 
-def show_where_to_look(project: Path, seconds: float) -> None:
+def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> None:
     """Where everything the demo made can be seen; plain lines, so that paths stay whole and clickable."""
     tree = sorted((state_dir(project) / "runs").iterdir())[-1] / "tree"
     refused = next((state_dir(project) / "validation").glob("b-*.html"))
-    server = running(project)
-    console.print(Rule(f"the loop ran in {seconds / 60:.1f} minutes; look at"))
+    address = {name: url for name, url, _ in services(project)}
+    releases = open_store(load_params(project / "params.yaml").store, project)
+    report = Path(releases.store.root) / "runs" / releases.live().run_id / "report.html"
+    console.print(Rule(f"the loop ran in {minutes:.1f} minutes; look at"))
     places = {
-        "Prefect: runs, tables, plots, verdicts": f"{server['ui']}/runs" if server else "stopped",
+        "drift reports, release reports, review queue": address["pages"],
+        "the alarm: which images moved": reports[1],
+        "why the new model is live": report,
         "why the batch was refused, with its images": refused,
+        "Prefect: runs, tables, plots, verdicts": f"{address['prefect']}/runs",
+        "Evidently's own history": address["evidently"],
         "the validation of the data in use": tree / "artifacts/validate/index.html",
-        "reliability, confusion, worst mistakes": tree / "artifacts/evaluate/plots",
         "the live model's card": tree / "artifacts/bundle/card.md",
-        "labels for a person to look at": tree / "artifacts/clean/queue.csv",
-        "every release": f"cd {project} && git log releases --first-parent",
-        "stop the server": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
+        "go back": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} rollback",
+        "stop everything": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
     }
     for what, where in places.items():
-        console.print(f"  [bold]{what:<44}[/]{where}", soft_wrap=True)
+        console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)
 
 
 if __name__ == "__main__":

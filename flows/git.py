@@ -21,16 +21,36 @@ def git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
+def check_repository(root: Path, commit: bool = True) -> None:
+    """Raises EvergreenError where `root` is in no git repository, or (with `commit`) in one without a commit."""
+    found = _run(root, ("rev-parse", "--is-inside-work-tree"))
+    if found.returncode and "not a git repository" in found.stderr:
+        raise EvergreenError(
+            f"{root} is in no git repository, and Evergreen keeps its data's name and its releases in one: `git init`, "
+            "commit the project (`git add --all`, then `git commit`), and start again"
+        )
+    if found.returncode:
+        raise EvergreenError(f"git cannot use {root}: {found.stderr.strip()}")
+    if commit and _run(root, ("rev-parse", "--verify", "--quiet", "HEAD")).returncode:
+        raise EvergreenError(
+            f"the git repository {root} has no commit yet, and a run uses committed files only: "
+            "`git add --all`, then `git commit`"
+        )
+
+
 def _run(root: Path, arguments: tuple[str, ...], env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     clean = {name: value for name, value in os.environ.items() if name not in _INHERITED}
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=clean | {"GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0"} | (env or {}),
-    )
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=clean | {"GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | (env or {}),
+        )
+    except FileNotFoundError:
+        raise EvergreenError("git is not installed (or not on PATH): Evergreen keeps its versions in it") from None
 
 
 def identity(root: Path) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from flows import workspace
-from flows.server import ensure_server, environment, mark_crashed
+from flows.server import ensure_server, environment, mark_crashed, running
 from tasks.files import read_json, write_json
 from tasks.params import load_params
 from tasks.paths import main_checkout
@@ -34,15 +34,33 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     workspace.refuse_dirty(root)
     key, tombstones, ended = up_to_date(root)
     if ended and not force:
-        version = f" {ended['version']}" if ended.get("version") else ""
-        say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
-        if since := _no_longer_live(root, ended.get("version")):
-            say(since)
-        return 0
-    died = workspace.reconcile(root)
-    _reconcile_releases(root, say)
+        return _nothing_new(root, ended, say)
+    if force:  # one that is asked for goes ahead, whatever else runs
+        return _start(root, key, tombstones, reason, None, say)
+    with workspace.only_one(root, key, say) as flight:
+        _complete(root, say)
+        key, tombstones, ended = up_to_date(root)  # by the run that was waited for, or one whose starter was killed
+        if not ended:
+            return _start(root, key, tombstones, reason, flight, say)
+        if workspace.died(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
+            _tell_of_the_dead(root, ensure_server(root, say))
+        return _nothing_new(root, ended, say)
+
+
+def _nothing_new(root: Path, ended: dict, say) -> int:
+    version = f" {ended['version']}" if ended.get("version") else ""
+    say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
+    if since := _no_longer_live(root, ended.get("version")):
+        say(since)
+    return 0
+
+
+def _start(root: Path, key: str, tombstones: dict, reason: str, flight: int | None, say) -> int:
+    """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
+    if flight is None:
+        _complete(root, say)
     url = ensure_server(root, say)
-    mark_crashed(url, died)
+    _tell_of_the_dead(root, url)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
     write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
@@ -55,13 +73,20 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
     }
     command = [sys.executable, "-m", "flows.retrain", run_id, reason, getpass.getuser()]
-    process = subprocess.Popen(command, cwd=tree, env=env, pass_fds=[lock])
+    process = subprocess.Popen(command, cwd=tree, env=env, pass_fds=[lock, *([flight] if flight is not None else [])])
     os.close(lock)  # the child holds it now
     code = _wait(process)
     if (tree.parent / "ended.json").is_file():
         ending = read_json(tree.parent / "ended.json")
         workspace.mark_seen(root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")})
     return code
+
+
+def _tell_of_the_dead(root: Path, url: str) -> None:
+    """Let Prefect's runs of killed processes be crashed: they would look alive for ever."""
+    died = workspace.died(root)
+    mark_crashed(url, died)
+    workspace.told(root, died)
 
 
 def _no_longer_live(root: Path, version: str | None) -> str | None:
@@ -92,13 +117,17 @@ def _wait(process: subprocess.Popen) -> int:
             continue
 
 
-def _reconcile_releases(root: Path, say) -> None:
-    """Complete what a killed run left between the pointer and its tags; refuse early what publishing would refuse."""
-    from flows import registry
+def _complete(root: Path, say) -> None:
+    """Complete what killed runs left: what they published, what holds them, their workspaces. Refuse early what
+    publishing would refuse."""
+    from flows import candidates, registry
     from flows.publish import reconcile
 
     params = load_params(root / "params.yaml")
-    main = main_checkout(root)
+    main, releases = main_checkout(root), open_store(params.store, root)
     registry.check_branch(main)
-    for line in reconcile(main, open_store(params.store, root), params.bundle.name):
+    done = reconcile(main, releases, params.bundle.name) + candidates.reconcile(main, releases)
+    for line in done:  # before the workspaces go, which say what a published run was started for
         say(line)
+    for run_id in workspace.reconcile(root):
+        say(f"run {run_id} had died: this one continues from its finished stages")

@@ -158,6 +158,7 @@ def rollback(
                 set_aside = between if tombstone is True else _known(tombstone, main, objects, live)
                 for batch in set_aside:
                     releases.tombstone(batch, why=f"rolled back to {target.version}: {why}", by=by)
+                failpoint("rollback.tombstoned")
     failpoint("rollback.verified")
     if target.version != live.version:
         live = _swap(main, releases, params.bundle.name, live, target, by, why)

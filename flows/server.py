@@ -1,11 +1,11 @@
 """A Prefect server of one's own: started when none is configured, kept running, found again.
 
-Loopback only. A temporary server per run would cost 10-20 s each time and be orphaned by a kill, so one
-detached `prefect server` (SQLite under .evergreen/prefect) serves all runs of a project until `evergreen down`.
+A temporary server per run would cost 10-20 s each time and be orphaned by a kill, so one detached `prefect server`
+serves all runs of a project until `evergreen down`. SQLite under .evergreen/prefect on loopback by default; a Postgres
+URL, another port or another address (then with a password) by params.yaml's `serve` section.
 """
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -16,11 +16,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from flows.prefect_api import post
 from tasks.errors import EvergreenError
 from tasks.files import read_json, write_json
+from tasks.params import ServeParams, load_params
 from tasks.paths import state_dir
 
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 QUIET = {  # libraries that would phone home or draw banners
     "DO_NOT_TRACK": "1",
@@ -33,10 +37,47 @@ QUIET = {  # libraries that would phone home or draw banners
 
 def environment(root: Path) -> dict[str, str]:
     """Environment of a process that talks to the project's server (or to the user's, where one is configured)."""
-    values = {**os.environ, **QUIET}
+    # PREFECT__*: of the flow run this command may be part of; its child is a run of its own
+    values = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")} | QUIET
     values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
     values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
     return values
+
+
+def server_environment(serve: ServeParams) -> dict[str, str]:
+    """What the server itself needs beside `environment`: its database, and a password beyond loopback.
+
+    Raises EvergreenError where it is to listen on the network without a password.
+    """
+    values = {}
+    if database := os.environ.get(serve.database_env):
+        values["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg(database, serve.database_env)
+    if auth := auth_string(serve):
+        values["PREFECT_SERVER_API_AUTH_STRING"] = values["PREFECT_API_AUTH_STRING"] = auth
+    return values
+
+
+def auth_string(serve: ServeParams) -> str | None:
+    """ "user:password" of a server beyond loopback; None on loopback."""
+    if serve.host in LOOPBACK:
+        return None
+    password = os.environ.get(serve.password_env)
+    if not password:
+        raise EvergreenError(
+            f"serve.host in params.yaml is {serve.host}: beyond loopback a password is needed. Set the environment "
+            f"variable {serve.password_env}, or use 127.0.0.1 (and a tunnel)."
+        )
+    return f"evergreen:{password}"
+
+
+def _asyncpg(url: str, variable: str) -> str:
+    """`url` with the driver Prefect needs; the address is never repeated in an error, it holds a password."""
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in ("postgres", "postgresql", "postgresql+asyncpg", "sqlite+aiosqlite"):
+        raise EvergreenError(
+            f"{variable} holds no database URL that Prefect knows: expected postgresql+asyncpg://user:password@host/name"
+        )
+    return f"{'postgresql+asyncpg' if scheme.startswith('postgres') else scheme}://{rest}"
 
 
 def healthy(url: str, seconds: float = 2.0) -> bool:
@@ -65,6 +106,8 @@ def ensure_server(root: Path, say=print) -> str:
         if not healthy(url, 10):
             raise EvergreenError(f"PREFECT_API_URL={url} does not answer: start that server, or unset the variable")
         return url
+    if auth := auth_string(load_params(root / "params.yaml").serve):
+        os.environ["PREFECT_API_AUTH_STRING"] = auth  # of this process and those it starts
     if about := running(root):
         return about["url"]
     state = state_dir(root)
@@ -78,12 +121,17 @@ def ensure_server(root: Path, say=print) -> str:
 
 
 def _start(root: Path, state: Path) -> str:
-    port = _free_port(4200)
-    url = f"http://127.0.0.1:{port}/api"
+    serve = load_params(root / "params.yaml").serve
+    own = server_environment(serve)
+    port = free_port(serve.prefect_port, serve.host)
+    shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host
+    url = f"http://{shown}:{port}/api"
+    # beyond loopback the browser's own idea of the address is the right one
+    ui_api = url if serve.host in LOOPBACK else "/api"
     with open(state / "server.log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**environment(root), "PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
+            [sys.executable, "-m", "prefect", "server", "start", "--host", serve.host, "--port", str(port)],
+            env={**environment(root), **own, "PREFECT_API_URL": url, "PREFECT_UI_API_URL": ui_api},
             cwd=state,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -98,7 +146,7 @@ def _start(root: Path, state: Path) -> str:
             os.killpg(process.pid, signal.SIGTERM)
             raise EvergreenError(f"the Prefect server was not up in {START_SECONDS} s; see {state / 'server.log'}")
         time.sleep(0.2)
-    write_json(state / "server.json", {"pid": process.pid, "url": url, "ui": f"http://127.0.0.1:{port}"})
+    write_json(state / "server.json", {"pid": process.pid, "url": url, "ui": url.removesuffix("/api")})
     return url
 
 
@@ -118,16 +166,17 @@ def stop_server(root: Path) -> bool:
     return True
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int, host: str = "127.0.0.1") -> int:
     """`wanted` if nobody listens there, else one the system picks."""
     for port in (wanted, 0):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: TIME_WAIT is free
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return probe.getsockname()[1]
-    raise EvergreenError("no free port on the loopback address")
+    raise EvergreenError(f"no port can be opened on {host}: is serve.host in params.yaml an address of this machine?")
 
 
 def ui_url(api: str, run_id: str = "") -> str:
@@ -142,12 +191,5 @@ def mark_crashed(api: str, run_ids: list[str]) -> None:
         return
     running = {"name": {"any_": run_ids}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
     state = {"type": "CRASHED", "message": "its process died; the next run continues from its finished stages"}
-    for run in _post(f"{api}/flow_runs/filter", {"flow_runs": running}):
-        _post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
-
-
-def _post(url: str, body: dict) -> list | dict:
-    """POST to the server's REST API without importing Prefect (its client costs two seconds)."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
+    for run in post(f"{api}/flow_runs/filter", {"flow_runs": running}):
+        post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})

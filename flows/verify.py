@@ -19,6 +19,7 @@ from flows.retained import Listings, Object, Version, outs_at, places, retained
 from tasks import bundle_store
 from tasks.contracts import Frozen
 from tasks.errors import EvergreenError
+from tasks.failpoints import failpoint
 from tasks.files import sha256_bytes, sha256_file
 from tasks.forgotten import erased_objects
 from tasks.params import load_params
@@ -77,6 +78,7 @@ def verify(
     for problem in todo.values():
         step(f"repairing {problem.key}")
         _repair(root, releases, problem)
+        failpoint("verify.repaired")
     return _check(root, releases, params.bundle.name, version, deep, step)
 
 
@@ -351,6 +353,7 @@ def _repair(root: Path, releases: Releases, problem: Problem) -> None:
                 cache.add(remote[0].oid_to_path(problem.key), remote[0].fs, problem.key)
         else:
             _drop(remote[0], problem.key)
+            failpoint("verify.dropped")
             remote[0].add(problem.source, _local(), problem.key)
     finally:
         repo.close()

@@ -250,11 +250,16 @@ class CaptureParams(Section):
 class DriftParams(Section):
     """How one window of production is measured against the model's own frozen reference."""
 
-    max_window: Positive = Field(2_000, description="rows of a window that are measured (a random sample of more)")
+    max_window: Positive = Field(
+        2_000,
+        description="rows of a window that are measured (a random sample of more); never more than the reference has",
+    )
     false_alarm_rate: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.01, description="share of windows without drift that may show any drift at all, over all measures together"
     )
-    resamples: Positive = Field(500, description="windows drawn to calibrate the thresholds of one model")
+    resamples: Positive = Field(
+        2_000, description="windows without drift drawn to calibrate one model's thresholds, once for each window size"
+    )
     seed: Count = 0
 
 

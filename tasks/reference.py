@@ -24,7 +24,7 @@ from tasks.params import ImagesParams
 from tasks.pixels import pixel_table
 
 THUMBNAIL = 64  # pixels
-ENOUGH = 100  # held-out production images that can stand for what the model will see
+ENOUGH = 60  # held-out production images that can stand for what the model will see
 BATCH = 64
 
 

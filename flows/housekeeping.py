@@ -1,0 +1,84 @@
+"""What nobody should have to think of: retention, what killed writers left, unfinished releases, undelivered alerts."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from flows import workspace
+from flows.notify import alert_once, monitor_silence, retry_alerts
+from flows.publish import reconcile
+from monitoring.evidently_store import prune as prune_snapshots
+from monitoring.journal import Journal
+from monitoring.log import open_log
+from monitoring.pages import workspace_dir
+from tasks.errors import EvergreenError
+from tasks.params import load_params
+from tasks.paths import main_checkout, state_dir
+from tasks.store import open_store
+
+LONGEST_LOG = 50 << 20  # bytes of a service's log; then it begins anew
+TEMPORARY_DAYS = 1.0  # temporary files of killed writers older than this go
+
+
+def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
+    """Do all of it; what fails is told and does not stop the rest. Returns a sentence.
+
+    Raises EvergreenError at the end when anything failed.
+    """
+    now = now or datetime.now(UTC)
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    log = open_log(root, params)
+    steps: dict[str, Callable[[], int]] = {
+        "log files past their time": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
+        "journal entries": lambda: Journal(log.store).prune(params.report.keep),
+        "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
+        "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root), now),
+        "dead runs": lambda: len(workspace.reconcile(root)),
+        "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
+        "overlong logs": lambda: trim(state_dir(root)),
+    }
+    done, failed = [], []
+    for what, step in steps.items():
+        try:
+            count = step()
+        except (EvergreenError, OSError) as error:
+            failed.append(f"{what}: {error}")
+            say(failed[-1])
+            continue
+        if count:
+            done.append(f"{count} {what}")
+    for problem in retry_alerts(root):
+        say(problem)
+    silent = monitor_silence(root, now - timedelta(days=1), now)
+    alert_once(root, "monitor silence", "silence", silent)
+    if failed:
+        raise EvergreenError(f"housekeeping could not do everything: {'; '.join(failed)}")
+    return f"removed or mended: {', '.join(done) or 'nothing'}{f'. ALARM: {silent}' if silent else ''}"
+
+
+def sweep(folder: Path, now: datetime) -> int:
+    """Remove temporary files and folders (tasks.files: .<name>.<random>.tmp) that no writer can still need."""
+    old = now.timestamp() - TEMPORARY_DAYS * 86400
+    count = 0
+    for path in folder.glob(".*.tmp"):
+        if path.is_file() and path.stat().st_mtime < old:
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def trim(folder: Path) -> int:
+    """Empty service logs that grew too long; their writers append, so they go on at the beginning."""
+    count = 0
+    for path in folder.glob("*.log"):
+        if path.stat().st_size > LONGEST_LOG:
+            with open(path, "r+b") as log:
+                log.seek(-(1 << 20), 2)
+                tail = log.read()
+                log.truncate(0)
+            with open(path, "ab") as log:
+                log.write(f"--- emptied at {time.strftime('%Y-%m-%d %H:%M:%S')}, the last MB was:\n".encode() + tail)
+            count += 1
+    return count
