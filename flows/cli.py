@@ -43,12 +43,8 @@ def main() -> None:
         if error.errno not in REFUSED:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        typer.secho(
-            f"error: {place}{error.strerror}. Nothing was made live; {REFUSED[error.errno]}, then run the same command "
-            "again.",
-            fg="red",
-            err=True,
-        )
+        advice = f"{REFUSED[error.errno]}, then run the same command again"
+        typer.secho(f"error: {place}{error.strerror}: {advice}", fg="red", err=True)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
@@ -69,11 +65,12 @@ def init(
     from tasks.init import init_project
     from tasks.records import Columns
 
+    named = (("--label", label), ("--image", image))
     template = Path(__file__).resolve().parent.parent
     for note in init_project(project, data, template, Columns(label=label, image=image)):
         typer.echo(note)
     typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
-    named = "".join(f" {option} {shlex.quote(name)}" for option, name in zip(("--label", "--image"), (label, image)) if name)
+    named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
     typer.echo(f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named} && evergreen retrain")
 
@@ -92,7 +89,7 @@ def ingest(
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
 ) -> None:
     """Take new images and labels into data/. Doing it twice changes nothing; killed, nothing half is visible."""
-    from flows.data import ingest_command
+    from flows.data import detached, ingest_command
     from tasks.manifests import Columns
 
     given = {"label": label, "image": image}
@@ -111,6 +108,8 @@ def ingest(
             typer.echo(f"  quarantined {line}")
         if len(report.quarantined) > 10:
             typer.echo(f"  ... and {len(report.quarantined) - 10} more in {state_dir(project_root()) / 'quarantine'}")
+    if commit and any(report.batch for report in reports) and detached(project_root()):
+        typer.echo("note: HEAD is on no branch, so neither is this commit: `git switch -c NAME` keeps it", err=True)
 
 
 @app.command()

@@ -1,10 +1,10 @@
 """Commands that change data/: restore it first, change it, store it with DVC, commit data.dvc alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from flows.git import git, identity
+from flows.git import check_repository, git, identity
 from flows.pipeline import open_repo, record_data, restore_data
 from tasks.errors import EvergreenError
 from tasks.ingest import IngestReport, ingest
@@ -24,15 +24,25 @@ def ingest_command(
     result is exactly what data.dvc names.
     """
     params = load_params(root / "params.yaml")
+    check_repository(root, commit=False)
+    if source is not None and not str(source).strip():
+        raise EvergreenError(
+            "the source to ingest is an empty name: expected a folder, a manifest or s3://bucket/prefix"
+        )
+    jobs = [(source, kind)] if source is not None else _default_set(root)
     expected = _restore(root)
-    jobs = [(source, kind)] if source else _default_set(root)
+    here = set((root / "data").rglob("*"))
     reports = [_ingest(root, params, path, of_kind, options) for path, of_kind in jobs]
     before = (root / "data.dvc").read_bytes() if (root / "data.dvc").is_file() else None
     if not (root / "data").is_dir():
         return reports
-    found = record_data(root)
+    with _dvc_errors(root):
+        found = record_data(root)
     if expected and not new and found != expected:
         (root / "data.dvc").write_bytes(before)
+        for file in set((root / "data").rglob("*")) - here:  # else the next ingest took it for the data set
+            if file.is_file():
+                file.unlink()
         raise EvergreenError(
             f"data.dvc names data {expected[:12]} that is neither here nor in the cache or remote, and this source "
             f"gives {found[:12]} instead. `dvc pull` it from where it was pushed, or start a new data set with --new."
@@ -46,15 +56,33 @@ def _restore(root: Path) -> str | None:
     """Bring data/ to what data.dvc says; the md5 that could not be restored, None when all is well."""
     if not (root / "data.dvc").is_file() or (root / "data" / "dataset.json").is_file():
         return None
-    repo = open_repo(root)
+    with _dvc_errors(root), closing(open_repo(root)) as repo:
+        try:
+            restore_data(repo)
+            return None
+        except EvergreenError:
+            (stage,) = repo.stage.collect(str(root / "data.dvc"))
+            return stage.outs[0].hash_info.value
+
+
+@contextmanager
+def _dvc_errors(root: Path) -> Iterator[None]:
+    """DVC's own errors (a data.dvc or .dvc/config that cannot be read, a lock, a link it cannot make) as ours."""
+    from dvc.exceptions import DvcException
+
     try:
-        restore_data(repo)
-        return None
-    except EvergreenError:
-        (stage,) = repo.stage.collect(str(root / "data.dvc"))
-        return stage.outs[0].hash_info.value
-    finally:
-        repo.close()
+        yield
+    except DvcException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise EvergreenError(
+            f"DVC cannot work with {root / 'data'}: {error}{cause}. Mend data.dvc or .dvc/config (`git checkout` "
+            "brings back the committed ones) and run the same command again: what is in data/ stays."
+        ) from error
+
+
+def detached(root: Path) -> bool:
+    """Is HEAD on no branch? What is committed there is lost from sight with the next `git switch`."""
+    return git(root, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
 
 
 def _default_set(root: Path) -> list[tuple[Path, str]]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.git import git
+from flows.git import check_repository, git
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
 from tasks.files import atomic_path, read_json, sweep, wait_for_lock, write_json
@@ -41,6 +41,7 @@ def input_key(root: Path, tombstones: dict) -> str:
 
     Raises EvergreenError when HEAD lacks one of them (no data ingested yet, say).
     """
+    check_repository(root)
     listing = git(root, "ls-tree", "HEAD", "--", *INPUTS)
     found = {line.split("\t")[1] for line in listing.splitlines()}
     if "data.dvc" not in found:

@@ -2,18 +2,25 @@
 
 DVC outputs are hardlinks into its cache: writing one in place would corrupt an older release.
 So nothing here ever opens an existing file for writing; every write is temp + fsync + rename.
+
+A temporary file or folder is locked (flock) by its writer while that lives, so `sweep` can tell what a killed one left.
 """
 
+import fcntl
 import hashlib
 import importlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from tasks.errors import EvergreenError
+from tasks.failpoints import failpoint
 
 
 @contextmanager
@@ -24,35 +31,112 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.fchmod(handle, 0o644)  # mkstemp's 0600 would make shared caches unreadable for others
-    os.close(handle)
-    temporary = Path(name)
+    temporary, handle = _temporary_file(path)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        failpoint("files.temporary")
         os.replace(temporary, path)
+        failpoint("files.placed")
         fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh temporary directory that replaces `path` as a whole on success."""
+    """Yield a fresh temporary directory that replaces `path` as a whole on success.
+
+    Killed while it is replaced, `path` is as before, absent or as after, never a part of either. What killed writers
+    of this very `path` left beside it is removed first: it may be large, and far from the project.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    temporary.chmod(0o755)
+    sweep(path.parent, f".{path.name}.*.tmp")
+    temporary, handle = _temporary_dir(path)
+    aside = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}-old.tmp")
     try:
         yield temporary
+        failpoint("files.folder")
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            os.replace(path, aside)
+            failpoint("files.aside")
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
+        failpoint("files.folder_placed")
         fsync_dir(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.close(handle)
+
+
+def _temporary_file(path: Path) -> tuple[Path, int]:
+    """A new locked file beside `path`, and the descriptor whose end frees it."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.fchmod(handle, 0o644)  # mkstemp's 0600 would make shared caches unreadable for others
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return Path(name), handle
+        os.close(handle)  # a sweep came between
+
+
+def _temporary_dir(path: Path) -> tuple[Path, int]:
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            temporary.chmod(0o755)
+            return temporary, handle
+        except FileNotFoundError:  # a sweep came between
+            continue
+
+
+def sweep(folder: Path, pattern: str = "**/.*.tmp") -> int:
+    """Remove the temporary files and folders beneath `folder` whose writers are dead; how many."""
+    removed = 0
+    for path in list(folder.glob(pattern)):
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:  # gone by now, or a link: not ours
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            removed += 1
+        except BlockingIOError:
+            pass  # its writer lives
+        finally:
+            os.close(handle)
+    return removed
+
+
+def wait_for_lock(lock: IO | int, seconds: float, what: str) -> None:
+    """Take the flock of the open file `lock`; a dead holder's is free at once. `what` is locked, as a person says it.
+
+    Raises EvergreenError when a living process holds it longer than `seconds`.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EvergreenError(
+                    f"{what} has been locked by another process for {seconds:g} s, which should take far less: look "
+                    "for one that hangs or was stopped (`ps`), end it, and start again"
+                ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
 
 
 def fsync_dir(path: Path) -> None:

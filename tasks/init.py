@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from tasks.errors import DataError, EvergreenError
 from tasks.fields import printable
 from tasks.files import write_json
-from tasks.fit import fit, look
+from tasks.fit import Seen, fit, look
 from tasks.params import Params
 from tasks.records import Columns
 
@@ -31,7 +31,11 @@ HEADER = """\
 
 def fit_params(source: Path, columns: Columns | None = None) -> str:
     """The text of a params.yaml that fits the images and labels at `source`. Raises DataError."""
-    params, why = fit(look(source, columns))
+    return _params_text(source, look(source, columns))
+
+
+def _params_text(source: Path, seen: Seen) -> str:
+    params, why = fit(seen)
     return HEADER.format(source=_one_line(source.name)) + render(params, why)
 
 
@@ -78,7 +82,8 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         raise EvergreenError(f"{target} is not empty: name a new folder for the project")
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
-    params = fit_params(source, columns)
+    seen = look(source, columns)
+    params = _params_text(source, seen)
     files = _needed_files(template)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -88,13 +93,27 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         (target / "params.yaml").write_text(params, encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return _first_commit(target)
+        return [*_first_commit(target), *_warnings(seen)]
     except BaseException:
-        for entry in target.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if not existed:
-            target.rmdir()
+        if target.is_dir():
+            for entry in target.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not existed:
+                target.rmdir()
         raise
+
+
+def _warnings(seen: Seen) -> list[str]:
+    """What will stop the first run, said before anybody has waited for it."""
+    notes = []
+    if len(seen.classes) < 2:
+        found = f"only one class, {next(iter(seen.classes))!r}" if seen.classes else "no label"
+        notes.append(f"note: there is {found}: a classifier needs images of two classes at least")
+    few = sorted((count, name) for name, count in seen.classes.items() if count < 3)
+    if few and len(seen.classes) > 1:
+        shown = ", ".join(f"{name!r} {count}" for count, name in few[:5]) + (", ..." if len(few) > 5 else "")
+        notes.append(f"note: classes with fewer than 3 images ({shown}) cannot be told apart well or tested")
+    return notes
 
 
 def _needed_files(template: Path) -> list[str]:

@@ -61,14 +61,16 @@ def find_columns(names: Sequence[str], columns: Columns, where: str, class_label
             raise DataError(f"{where}: no column {wanted!r} (for the {role}); columns found: {listing}")
         found[role] = wanted or next((lower[alias] for alias in aliases if alias in lower), None)
     if found["image"] is None:
-        raise DataError(f"{where}: no image or path column; columns found: {listing}. Name it, or call it `image`")
+        raise DataError(
+            f"{where}: no image or path column; columns found: {listing}. Name it (--image NAME), or call it `image`"
+        )
     if columns.unlabelled:
         found["label"] = None
     elif found["label"] is None and len(class_labels) == 1:
         found["label"] = class_labels[0]
     elif found["label"] is None:
         raise DataError(
-            f"{where}: no label column; columns found: {listing}. Name it, or say that the rows are unlabelled"
+            f"{where}: no label column; columns found: {listing}. Name it (--label NAME), or call it `label`"
         )
     return Columns(**found, unlabelled=columns.unlabelled)
 

@@ -31,11 +31,16 @@ def spooled(url: str, folder: Path, store: StoreParams, columns: Columns | None 
     long as the block lasts. `store` says how S3 is spoken to; `columns` are the manifest's.
 
     One at a time in a project; what a killed one left is removed first. Raises DataError for a source that is empty
-    or has names no file can have, DiskFull, S3Error.
+    or has names no file can have, or while another is taken in; DiskFull, S3Error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # it may fetch for hours: nobody should wait without knowing
+            raise DataError(
+                f"another process is taking in a source from S3 (it holds {folder / 'lock'}): start again when it is done"
+            ) from None
         for left in folder.iterdir():
             if left.is_dir():
                 shutil.rmtree(left)

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.loop
 
 
-@pytest.mark.parametrize(("script", "figures"), [("flow", 3), ("commands", 2)])
+@pytest.mark.parametrize(("script", "figures"), [("flow", 3), ("commands", 2), ("promotions", 1)])
 def test_the_quick_pass_reports_every_figure_and_keeps_none(script, figures):
     kept = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
     before = [file.read_bytes() for file in kept]

@@ -244,6 +244,10 @@ def test_sources_that_are_none_say_so_and_leave_nothing(moto: Server, tmp_path: 
     }.items():
         with pytest.raises(DataError, match=message):
             take(root, params, f"s3://{bucket}/{source}")
+    put(Bucket=bucket, Key="one/a.png", Body=b"x")
+    with on_disk(root, f"s3://{bucket}/one", params), pytest.raises(DataError, match="another process is taking in"):
+        take(root, params, f"s3://{bucket}/one")
+    (root / ".evergreen/spool/left-by-a-kill").mkdir()
     monkeypatch.setattr(s3_source, "RESERVE", 1 << 60)
     with pytest.raises(DiskFull, match=r"disk_full.*Nothing was taken"):
         take(root, params, f"s3://{bucket}/text")
