@@ -19,10 +19,14 @@ def act(
     measures: Measures,
     decision: DriftDecision,
     *,
+    since: datetime | None = None,
     link: str = "",
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Do what `decision` asks for; sentences of what was done. link: of the window's report, for the alerts.
+    """Do what `decision` asks for; sentences of what was done.
+
+    since: start of the first of the windows that drifted (None: of this one): people are asked about all of them.
+    link: of the window's report, for the alerts.
 
     Raises EvergreenError when a retraining was decided and no server takes the event: then the decision is not kept,
     and the next run comes to it again.
@@ -39,7 +43,9 @@ def act(
         budget = params.review.budget - waits
         if budget > 0:
             limited = params.review.model_copy(update={"budget": budget})
-            chosen = enqueue(log, limited, window.start, window.end, f"window {window.id}: {decision.sentence}")
+            chosen = enqueue(
+                log, limited, since or window.start, window.end, f"window {window.id}: {decision.sentence}"
+            )
             done.append(
                 f"{len(chosen)} samples were put into the review queue, {waits + len(chosen)} wait for a label."
             )

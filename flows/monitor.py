@@ -106,7 +106,9 @@ def monitor(
     decision = decide([*same, measures], situation, params.decide)
     say(f"{decision.outcome}: {decision.sentence}")
     # the event first: what fails to be drawn must not keep a model from being mended
-    done = act(root, params, log, measures, decision, link=_link(root, measures.window.id), say=say)
+    drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
+    since = min(drifted, default=None)
+    done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
     report = write_report(root, params, table, bundle, measures, decision, past, done)
     journal.append(measures, decision)
     return Seen(
