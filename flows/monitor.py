@@ -104,7 +104,6 @@ def monitor(
     from monitoring.decide import decide
 
     decision = decide([*same, measures], situation, params.decide)
-    say(f"{decision.outcome}: {decision.sentence}")
     # the event first: what fails to be drawn must not keep a model from being mended
     drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
     since = min(drifted, default=None)
