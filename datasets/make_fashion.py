@@ -230,11 +230,11 @@ def hard(train: Rows, pool: Pool, distinct: Distinct) -> Rows:
 
 
 def production(pool: Pool, mix: dict[str, float], distinct: Distinct, changed: bool, tag: str) -> Rows:
-    """A window of unlabelled traffic; `changed`: seen by a darker, blurred, tilted camera with a grey ground."""
+    """A window of unlabelled traffic; `changed`: seen by a darker, blurred camera that hangs on its side, on grey ground."""
     rows = pool.rows(pool.deal(apportion(mix, WINDOW), distinct), None)
     rows.given = [None] * len(rows.given)
     if changed:
-        angles = 8 + 14 * uniform(f"{tag}/angle", len(rows.pixels))
+        angles = 80 + 20 * uniform(f"{tag}/angle", len(rows.pixels))
         rows.pixels = [other_camera(image, angle) for image, angle in zip(rows.pixels, angles, strict=True)]
     return rows
 

@@ -34,8 +34,10 @@ def moved(name: str, window: np.ndarray, reference: np.ndarray) -> str:
         return f"images are {'less' if now > was else 'more'} familiar (median score {now:.3g}, was {was:.3g})"
     change = 100 * abs(now / was - 1) if was else 0.0
     if round(change) >= 1:
-        return f"{WORDS[name][int(now > was)].format(f'{change:.0f}')} (median {now:.4g}, was {was:.4g})"
-    ends = [f"{low:.4g} to {high:.4g}" for low, high in (np.quantile(v, [0.1, 0.9]) for v in (window, reference))]
+        return f"{WORDS[name][int(now > was)].format(f'{change:.0f}')} (median {_figure(now)}, was {_figure(was)})"
+    ends = [
+        f"{_figure(low)} to {_figure(high)}" for low, high in (np.quantile(v, [0.1, 0.9]) for v in (window, reference))
+    ]
     return f"the {name} of images is spread differently (80 % within {ends[0]}, was {ends[1]})"
 
 
@@ -58,3 +60,8 @@ def mixed(names: list[str], now: np.ndarray, was: np.ndarray, most: int = 2) -> 
         )
         or "shares are as before"
     )
+
+
+def _figure(value: float) -> str:
+    """Four digits, and none of the exponents that people stumble over."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
