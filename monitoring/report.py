@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -200,7 +201,7 @@ def _entry(measures: Measures, decision: DriftDecision) -> dict:
     return {
         "id": measures.window.id,
         "outcome": decision.outcome,
-        "sentence": decision.sentence[:200],
+        "sentence": textwrap.shorten(decision.sentence, 500, placeholder="…"),
         "version": name(measures.window.version),
         "rows": measures.window.rows,
         "drifted": len(drifted),
