@@ -96,17 +96,17 @@ def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | 
         about = {"outcome": "promoted", "sentence": pointer.why, "version": pointer.version, "verdict": verdict}
         run = read_json(folder / "started.json") | about
         run |= {"at": pointer.at.isoformat(timespec="seconds"), "bundle": pointer.bundle, "rev": None, "decisions": []}
-        releases.put_run(run_id, run)
     elif run["outcome"] in ("held", "rejected"):
         decision = {"how": "completed", "by": pointer.by, "why": pointer.why, "at": _now(), "version": pointer.version}
         sentence = f"{run['sentence']} Promoted since by {pointer.by}: {pointer.why}."
         run |= {"outcome": "promoted", "version": pointer.version, "sentence": sentence}
-        releases.put_run(run_id, run | {"decisions": [*run["decisions"], decision | {"verdict": None}]})
+        run |= {"decisions": [*run["decisions"], decision | {"verdict": None}]}
     else:
         return None
     if run.get("key"):
         ended = {"outcome": "promoted", "version": pointer.version, "sentence": run["sentence"]}
         workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+    releases.put_run(run_id, run)
     return f"noted that run {run_id} was published as {pointer.version}"
 
 
@@ -205,11 +205,11 @@ def _promoted(
     sentence = f"{run['sentence']} Promoted since ({how}) by {by}{f': {why}' if why else ''}."
     ended = {"outcome": "promoted", "version": pointer.version, "sentence": sentence}
     failpoint("candidates.published")
-    releases.put_run(run_id, run | ended | {"decisions": [*run["decisions"], decision]})
-    failpoint("candidates.noted")
     main = main_checkout(root)
     if run.get("key"):
         workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+    releases.put_run(run_id, run | ended | {"decisions": [*run["decisions"], decision]})
+    failpoint("candidates.noted")
     if ref := git(main, "for-each-ref", "--format=%(refname)", f"{HELD}/{run_id}"):
         git(main, "update-ref", "-d", ref)  # the version's own tag keeps it from now on; last, so `reconcile` finds it
     failpoint("candidates.released")

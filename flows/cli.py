@@ -52,6 +52,12 @@ def main() -> None:
         raise
 
 
+def _one_line(text: str) -> str:
+    """`text`, which a stranger wrote, for the terminal: control and bidirectional characters escaped, shortened."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= 240 else f"{shown[:100]} ... {shown[-130:]}"
+
+
 @app.command()
 def init(
     project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
@@ -105,9 +111,11 @@ def ingest(
     for report in reports:
         typer.echo(report.sentence())
         for line in report.quarantined[:10]:
-            typer.echo(f"  quarantined {line}")
+            typer.echo(f"  quarantined {_one_line(str(line))}")
         if len(report.quarantined) > 10:
             typer.echo(f"  ... and {len(report.quarantined) - 10} more in {state_dir(project_root()) / 'quarantine'}")
+    if all(report.offered == len(report.quarantined) for report in reports):
+        raise EvergreenError(f"nothing in {source} could be used; the reasons are above")
     if commit and any(report.batch for report in reports) and detached(project_root()):
         typer.echo("note: HEAD is on no branch, so neither is this commit: `git switch -c NAME` keeps it", err=True)
 

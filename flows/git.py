@@ -17,7 +17,8 @@ def git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
     """
     done = _run(root, arguments, env)
     if done.returncode:
-        raise EvergreenError(f"git {arguments[0]} failed in {root}: {done.stderr.strip() or done.stdout.strip()}")
+        command = next((word for word in arguments if not word.startswith("-") and "=" not in word), "")
+        raise EvergreenError(f"git {command} failed in {root}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
 
 

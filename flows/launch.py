@@ -6,12 +6,14 @@ these inputs has ended, that ending is reported and nothing starts.
 
 import getpass
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from flows import workspace
 from flows.server import ensure_server, environment, mark_crashed, running
+from tasks.errors import EvergreenError
 from tasks.files import read_json, write_json
 from tasks.params import load_params
 from tasks.paths import main_checkout
@@ -31,6 +33,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
 
     0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
     """
+    _finish_erasure(root, say)
     workspace.refuse_dirty(root)
     key, tombstones, ended = up_to_date(root)
     if ended and not force:
@@ -47,6 +50,18 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         return _nothing_new(root, ended, say)
 
 
+def _finish_erasure(root: Path, say) -> None:
+    """Complete an `evergreen forget` that was killed: it may have left data.dvc changed and not committed."""
+    journals = sorted((workspace.state_dir(root) / "forget").glob("*.json"))
+    if not journals or list(workspace.alive_runs(root)):
+        return
+    from flows.forget import forget
+
+    say("completing an erasure that was cut off")
+    for image in read_json(journals[0])["plan"]["ids"][:1]:
+        forget(root, image, "completed at the next start")
+
+
 def _nothing_new(root: Path, ended: dict, say) -> int:
     version = f" {ended['version']}" if ended.get("version") else ""
     say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
@@ -59,6 +74,7 @@ def _start(root: Path, key: str, tombstones: dict, reason: str, flight: int | No
     """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
     if flight is None:
         _complete(root, say)
+    _check_places(root)
     url = ensure_server(root, say)
     _tell_of_the_dead(root, url)
     run_id = workspace.new_run_id(key)
@@ -73,7 +89,13 @@ def _start(root: Path, key: str, tombstones: dict, reason: str, flight: int | No
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
     }
     command = [sys.executable, "-m", "flows.retrain", run_id, reason, getpass.getuser()]
-    process = subprocess.Popen(command, cwd=tree, env=env, pass_fds=[lock, *([flight] if flight is not None else [])])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, until it can end in order
+    try:
+        process = subprocess.Popen(
+            command, cwd=tree, env=env, pass_fds=[lock, *([flight] if flight is not None else [])]
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.close(lock)  # the child holds it now
     code = _wait(process)
     if (tree.parent / "ended.json").is_file():
@@ -105,6 +127,31 @@ def _no_longer_live(root: Path, version: str | None) -> str | None:
         f"{version} was rolled back to {rollback.version} since, by {rollback.by} ({rollback.why}): live is "
         f"{live.version}. `evergreen rollback {version}` puts it back."
     )
+
+
+def _check_places(root: Path) -> None:
+    """Raises EvergreenError where a release could not be kept: publishing would say so after all the training."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    main, url = main_checkout(root), load_params(root / "params.yaml").store.url
+    try:
+        config = Config(str(main / ".dvc"), local_dvc_dir=str(main / ".dvc"))
+    except DvcException as error:
+        raise EvergreenError(f"DVC cannot read {main / '.dvc/config'}: {error}") from error
+    if (name := config["core"].get("remote")) not in config["remote"]:
+        named = f"core.remote names {name!r}, which is none" if name else "there is no default one"
+        raise EvergreenError(
+            f"no DVC remote to keep data and models in ({main / '.dvc/config'}: {named}): "
+            "`dvc remote add --default store ../.evergreen/remote`, or another place; commit .dvc/config"
+        )
+    remote = config["remote"][name]["url"]
+    for folder in (main / Path(url).expanduser(), main / ".dvc" / remote):  # an address of S3 is no folder here
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise EvergreenError(
+                f"releases and their data are kept in {folder.resolve()}, which is not writable for you: make it so, "
+                "or name another place (store.url in params.yaml, the remote in .dvc/config)"
+            )
 
 
 def _wait(process: subprocess.Popen) -> int:

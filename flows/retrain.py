@@ -7,6 +7,7 @@ promoted, held, rejected, refused (bad data) or unchanged (the champion itself c
 """
 
 import io
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -106,7 +107,7 @@ def _timed(name: str, step: Callable[[], str], about: Callable[[], str] = str) -
     with console.status(f"  {name}"), redirect_stdout(io.StringIO()):  # stages print for `dvc repro`; the line says it
         outcome = step()
         found = about()
-    console.print(f"  [bold]{name:<15}[/]{outcome:<10}{time.monotonic() - start:7.1f} s   [dim]{found}[/]")
+    console.print(f"  [bold]{name:<15}[/]{outcome:<10}{time.monotonic() - start:7.1f} s   [dim]{escape(found)}[/]")
 
 
 def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: str, reason: str, by: str) -> Ending:
@@ -194,15 +195,20 @@ def main(run_id: str, reason: str, by: str) -> int:
     file = root.parent / "ended.json"
     if not file.is_file():  # an error: the flow is Failed or Crashed with its traceback in the log
         error = state.result(raise_on_failure=False)
-        console.print(f"[red]failed:[/] {error}", markup=True)
+        console.print(f"[red]failed:[/] {escape(str(error))}")
         return 1
     ending = Ending.model_validate(read_json(file))
     colour = {"promoted": "green", "held": "yellow", "unchanged": "cyan"}.get(ending.outcome, "red")
     console.print(
-        f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {ending.sentence}"
+        f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {escape(ending.sentence)}"
     )
     return EXIT_CODES[ending.outcome]
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # flows.launch blocks it while modules are imported
+        code = main(*sys.argv[1:4])
+    except KeyboardInterrupt:  # Prefect has noted that its run crashed; finished stages are kept
+        code = 130
+    sys.exit(code)

@@ -90,7 +90,15 @@ def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tupl
         failpoint("workspace.folder")
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    tree = folder / "tree"
+    try:
+        return _fill(main, folder / "tree", tombstones, rev), lock
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # git forgets its worktree at the next start
+        os.close(lock)
+        raise
+
+
+def _fill(main: Path, tree: Path, tombstones: dict, rev: str) -> Path:
     git(main, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--quiet", str(tree), rev)
     failpoint("workspace.added")
     with atomic_path(tree / ".dvc" / "config.local") as temporary:
@@ -99,7 +107,7 @@ def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tupl
     if committed.keys() != (merged := {**tombstones, **committed}).keys():
         write_json(tree / "tombstones.json", merged)
     failpoint("workspace.configured")
-    return tree, lock
+    return tree
 
 
 @contextmanager

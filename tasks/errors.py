@@ -17,6 +17,12 @@ class DataError(EvergreenError):
     """Input data cannot be used; the text names the file, row or column."""
 
 
+def _first(reasons: list[str], most: int = 10) -> str:
+    """A thousand classes have a thousand reasons; the validation page lists them all."""
+    more = len(reasons) - most
+    return "; ".join(reasons[:most]) + (f"; and {more} more" if more > 0 else "")
+
+
 class BatchRefused(EvergreenError):
     """A batch failed validation and must not be trained on.
 
@@ -25,7 +31,7 @@ class BatchRefused(EvergreenError):
 
     def __init__(self, batch: str, reasons: list[str]):
         self.batch, self.reasons = batch, list(reasons)
-        super().__init__(f"batch {batch} is refused: " + "; ".join(self.reasons))
+        super().__init__(f"batch {batch} is refused: {_first(self.reasons)}")
 
 
 class TableRefused(EvergreenError):
@@ -33,7 +39,7 @@ class TableRefused(EvergreenError):
 
     def __init__(self, reasons: list[str]):
         self.reasons = list(reasons)
-        super().__init__("the data set is refused: " + "; ".join(self.reasons))
+        super().__init__(f"the data set is refused: {_first(self.reasons)}")
 
 
 class StageInputError(EvergreenError):

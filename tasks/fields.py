@@ -6,6 +6,7 @@ quarantined, the others go on.
 """
 
 import math
+import unicodedata
 from collections.abc import Collection
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -78,6 +79,8 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
         raise Unusable("bad_label", f"{len(name)} characters, at most {LABEL_LENGTH} allowed")
     if not _encodable(name):
         raise Unusable("bad_label", "not valid Unicode text")
+    if any(unicodedata.category(character) == "Cc" for character in name):  # lists of classes are one a line
+        raise Unusable("bad_label", f"{name[:60]!r} has control characters (a newline, a NUL)")
     if classes is not None and name not in classes:
         raise Unusable("unknown_label", f"{name!r} is not in data.classes")
     return name

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "PPM")
+OPENED = tuple(name for name in FORMATS if name != "MPO")  # Pillow's JPEG plug-in opens it, and knows no other
 GREY = (128, 128, 128)
 MIN_SIDE = 8
 
@@ -39,7 +40,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     if data.startswith(_ARCHIVES):
         raise Undecodable("archive", "an archive, not an image: unpack it first")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=OPENED)
     except Exception as error:  # Pillow plug-ins raise many types for broken headers
         # Pillow's own text names the buffer's address, which would make two runs' reports differ
         about = "" if isinstance(error, UnidentifiedImageError) else f": {error}"

@@ -3,6 +3,7 @@
 Each field says what it does and what changing it costs; unknown keys are refused.
 """
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -366,10 +367,25 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']} (found {mistake['input']!r})"
+            f"  {'.'.join(map(str, mistake['loc']))}: {_said(mistake)} (found {repr(mistake['input'])[:80]})"
             for mistake in error.errors()
         ]
         raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from None
+
+
+def _said(mistake: Any) -> str:
+    """pydantic's words; of an unknown key, which one may have been meant."""
+    if mistake["type"] != "extra_forbidden":
+        return mistake["msg"]
+    *above, key = mistake["loc"]
+    section: Any = Params
+    for part in above:
+        fields = getattr(section, "model_fields", {})
+        field = fields.get("validate_" if part == "validate" else part)
+        section = field.annotation if field else None
+    names = [field.alias or name for name, field in getattr(section, "model_fields", {}).items()]
+    close = difflib.get_close_matches(str(key), names, 1)
+    return f"there is no such key{f', is {close[0]!r} meant?' if close else ''}"
 
 
 def load_params(path: Path | str) -> Params:
@@ -379,6 +395,8 @@ def load_params(path: Path | str) -> Params:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} not found: run inside an Evergreen project") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML in UTF-8: {error}") from None
+    if values is None:
+        raise ParamsError(f"{path} is empty: expected a mapping of sections; `git checkout {path.name}` brings it back")
     return parse_params(values, str(path))

@@ -89,7 +89,9 @@ def class_support(
     checks = [_check("classes", found >= min_classes, found, min_classes, f"{found} classes {list(classes)[:12]}")]
     if found < min_classes:
         seen = {name: count for name, count in counts.get("train", {}).items() if name not in classes}
-        short = f"; labels with too few training rows: {seen}" if seen else ""
+        few = dict(list(seen.items())[:12])
+        more = f" and {len(seen) - len(few)} more" if len(seen) > len(few) else ""
+        short = f"; labels with too few training rows: {few}{more}" if seen else ""
         checks[0] = checks[0].model_copy(
             update={"detail": f"{checks[0].detail}, at least {min_classes} expected{short}"}
         )

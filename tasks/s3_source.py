@@ -39,7 +39,7 @@ def spooled(url: str, folder: Path, store: StoreParams, columns: Columns | None 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # it may fetch for hours: nobody should wait without knowing
             raise DataError(
-                f"another process is taking in a source from S3 (it holds {folder / 'lock'}): start again when it is done"
+                f"another process takes in a source from S3 (it holds {folder / 'lock'}): start again when it is done"
             ) from None
         for left in folder.iterdir():
             if left.is_dir():

@@ -66,7 +66,9 @@ def create(data: Path, task: str) -> None:
     """Start an empty data set; nothing happens if it exists with the same task."""
     if (data / "dataset.json").is_file():
         if (found := task_of(data)) != task:
-            raise DataError(f"{data} is a {found} data set, params.yaml says data.task: {task}")
+            raise DataError(
+                f"{data} is a {found} data set, params.yaml says data.task: {task}: put it back, or start a new project"
+            )
         return
     write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
 

@@ -185,7 +185,7 @@ def test_without_a_git_identity_the_commit_is_evergreen_s_and_nothing_is_configu
     for name in [name for name in os.environ if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER")) or name == "EMAIL"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
-    (note,) = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3}), template)
+    (note,) = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
     assert "git knows no user.name" in note
     monkeypatch.delenv("GIT_DIR")
     assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
