@@ -77,7 +77,8 @@ def fit(
 ) -> Probe:
     """One probe of `x` (N, D) on `y`: (N,) class numbers, or (N, K) of 0 and 1 for multi-label.
 
-    `sample_weight` (N,), >= 0; rows of weight 0 take no part. `start`: a probe to go on from. Raises ValueError for arrays that do not fit.
+    `sample_weight` (N,), >= 0; rows of weight 0 take no part. `start`: a probe to go on from.
+    Raises ValueError for arrays that do not fit.
     """
     weights = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight)
     return fit_many(x, y, classes, weights[None], l2=l2, iterations=iterations, start=start and [start])[0]
