@@ -68,8 +68,11 @@ def label(
     from flows.review_commands import label as run
 
     options = {"quota": quota, "new_classes": new_classes, "ingest": ingest, "commit": commit}
-    for line in run(project_root(), file, annotator=annotator, **options).lines():
+    found = run(project_root(), file, annotator=annotator, **options)
+    for line in found.lines():
         typer.echo(line)
+    if found.refused and not (found.kept or found.repeated):  # nothing in it could be used
+        raise typer.Exit(1)
 
 
 COMMANDS += [score, queue, label]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flows import workspace
+from flows import candidates, workspace
 from flows.notify import alert_once, monitor_silence, retry_alerts
 from flows.publish import reconcile
 from monitoring.evidently_store import prune as prune_snapshots
@@ -13,12 +13,12 @@ from monitoring.journal import Journal
 from monitoring.log import open_log
 from monitoring.pages import workspace_dir
 from tasks.errors import EvergreenError
+from tasks.files import sweep
 from tasks.params import load_params
 from tasks.paths import main_checkout, state_dir
 from tasks.store import open_store
 
 LONGEST_LOG = 50 << 20  # bytes of a service's log; then it begins anew
-TEMPORARY_DAYS = 1.0  # temporary files of killed writers older than this go
 
 
 def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
@@ -34,9 +34,10 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
         "log files past their time": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
         "journal entries": lambda: Journal(log.store).prune(params.report.keep),
         "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
-        "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root), now),
-        "dead runs": lambda: len(workspace.reconcile(root)),
+        "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),
         "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
+        "unfinished records of runs": lambda: len(candidates.reconcile(root, releases)),  # from their workspaces
+        "dead runs": lambda: len(workspace.reconcile(root)),
         "overlong logs": lambda: trim(state_dir(root)),
     }
     done, failed = [], []
@@ -56,17 +57,6 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
     if failed:
         raise EvergreenError(f"housekeeping could not do everything: {'; '.join(failed)}")
     return f"removed or mended: {', '.join(done) or 'nothing'}{f'. ALARM: {silent}' if silent else ''}"
-
-
-def sweep(folder: Path, now: datetime) -> int:
-    """Remove temporary files and folders (tasks.files: .<name>.<random>.tmp) that no writer can still need."""
-    old = now.timestamp() - TEMPORARY_DAYS * 86400
-    count = 0
-    for path in folder.glob(".*.tmp"):
-        if path.is_file() and path.stat().st_mtime < old:
-            path.unlink(missing_ok=True)
-            count += 1
-    return count
 
 
 def trim(folder: Path) -> int:

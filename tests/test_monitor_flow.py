@@ -1,5 +1,6 @@
 """The monitor run on a real model, a real log and real traffic: window, decision, page, what follows."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -251,9 +252,9 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
     state = project / ".evergreen"
     old = state / ".torn.json.abc.tmp"
     old.write_text("half")
-    os.utime(old, (0, 0))
     fresh = state / ".being-written.json.abc.tmp"
-    fresh.write_text("half")
+    writer = os.open(fresh, os.O_RDWR | os.O_CREAT)  # a living writer holds its file's lock
+    fcntl.flock(writer, fcntl.LOCK_EX)
     with open(state / "runner.log", "wb") as log:
         log.seek(LONGEST_LOG)
         log.write(b"the last line\n")
@@ -265,6 +266,7 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
     assert "no monitor run has ended well" in alerts[-1]["message"]
     assert not old.exists()
     assert fresh.exists()
+    os.close(writer)
     assert (state / "runner.log").stat().st_size < 2 << 20
     assert (state / "runner.log").read_bytes().endswith(b"the last line\n")
     assert log_of(project).last_at(datetime.now(UTC) + timedelta(days=1)) is None
