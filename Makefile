@@ -27,8 +27,11 @@ setup: .venv/ready
 	  cat requirements.lock pyproject.toml | sha256sum > $@; \
 	else touch $@; fi
 
+# DATA=elpv: the same story on photos of solar cells, which are installed then, under their own licence
+DATA ?= fashion
+
 demo: setup
-	@$(BIN)/python -m flows.demo
+	@$(BIN)/python -m flows.demo $(DATA)
 
 test: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

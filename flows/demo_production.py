@@ -1,7 +1,7 @@
 """The demo's second half: production. A quiet camera, a changed one, the alarm, labels, a retrained model, quiet again.
 
 Nothing is staged: traffic is answered by the live model through ONNX Runtime, the monitor decides, Prefect's automation
-starts the run. Only the person who labels is played, by datasets/fashion/truth.parquet, which nothing else reads.
+starts the run. Only the person who labels is played, by the story's truth.parquet, which nothing else reads.
 """
 
 import csv
@@ -25,8 +25,19 @@ from tasks.paths import state_dir
 from tasks.store import Pointer, Releases
 
 RUN_SECONDS = 1800  # for the event to start a run, and for that run to end
-FASHION = Path("datasets/fashion")
 console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A data set that the demo is told with: its files, and the words for what happens to them."""
+
+    files: Path  # batch-2, sabotaged, production-1 to -4 and truth, each .parquet
+    ingests: tuple[tuple[str, ...], ...]  # arguments of each `evergreen ingest` before the first model
+    certain_gain: bool  # must the second batch give a better model, or may the gate hold it?
+    known: str  # "the cameras the model knows"
+    change: str  # "a camera is changed"
+    changed: str  # "the changed camera"
 
 
 @dataclass
@@ -36,10 +47,12 @@ class Demo:
     project: Path
     releases: Releases
     evergreen: Callable[..., int]
+    story: Story
 
     def traffic(self, number: int) -> datetime:
         """The images of production-`number` arrive now; the time when they began to."""
-        table = pq.read_table(self.project / FASHION / f"production-{number}.parquet").drop_columns(["taken_at"])
+        table = pq.read_table(self.story.files / f"production-{number}.parquet")
+        table = table.select([name for name in table.column_names if name != "taken_at"])
         file = state_dir(self.project) / "demo" / f"traffic-{number}.parquet"
         with atomic_path(file) as temporary:
             pq.write_table(table, temporary)
@@ -62,7 +75,7 @@ class Demo:
         """Write the queue out, fill in the true labels, take them back; how many."""
         file = state_dir(self.project) / "demo" / "queue.csv"
         self._must("queue", "--csv", str(file))
-        truth = pq.read_table(self.project / FASHION / "truth.parquet").to_pydict()
+        truth = pq.read_table(self.story.files / "truth.parquet").to_pydict()
         known = dict(zip(truth["id"], truth["label"], strict=True))
         with open(file, encoding="utf-8", newline="") as source:
             rows = list(csv.DictReader(source))
@@ -74,34 +87,46 @@ class Demo:
         self._must("label", str(file), "--annotator", "a person")
         return len(rows)
 
-    def wait_for_release(self, before: Pointer) -> tuple[Pointer, datetime]:
-        """Show the run that the event starts, until it has ended; (the new pointer, when the run started)."""
+    def mark(self) -> tuple[str, int]:
+        """Now, as run ids begin, and how long the runner's log is: what comes later is beyond it."""
+        log = state_dir(self.project) / "runner.log"
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}", log.stat().st_size if log.is_file() else 0
+
+    def runs(self) -> set[str]:
+        """Ids of the runs so far."""
+        folder = state_dir(self.project) / "runs"
+        return {run.name for run in folder.iterdir()} if folder.is_dir() else set()
+
+    def wait_for_release(self, before: Pointer, known: set[str]) -> tuple[Pointer, datetime]:
+        """Show the run that the event starts, until it has ended; (the new pointer, when the run started).
+
+        known: the runs before the event. It comes before the monitor's report, so that by the end of the command
+        the run may have begun.
+        """
         state = state_dir(self.project)
-        known = {folder.name for folder in (state / "runs").iterdir()}
-        log, deadline = state / "runner.log", time.monotonic() + RUN_SECONDS
-        offset = log.stat().st_size if log.is_file() else 0
-        started, folder = None, None
+        log, deadline, offset = state / "runner.log", time.monotonic() + RUN_SECONDS, 0
+        folder = None
         while (
             folder is None or not (folder / "ended.json").is_file() or folder.name in workspace.alive_runs(self.project)
         ):
             if time.monotonic() > deadline:
                 raise EvergreenError(f"no run ended in {RUN_SECONDS} s after the event; see {log}")
-            new = sorted(path for path in (state / "runs").iterdir() if path.name not in known)
-            if folder is None and new:
-                started, folder = datetime.now(UTC), new[0]
+            if new := sorted(self.runs() - known):
+                folder = state / "runs" / new[0]
             offset = _show(log, offset)
             time.sleep(0.5)
+        started = datetime.strptime(folder.name[:21], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
         _show(log, offset)
         live = self.releases.live()
         if live is None or live.version == before.version:
             raise EvergreenError(f"the demo expected a better model: {read_json(folder / 'ended.json')['sentence']}")
-        return live, started
+        return live, datetime.strptime(folder.name.split("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
 
     def accuracy(self, since: datetime) -> float:
         """Of the answers logged since then, by the true labels that only the demo knows."""
         log = open_log(self.project, load_params(self.project / "params.yaml"))
         answers = log.window(since, datetime.now(UTC) + timedelta(minutes=1), columns=["id", "prediction"])[0]
-        truth = pq.read_table(self.project / FASHION / "truth.parquet")
+        truth = pq.read_table(self.story.files / "truth.parquet")
         labels = truth["label"].take(pc.index_in(answers["id"], truth["id"].combine_chunks()))
         return pc.mean(pc.equal(answers["prediction"], labels).cast(pa.float64())).as_py()
 
@@ -126,13 +151,13 @@ def _show(log: Path, offset: int) -> int:
 
 def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     """Play it; the figures: first_shift_to_retrain_s, accuracy_before, accuracy_after."""
-    live = demo.releases.live()
-    rule("4  production: the cameras the model knows keep quiet")
+    live, story = demo.releases.live(), demo.story
+    rule(f"4  production: {story.known}: quiet")
     demo._must("up")
     demo.traffic(1)
     demo.monitor("none")
 
-    rule("5  a camera is changed: an alarm within two windows, and the images to label")
+    rule(f"5  {story.change}: an alarm within two windows, and the images to label")
     shifted = demo.traffic(2)
     first = demo.monitor("watch", "label")
     demo.traffic(3)
@@ -140,17 +165,17 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     demo.label_the_queue()
 
     rule("6  the drift goes on and labels are there: the monitor's event starts a retraining")
-    before = demo.traffic(4)
+    before, mark = demo.traffic(4), demo.mark()
     demo.monitor("retrain")
     accuracy_before = demo.accuracy(before)
-    live, started = demo.wait_for_release(live)
+    live, started = demo.wait_for_release(live, mark)
 
-    rule("7  the new model knows the new camera: quiet again")
+    rule(f"7  the new model knows {story.changed}: quiet again")
     after = demo.traffic(4)
-    quiet = demo.monitor("none", "watch")
+    quiet = demo.monitor("none")
     accuracy_after = demo.accuracy(after)
     console.print(
-        f"  accuracy on the changed camera's traffic (nobody labelled these images): "
+        f"  accuracy on the traffic of {story.changed} (nobody labelled these images): "
         f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}"
     )
     return {
