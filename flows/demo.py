@@ -37,6 +37,7 @@ REJECTED = 4  # exit code of `evergreen retrain`: the gate found the new model w
 SETTINGS = {  # what the demo's clone changes: it has minutes, not days, and labels all that two windows showed
     r"  flush_seconds: .*": "  flush_seconds: 1",
     r"  budget: .*": "  budget: 500",
+    r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo looks itself, when a window is full
 }
 
 
@@ -90,6 +91,17 @@ def evergreen(project: Path, *arguments: str) -> int:
     ).returncode
 
 
+def start_services(project: Path) -> subprocess.Popen:
+    """`evergreen up` beside the first steps, which leave a core to it; part 4 shows what it says."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "up"],
+        cwd=project,
+        env=environment(project) | {"PYTHONPATH": str(project)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def must(code: int, expected: int, what: str) -> None:
     if code != expected:
         raise EvergreenError(f"the demo expected {what} (exit code {expected}), found exit code {code}")
@@ -102,6 +114,7 @@ def main(data: str, target: Path) -> None:
     project = clone(target)
     story = STORIES[data](project)
     commit_settings(project)
+    services_start = start_services(project)
     console.print(Rule("1  images and labels in, a first model out"))
     for arguments in story.ingests:
         must(evergreen(project, "ingest", *arguments), 0, "the first images to be ingested")
@@ -127,6 +140,7 @@ def main(data: str, target: Path) -> None:
     must(evergreen(project, "retrain", "--reason", "the next schedule"), 0, "the tombstone to hold")
 
     trained = time.monotonic()
+    services_start.wait()
     demo = demo_production.Demo(project, releases, evergreen, story)
     figures = demo_production.run(demo, lambda text: console.print(Rule(text)))
 

@@ -92,34 +92,34 @@ class Demo:
         log = state_dir(self.project) / "runner.log"
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}", log.stat().st_size if log.is_file() else 0
 
-    def runs(self) -> set[str]:
-        """Ids of the runs so far."""
-        folder = state_dir(self.project) / "runs"
-        return {run.name for run in folder.iterdir()} if folder.is_dir() else set()
-
-    def wait_for_release(self, before: Pointer, known: set[str]) -> tuple[Pointer, datetime]:
+    def wait_for_release(self, before: Pointer, mark: tuple[str, int]) -> tuple[Pointer, datetime]:
         """Show the run that the event starts, until it has ended; (the new pointer, when the run started).
 
-        known: the runs before the event. It comes before the monitor's report, so that by the end of the command
+        mark: of before the event. The monitor sends that before it draws its report, so by the end of the command
         the run may have begun.
         """
-        state = state_dir(self.project)
-        log, deadline, offset = state / "runner.log", time.monotonic() + RUN_SECONDS, 0
+        state, (since, offset) = state_dir(self.project), mark
+        log, deadline = state / "runner.log", time.monotonic() + RUN_SECONDS
         folder = None
         while (
             folder is None or not (folder / "ended.json").is_file() or folder.name in workspace.alive_runs(self.project)
         ):
             if time.monotonic() > deadline:
                 raise EvergreenError(f"no run ended in {RUN_SECONDS} s after the event; see {log}")
-            if new := sorted(self.runs() - known):
-                folder = state / "runs" / new[0]
+            if new := sorted(path for path in (state / "runs").iterdir() if path.name > since):
+                folder = new[0]
             offset = _show(log, offset)
             time.sleep(0.5)
-        started = datetime.strptime(folder.name[:21], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
         _show(log, offset)
+        ended = read_json(folder / "ended.json")
+        if ended["outcome"] == "held" and not self.story.certain_gain:
+            console.print(
+                "  [dim](a person reads the release report: the new kind of images is worth what it costs)[/]"
+            )
+            self._must("approve", folder.name, "--why", f"{self.story.change}, and only this model knows it")
         live = self.releases.live()
         if live is None or live.version == before.version:
-            raise EvergreenError(f"the demo expected a better model: {read_json(folder / 'ended.json')['sentence']}")
+            raise EvergreenError(f"the demo expected a better model: {ended['sentence']}")
         return live, datetime.strptime(folder.name.split("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
 
     def accuracy(self, since: datetime) -> float:

@@ -4,6 +4,7 @@ Its photos may not come with Evergreen, so other real ones lie here in the same 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows import demo, demo_elpv
+from flows import demo, demo_elpv, workspace
 from flows.data import ingest_command
 from flows.demo_production import Demo
 from flows.git import git
@@ -126,6 +127,7 @@ def test_the_files_are_taken_in_by_a_project_with_the_settings_of_the_demo(cells
     demo.commit_settings(project)
     params = load_params(project / "params.yaml")
     assert (params.images.size, params.bundle.name) == (demo_elpv.SIZE, "solar-cells")
+    assert params.gate.max_ece == demo_elpv.MAX_ECE
     assert (params.capture.flush_seconds, params.review.budget) == (1, 500)
     assert git(project, "status", "--porcelain") == ""
 
@@ -155,14 +157,13 @@ def test_photos_that_cannot_be_had_are_an_error_that_says_what_to_do(monkeypatch
 
 def test_a_run_that_began_before_the_demo_looks_is_waited_for(tmp_path):
     """The event leaves before the monitor's report is drawn: by then the run may have begun, even ended."""
-    (tmp_path / "params.yaml").write_text("")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     played = Demo(tmp_path, open_store(load_params(tmp_path / "params.yaml").store, tmp_path), demo.evergreen, None)
-    known = played.runs()
-    folder = tmp_path / ".evergreen/runs/20261121T145531531450-2e49ac-1"
+    mark = played.mark()
+    folder = tmp_path / ".evergreen/runs" / workspace.new_run_id("2e49acf0")
     write_json(folder / "ended.json", {"outcome": "held", "sentence": "nothing is better"})
     with pytest.raises(EvergreenError, match="nothing is better"):
-        played.wait_for_release(None, known)
-    assert played.runs() - known == {folder.name}
+        played.wait_for_release(None, mark)
 
 
 @pytest.mark.parametrize("line", ["images/cell0001.png  sure  mono\n", "images/gone.png  1.0  mono\n", "one two\n"])
