@@ -125,7 +125,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = project(Path(folder), options.quick)
         try:
-            run(root, "-m", "flows.cli", "up")
+            run(
+                root,
+                "-c",
+                "from pathlib import Path; from flows.server import ensure_server; ensure_server(Path.cwd())",
+            )
             ratios, times = [], []
             for number in range(rounds):
                 with_flow, without = flow(root), bare(root)
