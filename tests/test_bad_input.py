@@ -285,7 +285,7 @@ def test_a_full_disk(project, tmp_path):
 
 
 def test_ctrl_c_during_an_ingest(project, tmp_path):
-    source = images(tmp_path / "more", {"cat": 300, "dog": 1}, seed=4)
+    source = images(tmp_path / "more", {"cat": 1500, "dog": 1}, seed=4)
     shutil.rmtree(project / ".evergreen/ingest")
     before = state(project)
     process = subprocess.Popen(
@@ -305,7 +305,7 @@ def test_ctrl_c_during_an_ingest(project, tmp_path):
     assert "interrupted: " in said
     assert "Traceback" not in said, said
     assert state(project) == before
-    says(evergreen(project, "ingest", str(source)), 0, "took 301 new images")
+    says(evergreen(project, "ingest", str(source)), 0, "took 1501 new images")
 
 
 def test_no_remote_no_store_no_server(project, tmp_path):

@@ -196,8 +196,9 @@ def test_a_sabotaged_batch_stops_before_training_and_is_tombstoned(project, tmp_
 
 def forget_releases(root: Path) -> None:
     """As if nothing had been released yet; finished stages stay, so a run gets to publishing in seconds."""
-    for name in ("releases", "seen"):
+    for name in ("releases", "seen", "runs"):  # a finished run's folder would tell the next start how it ended
         shutil.rmtree(root / ".evergreen" / name)
+    git(root, "worktree", "prune")
     for name in git(root, "for-each-ref", "--format=%(refname)", "refs/tags", "refs/heads/releases").splitlines():
         git(root, "update-ref", "-d", name)
 
@@ -236,5 +237,6 @@ def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
     assert "Running" not in endings, "a killed run must not look alive for ever"
     keys = {artifact["key"] for artifact in ask("artifacts", {})}
     assert {"inspect", "validate", "clean", "evaluate", "evaluate-plots", "verdict"} <= keys
+    assert {"release-report", "validation-page"} <= keys
     plots = next(artifact for artifact in ask("artifacts", {}) if artifact["key"] == "evaluate-plots")
     assert "data:image/png;base64," in plots["data"]
