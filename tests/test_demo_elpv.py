@@ -161,7 +161,7 @@ def test_a_run_that_began_before_the_demo_looks_is_waited_for(tmp_path):
     played = Demo(tmp_path, open_store(load_params(tmp_path / "params.yaml").store, tmp_path), demo.evergreen, None)
     mark = played.mark()
     folder = tmp_path / ".evergreen/runs" / workspace.new_run_id("2e49acf0")
-    write_json(folder / "ended.json", {"outcome": "held", "sentence": "nothing is better"})
+    write_json(folder / "ended.json", {"outcome": "rejected", "sentence": "nothing is better"})
     with pytest.raises(EvergreenError, match="nothing is better"):
         played.wait_for_release(None, mark)
 
