@@ -176,7 +176,8 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     accuracy_after = demo.accuracy(after)
     console.print(
         f"  accuracy on the traffic of {story.changed} (nobody labelled these images): "
-        f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}"
+        f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}",
+        soft_wrap=True,
     )
     return {
         "first_shift_to_retrain_s": (started - shifted).total_seconds(),
