@@ -230,7 +230,7 @@ def hard(train: Rows, pool: Pool, distinct: Distinct) -> Rows:
 
 
 def production(pool: Pool, mix: dict[str, float], distinct: Distinct, changed: bool, tag: str) -> Rows:
-    """A window of unlabelled traffic; `changed`: seen by a darker, blurred camera that hangs on its side, on grey ground."""
+    """A window of unlabelled traffic; `changed`: a darker, blurred camera that hangs on its side."""
     rows = pool.rows(pool.deal(apportion(mix, WINDOW), distinct), None)
     rows.given = [None] * len(rows.given)
     if changed:
