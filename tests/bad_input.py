@@ -1,6 +1,7 @@
 """What the tests of bad input share: a small project, the real command line, and what must not change."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,8 @@ def takes_more(root: Path) -> None:
     more = images(root.parent / f"more-{root.name}", {"cat": 1, "dog": 1}, seed=99)
     says(evergreen(root, "ingest", str(more)), 0, "took 2 new images of 2 classes")
     assert git(root, "show", "--name-only", "--format=", "HEAD") == "data.dvc"
+
+
+def hears_ctrl_c() -> None:
+    """For a child, before it starts: a suite in the background of a shell ignores SIGINT, and so would the child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

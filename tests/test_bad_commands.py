@@ -15,7 +15,7 @@ import yaml
 from tasks.errors import BatchRefused, TableRefused
 from tasks.rules import class_support
 from tests import bad_input, released_project
-from tests.bad_input import commit_all, environment, evergreen, images, says, state
+from tests.bad_input import commit_all, environment, evergreen, hears_ctrl_c, images, says, state
 from tests.conftest import ROOT, git
 
 NONE_YET = "nothing has been released yet: `evergreen retrain` makes the first version"
@@ -147,12 +147,14 @@ def _interrupted(root: Path) -> tuple[str, int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hears_ctrl_c,
         start_new_session=True,
     )
     said = ""
     for line in process.stdout:
         said += line
-        if line.startswith(("  data", "  inspect", "  validate")):  # a run that goes on was not hit: press again
+        if line.startswith("  data"):
             os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=120)
-    return said, process.returncode
+            break
+    rest, _ = process.communicate(timeout=120)
+    return said + rest, process.returncode

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from tests import bad_input
-from tests.bad_input import environment, evergreen, images, noise, says, state, takes_more
+from tests.bad_input import environment, evergreen, hears_ctrl_c, images, noise, says, state, takes_more
 from tests.conftest import git
 from tests.s3_servers import rclone  # noqa: F401
 
@@ -295,6 +295,7 @@ def test_ctrl_c_during_an_ingest(project, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hears_ctrl_c,
         start_new_session=True,  # a terminal sends the signal to the whole group, decoding children too
     )
     while process.poll() is None and not list((project / ".evergreen").glob("ingest/*.lock")):  # reading has begun
