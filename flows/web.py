@@ -6,10 +6,12 @@ The webhook stands beside the pages' guard, not behind it: a signature, not a pa
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 from fastapi import FastAPI
 
+from flows import review_commands
 from flows.events import request_retrain
 from flows.webhook import router
 from monitoring.pages import Actions, create_app, is_loopback, site_of
@@ -28,9 +30,17 @@ def buttons(root: Path) -> Actions:
     return {"retrain": ("Retrain now", retrain)}
 
 
+def review_page(root: Path) -> str:
+    """HTML of the images that wait for a label, as they are now."""
+    with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+        page = Path(folder) / "queue.html"
+        review_commands.queue(root, html=page)
+        return page.read_text(encoding="utf-8")
+
+
 def app(root: Path, evidently_port: int | None = None) -> FastAPI:
     """Everything under one address."""
-    site = site_of(root, evidently_port=evidently_port, actions=buttons(root))
+    site = site_of(root, evidently_port=evidently_port, actions=buttons(root), review=lambda: review_page(root))
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     made.include_router(router(root))
     made.mount("/", create_app(site))

@@ -146,7 +146,7 @@ class TrainBackboneParams(Section):
     augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
     patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
-    threads: Count = Field(0, description="CPU threads; 0: all cores")
+    threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
     seed: Count = 0
 
 

@@ -1,21 +1,25 @@
-"""One training over several processes (GPUs) started by torchrun; one process is the case of a world of 1.
+"""One training over several processes; one process is the case of a world of 1.
 
-`torchrun --nproc-per-node 4 -m tasks.train_backbone` sets RANK, WORLD_SIZE and LOCAL_RANK; without them
-everything here does nothing.
+GPUs: `torchrun --nproc-per-node 4 -m tasks.train_backbone` sets RANK, WORLD_SIZE and LOCAL_RANK. CPU: a training
+that is worth it starts a process a core by itself, for two of one thread each train faster than one of two.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.multiprocessing.spawn import ProcessContext, ProcessException
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from tasks import models
+from tasks.errors import EvergreenError
 
 T = TypeVar("T")
 
@@ -58,16 +62,85 @@ class Ranks:
 
 
 @contextmanager
-def processes() -> Iterator[Ranks]:
-    """Join the others that torchrun started, and part from them at the end."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+def processes(companions: int = 0, work: Callable[[], object] = lambda: None) -> Iterator[Ranks]:
+    """Join the others that torchrun started, or start `companions` more that do `work`, which comes here as well.
+
+    `work` must be picklable (a partial of a module's function). Parts from the others at the end; where this process
+    dies they end, too. Raises EvergreenError when one of them died.
+    """
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if world == 1 and not companions:
         yield Ranks(0, 1, models.device())
-        return
+    elif world == 1:
+        with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+            meeting = f"file://{folder}/meeting"
+            others = torch.multiprocessing.start_processes(
+                _accompany, (companions + 1, meeting, work), companions, join=False, daemon=True
+            )
+            try:
+                _await(Path(folder), others)
+                with _group(0, companions + 1, meeting) as ranks:
+                    yield ranks
+            except (
+                RuntimeError,
+                ProcessException,
+            ) as error:  # gloo's where a connection breaks
+                _explain(others, error)
+                raise
+            finally:
+                for process in others.processes:
+                    process.kill()
+                    process.join()
+    else:
+        with _group(rank, world, os.environ.get(MEETING, "env://")) as ranks:
+            yield ranks
+
+
+MEETING = "EVERGREEN_MEETING"  # where the processes of one training on CPUs find each other
+
+
+def _accompany(index: int, world: int, meeting: str, work: Callable[[], object]) -> None:
+    """What companion `index` does; rank 0 does the talking."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    rank = str(index + 1)
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(world), MEETING: meeting}
+    Path(meeting.removeprefix("file://")).with_name(rank).touch()
+    work()
+
+
+def _await(folder: Path, others: ProcessContext) -> None:
+    """Return when all have started: joining would wait half an hour for one that died before."""
+    while len(list(folder.glob("[0-9]*"))) < len(others.processes):
+        if others.join(timeout=0.05):
+            raise EvergreenError("the training's processes ended before they began")
+
+
+@contextmanager
+def _group(rank: int, world: int, meeting: str) -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    elif meeting.startswith("file:") and Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens beyond this machine
+    distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", init_method=meeting, rank=rank, world_size=world
+    )
     try:
-        yield Ranks(distributed.get_rank(), world, models.device())
+        yield Ranks(rank, world, models.device())
     finally:
         distributed.destroy_process_group()
+
+
+def _explain(others: ProcessContext, error: Exception) -> None:
+    """Raise an EvergreenError that tells how a companion died, if one did."""
+    try:
+        if isinstance(error, ProcessException):
+            raise error
+        others.join(timeout=5)
+    except ProcessException as died:
+        reason = str(died).strip().splitlines()[-1]
+        raise EvergreenError(
+            f"one of the training's {len(others.processes) + 1} processes ended: {reason}. If the machine lacked the "
+            "memory, train_backbone.threads: 1 trains in one process"
+        ) from error

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ from tasks.targets import encode
 CODE = tuple(
     f"tasks.{name}" for name in ("train_backbone", "trainer", "phases", "augment", "models", "images", "targets")
 )
+WORTH = 6000  # images through the network, some 30 s on a core, from which on more processes pay for their start
+SHARE = 16  # images of a batch that keep one process busy
 KEPT_DAYS = 14  # checkpoints of runs that nobody started again
 
 
@@ -36,8 +39,24 @@ def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams
     rows = training_rows(root)
     classes, task = classes_and_task(root)
     check(rows, classes, task, train_backbone)
-    with processes() as ranks, repeatable(train_backbone.threads):
+    again = partial(run, root, train_backbone=train_backbone, images=images)
+    with (
+        processes(companions(len(rows["train"]), train_backbone), again) as ranks,
+        repeatable(train_backbone.threads, ranks),
+    ):
         train(root, rows, classes, task, train_backbone, images, ranks)
+
+
+def companions(images: int, params: TrainBackboneParams) -> int:
+    """How many processes to start beside this one: a core each on CPUs, where it pays and changes no result."""
+    import torch
+
+    from tasks import models
+    from tasks.phases import moving_statistics, plan
+
+    passes = images * sum(phase.epochs for phase in plan(params) if phase.opened)
+    alone = params.threads or moving_statistics(params) or passes < WORTH or models.device().type != "cpu"
+    return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // SHARE) - 1)
 
 
 def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
@@ -150,12 +169,12 @@ def forget_old(folder: Path) -> None:
 
 
 @contextmanager
-def repeatable(threads: int) -> Iterator[None]:
-    """torch on `threads` CPU threads (0: as many as it finds), with kernels that give the same bits each time."""
+def repeatable(threads: int, ranks) -> Iterator[None]:
+    """torch on `threads` CPU threads (0: its share of all), with kernels that give the same bits each time."""
     import torch
 
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    torch.set_num_threads(threads or before[0])
+    torch.set_num_threads(threads or max(1, before[0] // ranks.world))
     torch.backends.cudnn.deterministic = True
     try:
         yield

@@ -113,7 +113,8 @@ def fit(
             best = state if best_epoch(history) == row["epoch"] else best
             if file and ranks.rank == 0:
                 checkpoint.save(file, Checkpoint(history, state, best, checkpoint.optimizer_state(optimizer)))
-            failpoint(f"train_backbone.epoch.{row['epoch']}")
+            if ranks.rank == 0:
+                failpoint(f"train_backbone.epoch.{row['epoch']}")
             if seconds > 1 or over(done, phase, params.patience):  # epochs on features take milliseconds
                 _say(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
     return untouched | best, history

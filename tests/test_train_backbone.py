@@ -4,15 +4,19 @@ Networks are small and untrained (timm builds any name); the packaged pretrained
 stage. Processes are real: SIGKILL, and two of torchrun's.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +26,7 @@ import yaml
 from safetensors.numpy import load_file
 from small_project import CLASSES, SIZE, project
 
-from tasks import checkpoint, models, network, phases, train_backbone, trainer
+from tasks import checkpoint, models, network, phases, processes, train_backbone, trainer
 from tasks.errors import DataError, EvergreenError, StageInputError
 from tasks.files import read_json
 from tasks.params import ImagesParams, TrainBackboneParams, UnfreezePhases
@@ -386,6 +390,73 @@ def test_two_processes_train_the_same_network_as_one(root):
     halves = run(root, params.model_copy(update={"batch_size": 9}))  # what sharing out wrongly would look like
     other = max(np.abs(halves[name] - alone[name]).max() for name in alone)
     assert difference < 0.1 * other
+
+
+def test_a_long_training_on_cpus_has_a_process_a_core_and_ends_with_the_same_network(root, monkeypatch, capfd):
+    """Frozen BatchNorm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
+    params = STAGED.model_copy(update={"backbone": "tf_efficientnet_lite0", "augment": [], "batch_size": 32})
+    assert train_backbone.companions(10**5, params.model_copy(update={"batch_norm": "train"})) == 0
+    assert train_backbone.companions(10**5, params.model_copy(update={"threads": 2})) == 0
+    assert train_backbone.companions(10, params) == 0  # not worth their start
+    alone = run(root, params)
+    monkeypatch.setattr(train_backbone, "WORTH", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # wherever the test runs
+    assert train_backbone.companions(10, params) == 1
+    capfd.readouterr()
+    together = run(root, params)
+    assert capfd.readouterr().err.count("epoch   6") == 1  # one of them reports
+    assert checkpoints(root) == []
+    difference = max(np.abs(together[name] - alone[name]).max() for name in alone)
+    halves = run(root, params.model_copy(update={"batch_size": 16}))  # what sharing out wrongly would look like
+    other = max(np.abs(halves[name] - alone[name]).max() for name in alone)
+    assert difference < 0.1 * other
+
+
+def killed_companion() -> None:
+    """What a companion does that the kernel kills in the middle of the training."""
+    with processes.processes() as ranks:
+        ranks.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("work", "how"), [(killed_companion, "SIGKILL"), (partial(os._exit, 3), "exit code 3")])
+def test_a_companion_that_dies_ends_the_training_with_a_message_that_says_so(work, how):
+    def training() -> None:
+        with processes.processes(1, work) as ranks:
+            ranks.wait()
+            ranks.sum(torch.ones(3))
+
+    with pytest.raises(EvergreenError, match=f"2 processes ended: .*{how}.*train_backbone.threads"):
+        training()
+    assert multiprocessing.active_children() == []
+
+
+KILLED = """
+import multiprocessing, os, signal
+from tasks.processes import processes
+
+def work():
+    with processes() as ranks:
+        ranks.wait()
+        ranks.wait()
+
+if __name__ == "__main__":
+    with processes(1, work) as ranks:
+        ranks.wait()
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_companions_end_with_a_training_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": str(CODE)}
+    done = subprocess.run(
+        [sys.executable, "killed.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
 def stage(root: Path, *before: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess:
