@@ -40,7 +40,7 @@ class Ranks:
 
     def wrap(self, module: Module) -> Module:
         """`module` with its gradients averaged over processes. Wrap anew when `requires_grad` changes."""
-        return DistributedDataParallel(module, broadcast_buffers=False) if self.world > 1 else module
+        return DistributedDataParallel(module, forward_sync_buffers=False) if self.world > 1 else module
 
     def share_buffers(self, module: Module) -> None:
         """Give every process rank 0's buffers (moving statistics), so that all judge the model that is saved."""

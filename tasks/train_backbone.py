@@ -54,7 +54,7 @@ def companions(images: int, params: TrainBackboneParams) -> int:
     from tasks import models
     from tasks.phases import moving_statistics, plan
 
-    passes = images * sum(phase.epochs for phase in plan(params) if phase.opened)
+    passes = images * sum(phase.epochs for phase in plan(params) if phase.opened != 0)
     alone = params.threads or moving_statistics(params) or passes < WORTH or models.device().type != "cpu"
     return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // SHARE) - 1)
 
