@@ -106,12 +106,11 @@ def _accompany(index: int, world: int, meeting: str, work: Callable[[], object])
     os.dup2(silence, 2)
     rank = str(index + 1)
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(world), MEETING: meeting}
-    Path(meeting.removeprefix("file://")).with_name(rank).touch()
     work()
 
 
 def _await(folder: Path, others: ProcessContext) -> None:
-    """Return when all have started: joining would wait half an hour for one that died before."""
+    """Return when all are about to join: joining would wait half an hour for one that died before."""
     while len(list(folder.glob("[0-9]*"))) < len(others.processes):
         if others.join(timeout=0.05):
             raise EvergreenError("the training's processes ended before they began")
@@ -123,6 +122,8 @@ def _group(rank: int, world: int, meeting: str) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     elif meeting.startswith("file:") and Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens beyond this machine
+    if meeting.startswith("file:") and rank:
+        Path(meeting.removeprefix("file://")).with_name(str(rank)).touch()  # see _await
     distributed.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo", init_method=meeting, rank=rank, world_size=world
     )

@@ -25,7 +25,8 @@ from tasks.paths import cache_dir
 from tasks.targets import encode
 
 CODE = tuple(
-    f"tasks.{name}" for name in ("train_backbone", "trainer", "phases", "augment", "models", "images", "targets")
+    f"tasks.{name}"
+    for name in ("train_backbone", "trainer", "depthwise", "phases", "augment", "models", "images", "targets")
 )
 WORTH = 6000  # images through the network, some 30 s on a core, from which on more processes pay for their start
 SHARE = 16  # images of a batch that keep one process busy

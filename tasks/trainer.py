@@ -23,6 +23,7 @@ from torch.nn import Module, functional
 from tasks import checkpoint, models
 from tasks.augment import augment
 from tasks.checkpoint import Checkpoint, State
+from tasks.depthwise import SmallMaps
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
 from tasks.gather import ShardTable
@@ -96,7 +97,7 @@ def fit(
             continue
         open_parts(model, phase)
         network = models.classifier(model) if phase.opened == 0 else model
-        optimizer = torch.optim.AdamW(parameter_groups(model, params))
+        optimizer = torch.optim.AdamW(parameter_groups(model, params), fused=True)
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
         wrapped = ranks.wrap(network)
@@ -169,7 +170,7 @@ def train_epoch(
             if x.ndim == 4:
                 x = augment(x, params.augment, generator).contiguous(memory_format=torch.channels_last)
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
-            with autocast(how):
+            with autocast(how), SmallMaps():
                 logits = network(x)
             loss = sample_losses(logits.float(), y, params.label_smoothing).sum() / len(order[step])
             optimizer.zero_grad()
