@@ -30,6 +30,7 @@ SERVER.set_forkserver_preload(
     ["benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"]
 )
 WORKERS = 2
+UNKNOWN = 255  # multiprocessing's word for "the fork server died before it told how the child ended": try once more
 
 
 def in_child(task: str, scenario: str, root: Path, seed: int, point: str, out: Path) -> None:
@@ -86,9 +87,13 @@ def kill(folder: Path, template: Path, scenario: str, point: str, seed: int, ref
     if not times:
         return f"{name}: the point is not reached"
     root = folder / "project"
-    shutil.copytree(template, root, symlinks=True)
     hit = 1 + (seed * 7919 + seed // 2) % times
-    code, result = child("act", scenario, root, seed, f"{point}:{hit}")
+    code, result = UNKNOWN, {}
+    for _ in range(2):
+        if code == UNKNOWN:
+            shutil.rmtree(root, ignore_errors=True)
+            shutil.copytree(template, root, symlinks=True)
+            code, result = child("act", scenario, root, seed, f"{point}:{hit}")
     if code != -signal.SIGKILL:
         return f"{name}: not killed (exit code {code}): {result.get('error')}"
     _, seen = child("look", scenario, root, seed)
