@@ -167,7 +167,8 @@ def _outcome(
     if "labels" in failed:
         if situation.queued >= least:
             return "watch", f"{situation.queued} samples wait in the review queue for a label already"
-        return "label", f"only {new} new labels ({least} are needed to retrain): labels are asked for"
+        there = f"only {new} new labels" if new else "no new labels yet"
+        return "label", f"{there} ({least} are needed to retrain): labels are asked for"
     if "cooldown" in failed or "daily_cap" in failed:
         return "watch", "a retraining was started too recently for another"
     return "retrain", f"{new} new labels are there: retrain"

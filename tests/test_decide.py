@@ -67,7 +67,7 @@ def test_one_drifted_window_is_watched_and_two_of_three_ask_for_labels():
     assert decision.outcome == "label"
     assert decision.sentence == (
         "Images are 31 % darker (median 92, was 133), 'Bag' is 2x as common (20 %, was 10 %); estimated accuracy 0.81 "
-        "(was 0.87); only 0 new labels (50 are needed to retrain): labels are asked for."
+        "(was 0.87); no new labels yet (50 are needed to retrain): labels are asked for."
     )
 
 
