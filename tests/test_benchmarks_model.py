@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import calibration, label_noise, record, two_stage
+from benchmarks import calibration, label_noise, record, train_speed, two_stage
 from benchmarks.label_noise import LabelSet, Result
 from benchmarks.scratch import FASHION, ROOT, scratch_project, small_set
 from benchmarks.two_stage import Arm
@@ -178,3 +178,18 @@ def test_a_quick_pass_of_calibration(fashion_mnist, kept, capsys):
     calibration.main([str(fashion_mnist[0]), "--quick"])
     assert "ece_after" in capsys.readouterr().out
     assert not kept.exists()
+
+
+# --- stage 1's speed
+
+
+def test_a_quick_pass_of_train_speed(kept, capsys):
+    train_speed.main(["--quick"])
+    assert "train_speed_ratio_48" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+def test_the_ratio_of_speeds_is_the_median_of_the_rounds():
+    found = train_speed.figure(64, [300, 330, 200], [200, 220, 200])
+    assert found.value == 1.5
+    assert "best 330 / 220" in found.spread
