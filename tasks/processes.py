@@ -22,6 +22,7 @@ from tasks import models
 from tasks.errors import EvergreenError
 
 T = TypeVar("T")
+MEETING = "EVERGREEN_MEETING"  # where the processes of one training on CPUs find each other
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,7 @@ def processes(companions: int = 0, work: Callable[[], object] = lambda: None) ->
                 _await(Path(folder), others)
                 with _group(0, companions + 1, meeting) as ranks:
                     yield ranks
-            except (
-                RuntimeError,
-                ProcessException,
-            ) as error:  # gloo's where a connection breaks
+            except (RuntimeError, ProcessException) as error:  # RuntimeError: of gloo, when a connection breaks
                 _explain(others, error)
                 raise
             finally:
@@ -94,9 +92,6 @@ def processes(companions: int = 0, work: Callable[[], object] = lambda: None) ->
     else:
         with _group(rank, world, os.environ.get(MEETING, "env://")) as ranks:
             yield ranks
-
-
-MEETING = "EVERGREEN_MEETING"  # where the processes of one training on CPUs find each other
 
 
 def _accompany(index: int, world: int, meeting: str, work: Callable[[], object]) -> None:
