@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageFilter
 
-from benchmarks.calibration import fashion_script
-from benchmarks.fashion_mnist import FILES
+from benchmarks.fashion_mnist import training_part
 from benchmarks.scratch import timed
 from tasks import models, ood, probe
 from tasks import reference as frozen
@@ -180,16 +179,9 @@ def cast(clean: int, shifted: int, source: Path | None = None, trained: int = 18
 
 def _fashion(source: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """(60000, 28, 28) uint8 training images of Fashion-MNIST in a fixed random order, and their class names."""
-    script = fashion_script()
-    source = source or script.SOURCE
-    if missing := [name for name in FILES if not (source / name).is_file()]:
-        raise DataError(
-            f"{source} holds no {' and no '.join(missing)}: install Debian's package dataset-fashion-mnist "
-            "(apt install dataset-fashion-mnist), or name the folder with Fashion-MNIST's idx.gz files"
-        )
-    pool = script.Pool(source, "train")
-    order = np.random.default_rng(0).permutation(len(pool.images))
-    return np.asarray(pool.images)[order], np.array(script.CLASSES)[np.asarray(pool.labels)[order]]
+    images, labels = training_part(source)
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order], labels[order]
 
 
 def fit_head(images: Sequence[np.ndarray], labels: np.ndarray) -> Model:
