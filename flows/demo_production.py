@@ -38,6 +38,7 @@ class Story:
     known: str  # "the cameras the model knows"
     change: str  # "a camera is changed"
     changed: str  # "the changed camera"
+    quiet: tuple[str, ...] = ("none",)  # what the monitor may decide where nothing has changed
 
 
 @dataclass
@@ -155,7 +156,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     rule(f"4  production: {story.known}: quiet")
     demo._must("up")
     demo.traffic(1)
-    demo.monitor("none")
+    demo.monitor(*demo.story.quiet)
 
     rule(f"5  {story.change}: an alarm within two windows, and the images to label")
     shifted = demo.traffic(2)
@@ -172,7 +173,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
 
     rule(f"7  the new model knows {story.changed}: quiet again")
     after = demo.traffic(4)
-    quiet = demo.monitor("none")
+    quiet = demo.monitor(*demo.story.quiet)
     accuracy_after = demo.accuracy(after)
     console.print(
         f"  accuracy on the traffic of {story.changed} (nobody labelled these images): "
