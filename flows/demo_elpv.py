@@ -102,7 +102,7 @@ def story(project: Path) -> Story:
         change="another kind of cells arrives",
         changed="polycrystalline cells",
         certain_gain=False,
-        quiet=("none", "watch"),  # 100 cells come from few modules, and modules differ: a watch asks nobody for anything
+        quiet=("none", "watch"),  # 100 cells are of few modules, and modules differ; a watch asks for nothing
     )
 
 
