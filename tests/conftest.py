@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import shared
+
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
@@ -16,6 +18,11 @@ os.environ.pop("PREFECT_API_URL", None)
 
 def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory) -> None:
+    shared.place(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tasks.contracts import ANNOTATIONS, cleaned_schema
 from tasks.files import atomic_path, read_json, sha256_bytes, sha256_file, write_json
 from tasks.params import load_params
 from tasks.store import Pointer, Releases, open_store
+from tests.shared import once
 
 ROOT = Path(__file__).parent.parent
 NAME = "classifier"
@@ -35,8 +36,16 @@ PIPELINE = (
 )
 
 
+def copy(folder: Path) -> Path:
+    """The project at `folder`/main, of one's own, without the worktrees of its runs."""
+    made = once("released", make) / "main"
+    left_out = {made / ".evergreen": {"runs"}, made / ".git": {"worktrees"}}
+    shutil.copytree(made, folder / "main", symlinks=True, ignore=lambda place, _: left_out.get(Path(place), set()))
+    return folder / "main"
+
+
 def make(folder: Path) -> Path:
-    """The project at `folder`/main. Copy it before changing anything."""
+    """The project at `folder`/main, from nothing."""
     main = folder / "main"
     (main / ".dvc").mkdir(parents=True)
     for name in (".dvc/config", ".dvc/.gitignore", "params.yaml"):
@@ -57,13 +66,6 @@ def make(folder: Path) -> Path:
         add_batch(main, number)
         release(main, number)
     return main
-
-
-def copy(main: Path, folder: Path) -> Path:
-    """A copy of the project in the new `folder`, without the worktrees of its runs."""
-    left_out = {main / ".evergreen": {"runs"}, main / ".git": {"worktrees"}}
-    shutil.copytree(main, folder / "main", symlinks=True, ignore=lambda place, _: left_out.get(Path(place), set()))
-    return folder / "main"
 
 
 def add_batch(main: Path, number: int) -> None:

@@ -3,10 +3,6 @@
 Not from the stages themselves: what they make is tested with them, and minutes of training would add nothing here.
 """
 
-import atexit
-import functools
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +14,7 @@ from tasks import shards
 from tasks.contracts import MEASURES, accepted_schema, cleaned_schema, samples_schema
 from tasks.files import atomic_path, sha256_bytes, write_json
 from tasks.params import load_params
+from tests.shared import once
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ["Ankle boot", "Bag", "Trouser"]
@@ -25,17 +22,17 @@ BACKBONE, SIZE = "tf_efficientnet_lite0", 32  # its pretrained weights are insta
 COUNTS = {"train": 20, "calibration": 16, "test": 12}  # of each class
 
 
-@functools.cache
 def finished_project(task: str = "multiclass") -> Path:
-    """A project after `calibrate` and `bundle`, made once in a process. Copy it before changing anything."""
+    """A project after `calibrate` and `bundle`, made once in a test run. Copy it before changing anything."""
+    return once(f"finished-{task}", lambda root: _finish(project(root, task)))
+
+
+def _finish(root: Path) -> None:
     from tasks import bundle, calibrate
 
-    root = project(Path(tempfile.mkdtemp(prefix="evergreen-test-")), task)
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
     params = load_params(root / "params.yaml")
     calibrate.run(root, images=params.images, calibrate=params.calibrate)
     bundle.run(root, images=params.images, bundle=params.bundle)
-    return root
 
 
 def project(root: Path, task: str) -> Path:

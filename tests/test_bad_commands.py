@@ -69,7 +69,7 @@ def test_before_any_release(tmp_path):
 
 
 def test_versions_and_runs_that_do_not_exist(tmp_path):
-    project = released_project.make(tmp_path)
+    project = released_project.copy(tmp_path)
     before = state(project)
     for command, *words in (
         (["rollback", "v9.9.9"], "v9.9.9", "v0.1.0"),

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from small_project import CLASSES, finished_project
 
 from tasks import bundle, card, ood
 from tasks.errors import StageInputError
 from tasks.onnx_model import OnnxModel
 from tasks.params import load_params
+from tests.small_project import CLASSES, finished_project
 
 
 @pytest.fixture

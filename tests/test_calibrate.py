@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from small_project import CLASSES, finished_project, image_bytes
 
 from tasks import calibrate, metrics, ood, thresholds
 from tasks.errors import DataError, ParamsError
 from tasks.images import preprocess
 from tasks.onnx_model import OnnxModel
+from tests.small_project import CLASSES, finished_project, image_bytes
 
 RNG = np.random.default_rng(0)
 

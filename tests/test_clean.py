@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from labelled_project import ROOT, add_shard, params, png
 
 from tasks import clean
 from tasks.clean import Judgement, decide, judge_training
@@ -21,6 +20,7 @@ from tasks.files import read_json, sha256_bytes, write_json
 from tasks.folds import assign_folds, training_masks
 from tasks.label_noise import check_judgeable, fit_noise_model, smooth
 from tasks.params import CleanParams, Params
+from tests.labelled_project import ROOT, add_shard, params, png
 
 POLICY = CleanParams()
 

@@ -16,7 +16,7 @@ from tests import released_project
 
 @pytest.fixture(scope="module")
 def main(tmp_path_factory):
-    return released_project.make(tmp_path_factory.mktemp("released"))
+    return released_project.copy(tmp_path_factory.mktemp("released"))
 
 
 def test_data_labels_params_and_metrics_of_two_versions(main):
@@ -56,7 +56,7 @@ def test_by_default_the_live_version_against_the_one_before(main):
 def test_the_users_checkout_is_not_asked(main, tmp_path):
     """An edited, half-deleted checkout without a cache gives the same answer, from the remote."""
     expected = diff(main, "v0.1.0", "v0.3.0")
-    copy = released_project.copy(main, tmp_path)
+    copy = released_project.copy(tmp_path)
     (copy / "params.yaml").write_text((copy / "params.yaml").read_text() + "# mine\n")
     (copy / "dvc.yaml").unlink()
     shutil.rmtree(copy / "data")
@@ -68,7 +68,7 @@ def test_the_users_checkout_is_not_asked(main, tmp_path):
 
 
 def test_an_object_that_is_lost_is_said_and_the_rest_is_compared(main, tmp_path):
-    copy = released_project.copy(main, tmp_path)
+    copy = released_project.copy(tmp_path)
     for place in (copy / ".dvc/cache", copy / ".evergreen/remote"):
         shutil.rmtree(place)
     found = diff(copy, "v0.1.0", "v0.2.0")

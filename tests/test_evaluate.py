@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
-from small_project import CLASSES, finished_project
 
 from tasks import evaluate, figures
 from tasks.contracts import predictions_schema
@@ -24,6 +23,7 @@ from tasks.onnx_model import OnnxModel
 from tasks.params import EvaluateParams, GateParams, load_params
 from tasks.pixels import shard_pixels
 from tasks.targets import encode
+from tests.small_project import CLASSES, finished_project
 
 SETTINGS = EvaluateParams(
     corruptions=["dark", "blur", "noise", "jpeg", "grayscale", "crop"],

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from labelled_project import ROOT, add_shard, noise_images, params
 
 from tasks import embed, features
 from tasks.errors import StageInputError
 from tasks.files import read_json, sha256_file
 from tasks.params import ImagesParams
+from tests.labelled_project import ROOT, add_shard, noise_images, params
 
 IMAGES = ImagesParams(size=16)
 

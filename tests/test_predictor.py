@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_project import CLASSES, ROOT, finished_project, image_bytes
 
 from serving.predictor import Prediction, Predictor
 from tasks import bundle, ood
 from tasks.images import preprocess
+from tests.small_project import CLASSES, ROOT, finished_project, image_bytes
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,9 @@ from tests.released_project import NAME, store
 BIN = Path(sys.executable).parent
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return released_project.make(tmp_path_factory.mktemp("released"))
-
-
 @pytest.fixture
-def main(template, tmp_path):
-    return released_project.copy(template, tmp_path)
+def main(tmp_path):
+    return released_project.copy(tmp_path)
 
 
 def evergreen(main: Path, *arguments: str, code: int = 0, failpoint: str = "") -> str:

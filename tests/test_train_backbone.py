@@ -24,13 +24,13 @@ import pytest
 import torch
 import yaml
 from safetensors.numpy import load_file
-from small_project import CLASSES, SIZE, project
 
 from tasks import checkpoint, models, network, phases, processes, train_backbone, trainer
 from tasks.errors import DataError, EvergreenError, StageInputError
 from tasks.files import read_json
 from tasks.params import ImagesParams, TrainBackboneParams, UnfreezePhases
 from tasks.processes import Ranks
+from tests.small_project import CLASSES, SIZE, project
 
 CODE = Path(__file__).parent.parent
 IMAGES = ImagesParams(size=SIZE)

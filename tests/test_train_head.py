@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_project import SIZE, project
 
 from tasks import train_head
 from tasks.errors import DataError
 from tasks.files import read_json
 from tasks.params import ImagesParams, TrainHeadParams
 from tasks.train_head import Candidate, Head
+from tests.small_project import SIZE, project
 
 IMAGES = ImagesParams(size=SIZE)
 

@@ -1,9 +1,7 @@
 """A project with published versions of real images, thumbnails and annotations, in seconds; no training."""
 
-import atexit
 import functools
 import shutil
-import tempfile
 from contextlib import chdir
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from tasks.ingest import _write_annotations
 from tasks.params import load_params
 from tasks.store import Pointer, Releases, open_store
 from tests.labelled_project import png
+from tests.shared import once
 
 ROOT = Path(__file__).parent.parent
 NAME = "classifier"
@@ -37,16 +36,16 @@ DVC_YAML = """stages:
 """
 
 
-@functools.cache
 def template(versions: int = 3) -> Path:
-    """A project with `versions` versions, made once in a process; see `copy`."""
-    root = Path(tempfile.mkdtemp(prefix="evergreen-test-")) / "project"
-    atexit.register(shutil.rmtree, root.parent, ignore_errors=True)
-    start(root)
-    for number in range(1, versions + 1):
-        add_batch(root, number)
-        release(root, number)
-    return root
+    """A project with `versions` versions, made once in a test run; see `copy`."""
+
+    def make(folder: Path) -> None:
+        root = start(folder / "project")
+        for number in range(1, versions + 1):
+            add_batch(root, number)
+            release(root, number)
+
+    return once(f"versions-{versions}", make) / "project"
 
 
 def copy(to: Path, versions: int = 3) -> Path:
