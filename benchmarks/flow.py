@@ -29,11 +29,15 @@ from flows.git import git, identity
 
 ROOT = Path(__file__).resolve().parent.parent
 
-QUICK = {  # every stage does its real work, on little
+QUICK = {  # every stage does its real work, on little; a network of few layers takes seconds less to export
     "images": {"size": 32},
-    "train_backbone": {"epochs": {"frozen": 1, "last": 0, "all": 0}},
+    "train_backbone": {
+        "backbone": "test_efficientnet",
+        "pretrained": "none",
+        "epochs": {"frozen": 0, "last": 0, "all": 1},
+    },
     "evaluate": {"corruptions": ["dark"], "corruption_images": 40, "latency_runs": 5},
-    "gate": {"first_model": {"test.balanced_accuracy": 0.1}, "max_ece": 1.0, "resamples": 200},
+    "gate": {"first_model": {"test.balanced_accuracy": 0.0}, "max_ece": 1.0, "resamples": 200},
     "bundle": {"reference_rows": 40},
 }
 
@@ -71,7 +75,7 @@ def project(folder: Path, quick: bool) -> Path:
             values[section] |= changes
         (root / "params.yaml").write_text(yaml.safe_dump(values))
         git(root, *identity(root), "commit", "--quiet", "-am", "quick parameters")
-        few = pq.read_table(root / "datasets/fashion/base.parquet").to_pandas().groupby(["split", "label"]).head(20)
+        few = pq.read_table(root / "datasets/fashion/base.parquet").to_pandas().groupby(["split", "label"]).head(8)
         few.to_parquet(folder / "few.parquet")
         run(root, "-m", "flows.cli", "ingest", str(folder / "few.parquet"), "--new")
     else:

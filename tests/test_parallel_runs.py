@@ -145,7 +145,7 @@ def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
     evergreen, releases = test_loop.evergreen, test_loop.releases(project)
     runs, processes = project / ".evergreen/runs", []
     try:
-        source = test_loop.write_subset("base.parquet", tmp_path / "base.parquet", 24)
+        source = test_loop.write_subset("base.parquet", tmp_path / "base.parquet", 10)
         done = evergreen(project, "ingest", str(source))
         assert done.returncode == 0, done.stderr
         done = evergreen(project, "retrain", failpoint="publish.start")  # its stages are in the run cache now
@@ -192,7 +192,7 @@ def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
 
 
 def make_project(project: Path) -> None:
-    """A project with this checkout's code and fast parameters: one epoch."""
+    """A project with this checkout's code and fast parameters: one epoch of a small network."""
     from tests.test_loop import FAST
 
     project.mkdir()
@@ -203,7 +203,9 @@ def make_project(project: Path) -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, changes in FAST.items():
         values[section] |= changes
-    values["train_backbone"]["epochs"] = {"frozen": 1, "last": 0, "all": 0}
+    values["train_backbone"] |= {"backbone": "test_efficientnet", "pretrained": "none"}  # of few layers: fast to export
+    values["train_backbone"]["epochs"] = {"frozen": 0, "last": 0, "all": 1}
+    values["gate"]["first_model"] = {"test.balanced_accuracy": 0.0}
     (project / "params.yaml").write_text(yaml.safe_dump(values))
     git(project, "init", "-q", "-b", "main")
     git(project, "config", "user.name", "a tester")
