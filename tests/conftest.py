@@ -15,6 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("PREFECT_API_URL", None)
 
+# these files start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
+LONGEST = ["benchmarks_flow", "loop", "parallel_runs", "serve", "adopt", "kill_points", "bad_commands", "export"]
+LONGEST += ["benchmarks_drift", "evaluate", "s3_data", "benchmarks_data", "benchmarks_model", "store", "versions_s3"]
+LONGEST += ["report", "bad_input", "review", "monitor_flow", "train_backbone", "evidently_store", "pages", "capture"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
 
 def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
