@@ -3,6 +3,7 @@
 What a model would have answered is drawn at random; nothing here depends on how drift is measured.
 """
 
+import functools
 import hashlib
 import io
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ def times(number: int) -> tuple[datetime, datetime, str]:
     return start, end, f"{start:%Y%m%dT%H%M%SZ}-{end:%Y%m%dT%H%M%SZ}"
 
 
+@functools.cache
 def _images(name: str, rows: int) -> tuple[list[bytes], list[bytes], np.ndarray]:
     """Encoded images, their thumbnails, and their mean grey."""
     encoded = [image["bytes"] for image in pq.read_table(FASHION / name, columns=["image"])["image"][:rows].to_pylist()]
