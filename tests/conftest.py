@@ -32,7 +32,8 @@ def git(root: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_folder(tmp_path_factory) -> None:
-    shared.place(tmp_path_factory.getbasetemp())
+    own = tmp_path_factory.getbasetemp()
+    shared.place((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared")  # of this run alone
 
 
 @pytest.fixture
