@@ -52,6 +52,7 @@ def train(side: int, images: int, plain: bool) -> float:
     ends = []
     with processes(companions, partial(_accompany, side, images)) as ranks, repeatable(params.threads, ranks):
         model = models.create(params.backbone, params.pretrained, 10, side)
+        ranks.wait()
         judge = trainer.judge
         trainer.judge = lambda *a: (ends.append(time.perf_counter()), judge(*a))[1]  # an epoch has ended
         trainer.fit(model, train, calibration, trainer.Setting(params, 10, (0.5,) * 3, (0.5,) * 3, ranks))

@@ -27,11 +27,12 @@ MEETING = "EVERGREEN_MEETING"  # where the processes of one training on CPUs fin
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number `rank` of `world`; rank 0 writes."""
+    """This process is number `rank` of `world`; rank 0 writes. `join` meets the others, who may still be starting."""
 
     rank: int
     world: int
     device: torch.device
+    join: Callable[[], None] = lambda: None
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` added up over all processes; the same bits in each."""
@@ -50,7 +51,10 @@ class Ranks:
                 distributed.broadcast(buffer, 0)
 
     def first(self, work: Callable[[], T]) -> T:
-        """`work()` in rank 0 and then in the others: they find its cache files and do not build them too."""
+        """`work()` in rank 0 and then in the others: they find its cache files and do not build them too.
+
+        This, or `wait`, comes before anything else that is done together.
+        """
         if self.world == 1:
             return work()
         done = work() if self.rank == 0 else None
@@ -58,6 +62,8 @@ class Ranks:
         return done if self.rank == 0 else work()
 
     def wait(self) -> None:
+        """Return when all have come here."""
+        self.join()
         if self.world > 1:
             distributed.barrier()
 
@@ -78,20 +84,28 @@ def processes(companions: int = 0, work: Callable[[], object] = lambda: None) ->
             others = torch.multiprocessing.start_processes(
                 _accompany, (companions + 1, meeting, work), companions, join=False, daemon=True
             )
+
+            def join() -> None:
+                if not distributed.is_initialized():
+                    _await(Path(folder), others)
+                    _meet(0, companions + 1, meeting)
+
             try:
-                _await(Path(folder), others)
-                with _group(0, companions + 1, meeting) as ranks:
-                    yield ranks
+                yield Ranks(0, companions + 1, models.device(), join)
             except (RuntimeError, ProcessException) as error:  # RuntimeError: of gloo, when a connection breaks
                 _explain(others, error)
                 raise
             finally:
+                _part()
                 for process in others.processes:
                     process.kill()
                     process.join()
     else:
-        with _group(rank, world, os.environ.get(MEETING, "env://")) as ranks:
-            yield ranks
+        _meet(rank, world, os.environ.get(MEETING, "env://"))
+        try:
+            yield Ranks(rank, world, models.device())
+        finally:
+            _part()
 
 
 def _accompany(index: int, world: int, meeting: str, work: Callable[[], object]) -> None:
@@ -111,20 +125,19 @@ def _await(folder: Path, others: ProcessContext) -> None:
             raise EvergreenError("the training's processes ended before they began")
 
 
-@contextmanager
-def _group(rank: int, world: int, meeting: str) -> Iterator[Ranks]:
+def _meet(rank: int, world: int, meeting: str) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     elif meeting.startswith("file:") and Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens beyond this machine
     if meeting.startswith("file:") and rank:
         Path(meeting.removeprefix("file://")).with_name(str(rank)).touch()  # see _await
-    distributed.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", init_method=meeting, rank=rank, world_size=world
-    )
-    try:
-        yield Ranks(rank, world, models.device())
-    finally:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+
+
+def _part() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
