@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     images, rounds = (2 * BATCH, 1) if options.quick else (32 * BATCH, options.rounds)
     figures = []
-    for side in SIDES:
+    for side in SIDES[:1] if options.quick else SIDES:
         ours, plain = [], []
         for number in range(rounds):
             for found, how in ((ours, 0), (plain, 1)):
