@@ -25,7 +25,7 @@ from tasks import fields, shards
 from tasks.contracts import ANNOTATIONS, SPLITS, label_type, sample_schema
 from tasks.errors import DataError
 from tasks.failpoints import failpoint
-from tasks.files import atomic_path, content_key, read_json, sha256_bytes, write_json
+from tasks.files import atomic_path, content_key, read_json, sha256_bytes, wait_for_lock, write_json
 from tasks.intake import Intake, New, Refused, take_in
 from tasks.known import Known
 from tasks.manifests import Offered, Source, open_source
@@ -36,6 +36,7 @@ from tasks.progress import track
 from tasks.records import Columns
 
 KINDS = ("import", "production", "review", "hard")
+WAIT_SECONDS = 6 * 3600.0  # for another ingest to end
 SHARD_ROWS = 20_000  # shards of tiny images would have features and pixels of gigabytes
 
 
@@ -262,7 +263,7 @@ def _alone(root: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("waiting for another ingest to end", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock, WAIT_SECONDS, f"the data set {folder}")
         if journal.is_file():
             _remove_leftovers(folder, before=set(read_json(journal)))
             journal.unlink()

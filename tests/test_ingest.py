@@ -1,6 +1,7 @@
 """Ingest takes each image once, all of a source or nothing, and never moves what is there."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 from tasks import shards
 from tasks.annotations import read_annotations
 from tasks.contracts import QUARANTINE_REASONS
-from tasks.errors import DataError
+from tasks.errors import DataError, EvergreenError
 from tasks.fields import Unusable
 from tasks.files import sha256_bytes, write_json
 from tasks.ingest import _alone, _parts, ingest
@@ -591,3 +592,15 @@ def test_measures_of_older_shards_are_made_when_nobody_has_kept_them(tmp_path):
         file.unlink()
     image(tmp_path / "t", "x/a.jpg", photo)
     assert reasons(take(tmp_path, tmp_path / "t")) == {"x/a.jpg": "in_hard_set"}
+
+
+def test_it_does_not_wait_for_ever_for_one_that_hangs(tmp_path, monkeypatch):
+    folder(tmp_path / "first", 2)
+    take(tmp_path, tmp_path / "first")
+    (lock,) = tmp_path.rglob("ingest/*.lock")
+    monkeypatch.setattr("tasks.ingest.WAIT_SECONDS", 0.2)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(EvergreenError, match=r"data set .* locked by another process .* start again"):
+            take(tmp_path, tmp_path / "first")
+    assert take(tmp_path, tmp_path / "first").known > 0
