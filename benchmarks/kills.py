@@ -30,7 +30,7 @@ SERVER.set_forkserver_preload(
     ["benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"]
 )
 WORKERS = 2
-UNKNOWN = 255  # multiprocessing's word for "the fork server died before it told how the child ended": try once more
+UNKNOWN = 255  # how multiprocessing says that the fork server told nothing of the child's end: try once more
 
 
 def in_child(task: str, scenario: str, root: Path, seed: int, point: str, out: Path) -> None:
