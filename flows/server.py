@@ -5,7 +5,6 @@ serves all runs of a project until `evergreen down`. SQLite under .evergreen/pre
 URL, another port or another address (then with a password) by params.yaml's `serve` section.
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from flows.prefect_api import post
 from tasks.errors import EvergreenError
-from tasks.files import read_json, write_json
+from tasks.files import read_json, wait_for_lock, write_json
 from tasks.params import ServeParams, load_params
 from tasks.paths import state_dir
 
@@ -113,7 +112,7 @@ def ensure_server(root: Path, say=print) -> str:
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     with open(state / "server.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once start one server
+        wait_for_lock(lock, 2 * START_SECONDS, "the start of the Prefect server")  # two runs at once start one
         if about := running(root):
             return about["url"]
         say("starting the Prefect server (once; it stays up, `evergreen down` stops it)")

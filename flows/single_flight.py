@@ -20,9 +20,10 @@ from pathlib import Path
 from flows import launch, workspace
 from flows.notify import alert
 from tasks.errors import EvergreenError
-from tasks.files import read_json, write_json
+from tasks.files import read_json, wait_for_lock, write_json
 from tasks.paths import state_dir
 
+LOCK_SECONDS = 600.0  # a note is written in milliseconds
 ENDINGS = ("promoted", "held", "rejected", "refused")
 
 
@@ -98,7 +99,7 @@ def _wait_for_others(root: Path, say) -> None:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            wait_for_lock(lock, workspace.RUN_SECONDS, f"run {run_id}", fcntl.LOCK_SH)
         finally:
             os.close(lock)
 
@@ -111,7 +112,7 @@ def _notes(folder: Path) -> dict[str, str]:
 
 def _change(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
     with open(folder / "notes", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock, LOCK_SECONDS, f"the list of triggers in {folder}")
         write_json(folder / "wanted.json", change(_notes(folder)))
 
 

@@ -5,7 +5,6 @@ nothing but time: the next monitor run tries again, for a day. Addresses hold se
 and nothing of them is ever written or raised.
 """
 
-import fcntl
 import logging
 import os
 import time
@@ -13,11 +12,12 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.files import read_json, sha256_bytes, write_json
+from tasks.files import read_json, sha256_bytes, wait_for_lock, write_json
 from tasks.params import AlertsParams
 
 TRIES, PAUSE = 2, 1.0  # per address and delivery; seconds between them
 GIVE_UP = timedelta(days=1)
+LOCK_SECONDS = 3600.0  # an address that does not answer is tried three times, for each alert that waits
 
 TITLES = {
     "watch": "drift seen, watching",
@@ -66,7 +66,7 @@ def deliver(alerts: AlertsParams, outbox: Path) -> list[str]:
     addresses = {_hash(address): (n, address) for n, address in enumerate(os.environ.get(alerts.urls_env, "").split())}
     problems = []
     with open(outbox / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes at once would send an alert twice
+        wait_for_lock(lock, LOCK_SECONDS, f"the outbox {outbox}")  # two processes at once would send an alert twice
         for file in waiting:
             if not file.is_file():
                 continue

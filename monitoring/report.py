@@ -10,7 +10,6 @@ N rows, K classes.
 """
 
 import base64
-import fcntl
 import functools
 import hashlib
 import io
@@ -29,9 +28,10 @@ import pyarrow.compute as pc
 from monitoring import plots
 from monitoring.columns import confidence, directions, lists, numbers
 from monitoring.contracts import DriftDecision, Finding, Measures
-from tasks.files import atomic_path, read_json, write_json
+from tasks.files import atomic_path, read_json, wait_for_lock, write_json
 
 WINDOW_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z")
+LOCK_SECONDS = 600.0  # an entry is written in milliseconds, on a busy disk in seconds
 TREND = 60  # windows shown
 PLOTS = 8  # distributions shown, those that moved most
 MIX = 12  # classes shown, those whose share moved most
@@ -187,7 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """One writer of the index at a time; the lock goes with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".index.lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        wait_for_lock(file, LOCK_SECONDS, f"the index of reports in {folder}")
         yield
 
 

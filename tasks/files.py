@@ -119,15 +119,15 @@ def sweep(folder: Path, pattern: str = "**/.*.tmp") -> int:
     return removed
 
 
-def wait_for_lock(lock: IO | int, seconds: float, what: str) -> None:
+def wait_for_lock(lock: IO | int, seconds: float, what: str, kind: int = fcntl.LOCK_EX) -> None:
     """Take the flock of the open file `lock`; a dead holder's is free at once. `what` is locked, as a person says it.
 
-    Raises EvergreenError when a living process holds it longer than `seconds`.
+    kind: fcntl.LOCK_EX or fcntl.LOCK_SH. Raises EvergreenError when a living process holds it longer than `seconds`.
     """
     deadline, pause = time.monotonic() + seconds, 0.001
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
