@@ -47,6 +47,13 @@ def input_key(tree: Path) -> str | None:
     return read_json(started).get("key") if started.is_file() else None
 
 
+def ended(releases: Releases, key: str) -> dict[str, Any] | None:
+    """How the newest run over the inputs `key` ended, on whatever machine: {run_id, outcome, version, sentence}."""
+    runs = releases.runs(part=f"-{key[:6]}-")  # as workspace.new_run_id names them
+    found = [{"run_id": run_id} | about for run_id, about in runs.items() if about.get("key") == key]
+    return {name: found[-1].get(name) for name in ("run_id", "outcome", "version", "sentence")} if found else None
+
+
 def keep(tree: Path, releases: Releases, name: str, run_id: str, sentence: str) -> str:
     """Make the held run in `tree` outlive its workspace; returns its commit. Raises EvergreenError."""
     bundle = releases.put_bundle(tree / "artifacts/bundle")

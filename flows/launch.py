@@ -44,7 +44,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         _complete(root, say)
         key, tombstones, ended = up_to_date(root)  # by the run that was waited for, or one whose starter was killed
         if not ended:
-            return _start(root, key, tombstones, reason, flight, say)
+            return _start_here(root, key, tombstones, reason, flight, say)
         if workspace.died(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
             _tell_of_the_dead(root, ensure_server(root, say))
         return _nothing_new(root, ended, say)
@@ -70,14 +70,31 @@ def _nothing_new(root: Path, ended: dict, say) -> int:
     return 0
 
 
-def _start(root: Path, key: str, tombstones: dict, reason: str, flight: int | None, say) -> int:
+def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int, say) -> int:
+    """One run over the inputs `key`, unless another machine on this release store has made it."""
+    from flows import candidates, lease
+
+    releases, run_id = open_store(load_params(root / "params.yaml").store, root), workspace.new_run_id(key)
+    lease.take(releases, root, key, run_id, say)
+    try:
+        if ended := candidates.ended(releases, key):
+            workspace.mark_seen(root, key, ended)
+            return _nothing_new(root, ended, say)
+        return _start(root, key, tombstones, reason, flight, say, run_id)
+    finally:
+        lease.give_back(releases, key, run_id)  # where its process did not, and could not any more
+
+
+def _start(
+    root: Path, key: str, tombstones: dict, reason: str, flight: int | None, say, run_id: str | None = None
+) -> int:
     """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
     if flight is None:
         _complete(root, say)
     _check_places(root)
     url = ensure_server(root, say)
     _tell_of_the_dead(root, url)
-    run_id = workspace.new_run_id(key)
+    run_id = run_id or workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
     write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
     say(f"run {run_id}: {reason}")

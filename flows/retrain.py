@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.markup import escape
 
-from flows import candidates, steps
+from flows import candidates, lease, steps
 from flows.judge import judge_run
 from flows.outcomes import EXIT_CODES, Ending
 from flows.publish import dvc_push, publish
@@ -191,7 +191,9 @@ def main(run_id: str, reason: str, by: str) -> int:
 
         console.print(f"  [dim]{ui_url(PREFECT_API_URL.value(), str(run.id))}[/]")
 
-    state = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    with lease.kept(releases, candidates.input_key(root), run_id):
+        state = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
     file = root.parent / "ended.json"
     if not file.is_file():  # an error: the flow is Failed or Crashed with its traceback in the log
         error = state.result(raise_on_failure=False)

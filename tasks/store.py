@@ -5,6 +5,7 @@
     bundles/, objects/         the bundles (tasks.bundle_store)
     runs/<run id>.json         what each run ended with
     runs/<run id>/report.html  its release report (flows.release_report)
+    leases/<input key>.json    a run over these inputs lives, on some machine (flows.lease)
     tombstones.json            batches never to be trained on again
     retired.json               versions whose bytes may be gone: told to everybody before gc removes any
 
@@ -220,9 +221,9 @@ class Releases:
         """Keep what is known of run `run_id` (JSON values); the newest record replaces an older one."""
         self._update(f"runs/{run_id}.json", lambda _: record)
 
-    def runs(self) -> dict[str, dict[str, Any]]:
-        """Run id -> record, in the order of run ids (which begin with the time)."""
-        keys = [key for key in self.store.list("runs/") if key.endswith(".json")]
+    def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
+        """Run id -> record, of the ids that hold `part`, in the order of run ids (which begin with the time)."""
+        keys = [key for key in self.store.list("runs/") if key.endswith(".json") and part in key]
         return {key[len("runs/") : -len(".json")]: self._load(key)[0] for key in keys}
 
     def run(self, run_id: str) -> dict[str, Any] | None:

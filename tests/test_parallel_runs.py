@@ -4,6 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -156,15 +157,19 @@ def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
         def begun() -> set[str]:
             return {file.parent.name for file in runs.glob("*/started.json")} - dead
 
+        processes.append(begin(project, "a schedule"))
+        wait_until(lambda: len(begun()) == 1 and children(processes[0]))
+        (first,) = children(processes[0])
+        os.kill(first, signal.SIGSTOP)  # it cannot have uploaded anything before the second has begun
+        params = (project / "params.yaml").read_text()
+        (project / "params.yaml").write_text(params.replace("reference_rows: 40", "reference_rows: 32"))
+        git(project, "commit", "-qam", "fewer rows")
+        processes.append(begin(project, "a person"))
+        wait_until(lambda: len(begun()) == 2)
         with open(project / ".evergreen/releases/.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can upload: both have been judged by then
-            processes.append(begin(project, "a schedule"))
-            wait_until(lambda: len(begun()) == 1)
-            params = (project / "params.yaml").read_text()
-            (project / "params.yaml").write_text(params.replace("reference_rows: 40", "reference_rows: 32"))
-            git(project, "commit", "-qam", "fewer rows")
-            processes.append(begin(project, "a person"))
-            wait_until(lambda: len(begun()) == 2)
+            assert releases.live() is None
+            os.kill(first, signal.SIGCONT)
             processes.append(begin(project, "an alarm"))
             wait_until(lambda: all((runs / name / "verdict.json").is_file() for name in begun()))
             assert releases.live() is None
@@ -219,6 +224,10 @@ def begin(project: Path, reason: str) -> subprocess.Popen:
     env.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "flows.cli", "retrain", "--reason", reason]
     return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def wait_until(true, seconds: float = 240) -> None:

@@ -1,0 +1,132 @@
+"""Leases: between machines that share a release store, one run over the same inputs lives, and a dead one expires.
+
+A machine here is a checkout with state of its own and a process of its own; the store is a folder or an S3 server.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import launch, lease, workspace
+from tasks.paths import state_dir
+from tasks.store import Releases
+from tests.conftest import ROOT, git
+from tests.s3_servers import credentials, moto  # noqa: F401  (fixtures)
+from tests.test_store import opened, shared  # noqa: F401  (fixture)
+
+KEY = "0123456789abcdef01234567"
+OTHER = """
+import sys
+from pathlib import Path
+from flows import lease
+from tasks.params import StoreParams
+from tasks.store import Releases, open_blobs
+
+store = StoreParams.model_validate_json(sys.argv[1])
+releases = Releases(open_blobs(store.url, Path("/"), store=store))
+lease.take(releases, Path(sys.argv[2]), sys.argv[3], "their-run")
+with lease.kept(releases, sys.argv[3], "their-run", beat=0.1):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def releases(shared) -> Releases:  # noqa: F811
+    return Releases(opened(shared))
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / "ours", tmp_path / "theirs"]
+    for root in made:
+        git(tmp_path, "init", "-q", str(root))
+    return made
+
+
+def other_machine(store, root: Path) -> subprocess.Popen:
+    """A machine whose run over KEY lives until it is told to end."""
+    command = [sys.executable, "-c", OTHER, store.model_dump_json(), str(root), KEY]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_machine_waits_for_the_end_of_the_first_ones_run(shared, releases, machines):  # noqa: F811
+    ours, theirs = machines
+    process, said = other_machine(shared, theirs), []
+    waiting = threading.Thread(target=lease.take, args=(releases, ours, KEY, "our-run", said.append, 2.0))
+    waiting.start()
+    waiting.join(5)  # more than twice as long as a run may show no life
+    assert waiting.is_alive()
+    assert len(said) == 1
+    assert "run their-run on" in said[0]
+    assert said[0].endswith("waiting for its end")
+    process.communicate("end\n")
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert lease._is_of(releases, KEY, "our-run")
+
+
+def test_a_killed_machines_lease_expires(shared, releases, machines):  # noqa: F811
+    ours, theirs = machines
+    process, said = other_machine(shared, theirs), []
+    process.kill()
+    process.wait()
+    began = time.monotonic()
+    lease.take(releases, ours, KEY, "our-run", said.append, expires=1.0)
+    assert 1.0 <= time.monotonic() - began < 30
+    assert said[-1].startswith("run their-run on")
+    assert "no life for 1 s: going ahead" in said[-1]
+
+
+def test_a_run_of_this_very_checkout_is_known_to_be_dead(releases, machines):
+    ours, _ = machines
+    lease.take(releases, ours, KEY, "killed")
+    began = time.monotonic()
+    lease.take(releases, ours, KEY, "next", expires=600)
+    assert time.monotonic() - began < 10
+
+
+def test_a_run_that_lost_its_lease_leaves_the_new_holders_alone(releases, machines, caplog):
+    ours, theirs = machines
+    lease.take(releases, theirs, KEY, "suspended")
+    with lease.kept(releases, KEY, "suspended", beat=0.5):
+        name = f"leases/{KEY}.json"
+        releases.store.remove(name)
+        lease.take(releases, ours, KEY, "next")
+        while "another run took these inputs over" not in caplog.text:
+            time.sleep(0.05)
+    assert lease._is_of(releases, KEY, "next")
+
+
+def test_a_lease_nobody_can_read_expires(releases, machines):
+    releases.store.create(f"leases/{KEY}.json", b"{no json")
+    lease.take(releases, machines[0], KEY, "next", expires=0.5)
+    assert lease._is_of(releases, KEY, "next")
+
+
+def test_what_another_machine_has_run_is_not_run_again(toy: Path, tmp_path: Path):
+    """The other machine's ending is told, and known here from then on; nothing starts, no lease stays."""
+    params = yaml.safe_load((toy / "params.yaml").read_text())
+    params["store"]["url"] = str(tmp_path / "shared")
+    (toy / "params.yaml").write_text(yaml.safe_dump(params))
+    git(toy, "commit", "-qam", "one store for all machines")
+    git(tmp_path, "clone", "-q", str(toy), "second")
+    second = tmp_path / "second"
+    key, _, ended = launch.up_to_date(toy)
+    assert ended is None
+    releases = launch.open_store(launch.load_params(toy / "params.yaml").store, toy)
+    run_id = workspace.new_run_id(key)
+    releases.put_run(run_id, {"key": key, "outcome": "held", "version": None, "sentence": "not better."})
+    said: list[str] = []
+    assert launch.retrain(second, "schedule", say=said.append) == 0
+    assert said[-1] == f"nothing new since run {run_id} (held): not better."
+    assert launch.up_to_date(second)[2]["outcome"] == "held"
+    assert list(releases.store.list("leases/")) == []
+    assert not (state_dir(second) / "runs").exists()
