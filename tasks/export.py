@@ -29,7 +29,7 @@ class Finished(torch.nn.Module):
     ):
         """about: model.json of train_backbone (backbone, task, size, mean, std); weight: (K, D), bias: (K,)."""
         super().__init__()
-        self.backbone = backbone.cpu()
+        self.backbone = _clamped(backbone.cpu())
         mean, std = (torch.tensor(about[name], dtype=torch.float32).view(1, 3, 1, 1) for name in ("mean", "std"))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
@@ -49,6 +49,20 @@ class Finished(torch.nn.Module):
         scaled = logits / self.temperature
         probabilities = torch.sigmoid(scaled) if self.about["task"] == "multilabel" else torch.softmax(scaled, 1)
         return logits, probabilities, features
+
+
+class _Clamp(torch.nn.Module):
+    """ReLU6, as an operation that the exporter takes as it is: hardtanh it takes apart, for a third of its time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(0.0, 6.0)
+
+
+def _clamped(module: torch.nn.Module) -> torch.nn.Module:
+    """`module` with _Clamp for every ReLU6: the same numbers."""
+    for name, child in module.named_children():
+        setattr(module, name, _Clamp()) if isinstance(child, torch.nn.ReLU6) else _clamped(child)
+    return module
 
 
 def export(path: Path, finished: Finished, sample: np.ndarray) -> float:

@@ -7,7 +7,9 @@ numpy and L-BFGS: no seed, no learning rate, no torch import, the same result ea
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -106,14 +108,15 @@ def fit_many(
     rows = _Standardised(x, mean, deviation)
     share = weights / weights.sum(axis=1, keepdims=True)
     shape = (len(weights), classes, x.shape[1] + 1)
-    result = minimize(
-        _loss,
-        np.zeros(shape).ravel() if start is None else _parameters(start, mean, deviation).ravel(),
-        args=(rows, np.asarray(y), share, shape, l2),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": iterations, "maxcor": 10, "ftol": TOLERANCE},
-    )
+    with _scipy_on_one_thread():
+        result = minimize(
+            _loss,
+            np.zeros(shape).ravel() if start is None else _parameters(start, mean, deviation).ravel(),
+            args=(rows, np.asarray(y), share, shape, l2),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations, "maxcor": 10, "ftol": TOLERANCE},
+        )
     parameters = result.x.reshape(shape)
     probes = []
     for one in parameters:
@@ -121,6 +124,18 @@ def fit_many(
         bias = one[:, -1] - weight @ mean
         probes.append(Probe(weight.astype(np.float32), bias.astype(np.float32), np.ndim(y) == 2))
     return probes
+
+
+@contextmanager
+def _scipy_on_one_thread() -> Iterator[None]:
+    """Wheels of numpy and scipy bring an OpenBLAS each, whose waiting threads spin: in turns, as in an optimiser whose
+    loss is numpy's, they take the cores from one another (three times slower on two cores)."""
+    from threadpoolctl import ThreadpoolController
+
+    loaded = ThreadpoolController()
+    of_scipy = [library["filepath"] for library in loaded.info() if "scipy.libs" in Path(library["filepath"]).parts]
+    with loaded.select(filepath=of_scipy).limit(limits=1):
+        yield
 
 
 def _parameters(probes: Sequence[Probe], mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
