@@ -143,7 +143,8 @@ def status() -> None:
     root = project_root()
     releases = open_store(load_params(root / "params.yaml").store, root)
     live = releases.live()
-    typer.echo(f"live:        {f'{live.version} since {live.at} by {live.by}: {live.why}' if live else 'nothing yet'}")
+    since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
+    typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
     for line in status_lines(root):
         typer.echo(line)

@@ -124,7 +124,7 @@ def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: st
             outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
             return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict)
         try:
-            live = _publish(root, params, releases, champion, run_id, f"{reason}; {verdict.sentence}", by)
+            live = _publish(root, params, releases, champion, run_id, f"{reason.rstrip('.')}; {verdict.sentence}", by)
         except PointerMoved:
             console.print("  another run published first: judging again against the new champion")
             continue

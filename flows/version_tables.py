@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -12,26 +13,35 @@ from flows.diff import Versions
 from flows.release import Period
 
 MOST = 40  # rows of one table
+LETTERS = 400  # of a reason
 
 
 def print_releases(console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]]) -> None:
     """What was live when, newest first."""
-    rows = []
-    for period in reversed(periods):
-        version = period.version + (" (retired)" if period.version in retired else "")
-        live = "live" if period.until is None else ""
-        times = (_time(period.since), "now" if period.until is None else _time(period.until))
-        rows.append((live, version, *times, period.by, period.why, period.run_id))
-    _table(console, "", ("", "version", "from (UTC)", "until", "by", "why", "run"), rows)
+    for period in reversed(periods[-MOST:]):
+        until = f"until {_time(period.until)} UTC" if period.until else "live"
+        gone = ", retired" if period.version in retired else ""
+        line = f"from {_time(period.since)} UTC, {until}{gone}, by {period.by}, run {period.run_id}"
+        _entry(console, period.version, line, period.why, "green" if period.until is None else "")
+    _more(console, len(periods))
 
 
 def print_runs(console: Console, runs: dict[str, dict[str, Any]]) -> None:
     """How runs ended, newest first."""
-    rows = [
-        (run_id, run["outcome"], run.get("version") or "", run.get("by", ""), run["sentence"])
-        for run_id, run in reversed(runs.items())
-    ]
-    _table(console, "runs", ("run", "ended", "version", "by", "why"), rows)
+    if runs:
+        console.print(Text("runs", style="italic"))
+    for run_id, run in list(reversed(runs.items()))[:MOST]:
+        by = f", by {run['by']}" if run.get("by") else ""
+        _entry(console, run_id, " ".join([run["outcome"], run.get("version") or ""]).strip() + by, run["sentence"])
+    _more(console, len(runs))
+
+
+def _entry(console: Console, name: str, line: str, why: str, style: str = "") -> None:
+    """A line, and beneath it, indented, why: a table's cell would be a narrow tower of it."""
+    console.print(Text.assemble((name, f"bold {style}".strip()), "  ", (_cell(line), style)), soft_wrap=True)
+    why = _cell(why)
+    shown = why if len(why) <= LETTERS else f"{why[: LETTERS - 1]}\u2026 (--json shows all)"
+    console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4)))
 
 
 def print_diff(console: Console, found: Versions) -> None:
@@ -67,8 +77,12 @@ def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[S
             *(Text(_cell(value), style={"live": "green", "worse": "red"}.get(str(value), "")) for value in row)
         )
     console.print(table)
-    if len(rows) > MOST:
-        console.print(Text(f"  ... and {len(rows) - MOST} more (--json shows all)"))
+    _more(console, len(rows))
+
+
+def _more(console: Console, count: int) -> None:
+    if count > MOST:
+        console.print(Text(f"  ... and {count - MOST} more (--json shows all)"))
 
 
 def _cell(value: Any) -> str:

@@ -73,10 +73,11 @@ def test_releases_tell_what_was_live_when_by_whom_and_why(main):
     assert [row["again"] for row in found] == [False, False, False, True]
     assert (found[-1]["by"], found[-1]["why"]) == ("bob", "rollback: worse on night shifts")
     text = evergreen(main, "releases")
-    live = [line for line in text.splitlines() if line.startswith("live")]
-    assert len(live) == 1
-    assert "v0.1.0" in live[0]
-    assert "night shifts" in live[0]
+    lines = text.splitlines()
+    (live,) = [n for n, line in enumerate(lines) if ", live, by " in line]
+    assert live == 0
+    assert lines[0].startswith("v0.1.0  from ")
+    assert lines[1].strip() == "rollback: worse on night shifts"
 
 
 def test_runs_and_hostile_words_are_shown_as_they_are(main):
