@@ -28,7 +28,6 @@ DECODED = 50  # of these, decoded to tell grey from colour
 REACH = 5_000  # rows of a manifest that holds its images within which the sample is taken
 CPU_SIZE = 128  # 224 pixels cost three times as much: an hour for 20,000 images on two cores
 SIZES = (64, 96, 128, 224)
-CPU_SIZE = 128  # 224 pixels cost three times as much time
 
 
 @dataclass(frozen=True)
