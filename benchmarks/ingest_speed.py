@@ -11,7 +11,7 @@ CPU seconds are those of a whole process tree, user and system, so a busy machin
 harm them; inspect.workers is 1. Of each kind all and a quarter are run, and the rate is that of the images between:
 the start of interpreters and the first use of memory, two seconds, do not count (they do in the second ratio). Peers
 alternate, each run is a fresh process with a fresh project; a shared core's other thread can double the CPU seconds
-of a run, so each kind's least of all rounds is taken. Expected: a ratio of about 0.6; 2 minutes on 2 cores.
+of a run, so each kind's least of all rounds is taken. Expected: a ratio of about 0.7; 2 minutes on 2 cores.
 """
 
 import argparse

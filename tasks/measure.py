@@ -1,7 +1,8 @@
 """Measure an image from one decode: size, mode, EXIF, light, sharpness, perceptual hash.
 
 N is the number of images. Light and sharpness are taken from a box-reduced luma of at most 256 x 256 pixels:
-a fraction of the decode's cost, and comparable between photos of any size.
+a fraction of the decode's cost, and comparable between photos of any size. JPEG is reduced as far as it goes while it
+is decoded: every coefficient is read, so that a torn file is found, but not every pixel is made.
 
 Perceptual hash: signs of the 8 x 8 lowest frequencies of the DCT-II of a 32 x 32 grey image against their
 median (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010).
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.Image import Resampling
 
 from tasks.bounded import Crashed, bounded_map
 from tasks.images import Undecodable, load, open_image, upright
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # decoding children import this module: what they have no use
     from tasks.params import ImagesParams, InspectParams
 
 LUMA_SIDE = 256  # pixels; larger images are box-reduced to at most this before they are measured
+JPEG_SCALES = (1, 2, 4, 8)  # by which its decoder can reduce
 MEMORY_PER_PIXEL = 20  # bytes; WebP takes the most. With the default pixel cap a child stays under a gigabyte
 LEAST_MEMORY = 256 << 20  # bytes; metadata and the decoders' own tables
 ORIENTATION = 0x0112  # EXIF tag
@@ -55,14 +58,16 @@ def measure(data: bytes, max_pixels: int) -> Measured:
     form, mode = str(image.format), image.mode
     # TIFF turns itself upright while loading, PNG may carry EXIF behind the pixels: the tag is read on both sides
     before = 1 if form == "PNG" else _orientation(image)
+    full = image.size
     if mode == "RGB" and form in ("JPEG", "MPO"):
-        image.draft("L", None)  # JPEG holds luma as such: all data is decoded, no colours are made of it
+        scale = max(scale for scale in JPEG_SCALES if scale <= min(_factors(full)))
+        image.draft("L", (full[0] // scale, full[1] // scale))  # JPEG holds luma as such: no colours are made of it
     load(image)
     turned = _orientation(image)
-    width, height = image.size if turned < 5 else image.size[::-1]
-    luma = _luma(image)
+    width, height = full if turned < 5 else full[::-1]
+    luma = _luma(image, full)
     brightness, contrast, entropy = _light(luma)
-    grey = np.asarray(luma.resize((32, 32), Image.Resampling.BILINEAR), np.float32)
+    grey = np.asarray(luma.resize((32, 32), Resampling.BILINEAR), np.float32)
     thumbnail = np.round(grey.reshape(16, 2, 16, 2).mean(axis=(1, 3))).astype(np.uint8)
     return Measured(
         format=form,
@@ -88,19 +93,26 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _luma(image: Image.Image) -> Image.Image:
-    """Upright luma of a decoded image, at most LUMA_SIDE on a side."""
+def _luma(image: Image.Image, full: tuple[int, int]) -> Image.Image:
+    """Upright luma, at most LUMA_SIDE on a side, of an image of size `full`, decoded at that size or smaller."""
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):  # averaging first saves converting every pixel
-        return upright(_reduce(image)).convert("L")
-    return _reduce(upright(image).convert("L"))
+        return upright(_reduce(image, full)).convert("L")
+    image = upright(image).convert("L")
+    return _reduce(image, image.size)
 
 
-def _reduce(image: Image.Image) -> Image.Image:
+def _reduce(image: Image.Image, full: tuple[int, int]) -> Image.Image:
     """Box-averaged per axis, so that the result is bounded for every aspect ratio."""
-    factors = tuple(-(-side // LUMA_SIDE) for side in image.size)
+    factors = _factors(full)
+    if image.size != full:
+        return image.resize([-(-side // factor) for side, factor in zip(full, factors, strict=True)], Resampling.BOX)
     return image if factors == (1, 1) else image.reduce(factors)
+
+
+def _factors(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // LUMA_SIDE), -(-size[1] // LUMA_SIDE)
 
 
 _LEVELS = np.arange(256, dtype=np.float64)

@@ -107,6 +107,19 @@ def test_blur_costs_sharpness_and_size_does_not():
     assert measure(encode(photo().resize((2560, 1708))), CAP).sharpness == pytest.approx(sharp, rel=0.2)
 
 
+def test_a_large_jpeg_is_reduced_while_it_is_decoded_and_measured_like_its_pixels():
+    large = photo().resize((1283, 857))
+    data = encode(large, "JPEG", quality=95)
+    found, pixels = measure(data, CAP), measure(encode(decode(data, CAP)), CAP)
+    assert (found.width, found.height) == (1283, 857)
+    assert found.phash == pixels.phash
+    assert found.brightness == pytest.approx(pixels.brightness, abs=0.5)
+    assert found.contrast == pytest.approx(pixels.contrast, rel=0.01)
+    assert found.sharpness == pytest.approx(pixels.sharpness, rel=0.1)
+    with pytest.raises(Undecodable, match="truncated"):
+        measure(data[: len(data) * 9 // 10], CAP)
+
+
 def test_hash_is_the_median_split_of_the_low_dct_frequencies():
     from scipy.fft import dctn
 
