@@ -31,7 +31,7 @@ INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json", "tasks")  # 
 CODE = ("flows", "serving", "monitoring")
 KEEP = 3  # finished workspaces that stay
 RUN_SECONDS = 24 * 3600.0  # a step of a run is ended after 12 hours
-LOCK_SECONDS = 60.0  # removing dead workspaces takes a second or two
+LOCK_SECONDS = 600.0  # checking a large repository out, or removing dead workspaces, takes seconds
 STALE_SECONDS = 60.0  # git holds the lock of a ref for milliseconds
 SWEPT = ("seen", "quarantine", "validation", "cache", "ingest", "trigger", "forget", "reports")  # beneath .evergreen
 
@@ -85,17 +85,19 @@ def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tupl
     """
     main = main_checkout(root)
     folder = state_dir(root) / "runs" / run_id
-    with _alone(root):  # without it, another run's `reconcile` could take the new folder for a dead run's
+    # beside another run's `reconcile` the new folder could be taken for a dead run's, and a `git worktree prune`
+    # removes what a `git worktree add` has only begun
+    with _alone(root):
         folder.mkdir(parents=True)
         failpoint("workspace.folder")
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        return _fill(main, folder / "tree", tombstones, rev), lock
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # git forgets its worktree at the next start
-        os.close(lock)
-        raise
+        try:
+            return _fill(main, folder / "tree", tombstones, rev), lock
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # git forgets its worktree at the next start
+            os.close(lock)
+            raise
 
 
 def _fill(main: Path, tree: Path, tombstones: dict, rev: str) -> Path:

@@ -313,6 +313,7 @@ def test_a_new_champion_answers_without_a_restart(tmp_path, images, caplog):
         capture.predict(images[:1])
         release(releases, "v0.3.0", "0" * 64)  # a bundle that is not there
         while "cannot see what is live" not in caplog.text and time.monotonic() < deadline:
+            assert capture.model.version == "v0.2.0"  # whoever asks starts the look
             time.sleep(0.02)
         capture.predict(images[:1])
     versions = [row["version"] for row in log.window(*EVER)[0].to_pylist()]
