@@ -105,7 +105,7 @@ def _start(
         "EVERGREEN_STATE": str(workspace.state_dir(root)),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
     }
-    command = [sys.executable, "-m", "flows.retrain", run_id, reason, getpass.getuser()]
+    command = [sys.executable, "-m", "flows.run", run_id, reason, getpass.getuser()]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, until it can end in order
     try:
         process = subprocess.Popen(

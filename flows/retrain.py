@@ -1,13 +1,10 @@
 """The retrain flow: data in, a judged and perhaps published model out.
 
-    python -m flows.retrain RUN_ID REASON      (what `evergreen retrain` starts, inside the run's worktree)
-
 Stages up to `bundle` are DVC's; gate and publish depend on the champion and are the flow's own. A run ends as
 promoted, held, rejected, refused (bad data) or unchanged (the champion itself came out again).
 """
 
 import io
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -205,12 +202,3 @@ def main(run_id: str, reason: str, by: str) -> int:
         f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {escape(ending.sentence)}"
     )
     return EXIT_CODES[ending.outcome]
-
-
-if __name__ == "__main__":
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # flows.launch blocks it while modules are imported
-        code = main(*sys.argv[1:4])
-    except KeyboardInterrupt:  # Prefect has noted that its run crashed; finished stages are kept
-        code = 130
-    sys.exit(code)

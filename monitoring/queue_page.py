@@ -42,9 +42,15 @@ HEAD = """<!doctype html>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src '{{ style_hash }}'; script-src '{{ script_hash }}'">
 <style>{{ style }}</style></head><body>
-<h1>{{ count }} images to label</h1>
+{% if not count %}
+<h1>Nothing waits for a label</h1>
+<p>The monitor asks for labels here when production has changed and too few are there.
+<code>evergreen queue --pick 24</code> asks for some of the last day's answers now.</p>
+{% else %}
+<h1>{{ "1 image" if count == 1 else "%d images" | format(count) }} to label</h1>
 <p>Choose a label where you are sure, leave the others. Then save, and run <code>evergreen label labels.csv</code>.</p>
 <p><label>Your name <input id="annotator" maxlength="200"></label> <button id="save">Save labels.csv</button></p>
+{% endif %}
 <main>
 """
 CARD = """<figure data-id="{{ entry.id }}"><img alt="" src="{{ image }}"><figcaption>
@@ -73,7 +79,7 @@ def write(
             said = entry.prediction if isinstance(entry.prediction, str) else ", ".join(entry.prediction or ["none"])
             uri = data_uri(image, max_pixels)
             page.write(card.render(entry=entry, image=uri, said=said, classes=classes, multilabel=multilabel))
-        page.write(f"</main><script>{SCRIPT}</script></body></html>\n")
+        page.write(f"</main>{f'<script>{SCRIPT}</script>' if count else ''}</body></html>\n")
 
 
 def _hash(text: str) -> str:

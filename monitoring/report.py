@@ -38,6 +38,11 @@ MIX = 12  # classes shown, those whose share moved most
 CELLS = 400  # of the index page's strip
 LETTERS = 80  # of a name
 DETAIL = 300  # of a sentence about one measure
+ACCURACIES = {  # finding -> what its tile says
+    "accuracy.estimated": "accuracy, estimated without labels",
+    "accuracy.reference": "accuracy on the reference",
+    "accuracy.true": "accuracy by true labels",
+}
 HIDDEN_ACTIONS = "<!-- actions -->"  # where the server puts its buttons
 OUTCOMES = {
     "none": ("All quiet", "Nothing to do. The next window is measured as scheduled."),
@@ -159,7 +164,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["DETAIL"] = DETAIL
+    made.globals |= {"DETAIL": DETAIL, "accuracies": ACCURACIES}
     made.filters |= {"figure": plots.figure, "name": name, "percent": _percent, "when": _when, "short": _short}
     return made
 

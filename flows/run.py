@@ -1,0 +1,22 @@
+"""The process of one run: what `evergreen retrain` starts inside the run's worktree.
+
+    python -m flows.run RUN_ID REASON BY
+
+Apart from `flows.retrain`, because the processes that a training starts import their parent's main module again: they
+have no use for Prefect, which takes seconds.
+"""
+
+if __name__ == "__main__":
+    import signal
+    import sys
+
+    from flows import end_quickly
+    from flows.retrain import main
+
+    end_quickly()
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # flows.launch blocks it while modules are imported
+        code = main(*sys.argv[1:4])
+    except KeyboardInterrupt:  # Prefect has noted that its run crashed; finished stages are kept
+        code = 130
+    sys.exit(code)
