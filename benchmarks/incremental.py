@@ -32,7 +32,9 @@ RUN = """
 import sys, time
 from pathlib import Path
 start = time.perf_counter()
+from flows import end_quickly
 from tasks.stage import run_stage
+end_quickly()
 for name in sys.argv[2:]:
     run_stage(name, Path(sys.argv[1]))
     print("seconds", name, time.perf_counter() - start)
