@@ -151,7 +151,7 @@ def _show(log: Path, offset: int) -> int:
 
 
 def run(demo: Demo, rule: Callable[[str], None]) -> dict:
-    """Play it; the figures: first_shift_to_retrain_s, accuracy_before, accuracy_after."""
+    """Play it; the figures: first_shift_to_retrain_s, accuracy_before, accuracy_after, images_after."""
     live, story = demo.releases.live(), demo.story
     rule(f"4  production: {story.known}: quiet")
     demo._must("up")
@@ -188,5 +188,6 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
         "first_shift_to_retrain_s": (started - shifted).total_seconds(),
         "accuracy_before": accuracy_before,
         "accuracy_after": accuracy_after,
+        "images_after": pq.read_metadata(story.files / "production-4.parquet").num_rows,
         "reports": [seen["report"] for seen in (first, alarm, quiet)],
     }

@@ -69,7 +69,7 @@ def take(releases: Releases, root: Path, key: str, run_id: str, say=print, expir
 @contextmanager
 def kept(releases: Releases, key: str | None, run_id: str, beat: float = BEAT) -> Iterator[None]:
     """Renew the lease that `take` got for `run_id`, until the block ends; then give it back. Without one: nothing."""
-    if key is None or not _is_of(releases, key, run_id):
+    if key is None or not _may_hold(releases, key, run_id):
         yield
         return
     ended = threading.Event()
@@ -103,6 +103,13 @@ def _beat(releases: Releases, key: str, run_id: str, beat: float, ended: threadi
             releases.store.swap(name, _bytes(found | {"beat": found["beat"] + 1}), token)
         except (EvergreenError, Conflict) as error:  # tried again at the next beat
             log.warning("the lease of these inputs could not be renewed: %s", error)
+
+
+def _may_hold(releases: Releases, key: str, run_id: str) -> bool:
+    try:
+        return _is_of(releases, key, run_id)
+    except EvergreenError:  # a store that is away for a moment must not cost the run; the next beat knows more
+        return True
 
 
 def _is_of(releases: Releases, key: str, run_id: str) -> bool:
