@@ -6,7 +6,7 @@ Clones this checkout's HEAD into an empty folder, runs `make setup`, then times 
 `make demo DATA=elpv` where `elpv` is named. Expected on two free cores: demo_minutes at most 8, of which the part up to
 the refused batch at most 5 (demo_training_minutes); test_minutes at most 10. From the demo's own record:
 first_shift_to_retrain_s, from the first image of the changed camera to a running retraining (labelling included), and
-accuracy_recovered_points, on traffic of that camera which nobody labelled, new model minus old (with elpv: polycrystalline
+accuracy_recovered_points, on traffic of that camera which nobody labelled, new model minus old (elpv: polycrystalline
 cells). A quick pass only clones and checks that the targets exist.
 """
 
