@@ -60,9 +60,9 @@ def other_machine(store, root: Path) -> subprocess.Popen:
 def test_the_second_machine_waits_for_the_end_of_the_first_ones_run(shared, releases, machines):  # noqa: F811
     ours, theirs = machines
     process, said = other_machine(shared, theirs), []
-    waiting = threading.Thread(target=lease.take, args=(releases, ours, KEY, "our-run", said.append, 2.0))
+    waiting = threading.Thread(target=lease.take, args=(releases, ours, KEY, "our-run", said.append, 6.0))
     waiting.start()
-    waiting.join(5)  # more than twice as long as a run may show no life
+    waiting.join(8)  # longer than a run may show no life
     assert waiting.is_alive()
     assert len(said) == 1
     assert "run their-run on" in said[0]
