@@ -31,6 +31,7 @@ from tasks.store import Releases
 BEAT = 20.0  # seconds between two changes of a living run's lease
 EXPIRES = 180.0  # a run beats from the end of its imports on: half a minute on a busy machine
 POLL = 2.0
+AWAY = (EvergreenError, OSError)  # what a store raises that cannot be reached or read
 UNREADABLE = {"run_id": "?", "holder": "?", "host": "another machine", "beat": 0}
 
 
@@ -88,7 +89,7 @@ def give_back(releases: Releases, key: str, run_id: str) -> None:
     try:
         if _is_of(releases, key, run_id):
             releases.store.remove(_name(key))
-    except EvergreenError as error:
+    except AWAY as error:
         logging.getLogger(__name__).warning("the lease of these inputs could not be given back: %s", error)
 
 
@@ -101,14 +102,14 @@ def _beat(releases: Releases, key: str, run_id: str, beat: float, ended: threadi
                 log.warning("another run took these inputs over while this one showed no life; the gate decides")
                 return
             releases.store.swap(name, _bytes(found | {"beat": found["beat"] + 1}), token)
-        except (EvergreenError, Conflict) as error:  # tried again at the next beat
+        except (*AWAY, Conflict) as error:  # tried again at the next beat
             log.warning("the lease of these inputs could not be renewed: %s", error)
 
 
 def _may_hold(releases: Releases, key: str, run_id: str) -> bool:
     try:
         return _is_of(releases, key, run_id)
-    except EvergreenError:  # a store that is away for a moment must not cost the run; the next beat knows more
+    except AWAY:  # a store that is away for a moment must not cost the run; the next beat knows more
         return True
 
 

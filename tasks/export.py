@@ -59,9 +59,12 @@ class _Clamp(torch.nn.Module):
 
 
 def _clamped(module: torch.nn.Module) -> torch.nn.Module:
-    """`module` with _Clamp for every ReLU6: the same numbers."""
+    """`module` with _Clamp for every ReLU6, changed in place: the same numbers."""
     for name, child in module.named_children():
-        setattr(module, name, _Clamp()) if isinstance(child, torch.nn.ReLU6) else _clamped(child)
+        if isinstance(child, torch.nn.ReLU6):
+            setattr(module, name, _Clamp())
+        else:
+            _clamped(child)
     return module
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows import launch, lease, workspace
+from tasks.blobs import LocalStore
 from tasks.paths import state_dir
 from tasks.store import Releases
 from tests.conftest import ROOT, git
@@ -103,6 +104,18 @@ def test_a_run_that_lost_its_lease_leaves_the_new_holders_alone(releases, machin
         while "another run took these inputs over" not in caplog.text:
             time.sleep(0.05)
     assert lease._is_of(releases, KEY, "next")
+
+
+def test_a_store_that_is_away_for_a_while_costs_the_run_nothing(tmp_path, machines, caplog):
+    releases = Releases(LocalStore(tmp_path / "store"))
+    lease.take(releases, machines[0], KEY, "our-run")
+    file = tmp_path / f"store/leases/{KEY}.json"
+    with lease.kept(releases, KEY, "our-run", beat=0.1):
+        file.unlink()
+        file.mkdir()  # reading it is an error of the operating system
+        while "could not be renewed" not in caplog.text:
+            time.sleep(0.05)
+    assert "could not be given back" in caplog.text
 
 
 def test_a_lease_nobody_can_read_expires(releases, machines):
