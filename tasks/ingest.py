@@ -26,6 +26,7 @@ from tasks.contracts import ANNOTATIONS, SPLITS, label_type, sample_schema
 from tasks.errors import DataError
 from tasks.failpoints import failpoint
 from tasks.files import atomic_path, content_key, read_json, sha256_bytes, wait_for_lock, write_json
+from tasks.image_column import ImageColumn
 from tasks.intake import Intake, New, Refused, take_in
 from tasks.known import Known
 from tasks.manifests import Offered, Source, open_source
@@ -176,23 +177,29 @@ def _write_batch(
 def _parts(
     source: Source, intake: Intake, taken: list[int], batch: str, data: DataParams
 ) -> Iterator[tuple[int, list[int], pa.Table]]:
-    """(number of the shard, rows of intake.new, their table) in the order of the source, a few rows at a time."""
+    """(number of the shard, rows of intake.new, their table) in the order of the source, a few rows at a time.
+
+    A table's images are good until the next one is asked for.
+    """
     schema = sample_schema(data.task)
+    without_image = pa.schema([field for field in schema if field.name != "image"])
     wanted = {intake.new[row].number: row for row in taken}
     last = max(wanted, default=-1)
     shard, held, size = 0, 0, 0  # rows and bytes in this shard so far
-    rows, samples = [], []
+    rows, samples, images = [], [], ImageColumn()
     for number, offered in enumerate(islice(source.rows(), last + 1)):
         row = wanted.pop(number, None)
         if row is None:
             continue
         rows.append(row)
         samples.append(_sample(offered, intake.new[row], batch, intake.kind, data))
+        size += images.append(_encoded(offered, intake.new[row]), offered.path)
         held += 1
-        size += len(samples[-1]["image"]["bytes"])
         full = size >= shards.SHARD_BYTES or held >= SHARD_ROWS or number == last
         if full or len(samples) == shards.ROW_GROUP:
-            yield shard, rows, pa.Table.from_pylist(samples, schema=schema)
+            table = pa.Table.from_pylist(samples, schema=without_image).append_column("image", images.array())
+            yield shard, rows, table.select(schema.names)
+            images.clear()
             rows, samples = [], []
         if full:
             shard, held, size = shard + 1, 0, 0
@@ -200,14 +207,18 @@ def _parts(
         raise DataError(f"{source.path} became shorter while it was read: run the ingest again")
 
 
-def _sample(offered: Offered, new: New, batch: str, kind: str, data: DataParams) -> dict:
-    """A row of the data set. Raises DataError when the source is not what it was at the first reading."""
+def _encoded(offered: Offered, new: New) -> bytes:
+    """The image's bytes. Raises DataError when they are not what they were at the first reading."""
     encoded = offered.read()
     if sha256_bytes(encoded) != new.image:
         raise DataError(f"{offered.where} changed while it was read: run the ingest again")
+    return encoded
+
+
+def _sample(offered: Offered, new: New, batch: str, kind: str, data: DataParams) -> dict:
+    """A row of the data set, without its image."""
     return {
         "id": new.image,
-        "image": {"bytes": encoded, "path": offered.path},
         "label": fields.label(offered.label, data.task, data.classes),
         "source": offered.source,
         "taken_at": offered.taken_at,

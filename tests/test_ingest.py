@@ -171,6 +171,18 @@ def test_many_shards_keep_rows_measures_and_order(tmp_path, monkeypatch):
         assert kept.equals(shard_measures(tmp_path, shard.name, IMAGES, INSPECT))
 
 
+def test_every_row_keeps_its_own_bytes(tmp_path, monkeypatch):
+    """Parts of a shard, of images large and small, share the memory they are written from."""
+    monkeypatch.setattr("tasks.shards.ROW_GROUP", 4)
+    monkeypatch.setattr("tasks.image_column.FIRST_BYTES", 1000)
+    for number, side in enumerate((8, 90, 8, 200, 30, 8, 8, 8, 300, 10)):
+        image(tmp_path / "s", f"a/{number}.png", noise(number, side))
+    take(tmp_path, tmp_path / "s")
+    kept = samples(tmp_path)
+    assert [row["id"] for row in kept] == [hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in kept]
+    assert [row["image"]["path"] for row in kept] == [f"a/{number}.png" for number in range(10)]
+
+
 def test_multilabel(tmp_path):
     names = [image(tmp_path / "s", f"{n}.png", noise(n)) for n in range(3)]
     rows = [{"path": name, "label": label} for name, label in zip(names, ("b|a|b", "a", ""), strict=True)]
