@@ -11,35 +11,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks import models
+from tasks import frozen, models
 from tasks.errors import StageInputError
 from tasks.features import Network, digest, feature_file, feature_folder, feature_table
 from tasks.files import code_version, content_key, write_json
 from tasks.gather import ShardTable
 from tasks.params import EmbedParams, ImagesParams
+from tasks.paths import cache_dir
 
 
 def pretrained_features(root: Path, samples: pa.Table, *, embed: EmbedParams, images: ImagesParams) -> ShardTable:
     """Features of `samples` (columns shard, row) by the frozen pretrained backbone: (N, D) float16 on demand."""
-    return feature_table(root, samples, images, network_key(embed), lambda: _network(embed, images), embed.batch_size)
+    key = network_key(embed)
+    return feature_table(root, samples, images, key, lambda: _network(root, embed, images), embed.batch_size)
 
 
 def network_key(embed: EmbedParams) -> str:
-    return content_key("pretrained", embed.backbone, code_version("tasks.models"))
+    return content_key("pretrained", embed.backbone, code_version("tasks.models", "tasks.frozen"))
 
 
-def _network(embed: EmbedParams, images: ImagesParams) -> Network:
-    import torch
-
-    device = models.device()
-    net = models.create(embed.backbone, "auto", 0, images.size).to(device)
-    mean, std = models.normalisation(embed.backbone)
-
-    def network(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return models.features(net, models.to_input(pixels, mean, std, device)).float().cpu().numpy()
-
-    return network
+def _network(root: Path, embed: EmbedParams, images: ImagesParams) -> Network:
+    exported = content_key(network_key(embed), images.size, embed.batch_size)[:16]
+    return frozen.network(
+        lambda: models.create(embed.backbone, "auto", 0, images.size),
+        *models.normalisation(embed.backbone),
+        size=images.size,
+        batch_size=embed.batch_size,
+        kept=cache_dir("networks", root) / f"{exported}.onnx",
+    )
 
 
 def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:

@@ -51,11 +51,15 @@ def load(root: Path) -> tuple["torch.nn.Module", dict]:
 
 def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_size: int = 64) -> ShardTable:
     """(N, D) features of `samples` under this model's own backbone, computed once for each shard and weights."""
-    from tasks import features
+    from tasks import features, frozen
+
+    def network() -> features.Network:
+        model, about = load(root)
+        return frozen.network(lambda: model, about["mean"], about["std"], size=about["size"], batch_size=batch_size)
 
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
     key = content_key("stage1", sha256_file(weights), images.model_dump())[:16]
-    return features.feature_table(root, samples, images, key, lambda: extractor(*load(root)), batch_size)
+    return features.feature_table(root, samples, images, key, network, batch_size)
 
 
 def extractor(model: "torch.nn.Module", about: dict) -> "Callable[[np.ndarray], np.ndarray]":

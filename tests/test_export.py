@@ -11,7 +11,7 @@ from tasks.onnx_model import OnnxModel
 
 SIZE, CLASSES = 32, 5
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-DEEPER = "mobilenetv3_small_050"  # exported once: ten seconds
+DEEPER = "mobilenetv3_small_050"
 
 
 def tiny(
@@ -54,6 +54,16 @@ def test_exported_model_answers_as_the_trained_one(exported):
         for mine, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, expected, atol=1e-4, rtol=1e-4)
     assert np.ptp(ours.probabilities, axis=0).max() > 1e-3, "a constant model would pass any parity check"
+
+
+def test_a_network_that_tracing_gets_wrong_is_exported_the_longer_way(tmp_path, capfd):
+    """A transformer's class token is repeated once an image: a trace knows one number of images only."""
+    assert export.export(tmp_path / "model.onnx", tiny(name="test_vit"), pixels(6)) <= 1e-4
+    model = OnnxModel(tmp_path / "model.onnx")
+    for count in (1, 7):
+        expected = export.trained(tiny(name="test_vit"), pixels(count))
+        np.testing.assert_allclose(model(pixels(count)).features, expected.features, atol=1e-4, rtol=1e-4)
+    assert "onnxruntime" not in capfd.readouterr().err
 
 
 def test_temperature_is_in_the_probabilities_only(exported):
