@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_production, cli_versions, end_quickly
+from flows import cli_production, cli_versions, collect_less_garbage
 from tasks.errors import EvergreenError
 from tasks.paths import project_root, state_dir
 
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: a user's error is one message and exit code 1, never a traceback."""
-    end_quickly()
+    collect_less_garbage()
     try:
         app()
     except EvergreenError as error:

@@ -10,10 +10,11 @@ if __name__ == "__main__":
     import signal
     import sys
 
-    from flows import end_quickly
+    from flows import collect_less_garbage
+
+    collect_less_garbage()  # before the first import worth the name
     from flows.retrain import main
 
-    end_quickly()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # flows.launch blocks it while modules are imported
         code = main(*sys.argv[1:4])

@@ -13,7 +13,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from flows.prefect_api import post
 from tasks.errors import EvergreenError
@@ -88,12 +91,26 @@ def healthy(url: str, seconds: float = 2.0) -> bool:
         return False
 
 
+def created(pid: int) -> float | None:
+    """When process `pid` was created; None when it is dead. With the pid it names one process for ever."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.create_time()
+    except psutil.Error:
+        return None
+
+
 def running(root: Path) -> dict | None:
-    """{pid, url, ui} of the project's own server if it answers."""
+    """{pid, created, url, ui} of the project's own server if it answers. After a restart of the machine the server of
+    another project may answer at its address."""
     file = state_dir(root) / "server.json"
-    if file.is_file() and healthy((about := read_json(file))["url"]):
-        return about
-    return None
+    if not file.is_file():
+        return None
+    about = read_json(file)
+    own = about.get("created") is not None and created(about["pid"]) == about["created"]
+    return about if own and healthy(about["url"]) else None
 
 
 def ensure_server(root: Path, say=print) -> str:
@@ -119,7 +136,7 @@ def ensure_server(root: Path, say=print) -> str:
         return _start(root, state)
 
 
-def _start(root: Path, state: Path) -> str:
+def _start(root: Path, state: Path, tries: int = 5) -> str:
     serve = load_params(root / "params.yaml").serve
     own = server_environment(serve)
     port = free_port(serve.prefect_port, serve.host)
@@ -138,15 +155,29 @@ def _start(root: Path, state: Path) -> str:
             start_new_session=True,  # survives this command and its terminal
         )
     deadline = time.monotonic() + START_SECONDS
-    while not healthy(url):
+    while not (healthy(url) and _listens(process.pid, port)):
         if process.poll() is not None:
+            if tries > 1 and free_port(port, serve.host) != port:  # another project's server was faster to take it
+                return _start(root, state, tries - 1)
             raise EvergreenError(f"the Prefect server ended with {process.returncode}; see {state / 'server.log'}")
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGTERM)
             raise EvergreenError(f"the Prefect server was not up in {START_SECONDS} s; see {state / 'server.log'}")
         time.sleep(0.2)
-    write_json(state / "server.json", {"pid": process.pid, "url": url, "ui": url.removesuffix("/api")})
+    about = {"pid": process.pid, "created": created(process.pid), "url": url, "ui": url.removesuffix("/api")}
+    write_json(state / "server.json", about)
     return url
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Does process `pid`, or one of its children, listen on `port`?"""
+    try:
+        process = psutil.Process(pid)
+        family = (process, *process.children(recursive=True))
+        connections = [connection for one in family for connection in one.net_connections("tcp")]
+    except psutil.Error:  # one of them has just ended
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def stop_server(root: Path) -> bool:
@@ -156,12 +187,13 @@ def stop_server(root: Path) -> bool:
     file.unlink(missing_ok=True)
     if about is None:
         return False
-    os.killpg(about["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + 15
-    while healthy(about["url"], 0.5) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    if healthy(about["url"], 0.5):
-        os.killpg(about["pid"], signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it ends by itself this moment
+        os.killpg(about["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        while healthy(about["url"], 0.5) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if healthy(about["url"], 0.5):
+            os.killpg(about["pid"], signal.SIGKILL)
     return True
 
 

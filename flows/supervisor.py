@@ -18,10 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from flows.notify import alert_once, monitor_silence, retry_alerts
-from flows.server import LOOPBACK, ensure_server, environment, free_port, running
+from flows.server import LOOPBACK, created, ensure_server, environment, free_port, running
 from tasks.errors import EvergreenError
 from tasks.files import write_json
 from tasks.params import Params, load_params
@@ -31,17 +29,6 @@ MARK = "EVERGREEN_SERVICES"
 BACK_OFF = (1.0, 60.0)  # seconds before a service is started again: first, at most
 STEADY = 60.0  # seconds after which a service counts as well and its back-off begins anew
 TICK, LOOK = 1.0, 60.0  # seconds between looks at the services, and at the monitor's silence
-
-
-def created(pid: int) -> float | None:
-    """When process `pid` was created; None when it is dead. With the pid it names one process for ever."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.create_time()
-    except psutil.Error:
-        return None
 
 
 def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[str], str | None]]]:

@@ -19,9 +19,9 @@ import psutil
 
 from flows.notify import monitor_silence
 from flows.prefect_api import post
-from flows.server import auth_string, environment, healthy, running, stop_server
+from flows.server import auth_string, created, environment, healthy, running, stop_server
 from flows.single_flight import wanted
-from flows.supervisor import MARK, created
+from flows.supervisor import MARK
 from tasks.errors import EvergreenError
 from tasks.files import read_json
 from tasks.params import load_params

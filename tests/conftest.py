@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import collect_less_garbage
 from tests import shared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("PREFECT_API_URL", None)
+collect_less_garbage()
 
 # these files start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
 LONGEST = ["benchmarks_flow", "loop", "parallel_runs", "serve", "adopt", "kill_points", "bad_commands", "export"]

@@ -2,7 +2,6 @@
 And runs that cannot go on: a class too few, a busy port, Ctrl-C."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tasks.errors import BatchRefused, TableRefused
 from tasks.rules import class_support
-from tests import bad_input, released_project
-from tests.bad_input import commit_all, environment, evergreen, hears_ctrl_c, images, says, state
-from tests.conftest import ROOT, git
+from tests import bad_input, checkout_project, released_project
+from tests.bad_input import environment, evergreen, hears_ctrl_c, images, says, state
 
 NONE_YET = "nothing has been released yet: `evergreen retrain` makes the first version"
 
@@ -92,20 +89,13 @@ def test_versions_and_runs_that_do_not_exist(tmp_path):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project with the real pipeline, made without `init` so that uncommitted code is tested too."""
-    root = tmp_path_factory.mktemp("run") / "project"
-    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
-        if name.startswith(("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombst")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["validate"] |= {"min_rows": 10}
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
-        params["serve"]["prefect_port"] = busy.getsockname()[1]
-        (root / "params.yaml").write_text(yaml.safe_dump(params))
-        commit_all(root)
-        yield root, busy.getsockname()[1]
+        port = busy.getsockname()[1]
+        changes = {"validate": {"min_rows": 10}, "serve": {"prefect_port": port}}
+        root = checkout_project.make(tmp_path_factory.mktemp("run") / "project", changes)
+        yield root, port
     evergreen(root, "down")
 
 

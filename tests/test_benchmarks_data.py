@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from benchmarks import incremental, ingest_speed, peak_memory, record
 from benchmarks.calibration import fashion_script
-from benchmarks.fashion_mnist import write_manifest
+from benchmarks.fashion_mnist import photo, training_part, write_manifest
 from benchmarks.processes import Usage, python
 from benchmarks.scratch import FASHION
 from tasks.errors import DataError, EvergreenError
@@ -78,6 +79,16 @@ def test_photos_are_different_real_photos_of_one_megapixel(tmp_path):
             assert np.asarray(image).std() > 30
 
 
+def test_articles_are_photographed_before_different_backgrounds(fashion_mnist):
+    images, _ = training_part(fashion_mnist)
+    pictures = [photo(images[0], index) for index in (0, 1)]
+    assert pictures[0] == photo(images[0], 0) != pictures[1]
+    for picture in pictures:
+        assert 20_000 < len(picture) < 200_000
+        with Image.open(io.BytesIO(picture)) as image:
+            assert (image.format, image.size, image.mode) == ("JPEG", (640, 480), "RGB")
+
+
 def test_manifests_continue_where_the_first_ended(fashion_mnist, tmp_path):
     parts = [write_manifest(tmp_path / f"{first}.parquet", first, 20, fashion_mnist) for first in (0, 20)]
     paths = [row["path"] for part in parts for row in pq.read_table(part)["image"].to_pylist()]
@@ -134,7 +145,7 @@ def test_a_quick_pass_of_ingest_speed(kept, capsys):
 
 def test_a_quick_pass_of_incremental(fashion_mnist, kept, capsys):
     incremental.main([str(fashion_mnist), "--quick"])
-    assert "incremental_pretrain_ratio" in capsys.readouterr().out
+    assert "incremental_pretrain_ratio_28px" in capsys.readouterr().out
     assert not kept.exists()
 
 

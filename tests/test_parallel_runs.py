@@ -3,7 +3,6 @@
 import fcntl
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from flows.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.blobs import LocalStore
 from tasks.files import read_json
 from tasks.store import PointerMoved, Releases, successor
-from tests.conftest import ROOT, git
+from tests import checkout_project
+from tests.conftest import git
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -141,8 +141,7 @@ def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
     trains nothing."""
     from tests import test_loop
 
-    project = tmp_path / "project"
-    make_project(project)
+    project = checkout_project.make(tmp_path / "project", FAST)
     evergreen, releases = test_loop.evergreen, test_loop.releases(project)
     runs, processes = project / ".evergreen/runs", []
     try:
@@ -196,27 +195,14 @@ def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
     assert launch.up_to_date(project)[2] is not None
 
 
-def make_project(project: Path) -> None:
-    """A project with this checkout's code and fast parameters: one epoch of a small network."""
-    from tests.test_loop import FAST
-
-    project.mkdir()
-    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
-        if name.startswith(("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombst")):
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, project / name)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section, changes in FAST.items():
-        values[section] |= changes
-    values["train_backbone"] |= {"backbone": "test_efficientnet", "pretrained": "none"}  # of few layers: fast to export
-    values["train_backbone"]["epochs"] = {"frozen": 0, "last": 0, "all": 1}
-    values["gate"]["first_model"] = {"test.balanced_accuracy": 0.0}
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-    git(project, "init", "-q", "-b", "main")
-    git(project, "config", "user.name", "a tester")
-    git(project, "config", "user.email", "tester@localhost")
-    git(project, "add", "-A")
-    git(project, "commit", "-qm", "a project")
+FAST = checkout_project.FAST | {  # one epoch of a small network
+    "train_backbone": {
+        "backbone": "test_efficientnet",
+        "pretrained": "none",
+        "epochs": {"frozen": 0, "last": 0, "all": 1},
+    },
+    "gate": checkout_project.FAST["gate"] | {"first_model": {"test.balanced_accuracy": 0.0}},
+}
 
 
 def begin(project: Path, reason: str) -> subprocess.Popen:

@@ -24,13 +24,12 @@ import psutil
 import pytest
 import yaml
 
-from flows import single_flight, up
+from flows import server, single_flight, up
 from flows.events import request_retrain
 from flows.prefect_api import post
-from flows.server import auth_string, server_environment
-from flows.supervisor import created
+from flows.server import auth_string, created, server_environment
 from tasks.errors import EvergreenError
-from tasks.files import read_json
+from tasks.files import read_json, write_json
 from tasks.params import ServeParams, load_params
 from tests.conftest import ROOT
 from tests.live_project import make
@@ -212,13 +211,13 @@ def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(
 def running(tmp_path_factory):
     """(project, the alerts it sent) with everything up."""
     root = make(tmp_path_factory.mktemp("serve"))
-    with receiver() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERGREEN_ALERTS", server.address)
+    with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_ALERTS", other_end.address)
         patch.setenv("EVERGREEN_WEBHOOK_SECRET", SECRET)
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
         try:
             up.up(root, print)
-            yield root, server.got
+            yield root, other_end.got
         finally:
             up.down(root)
 
@@ -249,6 +248,23 @@ def test_everything_answers_and_doing_it_twice_changes_nothing(running):
             assert reply.status == 200
     for connection in (c for p in up.members(root) for c in p.net_connections("tcp") if c.status == "LISTEN"):
         assert connection.laddr.ip == "127.0.0.1", "loopback only"
+
+
+def test_another_projects_server_at_the_same_address_is_not_taken_for_ones_own(running, tmp_path):
+    """As after a restart of the machine: this project's server is gone, another's has its port."""
+    root, _ = running
+    theirs = read_json(root / ".evergreen" / "server.json")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    mine = tmp_path / ".evergreen" / "server.json"
+    write_json(mine, theirs | {"pid": gone.pid})
+    assert server.running(root) == theirs
+    assert server.running(tmp_path) is None
+    assert server.stop_server(tmp_path) is False
+    assert server.running(root) == theirs
+    port = int(theirs["ui"].rpartition(":")[2])
+    assert server._listens(theirs["pid"], port)
+    assert not server._listens(os.getpid(), port)
 
 
 def test_status_shows_the_services_and_what_comes_next(running):

@@ -426,9 +426,10 @@ def test_a_companion_that_dies_ends_the_training_with_a_message_that_says_so(wor
             ranks.wait()
             ranks.sum(torch.ones(3))
 
+    before = multiprocessing.active_children()  # of other tests: joblib's pools
     with pytest.raises(EvergreenError, match=f"2 processes ended: .*{how}.*train_backbone.threads"):
         training()
-    assert multiprocessing.active_children() == []
+    assert not set(multiprocessing.active_children()) - set(before)
 
 
 KILLED = """
