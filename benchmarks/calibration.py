@@ -16,6 +16,7 @@ import importlib.util
 import sys
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -35,11 +36,13 @@ from tasks.onnx_model import OnnxModel
 from tasks.params import ImagesParams, load_params
 
 SEEDS = 3
+QUICK = {"images": {"size": 32}, "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}}
 LEAST = 5_000  # test images, for the figure to be kept
 GOAL = 0.02
 MEASURES = {"debiased_ece": metrics.debiased_ece, "ece": metrics.ece, "adaptive_ece": metrics.adaptive_ece}
 
 
+@cache
 def fashion_script() -> ModuleType:
     """datasets/make_fashion.py, which knows Fashion-MNIST's files; by its path: another `datasets` may be installed."""
     spec = importlib.util.spec_from_file_location("make_fashion", ROOT / "datasets" / "make_fashion.py")
@@ -152,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
         pixels, labels = pixels[:300], labels[:300]
     elif len(labels) < LEAST:
         raise DataError(f"{len(labels)} unseen test images, at least {LEAST} expected")
-    changes = {"train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}} if options.quick else {}
+    changes = QUICK if options.quick else {}
     found = []
     with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as name:
         folder = Path(name)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.calibration import QUICK
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, run_stages, say, scratch_project, small_set, timed
 from tasks.calibrate import head_logits, read_head
@@ -52,7 +53,7 @@ class Arm:
 
 def prepare(folder: Path, quick: bool) -> Path:
     """A project up to the stage `clean`, and the pixel cache warm: both arms train from the same files."""
-    small = {"train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}} if quick else {}
+    small = QUICK if quick else {}
     source = {"source": small_set(folder / "small.parquet", divisor=16)} if quick else {}
     project = scratch_project(folder / "project", changes=small, **source)
     run_stages(project, "inspect", "validate", "embed", "clean")

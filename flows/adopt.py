@@ -21,7 +21,7 @@ from flows.publish import dvc_push, publish
 from flows.release import open_project
 from tasks.adopt import Deployed, build, open_source
 from tasks.errors import EvergreenError
-from tasks.files import atomic_path, read_json, write_json
+from tasks.files import atomic_path, parse_yaml, read_json, write_json
 from tasks.paths import main_checkout
 from tasks.shards import task_of
 from tasks.store import Pointer
@@ -85,7 +85,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
 
 def _record(tree: Path, model: Deployed) -> None:
     """Write the release's dvc.yaml and dvc.lock: the stages that ran, and what `adopt` made."""
-    stages = yaml.safe_load((tree / "dvc.yaml").read_text())["stages"]
+    stages = parse_yaml((tree / "dvc.yaml").read_text())["stages"]
     named = ["--backbone", model.backbone] if model.backbone else []
     stage = {
         "cmd": shlex.join(["evergreen", "adopt", model.path.name, "--size", str(model.size), *named]),

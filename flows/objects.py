@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from flows.git import git
 from flows.retained import places
 from tasks.errors import EvergreenError
+from tasks.files import parse_yaml
 from tasks.paths import main_checkout
 
 BLOCK = 1 << 20  # bytes read at once
@@ -35,7 +34,7 @@ def file_at(root: Path, rev: str, path: str) -> str | None:
 
 def yaml_at(root: Path, rev: str, path: str) -> Any:
     """The parsed YAML (or JSON) file `path` of commit `rev`; {} where there is none."""
-    return yaml.safe_load(file_at(root, rev, path) or "") or {}
+    return parse_yaml(file_at(root, rev, path) or "") or {}
 
 
 def outs_at(root: Path, rev: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from flows import release_facts
 from flows.git import git
 from flows.outcomes import Ending
 from tasks.errors import EvergreenError
-from tasks.files import read_json
+from tasks.files import parse_yaml, read_json
 from tasks.store import Pointer, Releases
 
 LISTED = 60  # changed params, classes and commits listed
@@ -54,10 +54,9 @@ def changes(root: Path, about: dict, old: dict | None, champion: Pointer | None)
 
 def _batches_of(root: Path, rev: str) -> set[str] | None:
     """Ids of the batches in the data of commit `rev`, tombstoned ones left out; None where it cannot be told."""
-    import yaml
 
     try:
-        md5 = yaml.safe_load(git(root, "show", f"{rev}:data.dvc"))["outs"][0]["md5"]
+        md5 = parse_yaml(git(root, "show", f"{rev}:data.dvc"))["outs"][0]["md5"]
         tombstoned = json.loads(git(root, "show", f"{rev}:tombstones.json"))
         from dvc.repo import Repo
 

@@ -25,12 +25,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from tasks import network
 from tasks.contracts import SPLITS
 from tasks.errors import EvergreenError
-from tasks.files import atomic_dir, content_key, read_json, sha256_bytes, sha256_file, write_json
+from tasks.files import atomic_dir, content_key, parse_yaml, read_json, sha256_bytes, sha256_file, write_json
 from tasks.params import BundleParams, ImagesParams, load_params
 
 SCHEMA_VERSION = 1
@@ -117,7 +116,7 @@ def data_version(root: Path) -> dict[str, str | None]:
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "label"])
     pairs = sorted(zip(accepted["id"].to_pylist(), accepted["label"].to_pylist(), strict=True), key=itemgetter(0))
     pointer = root / "data.dvc"
-    tracked = yaml.safe_load(pointer.read_text())["outs"][0]["md5"] if pointer.is_file() else None
+    tracked = parse_yaml(pointer.read_text())["outs"][0]["md5"] if pointer.is_file() else None
     return {"sha256": content_key(pairs), "dvc_md5": tracked}
 
 

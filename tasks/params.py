@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.errors import ParamsError
+from tasks.files import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -392,7 +393,7 @@ def load_params(path: Path | str) -> Params:
     """Read and check params.yaml. Raises ParamsError for unreadable YAML and for every mistake at once."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} not found: run inside an Evergreen project") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """Shared fixtures: small real projects in temporary folders."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from tests import shared
 
 ROOT = Path(__file__).resolve().parent.parent
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # three test processes on two cores: one of them waits for a server most of the time
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("PREFECT_API_URL", None)
 collect_less_garbage()
@@ -21,6 +24,11 @@ collect_less_garbage()
 LONGEST = ["benchmarks_flow", "loop", "parallel_runs", "serve", "adopt", "kill_points", "bad_commands", "export"]
 LONGEST += ["benchmarks_drift", "evaluate", "s3_data", "benchmarks_data", "benchmarks_model", "store", "versions_s3"]
 LONGEST += ["report", "bad_input", "review", "monitor_flow", "train_backbone", "evidently_store", "pages", "capture"]
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what the libraries hold is no garbage in any test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -264,7 +264,7 @@ def test_another_projects_server_at_the_same_address_is_not_taken_for_ones_own(r
     assert server.running(root) == theirs
     port = int(theirs["ui"].rpartition(":")[2])
     assert server._listens(theirs["pid"], port)
-    assert not server._listens(os.getpid(), port)
+    assert not server._listens(gone.pid, port)
 
 
 def test_status_shows_the_services_and_what_comes_next(running):
