@@ -70,7 +70,8 @@ def network(
 
     `kept` is where its exported form is looked for and left: next time neither torch nor the network is needed.
     """
-    if kept is not None and not _accelerated() and (found := _read(kept)) is not None:
+    on_cpu = not _accelerated() or models.device().type == "cpu"
+    if on_cpu and kept is not None and (found := _read(kept)) is not None:
         return found
     bare = TorchFeatures(make(), mean, std)
     if models.device().type != "cpu":

@@ -72,6 +72,16 @@ if heavy := {{"torch", "timm"}} & set(sys.modules):
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), first(pixels))
 
 
+def test_a_machine_with_a_device_that_torch_cannot_use_takes_what_is_kept_too(exported, pixels, monkeypatch):
+    file, first = exported
+    monkeypatch.setattr(frozen, "ACCELERATORS", ("/dev/null",))
+
+    def never():
+        raise AssertionError("the model was made")
+
+    np.testing.assert_array_equal(network(file, never)(pixels), first(pixels))
+
+
 def test_a_torn_file_is_exported_again(exported, pixels, tmp_path):
     file, first = exported
     torn = tmp_path / "torn.onnx"
