@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver(ThreadingHTTPServer):
-    """`got` holds the JSON bodies; `status` is what is answered; `address` is an apprise URL."""
+    """`got` holds the JSON bodies; `status` is what is answered, after the (status, Retry-After) of `before`;
+    `address` is an apprise URL."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.got: list[dict] = []
         self.status = 200
+        self.before: list[tuple[int, str | None]] = []
 
     @property
     def address(self) -> str:
@@ -23,9 +25,12 @@ class Receiver(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.server.status == 200:
+        status, later = self.server.before.pop(0) if self.server.before else (self.server.status, None)
+        if status == 200:
             self.server.got.append(body)
-        self.send_response(self.server.status)
+        self.send_response(status)
+        if later is not None:
+            self.send_header("Retry-After", later)
         self.end_headers()
 
     def log_message(self, *_) -> None:
