@@ -1,11 +1,13 @@
 """The whole loop on real images: a real Prefect server, real git and DVC, real kills. Tests share one project and
 build on each other, as runs of one pipeline do."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from flows import launch
 from tasks.files import read_json
 from tasks.params import load_params
 from tasks.store import open_store
@@ -180,20 +183,82 @@ def forget_releases(root: Path) -> None:
         git(root, "update-ref", "-d", name)
 
 
-def test_killed_while_publishing_then_started_again_publishes_exactly_once(project):
-    """Between what is uploaded and what goes live; at every other step in tests/test_publish.py."""
+def test_killed_while_publishing_then_two_runs_at_once_one_wins_and_the_loser_gates_again(project):
+    """Killed between what is uploaded and what goes live (at every other step: tests/test_publish.py). Then two
+    `evergreen retrain` over different commits, the first over the killed run's, and a third over the same commit as
+    the second, held back until both were judged against nothing: one is the first version, the other is judged again
+    against it, the third trains nothing."""
     batches = list(releases(project).tombstones())
     forget_releases(project)
+    store, runs, processes = releases(project), project / ".evergreen/runs", []
     for batch in batches:
-        releases(project).tombstone(batch, why="as before", by="a tester")
+        store.tombstone(batch, why="as before", by="a tester")
     killed = evergreen(project, "retrain", failpoint="publish.registered")
     assert killed.returncode == 128 + signal.SIGKILL, killed.stdout + killed.stderr
-    assert releases(project).live() is None
-    done = evergreen(project, "retrain")
-    assert done.returncode == 0, done.stdout + done.stderr
-    live = releases(project).live()
-    assert (live.seq, live.version) == (1, "v0.1.0")
-    assert sorted(git(project, "tag").splitlines()) == ["classifier#prod#1", "classifier@v0.1.0"]
+    assert store.live() is None
+    dead = {folder.name for folder in runs.iterdir()}
+
+    def begun() -> set[str]:
+        return {file.parent.name for file in runs.glob("*/started.json")} - dead
+
+    try:
+        processes.append(begin(project, "a schedule"))
+        wait_until(lambda: len(begun()) == 1 and children(processes[0]))
+        (first,) = children(processes[0])
+        os.kill(first, signal.SIGSTOP)  # it cannot have uploaded anything before the second has begun
+        params = (project / "params.yaml").read_text()
+        (project / "params.yaml").write_text(params.replace("reference_rows: 40", "reference_rows: 32"))
+        git(project, "commit", "-qam", "fewer rows")
+        processes.append(begin(project, "a person"))
+        wait_until(lambda: len(begun()) == 2)
+        with open(project / ".evergreen/releases/.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can upload: both have been judged by then
+            assert store.live() is None
+            os.kill(first, signal.SIGCONT)
+            processes.append(begin(project, "an alarm"))
+            wait_until(lambda: all((runs / name / "verdict.json").is_file() for name in begun()))
+            assert store.live() is None
+        said = [process.communicate(timeout=300)[0] for process in processes]
+        codes = [process.returncode for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(code in (0, 4) for code in codes), said
+    assert "under way: waiting" in said[2]
+    assert "nothing new since run" in said[2]
+    both = said[0] + said[1]
+    assert both.count("another run published first: judging again") == 1, both
+    history = store.history()
+    assert [(p.seq, p.version) for p in history] == [(n, f"v0.{n}.0") for n in range(1, len(history) + 1)]
+    assert git(project, "tag", "--list", "classifier#prod#*").splitlines() == [
+        f"classifier#prod#{p.seq}" for p in history
+    ]
+    outcomes = sorted(run["outcome"] for name, run in store.runs().items() if name not in dead)
+    assert len(outcomes) == 2
+    assert outcomes.count("promoted") == len(history) >= 1
+    loser = [run for run in store.runs().values() if run["bundle"] != history[0].bundle]
+    assert loser[0]["verdict"]["champion"] == history[0].version
+    ended = [read_json(file)["outcome"] for file in runs.glob("*/ended.json")]
+    assert sorted(ended) == outcomes
+    assert launch.up_to_date(project)[2] is not None
+
+
+def begin(project: Path, reason: str) -> subprocess.Popen:
+    env = {**os.environ, "PYTHONPATH": str(project)}
+    env.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "flows.cli", "retrain", "--reason", reason]
+    return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def wait_until(true, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):

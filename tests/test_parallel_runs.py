@@ -1,9 +1,8 @@
-"""Runs in parallel: on one cache, over the same inputs, over different ones, and from a machine that fell behind."""
+"""Runs in parallel: on one cache, over the same inputs, and from a machine that fell behind. Whole runs at once are in
+tests/test_loop.py."""
 
-import fcntl
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,12 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import launch, workspace
+from flows import workspace
 from flows.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.blobs import LocalStore
-from tasks.files import read_json
 from tasks.store import PointerMoved, Releases, successor
-from tests import checkout_project
 from tests.conftest import git
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -129,95 +126,3 @@ def test_a_stale_writer_is_refused(tmp_path: Path):
     with pytest.raises(PointerMoved):
         releases.promote(stale)
     assert [p.seq for p in releases.history()] == [1, 2, 3, 4]
-
-
-# --- over different inputs: real runs ----------------------------------------------------------------------------
-
-
-@pytest.mark.loop
-def test_real_runs_at_once_one_wins_and_the_loser_gates_again(tmp_path: Path):
-    """Two `evergreen retrain` over different commits, and a third over the same commit as the second, held back
-    until both were judged against nothing: one is the first version, the other is judged again against it, the third
-    trains nothing."""
-    from tests import test_loop
-
-    project = checkout_project.make(tmp_path / "project", FAST)
-    evergreen, releases = test_loop.evergreen, test_loop.releases(project)
-    runs, processes = project / ".evergreen/runs", []
-    try:
-        source = test_loop.write_subset("base.parquet", tmp_path / "base.parquet", 10)
-        done = evergreen(project, "ingest", str(source))
-        assert done.returncode == 0, done.stderr
-        done = evergreen(project, "retrain", failpoint="publish.start")  # its stages are in the run cache now
-        assert done.returncode == 128 + 9, done.stdout + done.stderr
-        assert releases.live() is None
-        dead = {folder.name for folder in runs.iterdir()}
-
-        def begun() -> set[str]:
-            return {file.parent.name for file in runs.glob("*/started.json")} - dead
-
-        processes.append(begin(project, "a schedule"))
-        wait_until(lambda: len(begun()) == 1 and children(processes[0]))
-        (first,) = children(processes[0])
-        os.kill(first, signal.SIGSTOP)  # it cannot have uploaded anything before the second has begun
-        params = (project / "params.yaml").read_text()
-        (project / "params.yaml").write_text(params.replace("reference_rows: 40", "reference_rows: 32"))
-        git(project, "commit", "-qam", "fewer rows")
-        processes.append(begin(project, "a person"))
-        wait_until(lambda: len(begun()) == 2)
-        with open(project / ".evergreen/releases/.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can upload: both have been judged by then
-            assert releases.live() is None
-            os.kill(first, signal.SIGCONT)
-            processes.append(begin(project, "an alarm"))
-            wait_until(lambda: all((runs / name / "verdict.json").is_file() for name in begun()))
-            assert releases.live() is None
-        said = [process.communicate(timeout=300)[0] for process in processes]
-        codes = [process.returncode for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-        evergreen(project, "down")
-    assert all(code in (0, 4) for code in codes), said
-    assert "under way: waiting" in said[2]
-    assert "nothing new since run" in said[2]
-    both = said[0] + said[1]
-    assert both.count("another run published first: judging again") == 1, both
-    history = releases.history()
-    assert [p.seq for p in history] == list(range(1, len(history) + 1))
-    outcomes = sorted(run["outcome"] for run in releases.runs().values())
-    assert len(outcomes) == 2
-    assert outcomes.count("promoted") == len(history) >= 1
-    loser = [run for run in releases.runs().values() if run["bundle"] != history[0].bundle]
-    assert loser[0]["verdict"]["champion"] == history[0].version
-    ended = [read_json(file)["outcome"] for file in runs.glob("*/ended.json")]
-    assert sorted(ended) == outcomes
-    assert launch.up_to_date(project)[2] is not None
-
-
-FAST = checkout_project.FAST | {  # one epoch of a small network
-    "train_backbone": {
-        "backbone": "test_efficientnet",
-        "pretrained": "none",
-        "epochs": {"frozen": 0, "last": 0, "all": 1},
-    },
-    "gate": checkout_project.FAST["gate"] | {"first_model": {"test.balanced_accuracy": 0.0}},
-}
-
-
-def begin(project: Path, reason: str) -> subprocess.Popen:
-    env = {**os.environ, "PYTHONPATH": str(project)}
-    env.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "flows.cli", "retrain", "--reason", reason]
-    return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def wait_until(true, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
