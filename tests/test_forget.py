@@ -3,9 +3,6 @@
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from tasks.ingest import ingest
 from tasks.params import load_params
 from tasks.reference import thumbnail
 from tests import versions_project
+from tests.killed import killed_at
 from tests.versions_project import image, restored, rows, store
 
 ROOT = Path(__file__).parent.parent
@@ -232,9 +230,7 @@ def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
     before, name = ids(project), name_of(1, 0)
     log = project / ".evergreen/production" / HOUR / f"{0:032x}.parquet"
     pq.write_table(log_rows([(1, 0), (2, 2)]), log)
-    call = f"from flows.forget import *; forget(Path({str(project)!r}), {name!r}, 'asked', yes=True)"
-    env = {**os.environ, "EVERGREEN_FAILPOINT": point, "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", call], env=env).returncode == -signal.SIGKILL
+    assert killed_at(point, forget, project, name, "asked", yes=True)
     shards.live_shards(project / "data")  # nothing half done: every shard that is named is there
     assert forget(project, name, "asked").ids == [name]
     assert_erased(project, {name}, before)

@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from flows.verify import verify
 from tasks.errors import EvergreenError
 from tasks.files import sha256_file
 from tests import versions_project
+from tests.killed import killed_at
 from tests.versions_project import restored, store, tree
 
 
@@ -163,9 +161,7 @@ def test_nothing_is_removed_when_a_root_cannot_be_read(project: Path):
 def test_killed_in_the_middle_it_is_completed_by_the_next(project: Path, tmp_path: Path, point: str):
     pointer = store(project).history()[2]
     before = restored(project, pointer, tmp_path / "look")
-    call = f"from flows.gc import *; gc(Path({str(project)!r}), yes=True, keep=2, grace_hours=0)"
-    env = {**os.environ, "EVERGREEN_FAILPOINT": point, "PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", call], env=env).returncode == -signal.SIGKILL
+    assert killed_at(point, gc, project, yes=True, keep=2, grace_hours=0)
     assert all(line.ok for line in verify(project))
     gc(project, yes=True, keep=2, grace_hours=0)
     assert restored(project, pointer, tmp_path / "look") == before

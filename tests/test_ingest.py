@@ -5,8 +5,6 @@ import fcntl
 import hashlib
 import io
 import os
-import signal
-import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -19,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.kills import SERVER
 from tasks import shards
 from tasks.annotations import read_annotations
 from tasks.contracts import QUARANTINE_REASONS
@@ -32,6 +31,7 @@ from tasks.manifests import open_source
 from tasks.measure import shard_measures
 from tasks.params import DataParams, ImagesParams, InspectParams, SplitFractions
 from tasks.splits import assign, by_hash
+from tests.killed import killed_at
 from tests.photos import cutouts, encode
 
 ROOT = Path(__file__).parent.parent
@@ -483,26 +483,12 @@ def test_an_image_alone_is_taken_whatever_it_comes_with():
 
 # --- atomic, append-only, one at a time
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tasks import ingest
-from tasks.params import DataParams, ImagesParams, InspectParams
-ingest.SHARD_ROWS = 4
-report = ingest.ingest(Path(sys.argv[1]), Path(sys.argv[2]), data=DataParams(), images=ImagesParams(),
-                       inspect=InspectParams(workers=1))
-Path(sys.argv[2], "batch").write_text(report.batch)
-"""
 
-
-def child(root: Path, source: Path, failpoint: str = "") -> subprocess.Popen:
-    """An ingest of `source` in a process of its own, that kills itself at `failpoint`."""
-    environment = {**os.environ, "EVERGREEN_FAILPOINT": failpoint, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root), str(source)], env=environment)
-
-
-def killed(root: Path, source: Path, failpoint: str) -> None:
-    assert child(root, source, failpoint).wait(timeout=60) == -signal.SIGKILL
+def in_child(root: Path, source: Path) -> None:
+    """An ingest of `source` in shards of four rows; the name of its batch is left beside the images."""
+    sys.modules["tasks.ingest"].SHARD_ROWS = 4
+    report = take(root, source)
+    Path(source, "batch").write_text(report.batch)
 
 
 def second_source(root: Path) -> Path:
@@ -534,7 +520,7 @@ def test_killed_anywhere_the_data_set_is_as_before_or_as_after(tmp_path, point, 
     after = samples(whole), annotations(whole)
     assert before[1] != after[1]
 
-    killed(root, source, f"ingest.{point}")
+    assert killed_at(f"ingest.{point}", in_child, root, source)
     assert (samples(root), annotations(root)) == (after if point in POINTS[3:] else before)
 
     take(root, source)
@@ -546,7 +532,7 @@ def test_a_killed_ingest_s_files_are_removed_by_the_next_one_and_nobody_else_s(t
     take(tmp_path, folder(tmp_path / "s", 6))
     stranger = tmp_path / "data" / "0123456789abcdef01234567.parquet"
     stranger.write_bytes(b"was here before: perhaps a checkout under way")
-    killed(tmp_path, second_source(tmp_path / "t"), "ingest.before_manifest")
+    assert killed_at("ingest.before_manifest", in_child, tmp_path, second_source(tmp_path / "t"))
     with _alone(tmp_path) as journal:  # a writer that was in the middle of a file
         write_json(journal, [stranger.name])
     (tmp_path / "data" / ".half.parquet.x.tmp").write_bytes(b"half")
@@ -558,15 +544,19 @@ def test_a_killed_ingest_s_files_are_removed_by_the_next_one_and_nobody_else_s(t
 
 
 def test_a_killed_first_ingest_does_not_fix_the_task(tmp_path):
-    killed(tmp_path, folder(tmp_path / "s", 3), "ingest.before_manifest")
+    assert killed_at("ingest.before_manifest", in_child, tmp_path, folder(tmp_path / "s", 3))
     take(tmp_path, tmp_path / "s", data=DataParams(task="multilabel"))
     assert [row["label"] for row in samples(tmp_path)] == [["a"], ["a"], ["b"]]
 
 
 def test_two_ingests_at_once_become_two_batches(tmp_path):
     one, two = folder(tmp_path / "s", 8), folder(tmp_path / "t", 8, start=4)
-    both = [child(tmp_path, one), child(tmp_path, two)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    both = [SERVER.Process(target=in_child, args=(tmp_path, source)) for source in (one, two)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
     names = {(source / "batch").read_text() for source in (one, two)}
     batches = shards.batches(tmp_path / "data")
     assert {b.batch for b in batches} == names

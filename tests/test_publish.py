@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from tasks.blobs import LocalStore
 from tasks.errors import EvergreenError
 from tasks.files import sha256_file, write_json
 from tasks.store import Pointer, PointerMoved, Releases
+from tests.killed import killed_at
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -251,9 +251,7 @@ def test_killed_anywhere_it_is_before_or_after(project: Project, early: str, lat
     before = project.checkout_state()
     first = project.publish(project.run("run-1"), None)
     tree = project.run("run-2")
-    env = {**os.environ, "EVERGREEN_FAILPOINT": early, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    call = f"import test_publish as t; t.publish_in_child({str(project.main.parent)!r}, 'run-2', {late!r})"
-    assert subprocess.run([sys.executable, "-c", call], env=env).returncode == -signal.SIGKILL
+    assert killed_at(early, publish_in_child, str(project.main.parent), "run-2", late)
 
     live = project.releases.live()
     done = (early or late) in ("publish.promoted", "publish.assigned", "store.swapped") or late == "store.placed"

@@ -2,9 +2,6 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +16,7 @@ from tasks.errors import EvergreenError
 from tasks.s3 import S3Store
 from tasks.s3_errors import S3Error
 from tasks.store import Pointer, PointerMoved, Releases, successor
+from tests.killed import killed_at
 from tests.s3_proxy import BUSY, CUT, FAIL, LOSE, PASS, Proxy, proxied
 from tests.s3_servers import KEY, SECRET, Server, credentials, moto, rclone  # noqa: F401  (fixtures)
 
@@ -243,10 +241,8 @@ def upload_until_killed(url: str, endpoint: str, file: str) -> None:
 def test_what_a_killed_upload_leaves_is_invisible_and_swept(moto: Server, tmp_path: Path):  # noqa: F811
     (tmp_path / "large").write_bytes(os.urandom(6 * MB))
     store = S3Store(f"s3://{moto.bucket()}/team", endpoint_url=moto.endpoint)
-    call = f"test_s3.upload_until_killed('s3://{store.bucket.name}/team', {moto.endpoint!r}, '{tmp_path}/large')"
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    env = {**os.environ, "EVERGREEN_FAILPOINT": "store.part", "PYTHONPATH": path}
-    assert subprocess.run([sys.executable, "-c", f"import test_s3; {call}"], env=env).returncode == -signal.SIGKILL
+    url = f"s3://{store.bucket.name}/team"
+    assert killed_at("store.part", upload_until_killed, url, moto.endpoint, str(tmp_path / "large"))
     others = store.bucket.s3.create_multipart_upload(Bucket=store.bucket.name, Key="another-team/x")["UploadId"]
     assert list(store.list("")) == []
     assert store.sweep() == 1  # moto says of every upload that it began in 2010

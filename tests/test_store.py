@@ -6,7 +6,6 @@ In a folder, on an S3 server with conditional writes, and on one without, for a 
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from tasks.errors import EvergreenError
 from tasks.files import sha256_bytes, write_json
 from tasks.params import StoreParams
 from tasks.store import Pointer, PointerMoved, Releases, open_blobs, open_store, successor
+from tests.killed import killed_at
 from tests.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
 
 HERE = Path(__file__).parent
@@ -95,12 +95,6 @@ def after(current: Pointer | None, version: str, run_id: str = "r") -> Pointer:
     )
 
 
-def in_child(call: str, failpoint: str = "") -> int:
-    """Run `test_store.<call>` in a process of its own that dies at `failpoint`; its exit status."""
-    env = {**os.environ, "EVERGREEN_FAILPOINT": failpoint, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    return subprocess.run([sys.executable, "-c", f"import test_store; test_store.{call}"], env=env).returncode
-
-
 # primitives
 
 
@@ -168,7 +162,7 @@ def write_until_killed(root: str) -> None:
 
 @pytest.mark.parametrize(("failpoint", "there"), [("store.temporary", False), ("store.placed", True)])
 def test_a_killed_write_is_whole_or_absent(local: LocalStore, failpoint: str, there: bool):
-    assert in_child(f"write_until_killed({str(local.root)!r})", failpoint) == -signal.SIGKILL
+    assert killed_at(failpoint, write_until_killed, str(local.root))
     assert (local.read("objects/x") is not None) == there
     assert local.sweep() == (0 if there else 1)
     assert list((local.root / ".tmp").iterdir()) == []
@@ -323,7 +317,7 @@ def test_a_killed_promotion_happened_or_not_and_history_closes(kind: str, failpo
     params = place(kind, tmp_path, request)
     releases = Releases(opened(params))
     first = releases.promote(after(None, "v0.1.0"))
-    assert in_child(f"promote_next(**{params.model_dump()!r})", failpoint) == -signal.SIGKILL
+    assert killed_at(failpoint, promote_next, **params.model_dump())
     live = releases.live()
     assert live.version == ("v0.1.0" if failpoint == "store.temporary" else "v0.2.0")
     assert [p.version for p in releases.history()] == ["v0.1.0", "v0.2.0"][: live.seq]  # before any repair
