@@ -6,10 +6,13 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
 
@@ -129,10 +132,18 @@ def client(endpoint_url: str | None):
         request_checksum_calculation="when_required",  # Content-MD5 instead: every S3-compatible server knows it
         response_checksum_validation="when_required",
     )
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _service_models())
     try:
-        return boto3.session.Session().client("s3", endpoint_url=endpoint_url, config=config)
+        return boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint_url, config=config)
     except (BotoCoreError, ClientError) as error:  # a profile that is not there
         raise explain(error, "opening S3", "", endpoint_url) from None
+
+
+@cache
+def _service_models() -> botocore.loaders.Loader:
+    """botocore's description of S3, kept: every session would read it again, a tenth of a second each time."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ class Server:
     conditional: bool
     folder: Path | None = None
 
+    @cache  # noqa: B019  (two servers live as long as the tests)
     def client(self):
         import boto3
 

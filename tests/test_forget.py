@@ -27,7 +27,7 @@ from tasks.ingest import ingest
 from tasks.params import load_params
 from tasks.reference import thumbnail
 from tests import versions_project
-from tests.killed import killed_at
+from tests.children import killed_at
 from tests.versions_project import image, restored, rows, store
 
 ROOT = Path(__file__).parent.parent

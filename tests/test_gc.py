@@ -14,7 +14,7 @@ from flows.verify import verify
 from tasks.errors import EvergreenError
 from tasks.files import sha256_file
 from tests import versions_project
-from tests.killed import killed_at
+from tests.children import killed_at
 from tests.versions_project import restored, store, tree
 
 

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import os
+import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.kills import SERVER
 from tasks import shards
 from tasks.annotations import read_annotations
 from tasks.contracts import QUARANTINE_REASONS
@@ -31,7 +31,7 @@ from tasks.manifests import open_source
 from tasks.measure import shard_measures
 from tasks.params import DataParams, ImagesParams, InspectParams, SplitFractions
 from tasks.splits import assign, by_hash
-from tests.killed import killed_at
+from tests.children import killed_at
 from tests.photos import cutouts, encode
 
 ROOT = Path(__file__).parent.parent
@@ -551,12 +551,10 @@ def test_a_killed_first_ingest_does_not_fix_the_task(tmp_path):
 
 def test_two_ingests_at_once_become_two_batches(tmp_path):
     one, two = folder(tmp_path / "s", 8), folder(tmp_path / "t", 8, start=4)
-    both = [SERVER.Process(target=in_child, args=(tmp_path, source)) for source in (one, two)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    assert [process.exitcode for process in both] == [0, 0]
+    call = "import sys; from tests.test_ingest import *; in_child(Path(sys.argv[1]), Path(sys.argv[2]))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen([sys.executable, "-c", call, tmp_path, source], env=env) for source in (one, two)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
     names = {(source / "batch").read_text() for source in (one, two)}
     batches = shards.batches(tmp_path / "data")
     assert {b.batch for b in batches} == names

@@ -1,7 +1,6 @@
 """Runs in parallel: on one cache, over the same inputs, and from a machine that fell behind. Whole runs at once are in
 tests/test_loop.py."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,14 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.kills import SERVER
 from flows import workspace
 from flows.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.blobs import LocalStore
 from tasks.store import PointerMoved, Releases, successor
+from tests.children import start
 from tests.conftest import git
-
-SPAWN = multiprocessing.get_context("spawn")
-
 
 # --- on one cache ------------------------------------------------------------------------------------------------
 
@@ -33,8 +31,8 @@ def work(name: str, root: Path) -> None:
     (root / "metrics" / f"{name}.json").write_text('{"rows": 1}\n')
 
 
-def run_in_child(main: str, number: int, start) -> None:
-    start.wait()
+def run_in_child(main: str, number: int, together) -> None:
+    together.wait()
     workspace.reconcile(Path(main))  # as every start does: it must spare those that begin this moment
     tree, lock = workspace.create(Path(main), f"run-{number}", {})
     (tree / "number").write_text(str(number))
@@ -54,10 +52,8 @@ def test_ten_runs_at_once_on_one_cache(toy: Path):
     pipeline["stages"]["inspect"]["deps"].append("tasks/code.py")
     (toy / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
     git(toy, "commit", "-qam", "code decides")
-    start = SPAWN.Barrier(10)
-    runs = [SPAWN.Process(target=run_in_child, args=(str(toy), number, start)) for number in range(10)]
-    for run in runs:
-        run.start()
+    together = SERVER.Barrier(10)
+    runs = [start(run_in_child, str(toy), number, together) for number in range(10)]
     for run in runs:
         run.join(120)
     assert [run.exitcode for run in runs] == [0] * 10

@@ -5,7 +5,6 @@ with exactly one version of the bundle.
 """
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ from tasks.blobs import LocalStore
 from tasks.errors import EvergreenError
 from tasks.files import sha256_file, write_json
 from tasks.store import Pointer, PointerMoved, Releases
-from tests.killed import killed_at
+from tests.children import killed_at, start
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -285,10 +284,7 @@ def publish_until_through(folder: str, run_ids: list[str]) -> None:
 def test_parallel_runs_all_get_through_one_by_one(project: Project):
     runs = [[f"run-{w}-{n}" for n in range(2)] for w in range(3)]
     trees = [project.run(run_id) for mine in runs for run_id in mine]
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=publish_until_through, args=(str(project.main.parent), mine)) for mine in runs]
-    for writer in writers:
-        writer.start()
+    writers = [start(publish_until_through, str(project.main.parent), mine) for mine in runs]
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]

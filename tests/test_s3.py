@@ -16,7 +16,7 @@ from tasks.errors import EvergreenError
 from tasks.s3 import S3Store
 from tasks.s3_errors import S3Error
 from tasks.store import Pointer, PointerMoved, Releases, successor
-from tests.killed import killed_at
+from tests.children import killed_at
 from tests.s3_proxy import BUSY, CUT, FAIL, LOSE, PASS, Proxy, proxied
 from tests.s3_servers import KEY, SECRET, Server, credentials, moto, rclone  # noqa: F401  (fixtures)
 

@@ -4,7 +4,6 @@ In a folder, on an S3 server with conditional writes, and on one without, for a 
 """
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,11 +18,10 @@ from tasks.errors import EvergreenError
 from tasks.files import sha256_bytes, write_json
 from tasks.params import StoreParams
 from tasks.store import Pointer, PointerMoved, Releases, open_blobs, open_store, successor
-from tests.killed import killed_at
+from tests.children import killed_at, start
 from tests.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
 
 HERE = Path(__file__).parent
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def place(kind: str, tmp_path: Path, request) -> StoreParams:
@@ -288,9 +286,7 @@ def promote_many(params: StoreParams, writer: int, count: int) -> None:
 
 def test_four_writers_lose_and_double_nothing(shared: StoreParams):
     each = 25 if "://" not in shared.url else 8
-    writers = [SPAWN.Process(target=promote_many, args=(shared, w, each)) for w in range(4)]
-    for writer in writers:
-        writer.start()
+    writers = [start(promote_many, shared, w, each) for w in range(4)]
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
@@ -419,9 +415,7 @@ def tombstone_many(params: StoreParams, writer: int) -> None:
 
 
 def test_concurrent_tombstones_lose_nothing(shared: StoreParams):
-    writers = [SPAWN.Process(target=tombstone_many, args=(shared, w)) for w in range(4)]
-    for writer in writers:
-        writer.start()
+    writers = [start(tombstone_many, shared, w) for w in range(4)]
     for writer in writers:
         writer.join()
     releases = Releases(opened(shared))
