@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.conftest import ROOT, git
-from tests.shared import once
+from tests.shared import networks, once
 
 COPIED = ("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombstones.json")
 FAST = {  # enough for every stage to do its real work, small enough for two cores
@@ -38,6 +38,7 @@ def make(root: Path, *changes: dict) -> Path:
     git(root, "add", "-A")
     git(root, "commit", "-qm", "a project")
     prefect_database(root)
+    networks(root)
     return root
 
 

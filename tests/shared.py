@@ -29,6 +29,13 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
     return folder
 
 
+def networks(root: Path) -> None:
+    """Let the project at `root` share its exports of frozen networks with all others of this run."""
+    cache = root / ".evergreen/cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "networks").symlink_to(once("networks", lambda folder: None))
+
+
 def place(folder: Path) -> None:
     """Let `once` keep what it makes under `folder`."""
     os.environ[FOLDER] = str(folder)

@@ -16,6 +16,7 @@ from tasks.errors import BatchRefused, ParamsError, StageInputError, TableRefuse
 from tasks.files import sha256_bytes, write_json
 from tasks.params import Expectation, load_params, parse_params
 from tasks.paths import cache_dir
+from tests.shared import networks
 
 ROOT = Path(__file__).parent.parent
 PARAMS = load_params(ROOT / "params.yaml")
@@ -85,6 +86,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path) -> Project:
     (tmp_path / "dvc.yaml").touch()
+    networks(tmp_path)
     return Project(tmp_path)
 
 
