@@ -3,6 +3,7 @@
 Not from the stages themselves: what they make is tested with them, and minutes of training would add nothing here.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,12 @@ COUNTS = {"train": 20, "calibration": 16, "test": 12}  # of each class
 
 def finished_project(task: str = "multiclass") -> Path:
     """A project after `calibrate` and `bundle`, made once in a test run. Copy it before changing anything."""
-    return once(f"finished-{task}", lambda root: _finish(project(root, task)))
+    return once(f"finished-{task}", lambda root: _finish(copy(root, task)))
+
+
+def copy(to: Path, task: str = "multiclass") -> Path:
+    """A project of one's own before `calibrate`, at `to`."""
+    return shutil.copytree(once(f"project-{task}", lambda root: project(root, task)), to, dirs_exist_ok=True)
 
 
 def _finish(root: Path) -> None:

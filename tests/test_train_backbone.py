@@ -30,7 +30,8 @@ from tasks.errors import DataError, EvergreenError, StageInputError
 from tasks.files import read_json
 from tasks.params import ImagesParams, TrainBackboneParams, UnfreezePhases
 from tasks.processes import Ranks
-from tests.small_project import CLASSES, SIZE, project
+from tests import small_project
+from tests.small_project import CLASSES, SIZE
 
 CODE = Path(__file__).parent.parent
 IMAGES = ImagesParams(size=SIZE)
@@ -48,7 +49,7 @@ STAGED = SCRATCH.model_copy(update={"pretrained": "auto", "epochs": UnfreezePhas
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    made = project(tmp_path, "multiclass")
+    made = small_project.copy(tmp_path, "multiclass")
     shutil.rmtree(made / network.FOLDER)
     return made
 
@@ -335,7 +336,7 @@ def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
 
 
 def test_a_multi_label_project_trains_too(tmp_path):
-    root = project(tmp_path, "multilabel")
+    root = small_project.copy(tmp_path, "multilabel")
     run(root, SCRATCH.model_copy(update={"epochs": UnfreezePhases(frozen=0, last=0, all=1)}))
     assert network.load(root)[1]["task"] == "multilabel"
     assert read_json(root / "metrics/train_backbone.json")["score"] == "mean_average_precision"

@@ -9,7 +9,8 @@ from tasks.errors import DataError
 from tasks.files import read_json
 from tasks.params import ImagesParams, TrainHeadParams
 from tasks.train_head import Candidate, Head
-from tests.small_project import SIZE, project
+from tests import small_project
+from tests.small_project import SIZE
 
 IMAGES = ImagesParams(size=SIZE)
 
@@ -184,7 +185,7 @@ def run(root, method="auto"):
 
 
 def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
-    root = project(tmp_path, "multiclass")
+    root = small_project.copy(tmp_path, "multiclass")
     head, about = run(root)
     assert set(about["scores"]) == {"crt", "logit_adjust", "tau_norm", "stage1"}
     assert about["method"] in about["scores"]
@@ -202,7 +203,7 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
 
 
 def test_a_method_that_is_asked_for_is_used(tmp_path):
-    root = project(tmp_path, "multiclass")
+    root = small_project.copy(tmp_path, "multiclass")
     head, about = run(root, "stage1")
     stage1 = train_head.stage1_head(root)
     assert about["method"] == "stage1"
@@ -211,7 +212,7 @@ def test_a_method_that_is_asked_for_is_used(tmp_path):
 
 
 def test_multi_label_has_two_methods_and_refuses_the_others(tmp_path):
-    root = project(tmp_path, "multilabel")
+    root = small_project.copy(tmp_path, "multilabel")
     _, about = run(root)
     assert set(about["scores"]) == {"crt", "stage1"}
     assert about["metric"] == "mean_average_precision"
