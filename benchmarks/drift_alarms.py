@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a few windows; nothing is kept")
     args = parser.parse_args(argv)
     quick = args.quick
-    references, each, pool, peers = (2, 4, 700, 1) if quick else (20, 25, 6000, 10)
+    references, each, pool, peers = (2, 2, 700, 1) if quick else (20, 25, 6000, 10)
     params = load_params(ROOT / "params.yaml")
     drift = params.drift.model_copy(update={"resamples": 200}) if quick else params.drift
     cast = fashion_windows.cast(pool, 0, args.fashion_mnist, trained=200 if quick else 1800, kinds=())

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a few windows; nothing is kept")
     args = parser.parse_args(argv)
     quick = args.quick
-    pool, shifted, rows, each, nulls = (500, 60, 60, 1, 20) if quick else (5500, 1000, 500, 7, 60)
+    pool, shifted, rows, each, nulls = (500, 60, 60, 1, 5) if quick else (5500, 1000, 500, 7, 60)
     kinds = ("brightness", "class mix") if quick else KINDS
     params = load_params(ROOT / "params.yaml")
     drift = params.drift.model_copy(update={"resamples": 200}) if quick else params.drift

@@ -21,7 +21,7 @@ os.environ.pop("PREFECT_API_URL", None)
 collect_less_garbage()
 
 # these files start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
-LONGEST = ["benchmarks_flow", "loop", "parallel_runs", "serve", "adopt", "kill_points", "bad_commands", "export"]
+LONGEST = ["loop", "serve", "adopt", "kill_points", "bad_commands", "export"]
 LONGEST += ["benchmarks_drift", "evaluate", "s3_data", "benchmarks_data", "benchmarks_model", "store", "versions_s3"]
 LONGEST += ["report", "bad_input", "review", "monitor_flow", "train_backbone", "evidently_store", "pages", "capture"]
 

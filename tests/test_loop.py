@@ -22,6 +22,7 @@ from tasks.params import load_params
 from tasks.store import open_store
 from tests import checkout_project
 from tests.conftest import ROOT, git
+from tests.test_benchmarks_flow import quick_pass
 
 pytestmark = pytest.mark.loop
 
@@ -259,6 +260,11 @@ def wait_until(true, seconds: float = 240) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_quick_pass_of_the_flows_benchmark(project):
+    """On this project's server: starting one more would take as long as the pass itself."""
+    quick_pass("flow", 3, PREFECT_API_URL=read_json(project / ".evergreen/server.json")["url"])
 
 
 def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
