@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few images, one round; checks the script")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
-    images, rounds = (2 * BATCH, 1) if options.quick else (32 * BATCH, options.rounds)
+    images, rounds = (BATCH, 1) if options.quick else (32 * BATCH, options.rounds)
     figures = []
     for side in SIDES[:1] if options.quick else SIDES:
         ours, plain = [], []

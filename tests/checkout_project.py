@@ -1,15 +1,12 @@
 """A project with this checkout's code and pipeline, for tests that run whole flows."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
 from tests.conftest import ROOT, git
-from tests.shared import networks, once
+from tests.shared import networks
 
 COPIED = ("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombstones.json")
 FAST = {  # enough for every stage to do its real work, small enough for two cores
@@ -37,19 +34,5 @@ def make(root: Path, *changes: dict) -> Path:
     git(root, "config", "user.email", "tester@localhost")
     git(root, "add", "-A")
     git(root, "commit", "-qm", "a project")
-    prefect_database(root)
     networks(root)
     return root
-
-
-def prefect_database(root: Path) -> None:
-    """Give the project at `root` a new Prefect database: its server would take five CPU seconds to make one."""
-    home = root / ".evergreen/prefect"
-    home.mkdir(parents=True)
-    shutil.copyfile(once("prefect", _new_database) / "prefect.db", home / "prefect.db")
-
-
-def _new_database(folder: Path) -> None:
-    env = {**os.environ, "PREFECT_HOME": str(folder)}
-    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-    subprocess.run(command, env=env, check=True, capture_output=True)

@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import gto
 import pytest
 
 from flows import candidates, launch, release, workspace
@@ -284,7 +285,7 @@ def test_killed_anywhere_it_is_before_or_after(main, tmp_path, point):
     assert live.version == ("v0.3.0" if point == "rollback.verified" else "v0.2.0")
     assert not (tmp_path / "back").exists()
     reconcile(main, store(main), NAME)
-    assert json.loads(tool(main, "gto", "show", "--json"))[NAME]["stage"]["prod"] == live.version
+    assert gto.api.show(main)[NAME]["stage"]["prod"] == live.version
     evergreen(main, "rollback", "v0.2.0", "--restore", str(tmp_path / "back"))
     assert store(main).live().version == "v0.2.0"
     assert sha256_file(tmp_path / "back/bundle/MANIFEST.json") == store(main).live().bundle
@@ -354,7 +355,7 @@ def test_the_flow_holds_the_model_that_was_rolled_back(main):
     live = candidates.override(main, "run-4", by="bob", why="it was not the model")
     assert (live.version, live.git_rev) == ("v0.3.0", third.git_rev)
     assert store(main).history()[-1] == live
-    assert json.loads(tool(main, "gto", "show", "--json"))[NAME]["stage"]["prod"] == "v0.3.0"
+    assert gto.api.show(main)[NAME]["stage"]["prod"] == "v0.3.0"
 
 
 def test_a_tombstone_makes_the_next_run_a_new_one_without_the_batch(main):
@@ -400,7 +401,7 @@ def test_an_override_is_audited(main):
     assert "the customer signed it off; the gate had said: rejected: not shown" in live.why
     assert live.by == store(main).run("run-4")["decisions"][0]["by"]
     assert "signed it off" in git(main, "tag", "--list", "--format=%(contents)", f"{NAME}@v0.4.0")
-    assert json.loads(tool(main, "gto", "show", "--json"))[NAME]["stage"]["prod"] == "v0.4.0"
+    assert gto.api.show(main)[NAME]["stage"]["prod"] == "v0.4.0"
     run = store(main).run("run-4")
     assert (run["outcome"], run["version"], run["decisions"][0]["how"]) == ("promoted", "v0.4.0", "override")
     assert "published already, as v0.4.0" in evergreen(main, "promote", "run-4", "--override", "--why", "x", code=1)
@@ -433,7 +434,7 @@ def test_an_override_killed_after_the_pointer_is_completed_by_doing_it_again(mai
     assert len(store(main).history()) == 4
     assert git(main, "for-each-ref", "refs/evergreen/held") == ""
     reconcile(main, store(main), NAME)
-    assert json.loads(tool(main, "gto", "show", "--json"))[NAME]["stage"]["prod"] == "v0.4.0"
+    assert gto.api.show(main)[NAME]["stage"]["prod"] == "v0.4.0"
 
 
 def test_a_held_run_is_published_from_another_clone(main, tmp_path):
