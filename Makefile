@@ -37,7 +37,7 @@ demo: setup
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(TESTS)
 
 lint: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/lint-imports

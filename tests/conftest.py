@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from flows import collect_less_garbage
 from tests import shared
@@ -20,15 +21,35 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ.pop("PREFECT_API_URL", None)
 collect_less_garbage()
 
-# these files start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
-LONGEST = ["loop", "serve", "adopt", "kill_points", "bad_commands", "export"]
-LONGEST += ["benchmarks_drift", "evaluate", "s3_data", "benchmarks_data", "benchmarks_model", "store", "versions_s3"]
-LONGEST += ["report", "bad_input", "review", "monitor_flow", "train_backbone", "evidently_store", "pages", "capture"]
+# files that one worker runs one after the other: a server, or a library that takes seconds to import, serves them all
+TOGETHER = {
+    "s3": ("store", "s3", "s3_data", "versions_s3", "lease", "log"),
+    "evidently": ("benchmarks_drift", "evidently_store", "report", "monitor_flow", "pages"),
+    "great_expectations": ("adopt", "validate"),
+}
+GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}
+# these start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
+LONGEST = ["loop", "serve", *TOGETHER["s3"], *TOGETHER["evidently"], *TOGETHER["great_expectations"], "bad_input"]
+LONGEST += ["bad_commands", "train_backbone", "benchmarks_model", "forget", "kill_points", "benchmarks_data", "release"]
+LONGEST += ["publish", "capture", "release_report", "ingest", "review", "export", "evaluate", "gc"]
 
 
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what the libraries hold is no garbage in any test
+
+
+class FilesTogether(LoadScopeScheduling):
+    """A worker takes a whole file, or the files of a group."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0]).stem
+        return GROUPS.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> FilesTogether:
+    return FilesTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
