@@ -33,8 +33,8 @@ DATA ?= fashion
 demo: setup
 	@$(BIN)/python -m flows.demo $(DATA)
 
-# 1,400 tests write 5 GB in small files, and git and DVC wait for the disk at each: in memory where there is plenty.
-# Large pages, too: a third of the kernel's work was to hand out small ones.
+# Git and DVC wait for the disk at each of their small files: 1.5 GB at most lie in memory where there is plenty.
+# Large pages, too: a sixth of the kernel's work was to hand out small ones.
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2> /dev/null | tail -n 1)" -gt 8000000 ] 2> /dev/null && echo /dev/shm)
 
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
