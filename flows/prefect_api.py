@@ -49,7 +49,7 @@ def call(method: str, url: str, body: Any = None, seconds: float = 20) -> Any:
 
 def _wait(asked: str | None, number: int) -> float:
     """Seconds before the next try: as many as the server asks for, else twice as long each time."""
-    return min(int(asked) if asked and asked.isdigit() else 0.1 * 2**number, LONGEST_WAIT)
+    return min(int(asked) if asked and asked.isdecimal() else 0.1 * 2**number, LONGEST_WAIT)
 
 
 def post(url: str, body: Any) -> Any:

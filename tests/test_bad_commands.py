@@ -1,5 +1,5 @@
 """Commands given nonsense: each names what was wrong and what to do, ends with 1 (2 for its usage), changes nothing.
-And runs that cannot go on: classes of one image, a busy port, Ctrl-C."""
+And runs that cannot go on: a class too few, a busy port, Ctrl-C."""
 
 import os
 import signal
@@ -99,10 +99,10 @@ def project(tmp_path_factory):
     evergreen(root, "down")
 
 
-def test_ctrl_c_a_thousand_single_images_and_a_busy_port(project):
+def test_one_class_ctrl_c_a_single_image_and_a_busy_port(project):
     root, busy = project
-    images(root.parent / "three", {"cat": 40, "dog": 40, "bird": 1})
-    says(evergreen(root, "ingest", str(root.parent / "three")), 0, "took 81 new images of 3 classes")
+    images(root.parent / "one", {"cat": 40})
+    says(evergreen(root, "ingest", str(root.parent / "one")), 0, "took 40 new images of 1 class")
     before = state(root)
 
     said, code = _interrupted(root)
@@ -113,6 +113,12 @@ def test_ctrl_c_a_thousand_single_images_and_a_busy_port(project):
     server = (root / ".evergreen/server.json").read_text()
     assert f":{busy}/" not in server, "somebody else's port"
 
+    done = evergreen(root, "retrain")
+    says(done, 3, "refused", "1 classes ['cat'], at least 2 expected")
+    assert state(root) == before
+
+    images(root.parent / "two", {"dog": 40, "bird": 1}, seed=2)
+    says(evergreen(root, "ingest", str(root.parent / "two")), 0, "took 41 new images of 2 classes")
     images(root.parent / "thousand", {f"class {number}": 1 for number in range(1000)}, seed=5)
     says(evergreen(root, "ingest", str(root.parent / "thousand")), 0, "took 1000 new images of 1000 classes")
     before = state(root)
