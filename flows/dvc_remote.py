@@ -7,6 +7,7 @@ both. A remote that the user has put anywhere else stays what it is.
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tasks.params import load_params
 from tasks.paths import main_checkout
@@ -33,6 +34,29 @@ def on_s3(root: Path, dvc_dir: Path) -> dict[str, dict[str, Any]]:
         for name, remote in Config(str(dvc_dir), local_dvc_dir=str(dvc_dir))["remote"].items()
         if "://" not in remote["url"] and (main / ".dvc" / remote["url"]).resolve() == default
     }
+
+
+_opened: WeakKeyDictionary[Any, dict[str | None, Any]] = WeakKeyDictionary()
+
+
+def open_remote(repo, name: str | None) -> Any:
+    """DVC's object database of the remote `name` (None: the default one), opened once for each open `repo`: a remote
+    in S3 takes a fifth of a second. What was remembered of its listings is forgotten at each call, so the answer is
+    never older than that. Raises DVC's own errors."""
+    opened = _opened.setdefault(repo, {})
+    if name not in opened:
+        opened[name] = repo.cloud.get_remote_odb(name)
+    opened[name].fs.fs.invalidate_cache()  # listings that s3fs made before others wrote
+    return opened[name]
+
+
+def forget_index(odb) -> None:
+    """Make DVC forget what it believes to lie in a remote: a later push would trust that."""
+    from dvc_data.hashfile.db import get_index
+
+    index = get_index(odb)
+    index.clear()
+    index.close()
 
 
 def check_remotes(repo) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.dvc_remote import forget_index
 from flows.git import git, identity
 from flows.pipeline import open_repo, record_data, restore_data
 from flows.traces import MISTAKES, Plan, ids_meant, log_keys, log_of, look, odbs, references, rows_of
@@ -212,8 +213,6 @@ def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> No
 
 
 def _remove_objects(root: Path, objects: Collection[str]) -> None:
-    from dvc_data.hashfile.db import get_index
-
     repo = open_repo(root)
     try:
         for odb in odbs(repo):
@@ -221,9 +220,7 @@ def _remove_objects(root: Path, objects: Collection[str]) -> None:
                 with suppress(FileNotFoundError):
                     odb.delete(oid)
                     failpoint("forget.object")
-            index = get_index(odb)  # what DVC believes to be there
-            index.clear()
-            index.close()
+            forget_index(odb)
     finally:
         repo.close()
 

@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from flows import registry
+from flows.dvc_remote import forget_index
 from flows.pipeline import open_repo
 from flows.retained import Listings, Out, Version, branch_tips, outs_at, outs_of, places, retained
 from flows.workspace import alive_runs
@@ -297,13 +298,9 @@ def _sort(name: str, found: Iterator[Found], before: float) -> tuple[Kind, list[
 
 def _forget_indexes(repo, roots: Roots) -> None:
     """DVC remembers what its remotes hold; a later push would believe it."""
-    from dvc_data.hashfile.db import get_index
-
     for remote in roots.remotes:
         for odb in places(repo, remote)[1:]:
-            index = get_index(odb)
-            index.clear()
-            index.close()
+            forget_index(odb)
 
 
 # the command

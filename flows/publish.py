@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from flows import registry
-from flows.dvc_remote import check_remotes
+from flows.dvc_remote import check_remotes, forget_index, open_remote
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
 from tasks.files import sha256_file
@@ -185,9 +185,9 @@ class _Hashes:
         self._s3.close()
 
     def odb(self, repo, remote: str | None):
-        """The objects of `remote`: opened once, so what s3fs remembers of it is no older than this audit."""
+        """The objects of `remote`: looked at anew in each audit, and once in it."""
         if remote not in self._odbs:
-            self._odbs[remote] = repo.cloud.get_remote_odb(remote)
+            self._odbs[remote] = open_remote(repo, remote)
         return self._odbs[remote]
 
     def problem(self, odb, oid: str) -> str | None:
@@ -226,13 +226,10 @@ def _quiet(*loggers: str) -> Iterator[None]:
 
 
 def _forget(repo, wrong: dict[tuple[str | None, str], str]) -> None:
-    """Remove damaged objects from the remote, and DVC's belief that it has them."""
-    from dvc_data.hashfile.db import get_index
-
-    for remote, oid in wrong:
-        odb = repo.cloud.get_remote_odb(remote)
-        if odb.exists(oid):
-            odb.delete(oid)
-        index = get_index(odb)
-        index.clear()
-        index.close()
+    """Remove damaged objects from the remotes, and DVC's belief that they are there."""
+    for remote in {remote for remote, _ in wrong}:
+        odb = open_remote(repo, remote)
+        for oid in (oid for place, oid in wrong if place == remote):
+            if odb.exists(oid):
+                odb.delete(oid)
+        forget_index(odb)

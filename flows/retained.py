@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import registry
+from flows.dvc_remote import open_remote
 from flows.git import git
 from tasks.contracts import Frozen
 from tasks.errors import EvergreenError
@@ -178,17 +179,15 @@ class Listings:
 
 
 def places(repo, remote: str | None, push: bool = True) -> list[Any]:
-    """Where an object may lie: the cache, and the remote if it was pushed and there is one. Open them once: what is
-    remembered of a remote is forgotten here. Raises EvergreenError for a remote that cannot be opened."""
+    """Where an object may lie: the cache, and the remote if it was pushed and there is one. Ask once for many objects:
+    what is remembered of a remote is forgotten here. Raises EvergreenError for a remote that cannot be opened."""
     from dvc.config import NoRemoteError
     from dvc.exceptions import DvcException
 
     found = [repo.cache.local]
     if push:
         try:
-            odb = repo.cloud.get_remote_odb(remote)
-            odb.fs.fs.invalidate_cache()  # listings that s3fs made before others wrote
-            found.append(odb)
+            found.append(open_remote(repo, remote))
         except NoRemoteError:
             pass
         except DvcException as error:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows import registry
+from flows.dvc_remote import forget_index
 from flows.pipeline import open_repo
 from flows.retained import Listings, Object, Version, outs_at, places, retained
 from tasks import bundle_store
@@ -75,10 +76,14 @@ def verify(
     todo = {(p.place, p.key): p for line in found for p in line.problems if p.source} if repair else {}
     if not todo:
         return found
-    for problem in todo.values():
-        step(f"repairing {problem.key}")
-        _repair(root, releases, problem)
-        failpoint("verify.repaired")
+    repo = open_repo(root)
+    try:
+        for problem in todo.values():
+            step(f"repairing {problem.key}")
+            _repair(repo, releases, problem)
+            failpoint("verify.repaired")
+    finally:
+        repo.close()
     return _check(root, releases, params.bundle.name, version, deep, step)
 
 
@@ -333,7 +338,7 @@ def _hashes(root: Path, deep: bool):
 # repair
 
 
-def _repair(root: Path, releases: Releases, problem: Problem) -> None:
+def _repair(repo, releases: Releases, problem: Problem) -> None:
     """Put a whole copy in place of what is missing or damaged."""
     if problem.place == "release":
         content, store = Path(problem.source), releases.store
@@ -344,30 +349,22 @@ def _repair(root: Path, releases: Releases, problem: Problem) -> None:
         current = store.read(problem.key)
         store.swap(problem.key, content, current[1] if current else None)
         return
-    repo = open_repo(root)
-    try:
-        cache, *remote = places(repo, problem.remote)
-        if problem.place == "cache":
-            _drop(cache, problem.key)  # `dvc pull` and `dvc checkout` fetch it anew
-            with suppress(OSError):
-                cache.add(remote[0].oid_to_path(problem.key), remote[0].fs, problem.key)
-        else:
-            _drop(remote[0], problem.key)
-            failpoint("verify.dropped")
-            remote[0].add(problem.source, _local(), problem.key)
-    finally:
-        repo.close()
+    cache, *remote = places(repo, problem.remote)
+    if problem.place == "cache":
+        _drop(cache, problem.key)  # `dvc pull` and `dvc checkout` fetch it anew
+        with suppress(OSError):
+            cache.add(remote[0].oid_to_path(problem.key), remote[0].fs, problem.key)
+    else:
+        _drop(remote[0], problem.key)
+        failpoint("verify.dropped")
+        remote[0].add(problem.source, _local(), problem.key)
 
 
 def _drop(odb, oid: str) -> None:
     """Remove an object, and DVC's belief that it is there."""
-    from dvc_data.hashfile.db import get_index
-
     if odb.fs.exists(odb.oid_to_path(oid)):
         odb.delete(oid)
-    index = get_index(odb)
-    index.clear()
-    index.close()
+    forget_index(odb)
 
 
 # the command
