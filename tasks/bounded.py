@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # joblib is imported when the first child is needed
-    from joblib.externals.loky import ProcessPoolExecutor
+if TYPE_CHECKING:  # loky is imported when the first child is needed
+    from loky import ProcessPoolExecutor
 
 R = TypeVar("R")
 
@@ -47,10 +47,10 @@ def bounded_map(
 ) -> Iterator[R | Crashed]:
     """`function(item)` for each of `items`, in order, from child processes.
 
-    `function` is a module's top-level function. `workers` as joblib counts them (-1: one per core). `memory` is
-    what an item may add to a child's address space, bytes. An exception of `function` is raised here.
+    `function` is a module's top-level function. `workers` below 1 are counted from the cores (-1: one per core).
+    `memory` is what an item may add to a child's address space, bytes. An exception of `function` is raised here.
     """
-    from joblib import cpu_count
+    from loky import cpu_count
 
     workers = workers if workers > 0 else max(1, cpu_count() + 1 + workers)
     chunks = _chunks(items)
@@ -112,7 +112,7 @@ class _Pools:
         self._key = min(fitting, default=(workers, memory))
 
     def submit(self, function: Callable, chunk: Sequence[bytes], seconds: float) -> Future:
-        from joblib.externals.loky import ProcessPoolExecutor
+        from loky import ProcessPoolExecutor  # joblib's own copy brings numpy into each of its processes
 
         while True:
             pool = self._alive.get(self._key)

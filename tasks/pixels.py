@@ -12,7 +12,6 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from joblib import Parallel, delayed
 
 from tasks.files import atomic_path, code_version, content_key
 from tasks.gather import ShardTable
@@ -55,6 +54,8 @@ def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
             for chunk in chunks:
                 out.write(_decode_rows(shard, chunk, images).data)
         else:
+            from joblib import Parallel, delayed  # a fifth of a second, which small data can do without
+
             pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
             jobs = (delayed(_decode_rows)(shard, chunk, images) for chunk in _chunks(rows))
             for _, block in zip(chunks, pool(jobs), strict=True):
