@@ -1,6 +1,7 @@
 """Thin orchestration around `tasks`: the only package that imports Prefect."""
 
 import atexit
+import sys
 from gc import freeze, set_threshold  # by name: flows.gc would take the name gc
 
 
@@ -9,3 +10,23 @@ def collect_less_garbage() -> None:
     they are imported, and a last time, when a process ends, three seconds after a training."""
     set_threshold(50_000, 20, 20)
     atexit.register(freeze)
+
+
+class _NoPandas:
+    @staticmethod
+    def find_spec(name: str, *_) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
+def keep_pandas_out() -> None:
+    """pyarrow imports pandas when it makes its first array, to know a pandas object when it sees one: a quarter of a
+    second, for nothing where there is none. It looks once; what asks for pandas by name still gets it."""
+    import pyarrow
+
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pyarrow.array([0])
+        finally:
+            sys.meta_path.remove(_NoPandas)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_production, cli_versions, collect_less_garbage
+from flows import cli_production, cli_versions, collect_less_garbage, keep_pandas_out
 from tasks.errors import EvergreenError
 from tasks.paths import project_root, state_dir
 
@@ -96,6 +96,7 @@ def ingest(
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
 ) -> None:
     """Take new images and labels into data/. Doing it twice changes nothing; killed, nothing half is visible."""
+    keep_pandas_out()
     from flows.data import detached, ingest_command
     from tasks.manifests import Columns
 
