@@ -6,6 +6,7 @@ N test and hard images, M shown ones, S the side of the model's input.
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows import release_facts
-from tasks.files import read_json
+from tasks.files import atomic_path, code_version, content_key, read_json, sha256_bytes, sha256_file
 from tasks.params import Params
-from tasks.paths import state_dir
+from tasks.paths import cache_dir, state_dir
 from tasks.pixels import pixel_table
 
 MISTAKES = 20  # shown with their heat
@@ -33,7 +34,7 @@ def mistakes(root: Path, params: Params, both: release_facts.Pair, test: np.ndar
     if not found:
         return {"mistakes": [], "wrong": wrong, "no_heat": ""}
     pixels = _pixels(root, params, [both.ids[one.place] for one in found])
-    heat, why = _heat(root, pixels, [one.asked for one in found])
+    heat, why = _heat(root, pixels, [one.asked for one in found], [both.ids[one.place] for one in found])
     doubtful = _doubtful(root)
     tiles = []
     for row, one in enumerate(found):
@@ -55,14 +56,46 @@ def mistakes(root: Path, params: Params, both: release_facts.Pair, test: np.ndar
     return {"mistakes": tiles, "wrong": wrong, "no_heat": why}
 
 
-def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray | None, str]:
+def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[str]) -> tuple[np.ndarray | None, str]:
+    """(M, S, S) heat of `classes` on `pixels`, or why there is none.
+
+    The newest is kept: a run that was killed while it published, or in which only the gate's rules or the bundle
+    changed, needs no torch to report what its model had shown before.
+    """
+    from tasks import network
+
+    weights, head = (root / network.FOLDER / "weights.safetensors", root / "artifacts/train_head/head.safetensors")
+    about = read_json(root / network.FOLDER / "model.json")
+    of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
+    key = content_key(*of, code_version("tasks.explain", "tasks.models"))
+    file = cache_dir("heat", root) / "newest.parquet"
+    if (kept := _kept(file, key)) is not None:
+        heat = kept.reshape(pixels.shape[:3]) if len(kept) else None
+    else:
+        heat = _grad_cam(root, pixels, classes)
+        rows = {"id": ids, "heat": [one.tobytes() for one in heat]} if heat is not None else {"id": [], "heat": []}
+        schema = pa.schema({"id": pa.string(), "heat": pa.binary()}, metadata={"key": key})
+        with atomic_path(file) as temporary:
+            pq.write_table(pa.table(rows, schema=schema), temporary)
+    why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
+    return heat, why
+
+
+def _kept(file: Path, key: str) -> np.ndarray | None:
+    """The kept heat as one row of float32, empty where there was none to keep; None where it is of something else."""
+    with suppress(FileNotFoundError, pa.ArrowInvalid):
+        table = pq.ParquetFile(file).read()
+        if (table.schema.metadata or {}).get(b"key") == key.encode():
+            return np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
+    return None
+
+
+def _grad_cam(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray | None:
     from tasks import explain, network
     from tasks.calibrate import read_head
 
     model, about = network.load(root)
-    heat = explain.grad_cam(model, about, *read_head(root), pixels, classes)
-    why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
-    return heat, why
+    return explain.grad_cam(model, about, *read_head(root), pixels, classes)
 
 
 def _doubtful(root: Path) -> set[str]:

@@ -17,7 +17,7 @@ from tasks import shards
 from tasks.failpoints import failpoint
 from tasks.files import atomic_path, sha256_file
 
-PIXELS = {"image", "thumbnail"}  # columns that show an image
+PIXELS = {"image", "thumbnail", "heat"}  # columns that show an image, or where a model looked in it
 MAGIC = b"PAR1"
 
 

@@ -54,6 +54,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cached = state / "cache" / kind / "key" / f"{file.stem}.npy"
             cached.parent.mkdir(parents=True, exist_ok=True)
             np.save(cached, np.zeros((versions_project.PER_BATCH, 2)))
+    heat = {"id": [name_of(*place) for place in ((1, 3), (2, 2))], "heat": [b"looked here", b"and here"]}
+    (state / "cache/heat").mkdir(parents=True)
+    pq.write_table(pa.table(heat), state / "cache/heat/newest.parquet")
     live = store(root).live()
     store(root).get_bundle(live.bundle, state / "cache/bundles" / live.bundle)
     shutil.copytree(root / "data", state / "runs/run-1/tree/data")
@@ -151,6 +154,7 @@ def test_an_image_is_gone_from_everywhere_and_nothing_else_is(project: Path):
     assert log["id"].to_pylist() == [name_of(2, 2)]
     assert not (project / ".evergreen/validation/b-1.html").exists()
     assert (project / ".evergreen/validation/b-2.html").exists()
+    assert not (project / ".evergreen/cache/heat/newest.parquet").exists()
     cached = {file.stem for file in (project / ".evergreen/cache/pixels/key").iterdir()}
     assert len(cached) == 2  # of the old shard it went, of the others it stayed
     assert not cached & {Path(shard).stem for shard in dry.shards}

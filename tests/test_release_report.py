@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from flows import release_charts, release_facts, release_report
+from flows import release_charts, release_facts, release_images, release_report
 from flows.outcomes import Ending
 from tasks import gate
 from tasks.blobs import LocalStore
@@ -172,6 +173,33 @@ def test_a_rejected_challenger_is_shown_beside_the_champion(run):
         assert release_report.points(checked.value) in row, "the page and the gate say the same"
         assert f"{release_report.points(checked.low)} to {release_report.points(checked.high)}" in row
     assert "Rejected" in report.markdown
+
+
+def test_where_a_model_looked_is_worked_out_once_and_anew_for_another_model(run, monkeypatch):
+    root, params, releases = run
+    make_champion(root, params, releases)
+    verdict = second_verdict(root, params, releases)
+    ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict)
+    asked, grad_cam = [], release_images._grad_cam
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return grad_cam(*arguments)
+
+    monkeypatch.setattr(release_images, "_grad_cam", counted)
+    first, second = (tiles(release_report.write(root, params, releases, RUN, ending)) for _ in range(2))
+    assert len(asked) == 1
+    assert first == second
+    assert len(first) >= 6, "mistakes and their heat"
+    head = root / "artifacts/train_head/head.safetensors"
+    weights = load_file(head)
+    save_file(weights | {"weight": np.ascontiguousarray(weights["weight"][:, ::-1])}, head)
+    assert tiles(release_report.write(root, params, releases, RUN, ending)) != first
+    assert len(asked) == 2
+
+
+def tiles(report) -> list[str]:
+    return re.findall(r"data:image/[^\"']+", report.path.read_text())
 
 
 def test_hostile_names_stay_text_everywhere(run):
