@@ -39,6 +39,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # what the libraries hold is no garbage in any test
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    gc.freeze()  # pytest has just looked for garbage, and would do so again, and Python once more at its end
+
+
 class FilesTogether(LoadScopeScheduling):
     """A worker takes a whole file, or the files of a group."""
 
