@@ -5,6 +5,7 @@
         assert page.problems == [] and page.images == page.images_loaded > 0
         page.screenshot(tmp_path / "page.png")
 
+A visit ends when the next one begins: a tab of its own would cost two more processes, a second on a busy machine.
 Debian's Chromium is used where it is installed, else the one that `playwright install chromium` fetched.
 """
 
@@ -69,52 +70,66 @@ def browser() -> Iterator[Callable[..., Visit]]:
         chromium = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         )
+        tabs: dict[tuple, _Tab] = {}
+
+        def visit(
+            target: Path | str,
+            *,
+            width: int = 1280,
+            height: int = HEIGHT,
+            dark: bool = False,
+            user: tuple[str, str] | None = None,
+            scripts: bool = True,
+        ) -> Visit:
+            if (user, scripts) not in tabs:
+                credentials = {"username": user[0], "password": user[1]} if user else None
+                context = chromium.new_context(http_credentials=credentials, java_script_enabled=scripts)
+                tabs[user, scripts] = _Tab(context.new_page())
+            page = tabs[user, scripts].page
+            page.set_viewport_size({"width": width, "height": height})
+            page.emulate_media(color_scheme="dark" if dark else "light")
+            url = target.resolve().as_uri() if isinstance(target, Path) else target
+            return tabs[user, scripts].visit(url, scripts)
+
         try:
-            yield lambda target, **options: _visit(chromium, target, **options)
+            yield visit
         finally:
             chromium.close()
 
 
-def _visit(
-    chromium,
-    target: Path | str,
-    *,
-    width: int = 1280,
-    height: int = HEIGHT,
-    dark: bool = False,
-    user: tuple[str, str] | None = None,
-    scripts: bool = True,
-) -> Visit:
-    context = chromium.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme="dark" if dark else "light",
-        http_credentials={"username": user[0], "password": user[1]} if user else None,
-        java_script_enabled=scripts,
-    )
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    url = target.resolve().as_uri() if isinstance(target, Path) else target
-    problems: list[str] = []
-    requests: list[str] = []
+class _Tab:
+    """What a page says goes to the visit that is under way."""
 
-    def asked(request) -> None:
-        if request.url.split("#")[0] != url.split("#")[0] and not request.url.startswith(("data:", "blob:")):
-            requests.append(request.url)
+    def __init__(self, page):
+        page.set_default_timeout(10_000)
+        self.page = page
+        self._url, self._problems, self._requests, self._own = "", [], [], set()
+        page.on("request", self._asked)
+        page.on("console", self._said)
+        page.on("dialog", self._dialog)
+        page.on("pageerror", lambda error: self._problems.append(f"uncaught: {error}"))
+        page.on("requestfailed", self._failed)
 
-    def said(message) -> None:
+    def visit(self, url: str, scripts: bool) -> Visit:
+        self._url, self._problems, self._requests, self._own = url, [], [], set()
+        reply = self.page.goto(url, wait_until="load", timeout=30_000)
+        images, loaded = self.page.evaluate(_IMAGES) if scripts else (self.page.locator("img").count(), -1)
+        status = reply.status if reply and url.startswith("http") else None
+        return Visit(self.page, status, self._problems, self._requests, images, loaded)
+
+    def _asked(self, request) -> None:
+        self._own.add(request)
+        if request.url.split("#")[0] != self._url.split("#")[0] and not request.url.startswith(("data:", "blob:")):
+            self._requests.append(request.url)
+
+    def _failed(self, request) -> None:
+        if request in self._own:  # not what the page before had asked for
+            self._problems.append(f"failed: {request.url[:200]} {request.failure}")
+
+    def _said(self, message) -> None:
         if message.type in ("error", "warning"):
-            problems.append(f"console {message.type}: {message.text}")
+            self._problems.append(f"console {message.type}: {message.text}")
 
-    def dialog(shown) -> None:
-        problems.append(f"dialog: {shown.message}")
+    def _dialog(self, shown) -> None:
+        self._problems.append(f"dialog: {shown.message}")
         shown.dismiss()
-
-    page.on("request", asked)
-    page.on("console", said)
-    page.on("dialog", dialog)
-    page.on("pageerror", lambda error: problems.append(f"uncaught: {error}"))
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url[:200]} {request.failure}"))
-    reply = page.goto(url, wait_until="load", timeout=30_000)
-    images, loaded = page.evaluate(_IMAGES) if scripts else (page.locator("img").count(), -1)
-    status = reply.status if reply and url.startswith("http") else None
-    return Visit(page, status, problems, requests, images, loaded)

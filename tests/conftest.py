@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from flows import collect_less_garbage
 from tests import shared
+from tests.browser import Visit, browser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,6 +72,13 @@ def git(root: Path, *arguments: str) -> str:
 def shared_folder(tmp_path_factory) -> None:
     own = tmp_path_factory.getbasetemp()
     shared.place((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared")  # of this run alone
+
+
+@pytest.fixture(scope="module")
+def visit() -> Iterator[Callable[..., Visit]]:
+    """Opens pages in a real Chromium; see tests/browser.py."""
+    with browser() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from monitoring import columns, evidently_store
 from monitoring.contracts import Finding
 from tasks.errors import EvergreenError
 from tests import drift_windows
-from tests.browser import browser
 from tests.hostile import PAYLOADS
 
 
@@ -104,7 +103,7 @@ def test_a_changed_dashboard_stays(tmp_path):
     assert json.loads(dashboard.read_text())["panels"] == []
 
 
-def test_hostile_names_do_not_reach_evidently(tmp_path):
+def test_hostile_names_do_not_reach_evidently(tmp_path, visit):
     workspace = tmp_path / "workspace"
     classes = [*PAYLOADS]
     window, reference = drift_windows.window_table(0, classes=classes), drift_windows.reference_table(classes=classes)
@@ -120,12 +119,11 @@ def test_hostile_names_do_not_reach_evidently(tmp_path):
             assert payload not in text
             assert payload not in page
     assert "script alert(1)" in text  # it is there, as words
-    with browser() as visit:
-        (tmp_path / "page.html").write_text(page)
-        shown = visit(tmp_path / "page.html")
-        shown.page.get_by_text("Data Drift Summary").wait_for()
-        assert shown.problems == []
-        assert shown.requests == []
+    (tmp_path / "page.html").write_text(page)
+    shown = visit(tmp_path / "page.html")
+    shown.page.get_by_text("Data Drift Summary").wait_for()
+    assert shown.problems == []
+    assert shown.requests == []
 
 
 def test_columns_that_a_side_lacks_are_left_out():
@@ -206,22 +204,21 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_evidentlys_own_ui_shows_the_history_and_takes_in_a_new_window(stored):
+def test_evidentlys_own_ui_shows_the_history_and_takes_in_a_new_window(stored, visit):
     port = free_port()
     command = evidently_store.evidently_ui_command(stored, port)
     process = subprocess.Popen(command, env={**os.environ, "DO_NOT_TRACK": "1"}, stderr=subprocess.DEVNULL)
     try:
         api = f"http://127.0.0.1:{port}/api/projects/{evidently_store.PROJECT}/snapshots"
         until(lambda: len(get(api)) == 4, 90)
-        with browser() as visit:
-            page = visit(f"http://127.0.0.1:{port}/projects/{evidently_store.PROJECT}")
-            page.page.get_by_text("Evergreen's measures, relative to their thresholds").wait_for()
-            page.page.get_by_text("image.brightness").first.wait_for()
-            assert page.problems == []
-            assert not [request for request in page.requests if f"//127.0.0.1:{port}/" not in request]  # no telemetry
-            window = drift_windows.times(2)[2]
-            report = visit(f"http://127.0.0.1:{port}{evidently_store.ui_path(stored, window)}")
-            report.page.get_by_text("Data Drift Summary").wait_for()
+        page = visit(f"http://127.0.0.1:{port}/projects/{evidently_store.PROJECT}")
+        page.page.get_by_text("Evergreen's measures, relative to their thresholds").wait_for()
+        page.page.get_by_text("image.brightness").first.wait_for()
+        assert page.problems == []
+        assert not [request for request in page.requests if f"//127.0.0.1:{port}/" not in request]  # no telemetry
+        window = drift_windows.times(2)[2]
+        report = visit(f"http://127.0.0.1:{port}{evidently_store.ui_path(stored, window)}")
+        report.page.get_by_text("Data Drift Summary").wait_for()
         add(stored, 4)
         until(lambda: len(get(api)) == 5, 20)
     finally:

@@ -19,17 +19,10 @@ from tasks.errors import EvergreenError
 from tasks.params import StoreParams
 from tasks.store import open_store, successor
 from tests import drift_windows
-from tests.browser import browser
 from tests.conftest import ROOT
 
 WINDOW = drift_windows.times(7)[2]
 RELEASE = '<!doctype html><html lang="en"><title>release</title><style>p{color:#123456}</style><p>verdict: promote'
-
-
-@pytest.fixture(scope="module")
-def visit():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from tasks.errors import EvergreenError
 from tasks.files import read_json, write_json
 from tasks.params import load_params
 from tasks.store import Releases, successor
-from tests.browser import browser
 from tests.small_project import CLASSES, finished_project
 
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
@@ -116,7 +115,7 @@ def second_verdict(root, params, releases) -> GateVerdict:
     return judge_run(root, params, releases, releases.live())
 
 
-def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_store(run, tmp_path):
+def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_store(run, tmp_path, visit):
     root, params, releases = run
     verdict = first_verdict(root, params)
     ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
@@ -125,32 +124,31 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     assert len(page) < 3_000_000
     assert releases.store.read(report.key)[0] == page == report.kept.read_bytes()
     assert releases.runs() == {}, "a page is no record of a run"
-    with browser() as visit:
-        for options in ({"width": 1280}, {"width": 400, "dark": True}):
-            shown = visit(report.path, **options)
-            assert shown.problems == []
-            assert shown.requests == []
-            assert shown.images == shown.images_loaded >= 5
-            assert not shown.scrolls_sideways
-            assert "v0.1.0 is live" in shown.text
-            assert "the first model: nothing to compare with" in shown.text
-            first = shown.page.locator("h1").bounding_box()
-            assert first["y"] < 200
-            figures = shown.page.locator(".figures > div")
-            assert 4 <= figures.count() <= 6
-        closed = shown.page.locator("details:not([open]) > summary")
-        while closed.count():
-            closed.first.click()
+    for options in ({"width": 1280}, {"width": 400, "dark": True}):
+        shown = visit(report.path, **options)
+        assert shown.problems == []
+        assert shown.requests == []
+        assert shown.images == shown.images_loaded >= 5
         assert not shown.scrolls_sideways
-        text = shown.text
-        for expected in ("corrected", "left out", "ask a person", "expectation", "torn.png", "dvc", "leaks test"):
-            assert expected in text, expected
-        assert EVIL in text, "a hostile name is shown as it is"
+        assert "v0.1.0 is live" in shown.text
+        assert "the first model: nothing to compare with" in shown.text
+        first = shown.page.locator("h1").bounding_box()
+        assert first["y"] < 200
+        figures = shown.page.locator(".figures > div")
+        assert 4 <= figures.count() <= 6
+    closed = shown.page.locator("details:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
+    assert not shown.scrolls_sideways
+    text = shown.text
+    for expected in ("corrected", "left out", "ask a person", "expectation", "torn.png", "dvc", "leaks test"):
+        assert expected in text, expected
+    assert EVIL in text, "a hostile name is shown as it is"
     again = release_report.write(root, params, releases, RUN, ending, reason="again")
     assert b"again" in releases.store.read(again.key)[0]
 
 
-def test_a_rejected_challenger_is_shown_beside_the_champion(run):
+def test_a_rejected_challenger_is_shown_beside_the_champion(run, visit):
     root, params, releases = run
     make_champion(root, params, releases)
     verdict = second_verdict(root, params, releases)
@@ -159,19 +157,18 @@ def test_a_rejected_challenger_is_shown_beside_the_champion(run):
     start = time.monotonic()
     report = release_report.write(root, params, releases, RUN, ending)
     print(f"{time.monotonic() - start:.1f} s")
-    with browser() as visit:
-        shown = visit(report.path)
-        assert shown.problems == []
-        assert shown.images == shown.images_loaded
-        assert "Rejected: v0.1.0 stays live" in shown.text
-        assert "compared with v0.1.0" in shown.text
-        assert shown.page.locator(".axis .dot").count() == sum(check.low is not None for check in verdict.checks)
-        assert shown.page.locator(".tile .pair").count() >= 3, "the three planted mistakes"
-        assert shown.page.locator("h2", has_text="What changed since v0.1.0").count() == 1
-        row = shown.page.locator("tr", has_text="balanced accuracy").first.inner_text()
-        checked = next(check for check in verdict.checks if check.name == "test.balanced_accuracy")
-        assert release_report.points(checked.value) in row, "the page and the gate say the same"
-        assert f"{release_report.points(checked.low)} to {release_report.points(checked.high)}" in row
+    shown = visit(report.path)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert "Rejected: v0.1.0 stays live" in shown.text
+    assert "compared with v0.1.0" in shown.text
+    assert shown.page.locator(".axis .dot").count() == sum(check.low is not None for check in verdict.checks)
+    assert shown.page.locator(".tile .pair").count() >= 3, "the three planted mistakes"
+    assert shown.page.locator("h2", has_text="What changed since v0.1.0").count() == 1
+    row = shown.page.locator("tr", has_text="balanced accuracy").first.inner_text()
+    checked = next(check for check in verdict.checks if check.name == "test.balanced_accuracy")
+    assert release_report.points(checked.value) in row, "the page and the gate say the same"
+    assert f"{release_report.points(checked.low)} to {release_report.points(checked.high)}" in row
     assert "Rejected" in report.markdown
 
 
@@ -202,7 +199,7 @@ def tiles(report) -> list[str]:
     return re.findall(r"data:image/[^\"']+", report.path.read_text())
 
 
-def test_hostile_names_stay_text_everywhere(run):
+def test_hostile_names_stay_text_everywhere(run, visit):
     """Class names, reason, sentence, check details: nothing of them becomes markup, on the page or in Prefect."""
     root, params, releases = run
     verdict = first_verdict(root, params)
@@ -213,12 +210,11 @@ def test_hostile_names_stay_text_everywhere(run):
     report = release_report.write(root, params, releases, RUN, ending, reason=EVIL)
     assert "<img src=x" not in report.path.read_text()
     assert "<" not in report.markdown
-    with browser() as visit:
-        shown = visit(report.path, width=400)
-        assert shown.problems == []
-        assert shown.images == shown.images_loaded
-        assert shown.text.count(EVIL) >= 3
-        assert not shown.scrolls_sideways
+    shown = visit(report.path, width=400)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert shown.text.count(EVIL) >= 3
+    assert not shown.scrolls_sideways
 
 
 def rename(root, old: str, new: str) -> None:
@@ -254,7 +250,7 @@ def test_a_run_without_verdict_has_no_report(run):
         release_report.write(root, params, releases, RUN, Ending(outcome="unchanged", sentence="as before"))
 
 
-def test_multi_label_models_have_a_page_too(tmp_path):
+def test_multi_label_models_have_a_page_too(tmp_path, visit):
     from tasks import bundle, evaluate
 
     root = tmp_path / "run" / "tree"
@@ -273,11 +269,10 @@ def test_multi_label_models_have_a_page_too(tmp_path):
     )
     ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
     report = release_report.write(root, params, Releases(LocalStore(tmp_path / "store")), RUN, ending)
-    with browser() as visit:
-        shown = visit(report.path)
-        assert shown.problems == []
-        assert shown.images == shown.images_loaded
-        assert "macro F1" in shown.text
+    shown = visit(report.path)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert "macro F1" in shown.text
 
 
 def test_too_large_a_page_gives_up_images_not_figures(monkeypatch, run):

@@ -13,14 +13,7 @@ from monitoring import plots, report
 from monitoring.contracts import DriftDecision, Finding
 from tasks.contracts import Check
 from tests import drift_windows
-from tests.browser import browser
 from tests.hostile import PAYLOADS
-
-
-@pytest.fixture(scope="module")
-def visit():
-    with browser() as opened:
-        yield opened
 
 
 def write(folder, number=7, **changes):

@@ -334,9 +334,7 @@ def test_a_spreadsheet_runs_nothing_of_what_a_source_says(root, tmp_path):
 HOSTILE = '"><script>window.owned = 1</script>'
 
 
-def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(root, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(root, tmp_path, visit):
     images = [*image_bytes("Bag", 2), None]
     entries = [
         Queued(
@@ -358,24 +356,18 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(root, tmp_path):
     classes = ["Bag", HOSTILE, 'comma, "quote"']
     queue_page.write(page_file, zip(entries, images, strict=True), 3, classes, False, 10**6)
     assert "<script>window" not in page_file.read_text()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page()
-        errors = []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(page_file.as_uri())
-        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-        page.fill("#annotator", "Ann, B.")
-        page.locator("select").nth(0).select_option("Bag")
-        page.locator("select").nth(2).select_option('comma, "quote"')
-        with page.expect_download() as download:
-            page.click("#save")
-        saved = tmp_path / "labels.csv"
-        download.value.save_as(saved)
-        assert page.evaluate("window.owned") is None
-        browser.close()
-    assert errors == []
+    shown = visit(page_file)
+    assert shown.images == shown.images_loaded > 0
+    page = shown.page
+    page.fill("#annotator", "Ann, B.")
+    page.locator("select").nth(0).select_option("Bag")
+    page.locator("select").nth(2).select_option('comma, "quote"')
+    with page.expect_download() as download:
+        page.click("#save")
+    saved = tmp_path / "labels.csv"
+    download.value.save_as(saved)
+    assert page.evaluate("window.owned") is None
+    assert shown.problems == []
     rows = read_csv(saved)
     assert [(row["id"], row["label"], row["annotator"]) for row in rows] == [
         (entries[0].id, "Bag", "Ann, B."),
