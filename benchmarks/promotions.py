@@ -26,7 +26,8 @@ from tasks.store import PointerMoved, Releases, open_store, successor
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.1  # seconds at most between a lost race and the next try
-SPAWN = multiprocessing.get_context("spawn")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tasks.store", "tasks.s3"])
 
 
 def promote_many(store: StoreParams, writer: int, count: int, start) -> None:
@@ -45,8 +46,8 @@ def promote_many(store: StoreParams, writer: int, count: int, start) -> None:
 
 def race(store: StoreParams, writers: int, count: int) -> tuple[int, float]:
     """(promotions lost, doubled or out of order; promotions a second) of `writers` processes x `count`."""
-    start = SPAWN.Barrier(writers + 1)
-    processes = [SPAWN.Process(target=promote_many, args=(store, w, count, start)) for w in range(writers)]
+    start = SERVER.Barrier(writers + 1)
+    processes = [SERVER.Process(target=promote_many, args=(store, w, count, start)) for w in range(writers)]
     for process in processes:
         process.start()
     start.wait()
