@@ -122,7 +122,7 @@ class _Pools:
                     workers,
                     timeout=IDLE_SECONDS,
                     initializer=_limit_memory,
-                    initargs=(memory,),
+                    initargs=(memory, function),
                     env=CHILD_ENVIRONMENT,
                 )
             try:
@@ -131,8 +131,9 @@ class _Pools:
                 self._alive.pop(self._key, None)
 
 
-def _limit_memory(memory: int) -> None:
-    """In a child: allow `memory` bytes of address space beyond what the interpreter already takes."""
+def _limit_memory(memory: int, function: Callable) -> None:
+    """In a child: allow `memory` bytes of address space beyond what the interpreter already takes, with the modules
+    that `function` brought as it was unpickled."""
     try:
         import resource
 

@@ -302,7 +302,8 @@ def test_ctrl_c_during_an_ingest(project, tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # to a shell they are one: Python ends by the signal itself where that met code which an import had in a string
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "interrupted: " in said
     assert "Traceback" not in said, said
     assert state(project) == before
