@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool  # of which loky's is a subclass
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,6 +74,9 @@ def bounded_map(
                 for chunk, future in suspects:
                     yield from _again(pools, function, chunk, future, seconds)
             waiting.extend(islice(chunks, 2 * workers - len(flying)))
+    except KeyboardInterrupt:
+        pools.kill()
+        raise
     finally:
         for _, future in flying:
             future.cancel()
@@ -126,9 +130,26 @@ class _Pools:
                     env=CHILD_ENVIRONMENT,
                 )
             try:
-                return pool.submit(_run, function, chunk, seconds)
+                with _deaf_to_ctrl_c():
+                    return pool.submit(_run, function, chunk, seconds)
             except BrokenProcessPool:
                 self._alive.pop(self._key, None)
+
+    def kill(self) -> None:
+        """End the children, whatever they are at."""
+        if pool := self._alive.pop(self._key, None):
+            pool.shutdown(kill_workers=True)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that start meanwhile never hear the Ctrl-C that a terminal sends to all: it would meet them in the
+    midst of an import, and each would print a traceback. Who started them hears it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _limit_memory(memory: int, function: Callable) -> None:

@@ -1,15 +1,21 @@
 """Measuring one image, and many in children that may die."""
 
+import os
+import signal
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from photos import cutouts, encode, photo
 from PIL import Image
-from unruly import die_if_told, fail, measure_and_peak, spin_if_told, take_memory
+from unruly import die_if_told, fail, is_deaf_to_ctrl_c, measure_and_peak, spin_if_told, take_memory
 
 import tasks.measure
 from tasks import shards
@@ -29,6 +35,7 @@ from tasks.measure import (
     thumbnails,
 )
 from tasks.params import ImagesParams, InspectParams
+from tests.bad_input import hears_ctrl_c
 
 CAP = 50_000_000
 ONE = InspectParams(workers=1)
@@ -197,6 +204,38 @@ def test_a_spinning_decoder_is_ended_by_its_cpu_time():
     found = list(bounded_map(spin_if_told, [b"a", b"spin", b"b"], workers=1, memory=1 << 30, seconds=0.2))
     assert [found[0], found[2]] == [b"a", b"b"]
     assert isinstance(found[1], Crashed)
+
+
+def test_children_do_not_hear_ctrl_c_and_their_parent_does():
+    """It would meet them in the midst of an import, and they would print a traceback each."""
+    assert list(bounded_map(is_deaf_to_ctrl_c, [b"x"], workers=1, memory=(1 << 30) + 1)) == [True]  # a new pool
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_ends_children_whatever_they_are_at_and_they_say_nothing(tmp_path):
+    code = (
+        "import sys; from tasks.bounded import bounded_map; from tests.unruly import spin_once_there\n"
+        "try: list(bounded_map(spin_once_there, [sys.argv[1].encode()], workers=1, memory=1 << 30))\n"
+        "except KeyboardInterrupt: print('interrupted')"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "pid")],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_ctrl_c,
+        start_new_session=True,  # a terminal sends the signal to the whole group
+    )
+    while not (tmp_path / "pid").is_file():
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.01)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    os.killpg(started.pid, signal.SIGINT)
+    said, complained = started.communicate(timeout=30)
+    assert said == "interrupted\n"
+    assert "Traceback" not in complained
+    assert not child.is_running()
 
 
 def test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on():
