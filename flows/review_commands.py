@@ -47,12 +47,13 @@ def queue(
     csv_file: Path | None = None,
     label_studio_file: Path | None = None,
     html: Path | None = None,
+    home: str | None = None,
 ) -> tuple[list[Queued], list[Queued]]:
     """(samples that wait for a label, those of them picked just now).
 
     pick_hours: first pick from the newest answers, those of so many hours before the last one. csv_file: to be filled
     in, the images beside it in a folder of its name. label_studio_file: tasks, and the labelling interface beside it
-    (.xml). html: a page to label on. Raises EvergreenError.
+    (.xml). html: a page to label on; home: where it leads back to. Raises EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
@@ -71,7 +72,7 @@ def queue(
         with atomic_path(label_studio_file.with_suffix(".xml")) as temporary:
             temporary.write_text(label_studio.config(classes, multilabel), encoding="utf-8")
     if html:
-        queue_page.write(html, review.images(log, entries), len(entries), classes, multilabel, pixels)
+        queue_page.write(html, review.images(log, entries), len(entries), classes, multilabel, pixels, home)
     return entries, picked
 
 

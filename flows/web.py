@@ -34,7 +34,7 @@ def review_page(root: Path) -> str:
     """HTML of the images that wait for a label, as they are now."""
     with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
         page = Path(folder) / "queue.html"
-        review_commands.queue(root, html=page)
+        review_commands.queue(root, html=page, home="/")
         return page.read_text(encoding="utf-8")
 
 

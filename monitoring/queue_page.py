@@ -42,6 +42,7 @@ HEAD = """<!doctype html>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src '{{ style_hash }}'; script-src '{{ script_hash }}'">
 <style>{{ style }}</style></head><body>
+{% if home %}<nav><a href="{{ home }}">← All reports</a></nav>{% endif %}
 {% if not count %}
 <h1>Nothing waits for a label</h1>
 <p>The monitor asks for labels here when production has changed and too few are there.
@@ -68,13 +69,15 @@ def write(
     classes: Sequence[str],
     multilabel: bool,
     max_pixels: int,
+    home: str | None = None,
 ) -> None:
-    """The page of `count` entries (entry, encoded image) at `path`, one image in memory at a time."""
+    """The page of `count` entries (entry, encoded image) at `path`, one image in memory at a time. home: the address
+    it leads back to, where it is served."""
     environment = Environment(autoescape=True)
     head, card = environment.from_string(HEAD), environment.from_string(CARD)
     safe = {"style_hash": _hash(STYLE), "script_hash": _hash(SCRIPT)}
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as page:
-        page.write(head.render(count=count, style="@@STYLE@@", **safe).replace("@@STYLE@@", STYLE))
+        page.write(head.render(count=count, home=home, style="@@STYLE@@", **safe).replace("@@STYLE@@", STYLE))
         for entry, image in entries:
             said = entry.prediction if isinstance(entry.prediction, str) else ", ".join(entry.prediction or ["none"])
             uri = data_uri(image, max_pixels)

@@ -385,6 +385,7 @@ def test_the_report_pages_show_what_waits_now(root):
     assert shown.text.count("data:image/") == len(waits)
     assert "default-src 'none'" in shown.headers["content-security-policy"]
     assert 'href="/review"' in client.get("/").text
+    assert 'href="/"' in shown.text
 
 
 def test_the_interface_is_well_formed_whatever_classes_are_called():
