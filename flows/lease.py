@@ -18,7 +18,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from flows.workspace import RUN_SECONDS
@@ -91,6 +92,17 @@ def give_back(releases: Releases, key: str, run_id: str) -> None:
             releases.store.remove(_name(key))
     except AWAY as error:
         logging.getLogger(__name__).warning("the lease of these inputs could not be given back: %s", error)
+
+
+def elsewhere(releases: Releases, root: Path) -> list[tuple[str, str, datetime]]:
+    """(run, host, last sign of life by the store's clock) of every lease that another checkout holds."""
+    found = []
+    for name in releases.store.list("leases/"):
+        about, _ = _read(releases, name)
+        if about is not None and about["holder"] != _holder(root):
+            with suppress(*AWAY):  # given back meanwhile
+                found.append((about["run_id"], about["host"], releases.store.about(name)[1]))
+    return found
 
 
 def _beat(releases: Releases, key: str, run_id: str, beat: float, ended: threading.Event) -> None:

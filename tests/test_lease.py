@@ -3,14 +3,17 @@
 A machine here is a checkout with state of its own and a process of its own; the store is a folder or an S3 server.
 """
 
+import platform
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from flows import launch, lease, workspace
 from tasks.blobs import LocalStore
@@ -64,6 +67,10 @@ def test_the_second_machine_waits_for_the_end_of_the_first_ones_run(shared, rele
     waiting = threading.Thread(target=lease.take, args=(releases, ours, KEY, "our-run", said.append, 6.0))
     waiting.start()
     waiting.join(8)  # longer than a run may show no life
+    ((run, _, at),) = lease.elsewhere(releases, ours)
+    assert run == "their-run"
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 60
+    assert lease.elsewhere(releases, theirs) == []
     assert waiting.is_alive()
     assert len(said) == 1
     assert "run their-run on" in said[0]
@@ -122,6 +129,25 @@ def test_a_lease_nobody_can_read_expires(releases, machines):
     releases.store.create(f"leases/{KEY}.json", b"{no json")
     lease.take(releases, machines[0], KEY, "next", expires=0.5)
     assert lease._is_of(releases, KEY, "next")
+
+
+def test_status_tells_of_runs_on_other_machines(toy: Path, tmp_path: Path, monkeypatch):
+    from flows.cli import app
+
+    params = yaml.safe_load((toy / "params.yaml").read_text())
+    params["store"]["url"] = str(tmp_path / "shared")
+    (toy / "params.yaml").write_text(yaml.safe_dump(params))
+    git(toy, "commit", "-qam", "one store for all machines")
+    git(tmp_path, "clone", "-q", str(toy), "second")
+    releases = launch.open_store(launch.load_params(toy / "params.yaml").store, toy)
+    lease.take(releases, toy, KEY, "their-run")
+    monkeypatch.chdir(tmp_path / "second")
+    said = CliRunner().invoke(app, ["status"]).output
+    assert f"elsewhere:   their-run on {platform.node()}, last sign of life 2" in said
+    monkeypatch.chdir(toy)
+    assert "elsewhere" not in CliRunner().invoke(app, ["status"]).output
+    lease.give_back(releases, KEY, "their-run")
+    assert lease.elsewhere(releases, tmp_path / "second") == []
 
 
 def test_what_another_machine_has_run_is_not_run_again(toy: Path, tmp_path: Path):
