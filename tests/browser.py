@@ -6,10 +6,14 @@
         page.screenshot(tmp_path / "page.png")
 
 A visit ends when the next one begins: a tab of its own would cost two more processes, a second on a busy machine.
-Debian's Chromium is used where it is installed, else the one that `playwright install chromium` fetched.
+An installed Chromium is used, else the one that `playwright install chromium` fetched; `python -m tests.browser`, which
+`make test` runs first, installs one where there is neither.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +31,44 @@ _IMAGES = """async () => {
   return [images.length, images.filter(image => image.complete && image.naturalWidth > 0).length];
 }"""
 _WIDE = "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
+
+
+def _program() -> str | None:
+    return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+
+
+def installed() -> str | None:
+    """The path of a Chromium; None where none is installed."""
+    from playwright.sync_api import sync_playwright
+
+    if program := _program():
+        return program
+    with sync_playwright() as playwright:
+        fetched = playwright.chromium.executable_path
+    return fetched if os.path.exists(fetched) else None
+
+
+def install() -> None:
+    """Make sure that there is a Chromium: by apt for root (on a bare machine its libraries are missing too), else by
+    playwright into the user's cache. Exits with what to do where neither can."""
+    if installed():
+        return
+    print("installing Chromium (once): tests open the pages in it", flush=True)
+    steps = [[sys.executable, "-m", "playwright", "install", "chromium"]]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        packages = ["chromium", "fonts-liberation"]
+        steps = [["apt-get", "update", "-qq"], ["apt-get", "install", "-qq", "--no-install-recommends", *packages]]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in steps:
+        done = subprocess.run(
+            step, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    if not installed():
+        sys.exit(
+            f"{done.stdout[-2000:]}\nThe tests open pages in Chromium, and none could be installed (above). Install it "
+            "(Debian: `apt install chromium`; elsewhere: `.venv/bin/playwright install --with-deps chromium`), then "
+            "run `make test` again."
+        )
 
 
 @dataclass
@@ -66,9 +108,8 @@ def browser() -> Iterator[Callable[..., Visit]]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        program = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
         chromium = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            executable_path=_program(), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         )
         tabs: dict[tuple, _Tab] = {}
 
@@ -133,3 +174,7 @@ class _Tab:
     def _dialog(self, shown) -> None:
         self._problems.append(f"dialog: {shown.message}")
         shown.dismiss()
+
+
+if __name__ == "__main__":
+    install()
