@@ -21,7 +21,8 @@ class _NoPandas:
 
 def keep_pandas_out() -> None:
     """pyarrow imports pandas when it makes its first array, to know a pandas object when it sees one: a quarter of a
-    second, for nothing where there is none. It looks once; what asks for pandas by name still gets it."""
+    second. For commands that never hand it one: until somebody calls `to_pandas` or `from_pandas`, it takes a Series
+    for any other sequence, in which NaN is no null."""
     import pyarrow
 
     if "pandas" not in sys.modules:

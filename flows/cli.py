@@ -137,7 +137,9 @@ def retrain(
 @app.command()
 def status() -> None:
     """What is live, what runs and where to look, what the monitor last saw, what comes next."""
-    from flows.lease import elsewhere
+    from datetime import UTC, datetime
+
+    from flows.lease import EXPIRES, elsewhere
     from flows.up import status_lines
     from flows.workspace import alive_runs
     from tasks.params import load_params
@@ -150,7 +152,9 @@ def status() -> None:
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
     for run, host, at in elsewhere(releases, root):
-        typer.echo(f"elsewhere:   {_one_line(run)} on {_one_line(host)}, last sign of life {at:%Y-%m-%d %H:%M:%S} UTC")
+        dead = ": probably dead" if (datetime.now(UTC) - at).total_seconds() > 2 * EXPIRES else ""
+        life = f"last sign of life {at:%Y-%m-%d %H:%M:%S} UTC{dead}"
+        typer.echo(f"elsewhere:   {_one_line(run)} on {_one_line(host)}, {life}")
     for line in status_lines(root):
         typer.echo(line)
     for batch, about in releases.tombstones().items():

@@ -43,7 +43,7 @@ def open_remote(repo, name: str | None) -> Any:
     """DVC's object database of the remote `name` (None: the default one), opened once for each open `repo`: a remote
     in S3 takes a fifth of a second. What was remembered of its listings is forgotten at each call, so the answer is
     never older than that. Raises DVC's own errors."""
-    opened = _opened.setdefault(repo, {})
+    opened, name = _opened.setdefault(repo, {}), name or repo.config["core"].get("remote")
     if name not in opened:
         opened[name] = repo.cloud.get_remote_odb(name)
     opened[name].fs.fs.invalidate_cache()  # listings that s3fs made before others wrote

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.workspace import RUN_SECONDS
@@ -95,13 +95,16 @@ def give_back(releases: Releases, key: str, run_id: str) -> None:
 
 
 def elsewhere(releases: Releases, root: Path) -> list[tuple[str, str, datetime]]:
-    """(run, host, last sign of life by the store's clock) of every lease that another checkout holds."""
-    found = []
+    """(run, host, last sign of life by the store's clock) of every lease that another checkout holds. A dead run's
+    stays until its inputs are run again: after a day, the longest that a run may take, it is left out."""
+    file, found = state_dir(root) / "holder", []
+    mine = file.read_text() if file.is_file() else None
     for name in releases.store.list("leases/"):
-        about, _ = _read(releases, name)
-        if about is not None and about["holder"] != _holder(root):
-            with suppress(*AWAY):  # given back meanwhile
-                found.append((about["run_id"], about["host"], releases.store.about(name)[1]))
+        with suppress(*AWAY):  # given back meanwhile
+            about, _ = _read(releases, name)
+            at = releases.store.about(name)[1]
+            if about["holder"] != mine and (datetime.now(UTC) - at).total_seconds() < RUN_SECONDS:
+                found.append((str(about["run_id"]), str(about["host"]), at))
     return found
 
 

@@ -69,25 +69,25 @@ def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[
     of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
     key = content_key(*of, code_version("tasks.explain", "tasks.models"))
     file = cache_dir("heat", root) / "newest.parquet"
-    if (kept := _kept(file, key)) is not None:
-        heat = kept.reshape(pixels.shape[:3]) if len(kept) else None
-    else:
+    found, heat = _kept(file, key, pixels.shape[:3])
+    if not found:
         heat = _grad_cam(root, pixels, classes)
         rows = {"id": ids, "heat": [one.tobytes() for one in heat]} if heat is not None else {"id": [], "heat": []}
         schema = pa.schema({"id": pa.string(), "heat": pa.binary()}, metadata={"key": key})
-        with atomic_path(file) as temporary:
-            pq.write_table(pa.table(rows, schema=schema), temporary)
+        with suppress(OSError), atomic_path(file) as temporary:  # a full disk costs the next report some seconds
+            pq.write_table(pa.table(rows, schema=schema), temporary, write_page_checksum=True)
     why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
     return heat, why
 
 
-def _kept(file: Path, key: str) -> np.ndarray | None:
-    """The kept heat as one row of float32, empty where there was none to keep; None where it is of something else."""
-    with suppress(FileNotFoundError, pa.ArrowInvalid):
-        table = pq.ParquetFile(file).read()
+def _kept(file: Path, key: str, shape: tuple[int, ...]) -> tuple[bool, np.ndarray | None]:
+    """(is the heat under `key` kept whole in `file`?, that heat; None where there was none to keep)."""
+    with suppress(OSError, ValueError):  # not there, or damaged: made anew
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
         if (table.schema.metadata or {}).get(b"key") == key.encode():
-            return np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
-    return None
+            whole = np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
+            return True, whole.reshape(shape) if len(table) else None
+    return False, None
 
 
 def _grad_cam(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool  # of which loky's is a
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # loky is imported when the first child is needed
@@ -58,7 +59,7 @@ def bounded_map(
     waiting = deque(islice(chunks, 2 * workers))
     if not waiting:
         return
-    pools = _Pools(min(workers, len(waiting)), memory)
+    pools = _Pools(min(workers, len(waiting)), memory, function.__module__)
     flying: deque[tuple[Sequence[bytes], Future]] = deque()
     try:
         while waiting or flying:
@@ -107,13 +108,14 @@ def _chunks(items: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 class _Pools:
-    """At least `workers` children with `memory` to spare: pools outlive a call, and are replaced when they break."""
+    """At least `workers` children with `memory` to spare for functions of one module: pools outlive a call, and are
+    replaced when they break."""
 
-    _alive: dict[tuple[int, int], ProcessPoolExecutor] = {}
+    _alive: dict[tuple[int, int, str], ProcessPoolExecutor] = {}
 
-    def __init__(self, workers: int, memory: int):
-        fitting = (key for key in self._alive if key[0] >= workers and key[1] == memory)
-        self._key = min(fitting, default=(workers, memory))
+    def __init__(self, workers: int, memory: int, module: str):
+        fitting = (key for key in self._alive if key[0] >= workers and key[1:] == (memory, module))
+        self._key = min(fitting, default=(workers, memory, module))
 
     def submit(self, function: Callable, chunk: Sequence[bytes], seconds: float) -> Future:
         from loky import ProcessPoolExecutor  # joblib's own copy brings numpy into each of its processes
@@ -121,7 +123,7 @@ class _Pools:
         while True:
             pool = self._alive.get(self._key)
             if pool is None:
-                workers, memory = self._key
+                workers, memory, _ = self._key
                 pool = self._alive[self._key] = ProcessPoolExecutor(
                     workers,
                     timeout=IDLE_SECONDS,
@@ -145,6 +147,7 @@ class _Pools:
 def _deaf_to_ctrl_c() -> Iterator[None]:
     """Processes that start meanwhile never hear the Ctrl-C that a terminal sends to all: it would meet them in the
     midst of an import, and each would print a traceback. Who started them hears it."""
+    resource_tracker.ensure_running()  # loky does so before its first child, and Python 3.11's then unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

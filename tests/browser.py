@@ -61,13 +61,21 @@ def install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for step in steps:
         done = subprocess.run(
-            step, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            step,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
         )
+        if done.returncode:
+            break
     if not installed():
         sys.exit(
-            f"{done.stdout[-2000:]}\nThe tests open pages in Chromium, and none could be installed (above). Install it "
-            "(Debian: `apt install chromium`; elsewhere: `.venv/bin/playwright install --with-deps chromium`), then "
-            "run `make test` again."
+            f"{done.stdout[-2000:]}\n`{' '.join(step)}` ended with {done.returncode} (above), and the tests open pages "
+            "in Chromium. Install it (Debian: `apt install chromium`; elsewhere: `.venv/bin/playwright install "
+            "--with-deps chromium`), then run `make test` again."
         )
 
 
@@ -152,6 +160,7 @@ class _Tab:
         page.on("requestfailed", self._failed)
 
     def visit(self, url: str, scripts: bool) -> Visit:
+        self.page.goto("about:blank")  # what the page before still does is not this one's
         self._url, self._problems, self._requests, self._own = url, [], [], set()
         reply = self.page.goto(url, wait_until="load", timeout=30_000)
         images, loaded = self.page.evaluate(_IMAGES) if scripts else (self.page.locator("img").count(), -1)

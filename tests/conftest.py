@@ -76,7 +76,8 @@ def shared_folder(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def visit() -> Iterator[Callable[..., Visit]]:
-    """Opens pages in a real Chromium; see tests/browser.py."""
+    """Opens pages in a real Chromium; see tests/browser.py. While it is open, asyncio.run is an error in this module:
+    playwright has a loop of its own."""
     with browser() as opened:
         yield opened
 

@@ -144,6 +144,12 @@ def test_status_tells_of_runs_on_other_machines(toy: Path, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path / "second")
     said = CliRunner().invoke(app, ["status"]).output
     assert f"elsewhere:   their-run on {platform.node()}, last sign of life 2" in said
+    assert "dead" not in said
+    assert not (tmp_path / "second/.evergreen/holder").exists(), "who only looks holds nothing"
+    other = "f" * 24
+    releases.store.create(f"leases/{other}.json", b'{"run_id": null, "host": ["a", "list"]}')
+    assert "elsewhere:   None on ['a', 'list']" in CliRunner().invoke(app, ["status"]).output
+    releases.store.remove(f"leases/{other}.json")
     monkeypatch.chdir(toy)
     assert "elsewhere" not in CliRunner().invoke(app, ["status"]).output
     lease.give_back(releases, KEY, "their-run")

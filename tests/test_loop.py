@@ -72,10 +72,15 @@ def dvc(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_killed_in_training_then_started_again_resumes_and_releases(project, tmp_path):
+def test_killed_in_training_then_started_again_resumes_and_releases(project, tmp_path, monkeypatch):
     subset = write_subset("base.parquet", tmp_path / "base.parquet", 40)
-    done = evergreen(project, "ingest", str(subset))
+    with monkeypatch.context() as traced:
+        traced.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        done = evergreen(project, "ingest", str(subset))
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"pyarrow", "dvc.repo"} <= imported
+    assert not {"pandas", "torch", "prefect"} & imported
     before = git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")
 
     killed = evergreen(project, "retrain", failpoint="train_backbone.epoch.1")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from photos import cutouts, encode, photo
 from PIL import Image
-from unruly import die_if_told, fail, is_deaf_to_ctrl_c, measure_and_peak, spin_if_told, take_memory
+from unruly import die_if_told, fail, measure_and_peak, spin_if_told, take_memory
 
 import tasks.measure
 from tasks import shards
@@ -36,6 +36,7 @@ from tasks.measure import (
 )
 from tasks.params import ImagesParams, InspectParams
 from tests.bad_input import hears_ctrl_c
+from tests.conftest import ROOT
 
 CAP = 50_000_000
 ONE = InspectParams(workers=1)
@@ -207,9 +208,15 @@ def test_a_spinning_decoder_is_ended_by_its_cpu_time():
 
 
 def test_children_do_not_hear_ctrl_c_and_their_parent_does():
-    """It would meet them in the midst of an import, and they would print a traceback each."""
-    assert list(bounded_map(is_deaf_to_ctrl_c, [b"x"], workers=1, memory=(1 << 30) + 1)) == [True]  # a new pool
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    """It would meet them in the midst of an import, and they would print a traceback each. In a fresh process: what
+    starts before the first child changes the mask of signals, too."""
+    code = (
+        "import signal; from tasks.bounded import bounded_map; from tests.unruly import is_deaf_to_ctrl_c\n"
+        "found = list(bounded_map(is_deaf_to_ctrl_c, [b'x' * (1 << 20)] * 8, workers=2, memory=1 << 30))\n"
+        "print(found.count(True), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "8 False\n", done.stderr
 
 
 def test_ctrl_c_ends_children_whatever_they_are_at_and_they_say_nothing(tmp_path):
@@ -220,7 +227,7 @@ def test_ctrl_c_ends_children_whatever_they_are_at_and_they_say_nothing(tmp_path
     )
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "pid")],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -188,11 +188,18 @@ def test_where_a_model_looked_is_worked_out_once_and_anew_for_another_model(run,
     assert len(asked) == 1
     assert first == second
     assert len(first) >= 6, "mistakes and their heat"
+    (kept,) = (root / ".evergreen/cache/heat").iterdir()
+    whole = kept.read_bytes()
+    for place in (10, len(whole) // 2, len(whole) - 6):  # its rows, its last bytes: made anew, and whole again
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert tiles(release_report.write(root, params, releases, RUN, ending)) == first
+        assert kept.read_bytes() == whole
+    assert len(asked) == 4
     head = root / "artifacts/train_head/head.safetensors"
     weights = load_file(head)
     save_file(weights | {"weight": np.ascontiguousarray(weights["weight"][:, ::-1])}, head)
     assert tiles(release_report.write(root, params, releases, RUN, ending)) != first
-    assert len(asked) == 2
+    assert len(asked) == 5
 
 
 def tiles(report) -> list[str]:
