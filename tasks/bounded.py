@@ -12,7 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool  # of which loky's is a subclass
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ R = TypeVar("R")
 
 CHUNK_ITEMS, CHUNK_BYTES = 64, 2 << 20  # one message to a child: amortises its cost, bounds what is in flight
 IDLE_SECONDS = 30  # children wait this long for more work before they go
+PATIENCE = 3.0  # seconds that children have for what they are at when their parent is interrupted
 ITEM_SECONDS = 60.0  # CPU time; the largest allowed image decodes in a few
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread reserves address space
@@ -66,17 +67,19 @@ def bounded_map(
             while waiting:
                 chunk = waiting.popleft()
                 flying.append((chunk, pools.submit(function, chunk, seconds)))
-            chunk, future = flying.popleft()
             try:
-                yield from future.result()
+                results = flying[0][1].result()
             except BrokenProcessPool:  # it takes everything in flight with it, guilty or not
-                suspects = [(chunk, future), *flying]
+                suspects = list(flying)
                 flying.clear()
                 for chunk, future in suspects:
                     yield from _again(pools, function, chunk, future, seconds)
+            else:
+                flying.popleft()
+                yield from results
             waiting.extend(islice(chunks, 2 * workers - len(flying)))
     except KeyboardInterrupt:
-        pools.kill()
+        pools.end([future for _, future in flying])
         raise
     finally:
         for _, future in flying:
@@ -137,16 +140,18 @@ class _Pools:
             except BrokenProcessPool:
                 self._alive.pop(self._key, None)
 
-    def kill(self) -> None:
-        """End the children, whatever they are at."""
+    def end(self, flying: list[Future]) -> None:
+        """End the children soon, whatever they are at. Who has answered writes no more, and so can be killed."""
         if pool := self._alive.pop(self._key, None):
+            wait(flying, PATIENCE)
             pool.shutdown(kill_workers=True)
 
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that start meanwhile never hear the Ctrl-C that a terminal sends to all: it would meet them in the
-    midst of an import, and each would print a traceback. Who started them hears it."""
+    """Processes that start meanwhile never hear the Ctrl-C that a terminal sends to all. It would meet them in the
+    midst of an import, and each would print a traceback; or of a large answer, for whose end their parent would wait
+    for ever. Their parent hears it."""
     resource_tracker.ensure_running()  # loky does so before its first child, and Python 3.11's then unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

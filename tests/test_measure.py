@@ -208,8 +208,8 @@ def test_a_spinning_decoder_is_ended_by_its_cpu_time():
 
 
 def test_children_do_not_hear_ctrl_c_and_their_parent_does():
-    """It would meet them in the midst of an import, and they would print a traceback each. In a fresh process: what
-    starts before the first child changes the mask of signals, too."""
+    """It would meet them in the midst of an import or an answer. In a fresh process: what starts before the first child
+    changes the mask of signals, too."""
     code = (
         "import signal; from tasks.bounded import bounded_map; from tests.unruly import is_deaf_to_ctrl_c\n"
         "found = list(bounded_map(is_deaf_to_ctrl_c, [b'x' * (1 << 20)] * 8, workers=2, memory=1 << 30))\n"

@@ -38,8 +38,11 @@ def measure_and_peak(item: bytes) -> tuple[str, int]:
     return mode, int(line.split()[1]) * 1024
 
 
+DEAF = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # while this module was imported
+
+
 def is_deaf_to_ctrl_c(item: bytes) -> bool:
-    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return DEAF and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def spin_once_there(file: bytes) -> None:
