@@ -28,7 +28,7 @@ from tasks.blobs import Conflict, Content, check_key
 from tasks.failpoints import failpoint
 from tasks.files import sha256_bytes, sha256_file
 from tasks.s3_bucket import Bucket
-from tasks.s3_errors import S3Error, code, missing, refused, status
+from tasks.s3_errors import Overtaken, S3Error, code, missing, refused, status
 
 PART = 16 << 20  # bytes of a part of a large upload: what a write holds in memory
 PARTS = 10_000  # S3's limit
@@ -53,11 +53,11 @@ class S3Store:
         return self.bucket.stream(self._name(key))
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        if (stream := self.open(key)) is None:
-            return None
-        with stream:
-            data = stream.read()
-        return data, sha256_bytes(data)
+        while (stream := self.open(key)) is not None:
+            with stream, suppress(Overtaken):  # the connection broke, and another content has come meanwhile: that one
+                data = stream.read()
+                return data, sha256_bytes(data)
+        return None
 
     def create(self, key: str, content: Content) -> None:
         if not self._holds(key, content):

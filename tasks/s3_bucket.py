@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 
 from tasks.blobs import without_secrets
 from tasks.errors import EvergreenError
-from tasks.s3_errors import S3Error, explain, missing
+from tasks.s3_errors import Overtaken, explain, missing, status
 
 BLOCK = 1 << 20
 RESUMES = 5  # times a reading is taken up again where its connection broke
@@ -105,10 +105,15 @@ class _Reading(io.RawIOBase):
 
     def _resume(self) -> None:
         self._found["Body"].close()
-        found = self._bucket.get(self._name, Range=f"bytes={self._at}-", IfMatch=self._found["ETag"])
-        if found is None:
-            raise S3Error(f"{self._bucket.place(self._name)} was removed while it was read: try again")
-        self._found = found
+        rest = {"Range": f"bytes={self._at}-", "IfMatch": self._found["ETag"]}
+        try:
+            self._found = self._bucket.s3.get_object(Bucket=self._bucket.name, Key=self._name, **rest)
+        except ClientError as error:
+            if missing(error) or status(error) == 412:
+                raise Overtaken(
+                    f"{self._bucket.place(self._name)} was replaced or removed while it was read: try again"
+                ) from None
+            raise
 
     def close(self) -> None:
         if not self.closed:

@@ -30,6 +30,10 @@ class S3Error(EvergreenError):
     """S3 did not do what was asked. Whether a write happened is open: read back."""
 
 
+class Overtaken(S3Error):
+    """What was being read is not there any more as it was."""
+
+
 def code(error: Exception) -> str:
     """The S3 error code ("NoSuchKey", or a status "404" where there is no body); "" for an error of the transport."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""

@@ -13,6 +13,7 @@ import pytest
 from tasks import s3
 from tasks.blobs import Conflict
 from tasks.errors import EvergreenError
+from tasks.files import sha256_bytes
 from tasks.s3 import S3Store
 from tasks.s3_errors import S3Error
 from tasks.store import Pointer, PointerMoved, Releases, successor
@@ -273,6 +274,26 @@ def test_a_reading_that_breaks_off_goes_on_where_it_was(pair, proxy: Proxy):
     proxy.rule = lambda request: CUT
     with pytest.raises(S3Error, match=r"reading s3://.*/objects/x failed"):
         far.read("objects/x")
+
+
+def test_what_is_replaced_while_its_reading_breaks_off_is_read_anew(pair, proxy: Proxy):
+    """As the pointer may be, when another run publishes."""
+    far, near = pair
+    old, new = os.urandom(3 * MB), os.urandom(2 * MB)
+    near.create("p", old)
+
+    def rule(request) -> str:
+        if request.method == "GET" and "Range" in request.headers:
+            if near.read("p")[0] == old:
+                near.swap("p", new, sha256_bytes(old))
+            return PASS
+        return CUT if request.method == "GET" and near.read("p")[0] == old else PASS
+
+    proxy.rule = rule
+    assert far.read("p") == (new, sha256_bytes(new))
+    near.swap("p", old, sha256_bytes(new))
+    with far.open("p") as stream, pytest.raises(S3Error, match="was replaced or removed while it was read: try again"):
+        stream.read()
 
 
 def test_all_keys_are_listed_and_nothing_else(moto: Server):  # noqa: F811
