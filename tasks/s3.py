@@ -68,8 +68,8 @@ class S3Store:
                     raise
 
     def swap(self, key: str, content: Content, expected: str | None) -> str:
-        found = self.bucket.get(self._name(key))
-        if (self._digest(key, found) if found else None) != expected:
+        found, digest = self._current(key)
+        if digest != expected:
             raise Conflict(key)
         self._write(key, content, {"IfMatch": found["ETag"]} if found else {"IfNoneMatch": "*"})
         return _sha256(content)
@@ -108,21 +108,29 @@ class S3Store:
     def _name(self, key: str) -> str:
         return self.bucket.prefix + check_key(key)
 
+    def _current(self, key: str) -> tuple[dict[str, Any] | None, str | None]:
+        """(S3's answer, sha256 of the content) of what `key` holds; of what comes while that is read, of the new."""
+        while (found := self.bucket.get(self._name(key))) is not None:
+            with suppress(Overtaken):
+                return found, self._digest(key, found)
+        return None, None
+
     def _digest(self, key: str, found: dict[str, Any]) -> str:
         with self.bucket.body(self._name(key), found) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _holds(self, key: str, content: Content) -> bool:
         """Is this the content of `key`? False: there is none. Raises Conflict when it is another."""
-        if (found := self.bucket.get(self._name(key))) is None:
-            return False
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        if found["ContentLength"] != size:  # the body need not come
-            found["Body"].close()
-            raise Conflict(key)
-        if self._digest(key, found) != _sha256(content):
-            raise Conflict(key)
-        return True
+        while (found := self.bucket.get(self._name(key))) is not None:
+            if found["ContentLength"] != size:  # the body need not come
+                found["Body"].close()
+                raise Conflict(key)
+            with suppress(Overtaken):
+                if self._digest(key, found) != _sha256(content):
+                    raise Conflict(key)
+                return True
+        return False
 
     def _write(self, key: str, content: Content, condition: dict[str, str]) -> None:
         """Write `content` if `condition` holds, at once and whole. Raises Conflict when it does not."""

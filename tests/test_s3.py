@@ -292,6 +292,12 @@ def test_what_is_replaced_while_its_reading_breaks_off_is_read_anew(pair, proxy:
     proxy.rule = rule
     assert far.read("p") == (new, sha256_bytes(new))
     near.swap("p", old, sha256_bytes(new))
+    with pytest.raises(Conflict):
+        far.swap("p", b"mine", sha256_bytes(old))
+    near.swap("p", old, sha256_bytes(new))
+    with pytest.raises(Conflict):
+        far.create("p", old)
+    near.swap("p", old, sha256_bytes(new))
     with far.open("p") as stream, pytest.raises(S3Error, match="was replaced or removed while it was read: try again"):
         stream.read()
 
