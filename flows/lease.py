@@ -103,7 +103,7 @@ def elsewhere(releases: Releases, root: Path) -> list[tuple[str, str, datetime]]
         with suppress(*AWAY):  # given back meanwhile
             about, _ = _read(releases, name)
             at = releases.store.about(name)[1]
-            if about["holder"] != mine and (datetime.now(UTC) - at).total_seconds() < RUN_SECONDS:
+            if about and about["holder"] != mine and (datetime.now(UTC) - at).total_seconds() < RUN_SECONDS:
                 found.append((str(about["run_id"]), str(about["host"]), at))
     return found
 
