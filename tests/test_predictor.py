@@ -27,6 +27,18 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def assert_same_answer(one: Prediction, other: Prediction) -> None:
+    """Require the same answer, with numbers equal to within rounding.
+
+    Kernels for other batch sizes and processors sum in another order, which moves these numbers by about 1e-6 of their
+    size. Two different images of these classes never pass: their answers are further apart than the tolerance.
+    """
+    numbers = ("confidence", "probabilities", "ood")
+    rounded = {name: pytest.approx(getattr(other, name), rel=1e-5, abs=1e-6) for name in numbers}
+    assert vars(one) | {"features": None} == vars(other) | {"features": None} | rounded
+    np.testing.assert_allclose(one.features, other.features, rtol=1e-5, atol=1e-5 * np.abs(other.features).max())
+
+
 def test_real_images_are_recognised(predictor):
     for name in CLASSES:
         found = predictor.predict(image_bytes(name, 10))
@@ -48,7 +60,8 @@ def test_bad_images_get_reasons_and_the_others_their_answers(predictor):
     jpeg = encoded(noise, "JPEG")
     found = predictor.predict([b"", good, b"not an image", jpeg[: len(jpeg) // 2], good, b"PK\x03\x04zip"])
     assert [answer.reason for answer in found] == ["empty_file", None, "unknown_format", "truncated", None, "archive"]
-    assert found[1] == found[4] == predictor.predict([good])[0]
+    assert_same_answer(found[4], found[1])
+    assert_same_answer(predictor.predict([good])[0], found[1])
     assert found[0] == Prediction(reason="empty_file", detail=found[0].detail)
     assert [answer.label for answer in predictor.predict([b"", b"x"])] == [None, None]
     assert predictor.predict([]) == []
