@@ -120,7 +120,7 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded_and_measured_like_its_pixel
     data = encode(large, "JPEG", quality=95)
     found, pixels = measure(data, CAP), measure(encode(decode(data, CAP)), CAP)
     assert (found.width, found.height) == (1283, 857)
-    assert found.phash == pixels.phash
+    assert (found.phash ^ pixels.phash).bit_count() <= 2  # rounding may move the two bits at the median
     assert found.brightness == pytest.approx(pixels.brightness, abs=0.5)
     assert found.contrast == pytest.approx(pixels.contrast, rel=0.01)
     assert found.sharpness == pytest.approx(pixels.sharpness, rel=0.1)
