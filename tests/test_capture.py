@@ -180,7 +180,7 @@ def test_a_hanging_store_never_holds_up_the_caller(start, tmp_path, predictor, i
         capture.record(images[0], answer)
         slowest = max(slowest, time.perf_counter() - began)
     assert capture.stats.dropped >= 500 - 50 - 4096 // 8
-    assert slowest < 1.0
+    assert slowest < 5  # seconds; a blocked caller would hang: the store comes back only after this
     store.up.set()
     assert capture.flush()
     stats = capture.stats
