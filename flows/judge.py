@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.code import code_version
 from tasks.contracts import GateVerdict, predictions_schema
-from tasks.files import atomic_path, code_version, content_key, read_json, sha256_bytes, write_json
+from tasks.files import atomic_path, content_key, read_json, sha256_bytes, write_json
 from tasks.params import ImagesParams, Params
 from tasks.paths import cache_dir
 from tasks.store import Pointer, Releases
@@ -25,8 +26,9 @@ def champion_evidence(
     from tasks import evaluate
     from tasks.bundle import digest
 
-    code = code_version("tasks.evaluate", "tasks.corruptions", "serving.predictor")
-    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), code]
+    layout = str(predictions_schema(params.data.task))
+    code = code_version("flows.judge")
+    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), layout, code]
     file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"
     metrics = file.with_suffix(".json")
     if not metrics.is_file():  # written last

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows import release_facts
-from tasks.files import atomic_path, code_version, content_key, read_json, sha256_bytes, sha256_file
+from tasks.code import code_version
+from tasks.files import atomic_path, content_key, read_json, sha256_bytes, sha256_file
 from tasks.params import Params
 from tasks.paths import cache_dir, state_dir
 from tasks.pixels import pixel_table
@@ -67,7 +68,7 @@ def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[
     weights, head = (root / network.FOLDER / "weights.safetensors", root / "artifacts/train_head/head.safetensors")
     about = read_json(root / network.FOLDER / "model.json")
     of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
-    key = content_key(*of, code_version("tasks.explain", "tasks.models"))
+    key = content_key(*of, code_version("flows.release_images"))
     file = cache_dir("heat", root) / "newest.parquet"
     found, heat = _kept(file, key, pixels.shape[:3])
     if not found:

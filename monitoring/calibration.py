@@ -16,12 +16,12 @@ import numpy as np
 from monitoring import distances, embedding
 from monitoring.reference import Reference
 from monitoring.side import CATEGORIES, Side
-from tasks.files import atomic_path, code_version, content_key
+from tasks.code import code_version
+from tasks.files import atomic_path, content_key
 from tasks.params import DriftParams
 
 SIZES = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)  # of windows that are calibrated for
 LARGEST = 2000  # reference rows that are split; more cost time and hardly move a threshold
-CODE = ("monitoring.calibration", "monitoring.distances", "monitoring.embedding", "monitoring.side")
 JUDGED = 0.9  # of the false alarm rate; the rest is for missing values, which a reference cannot be split for
 
 
@@ -68,7 +68,7 @@ class _Hidden:
 @lru_cache(maxsize=16)
 def _calibrated(digest: str, cache: str, rows: int, drift: DriftParams, hidden: _Hidden) -> Null:
     reference = hidden.value
-    key = content_key(digest, rows, drift.resamples, drift.seed, code_version(*CODE))
+    key = content_key(digest, rows, drift.resamples, drift.seed, code_version("monitoring.calibration"))
     file = reference.cache / digest[:16] / f"{key[:32]}.npz"
     try:
         with np.load(file, allow_pickle=False) as kept:

@@ -14,11 +14,21 @@ earlier from new images; where it can (AUC above DIFFERENT), disagreement says n
 is judged. Measuring (`measure`) and judging (`judge`) are apart: measurements are cached, bounds may change.
 """
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks import probe
+from tasks.code import code_version
 from tasks.contracts import Check, Frozen
+from tasks.embed import pretrained_features
+from tasks.files import content_key, read_json, write_json
 from tasks.folds import assign_folds
+from tasks.params import EmbedParams, ImagesParams
+from tasks.paths import cache_dir
+from tasks.targets import encode
 
 FOLDS = 5
 Z = 2.326  # one-sided 99 %: 2 K questions are asked of each batch
@@ -34,6 +44,27 @@ class Noise(Frozen):
     old: list
     new: list
     difference: float  # AUC of telling the batch's images from earlier ones; 0.5: they look the same
+
+
+def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesParams, embed: EmbedParams) -> Noise:
+    """`measure` the rows of `samples` from number `old` on against those before, or read what was measured earlier.
+
+    It is in this module so that the cache key covers exactly the code that measures, not the whole stage.
+    """
+    ids, labels = samples.column("id").to_pylist(), samples.column("label").to_pylist()
+    groups = pc.coalesce(samples.column("source"), samples.column("cluster")).to_pylist()[:old]
+    code = code_version("tasks.batch_noise")
+    key = content_key("noise", old, ids, labels, groups, embed.backbone, images.model_dump(), code)
+    file = cache_dir("validate", root) / f"noise-{key[:24]}.json"
+    try:
+        return Noise.model_validate(read_json(file))
+    except (OSError, ValueError):  # not there, or torn: measure
+        classes = sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)})
+    x = pretrained_features(root, samples, embed=embed, images=images)
+    y = encode(labels, classes, task)
+    noise = measure(x[:old], y[:old], np.array(groups), x[old:], y[old:], classes)
+    write_json(file, noise.model_dump())
+    return noise
 
 
 def measure(

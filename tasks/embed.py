@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import frozen, models
+from tasks.code import code_version
 from tasks.errors import StageInputError
 from tasks.features import Network, digest, feature_file, feature_folder, feature_table
-from tasks.files import code_version, content_key, write_json
+from tasks.files import content_key, write_json
 from tasks.gather import ShardTable
 from tasks.params import EmbedParams, ImagesParams
 from tasks.paths import cache_dir
@@ -27,7 +28,7 @@ def pretrained_features(root: Path, samples: pa.Table, *, embed: EmbedParams, im
 
 
 def network_key(embed: EmbedParams) -> str:
-    return content_key("pretrained", embed.backbone, code_version("tasks.models", "tasks.frozen"))
+    return content_key("pretrained", embed.backbone, code_version("tasks.embed"))
 
 
 def _network(root: Path, embed: EmbedParams, images: ImagesParams) -> Network:

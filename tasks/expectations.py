@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tasks.code import code_version
 from tasks.contracts import MEASURES
 from tasks.errors import ParamsError
-from tasks.files import code_version, content_key, read_json, write_json
+from tasks.files import content_key, read_json, write_json
 from tasks.params import Expectation
 from tasks.paths import cache_dir
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tasks.files import atomic_path, code_version, content_key, sha256_file
+from tasks.code import code_version
+from tasks.files import atomic_path, content_key, sha256_file
 from tasks.frozen import OnnxFeatures
 from tasks.gather import ShardTable
 from tasks.params import ImagesParams
@@ -27,7 +28,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B
 
 def feature_folder(root: Path, images: ImagesParams, key: str) -> Path:
     """Where the shards' features of the network identified by `key` lie."""
-    return cache_dir("features", root) / content_key(key, images.model_dump(), code_version("tasks.images"))[:16]
+    return cache_dir("features", root) / content_key(key, images.model_dump(), code_version("tasks.features"))[:16]
 
 
 def feature_table(

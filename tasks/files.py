@@ -8,7 +8,6 @@ A temporary file or folder is locked (flock) by its writer while that lives, so 
 
 import fcntl
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -179,12 +178,3 @@ def content_key(*parts: Any) -> str:
     """sha256 over `parts` (JSON values): the name of a cache entry. Refuses what JSON cannot hold."""
     text = json.dumps(parts, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return sha256_bytes(text.encode())
-
-
-def code_version(*modules: str) -> str:
-    """sha256 over the sources of `modules` ("tasks.images", ...): part of every cache key, so that
-    changed code never reads what older code wrote."""
-    digest = hashlib.sha256()
-    for name in modules:
-        digest.update(Path(importlib.import_module(name).__file__).read_bytes())
-    return digest.hexdigest()[:16]

@@ -252,8 +252,11 @@ def store_measures(root: Path, shard_name: str, images: ImagesParams, table: pa.
 
 
 def _cache_file(root: Path, shard_name: str, images: ImagesParams) -> Path:
-    from tasks.files import code_version, content_key
+    from tasks.code import code_version
+    from tasks.contracts import MEASURES
+    from tasks.files import content_key
     from tasks.paths import cache_dir
 
-    key = content_key(code_version("tasks.measure", "tasks.images"), images.max_pixels)[:16]
+    layout = [(field.name, str(field.type)) for field in MEASURES]
+    key = content_key(code_version("tasks.measure"), layout, images.max_pixels)[:16]
     return cache_dir("inspect", root) / key / f"{Path(shard_name).stem}.parquet"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.code import code_version
 from tasks.contracts import SPLITS
 from tasks.errors import StageInputError
 from tasks.files import atomic_path, content_key, read_json, sha256_file, write_json
@@ -58,7 +59,7 @@ def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_s
         return frozen.network(lambda: model, about["mean"], about["std"], size=about["size"], batch_size=batch_size)
 
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
-    key = content_key("stage1", sha256_file(weights), images.model_dump())[:16]
+    key = content_key("stage1", sha256_file(weights), images.model_dump(), code_version("tasks.network"))[:16]
     return features.feature_table(root, samples, images, key, network, batch_size)
 
 

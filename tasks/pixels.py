@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.files import atomic_path, code_version, content_key
+from tasks.code import code_version
+from tasks.files import atomic_path, content_key
 from tasks.gather import ShardTable
 from tasks.images import Undecodable, preprocess
 from tasks.params import ImagesParams
@@ -24,7 +25,7 @@ from tasks.shards import iter_bytes
 
 def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
     """Memory-mapped (rows, S, S, 3) uint8 of the shard named `shard` of the project at `root`."""
-    key = content_key(code_version("tasks.images"), images.model_dump())[:16]
+    key = content_key(code_version("tasks.pixels"), images.model_dump())[:16]
     file = cache_dir("pixels", root) / key / f"{Path(shard).stem}.npy"
     if not file.is_file():
         _build(root / "data" / shard, file, images, workers)

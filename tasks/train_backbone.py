@@ -17,17 +17,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tasks.code import code_version
 from tasks.errors import DataError, ParamsError
-from tasks.files import atomic_path, code_version, content_key, write_json
+from tasks.files import atomic_path, content_key, write_json
 from tasks.network import FOLDER, classes_and_task, save, training_rows
 from tasks.params import EmbedParams, ImagesParams, TrainBackboneParams
 from tasks.paths import cache_dir
 from tasks.targets import encode
 
-CODE = tuple(
-    f"tasks.{name}"
-    for name in ("train_backbone", "trainer", "depthwise", "phases", "augment", "models", "images", "targets")
-)
 WORTH = 6000  # images through the network, some 30 s on a core, from which on more processes pay for their start
 SHARE = 16  # images of a batch that keep one process busy
 KEPT_DAYS = 14  # checkpoints of runs that nobody started again
@@ -136,7 +133,8 @@ def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: Image
             digest.update(repr(part.to_pylist()).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return content_key(digest.hexdigest(), classes, params.model_dump(), images.model_dump(), code_version(*CODE))[:32]
+    code = code_version("tasks.train_backbone")
+    return content_key(digest.hexdigest(), classes, params.model_dump(), images.model_dump(), code)[:32]
 
 
 def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int]) -> None:

@@ -19,17 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks import batch_noise, expectations, rules, validation_page
-from tasks.batch_noise import Noise
 from tasks.candidates import Candidates, Findings, failures, labels_of, report
 from tasks.contracts import Check, accepted_schema
-from tasks.embed import pretrained_features
 from tasks.errors import BatchRefused, StageInputError, TableRefused
 from tasks.expectations import Outcome
-from tasks.files import atomic_path, code_version, content_key, read_json, write_json
+from tasks.files import atomic_path, write_json
 from tasks.params import DataParams, EmbedParams, ImagesParams, ValidateParams
-from tasks.paths import cache_dir, state_dir
+from tasks.paths import state_dir
 from tasks.shards import BatchManifest, batches, read_tombstones
-from tasks.targets import encode
 
 REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared
 MIX_COMPARED = ("import",)  # kinds of batches; traffic has the mix it has, and reviews are picked by their doubt
@@ -114,7 +111,8 @@ def _judge_batches(
             now, before = (np.array([counts[name] for name in names]) for counts in (mix, earlier))
             checks.append(rules.prior_change(now, before, validate.max_prior_change))
         if comparable and manifest.kind in LABELS_COMPARED:
-            noise = _batch_noise(root, table, reference, _draw(rows, table.ids), task, images, embed)
+            both = table.samples.take(pa.array(np.concatenate([reference, _draw(rows, table.ids)])))
+            noise = batch_noise.cached(root, both, len(reference), task, images, embed)
             checks += batch_noise.judge(noise, validate.max_noise_increase)
         found.of_batch[manifest.batch] = checks
         _judge_shares(table, manifest, found, validate)
@@ -149,34 +147,6 @@ def _draw(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The REFERENCE rows with the smallest ids: a random draw (ids are hashes) that hardly changes as rows are
     added, so that cached measurements stay valid."""
     return rows[np.argsort(ids[rows])][:REFERENCE]
-
-
-def _batch_noise(
-    root: Path,
-    table: Candidates,
-    old: np.ndarray,
-    new: np.ndarray,
-    task: str,
-    images: ImagesParams,
-    embed: EmbedParams,
-) -> Noise:
-    """Measurements of the rows `new` against the rows `old`, from the cache if these very rows were compared."""
-    both = table.samples.take(pa.array(np.concatenate([old, new])))
-    ids, labels = both.column("id").to_pylist(), both.column("label").to_pylist()
-    groups = pc.coalesce(both.column("source"), both.column("cluster")).to_pylist()[: len(old)]
-    code = code_version("tasks.batch_noise", "tasks.probe", "tasks.folds", "tasks.models", "tasks.images")
-    key = content_key("noise", len(old), ids, labels, groups, embed.backbone, images.model_dump(), code)
-    file = cache_dir("validate", root) / f"noise-{key[:24]}.json"
-    try:
-        return Noise.model_validate(read_json(file))
-    except (OSError, ValueError):  # not there, or torn: measure
-        classes = sorted({name for label in labels for name in labels_of(label)})
-    x = pretrained_features(root, both, embed=embed, images=images)
-    y = encode(labels, classes, task)
-    a, b = slice(0, len(old)), slice(len(old), None)
-    noise = batch_noise.measure(x[a], y[a], np.array(groups), x[b], y[b], classes)
-    write_json(file, noise.model_dump())
-    return noise
 
 
 def table_checks(table: Candidates, classes: list[str], validate: ValidateParams) -> list[Check]:

@@ -6,39 +6,27 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.code import import_closure, module_file
 from tasks.params import ParamsError, load_params, parse_params
 from tasks.stage import STAGES, sections
 
 ROOT = Path(__file__).parent.parent
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
-# Modules that decide where files lie, how errors read or how progress shows: they cannot change a stage's result.
-PLUMBING = {"tasks", "tasks.params", "tasks.paths", "tasks.progress", "tasks.stage", "tasks.errors", "tasks.failpoints"}
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
 
 
-def imports_of(module: str) -> set[str]:
-    """Modules of `tasks` that `module` imports anywhere, functions included."""
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tasks":
-            if node.module == "tasks":
-                found |= {f"tasks.{name.name}" for name in node.names}
-            else:
-                found.add(node.module)
-        elif isinstance(node, ast.Import):
-            found |= {name.name for name in node.names if name.name.startswith("tasks.")}
-    return found
+def python_files(dep: str) -> set[str]:
+    """A dependency is a module, or a folder of which the stage needs every module that holds code."""
+    if dep.endswith(".py"):
+        return {dep}
+    return {relative(file) for file in (ROOT / dep).rglob("*.py") if file.name != "__init__.py" or has_code(file)}
 
 
-def closure(module: str) -> set[str]:
-    todo, found = [module], set()
-    while todo:
-        current = todo.pop()
-        if current not in found and current not in PLUMBING:
-            found.add(current)
-            todo += imports_of(current)
-    return found
+def has_code(file: Path) -> bool:
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
 
 
 def test_dvc_yaml_has_exactly_the_stages_in_order():
@@ -47,8 +35,8 @@ def test_dvc_yaml_has_exactly_the_stages_in_order():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_depends_on_exactly_the_code_it_imports(name):
-    listed = {d for d in DVC[name]["deps"] if d.startswith("tasks/")}
-    needed = {f"{module.replace('.', '/')}.py" for module in closure(f"tasks.{name}")}
+    listed = {file for dep in DVC[name]["deps"] if dep.startswith("tasks/") for file in python_files(dep)}
+    needed = {relative(module_file(module)) for module in import_closure(f"tasks.{name}")}
     assert listed == needed, f"dvc.yaml, stage {name}: missing {needed - listed}, superfluous {listed - needed}"
 
 
