@@ -18,11 +18,12 @@ from flows import registry
 from flows.git import git
 from flows.objects import ObjectLost, Objects, open_objects, outs_at, yaml_at
 from flows.release import batches_at, find, open_project
+from flows.workspace import stage_dependencies
 from tasks.contracts import SPLITS, Frozen
 from tasks.errors import EvergreenError
 from tasks.paths import main_checkout
 
-CODE = ("dvc.yaml", "tasks", "requirements.lock")  # what else decides a model
+CODE = ("dvc.yaml", "requirements.lock")  # what else decides a model, beside the stages' code
 ACTIONS = ("relabel", "drop", "queue")
 LOWER = ("ece", "loss", "brier", "latency", "size_mb", "parity", "difference")  # parts of names of figures to be low
 NEUTRAL = ("n", "classes", "images", "corruption_images")  # counts: neither better nor worse
@@ -82,10 +83,16 @@ def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]
         "actions": _actions(*rows) if both else {},
         "relabelled": _relabelled(*rows) if both else [],
         "params": changed(*(flatten(yaml_at(root, rev, "params.yaml")) for rev in revs)),
-        "code": git(root, "diff", "--name-only", *revs, "--", *CODE).splitlines(),
+        "code": code_between(root, revs),
         "metrics": _metrics(root, objects, revs, unreadable),
     }
     return Versions(a=a[0], b=b[0], **about, unreadable=unreadable, why=likely_why(**about))
+
+
+def code_between(root: Path, revs: tuple[str, str]) -> list[str]:
+    """Files that differ and that a stage of either version needs: others cannot have changed the model."""
+    needed = {path for rev in revs for path in stage_dependencies(yaml_at(root, rev, "dvc.yaml"))}
+    return git(root, "diff", "--name-only", *revs, "--", *CODE, *sorted(needed)).splitlines()
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -24,11 +24,20 @@ from pathlib import Path
 from flows.git import check_repository, git
 from tasks.errors import EvergreenError
 from tasks.failpoints import failpoint
-from tasks.files import atomic_path, read_json, sweep, wait_for_lock, write_json
+from tasks.files import atomic_path, parse_yaml, read_json, sweep, wait_for_lock, write_json
 from tasks.paths import main_checkout, state_dir
 
-INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json", "tasks")  # what decides a run's result
-CODE = ("flows", "serving", "monitoring")
+INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json")  # what decides a run's result, beside its code
+# Code that decides a verdict and that no stage of dvc.yaml uses: the closure of flows.judge, which a test compares.
+JUDGING = (
+    "flows/judge.py",
+    "serving/predictor.py",
+    "tasks/comparisons.py",
+    "tasks/evidence.py",
+    "tasks/gate.py",
+    "tasks/paired.py",
+)
+CODE = ("tasks", "flows", "serving", "monitoring")  # a run imports all of it from its commit
 KEEP = 3  # finished workspaces that stay
 RUN_SECONDS = 24 * 3600.0  # a step of a run is ended after 12 hours
 LOCK_SECONDS = 600.0  # checking a large repository out, or removing dead workspaces, takes seconds
@@ -37,18 +46,40 @@ SWEPT = ("seen", "quarantine", "validation", "cache", "ingest", "trigger", "forg
 
 
 def input_key(root: Path, tombstones: dict) -> str:
-    """Names everything a run's result depends on: committed data, params, pipeline code, tombstones.
+    """Names everything a run's result depends on: committed data, params, the code of stages and gate, tombstones.
 
     Raises EvergreenError when HEAD lacks one of them (no data ingested yet, say).
     """
-    check_repository(root)
-    listing = git(root, "ls-tree", "HEAD", "--", *INPUTS)
+    try:
+        listing = git(root, "ls-tree", "HEAD", "--", *INPUTS)
+    except EvergreenError:
+        check_repository(root)  # asked only now, for its two calls of git take longer than all the rest
+        raise
     found = {line.split("\t")[1] for line in listing.splitlines()}
     if "data.dvc" not in found:
         raise EvergreenError("HEAD has no data.dvc: run `evergreen ingest FOLDER` first (it commits data.dvc)")
     if missing := set(INPUTS) - found:
         raise EvergreenError(f"HEAD lacks {', '.join(sorted(missing))}: commit them first")
-    return hashlib.sha256(f"{listing}\n{sorted(tombstones)}".encode()).hexdigest()[:24]
+    try:
+        needed = stage_dependencies(parse_yaml(git(root, "show", "HEAD:dvc.yaml")))
+    except Exception as error:  # whatever a person may write there: YAML's errors, and lists where DVC has mappings
+        raise EvergreenError(f"dvc.yaml at HEAD is not a pipeline that DVC can read: {error}") from error
+    code = git(root, "ls-tree", "HEAD", "--", *needed, *JUDGING)
+    return hashlib.sha256(f"{listing}\n{code}\n{sorted(tombstones)}".encode()).hexdigest()[:24]
+
+
+def stage_dependencies(pipeline: dict) -> list[str]:
+    """Files and folders of the project that the stages of a parsed dvc.yaml need and do not make, sorted."""
+    stages = pipeline.get("stages", {}).values()
+    outs = {path for stage in stages for kind in ("outs", "metrics", "plots") for path in _paths(stage, kind)}
+    deps = {path for stage in stages for path in _paths(stage, "deps")} - outs
+    return sorted(path for path in deps if "://" not in path and not path.startswith(("/", "../")))
+
+
+def _paths(stage: dict, kind: str) -> Iterator[str]:
+    """An entry is a path, or {path: options}."""
+    for entry in stage.get(kind) or []:
+        yield from [entry] if isinstance(entry, str) else entry
 
 
 def refuse_dirty(root: Path) -> None:

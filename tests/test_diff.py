@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.diff import diff, direction, flatten, likely_why
+from flows.diff import code_between, diff, direction, flatten, likely_why
 from flows.git import git
 from tasks.errors import EvergreenError
 from tasks.files import sha256_bytes
@@ -42,6 +42,18 @@ def test_data_labels_params_and_metrics_of_two_versions(main):
         "0.005 -> 0.002",
     ):
         assert part in found.why
+
+
+def test_code_is_named_where_a_stage_of_either_version_needs_it_and_nowhere_else(toy):
+    pipeline, revs = (toy / "dvc.yaml").read_text(), []
+    for used in ("old", "new"):
+        (toy / "dvc.yaml").write_text(pipeline.replace("[data]", f"[data, tasks/{used}.py]"))
+        for name in ("old", "new", "beside"):
+            (toy / f"tasks/{name}.py").write_text(f"while_used = {used!r}\n")
+        git(toy, "add", "--all")
+        git(toy, "commit", "-qm", used)
+        revs.append(git(toy, "rev-parse", "HEAD"))
+    assert code_between(toy, tuple(revs)) == ["dvc.yaml", "tasks/new.py", "tasks/old.py"]
 
 
 def test_by_default_the_live_version_against_the_one_before(main):

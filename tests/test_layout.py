@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.code import import_closure, module_file
+from flows.workspace import JUDGING
+from tasks.code import CARRIERS, PLUMBING, import_closure, module_file
 from tasks.params import ParamsError, load_params, parse_params
 from tasks.stage import STAGES, sections
 
@@ -38,6 +39,13 @@ def test_stage_depends_on_exactly_the_code_it_imports(name):
     listed = {file for dep in DVC[name]["deps"] if dep.startswith("tasks/") for file in python_files(dep)}
     needed = {relative(module_file(module)) for module in import_closure(f"tasks.{name}")}
     assert listed == needed, f"dvc.yaml, stage {name}: missing {needed - listed}, superfluous {listed - needed}"
+
+
+def test_the_input_key_covers_the_code_that_judges_a_bundle():
+    """What flows.judge uses beyond the code of the stages: a change of it must start a run."""
+    of_stages = {module for name in STAGES for module in import_closure(f"tasks.{name}")}
+    judging = set(import_closure("flows.judge", skip=PLUMBING | CARRIERS)) - of_stages
+    assert [relative(module_file(module)) for module in sorted(judging)] == sorted(JUDGING)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -58,6 +58,54 @@ def test_the_input_key_follows_what_decides_the_result_and_nothing_else(toy):
     assert workspace.input_key(toy, {}) != key
 
 
+def test_of_the_code_only_what_stages_or_the_gate_use_is_in_the_input_key(toy):
+    """What a stage depends on changes the key; what only carries bytes, or what a stage writes itself, does not."""
+    for name in ("tasks/used.py", "tasks/room/inside.py", "tasks/s3.py", "metrics/inspect.json", workspace.JUDGING[0]):
+        (toy / name).parent.mkdir(parents=True, exist_ok=True)
+        (toy / name).write_text("1\n")
+    pipeline = (toy / "dvc.yaml").read_text()
+    (toy / "dvc.yaml").write_text(
+        pipeline.replace("[data]", "[data, tasks/used.py, tasks/room/, metrics/inspect.json]")
+    )
+    git(toy, "add", "-A")
+    git(toy, "commit", "-qm", "code")
+    for name, counts in {
+        "tasks/used.py": True,
+        "tasks/room/inside.py": True,
+        workspace.JUDGING[0]: True,
+        "tasks/s3.py": False,
+        "metrics/inspect.json": False,
+    }.items():
+        before = workspace.input_key(toy, {})
+        (toy / name).write_text("2\n")
+        git(toy, "commit", "-qam", name)
+        assert (workspace.input_key(toy, {}) != before) == counts, name
+
+
+def test_a_pipeline_that_cannot_be_read_is_an_error(toy):
+    (toy / "dvc.yaml").write_text("stages: [\n")
+    git(toy, "commit", "-qam", "half a line")
+    with pytest.raises(EvergreenError, match="at HEAD is not a pipeline"):
+        workspace.input_key(toy, {})
+
+
+def test_without_a_commit_or_a_repository_the_remedy_is_named(tmp_path):
+    with pytest.raises(EvergreenError, match="git init"):
+        workspace.input_key(tmp_path, {})
+    git(tmp_path, "init", "-q")
+    with pytest.raises(EvergreenError, match="no commit yet"):
+        workspace.input_key(tmp_path, {})
+
+
+@pytest.mark.parametrize("name", ["tasks/code.py", "tasks/new.py", "flows/new.py"])
+def test_code_that_a_run_would_not_see_is_refused_by_name(toy, name):
+    """Also where no stage uses it: the run imports HEAD's code, not this file."""
+    (toy / name).parent.mkdir(exist_ok=True)
+    (toy / name).write_text("code = 2\n")
+    with pytest.raises(EvergreenError, match=name.split("/")[0]):
+        workspace.refuse_dirty(toy)
+
+
 def test_missing_data_is_named_with_what_to_do(toy):
     git(toy, "rm", "-q", "data.dvc")
     git(toy, "commit", "-qm", "no data")
