@@ -1,0 +1,245 @@
+"""Which stages and runs typical edits set off, against what the edited files can really change.
+
+    python -m benchmarks.invalidation [--quick]
+
+Commits each edit of EDITS in a copy of this project whose stages are recorded as done; no stage runs. DVC says which
+stages would re-run, the input key whether a run starts, the code versions which caches would be filled again. What must
+happen is known in a second way: the modules that a stage, or a cache's module, really loads (benchmarks.loaded), the
+sections that a stage's `run` takes, and that prose changes no cached value. Modules that only carry values (tasks.code
+names them) do not count. Expected: nothing needless, nothing missed.
+"""
+
+import argparse
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from benchmarks.record import Figure, report
+from benchmarks.scratch import change_params
+from flows import workspace
+from flows.git import git
+from flows.pipeline import open_repo, record_data
+from tasks.code import CARRIERS, PLUMBING, code_version
+from tasks.stage import STAGES, sections
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("tasks", "serving", "monitoring", "flows", "dvc.yaml", "params.yaml", "tombstones.json", "README.md")
+COPIED += (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+COMMENT, CODE = "\n# an edit\n", "\nEDITED = True\n"
+JUDGE, JUDGE_QUICK, STORE = "flows.judge", "tasks.gate", "tasks.store"
+
+# (what, file, text to append); for params.yaml (what, file, (section, key, value))
+EDITS = (
+    ("a comment in the explanation of S3's errors", "tasks/s3_errors.py", COMMENT),
+    ("a comment in the decoder", "tasks/images.py", COMMENT),
+    ("the decoder", "tasks/images.py", CODE),
+    ("the gate's sentence", "tasks/gate.py", CODE),
+    ("a key of inspect", "params.yaml", ("inspect", "near_duplicate_bits", 5)),
+    ("a comment in the network's code", "tasks/network.py", COMMENT),
+    ("the model card", "tasks/card.py", CODE),
+    ("a column of a table", "tasks/contracts.py", CODE),
+    ("a metric", "tasks/metrics.py", CODE),
+    ("an augmentation", "tasks/augment.py", CODE),
+    ("a rule of validation", "tasks/rules.py", CODE),
+    ("the page of validation", "tasks/validation_page.py", CODE),
+    ("the page of evaluation", "tasks/evaluation_report.py", CODE),
+    ("the search for near-duplicates", "tasks/duplicates.py", CODE),
+    ("the probe", "tasks/probe.py", CODE),
+    ("the export", "tasks/export.py", CODE),
+    ("the atomic writes", "tasks/files.py", CODE),
+    ("a reader of manifests", "tasks/manifests.py", CODE),
+    ("the adoption of foreign models", "tasks/adopt.py", CODE),
+    ("the release store", "tasks/store.py", CODE),
+    ("the champion's evidence", "flows/judge.py", CODE),
+    ("the predictor", "serving/predictor.py", CODE),
+    ("a measure of drift", "monitoring/distances.py", CODE),
+    ("the production log", "monitoring/log.py", CODE),
+    ("the release page", "flows/release_report.py", CODE),
+    ("the images of the release page", "flows/release_images.py", CODE),
+    ("the flow of a run", "flows/retrain.py", CODE),
+    ("the README", "README.md", "\nMore words.\n"),
+    ("a key of images", "params.yaml", ("images", "fit", "crop")),
+    ("a key of clean", "params.yaml", ("clean", "folds", 6)),
+    ("a key of the gate", "params.yaml", ("gate", "margin", 0.5)),
+    ("stage inspect", "tasks/inspect.py", CODE),
+    ("stage validate", "tasks/validate.py", CODE),
+    ("stage embed", "tasks/embed.py", CODE),
+    ("stage clean", "tasks/clean.py", CODE),
+    ("stage train_backbone", "tasks/train_backbone.py", CODE),
+    ("stage train_head", "tasks/train_head.py", CODE),
+    ("stage calibrate", "tasks/calibrate.py", CODE),
+    ("stage evaluate", "tasks/evaluate.py", CODE),
+    ("stage bundle", "tasks/bundle.py", CODE),
+)
+QUICK = 5  # edits; with them one stage, one cache and a part of the judging, whose imports take no second each
+
+
+@dataclass
+class Found:
+    """What an edit sets off: names of stages and of modules that fill caches; whether a run starts."""
+
+    stages: set[str] = field(default_factory=set)
+    caches: set[str] = field(default_factory=set)
+    starts: bool = False
+
+
+def copied_project(folder: Path) -> Path:
+    """A committed copy of this checkout's project; every stage is recorded as done, with outputs of one byte."""
+    for name in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *COPIED).splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    (folder / "data").mkdir()
+    (folder / "data/dataset.json").write_text("{}\n")
+    git(folder, "init", "--quiet")
+    record_data(folder)
+    for stage in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].values():
+        for out in stage["outs"]:
+            (folder / out).mkdir(parents=True)
+            (folder / out / "made").write_text("x")
+        for (metrics,) in stage["metrics"]:
+            (folder / metrics).parent.mkdir(exist_ok=True)
+            (folder / metrics).write_text("{}\n")
+    repo = open_repo(folder)
+    with chdir(folder):  # DVC resolves stages against the current folder
+        repo.commit(force=True)
+    repo.close()
+    _commit(folder)
+    return folder
+
+
+def _commit(project: Path) -> None:
+    git(project, "add", "--all")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "--message", "an edit")
+
+
+def measured(project: Path, caches: list[str], edit: tuple) -> Found:
+    """What `edit` sets off in `project`, which is left as it was."""
+    key, versions = workspace.input_key(project, {}), _versions(project, caches)
+    _, file, change = edit
+    if isinstance(change, str):
+        with open(project / file, "a") as text:
+            text.write(change)
+    else:
+        section, name, value = change
+        change_params(project, {section: {name: value}})
+    _commit(project)
+    repo = open_repo(project)
+    with chdir(project):
+        stages = set(repo.status())
+    repo.close()
+    now = _versions(project, caches)
+    found = Found(stages, {name for name in caches if now[name] != versions[name]})
+    found.starts = workspace.input_key(project, {}) != key
+    git(project, "reset", "--quiet", "--hard", "HEAD~1")
+    return found
+
+
+def _versions(project: Path, caches: list[str]) -> dict[str, str]:
+    code_version.cache_clear()
+    return {name: code_version(name, root=project) for name in caches}
+
+
+def expected(stages: list[str], caches: list[str], judge: str, edit: tuple) -> Found:
+    """What `edit` can change, by what is really loaded."""
+    _, file, change = edit
+    if not isinstance(change, str):
+        return Found({name for name in stages if change[0] in sections(name)}, starts=True)
+    module = ".".join(Path(file).with_suffix("").parts)
+    found = Found({name for name in stages if module in loaded(f"tasks.{name}") - PLUMBING})
+    if change != COMMENT:
+        found.caches = {name for name in caches if module in loaded(name) - carried() - CARRIERS - PLUMBING}
+    found.starts = bool(found.stages) or file == "flows/judge.py" or module in loaded(judge) - carried() - PLUMBING
+    return found
+
+
+@cache
+def loaded(entry: str) -> frozenset[str]:
+    command = [sys.executable, "-m", "benchmarks.loaded", entry]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{entry} cannot be imported: {done.stderr.strip()[-2000:]}")
+    return frozenset(done.stdout.split())
+
+
+def carried() -> frozenset[str]:
+    """The release store and what it loads: it brings the champion's bytes, whichever way."""
+    return loaded(STORE)
+
+
+def cache_modules() -> list[str]:
+    """Modules that key a cache by their code."""
+    return sorted(
+        {
+            entry
+            for file in sorted(ROOT.glob("*/**/*.py"))
+            if file.relative_to(ROOT).parts[0] in COPIED
+            for entry in _entries(ast.parse(file.read_text()))
+        }
+    )
+
+
+def _entries(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "code_version":
+            yield from (ast.literal_eval(one) for one in node.args)
+
+
+def figures_of(pairs: list[tuple[Found, Found]]) -> list[Figure]:
+    """pairs: (measured, expected) of each edit."""
+    of = f"of {len(pairs)} edits"
+    reruns = sum(len(a.stages) for a, _ in pairs)
+    runs = sum(a.starts for a, _ in pairs)
+    filled = sum(len(a.caches) for a, _ in pairs)
+    counts = {
+        "needless_reruns": (sum(len(a.stages - b.stages) for a, b in pairs), f"{reruns} stages re-run, {of}"),
+        "missed_reruns": (sum(len(b.stages - a.stages) for a, b in pairs), f"{reruns} stages re-run, {of}"),
+        "needless_starts": (sum(a.starts and not b.starts for a, b in pairs), f"{runs} runs started, {of}"),
+        "missed_starts": (sum(b.starts and not a.starts for a, b in pairs), f"{runs} runs started, {of}"),
+        "needless_recomputations": (sum(len(a.caches - b.caches) for a, b in pairs), f"{filled} caches changed, {of}"),
+        "missed_recomputations": (sum(len(b.caches - a.caches) for a, b in pairs), f"{filled} caches changed, {of}"),
+    }
+    return [
+        Figure(name=name, value=value, unit="", goal=0, better="lower", spread=spread)
+        for name, (value, spread) in counts.items()
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args(arguments).quick
+    stages = ["inspect"] if quick else list(STAGES)
+    caches = ["tasks.measure"] if quick else cache_modules()
+    judge, edits = (JUDGE_QUICK, EDITS[:QUICK]) if quick else (JUDGE, EDITS)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(loaded, dict.fromkeys([*(f"tasks.{name}" for name in stages), *caches, judge, STORE])))
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        project = copied_project(Path(folder))
+        for edit in edits:
+            found, must = measured(project, caches, edit), expected(stages, caches, judge, edit)
+            found.stages &= set(stages)
+            pairs.append((found, must))
+            wrong = "" if found == must else f"; expected {_said(must)}"
+            print(f"{edit[0]} ({edit[1]}): {_said(found)}{wrong}", file=sys.stderr)
+    report("invalidation", "python -m benchmarks.invalidation", figures_of(pairs), quick)
+
+
+def _said(found: Found) -> str:
+    order = [name for name in STAGES if name in found.stages]
+    return json.dumps({"stages": order, "caches": sorted(found.caches), "starts": found.starts})
+
+
+if __name__ == "__main__":
+    main()
