@@ -27,7 +27,7 @@ def champion_evidence(
     from tasks.bundle import digest
 
     layout = str(predictions_schema(params.data.task))
-    code = code_version("flows.judge")
+    code = code_version("flows.judge")  # of the gate too: a changed gate measures the champion once more
     asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), layout, code]
     file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"
     metrics = file.with_suffix(".json")

@@ -51,21 +51,21 @@ def input_key(root: Path, tombstones: dict) -> str:
     Raises EvergreenError when HEAD lacks one of them (no data ingested yet, say).
     """
     try:
-        listing = git(root, "ls-tree", "HEAD", "--", *INPUTS)
+        pipeline = git(root, "show", "HEAD:./dvc.yaml")
     except EvergreenError:
-        check_repository(root)  # asked only now, for its two calls of git take longer than all the rest
-        raise
+        check_repository(root)  # only now: its two calls of git would take as long as all the rest
+        pipeline = ""  # missed below
+    try:
+        needed = stage_dependencies(parse_yaml(pipeline) or {})
+    except Exception as error:  # whatever a person may write there: YAML's errors, and lists where DVC has mappings
+        raise EvergreenError(f"dvc.yaml at HEAD is not a pipeline that DVC can read: {error}") from error
+    listing = git(root, "ls-tree", "HEAD", "--", *INPUTS, *needed, *JUDGING)
     found = {line.split("\t")[1] for line in listing.splitlines()}
     if "data.dvc" not in found:
         raise EvergreenError("HEAD has no data.dvc: run `evergreen ingest FOLDER` first (it commits data.dvc)")
     if missing := set(INPUTS) - found:
         raise EvergreenError(f"HEAD lacks {', '.join(sorted(missing))}: commit them first")
-    try:
-        needed = stage_dependencies(parse_yaml(git(root, "show", "HEAD:dvc.yaml")))
-    except Exception as error:  # whatever a person may write there: YAML's errors, and lists where DVC has mappings
-        raise EvergreenError(f"dvc.yaml at HEAD is not a pipeline that DVC can read: {error}") from error
-    code = git(root, "ls-tree", "HEAD", "--", *needed, *JUDGING)
-    return hashlib.sha256(f"{listing}\n{code}\n{sorted(tombstones)}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{listing}\n{sorted(tombstones)}".encode()).hexdigest()[:24]
 
 
 def stage_dependencies(pipeline: dict) -> list[str]:

@@ -2,7 +2,8 @@
 
 `import_closure` follows imports through this repository, inside functions too. `code_version` hashes the code of that
 closure, so that changed code never reads what older code cached. Comments, docstrings and blank lines do not count:
-an edit of prose recomputes nothing.
+an edit of prose recomputes nothing. A cache key names the module it is in, and nothing else: keep the function that
+fills an expensive cache in a small module, and the key covers no more than what decides the value.
 """
 
 import ast

@@ -28,6 +28,8 @@ def pretrained_features(root: Path, samples: pa.Table, *, embed: EmbedParams, im
 
 
 def network_key(embed: EmbedParams) -> str:
+    """Names the network: its weights, and the code that builds it here and in tasks.models and exports it in
+    tasks.frozen. Covers this stage's `run` too, which decides no feature."""
     return content_key("pretrained", embed.backbone, code_version("tasks.embed"))
 
 

@@ -82,6 +82,13 @@ def test_of_the_code_only_what_stages_or_the_gate_use_is_in_the_input_key(toy):
         assert (workspace.input_key(toy, {}) != before) == counts, name
 
 
+def test_a_missing_pipeline_is_named(toy):
+    git(toy, "rm", "-q", "dvc.yaml")
+    git(toy, "commit", "-qm", "no pipeline")
+    with pytest.raises(EvergreenError, match=r"HEAD lacks dvc\.yaml: commit"):
+        workspace.input_key(toy, {})
+
+
 def test_a_pipeline_that_cannot_be_read_is_an_error(toy):
     (toy / "dvc.yaml").write_text("stages: [\n")
     git(toy, "commit", "-qam", "half a line")
