@@ -40,7 +40,7 @@ SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2> /dev/null | tail -n 1)
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
-	@$(BIN)/python -m tests.browser
+	@$(BIN)/python -m tests.support.browser
 	@scratch=$$(mktemp -d "$(or $(TMPDIR),$(SCRATCH),/tmp)/evergreen.XXXXXX"); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
 	  TMPDIR=$$scratch $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(TESTS)
 

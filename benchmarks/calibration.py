@@ -7,8 +7,8 @@ asks the exported model for its probabilities of the test part of Fashion-MNIST,
 mix, without any image that is in a file of datasets/fashion. FASHION_MNIST is the folder with its idx.gz files
 (default: where Debian's package dataset-fashion-mnist puts them).
 
-`ece_after` is tasks.metrics.debiased_ece after calibration (root mean square, Kumar et al. 2019), the strictest of
-the three reported. Expected: at most 0.02; about 4 minutes on 2 cores.
+`ece_after` is tasks.scoring.metrics.debiased_ece after calibration (root mean square, Kumar et al. 2019), the
+strictest of the three reported. Expected: at most 0.02; about 4 minutes on 2 cores.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from PIL import Image
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import FASHION, ROOT, change_params, run_stages, say, scratch_project, small_set, timed
-from tasks import metrics
-from tasks.calibrate import probabilities
-from tasks.errors import DataError
-from tasks.files import read_json
-from tasks.images import decode, resize
-from tasks.network import training_rows
-from tasks.onnx_model import OnnxModel
-from tasks.params import ImagesParams, load_params
+from tasks.common.artifacts import training_rows
+from tasks.common.errors import DataError
+from tasks.common.files import read_json
+from tasks.common.params import ImagesParams, load_params
+from tasks.dataset.decode import decode, resize
+from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.temperature import probabilities
+from tasks.scoring import metrics
 
 SEEDS = 3
 QUICK = {"images": {"size": 32}, "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}}

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.record import Figure, report
-from monitoring.capture import Capture
+from monitoring.log.capture import Capture
 from serving.predictor import Predictor
-from tests.small_project import finished_project
+from tests.support.small_project import finished_project
 
 SIDE = 640  # pixels of a photo
 PAUSE = 0.02  # seconds between requests

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import FOLDER, Figure, report
-from flows.git import git
-from tasks.files import read_json
+from flows.repo.git import git
+from tasks.common.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKE = {"demo": ("demo",), "test": ("test",), "elpv": ("demo", "DATA=elpv")}

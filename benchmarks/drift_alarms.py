@@ -33,7 +33,7 @@ from benchmarks.fashion_windows import draw
 from benchmarks.record import Figure, report
 from benchmarks.scratch import ROOT, say
 from benchmarks.windows import MORE, follow, reference_of
-from tasks.params import load_params
+from tasks.common.params import load_params
 
 ROWS = (50, 200, 1000, 10_000)
 REFERENCE = 500

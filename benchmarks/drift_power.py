@@ -33,11 +33,11 @@ from benchmarks.fashion_windows import KINDS, STRENGTHS, Cast, draw
 from benchmarks.record import Figure, report
 from benchmarks.scratch import ROOT, say, timed
 from benchmarks.windows import MORE, follow, reference_of, window
-from monitoring import calibration, distances
-from monitoring.drift import measure
-from monitoring.reference import Reference
-from tasks.images import decode
-from tasks.params import DriftParams, Params, load_params
+from monitoring.drift import calibration, distances
+from monitoring.drift.reference import Reference
+from monitoring.drift.window import measure
+from tasks.common.params import DriftParams, Params, load_params
+from tasks.dataset.decode import decode
 
 REFERENCE = 500
 RATE = 0.01  # of false alarms at which powers are compared

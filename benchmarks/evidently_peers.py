@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from monitoring.side import NUMBERS
+from monitoring.drift.arrays import NUMBERS
 
 
 def alarms(window: pa.Table, reference: pa.Table) -> dict[str, bool]:

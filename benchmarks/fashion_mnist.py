@@ -18,8 +18,8 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageEnhance
 
 from benchmarks.calibration import fashion_script
-from tasks.errors import DataError
-from tasks.files import atomic_path
+from tasks.common.errors import DataError
+from tasks.common.files import atomic_path
 
 FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 

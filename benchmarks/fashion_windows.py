@@ -16,13 +16,16 @@ from PIL import Image, ImageFilter
 
 from benchmarks.fashion_mnist import training_part
 from benchmarks.scratch import timed
-from tasks import models, ood, probe
-from tasks import reference as frozen
-from tasks.contracts import MEASURES, log_schema
-from tasks.errors import DataError
-from tasks.files import sha256_bytes
-from tasks.images import resize
-from tasks.measure import measure
+from monitoring.log.schema import log_schema
+from tasks.backbones import timm_models
+from tasks.common.errors import DataError
+from tasks.common.files import sha256_bytes
+from tasks.common.schemas import MEASURES
+from tasks.dataset.decode import resize
+from tasks.inference import ood
+from tasks.inspection.measure import measure
+from tasks.models import probe
+from tasks.releases import reference
 
 NEW = "Sandal"  # the class no model here knows
 SIZE = 64
@@ -84,14 +87,14 @@ class Model:
         """log_schema and the columns label and split, of (H, W) or (H, W, 3) uint8 images stored as PNG."""
         import torch
 
-        network, (mean, std) = models.create(BACKBONE, "auto", 0, SIZE), models.normalisation(BACKBONE)
+        network, (mean, std) = timm_models.create(BACKBONE, "auto", 0, SIZE), timm_models.normalisation(BACKBONE)
         columns: dict[str, list] = {name: [] for name in ("id", "features", *(field.name for field in MEASURES))}
         with torch.inference_mode():
             for start in range(0, len(images), 64):
                 part = [Image.fromarray(image) for image in images[start : start + 64]]
                 pixels = np.stack([resize(image.convert("RGB"), SIZE, "squash") for image in part])
-                x = models.to_input(pixels, mean, std, torch.device("cpu"))
-                columns["features"] += list(models.features(network, x).numpy())
+                x = timm_models.to_input(pixels, mean, std, torch.device("cpu"))
+                columns["features"] += list(timm_models.features(network, x).numpy())
                 for image in part:
                     buffer = io.BytesIO()
                     image.save(buffer, "PNG", compress_level=1)
@@ -202,4 +205,4 @@ def fit_head(images: Sequence[np.ndarray], labels: np.ndarray) -> Model:
 
 def reference_table(rows: pa.Table) -> pa.Table:
     """Answered rows as a bundle's reference.parquet holds them."""
-    return rows.select(frozen.schema("multiclass").names)
+    return rows.select(reference.schema("multiclass").names)

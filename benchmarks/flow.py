@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.record import Figure, report
-from flows.git import git, identity
+from flows.repo.git import git, identity
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,10 +44,10 @@ QUICK = {  # every stage does its real work, on little; a network of few layers 
 BARE = """
 import sys
 from pathlib import Path
-from tasks.stage import STAGES, run_stage
-from tasks.params import load_params
-from tasks.store import open_store
-from flows.judge import judge_run
+from tasks.stages.runner import STAGES, run_stage
+from tasks.common.params import load_params
+from tasks.releases.store import open_store
+from flows.publishing.judge_run import judge_run
 root = Path.cwd()
 for name in STAGES:
     run_stage(name, root)
@@ -58,7 +58,7 @@ print(judge_run(root, params, open_store(params.store, root), None).outcome)
 CHECK = """
 import time
 from pathlib import Path
-from flows.launch import up_to_date
+from flows.runs.launch import up_to_date
 start = time.perf_counter()
 assert up_to_date(Path.cwd())[2] is not None
 print(time.perf_counter() - start)
@@ -133,7 +133,7 @@ def main() -> None:
             run(
                 root,
                 "-c",
-                "from pathlib import Path; from flows.server import ensure_server; ensure_server(Path.cwd())",
+                "from pathlib import Path; from flows.server.process import ensure_server; ensure_server(Path.cwd())",
             )
             ratios, times = [], []
             for number in range(rounds):

@@ -38,8 +38,8 @@ RUN = """
 import sys, time
 from pathlib import Path
 start = time.perf_counter()
-from flows import collect_less_garbage
-from tasks.stage import run_stage
+from flows.startup import collect_less_garbage
+from tasks.stages.runner import run_stage
 collect_less_garbage()
 for name in sys.argv[2:]:
     run_stage(name, Path(sys.argv[1]))
@@ -49,8 +49,8 @@ for name in sys.argv[2:]:
 INGEST = """
 import sys
 from pathlib import Path
-from tasks.ingest import ingest
-from tasks.params import load_params
+from tasks.ingest.batch import ingest
+from tasks.common.params import load_params
 root = Path(sys.argv[1])
 params = load_params(root / "params.yaml")
 print(ingest(root, Path(sys.argv[2]), data=params.data, images=params.images, inspect=params.inspect).taken)

@@ -48,14 +48,15 @@ TAKE_IN = """
 import sys, tempfile
 from pathlib import Path
 from benchmarks.processes import tree_cpu
-from tasks import ingest, inspect
-from tasks.params import load_params
+from tasks.ingest.batch import ingest
+from tasks.stages import inspect
+from tasks.common.params import load_params
 source, params = Path(sys.argv[1]), load_params(sys.argv[3])
 settings = params.inspect.model_copy(update={"workers": 1})
 for _ in range(int(sys.argv[2])):
     with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as project:
         before = tree_cpu()
-        report = ingest.ingest(Path(project), source, data=params.data, images=params.images, inspect=settings)
+        report = ingest(Path(project), source, data=params.data, images=params.images, inspect=settings)
         inspect.run(Path(project), images=params.images, inspect=settings)
         print(tree_cpu() - before)
     assert report.offered == sum(file.is_file() for file in source.glob("*/*")), report

@@ -5,8 +5,8 @@
 Commits each edit of EDITS in a copy of this project whose stages are recorded as done; no stage runs. DVC says which
 stages would re-run, the input key whether a run starts, the code versions which caches would be filled again. What must
 happen is known in a second way: the modules that a stage, or a cache's module, really loads (benchmarks.loaded), the
-sections that a stage's `run` takes, and that prose changes no cached value. Modules that only carry values (tasks.code
-names them) do not count. Expected: nothing needless, nothing missed.
+sections that a stage's `run` takes, and that prose changes no cached value. Modules that only carry values
+(tasks.common.code names them) do not count. Expected: nothing needless, nothing missed.
 """
 
 import argparse
@@ -27,60 +27,61 @@ import yaml
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params
-from flows import workspace
-from flows.git import git
-from flows.pipeline import open_repo, record_data
-from tasks.code import CARRIERS, PLUMBING, code_version
-from tasks.stage import STAGES, sections
+from flows.repo import workspace
+from flows.repo.git import git
+from flows.repo.pipeline import open_repo, record_data
+from tasks.common.code import CARRIERS, PLUMBING, code_version
+from tasks.stages.runner import STAGES, sections, stage_module
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("tasks", "serving", "monitoring", "flows", "dvc.yaml", "params.yaml", "tombstones.json", "README.md")
 COPIED += (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 COMMENT, CODE = "\n# an edit\n", "\nEDITED = True\n"
-JUDGE, JUDGE_QUICK, STORE = "flows.judge", "tasks.gate", "tasks.store"
+JUDGE, JUDGE_QUICK, STORE = "flows.publishing.judge_run", "tasks.gate.judge", "tasks.releases.store"
 
 # (what, file, text to append); for params.yaml (what, file, (section, key, value))
 EDITS = (
-    ("a comment in the explanation of S3's errors", "tasks/s3_errors.py", COMMENT),
-    ("a comment in the decoder", "tasks/images.py", COMMENT),
-    ("the decoder", "tasks/images.py", CODE),
-    ("the gate's sentence", "tasks/gate.py", CODE),
+    ("a comment in the explanation of S3's errors", "tasks/storage/s3_errors.py", COMMENT),
+    ("a comment in the decoder", "tasks/dataset/decode.py", COMMENT),
+    ("the decoder", "tasks/dataset/decode.py", CODE),
+    ("the gate's sentence", "tasks/gate/sentence.py", CODE),
     ("a key of inspect", "params.yaml", ("inspect", "near_duplicate_bits", 5)),
-    ("a comment in the network's code", "tasks/network.py", COMMENT),
-    ("the model card", "tasks/card.py", CODE),
-    ("a column of a table", "tasks/contracts.py", CODE),
-    ("a metric", "tasks/metrics.py", CODE),
-    ("an augmentation", "tasks/augment.py", CODE),
-    ("a rule of validation", "tasks/rules.py", CODE),
-    ("the page of validation", "tasks/validation_page.py", CODE),
-    ("the page of evaluation", "tasks/evaluation_report.py", CODE),
-    ("the search for near-duplicates", "tasks/duplicates.py", CODE),
-    ("the probe", "tasks/probe.py", CODE),
-    ("the export", "tasks/export.py", CODE),
-    ("the atomic writes", "tasks/files.py", CODE),
-    ("a reader of manifests", "tasks/manifests.py", CODE),
-    ("the adoption of foreign models", "tasks/adopt.py", CODE),
-    ("the release store", "tasks/store.py", CODE),
-    ("the champion's evidence", "flows/judge.py", CODE),
+    ("a comment in the network's code", "tasks/models/stage1.py", COMMENT),
+    ("the model card", "tasks/stages/bundle/card.py", CODE),
+    ("a column of a table", "tasks/common/schemas.py", CODE),
+    ("a metric", "tasks/scoring/metrics.py", CODE),
+    ("an augmentation", "tasks/stages/train_backbone/augment.py", CODE),
+    ("a rule of validation", "tasks/stages/validate/rules.py", CODE),
+    ("the page of validation", "tasks/stages/validate/page.py", CODE),
+    ("the page of evaluation", "tasks/stages/evaluate/report.py", CODE),
+    ("the search for near-duplicates", "tasks/inspection/near_duplicates.py", CODE),
+    ("the probe", "tasks/models/probe.py", CODE),
+    ("the export", "tasks/stages/calibrate/export.py", CODE),
+    ("the atomic writes", "tasks/common/files.py", CODE),
+    ("a reader of manifests", "tasks/sources/source.py", CODE),
+    ("the adoption of foreign models", "tasks/adopt/build.py", CODE),
+    ("the release store", "tasks/releases/store.py", CODE),
+    ("the champion's evidence", "tasks/gate/champion.py", CODE),
     ("the predictor", "serving/predictor.py", CODE),
-    ("a measure of drift", "monitoring/distances.py", CODE),
-    ("the production log", "monitoring/log.py", CODE),
-    ("the release page", "flows/release_report.py", CODE),
-    ("the images of the release page", "flows/release_images.py", CODE),
-    ("the flow of a run", "flows/retrain.py", CODE),
+    ("a measure of drift", "monitoring/drift/distances.py", CODE),
+    ("the production log", "monitoring/log/production_log.py", CODE),
+    ("a column of the production log", "monitoring/log/schema.py", CODE),
+    ("the release page", "flows/release_report/page.py", CODE),
+    ("the images of the release page", "flows/release_report/images.py", CODE),
+    ("the flow of a run", "flows/runs/retrain.py", CODE),
     ("the README", "README.md", "\nMore words.\n"),
     ("a key of images", "params.yaml", ("images", "fit", "crop")),
     ("a key of clean", "params.yaml", ("clean", "folds", 6)),
     ("a key of the gate", "params.yaml", ("gate", "margin", 0.5)),
-    ("stage inspect", "tasks/inspect.py", CODE),
-    ("stage validate", "tasks/validate.py", CODE),
-    ("stage embed", "tasks/embed.py", CODE),
-    ("stage clean", "tasks/clean.py", CODE),
-    ("stage train_backbone", "tasks/train_backbone.py", CODE),
-    ("stage train_head", "tasks/train_head.py", CODE),
-    ("stage calibrate", "tasks/calibrate.py", CODE),
-    ("stage evaluate", "tasks/evaluate.py", CODE),
-    ("stage bundle", "tasks/bundle.py", CODE),
+    ("stage inspect", "tasks/stages/inspect.py", CODE),
+    ("stage validate", "tasks/stages/validate/stage.py", CODE),
+    ("stage embed", "tasks/stages/embed.py", CODE),
+    ("stage clean", "tasks/stages/clean/stage.py", CODE),
+    ("stage train_backbone", "tasks/stages/train_backbone/stage.py", CODE),
+    ("stage train_head", "tasks/stages/train_head.py", CODE),
+    ("stage calibrate", "tasks/stages/calibrate/stage.py", CODE),
+    ("stage evaluate", "tasks/stages/evaluate/stage.py", CODE),
+    ("stage bundle", "tasks/stages/bundle/stage.py", CODE),
 )
 QUICK = 5  # edits; with them one stage, one cache and a part of the judging, whose imports take no second each
 
@@ -156,10 +157,12 @@ def expected(stages: list[str], caches: list[str], judge: str, edit: tuple) -> F
     if not isinstance(change, str):
         return Found({name for name in stages if change[0] in sections(name)}, starts=True)
     module = ".".join(Path(file).with_suffix("").parts)
-    found = Found({name for name in stages if module in loaded(f"tasks.{name}") - PLUMBING})
+    found = Found({name for name in stages if module in loaded(stage_module(name)) - PLUMBING})
     if change != COMMENT:
         found.caches = {name for name in caches if module in loaded(name) - carried() - CARRIERS - PLUMBING}
-    found.starts = bool(found.stages) or file == "flows/judge.py" or module in loaded(judge) - carried() - PLUMBING
+    found.starts = (
+        bool(found.stages) or file == "flows/publishing/judge_run.py" or module in loaded(judge) - carried() - PLUMBING
+    )
     return found
 
 
@@ -220,10 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
     stages = ["inspect"] if quick else list(STAGES)
-    caches = ["tasks.measure"] if quick else cache_modules()
+    caches = ["tasks.inspection.measure"] if quick else cache_modules()
     judge, edits = (JUDGE_QUICK, EDITS[:QUICK]) if quick else (JUDGE, EDITS)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(loaded, dict.fromkeys([*(f"tasks.{name}" for name in stages), *caches, judge, STORE])))
+        list(pool.map(loaded, dict.fromkeys([*(stage_module(name) for name in stages), *caches, judge, STORE])))
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         project = copied_project(Path(folder))

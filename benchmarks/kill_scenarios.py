@@ -10,22 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import candidates, workspace
-from flows.forget import forget
-from flows.gc import gc
-from flows.git import git
-from flows.outcomes import Ending
-from flows.pipeline import bring_up_to_date, open_repo, restore_data
-from flows.publish import publish, reconcile
-from flows.release import rollback
-from flows.verify import verify
-from tasks import ingest, shards
-from tasks.blobs import LocalStore
-from tasks.files import atomic_dir, read_json, sha256_bytes, sha256_file, write_json
-from tasks.params import DataParams, ImagesParams, InspectParams
-from tasks.shards import live_shards, read_columns
-from tests import versions_project
-from tests.labelled_project import png
+from flows.publishing import held
+from flows.publishing.outcomes import Ending
+from flows.publishing.publish import publish, reconcile
+from flows.publishing.rollback import rollback
+from flows.repo import workspace
+from flows.repo.git import git
+from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
+from flows.versions.forget import forget
+from flows.versions.gc import gc
+from flows.versions.verify import verify
+from tasks.common.files import atomic_dir, read_json, sha256_bytes, sha256_file, write_json
+from tasks.common.params import DataParams, ImagesParams, InspectParams
+from tasks.dataset import shards
+from tasks.dataset.shards import live_shards, read_columns
+from tasks.ingest import batch
+from tasks.storage.local import LocalStore
+from tests.support import versions_project
+from tests.support.labelled_project import png
 
 NAME = "classifier"
 
@@ -50,7 +52,7 @@ def start(root: Path) -> None:
     """What `evergreen retrain` completes before it begins."""
     releases = versions_project.store(root)
     reconcile(root, releases, NAME)
-    candidates.reconcile(root, releases)
+    held.reconcile(root, releases)
     workspace.reconcile(root)
 
 
@@ -95,8 +97,8 @@ class Ingest:
 
     @staticmethod
     def _take(root: Path, source: Path) -> None:
-        ingest.SHARD_ROWS = 4
-        ingest.ingest(root, source, data=DataParams(), images=ImagesParams(), inspect=InspectParams(workers=1))
+        batch.SHARD_ROWS = 4
+        batch.ingest(root, source, data=DataParams(), images=ImagesParams(), inspect=InspectParams(workers=1))
 
 
 def _bundle(root: Path, seed: int) -> str:
@@ -286,7 +288,7 @@ class Verify:
 
 DVC_YAML = """stages:
   bundle:
-    cmd: python -m tasks.bundle
+    cmd: python -m tasks.stages bundle
     deps: [data]
     outs: [artifacts/bundle, artifacts/other]
     metrics: [{metrics/inspect.json: {cache: false}}]
@@ -298,7 +300,7 @@ def _toy(root: Path) -> None:
     versions_project.start(root)
     (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "tasks").mkdir()
-    (root / "tasks/code.py").write_text("code = 1\n")
+    (root / "tasks/common/code.py").write_text("code = 1\n")
     git(root, "add", "-A")
     git(root, "commit", "--quiet", "-m", "a stage")
     versions_project.add_batch(root, 1, 5)
@@ -368,7 +370,7 @@ class Workspace:
 
 
 class Keep:
-    points = ("candidates.uploaded", "candidates.pushed", "candidates.kept")
+    points = ("held.uploaded", "held.pushed", "held.kept")
 
     @staticmethod
     def make(root: Path) -> None:
@@ -378,8 +380,8 @@ class Keep:
     def act(root: Path, seed: int, run_id: str = "run-1") -> None:
         tree, lock, _ = _run(root, run_id, seed)
         releases = versions_project.store(root)
-        rev = candidates.keep(tree, releases, NAME, run_id, "held: a test")
-        candidates.record(releases, tree, run_id, Ending(outcome="held", sentence="held: a test"), rev)
+        rev = held.keep(tree, releases, NAME, run_id, "held: a test")
+        held.record(releases, tree, run_id, Ending(outcome="held", sentence="held: a test"), rev)
         write_json(tree.parent / "ended.json", {"outcome": "held", "version": None, "sentence": "held: a test"})
         os.close(lock)
 
@@ -401,7 +403,7 @@ class Keep:
 
 
 class Override:
-    points = ("candidates.published", "candidates.noted", "candidates.released", "publish.promoted")
+    points = ("held.published", "held.noted", "held.released", "publish.promoted")
 
     @staticmethod
     def make(root: Path) -> None:
@@ -412,7 +414,7 @@ class Override:
 
     @staticmethod
     def act(root: Path, seed: int) -> None:
-        candidates.override(root, "run-1", by="bob", why=f"because {seed}")
+        held.override(root, "run-1", by="bob", why=f"because {seed}")
 
     @staticmethod
     def state(root: Path) -> object:
@@ -473,7 +475,7 @@ class Files:
 
     @staticmethod
     def again(root: Path, seed: int) -> None:
-        from tasks.files import sweep
+        from tasks.common.files import sweep
 
         sweep(root)
         LocalStore(root / "log").sweep()

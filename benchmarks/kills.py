@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks.kill_scenarios import SCENARIOS
 from benchmarks.record import Figure, report
-from tasks.failpoints import hits
-from tasks.files import read_json, write_json
+from tasks.common.failpoints import hits
+from tasks.common.files import read_json, write_json
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(

@@ -6,7 +6,7 @@ On datasets/fashion's training rows, whose injected errors truth.parquet tells, 
 --cifar10n also on three times 10,000 images of CIFAR-10 with people's labels: FILE is a Parquet with the columns
 image {bytes}, clean_label, aggre (9 % wrong) and worse (40 % wrong). All see the same frozen backbone's features:
 
-- clean: tasks.clean.judge_training as the stage calls it
+- clean: tasks.stages.clean.judge.judge_training as the stage calls it
 - cleanlab, probe: find_label_issues() on the out-of-fold probabilities of clean's probe on the labels as given
 - cleanlab, clean's: the same on the very probabilities that clean judges (its probe's second, weighted round)
 - CleanLearning: cleanlab's own pipeline, scikit-learn's logistic regression in 5 folds
@@ -28,11 +28,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import FASHION, ROOT, say, timed
-from tasks import clean, probe
-from tasks.errors import DataError
-from tasks.folds import assign_folds, training_masks
-from tasks.label_noise import fit_noise_model
-from tasks.params import Params, load_params
+from tasks.common.errors import DataError
+from tasks.common.params import Params, load_params
+from tasks.models import probe
+from tasks.models.folds import assign_folds, training_masks
+from tasks.stages.clean import judge
+from tasks.stages.clean.label_noise import fit_noise_model
 
 DRAWS = 5
 CIFAR_DRAWS, CIFAR_ROWS = 3, 10_000
@@ -112,17 +113,20 @@ def features(images: list[bytes], params: Params) -> np.ndarray:
     """(N, D) float16 features of the pretrained backbone, as the stage `embed` makes them."""
     import torch
 
-    from tasks import models
-    from tasks.images import preprocess
+    from tasks.backbones import timm_models
+    from tasks.dataset.decode import preprocess
 
-    how, backbone, device = params.images, params.embed.backbone, models.device()
-    network, (mean, std) = models.create(backbone, "auto", 0, how.size).to(device), models.normalisation(backbone)
+    how, backbone, device = params.images, params.embed.backbone, timm_models.device()
+    network, (mean, std) = (
+        timm_models.create(backbone, "auto", 0, how.size).to(device),
+        timm_models.normalisation(backbone),
+    )
     parts = []
     with timed(f"features of {len(images)} images"), torch.inference_mode():
         for start in range(0, len(images), 64):
             pixels = np.stack([preprocess(d, how.size, how.fit, how.max_pixels) for d in images[start : start + 64]])
-            x = models.to_input(pixels, mean, std, device)
-            parts.append(models.features(network, x).cpu().numpy().astype(np.float16))
+            x = timm_models.to_input(pixels, mean, std, device)
+            parts.append(timm_models.features(network, x).cpu().numpy().astype(np.float16))
             if start % 2048 == 0:
                 say(f"  {start} of {len(images)}")
     return np.concatenate(parts)
@@ -132,11 +136,13 @@ def compare(labels: LabelSet, params: Params) -> dict[str, Result]:
     """All methods on one set. Raises DataError when this script no longer knows how `clean` works."""
     folds, seed = params.clean.folds, params.clean.seed
     clusters = np.arange(len(labels.given)).astype(str)  # no near-duplicates in either set
-    judged, _ = clean.judge_training(labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed)
+    judged, _ = judge.judge_training(labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed)
     first, second = out_of_fold(labels, clusters, folds, seed)
-    again = clean.judge_labels(labels.given, second, [fit_noise_model(labels.given, second, first)])
+    again = judge.judge_labels(labels.given, second, [fit_noise_model(labels.given, second, first)])
     if not np.allclose(again.quality, judged.quality, atol=1e-4):
-        raise DataError("benchmarks.label_noise.out_of_fold no longer does what tasks.clean.judge_training does")
+        raise DataError(
+            "benchmarks.label_noise.out_of_fold no longer does what tasks.stages.clean.judge.judge_training does"
+        )
     found = {"clean": score(labels.wrong, judged.is_issue, judged.quality)}
     found["cleanlab, probe"] = cleanlab_defaults(labels, first)
     found["cleanlab, clean's"] = cleanlab_defaults(labels, second)
@@ -153,11 +159,11 @@ def out_of_fold(labels: LabelSet, clusters: np.ndarray, folds: int, seed: int) -
     members = y[:, None] == np.arange(k)
     fold = assign_folds(members, labels.groups, folds, seed)
     masks = np.vstack([training_masks(fold, clusters, members, folds), np.ones(len(y))]).astype(np.float32)
-    probes = probe.fit_many(labels.x, y, k, masks, l2=clean.L2, iterations=clean.FIRST)
+    probes = probe.fit_many(labels.x, y, k, masks, l2=judge.L2, iterations=judge.FIRST)
     first = probe.softmax(probe.select_logits(probes, labels.x, fold))
-    trust = clean.judge_labels(y, first, [fit_noise_model(y, first, first)]).quality
-    masks = masks * np.maximum(trust, clean.LEAST_WEIGHT).astype(np.float32)
-    probes = probe.fit_many(labels.x, y, k, masks, l2=clean.L2, iterations=clean.SECOND, start=probes)
+    trust = judge.judge_labels(y, first, [fit_noise_model(y, first, first)]).quality
+    masks = masks * np.maximum(trust, judge.LEAST_WEIGHT).astype(np.float32)
+    probes = probe.fit_many(labels.x, y, k, masks, l2=judge.L2, iterations=judge.SECOND, start=probes)
     return first, probe.softmax(probe.select_logits(probes, labels.x, fold))
 
 

@@ -1,9 +1,9 @@
 """Modules of this repository that a module really loads, late imports too: imports done, not sources read.
 
-    python -m benchmarks.loaded tasks.inspect
+    python -m benchmarks.loaded tasks.stages.inspect
 
-A check of tasks.code.import_closure by another way: the module is imported in this process, then whatever the functions
-of the loaded modules would import (by their bytecode) is imported too, until nothing new is loaded.
+A check of tasks.common.code.import_closure by another way: the module is imported in this process, then whatever the
+functions of the loaded modules would import (by their bytecode) is imported too, until nothing new is loaded.
 """
 
 import dis

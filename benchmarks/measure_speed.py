@@ -3,9 +3,9 @@
     python -m benchmarks.measure_speed [--quick]
 
 1. 20 columns of 10^4, 10^5 and 10^6 logged rows against a reference of 10,000: our Kolmogorov-Smirnov distances with
-   their p-values (monitoring.distances, all rows, nothing sampled), and Evidently's DataDriftPreset with num_method
-   "ks", which computes the same; ours must equal SciPy's ks_2samp to the last digit but rounding. Each in a process of
-   its own, interleaved; seconds and memory are those of the step, without imports and data.
+   their p-values (monitoring.drift.distances, all rows, nothing sampled), and Evidently's DataDriftPreset with
+   num_method "ks", which computes the same; ours must equal SciPy's ks_2samp to the last digit but rounding. Each in a
+   process of    its own, interleaved; seconds and memory are those of the step, without imports and data.
 2. `monitor_run_s_1e5`: a production log of 100,000 rows of D = 1,280 features, as capture writes it: reading the
    window, measuring it, deciding. The calibration is cached, as in every run but a model's first.
 
@@ -31,8 +31,8 @@ from benchmarks import evidently_peers
 from benchmarks.record import Figure, report
 from benchmarks.scratch import ROOT, say
 from benchmarks.windows import QUARTER, START, window
-from monitoring import calibration, distances
-from tasks.contracts import log_schema
+from monitoring.drift import calibration, distances
+from monitoring.log.schema import log_schema
 
 COLUMNS, REFERENCE, GOAL = 20, 10_000, 20.0
 FILE = 256  # rows, as capture.buffer_rows
@@ -116,10 +116,10 @@ def monitor_run(rows: int, folder: Path) -> tuple[list[float], float]:
     from benchmarks.windows import reference_of
     from monitoring.contracts import Situation
     from monitoring.decide import decide
-    from monitoring.drift import measure
-    from monitoring.log import Log
-    from tasks.blobs import LocalStore
-    from tasks.params import load_params
+    from monitoring.drift.window import measure
+    from monitoring.log.production_log import Log
+    from tasks.common.params import load_params
+    from tasks.storage.local import LocalStore
 
     params, rng = load_params(ROOT / "params.yaml"), np.random.default_rng(0)
     log = Log(LocalStore(folder / "log"), "multiclass")

@@ -25,9 +25,11 @@ from benchmarks.scratch import say
 
 STEPS = ("ingest", "inspect", "validate", "embed", "clean")
 QUICK_STEPS = STEPS[:2]  # a quick pass spares itself the starts of Great Expectations and torch
-STAGE = (
-    "import sys; from pathlib import Path; from tasks.stage import run_stage; run_stage(sys.argv[2], Path(sys.argv[1]))"
-)
+STAGE = """import sys
+from pathlib import Path
+from tasks.stages.runner import run_stage
+run_stage(sys.argv[2], Path(sys.argv[1]))
+"""
 
 
 def project(folder: Path) -> Path:

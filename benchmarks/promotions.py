@@ -20,14 +20,14 @@ from pathlib import Path
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import say
-from tasks.errors import EvergreenError
-from tasks.params import StoreParams
-from tasks.store import PointerMoved, Releases, open_store, successor
+from tasks.common.errors import EvergreenError
+from tasks.common.params import StoreParams
+from tasks.releases.store import PointerMoved, Releases, open_store, successor
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.1  # seconds at most between a lost race and the next try
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tasks.store", "tasks.s3"])
+SERVER.set_forkserver_preload(["tasks.releases.store", "tasks.storage.s3_store"])
 
 
 def promote_many(store: StoreParams, writer: int, count: int, start) -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     writers, count = (3, 5) if quick else (8, 200)
     sys.path.insert(0, str(ROOT))
-    from tests.s3_servers import environment, moto_server
+    from tests.support.s3_servers import environment, moto_server
 
     found = {}
     with tempfile.TemporaryDirectory() as folder, moto_server(Path(folder)) as server:

@@ -14,8 +14,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from tasks.contracts import Frozen
-from tasks.files import write_json
+from tasks.common.checks import Frozen
+from tasks.common.files import write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 

@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.record import Figure, report
 from benchmarks.scratch import say, timed
 from benchmarks.versions import add_batch, fashion_rows, hashes, release, start
-from flows.release import restore, rollback
-from tasks.params import load_params
-from tasks.store import Pointer, open_store
+from flows.publishing.rollback import restore, rollback
+from tasks.common.params import load_params
+from tasks.releases.store import Pointer, open_store
 
 VERSIONS = 20
 ENCODED = 1 << 20  # bytes an image of the large version has

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from tasks.files import atomic_path
-from tasks.ingest import ingest
-from tasks.params import load_params
-from tasks.stage import run_stage
+from tasks.common.files import atomic_path
+from tasks.common.params import load_params
+from tasks.ingest.batch import ingest
+from tasks.stages.runner import run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 FASHION = ROOT / "datasets" / "fashion"

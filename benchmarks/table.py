@@ -4,7 +4,7 @@ A test holds the page to the JSON files, so no figure in it is typed by hand.
 """
 
 from benchmarks.record import FOLDER, Figure
-from tasks.files import atomic_path, read_json
+from tasks.common.files import atomic_path, read_json
 
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 

@@ -35,10 +35,11 @@ def train(side: int, images: int, plain: bool) -> float:
     """Images a second of two epochs after a first one; `plain`: one process and torch's own gradients."""
     import torch
 
-    from tasks import models, trainer
-    from tasks.params import TrainBackboneParams, UnfreezePhases
-    from tasks.processes import processes
-    from tasks.train_backbone import SHARE, repeatable
+    from tasks.backbones import timm_models
+    from tasks.common.params import TrainBackboneParams, UnfreezePhases
+    from tasks.stages.train_backbone import trainer
+    from tasks.stages.train_backbone.processes import processes
+    from tasks.stages.train_backbone.stage import SHARE, repeatable
 
     cores = torch.get_num_threads()
     if plain:
@@ -52,7 +53,7 @@ def train(side: int, images: int, plain: bool) -> float:
     calibration = trainer.Examples(pixels[:BATCH], None, train.targets[:BATCH])
     ends = []
     with processes(companions, partial(_accompany, side, images)) as ranks, repeatable(params.threads, ranks):
-        model = models.create(params.backbone, params.pretrained, 10, side)
+        model = timm_models.create(params.backbone, params.pretrained, 10, side)
         ranks.wait()
         judge = trainer.judge
         trainer.judge = lambda *a: (ends.append(time.perf_counter()), judge(*a))[1]  # an epoch has ended

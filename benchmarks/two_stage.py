@@ -24,14 +24,15 @@ import numpy as np
 from benchmarks.calibration import QUICK
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, run_stages, say, scratch_project, small_set, timed
-from tasks.calibrate import head_logits, read_head
-from tasks.files import read_json
-from tasks.metrics import per_class
-from tasks.network import classes_and_task, stage1_features, training_rows
-from tasks.params import load_params
-from tasks.stage import run_stage
-from tasks.targets import class_counts, encode
-from tasks.train_head import stage1_head
+from tasks.common.artifacts import classes_and_task, training_rows
+from tasks.common.files import read_json
+from tasks.common.params import load_params
+from tasks.models.head import head_logits, read_head
+from tasks.models.stage1 import stage1_features
+from tasks.scoring.metrics import per_class
+from tasks.scoring.targets import class_counts, encode
+from tasks.stages.runner import run_stage
+from tasks.stages.train_head import stage1_head
 
 SEEDS = 3
 MANY, FEW = 100, 50  # training images of a many-shot class are more, of a few-shot class fewer

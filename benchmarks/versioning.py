@@ -24,9 +24,9 @@ from PIL import Image
 from benchmarks.record import Figure, report
 from benchmarks.scratch import say, timed
 from benchmarks.versions import add_batch, opened, start
-from flows.pipeline import record_data
-from flows.publish import dvc_push
-from tasks.ingest import SHARD_ROWS
+from flows.publishing.publish import dvc_push
+from flows.repo.pipeline import record_data
+from tasks.ingest.batch import SHARD_ROWS
 
 IMAGES = 50_000
 

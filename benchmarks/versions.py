@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.scratch import FASHION, ROOT
-from flows.data import commit_data
-from flows.git import git
-from flows.pipeline import open_repo, record_data
-from flows.publish import dvc_push, publish
-from tasks import shards
-from tasks.bundle import write_manifest
-from tasks.contracts import sample_schema
-from tasks.files import sha256_bytes, sha256_file, write_json
-from tasks.params import load_params
-from tasks.store import Pointer, open_store
+from flows.project.ingest import commit_data
+from flows.publishing.publish import dvc_push, publish
+from flows.repo.git import git
+from flows.repo.pipeline import open_repo, record_data
+from tasks.common.files import sha256_bytes, sha256_file, write_json
+from tasks.common.params import load_params
+from tasks.common.schemas import sample_schema
+from tasks.dataset import shards
+from tasks.releases.bundle import write_manifest
+from tasks.releases.store import Pointer, open_store
 
 TASK = "multiclass"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.fashion_windows import reference_table
-from monitoring import reference
 from monitoring.contracts import Measures, Situation, Window
 from monitoring.decide import decide
-from monitoring.drift import measure
-from monitoring.reference import Reference
-from tasks.files import content_key
-from tasks.params import DecideParams, DriftParams
+from monitoring.drift import reference
+from monitoring.drift.reference import Reference
+from monitoring.drift.window import measure
+from tasks.common.files import content_key
+from tasks.common.params import DecideParams, DriftParams
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)

@@ -1,1 +1,1 @@
-"""Production monitoring: capture, drift measures, decisions, reports."""
+"""Production: the log of answers, drift measures, the decision, report pages, the review queue, alerts."""

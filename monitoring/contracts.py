@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime
 
-from tasks.contracts import Check, Frozen
+from tasks.common.checks import Check, Frozen
 
 
 class Window(Frozen):

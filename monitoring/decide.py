@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Situation
-from tasks.contracts import Check
-from tasks.params import DecideParams
+from tasks.common.checks import Check
+from tasks.common.params import DecideParams
 
 DAY = timedelta(days=1)
 PHRASES = 3  # things that moved, in the sentence

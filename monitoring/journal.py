@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 
 from monitoring.contracts import DriftDecision, Measures
-from tasks.blobs import Conflict, Store
+from tasks.storage.blobs import Conflict, Store
 
 TIME = "%Y%m%dT%H%M%SZ"
 

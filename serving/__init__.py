@@ -1,1 +1,1 @@
-"""Serving a bundle: the ONNX Runtime predictor."""
+"""Answers from a published bundle with ONNX Runtime; needs no torch."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.predictor import Predictor
-from tasks.errors import EvergreenError
-from tasks.store import Pointer, Releases
+from tasks.common.errors import EvergreenError
+from tasks.releases.store import Pointer, Releases
 
 logger = logging.getLogger("evergreen.live")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import bundle, ood, thresholds
-from tasks.images import Undecodable, preprocess
-from tasks.onnx_model import OnnxModel, Outputs
+from tasks.dataset.decode import Undecodable, preprocess
+from tasks.inference import ood, thresholds
+from tasks.inference.onnx_model import OnnxModel, Outputs
+from tasks.releases import bundle
 
 BATCH = 64  # images decoded and held at once
 
@@ -29,8 +30,8 @@ class Prediction:
     probabilities: tuple[float, ...] | None = None  # (K,) in class order
     ood: float | None = None  # out-of-distribution score, high = unfamiliar
     is_ood: bool = False
-    needs_review: bool = False  # not sure (see tasks.thresholds) or unfamiliar: show it to a human
-    reason: str | None = None  # one of contracts.QUARANTINE_REASONS
+    needs_review: bool = False  # not sure (see tasks.inference.thresholds) or unfamiliar: show it to a human
+    reason: str | None = None  # one of schemas.QUARANTINE_REASONS
     detail: str = ""
     features: np.ndarray | None = field(default=None, repr=False, compare=False)  # (D,) float32
 
@@ -58,7 +59,7 @@ class Predictor:
         return found
 
     def predict_pixels(self, pixels: np.ndarray) -> Outputs:
-        """The model's outputs for (N, S, S, 3) uint8 pixels that tasks.images.preprocess has made."""
+        """The model's outputs for (N, S, S, 3) uint8 pixels that tasks.dataset.decode.preprocess has made."""
         return self._model(pixels)
 
     def ood(self, outputs: Outputs) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from flows import collect_less_garbage
-from tests import shared
-from tests.browser import Visit, browser
-
-ROOT = Path(__file__).resolve().parent.parent
+from flows.startup import collect_less_garbage
+from tests.support import shared
+from tests.support.browser import Visit, browser
+from tests.support.checkout import ROOT, git
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -25,14 +23,29 @@ collect_less_garbage()
 
 # files that one worker runs one after the other: a server, or a library that takes seconds to import, serves them all
 TOGETHER = {
-    "s3": ("store", "s3", "s3_data", "versions_s3", "lease", "log"),
-    "evidently": ("benchmarks_drift", "evidently_store", "report", "monitor_flow", "pages"),
+    "s3": ("store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
+    "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "site"),
     "great_expectations": ("adopt", "validate"),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}
 # these start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
-LONGEST = ["loop", "serve", *TOGETHER["s3"], *TOGETHER["evidently"], *TOGETHER["great_expectations"], "bad_input"]
-LONGEST += ["bad_commands", "train_backbone", "benchmarks_model", "forget", "kill_points", "benchmarks_data", "release"]
+LONGEST = [
+    "loop",
+    "services",
+    *TOGETHER["s3"],
+    *TOGETHER["evidently"],
+    *TOGETHER["great_expectations"],
+    "bad_input",
+]
+LONGEST += [
+    "bad_commands",
+    "train_backbone",
+    "benchmarks_model",
+    "forget",
+    "kill_points",
+    "benchmarks_data",
+    "rollback",
+]
 LONGEST += ["publish", "capture", "release_report", "ingest", "review", "export", "evaluate", "gc"]
 
 
@@ -64,10 +77,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def shared_folder(tmp_path_factory) -> None:
     own = tmp_path_factory.getbasetemp()
@@ -76,8 +85,8 @@ def shared_folder(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def visit() -> Iterator[Callable[..., Visit]]:
-    """Opens pages in a real Chromium; see tests/browser.py. While it is open, asyncio.run is an error in this module:
-    playwright has a loop of its own."""
+    """Opens pages in a real Chromium (tests/support/browser.py). While it is open, asyncio.run is an error in this
+    module: playwright has a loop of its own."""
     with browser() as opened:
         yield opened
 
@@ -109,7 +118,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     for name in ("config", ".gitignore"):
         (root / ".dvc").mkdir(exist_ok=True)
         (root / ".dvc" / name).write_text((ROOT / ".dvc" / name).read_text())
-    from flows.pipeline import record_data
+    from flows.repo.pipeline import record_data
 
     git(root, "add", "-A")
     git(root, "commit", "-qm", "a project")

@@ -1,0 +1,213 @@
+"""The `evergreen` command. Every command imports late: `evergreen retrain` with nothing new stays under a second."""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import production, versions
+from flows.startup import collect_less_garbage, keep_pandas_out
+from tasks.common.errors import EvergreenError
+from tasks.common.paths import project_root, state_dir
+
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+REFUSED = {  # what the machine may refuse, and what a user does about it; any other OSError is a bug
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
+    errno.EACCES: "make it readable and writable for you",
+    errno.EPERM: "make it readable and writable for you",
+    errno.EROFS: "work in a checkout that can be written to",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENOTDIR: "name a place that is not beneath a file",
+    errno.ENAMETOOLONG: "use a shorter name",
+}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Keeps an image classifier true after it ships.",
+)
+
+
+def main() -> None:
+    """Entry point: a user's error is one message and exit code 1, never a traceback."""
+    collect_less_garbage()
+    try:
+        app()
+    except EvergreenError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        advice = f"{REFUSED[error.errno]}, then run the same command again"
+        typer.secho(f"error: {place}{error.strerror}: {advice}", fg="red", err=True)
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("interrupted: nothing half done counts; the same command starts again from there", err=True)
+        raise
+
+
+def _one_line(text: str) -> str:
+    """`text`, which a stranger wrote, for the terminal: control and bidirectional characters escaped, shortened."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= 240 else f"{shown[:100]} ... {shown[-130:]}"
+
+
+@app.command()
+def init(
+    project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
+    data: Annotated[Path, typer.Option(help="Your images: class folders, a CSV/JSONL/Parquet manifest, or Parquet.")],
+    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
+) -> None:
+    """Start a project of your own: the pipeline's code, a params.yaml that fits your images, a git repository."""
+    import shlex
+
+    from flows.project.create import init_project
+    from tasks.sources.records import Columns
+
+    named = (("--label", label), ("--image", image))
+    template = Path(__file__).resolve().parents[2]
+    for note in init_project(project, data, template, Columns(label=label, image=image)):
+        typer.echo(note)
+    typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
+    named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
+    source = shlex.quote(str(data.resolve()))
+    typer.echo(f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named} && evergreen retrain")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        str | None, typer.Argument(help="Folder or manifest, also s3://bucket/prefix; default: the set in datasets/.")
+    ] = None,
+    hard: Annotated[bool, typer.Option("--hard", help="Add to the hard set: never trained or calibrated on.")] = False,
+    production: Annotated[bool, typer.Option("--production", help="Mark as production samples.")] = False,
+    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
+    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start a new data set though data.dvc names another.")] = False,
+    commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
+) -> None:
+    """Take new images and labels into data/. Doing it twice changes nothing; killed, nothing half is visible."""
+    keep_pandas_out()
+    from flows.project.ingest import detached, ingest_command
+    from tasks.sources.source import Columns
+
+    given = {"label": label, "image": image}
+    reports = ingest_command(
+        project_root(),
+        source,
+        kind="hard" if hard else "production" if production else "import",
+        commit=commit,
+        new=new,
+        columns=Columns(**{name: value for name, value in given.items() if value}),
+        annotator=annotator,
+    )
+    for report in reports:
+        typer.echo(report.sentence())
+        for line in report.quarantined[:10]:
+            typer.echo(f"  quarantined {_one_line(str(line))}")
+        if len(report.quarantined) > 10:
+            typer.echo(f"  ... and {len(report.quarantined) - 10} more in {state_dir(project_root()) / 'quarantine'}")
+    if all(report.offered == len(report.quarantined) for report in reports):
+        raise EvergreenError(f"nothing in {source} could be used; the reasons are above")
+    if commit and any(report.batch for report in reports) and detached(project_root()):
+        typer.echo("note: HEAD is on no branch, so neither is this commit: `git switch -c NAME` keeps it", err=True)
+
+
+@app.command()
+def retrain(
+    reason: Annotated[str, typer.Option(help="Why; kept with the release.")] = "started by hand",
+    force: Annotated[bool, typer.Option("--force", help="Run though nothing is new.")] = False,
+) -> None:
+    """Run the whole loop over what HEAD names: train, calibrate, evaluate, gate, publish. Exit codes: 0 promoted,
+    held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected."""
+    from flows.runs.single_flight import run_and_tell
+
+    raise typer.Exit(run_and_tell(project_root(), reason, force, say=typer.echo))
+
+
+@app.command()
+def status() -> None:
+    """What is live, what runs and where to look, what the monitor last saw, what comes next."""
+    from datetime import UTC, datetime
+
+    from flows.repo.workspace import alive_runs
+    from flows.runs.lease import EXPIRES, elsewhere
+    from flows.services.up import status_lines
+    from tasks.common.params import load_params
+    from tasks.releases.store import open_store
+
+    root = project_root()
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    live = releases.live()
+    since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
+    typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
+    typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
+    for run, host, at in elsewhere(releases, root):
+        dead = ": probably dead" if (datetime.now(UTC) - at).total_seconds() > 2 * EXPIRES else ""
+        life = f"last sign of life {at:%Y-%m-%d %H:%M:%S} UTC{dead}"
+        typer.echo(f"elsewhere:   {_one_line(run)} on {_one_line(host)}, {life}")
+    for line in status_lines(root):
+        typer.echo(line)
+    for batch, about in releases.tombstones().items():
+        typer.echo(f"tombstoned:  {batch}: {about['why']}")
+
+
+@app.command()
+def up() -> None:
+    """Start everything: Prefect server, schedules and automations, report pages, Evidently's UI. Detached; started
+    again whatever dies; loopback only unless params.yaml says otherwise."""
+    from flows.services.up import up as start
+
+    start(project_root(), typer.echo)
+
+
+@app.command()
+def down() -> None:
+    """Stop everything `evergreen up` or a run started here; a run in flight resumes from its finished stages later."""
+    from flows.services.up import down as stop
+
+    count = stop(project_root())
+    typer.echo(f"stopped {count} process(es)" if count else "nothing of this project was running")
+
+
+@app.command()
+def tombstone(
+    batch: Annotated[str, typer.Argument(help="Batch id, b-...")],
+    why: Annotated[str, typer.Option(help="Kept for whoever asks later.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
+) -> None:
+    """Keep a batch but never train on it again (or allow it again with --undo)."""
+    import getpass
+
+    from tasks.common.params import load_params
+    from tasks.dataset.shards import batches
+    from tasks.releases.store import open_store
+
+    root = project_root()
+    releases = open_store(load_params(root / "params.yaml").store, root)
+    known = {manifest.batch for manifest in batches(root / "data")} | set(releases.tombstones())
+    if batch not in known:
+        raise EvergreenError(f"no batch {batch!r} in {root / 'data'}; known: {', '.join(sorted(known)) or 'none'}")
+    if undo:
+        releases.untombstone(batch)
+    else:
+        releases.tombstone(batch, why=why, by=getpass.getuser())
+    typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
+
+
+for command in (*versions.COMMANDS, *production.COMMANDS):
+    app.command()(command)
+
+
+if __name__ == "__main__":
+    main()

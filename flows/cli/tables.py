@@ -1,0 +1,93 @@
+"""Releases, runs and differences as tables for the terminal. Names come from users: they are shown, not interpreted."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from flows.publishing.rollback import Period
+from flows.versions.diff import Versions
+
+MOST = 40  # rows of one table
+LETTERS = 400  # of a reason
+
+
+def print_releases(console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]]) -> None:
+    """What was live when, newest first."""
+    for period in reversed(periods[-MOST:]):
+        until = f"until {_time(period.until)} UTC" if period.until else "live"
+        gone = ", retired" if period.version in retired else ""
+        line = f"from {_time(period.since)} UTC, {until}{gone}, by {period.by}, run {period.run_id}"
+        _entry(console, period.version, line, period.why, "green" if period.until is None else "")
+    _more(console, len(periods))
+
+
+def print_runs(console: Console, runs: dict[str, dict[str, Any]]) -> None:
+    """How runs ended, newest first."""
+    if runs:
+        console.print(Text("runs", style="italic"))
+    for run_id, run in list(reversed(runs.items()))[:MOST]:
+        by = f", by {run['by']}" if run.get("by") else ""
+        _entry(console, run_id, " ".join([run["outcome"], run.get("version") or ""]).strip() + by, run["sentence"])
+    _more(console, len(runs))
+
+
+def _entry(console: Console, name: str, line: str, why: str, style: str = "") -> None:
+    """A line, and beneath it, indented, why: a table's cell would be a narrow tower of it."""
+    console.print(Text.assemble((name, f"bold {style}".strip()), "  ", (_cell(line), style)), soft_wrap=True)
+    why = _cell(why)
+    shown = why if len(why) <= LETTERS else f"{why[: LETTERS - 1]}\u2026 (--json shows all)"
+    console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4)))
+
+
+def print_diff(console: Console, found: Versions) -> None:
+    """Every difference, a table a kind."""
+    console.print(Text(f"{found.a} -> {found.b}", style="bold"))
+    for kind, entries in found.batches.items():
+        for entry in entries:
+            about = entry["why"] if "why" in entry else f"{entry['kind']}, {entry['rows']} images"
+            console.print(Text(f"  batch {kind}: {entry['batch']} ({about})"))
+    counts = [(f"images, {split}", by_class) for split, by_class in found.images.items()]
+    counts += [(f"labels to {action}", by_class) for action, by_class in found.actions.items()]
+    rows = [(what, name, a, b, f"{b - a:+d}") for what, by_class in counts for name, (a, b) in by_class.items()]
+    _table(console, "data and labels", ("what", "class", found.a, found.b, ""), rows)
+    labels = [(entry["id"][:12], str(entry["a"]), str(entry["b"])) for entry in found.relabelled]
+    _table(console, "labels corrected by people", ("image", found.a, found.b), labels)
+    _table(console, "params", ("key", found.a, found.b), [(key, a, b) for key, (a, b) in found.params.items()])
+    _table(console, "code", ("file",), [(name,) for name in found.code])
+    metrics = [(name, a, b, way) for name, (a, b, way) in found.metrics.items()]
+    _table(console, "metrics", ("figure", found.a, found.b, ""), metrics)
+    for line in found.unreadable:
+        console.print(Text(f"not compared: {line}", style="yellow"))
+    console.print(Text(found.why))
+
+
+def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows[:MOST]:
+        table.add_row(
+            *(Text(_cell(value), style={"live": "green", "worse": "red"}.get(str(value), "")) for value in row)
+        )
+    console.print(table)
+    _more(console, len(rows))
+
+
+def _more(console: Console, count: int) -> None:
+    if count > MOST:
+        console.print(Text(f"  ... and {count - MOST} more (--json shows all)"))
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"

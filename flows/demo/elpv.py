@@ -1,0 +1,215 @@
+"""The demo's story on photos of solar cells: `make demo DATA=elpv`. A model of monocrystalline cells meets
+polycrystalline ones.
+
+PyPI's `elpv-dataset` holds 2,624 electroluminescence photos of single solar cells, 300 x 300 grey pixels, each with its
+kind and the probability that it is defective (0, 1/3, 2/3 or 1: how sure its experts were). Its licence allows no
+commercial use, so nothing of it comes with Evergreen: it is installed when this story is asked for, after a notice.
+
+Sure labels (0, 1) are the classes functional and defective; cells that experts were unsure of are the hard set. The
+list follows the modules that the cells were cut out of but does not name them: STRING neighbours at a time go one way.
+
+| file | cells |
+|---|---|
+| base | mono: training, calibration, test |
+| batch-2 | mono: the next training batch |
+| sabotaged | mono: functional and defective exchanged |
+| hard | all that experts were unsure of, mono and poly, rounded to the nearer class |
+| production-1 | mono, without labels |
+| production-2, -3, -4 | poly, without labels |
+| truth | the label of every cell above; only the demo reads it |
+"""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from flows.demo.production import Story
+from flows.project.create import render
+from flows.project.suggest import fit, look
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path, sha256_bytes
+from tasks.common.params import UnfreezePhases
+from tasks.common.paths import state_dir
+
+PACKAGE, VERSION = "elpv_dataset", "elpv-dataset==1.0.0.post1"
+NOTICE = """\
+[bold]elpv-dataset[/]: photos of solar cells by Buerhop-Lutz, Deitsch, Maier, Gallwitz, Berger, Doll, Hauch, Camus and
+Brabec (2018). Licence [bold]CC BY-NC-SA 4.0[/]: with attribution, not commercially, what is made of it under the same.
+https://creativecommons.org/licenses/by-nc-sa/4.0/   https://github.com/zae-bayern/elpv-dataset
+What this demo makes of it (copies of the photos, models, reports) stays in its folder."""
+CLASSES = ("functional", "defective")
+STRING = 6  # neighbours in the list that stay together: shorter than any row of cells in a module
+SIZE = 96  # pixels: cracks are thin, and two cores have minutes
+EPOCHS = {"frozen": 1, "last": 4, "all": 6}  # with few images the classifier alone may look best: it adapts to no kind
+CORRUPTIONS = ["noise"]
+MAX_ECE = 0.15
+UNUSED = ("", None)
+MONO = {  # (file, split) -> about so many of the 901 sure cells
+    ("base", "train"): 331,
+    ("base", "calibration"): 150,
+    ("base", "test"): 160,
+    ("batch-2", "train"): 100,
+    ("sabotaged", "train"): 60,
+    ("production-1", None): 100,
+}
+POLY = {("production-2", None): 250, ("production-3", None): 250, ("production-4", None): 250, UNUSED: 572}  # of 1,322
+SCHEMA = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("slice_cell", pa.string()),
+    ]
+)
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One photo. `string` names the neighbours it stays with."""
+
+    path: str
+    data: bytes
+    probability: float
+    kind: str  # mono | poly
+    string: str
+
+    @property
+    def sure(self) -> bool:
+        return self.probability in (0.0, 1.0)
+
+    @property
+    def label(self) -> str:
+        return CLASSES[self.probability > 0.5]
+
+
+def story(project: Path) -> Story:
+    """The files under the demo's state and a params.yaml that fits them, both in `project`. Raises EvergreenError."""
+    files = make(read(installed()), state_dir(project) / "demo" / "elpv")
+    write_params(project, files / "base.parquet")
+    return Story(
+        files=files,
+        ingests=ingests(files),
+        known="the kind of cells that the model knows",
+        change="another kind of cells arrives",
+        changed="polycrystalline cells",
+        certain_gain=False,
+        quiet=("none", "watch"),  # 100 cells are of few modules, and modules differ; a watch asks for nothing
+    )
+
+
+def ingests(files: Path) -> tuple[tuple[str, ...], ...]:
+    """Arguments of `evergreen ingest`: the clone's data.dvc names the set that comes along, hence --new."""
+    return (str(files / "base.parquet"), "--new"), (str(files / "hard.parquet"), "--hard")
+
+
+def installed() -> Path:
+    """The package's folder of data, after the licence has been shown; installed now where it is not. Raises
+    EvergreenError where it cannot be had."""
+    console.print(NOTICE, soft_wrap=True)
+    if importlib.util.find_spec(PACKAGE) is None:
+        console.print(f"[dim]installing {VERSION} (91 MB) into {sys.prefix}[/]", soft_wrap=True)
+        command = ["-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", VERSION]
+        code = subprocess.run([sys.executable, *command]).returncode
+        importlib.invalidate_caches()
+        if code or importlib.util.find_spec(PACKAGE) is None:
+            raise EvergreenError(
+                f"{VERSION} could not be installed (exit code {code}, the reason is above), and this story needs its "
+                f"photos. Install it into {sys.prefix} by hand, or run `make demo` for the set that comes along."
+            )
+    (folder,) = importlib.util.find_spec(PACKAGE).submodule_search_locations
+    return Path(folder) / "data"
+
+
+def read(folder: Path) -> list[Cell]:
+    """The cells of labels.csv (path, probability, kind; separated by spaces), in its order. Raises EvergreenError."""
+    table = folder / "labels.csv"
+    found: list[Cell] = []
+    try:
+        rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines()]
+        for kind, neighbours in groupby(rows, key=lambda row: row[2]):
+            start = len(found)
+            for number, (path, probability, _) in enumerate(neighbours):
+                string = f"{kind}-{start + number // STRING * STRING:04d}"  # the first of them
+                found.append(Cell(path, (folder / path).read_bytes(), float(probability), kind, string))
+    except (OSError, ValueError, IndexError) as error:
+        raise EvergreenError(f"{table} is not what {VERSION} brings: {error}. Install that version again.") from error
+    return found
+
+
+def make(cells: list[Cell], out: Path) -> Path:
+    """Write every file of the table above into `out`, the same for the same cells; returns `out`."""
+    rows: dict[str, list[dict]] = {"hard": [_row(cell, "hard", cell.label) for cell in cells if not cell.sure]}
+    for kind, places in (("mono", MONO), ("poly", POLY)):
+        for (name, split), dealt in deal([c for c in cells if c.sure and c.kind == kind], places).items():
+            rows.setdefault(name, []).extend(_row(cell, split, _given(cell, name, split)) for cell in dealt)
+    for name, found in rows.items():
+        _write(out / f"{name}.parquet", pa.Table.from_pylist(found, SCHEMA))
+    truth = {"id": [sha256_bytes(cell.data) for cell in cells], "label": [cell.label for cell in cells]}
+    _write(out / "truth.parquet", pa.table(truth))
+    return out
+
+
+def deal(cells: list[Cell], places: dict[tuple, int]) -> dict[tuple, list[Cell]]:
+    """place -> its cells: whole strings, about as many as asked for, each place with the same share of defective ones.
+
+    From the strings without a defect to those that are all defective, and among equals as the list has them, each goes
+    to the place that is furthest behind: by chance a place of 20 strings gets few modules and is unlike the others.
+    """
+    strings: dict[str, list[Cell]] = {}
+    for cell in cells:
+        strings.setdefault(cell.string, []).append(cell)
+    found: dict[tuple, list[Cell]] = {place: [] for place in places}
+
+    def defects(name: str) -> float:
+        return sum(cell.probability for cell in strings[name]) / len(strings[name])
+
+    for name in sorted(strings, key=defects):
+        behind = min(places, key=lambda place: len(found[place]) / places[place])
+        found[behind] += strings[name]
+    return {place: found[place] for place in places if place != UNUSED}
+
+
+def write_params(project: Path, manifest: Path) -> None:
+    """What `evergreen init` would write for `manifest`, smaller and quicker."""
+    params, why = fit(look(manifest))
+    epochs = UnfreezePhases(**EPOCHS)
+    sections = {
+        "images": params.images.model_copy(update={"size": SIZE}),
+        "train_backbone": params.train_backbone.model_copy(update={"epochs": epochs}),
+        "evaluate": params.evaluate.model_copy(update={"corruptions": CORRUPTIONS}),
+        "gate": params.gate.model_copy(update={"max_ece": MAX_ECE}),
+        "bundle": params.bundle.model_copy(update={"name": "solar-cells"}),
+    }
+    for changed in ("images.size", "train_backbone.epochs"):
+        why[changed] = "chosen for a demo of minutes on two cores"
+    why["evaluate.corruptions"] = "the camera stands in a dark chamber, in focus, and saves without loss"
+    why["gate.max_ece"] = "of 160 test images a well calibrated model shows up to 0.07 by luck"
+    with atomic_path(project / "params.yaml") as temporary:
+        temporary.write_text(render(params.model_copy(update=sections), why).lstrip(), encoding="utf-8")
+
+
+def _given(cell: Cell, name: str, split: str | None) -> str | None:
+    """The label that the file `name` gives: none in production, the other one where it is sabotaged."""
+    if split is None:
+        return None
+    return CLASSES[(CLASSES.index(cell.label) + (name == "sabotaged")) % 2]
+
+
+def _row(cell: Cell, split: str | None, label: str | None) -> dict:
+    image = {"bytes": cell.data, "path": cell.path}
+    return {"image": image, "label": label, "split": split, "source": cell.string, "slice_cell": cell.kind}
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    with atomic_path(file) as temporary:
+        pq.write_table(table, temporary, row_group_size=64)

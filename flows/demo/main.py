@@ -1,0 +1,185 @@
+"""`make demo`: the whole loop on real images, in a scratch clone; the checkout stays untouched.
+
+    python -m flows.demo [DATA [FOLDER]]
+
+DATA: fashion (the set in datasets/) or elpv (photos of solar cells, installed on demand: flows.demo.elpv).
+FOLDER: default .demo; an earlier demo there is stopped and replaced.
+
+Expected: a first release; a new batch that retrains incrementally and is promoted (elpv: or held, being small); a
+sabotaged batch that is stopped before training; production that changes, an alarm, labels, an automatic retraining (in
+flows.demo.production). It ends by saying where to look.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+
+from flows.demo import elpv, production
+from flows.demo.production import Story
+from flows.repo.git import git, identity
+from flows.repo.workspace import state_dir
+from flows.server.process import environment
+from flows.services.up import down, services
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path, write_json
+from tasks.common.params import load_params
+from tasks.releases.store import open_store
+
+console = Console(highlight=False)
+HERE = Path(__file__).resolve().parents[2]
+REJECTED = 4  # exit code of `evergreen retrain`: the gate found the new model worse
+SETTINGS = {  # what the demo's clone changes: it has minutes, not days, and labels all that two windows showed
+    r"  size: 64": "  size: 48",  # the images have 28 pixels a side
+    r"  flush_seconds: .*": "  flush_seconds: 1",
+    r"  budget: .*": "  budget: 500",
+    r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo looks itself, when a window is full
+}
+
+
+def clone(target: Path) -> Path:
+    """A scratch clone of this checkout's HEAD at `target`; an earlier demo there is stopped and removed."""
+    if target.exists():
+        if not (target / ".git").is_dir() or not (target / "dvc.yaml").is_file():
+            raise EvergreenError(f"{target} exists and is no earlier demo: remove it, or name another folder")
+        down(target)
+        shutil.rmtree(target)
+    git(HERE, "clone", "--quiet", "--no-hardlinks", str(HERE), str(target))
+    options = identity(target)
+    for option in options[1::2]:
+        name, _, value = option.partition("=")
+        git(target, "config", name, value)
+    return target
+
+
+def fashion(project: Path) -> Story:
+    """The set that comes along, as params.yaml has it."""
+    return Story(
+        files=project / "datasets/fashion",
+        ingests=((),),
+        certain_gain=True,
+        known="the cameras the model knows",
+        change="a camera is changed",
+        changed="the new camera",
+    )
+
+
+STORIES = {"fashion": fashion, "elpv": elpv.story}
+
+
+def commit_settings(project: Path) -> None:
+    """The demo's own settings into params.yaml, committed with whatever the story has written there."""
+    params = (project / "params.yaml").read_text(encoding="utf-8")
+    for shipped, ours in SETTINGS.items():
+        params = re.sub(f"(?m)^{shipped}$", ours, params)
+    with atomic_path(project / "params.yaml") as temporary:
+        temporary.write_text(params, encoding="utf-8")
+    git(project, "commit", "--quiet", "-am", "settings of the demo")
+
+
+def evergreen(project: Path, *arguments: str) -> int:
+    """Run one `evergreen` command in the demo's project, shown as a user would type it."""
+    console.print(f"[bold green]$[/] evergreen {' '.join(arguments)}", soft_wrap=True)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=project,
+        env=environment(project) | {"PYTHONPATH": str(project)},
+    ).returncode
+
+
+def start_services(project: Path) -> subprocess.Popen:
+    """`evergreen up` beside the first steps, which leave a core to it; part 4 shows what it says."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "up"],
+        cwd=project,
+        env=environment(project) | {"PYTHONPATH": str(project)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def must(code: int, expected: int, what: str) -> None:
+    if code != expected:
+        raise EvergreenError(f"the demo expected {what} (exit code {expected}), found exit code {code}")
+
+
+def main(data: str, target: Path) -> None:
+    if data not in STORIES:
+        raise EvergreenError(f"no story is told with {data!r}: name one of {', '.join(STORIES)} (make demo DATA=...)")
+    start = time.monotonic()
+    project = clone(target)
+    story = STORIES[data](project)
+    commit_settings(project)
+    services_start = start_services(project)
+    console.print(Rule("1  images and labels in, a first model out"))
+    for arguments in story.ingests:
+        must(evergreen(project, "ingest", *arguments), 0, "the first images to be ingested")
+    must(evergreen(project, "retrain", "--reason", "first model"), 0, "a first release")
+    releases = open_store(load_params(project / "params.yaml").store, project)
+    first = releases.live()
+    if first is None:
+        raise EvergreenError("the demo expected a first release, none is live")
+
+    console.print(Rule("2  a new batch: only what is new is worked on, and a better model is promoted"))
+    must(evergreen(project, "ingest", str(story.files / "batch-2.parquet")), 0, "a batch to be ingested")
+    code = evergreen(project, "retrain", "--reason", "new batch")
+    if story.certain_gain:
+        must(code, 0, "a second release")
+        if releases.live().version == first.version:
+            raise EvergreenError(f"the demo expected the retrained model to replace {first.version}; it is still live")
+    elif code != REJECTED:
+        must(code, 0, "a second release, or one that is held")
+
+    console.print(Rule("3  a sabotaged batch (labels flipped): stopped before training"))
+    must(evergreen(project, "ingest", str(story.files / "sabotaged.parquet")), 0, "a batch to be ingested")
+    must(evergreen(project, "retrain", "--reason", "new batch"), 3, "the sabotaged batch to be refused")
+    must(evergreen(project, "retrain", "--reason", "the next schedule"), 0, "the tombstone to hold")
+
+    trained = time.monotonic()
+    services_start.wait()
+    demo = production.Demo(project, releases, evergreen, story)
+    figures = production.run(demo, lambda text: console.print(Rule(text)))
+
+    console.print(Rule())
+    evergreen(project, "releases")
+    evergreen(project, "status")
+    minutes = {"minutes": (time.monotonic() - start) / 60, "minutes_of_training_part": (trained - start) / 60}
+    write_json(state_dir(project) / "demo.json", {"data": data} | minutes | figures)
+    show_where_to_look(project, minutes["minutes"], figures["reports"])
+
+
+def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> None:
+    """Where everything the demo made can be seen; plain lines, so that paths stay whole and clickable."""
+    tree = sorted((state_dir(project) / "runs").iterdir())[-1] / "tree"
+    refused = next((state_dir(project) / "validation").glob("b-*.html"))
+    address = {name: url for name, url, _ in services(project)}
+    releases = open_store(load_params(project / "params.yaml").store, project)
+    report = Path(releases.store.root) / "runs" / releases.live().run_id / "report.html"
+    console.print(Rule(f"the loop ran in {minutes:.1f} minutes; look at"))
+    places = {
+        "drift reports, release reports, review queue": address["pages"],
+        "the alarm: which images moved": reports[1],
+        "why the new model is live": report,
+        "why the batch was refused, with its images": refused,
+        "Prefect: runs, tables, plots, verdicts": f"{address['prefect']}/runs",
+        "Evidently's own history": address["evidently"],
+        "the validation of the data in use": tree / "artifacts/validate/index.html",
+        "the live model's card": tree / "artifacts/bundle/card.md",
+        "go back": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} rollback",
+        "stop everything": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
+    }
+    for what, where in places.items():
+        console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        data, folder = (*sys.argv[1:], *("fashion", HERE / ".demo")[len(sys.argv) - 1 :])
+        main(data, Path(folder).resolve())
+    except EvergreenError as error:
+        sys.exit(f"error: {error}")

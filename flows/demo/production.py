@@ -1,0 +1,193 @@
+"""The demo's second half: production. A quiet camera, a changed one, the alarm, labels, a retrained model, quiet again.
+
+Nothing is staged: traffic is answered by the live model through ONNX Runtime, the monitor decides, Prefect's automation
+starts the run. Only the person who labels is played, by the story's truth.parquet, which nothing else reads.
+"""
+
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from flows.repo import workspace
+from monitoring.log.production_log import open_log
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path, read_json
+from tasks.common.params import load_params
+from tasks.common.paths import state_dir
+from tasks.releases.store import Pointer, Releases
+
+RUN_SECONDS = 1800  # for the event to start a run, and for that run to end
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A data set that the demo is told with: its files, and the words for what happens to them."""
+
+    files: Path  # batch-2, sabotaged, production-1 to -4 and truth, each .parquet
+    ingests: tuple[tuple[str, ...], ...]  # arguments of each `evergreen ingest` before the first model
+    certain_gain: bool  # must the second batch give a better model, or may the gate hold it?
+    known: str  # "the cameras the model knows"
+    change: str  # "a camera is changed"
+    changed: str  # "the changed camera"
+    quiet: tuple[str, ...] = ("none",)  # what the monitor may decide where nothing has changed
+
+
+@dataclass
+class Demo:
+    """`evergreen(*arguments)` runs one command as a user would and returns its exit code."""
+
+    project: Path
+    releases: Releases
+    evergreen: Callable[..., int]
+    story: Story
+
+    def traffic(self, number: int) -> datetime:
+        """The images of production-`number` arrive now; the time when they began to."""
+        table = pq.read_table(self.story.files / f"production-{number}.parquet")
+        table = table.select([name for name in table.column_names if name != "taken_at"])
+        file = state_dir(self.project) / "demo" / f"traffic-{number}.parquet"
+        with atomic_path(file) as temporary:
+            pq.write_table(table, temporary)
+        began = datetime.now(UTC)
+        self._must("score", str(file))
+        return began
+
+    def monitor(self, *expected: str) -> dict:
+        """Look at the window now; what the monitor saw. Raises EvergreenError for another outcome than expected."""
+        held_back = load_params(self.project / "params.yaml").capture.flush_seconds + 1
+        time.sleep(held_back + 1)  # a capture may hold answers back that long: the window ends before
+        self._must("monitor")
+        seen = read_json(state_dir(self.project) / "monitor.json")
+        if seen["outcome"] not in expected:
+            wanted = " or ".join(expected)
+            raise EvergreenError(f"the demo expected the monitor to decide {wanted}, found: {seen['sentence']}")
+        return seen
+
+    def label_the_queue(self) -> int:
+        """Write the queue out, fill in the true labels, take them back; how many."""
+        file = state_dir(self.project) / "demo" / "queue.csv"
+        self._must("queue", "--csv", str(file))
+        truth = pq.read_table(self.story.files / "truth.parquet").to_pydict()
+        known = dict(zip(truth["id"], truth["label"], strict=True))
+        with open(file, encoding="utf-8", newline="") as source:
+            rows = list(csv.DictReader(source))
+        with atomic_path(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as target:
+            writer = csv.DictWriter(target, list(rows[0]) if rows else ["id", "label"])
+            writer.writeheader()
+            writer.writerows({**row, "label": known[row["id"]]} for row in rows)
+        console.print("  [dim](a person looks at the images and fills in the labels)[/]")
+        self._must("label", str(file), "--annotator", "a person")
+        return len(rows)
+
+    def mark(self) -> tuple[str, int]:
+        """Now, as run ids begin, and how long the runner's log is: what comes later is beyond it."""
+        log = state_dir(self.project) / "runner.log"
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}", log.stat().st_size if log.is_file() else 0
+
+    def wait_for_release(self, before: Pointer, mark: tuple[str, int]) -> tuple[Pointer, datetime]:
+        """Show the run that the event starts, until it has ended; (the new pointer, when the run started).
+
+        mark: of before the event. The monitor sends that before it draws its report, so by the end of the command
+        the run may have begun.
+        """
+        state, (since, offset) = state_dir(self.project), mark
+        log, deadline = state / "runner.log", time.monotonic() + RUN_SECONDS
+        folder = None
+        while (
+            folder is None or not (folder / "ended.json").is_file() or folder.name in workspace.alive_runs(self.project)
+        ):
+            if time.monotonic() > deadline:
+                raise EvergreenError(f"no run ended in {RUN_SECONDS} s after the event; see {log}")
+            if new := sorted(path for path in (state / "runs").iterdir() if path.name > since):
+                folder = new[0]
+            offset = _show(log, offset)
+            time.sleep(0.5)
+        _show(log, offset)
+        ended = read_json(folder / "ended.json")
+        if ended["outcome"] == "held" and not self.story.certain_gain:
+            console.print(
+                "  [dim](a person reads the release report: the new kind of images is worth what it costs)[/]"
+            )
+            self._must("approve", folder.name, "--why", f"{self.story.change}, and only this model knows it")
+        live = self.releases.live()
+        if live is None or live.version == before.version:
+            raise EvergreenError(f"the demo expected a better model: {ended['sentence']}")
+        return live, datetime.strptime(folder.name.split("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+
+    def accuracy(self, since: datetime) -> float:
+        """Of the answers logged since then, by the true labels that only the demo knows."""
+        log = open_log(self.project, load_params(self.project / "params.yaml"))
+        answers = log.window(since, datetime.now(UTC) + timedelta(minutes=1), columns=["id", "prediction"])[0]
+        truth = pq.read_table(self.story.files / "truth.parquet")
+        labels = truth["label"].take(pc.index_in(answers["id"], truth["id"].combine_chunks()))
+        return pc.mean(pc.equal(answers["prediction"], labels).cast(pa.float64())).as_py()
+
+    def _must(self, *arguments: str) -> None:
+        if code := self.evergreen(self.project, *arguments):
+            raise EvergreenError(f"evergreen {arguments[0]} ended with {code}")
+
+
+def _show(log: Path, offset: int) -> int:
+    """Print the stage lines that the runner's log has gained; the new offset."""
+    if not log.is_file():
+        return offset
+    with open(log, "rb") as file:
+        file.seek(offset)
+        text = file.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        if line.startswith(("  ", "run ", "promoted", "held", "rejected", "train_backbone: epoch")):
+            console.print(line, markup=False, soft_wrap=True)
+    return offset + len(whole)
+
+
+def run(demo: Demo, rule: Callable[[str], None]) -> dict:
+    """Play it; the figures: first_shift_to_retrain_s, accuracy_before, accuracy_after, images_after."""
+    live, story = demo.releases.live(), demo.story
+    rule(f"4  production: {story.known}: quiet")
+    demo._must("up")
+    demo.traffic(1)
+    demo.monitor(*demo.story.quiet)
+
+    rule(f"5  {story.change}: an alarm within two windows, and the images to label")
+    shifted = demo.traffic(2)
+    first = demo.monitor("watch", "label")
+    demo.traffic(3)
+    if first["outcome"] == "watch":
+        alarm = demo.monitor("label")
+    else:  # asked already: the same is not asked for twice
+        alarm = first
+        demo.monitor("watch", "label")
+    demo.label_the_queue()
+
+    rule("6  the drift goes on and labels are there: the monitor's event starts a retraining")
+    before, mark = demo.traffic(4), demo.mark()
+    demo.monitor("retrain")
+    accuracy_before = demo.accuracy(before)
+    live, started = demo.wait_for_release(live, mark)
+
+    rule(f"7  the new model knows {story.changed}: quiet again")
+    after = demo.traffic(4)
+    quiet = demo.monitor(*demo.story.quiet)
+    accuracy_after = demo.accuracy(after)
+    console.print(
+        f"  accuracy on the traffic of {story.changed} (nobody labelled these images): "
+        f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}",
+        soft_wrap=True,
+    )
+    return {
+        "first_shift_to_retrain_s": (started - shifted).total_seconds(),
+        "accuracy_before": accuracy_before,
+        "accuracy_after": accuracy_after,
+        "images_after": pq.read_metadata(story.files / "production-4.parquet").num_rows,
+        "reports": [seen["report"] for seen in (first, alarm, quiet)],
+    }

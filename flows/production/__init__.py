@@ -1,0 +1,1 @@
+"""Scoring, monitoring, acting on a decision, and taking labels back."""

@@ -1,0 +1,234 @@
+"""One monitor run: the newest window of production -> measures -> decision -> report -> act.
+
+A window is what the live model answered since the last one, up to now less the time a capture may hold an answer back.
+It stays open until it has decide.min_rows rows, or is a day old. Nothing here imports torch or Prefect: with nothing
+to look at a run costs one listing of the log.
+
+    .evergreen/monitor.json    when the last run ended well, and what it said
+
+Acting comes before the journal's entry: a run killed between acts again, and a second event is coalesced by the
+retraining's single flight, while a lost one would be lost for ever.
+"""
+
+import fcntl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from flows.production.act import act, new_labels
+from flows.server.events import request_retrain
+from monitoring.alerts import alert, alert_once, retry_alerts
+from monitoring.contracts import DriftDecision, Measures, Situation, Window
+from monitoring.journal import Journal, window_id
+from monitoring.log.production_log import Log, open_log, settled
+from tasks.common.checks import Frozen
+from tasks.common.files import read_json, write_json
+from tasks.common.params import Params, load_params
+from tasks.common.paths import cache_dir, state_dir
+from tasks.releases.store import Pointer, Releases, open_store
+
+LONGEST = timedelta(days=1)  # of a window; after a longer silence the newest day is what counts
+HEAVY = ("image",)  # of the log's columns: encoded bytes; pages show the thumbnails
+PAST = 30  # windows that a page's trend and a decision's persistence look back
+
+
+class Seen(Frozen):
+    """What one run did. `sentence` is for people."""
+
+    at: datetime
+    outcome: str  # of the decision; "waiting": too few rows yet; "nothing": no model is live
+    sentence: str
+    window: str | None = None
+    report: str | None = None  # path of our page
+
+
+def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
+    """`monitor` unless one runs already; what it saw is kept for `evergreen status`. Returns its sentence."""
+    state = state_dir(root)
+    state.mkdir(parents=True, exist_ok=True)
+    with open(state / "monitor.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "another monitor run is under way"
+        seen = monitor(root, say, now)
+        write_json(state / "monitor.json", seen.model_dump(mode="json"))
+        for problem in retry_alerts(root):
+            say(problem)
+        alert_once(root, "monitor silence", "silence", None)
+        with_labels = _reevaluated(root, say) if seen.outcome != "nothing" else None
+    return " ".join(filter(None, [f"{seen.outcome}: {seen.sentence}", with_labels]))
+
+
+def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:
+    """The new champion against its predecessor, as soon as enough true labels came since the last look."""
+    from flows.production.reevaluate import due, reevaluate
+
+    params = load_params(root / "params.yaml")
+    live = open_store(params.store, root).live()
+    if live and due(root, open_log(root, params), live, params.decide.min_rows):
+        return reevaluate(root, say)
+    return None
+
+
+def monitor(
+    root: Path, say: Callable[[str], None] = print, now: datetime | None = None, settle: float | None = None
+) -> Seen:
+    """One run. now: end of the window, with `settle` seconds (None: what a capture may hold back) taken off."""
+    now = (now or datetime.now(UTC)).astimezone(UTC)
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    live = releases.live()
+    if live is None:
+        return Seen(at=now, outcome="nothing", sentence="no model is live yet: there is nothing to monitor")
+    log = open_log(root, params)
+    journal = Journal(log.store)
+    past = journal.recent(max(params.decide.persistence[1], PAST))
+    for key in journal.skipped:
+        say(f"{key} of the journal cannot be read and is left out")
+    situation = _situation(root, params, live, log, journal, now)
+    start = _start(past, live, now)
+    held_back = params.capture.flush_seconds + 1 if settle is None else settle
+    end = (now - timedelta(seconds=held_back)).replace(microsecond=0)
+    if end <= start:
+        return _quiet(root, params, situation, journal, start, f"the window since {start:%H:%M:%S} has just begun")
+    _, _, rows = log.window(start, end, columns=["id"], limit=1, bundle=live.bundle)
+    if rows < params.decide.min_rows and end - start < LONGEST - timedelta(minutes=1):
+        wanted = f"{rows} of {params.decide.min_rows} rows since {start:%Y-%m-%d %H:%M} UTC"
+        return _quiet(root, params, situation, journal, start, f"the window stays open: {wanted}")
+
+    measures, table, bundle = _measure(root, params, releases, live, log, start, end)
+    same = [m for m, _ in past if m.window.bundle == live.bundle]
+    from monitoring.decide import decide
+
+    decision = decide([*same, measures], situation, params.decide)
+    # the event first: what fails to be drawn must not keep a model from being mended
+    drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
+    since = min(drifted, default=None)
+    done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
+    report = write_report(root, params, table, bundle, measures, decision, past, done)
+    journal.append(measures, decision)
+    return Seen(
+        at=now,
+        outcome=decision.outcome,
+        sentence=" ".join([decision.sentence, *done]),
+        window=measures.window.id,
+        report=str(report),
+    )
+
+
+def _link(root: Path, window: str) -> str:
+    """Where people find the window's page: its address while the pages are served, else its file."""
+    from monitoring.pages.site import reports_dir
+
+    services = state_dir(root) / "services.json"
+    pages = read_json(services)["services"].get("pages", {}).get("url") if services.is_file() else None
+    return f"{pages}/reports/{window}.html" if pages else str(reports_dir(root) / f"{window}.html")
+
+
+def _start(past: list[tuple[Measures, DriftDecision]], live: Pointer, now: datetime) -> datetime:
+    """End of the live model's last window, or when it went live; a day ago at most."""
+    ends = [m.window.end for m, _ in past if m.window.bundle == live.bundle]
+    return max([live.at.astimezone(UTC), now - LONGEST, *ends[-1:]]).replace(microsecond=0)
+
+
+def _situation(root: Path, params: Params, live: Pointer, log: Log, journal: Journal, now: datetime) -> Situation:
+    from monitoring.review.queue import waiting
+
+    file = state_dir(root) / "monitor.json"
+    return Situation(
+        now=now,
+        released_at=live.at,
+        last_row_at=log.last_at(now),
+        last_monitor_at=datetime.fromisoformat(read_json(file)["at"]) if file.is_file() else None,
+        drift_retrains=journal.retrains(),
+        new_labels=new_labels(root, log, live.at),
+        queued=len(waiting(log)),
+    )
+
+
+def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, start: datetime, sentence: str) -> Seen:
+    """A run without a window: silence is judged all the same, and whether labels or age ask for a retraining."""
+    from monitoring.decide import decide
+
+    decision = decide([], situation, params.decide)
+    alert_once(root, "no samples", "silence", "; ".join(decision.alarms) or None)
+    said, outcome = [sentence, *(f"ALARM: {alarm}" for alarm in decision.alarms)], "waiting"
+    if decision.outcome == "retrain":
+        request_retrain(root, "drift", decision.sentence)
+        journal.retrained(window_id(start, situation.now))
+        alert(root, "retrain", decision.sentence, done="A retraining was requested.")
+        said, outcome = [decision.sentence, *said], "retrain"
+    return Seen(at=situation.now, outcome=outcome, sentence=" ".join(said))
+
+
+def _measure(
+    root: Path, params: Params, releases: Releases, live: Pointer, log: Log, start: datetime, end: datetime
+) -> tuple[Measures, pa.Table, Path]:
+    """What the window's rows measure, those rows, and the live bundle's folder."""
+    from monitoring.drift import reference
+    from monitoring.drift.window import measure
+
+    folder = champion(root, releases, live)
+    columns = [name for name in log.schema.names if name not in HEAVY]
+    table, unreadable, rows = log.window(
+        start, end, columns=columns, limit=params.drift.max_window, seed=params.drift.seed, bundle=live.bundle
+    )
+    window = Window(
+        id=window_id(start, end),
+        start=start,
+        end=end,
+        version=live.version,
+        bundle=live.bundle,
+        rows=rows,
+        used=len(table),
+        unreadable=unreadable,
+    )
+    known = reference.load(folder, cache_dir("monitoring", root))
+    return measure(table, window, known, params.drift, labels=settled(log.labels(since=start))), table, folder
+
+
+def champion(root: Path, releases: Releases, live: Pointer) -> Path:
+    """The live bundle's folder, restored once."""
+    folder = cache_dir("bundles", root) / live.bundle
+    if not (folder / "MANIFEST.json").is_file():
+        releases.get_bundle(live.bundle, folder)
+    return folder
+
+
+def write_report(
+    root: Path, params: Params, table: pa.Table, bundle: Path, measures: Measures, decision: DriftDecision, past, done
+) -> Path:
+    """Our page and Evidently's snapshot of the window; the page's path."""
+    import pyarrow.parquet as pq
+
+    from monitoring.pages import evidently, report
+    from monitoring.pages.site import reports_dir, workspace_dir
+
+    reference = pq.read_table(bundle / "reference.parquet")
+    classes = read_json(bundle / "bundle.json")["classes"]
+    page = report.write(
+        reports_dir(root),
+        window_table=table,
+        reference_table=reference,
+        measures=measures,
+        decision=decision,
+        history=past,
+        classes=classes,
+        done=done,
+        images=params.report.images,
+        keep=params.report.keep,
+    )
+    evidently.add(
+        workspace_dir(root),
+        table,
+        reference,
+        measures,
+        decision,
+        classes=classes,
+        rows=params.report.rows,
+        keep=params.report.keep,
+    )
+    return page

@@ -1,0 +1,168 @@
+"""Accuracy in production on true labels that came late, and the way back when a new champion is surely worse.
+
+The champion and its predecessor are compared on the same images: those the champion answered and people labelled. Its
+own answers are in the log, the predecessor's are computed. Where the log keeps no image bytes, the predecessor's own
+labelled answers of its time stand in, which is weaker: traffic may have changed between them.
+
+b: images only the champion got right; c: only the predecessor; N: compared.
+"""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from flows.publishing.rollback import periods, rollback
+from monitoring.alerts import alert
+from monitoring.log.production_log import Log, open_log, settled
+from tasks.common.checks import Frozen
+from tasks.common.files import read_json, write_json
+from tasks.common.params import Params, load_params
+from tasks.common.paths import cache_dir, state_dir
+from tasks.releases.store import Pointer, Releases, open_store
+
+Z = 2.326  # one-sided 99 %: "surely"
+COMPARED = 500  # newest labelled images
+LOOK_BACK = timedelta(days=30)  # for the predecessor's own answers
+
+
+class Comparison(Frozen):
+    """Accuracy of champion minus predecessor on late labels, with a two-sided 98 % interval."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    paired: bool  # the same images
+
+
+def paired_difference(b: int, c: int, n: int) -> Comparison:
+    """Adjusted Wald interval for matched pairs (Agresti & Min, 2005): half a count more in each of the four cells."""
+    b_, c_, n_ = b + 0.5, c + 0.5, n + 2
+    difference = (b_ - c_) / n_
+    spread = Z * math.sqrt(max(b_ + c_ - (b_ - c_) ** 2 / n_, 0)) / n_
+    return Comparison(n=n, difference=(b - c) / n, low=difference - spread, high=difference + spread, paired=True)
+
+
+def unpaired_difference(right: int, n: int, right_before: int, n_before: int) -> Comparison:
+    """Agresti & Caffo (2000): one success and one failure more in each group."""
+    p, m = (right + 1) / (n + 2), n + 2
+    q, k = (right_before + 1) / (n_before + 2), n_before + 2
+    spread = Z * math.sqrt(p * (1 - p) / m + q * (1 - q) / k)
+    low, high = p - q - spread, p - q + spread
+    return Comparison(
+        n=min(n, n_before), difference=right / n - right_before / n_before, low=low, high=high, paired=False
+    )
+
+
+def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
+    """Compare, say, and roll back where params.yaml's decide.rollback_drop says so. Returns a sentence."""
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    live = releases.live()
+    if live is None:
+        return "no model is live yet: there is nothing to evaluate"
+    log, now = open_log(root, params), now or datetime.now(UTC)
+    rows = labelled(log, live.at, now, live.bundle)
+    write_json(state_dir(root) / "reevaluated.json", {"bundle": live.bundle, "labelled": len(rows)})
+    if len(rows) < params.decide.min_rows:
+        return f"{live.version}: {len(rows)} answers have a true label, {params.decide.min_rows} are needed"
+    right = sum(_right(rows))
+    sentence = f"{live.version}: {right} of {len(rows)} labelled answers right ({right / len(rows):.1%})"
+    before = predecessor(releases, live)
+    if before is None:
+        return sentence
+    found = compare(root, params, releases, log, rows, live, before)
+    if found is None:
+        return f"{sentence}; too little is known of {before.version} to compare"
+    sentence += (
+        f"; against {before.version}{'' if found.paired else ' (on its own traffic)'} {100 * found.difference:+.1f} "
+        f"points ({100 * found.low:+.1f} .. {100 * found.high:+.1f}, N = {found.n})"
+    )
+    say(sentence)
+    if found.high >= -params.decide.rollback_drop:
+        return sentence
+    back = rollback(root, before.version, by="policy", why=f"accuracy on late labels fell: {sentence}")
+    done = f"rolled back to {back.version}"
+    for problem in alert(
+        root, "rollback", f"{live.version} is surely worse than its predecessor. {sentence}", done=done
+    ):
+        say(problem)
+    return f"{sentence}: {done}"
+
+
+def due(root: Path, log: Log, live: Pointer, new: int) -> bool:
+    """Did at least `new` labels for the live model's answers come since it was last re-evaluated?"""
+    file = state_dir(root) / "reevaluated.json"
+    last = read_json(file) if file.is_file() else {}
+    before = last["labelled"] if last.get("bundle") == live.bundle else 0
+    if len(set(log.labels(since=live.at)["id"].to_pylist())) < before + new:
+        return False  # the cheap bound: labels of any model's answers
+    return len(labelled(log, live.at, datetime.now(UTC), live.bundle)) >= before + new
+
+
+def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
+    """What the live version replaced; None for the first, and after a rollback: a person's decision stands."""
+    history = releases.history()
+    if periods(history)[-1].again:
+        return None
+    found = [pointer for pointer in history[:-1] if pointer.version == live.prev]
+    return found[-1] if found else None
+
+
+def labelled(log: Log, since: datetime, now: datetime, bundle: str) -> pa.Table:
+    """Answers of model `bundle` in [since, now) that have a true label: id, at, prediction, label; newest COMPARED."""
+    truth = settled(log.labels(since=since))
+    if not len(truth):
+        return pa.table({"id": pa.array([], pa.string()), "at": [], "prediction": [], "label": []})
+    rows = log.find(truth["id"].to_pylist(), since, now, ["id", "at", "prediction", "bundle"]).to_pylist()
+    labels = dict(zip(truth["id"].to_pylist(), truth["label"].to_pylist(), strict=True))
+    kept = sorted((row for row in rows if row["bundle"] == bundle), key=lambda row: row["at"])[-COMPARED:]
+    return pa.table(
+        {
+            "id": pa.array([row["id"] for row in kept], pa.string()),
+            "at": pa.array([row["at"] for row in kept], pa.timestamp("us", tz="UTC")),
+            "prediction": [row["prediction"] for row in kept],
+            "label": [labels[row["id"]] for row in kept],
+        }
+    )
+
+
+def compare(
+    root: Path, params: Params, releases: Releases, log: Log, rows: pa.Table, live: Pointer, before: Pointer
+) -> Comparison | None:
+    """Champion against predecessor on `rows` (`labelled`), or on each one's own answers; None: too little is known."""
+    times = rows["at"].to_pylist()
+    found = log.find(rows["id"].to_pylist(), min(times), max(times) + timedelta(microseconds=1), ["id", "image"])
+    bytes_of = {row["id"]: row["image"] for row in found.to_pylist() if row["image"]}
+    pairs = [(row, bytes_of[row["id"]]) for row in rows.to_pylist() if row["id"] in bytes_of]
+    least = params.decide.min_rows
+    if len(pairs) >= least:
+        from serving.predictor import Predictor
+
+        folder = cache_dir("bundles", root) / before.bundle
+        if not (folder / "MANIFEST.json").is_file():
+            releases.get_bundle(before.bundle, folder)
+        answers = Predictor(folder).predict([image for _, image in pairs])
+        old = [_same(answer.label, row["label"]) for answer, (row, _) in zip(answers, pairs, strict=True)]
+        new = [_same(row["prediction"], row["label"]) for row, _ in pairs]
+        b = sum(n and not o for n, o in zip(new, old, strict=True))
+        c = sum(o and not n for n, o in zip(new, old, strict=True))
+        return paired_difference(b, c, len(pairs))
+    earlier = labelled(log, live.at - LOOK_BACK, live.at, before.bundle)
+    if len(earlier) < least:
+        return None
+    return unpaired_difference(sum(_right(rows)), len(rows), sum(_right(earlier)), len(earlier))
+
+
+def _right(rows: pa.Table) -> list[bool]:
+    return [_same(row["prediction"], row["label"]) for row in rows.to_pylist()]
+
+
+def _same(answer, label) -> bool:
+    """Multi-label answers are right when every label is."""
+    if isinstance(label, str) or label is None:
+        return answer == label
+    return answer is not None and set(answer) == set(label)

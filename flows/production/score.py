@@ -1,0 +1,126 @@
+"""`evergreen score`: a folder, manifest or S3 prefix through the live model, into the production log.
+
+The same model, preprocessing and log as serving. Where the source says when an image was taken, that is the time of
+the answer, and scoring the same source again with the same model leaves the log as it is. N images pass through
+memory a few at a time.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.project.ingest import on_disk
+from tasks.common.errors import EvergreenError
+from tasks.common.params import Params
+from tasks.common.progress import track
+from tasks.sources.fields import Unusable
+from tasks.sources.source import Columns, open_source
+
+BATCH = 64  # images predicted at once
+BUFFER_ROWS, BUFFER_BYTES = 4096, 64 << 20  # held until they are written, one file an hour of theirs
+
+
+@dataclass
+class Summary:
+    """What a scoring found."""
+
+    version: str
+    rows: int = 0  # logged, unreadable ones included
+    classes: Counter = field(default_factory=Counter)  # predicted class -> images
+    needs_review: int = 0  # not sure or unfamiliar
+    unfamiliar: int = 0  # out of distribution
+    unreadable: Counter = field(default_factory=Counter)  # reason -> images
+    examples: list[str] = field(default_factory=list)  # of unreadable ones, for people
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        found = [f"{self.rows} images through {self.version}, in the production log"]
+        width = max(map(len, self.classes), default=0)
+        found += [f"  {name:<{width}}  {count:>7}" for name, count in self.classes.most_common()]
+        found.append(f"  to be looked at: {self.needs_review} ({self.unfamiliar} of them unlike what the model knows)")
+        if self.unreadable:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unreadable.items()))
+            found += [f"  unreadable: {reasons}", *(f"    {line}" for line in self.examples)]
+        return found
+
+
+def score(
+    root: Path,
+    source: str,
+    *,
+    name: str | None = None,
+    at_column: str | None = None,
+    source_column: str | None = None,
+) -> Summary:
+    """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log it.
+
+    name: source (camera, site) of images that name none. Images without a time get that of their answer.
+    Raises EvergreenError when nothing is live, the source cannot be read or holds nothing.
+    """
+    from monitoring.log.production_log import open_log
+    from monitoring.log.rows import Answer, row, table
+    from serving.live import Live
+    from tasks.common.params import load_params
+    from tasks.common.paths import cache_dir
+    from tasks.releases.store import open_store
+
+    params = load_params(root / "params.yaml")
+    model = Live(open_store(params.store, root), cache_dir("bundles", root)).model
+    log = open_log(root, params)
+    found = Summary(model.version)
+    rows: list[dict] = []
+    size = 0
+    offered = 0
+    for batch in _offered(source, root, params, at_column, source_column):
+        readable = []
+        for one in batch:
+            offered += 1
+            try:
+                readable.append((one, one.read()))
+            except Unusable as error:  # no bytes, so no id: it is reported, not logged
+                _unreadable(found, one.where, error.reason, error.detail)
+        answers = model.predictor.predict([data for _, data in readable])
+        for (one, data), said in zip(readable, answers, strict=True):
+            at = one.taken_at or datetime.now(UTC)
+            rows.append(row(Answer(data, said, model, one.source or name, at, None), params.capture.images == "full"))
+            size += len(data)
+            found.rows += 1
+            found.needs_review += said.needs_review
+            found.unfamiliar += said.is_ood
+            if said.reason is not None:
+                _unreadable(found, one.where, said.reason, said.detail)
+            else:
+                found.classes.update([said.label] if isinstance(said.label, str) else said.label)
+        if len(rows) >= BUFFER_ROWS or size >= BUFFER_BYTES:
+            log.append(table(rows, log.task))
+            rows, size = [], 0
+    if not offered:
+        raise EvergreenError(f"{source} has no rows: nothing to score")
+    if rows:
+        log.append(table(rows, log.task))
+    return found
+
+
+def _unreadable(found: Summary, where: str, reason: str, detail: str) -> None:
+    found.unreadable[reason] += 1
+    if len(found.examples) < 10:
+        found.examples.append(f"{where}: {reason} ({detail})")
+
+
+def _offered(source: str, root: Path, params: Params, at_column: str | None, source_column: str | None) -> Iterator:
+    columns = Columns(time=at_column, source=source_column, unlabelled=True)
+    with on_disk(root, source, params, columns) as path:  # batched in here: rows read their files when asked to
+        yield from _batches(track(open_source(path, columns).rows(), f"scoring {source}"))
+
+
+def _batches(rows: Iterator) -> Iterator[list]:
+    batch = []
+    for one in rows:
+        batch.append(one)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

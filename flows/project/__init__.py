@@ -1,0 +1,1 @@
+"""Creating a project, suggesting its params, taking images in."""

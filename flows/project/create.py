@@ -1,0 +1,174 @@
+"""Start a project of one's own: a git repository with Evergreen's code and a params.yaml that fits the data."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from flows.project.suggest import Seen, fit, look
+from tasks.common.errors import DataError, EvergreenError
+from tasks.common.files import write_json
+from tasks.common.params import Params
+from tasks.common.text import printable
+from tasks.sources.records import Columns
+
+NEEDED = (  # of the template's tracked files
+    *("tasks/", "flows/", "monitoring/", "serving/"),
+    *("dvc.yaml", "pyproject.toml", "requirements.lock", "Makefile", "LICENSE", "NOTICE"),
+    *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
+)
+HEADER = """\
+# Written by `evergreen init` for {source}.
+# One section per stage. Lines "fitted:" say what was seen there; change what you know better. Unknown keys are
+# refused and all mistakes are reported at once. The schema is tasks/common/params.py.
+"""
+
+
+def fit_params(source: Path, columns: Columns | None = None) -> str:
+    """The text of a params.yaml that fits the images and labels at `source`. Raises DataError."""
+    return _params_text(source, look(source, columns))
+
+
+def _params_text(source: Path, seen: Seen) -> str:
+    params, why = fit(seen)
+    return HEADER.format(source=_one_line(source.name)) + render(params, why)
+
+
+def render(params: Params, why: dict[str, str]) -> str:
+    """`params` as YAML, each key under its description and, where there is one, the reason for its value."""
+    lines = []
+    for name, section in ((field.alias or name, getattr(params, name)) for name, field in Params.model_fields.items()):
+        lines += ["", f"{name}:"]
+        for key, about in type(section).model_fields.items():
+            lines += _comment(about.description or "")
+            lines += _comment(f"fitted: {why[path]}" if (path := f"{name}.{key}") in why else "")
+            lines += _entry(key, getattr(section, key))
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return wrap(text, 116, initial_indent="  # ", subsequent_indent="  # ", break_on_hyphens=False)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def _entry(key: str, value: Any) -> list[str]:
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        return [f"  {key}:", *(f"    - {_flow(item)}" for item in value)]
+    return [f"  {key}: {_flow(value)}"]
+
+
+def _flow(value: Any) -> str:
+    """`value` in YAML's one-line style."""
+    plain = value.model_dump() if isinstance(value, BaseModel) else value
+    return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)[1:-2]
+
+
+def init_project(target: Path, source: Path, template: Path, columns: Columns | None = None) -> list[str]:
+    """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
+
+    Returns notes for the user. Raises EvergreenError when `target` is not empty or lies in the template, or
+    git fails; then `target` is left as it was. Nothing is set in the user's git configuration.
+    """
+    existed = target.exists()
+    if existed and (not target.is_dir() or any(target.iterdir())):
+        raise EvergreenError(f"{target} is not empty: name a new folder for the project")
+    if target.resolve().is_relative_to(template.resolve()):
+        raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
+    seen = look(source, columns)
+    params = _params_text(source, seen)
+    files = _needed_files(template)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(template / name, target / name)
+        (target / "params.yaml").write_text(params, encoding="utf-8")
+        (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
+        write_json(target / "tombstones.json", {})
+        return [*_first_commit(target), *_warnings(seen)]
+    except BaseException:
+        if target.is_dir():
+            for entry in target.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not existed:
+                target.rmdir()
+        raise
+
+
+def _warnings(seen: Seen) -> list[str]:
+    """What will stop the first run, said before anybody has waited for it."""
+    notes = []
+    if len(seen.classes) < 2:
+        found = f"only one class, {next(iter(seen.classes))!r}" if seen.classes else "no label"
+        notes.append(f"note: there is {found}: a classifier needs images of two classes at least")
+    few = sorted((count, name) for name, count in seen.classes.items() if count < 3)
+    if few and len(seen.classes) > 1:
+        shown = ", ".join(f"{name!r} {count}" for count, name in few[:5]) + (", ..." if len(few) > 5 else "")
+        notes.append(f"note: classes with fewer than 3 images ({shown}) cannot be told apart well or tested")
+    return notes
+
+
+def _needed_files(template: Path) -> list[str]:
+    tracked = _git(template, "ls-files", "-z").split("\0")
+    files = [name for name in tracked if name.startswith(NEEDED) and (template / name).is_file()]
+    missing = [name for name in NEEDED if not any(found.startswith(name) for found in files)]
+    if missing:
+        raise EvergreenError(f"{template} is no complete checkout of Evergreen: it lacks {', '.join(missing)}")
+    return files
+
+
+def _readme(name: str, source: Path) -> str:
+    return f"""\
+# {_one_line(name)}
+
+An image classifier kept true by Evergreen. Its first data: `{_one_line(source.name)}`.
+
+    make setup && . .venv/bin/activate   # the locked packages, once
+    evergreen ingest FOLDER              # take images and labels into data/
+    evergreen retrain                    # check, clean, train, gate and release what is new
+
+`params.yaml` decides what happens; every key is explained in it.
+"""
+
+
+def _first_commit(target: Path) -> list[str]:
+    _git(target, "init", "--quiet", "--initial-branch=main")
+    _git(target, "add", "--all")
+    notes, identity = [], []
+    if not _has_identity(target):
+        identity = ["-c", "user.name=Evergreen", "-c", "user.email=evergreen@localhost"]
+        notes.append("git knows no user.name and user.email: the first commit is by Evergreen <evergreen@localhost>")
+    message = "Start the project from Evergreen's template"
+    _git(target, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", message)
+    return notes
+
+
+def _has_identity(target: Path) -> bool:
+    try:
+        _git(target, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+    except EvergreenError:
+        return False
+    return True
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Output of git in `folder`, whatever repository the caller's environment points at. Raises EvergreenError."""
+    hidden = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise EvergreenError("git is not installed: Evergreen keeps its code and versions in it") from None
+    if done.returncode:
+        raise DataError(f"git {arguments[0]} in {folder} failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout

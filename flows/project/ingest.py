@@ -1,0 +1,117 @@
+"""Commands that change data/: restore it first, change it, store it with DVC, commit data.dvc alone."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from flows.repo.git import check_repository, git, identity
+from flows.repo.pipeline import open_repo, record_data, restore_data
+from tasks.common.errors import EvergreenError
+from tasks.common.params import Params, load_params
+from tasks.common.paths import state_dir
+from tasks.ingest.batch import IngestReport, ingest
+from tasks.sources.source import Columns
+
+DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
+
+
+def ingest_command(
+    root: Path, source: Path | str | None, *, kind: str, commit: bool, new: bool, **options
+) -> list[IngestReport]:
+    """Take `source` (a path, s3://..., or None: the default set of the repository) into data/ and commit data.dvc.
+
+    Raises EvergreenError when data.dvc names data that is neither here nor to be had, unless `new` or the
+    result is exactly what data.dvc names.
+    """
+    params = load_params(root / "params.yaml")
+    check_repository(root, commit=False)
+    if source is not None and not str(source).strip():
+        raise EvergreenError(
+            "the source to ingest is an empty name: expected a folder, a manifest or s3://bucket/prefix"
+        )
+    jobs = [(source, kind)] if source is not None else _default_set(root)
+    expected = _restore(root)
+    here = set((root / "data").rglob("*"))
+    reports = [_ingest(root, params, path, of_kind, options) for path, of_kind in jobs]
+    before = (root / "data.dvc").read_bytes() if (root / "data.dvc").is_file() else None
+    if not (root / "data").is_dir():
+        return reports
+    with _dvc_errors(root):
+        found = record_data(root)
+    if expected and not new and found != expected:
+        (root / "data.dvc").write_bytes(before)
+        for file in set((root / "data").rglob("*")) - here:  # else the next ingest took it for the data set
+            if file.is_file():
+                file.unlink()
+        raise EvergreenError(
+            f"data.dvc names data {expected[:12]} that is neither here nor in the cache or remote, and this source "
+            f"gives {found[:12]} instead. `dvc pull` it from where it was pushed, or start a new data set with --new."
+        )
+    if commit:
+        commit_data(root, "; ".join(report.sentence() for report in reports))
+    return reports
+
+
+def _restore(root: Path) -> str | None:
+    """Bring data/ to what data.dvc says; the md5 that could not be restored, None when all is well."""
+    if not (root / "data.dvc").is_file() or (root / "data" / "dataset.json").is_file():
+        return None
+    with _dvc_errors(root), closing(open_repo(root)) as repo:
+        try:
+            restore_data(repo)
+            return None
+        except EvergreenError:
+            (stage,) = repo.stage.collect(str(root / "data.dvc"))
+            return stage.outs[0].hash_info.value
+
+
+@contextmanager
+def _dvc_errors(root: Path) -> Iterator[None]:
+    """DVC's own errors (a data.dvc or .dvc/config that cannot be read, a lock, a link it cannot make) as ours."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise EvergreenError(
+            f"DVC cannot work with {root / 'data'}: {error}{cause}. Mend data.dvc or .dvc/config (`git checkout` "
+            "brings back the committed ones) and run the same command again: what is in data/ stays."
+        ) from error
+
+
+def detached(root: Path) -> bool:
+    """Is HEAD on no branch? What is committed there is lost from sight with the next `git switch`."""
+    return git(root, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
+
+
+def _default_set(root: Path) -> list[tuple[Path, str]]:
+    paths = [root / name for name in DEFAULT_SET]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise EvergreenError(f"name a source to ingest: this project has no default set ({missing[0]} is not there)")
+    return [(paths[0], "import"), (paths[1], "hard")]
+
+
+def _ingest(root: Path, params: Params, source: Path | str, kind: str, options: dict) -> IngestReport:
+    sections = {"data": params.data, "images": params.images, "inspect": params.inspect}
+    with on_disk(root, source, params, options.get("columns")) as path:
+        return ingest(root, path, kind=kind, **sections, **options)
+
+
+@contextmanager
+def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | None = None) -> Iterator[Path]:
+    """`source` as a path: an s3:// address is copied to .evergreen/spool for as long as the block lasts."""
+    if not str(source).startswith("s3://"):
+        yield Path(source)
+        return
+    from tasks.sources.s3_spool import spooled
+
+    with spooled(str(source), state_dir(root) / "spool", params.store, columns) as path:
+        yield path
+
+
+def commit_data(root: Path, message: str) -> None:
+    """Commit data.dvc, and nothing else the user may have staged."""
+    git(root, "add", "data.dvc")
+    if git(root, "status", "--porcelain", "--", "data.dvc"):
+        git(root, *identity(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)

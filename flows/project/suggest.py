@@ -1,0 +1,218 @@
+"""Look at somebody's images and labels, a bounded sample of them, and choose parameters that fit.
+
+`look` measures, `fit` decides; each choice carries the sentence that stands beside it in params.yaml.
+"""
+
+import platform
+import re
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from tasks.common.errors import DataError
+from tasks.common.params import ImagesParams, Params, parse_params
+from tasks.dataset.decode import Undecodable, open_image, upright
+from tasks.sources import fields
+from tasks.sources.fields import Unusable
+from tasks.sources.records import Columns
+from tasks.sources.source import open_source
+
+SAMPLE = 500  # images whose header is read
+DECODED = 50  # of these, decoded to tell grey from colour
+REACH = 5_000  # rows of a manifest that holds its images within which the sample is taken
+CPU_SIZE = 128  # 224 pixels cost three times as much: an hour for 20,000 images on two cores
+SIZES = (64, 96, 128, 224)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a source looks like."""
+
+    name: str
+    rows: int
+    multilabel: bool
+    classes: dict[str, int]  # class -> rows
+    labelled: int
+    splits: frozenset[str]  # given by the source
+    sources: int  # distinct source groups
+    sides: tuple[int, ...]  # shorter side of each sampled image, pixels
+    aspects: tuple[float, ...]  # longer by shorter side
+    grey: bool
+
+
+def look(source: Path, columns: Columns | None = None) -> Seen:
+    """Count all rows, open a sample of the images. Raises DataError when there is nothing to see."""
+    opened = open_source(source, columns)
+    rows, labels, splits, sources = 0, [], set(), set()
+    for row in opened.rows(images=False):
+        rows += 1
+        labels.append(row.label)
+        sources.add(row.source)
+        splits.update(row.split if len(row.split) == 1 else row.split[:1])
+    if rows == 0:
+        raise DataError(f"{source} has no rows: nothing to fit parameters to")
+    multilabel = any(_several(label, folders=not opened.manifests) for label in labels)
+    counts, labelled = _count(labels, "multilabel" if multilabel else "multiclass")
+
+    wanted = set(np.linspace(0, (min(rows, REACH) if opened.manifests else rows) - 1, SAMPLE, dtype=int).tolist())
+    sides, aspects, colours, problem = [], [], [], None
+    for number, row in enumerate(islice(opened.rows(), max(wanted) + 1)):
+        if number not in wanted:
+            continue
+        try:
+            image = open_image(row.read(), ImagesParams().max_pixels)
+            sides.append(min(image.size))
+            aspects.append(max(image.size) / min(image.size))
+            if len(colours) < DECODED:
+                colours.append(_is_grey(image))
+        except (Unusable, Undecodable) as error:
+            problem = problem or f"{row.where}: {error}"
+        except Exception as error:  # the header was fine, the pixels are not; ingest will say so image by image
+            problem = problem or f"{row.where}: {error}"
+    if not sides:
+        raise DataError(f"{source}: none of {len(wanted)} sampled images can be opened, e.g. {problem}")
+    return Seen(
+        name=(source if source.is_dir() else source.with_suffix("")).resolve().name,
+        rows=rows,
+        multilabel=multilabel,
+        classes=dict(counts),
+        labelled=labelled,
+        splits=frozenset(splits),
+        sources=len(sources - {None}),
+        sides=tuple(sides),
+        aspects=tuple(aspects),
+        grey=bool(colours) and all(colours),
+    )
+
+
+def _several(label: object, folders: bool) -> bool:
+    if isinstance(label, list | tuple):
+        return len(label) != 1
+    return not folders and isinstance(label, str) and "|" in label
+
+
+def _count(labels: list, task: str) -> tuple[Counter, int]:
+    counts: Counter = Counter()
+    labelled = 0
+    for raw in labels:
+        try:
+            found = fields.label(raw, task, None)
+        except Unusable:
+            continue
+        if found is not None:
+            labelled += 1
+            counts.update(found if isinstance(found, list) else [found])
+    return counts, labelled
+
+
+def _is_grey(image) -> bool:
+    small = np.asarray(upright(image).convert("RGB").resize((32, 32)), np.int16)
+    return int(np.abs(small - small[..., :1]).max()) <= 8
+
+
+def fit(seen: Seen) -> tuple[Params, dict[str, str]]:
+    """Parameters for what was seen, and for every changed one ("section.key") the reason."""
+    smallest = min(seen.classes.values(), default=0)
+    common = median(seen.classes.values()) if seen.classes else 0
+    side, aspect = median(seen.sides), median(seen.aspects)
+    values: dict[str, dict] = {
+        "data": {"task": "multilabel" if seen.multilabel else "multiclass"},
+        "images": {"size": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
+        "validate": {
+            "min_rows": int(np.clip(0.35 * seen.labelled, 10, 50)),
+            "min_per_class": _min_per_class(smallest),
+            "expectations": _expectations(min(seen.sides)),
+        },
+        "clean": {"rare_class": int(np.clip(common // 4, 5, 20))},
+        "train_backbone": {"epochs": _epochs(seen.rows), "augment": _augment(seen)},
+        "bundle": {"name": slug(seen.name)},
+    }
+    why = {
+        "data.task": f"{seen.rows} rows, {seen.labelled} labelled, {len(seen.classes)} classes"
+        + (", some rows with several labels" if seen.multilabel else ", one label a row"),
+        "images.size": f"the median shorter side is {side:g} pixels; a larger size costs time with its square"
+        + ("" if accelerated() else f"; no GPU here, so at most {CPU_SIZE}"),
+        "images.fit": f"the median aspect is {aspect:.2f}; crop keeps the shape as well, but loses the edges",
+        "validate.min_rows": f"{seen.labelled} labelled rows before they are split",
+        "validate.min_per_class": f"the smallest class has {smallest} images",
+        "clean.rare_class": f"half of the classes have at most {common:g} images",
+        "train_backbone.epochs": f"{seen.rows} rows: less data, more epochs",
+        "train_backbone.augment": _augment_note(seen),
+        "data.split": _split_note(seen),
+    }
+    return parse_params(values, "the fitted parameters"), why
+
+
+def _size(side: float) -> int:
+    """The size nearest above three quarters of the median shorter side; bounded where a CPU has to train it."""
+    size = next((size for size in SIZES if size >= 0.75 * side), SIZES[-1])
+    return size if accelerated() else min(size, CPU_SIZE)
+
+
+def accelerated() -> bool:
+    """Is there a GPU to train on? Asks for its driver's tool: importing torch for this would cost seconds."""
+    return shutil.which("nvidia-smi") is not None or (sys.platform == "darwin" and platform.machine() == "arm64")
+
+
+def _min_per_class(smallest: int) -> dict[str, int]:
+    """By hash a class of 40 images lands in a split of 15 % with probability .998, one of 15 with .91."""
+    held_out = 1 if smallest >= 40 else 0
+    return {"train": 3 if smallest >= 10 else 1, "calibration": held_out, "test": held_out}
+
+
+def _expectations(side: int) -> list[dict]:
+    between = "expect_column_values_to_be_between"
+    low = min(16, side)
+    return [
+        {"type": between, "kwargs": {"column": "width", "min_value": low}},
+        {"type": between, "kwargs": {"column": "height", "min_value": low}},
+        {"type": between, "kwargs": {"column": "contrast", "min_value": 1.0}},
+    ]
+
+
+def _epochs(rows: int) -> dict[str, int]:
+    for limit, frozen, last, everything in ((1_000, 5, 8, 10), (10_000, 2, 3, 5), (100_000, 1, 2, 3)):
+        if rows < limit:
+            return {"frozen": frozen, "last": last, "all": everything}
+    return {"frozen": 1, "last": 1, "all": 2}
+
+
+def _mirrored_differ(seen: Seen) -> bool:
+    """Do class names say that a mirrored image is of another class, or of none?"""
+    words = {word for name in seen.classes for word in re.split(r"[^a-z0-9]+", name.lower())}
+    characters = bool(seen.classes) and all(len(name) == 1 for name in seen.classes)
+    return characters or bool(words & {"left", "right", "clockwise"})
+
+
+def _augment(seen: Seen) -> list[str]:
+    return ["crop", *([] if _mirrored_differ(seen) else ["flip"]), *([] if seen.grey else ["colour"])]
+
+
+def _augment_note(seen: Seen) -> str:
+    flip = (
+        "no flip: class names depend on left and right"
+        if _mirrored_differ(seen)
+        else ("remove flip if a mirrored image would be of another class")
+    )
+    colour = "no colour: the images are grey" if seen.grey else "remove colour if it tells the classes apart"
+    return f"{flip}; {colour}"
+
+
+def _split_note(seen: Seen) -> str:
+    if seen.splits:
+        return f"the source names {', '.join(sorted(seen.splits))}: that is kept, these shares are for other images"
+    if seen.sources:
+        return f"{seen.sources} source groups: each lies in one split as a whole"
+    return "no source column: only near-duplicates are kept together; name cameras or sites if there are any"
+
+
+def slug(name: str) -> str:
+    """`name` as bundle.name wants it: lower case letters, digits and "-", a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (plain if plain[:1].isalpha() else f"model-{plain}".strip("-"))[:63].rstrip("-")

@@ -1,0 +1,1 @@
+"""Judging, publishing, approving, rolling back and adopting models."""

@@ -1,0 +1,105 @@
+"""`evergreen adopt`: a model that is deployed already becomes the first champion, measured on this project's images.
+
+As for a run there is a workspace of HEAD; inspect and validate run (or are restored), the bundle is built, the same
+publication follows. The release's dvc.yaml holds those two stages and a frozen one, `adopt`, with what came of it, so
+that `dvc pull` at its tag brings data and model, and `dvc repro` runs nothing.
+"""
+
+import os
+import shlex
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import yaml
+
+from flows.publishing import held
+from flows.publishing.outcomes import Ending
+from flows.publishing.publish import dvc_push, publish
+from flows.publishing.rollback import open_project
+from flows.repo import workspace
+from flows.repo.git import git
+from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
+from tasks.adopt.build import Deployed, build, open_source
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path, parse_yaml, read_json, write_json
+from tasks.common.paths import main_checkout
+from tasks.dataset.shards import task_of
+from tasks.releases.store import Pointer
+
+NEEDED = ("inspect", "validate")
+OUTS = ("calibrate", "evaluate", "bundle")
+
+
+def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Pointer:
+    """Publish `model` as the first version. Raises EvergreenError for a model that does not fit, without data, and
+    where something is live."""
+    params, releases = open_project(root)
+    if (live := releases.live()) is not None:
+        raise EvergreenError(
+            f"{live.version} is live: a deployed model is adopted as the first version. Challengers come from "
+            "`evergreen retrain`"
+        )
+    workspace.refuse_dirty(root)
+    tombstones = releases.tombstones()
+    key = workspace.input_key(root, tombstones)
+    if (root / "data/dataset.json").is_file():
+        open_source(model, task_of(root / "data"))  # what does not fit is said before any work
+    main = main_checkout(root)
+    run_id = workspace.new_run_id(key)
+    tree, lock = workspace.create(main, run_id, tombstones)
+    try:
+        write_json(tree.parent / "started.json", {"key": None, "reason": f"adopt: {why}", "by": by})
+        repo = open_repo(tree)
+        restore_data(repo)
+        for name in NEEDED:
+            say(f"  {name:<15}{bring_up_to_date(repo, name)}")
+        repo.close()
+        for name, images in build(tree, model, params).items():
+            say(f"  the model does not know the label {name!r}: its {images} images were left out of its measures")
+        _record(tree, model)
+        found = read_json(tree / "metrics/evaluate.json")["test"]
+        metric = "balanced_accuracy" if found.get("balanced_accuracy") is not None else "macro_f1"
+        sentence = f"adopted from {model.path.name}; {metric.replace('_', ' ')} on test {found[metric]:.3f}"
+        pointer = publish(
+            tree,
+            releases,
+            name=params.bundle.name,
+            run_id=run_id,
+            bundle_dir=tree / "artifacts/bundle",
+            why=f"{sentence}: {why}",
+            by=by,
+            expected=None,
+            push=lambda: dvc_push(tree),
+        )
+        ending = Ending(outcome="promoted", sentence=sentence, version=pointer.version)
+        held.record(releases, tree, run_id, ending)
+        write_json(tree.parent / "ended.json", ending.model_dump())
+        return pointer
+    except BaseException:
+        shutil.rmtree(tree.parent, ignore_errors=True)
+        git(main, "worktree", "prune")
+        raise
+    finally:
+        os.close(lock)
+
+
+def _record(tree: Path, model: Deployed) -> None:
+    """Write the release's dvc.yaml and dvc.lock: the stages that ran, and what `adopt` made."""
+    stages = parse_yaml((tree / "dvc.yaml").read_text())["stages"]
+    named = ["--backbone", model.backbone] if model.backbone else []
+    stage = {
+        "cmd": shlex.join(["evergreen", "adopt", model.path.name, "--size", str(model.size), *named]),
+        "frozen": True,
+        "outs": [f"artifacts/{name}" for name in OUTS],
+        "metrics": [{f"metrics/{name}.json": {"cache": False}} for name in OUTS],
+    }
+    text = yaml.safe_dump({"stages": {name: stages[name] for name in NEEDED} | {"adopt": stage}}, sort_keys=False)
+    with atomic_path(tree / "dvc.yaml") as temporary:
+        temporary.write_text(text)
+    repo = open_repo(tree)
+    try:
+        with chdir(tree):  # DVC resolves stages against the current folder
+            repo.commit("adopt", force=True)
+    finally:
+        repo.close()

@@ -1,0 +1,19 @@
+"""How a run ends, and the exit code a schedule or script sees."""
+
+from typing import Literal
+
+from tasks.common.checks import Frozen
+from tasks.gate.verdict import GateVerdict
+
+Outcome = Literal["promoted", "held", "rejected", "refused", "unchanged"]
+
+EXIT_CODES: dict[str, int] = {"promoted": 0, "held": 0, "unchanged": 0, "refused": 3, "rejected": 4}  # 1: an error
+
+
+class Ending(Frozen):
+    """`sentence` tells a person what happened and why."""
+
+    outcome: Outcome
+    sentence: str
+    version: str | None = None
+    verdict: GateVerdict | None = None

@@ -1,0 +1,129 @@
+"""Coordinates of the release report's pictures, in percent or in the units of a viewBox; the page only places them.
+
+Pure functions of numbers: no names of users in here, so nothing to escape.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.common.checks import Check
+from tasks.scoring import metrics
+from tasks.stages.evaluate.figures import Known
+
+SIDE = 300  # units of a square chart
+NAMED = 5  # classes of a precision-recall chart that get a colour
+GRID = np.linspace(0, 1, 101)
+CELLS = 20  # classes of a confusion table
+
+
+def forest(checks: Sequence[Check]) -> list[dict]:
+    """One picture a check: differences share one axis around 0, bounds each have a bar of their own.
+
+    kind "difference": low, high, value, bound in percent of the axis' width, zero at 50, `limit` its half width.
+    kind "bound": fill and mark in percent. kind "fact": nothing to draw.
+    """
+    compared = [check for check in checks if check.low is not None and check.value is not None]
+    reach = [abs(number) for check in compared for number in (check.value, check.bound or 0.0)]
+    limit = max(0.03, *reach, 0.0) * 1.25 if reach else 0.03
+    limit = max(limit, min(float(np.median([check.high - check.low for check in compared])), 0.5) if compared else 0)
+
+    def place(value: float) -> float:
+        return round(float(np.clip(50 + 50 * value / limit, 0, 100)), 2)
+
+    rows = []
+    for check in checks:
+        if check.low is not None and check.high is not None and check.value is not None:
+            low, high = place(check.low), place(check.high)
+            rows.append(
+                {
+                    "kind": "difference",
+                    "limit": limit,
+                    "low": low,
+                    "width": max(0.6, round(high - low, 2)),
+                    "value": place(check.value),
+                    "bound": None if check.bound is None else place(check.bound),
+                    "cut_low": check.low < -limit,
+                    "cut_high": check.high > limit,
+                }
+            )
+        elif check.value is not None and check.bound:
+            top = 1.25 * max(check.value, check.bound)
+            rows.append(
+                {
+                    "kind": "bound",
+                    "fill": round(100 * max(0.0, check.value) / top, 2),
+                    "mark": round(100 * check.bound / top, 2),
+                }
+            )
+        else:
+            rows.append({"kind": "fact"})
+    return rows
+
+
+def reliability(known: Known) -> dict:
+    """How often an answer came true against how sure it was: points with the luck of their bin, and how sure the
+    answers were as bars below. Units: SIDE to a side, y downwards."""
+    bins = metrics.reliability(known.probabilities, known.targets)
+    spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / bins.count)
+    points = [
+        {"x": _x(sure), "y": _y(came), "top": _y(min(1, came + luck)), "bottom": _y(max(0, came - luck)), "n": int(n)}
+        for sure, came, luck, n in zip(bins.confidence, bins.accuracy, spread, bins.count, strict=True)
+    ]
+    confidence, _ = metrics.events(known.probabilities, known.targets)
+    counts, _ = np.histogram(confidence, bins=20, range=(0, 1))
+    bars = [
+        {"x": round(SIDE * place / 20, 1), "height": round(48 * float(count) / max(1, counts.max()), 1)}
+        for place, count in enumerate(counts)
+    ]
+    return {"points": points, "line": _line(bins.confidence, bins.accuracy), "bars": bars}
+
+
+def precision_recall(known: Known) -> dict:
+    """The mean curve over classes, and the NAMED classes of lowest average precision."""
+    truth = metrics.one_hot(known.targets, len(known.classes))
+    average = metrics.average_precision(known.targets, known.probabilities)
+    there = np.flatnonzero(truth.any(axis=0))
+    envelopes = {}
+    for k in there:
+        precision, recall, _ = metrics.precision_recall(truth[:, k], known.probabilities[:, k])
+        best = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or more
+        envelopes[k] = best[np.minimum(np.searchsorted(recall, GRID), len(recall) - 1)]
+    lowest = sorted(there, key=lambda k: average[k])[:NAMED]
+    return {
+        "mean": _line(GRID, np.mean([envelopes[k] for k in there], axis=0)),
+        "average": float(np.nanmean(average)),
+        "classes": [
+            {"name": known.classes[k], "average": float(average[k]), "line": _line(GRID, envelopes[k])} for k in lowest
+        ],
+    }
+
+
+def confusion(known: Known) -> dict:
+    """{"names", "rows": [{"name", "n", "cells": [{"share", "n", "own"}]}], "left_out"}: rows given, columns predicted,
+    shares of a row; for many classes the CELLS with most errors."""
+    matrix = metrics.confusion(known.targets, known.predicted, len(known.classes))
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    shown = np.sort(np.argsort(-errors, kind="stable")[:CELLS])
+    rows = []
+    for k in shown:
+        total = int(matrix[k].sum())
+        cells = [
+            {"share": round(float(matrix[k, j]) / max(1, total), 3), "n": int(matrix[k, j]), "own": bool(j == k)}
+            for j in shown
+        ]
+        rows.append({"name": known.classes[k], "n": total, "cells": cells})
+    return {"names": [known.classes[k] for k in shown], "rows": rows, "left_out": len(known.classes) - len(shown)}
+
+
+def _x(value: float) -> float:
+    return round(SIDE * float(value), 1)
+
+
+def _y(value: float) -> float:
+    return round(SIDE * (1 - float(value)), 1)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> str:
+    """`points` of an SVG polyline."""
+    return " ".join(f"{_x(one)},{_y(other)}" for one, other in zip(x, y, strict=True))

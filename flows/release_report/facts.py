@@ -1,0 +1,285 @@
+"""What the release report says in figures: two models on the same images, mistakes, what changed, how to do it again.
+
+N test and hard images, K classes, S the side of the model's input. "New" is the run's model, "old" the champion it was
+judged against. Nothing here decides: the verdict is the gate's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.params import GateParams
+from tasks.gate.paired import compare
+from tasks.inference.thresholds import answers
+from tasks.scoring import metrics
+from tasks.scoring.targets import encode
+from tasks.stages.evaluate import figures
+from tasks.stages.evaluate.figures import Known
+
+RESAMPLES = 100  # of the test set for calibration error and log loss
+SLICES = 12  # shown, the largest
+TITLES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro F1"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models' answers to the N images of predictions.parquet."""
+
+    ids: list[str]
+    new: Known
+    old: Known | None  # None: there is no champion
+    sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool
+    shots: list[str]  # (K,) many | medium | few
+
+
+class Row(NamedTuple):
+    """One figure of both models. `low`..`high` is the interval of `new`; `change_low`..`change_high` of new - old."""
+
+    group: str
+    name: str
+    n: int
+    new: float | None
+    low: float | None
+    high: float | None
+    old: float | None = None
+    change_low: float | None = None
+    change_high: float | None = None
+    higher_is_better: bool = True
+    share: bool = True  # of 1: shown as points of 100
+
+    @property
+    def change(self) -> float | None:
+        return None if self.new is None or self.old is None else self.new - self.old
+
+    @property
+    def trend(self) -> str:
+        """better, worse, same (luck may explain it) or unknown (nothing to compare with)."""
+        if self.change is None:
+            return "unknown"
+        if self.change_low is None or self.change_high is None or self.change_low <= 0 <= self.change_high:
+            return "same"
+        return "better" if (self.change > 0) == self.higher_is_better else "worse"
+
+
+def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | None, classes: list[str]) -> Pair:
+    """new, old: predictions_schema; about, old_about: bundle.json of each model."""
+    from tasks.gate.evidence import read
+
+    task = about["task"]
+    targets = encode(new["label"], classes, task)
+    evaluate = about["params"]["evaluate"]
+    train = [about["data"]["images"]["train"][name] for name in classes]
+    place = {id_: row for row, id_ in enumerate(old["id"].to_pylist())} if old is not None else {}
+    other = old.take([place[id_] for id_ in new["id"].to_pylist()]) if old is not None else None
+    thresholds = {"thresholds": about["thresholds"]}
+    return Pair(
+        ids=new["id"].to_pylist(),
+        new=_known(new, classes, task, targets, about["thresholds"]),
+        old=_known(other, classes, task, targets, old_about["thresholds"]) if other is not None else None,
+        sets=read(new, None, classes, task, thresholds, None).sets,
+        shots=[figures.shot(count, evaluate["many_shot"], evaluate["few_shot"]) for count in train],
+    )
+
+
+def _known(table: pa.Table, classes: list[str], task: str, targets: np.ndarray, thresholds: dict) -> Known:
+    probabilities = np.array(table["probabilities"].to_pylist(), np.float64)
+    bounds = np.array([thresholds.get(name, np.inf) for name in classes])
+    return Known(classes, task, bounds, targets, probabilities, answers(probabilities, bounds, task))
+
+
+def table(both: Pair, policy: GateParams) -> list[Row]:
+    """Every figure of the page, the gate's own metric on the test set first."""
+    multiclass = both.new.task == "multiclass"
+    names = [policy.metric, *(name for name in TITLES if name != policy.metric)]
+    names = [name for name in names if multiclass or name != "balanced_accuracy"] or ["macro_f1"]
+    rows = [_row(both, both.sets["test"], "test set", name, policy) for name in names]
+    rows += _losses(both, both.sets["test"], policy.confidence)
+    main = names[0]
+    if (both.sets["newest"] != both.sets["test"]).any():
+        rows.append(_row(both, both.sets["newest"], "newest batch", main, policy))
+    if "hard" in both.sets:
+        rows.append(_row(both, both.sets["hard"], "hard set", main, policy))
+    if multiclass:
+        for shot in figures.SHOTS:
+            of_shot = np.isin(both.new.targets, [k for k, found in enumerate(both.shots) if found == shot])
+            if (mask := of_shot & both.sets["test"]).any():
+                rows.append(_row(both, mask, f"{shot}-shot classes", "balanced_accuracy", policy, "mean recall"))
+    slices = [(name, mask) for name, mask in both.sets.items() if name.startswith("slice:")]
+    for name, mask in sorted(slices, key=lambda one: -one[1].sum())[:SLICES]:
+        rows.append(_row(both, mask, name.removeprefix("slice:"), main, policy))
+    return rows
+
+
+def _row(both: Pair, mask: np.ndarray, group: str, metric: str, policy: GateParams, title: str | None = None) -> Row:
+    """Intervals by the gate's paired bootstrap; that of one model is its difference from one that is always wrong."""
+    targets, classes = both.new.targets[mask], len(both.new.classes)
+    wrong = (targets + 1) % classes if targets.ndim == 1 else ~targets.astype(bool)
+    options = {"confidence": policy.confidence, "resamples": policy.resamples, "few": policy.min_class_support}
+
+    def against(other: np.ndarray):
+        return compare(metric, targets, both.new.predicted[mask], other, classes, **options)
+
+    alone = against(wrong)
+    row = Row(group, title or TITLES[metric], int(mask.sum()), *map(_finite, (alone.new, alone.low, alone.high)))
+    if both.old is None:
+        return row
+    found = against(both.old.predicted[mask])
+    return row._replace(
+        old=_finite(found.old), change_low=_finite(found.low), change_high=_finite(found.high), new=_finite(found.new)
+    )
+
+
+def _losses(both: Pair, mask: np.ndarray, confidence: float) -> list[Row]:
+    """Calibration error and log loss of the test set, by a paired bootstrap over images."""
+    rng = np.random.default_rng(0)
+    n = int(mask.sum())
+    bins = min(15, max(1, n // 2))
+    draws = [np.arange(n)] + [rng.integers(0, n, n) for _ in range(RESAMPLES)]
+    edges = [(1 - confidence) / 2, (1 + confidence) / 2]
+    sides = [both.new.part(mask)] + ([both.old.part(mask)] if both.old else [])
+    rows = []
+    measures: list[tuple[str, Callable, bool]] = [
+        ("calibration error", lambda p, t: metrics.debiased_ece(p, t, bins), True),
+        ("log loss", metrics.log_loss, False),
+    ]
+    for name, measure, share in measures:
+        if n < 2:
+            continue
+        found = np.array([[measure(side.probabilities[d], side.targets[d]) for d in draws] for side in sides])
+        low, high = np.quantile(found[0, 1:], edges)
+        row = Row("test set", name, n, float(found[0, 0]), low, high, higher_is_better=False, share=share)
+        if both.old:
+            change = np.quantile(found[0, 1:] - found[1, 1:], edges)
+            row = row._replace(old=float(found[1, 0]), change_low=float(change[0]), change_high=float(change[1]))
+        rows.append(row)
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def recalls(both: Pair, about: dict) -> list[dict]:
+    """One row a class with test images: recall of both models with its interval (Wilson 1927), images, shot."""
+    mask = both.sets["test"]
+    truth = metrics.one_hot(both.new.targets[mask], len(both.new.classes))
+    new = metrics.one_hot(both.new.predicted[mask], len(both.new.classes))
+    old = metrics.one_hot(both.old.predicted[mask], len(both.new.classes)) if both.old else None
+    rows = []
+    for k in np.flatnonzero(truth.any(axis=0)):
+        name, n = both.new.classes[k], int(truth[:, k].sum())
+        share = float(new[truth[:, k], k].mean())
+        low, high = wilson(share, n)
+        rows.append(
+            {
+                "class": name,
+                "train": about["data"]["images"]["train"][name],
+                "n": n,
+                "shot": both.shots[k],
+                "new": share,
+                "low": low,
+                "high": high,
+                "old": float(old[truth[:, k], k].mean()) if old is not None else None,
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["train"], row["class"]))
+
+
+def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share seen on n images."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+class Mistake(NamedTuple):
+    place: int  # row of predictions.parquet
+    given: str
+    said: str
+    confidence: float
+    asked: int  # class whose heat is shown
+
+
+def mistakes(known: Known, places: np.ndarray, most: int) -> list[Mistake]:
+    """The surest mistakes among the rows `places`. Multi-label: by an image's surest wrong label."""
+    part = known.part(places)
+    truth = metrics.one_hot(part.targets, len(known.classes))
+    said = metrics.one_hot(part.predicted, len(known.classes))
+    wrong = truth != said
+    if known.task == "multiclass":
+        sure = np.where(wrong & said, part.probabilities, -1.0)
+    else:
+        sure = np.where(wrong, np.where(said, part.probabilities, 1 - part.probabilities), -1.0)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    rows = rows[np.argsort(-sure[rows].max(axis=1), kind="stable")][:most]
+    return [
+        Mistake(
+            int(places[row]),
+            _labels(known.classes, truth[row]),
+            _labels(known.classes, said[row]),
+            float(sure[row].max()),
+            int(sure[row].argmax()),
+        )
+        for row in rows
+    ]
+
+
+def _labels(classes: Sequence[str], there: np.ndarray) -> str:
+    return ", ".join(classes[k] for k in np.flatnonzero(there)) or "(none)"
+
+
+# --- labels and data -------------------------------------------------------------------------------------------
+
+
+def label_issues(root: Path, most: int) -> tuple[list[dict], dict[str, int]]:
+    """(the most doubtful labels, with id, split, given, suggested, action, confidence; number of each action).
+
+    What was changed comes before what only waits for a person; held-out labels are never changed.
+    """
+    cleaned = pq.read_table(root / "artifacts/clean/labels.parquet")
+    issues = cleaned.filter(pc.or_(cleaned["is_issue"], pc.not_equal(cleaned["action"], "keep"))).to_pylist()
+    for row in issues:
+        row["given"], row["suggested"] = _text(row["given"]), _text(row["predicted"])
+        row["action"] = row["action"] if row["split"] == "train" else "queue"
+    counts = {action: sum(row["action"] == action for row in issues) for action in ("relabel", "drop", "queue")}
+    by_action = {
+        action: sorted((row for row in issues if row["action"] == action), key=lambda row: (row["quality"], row["id"]))
+        for action in counts
+    }
+    third = -(-most // 3)
+    shown = [row for rows in by_action.values() for row in rows[:third]]
+    rest = [row for rows in by_action.values() for row in rows[third:]]
+    shown += rest[: most - len(shown)]
+    order = {action: place for place, action in enumerate(by_action)}
+    return sorted(shown, key=lambda row: (order[row["action"]], row["quality"], row["id"])), counts
+
+
+def _text(label: str | list[str] | None) -> str:
+    return label if isinstance(label, str) else ", ".join(label or ()) or "(none)"
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as {"a.b.c": leaf}."""
+    if isinstance(value, dict) and value:
+        parts = (flat(leaf, f"{path}.{key}" if path else str(key)) for key, leaf in value.items())
+        return {name: leaf for part in parts for name, leaf in part.items()}
+    return {path: value}
+
+
+def differences(old: dict, new: dict) -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every leaf that differs; None where it is absent."""
+    before, after = flat(old), flat(new)
+    return [
+        (path, before.get(path), after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if path and before.get(path) != after.get(path)
+    ]

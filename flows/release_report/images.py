@@ -1,0 +1,162 @@
+"""The images of the release report: mistakes with their Grad-CAM heat, doubtful labels, what is in quarantine.
+
+N test and hard images, M shown ones, S the side of the model's input.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.release_report import facts
+from tasks.common.code import code_version
+from tasks.common.files import atomic_path, content_key, read_json, sha256_bytes, sha256_file
+from tasks.common.params import Params
+from tasks.common.paths import cache_dir, state_dir
+from tasks.dataset.pixels import pixel_table
+
+MISTAKES = 20  # shown with their heat
+ISSUES = 24  # doubtful labels shown
+LISTED = 60  # quarantined rows listed
+SIDE = 128  # pixels of a shown image, at most
+
+
+def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> dict[str, Any]:
+    """The surest mistakes on the test set, each beside its Grad-CAM heat; why there is none."""
+    found = facts.mistakes(both.new, test, MISTAKES)
+    wrong = int((both.new.predicted[test] != both.new.targets[test]).reshape(len(test), -1).any(axis=1).sum())
+    if not found:
+        return {"mistakes": [], "wrong": wrong, "no_heat": ""}
+    pixels = _pixels(root, params, [both.ids[one.place] for one in found])
+    heat, why = _heat(root, pixels, [one.asked for one in found], [both.ids[one.place] for one in found])
+    doubtful = _doubtful(root)
+    tiles = []
+    for row, one in enumerate(found):
+        hot = None
+        if heat is not None and heat[row].any():
+            from tasks.models.grad_cam import overlay
+
+            hot = data_uri(overlay(pixels[row], heat[row]))
+        tiles.append(
+            one._asdict()
+            | {
+                "id": both.ids[one.place],
+                "image": data_uri(pixels[row]),
+                "heat": hot,
+                "about": both.new.classes[one.asked],
+                "doubtful": both.ids[one.place] in doubtful,
+            }
+        )
+    return {"mistakes": tiles, "wrong": wrong, "no_heat": why}
+
+
+def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[str]) -> tuple[np.ndarray | None, str]:
+    """(M, S, S) heat of `classes` on `pixels`, or why there is none.
+
+    The newest is kept: a run that was killed while it published, or in which only the gate's rules or the bundle
+    changed, needs no torch to report what its model had shown before.
+    """
+    from tasks.common import artifacts
+
+    weights, head = (root / artifacts.FOLDER / "weights.safetensors", root / "artifacts/train_head/head.safetensors")
+    about = read_json(root / artifacts.FOLDER / "model.json")
+    of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
+    key = content_key(*of, code_version("flows.release_report.images"))
+    file = cache_dir("heat", root) / "newest.parquet"
+    found, heat = _kept(file, key, pixels.shape[:3])
+    if not found:
+        heat = _grad_cam(root, pixels, classes)
+        rows = {"id": ids, "heat": [one.tobytes() for one in heat]} if heat is not None else {"id": [], "heat": []}
+        schema = pa.schema({"id": pa.string(), "heat": pa.binary()}, metadata={"key": key})
+        with suppress(OSError), atomic_path(file) as temporary:  # a full disk costs the next report some seconds
+            pq.write_table(pa.table(rows, schema=schema), temporary, write_page_checksum=True)
+    why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
+    return heat, why
+
+
+def _kept(file: Path, key: str, shape: tuple[int, ...]) -> tuple[bool, np.ndarray | None]:
+    """(is the heat under `key` kept whole in `file`?, that heat; None where there was none to keep)."""
+    with suppress(OSError, ValueError):  # not there, or damaged: made anew
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
+        if (table.schema.metadata or {}).get(b"key") == key.encode():
+            whole = np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
+            return True, whole.reshape(shape) if len(table) else None
+    return False, None
+
+
+def _grad_cam(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray | None:
+    from tasks.models import grad_cam, stage1
+    from tasks.models.head import read_head
+
+    model, about = stage1.load(root)
+    return grad_cam.grad_cam(model, about, *read_head(root), pixels, classes)
+
+
+def _doubtful(root: Path) -> set[str]:
+    """Ids of held-out images whose given label `clean` thinks more probably wrong than right."""
+    cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["id", "split", "is_issue"])
+    return set(cleaned.filter(pc.and_(cleaned["is_issue"], pc.not_equal(cleaned["split"], "train")))["id"].to_pylist())
+
+
+def issues(root: Path, params: Params) -> dict[str, Any]:
+    shown, counts = facts.label_issues(root, ISSUES)
+    if shown:
+        pixels = _pixels(root, params, [row["id"] for row in shown])
+        for row, image in zip(shown, pixels, strict=True):
+            row["image"] = data_uri(image)
+    return {"issues": shown, "issue_counts": counts}
+
+
+def _pixels(root: Path, params: Params, ids: Sequence[str]) -> np.ndarray:
+    """(M, S, S, 3) model input of the samples `ids`."""
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
+    places = pc.index_in(pa.array(ids, pa.string()), accepted["id"].combine_chunks())
+    return pixel_table(root, accepted.take(places), params.images)[:]
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """uint8 (S, S, 3) as an image at most SIDE wide: PNG where it is small, JPEG (a tenth of the bytes) for photos."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    kind, options = ("PNG", {"optimize": True}) if image.width <= 64 else ("JPEG", {"quality": 82})
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def quarantine(root: Path, params: Params) -> dict[str, Any]:
+    """Rows that lie in the data but were not used, with their image where it can be decoded, and what was refused
+    before it got there (its bytes are not kept)."""
+    from tasks.stages.validate import page
+
+    refused = pq.read_table(root / "artifacts/validate/quarantine.parquet").to_pylist()
+    samples = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "shard", "row", "status"])
+    places = pc.index_in(pa.array([row["id"] for row in refused], pa.string()), samples["id"].combine_chunks())
+    where = samples.take(places).drop_columns(["id"]).to_pylist()
+    table = pa.Table.from_pylist([row | at for row, at in zip(refused, where, strict=True)]) if refused else None
+    tiles = page.tiles(root / "data", table, params.images.max_pixels) if table else []
+    result = read_json(root / "artifacts/validate/result.json")
+    at_ingest = []
+    for batch in [one["batch"] for one in result["batches"]]:
+        file = state_dir(root) / "quarantine" / f"{batch}.parquet"
+        if file.is_file():
+            at_ingest += [row | {"batch": batch} for row in pq.read_table(file).to_pylist()]
+    reasons: dict[str, int] = {}
+    for row in [*tiles, *at_ingest]:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return {
+        "quarantine": tiles[:LISTED],
+        "refused": at_ingest[:LISTED],
+        "quarantined": len(tiles) + len(at_ingest),
+        "reasons": sorted(reasons.items(), key=lambda one: (-one[1], one[0])),
+        "excluded": result["excluded"],
+    }

@@ -1,0 +1,298 @@
+"""The page of one run: what the gate decided and why, for somebody who was not there.
+
+One HTML file that opens from disk: nothing is loaded from elsewhere, nothing in it runs, and every name, path and
+label is escaped (Jinja's autoescape and a content security policy without scripts). It is written beside the run's
+workspace and kept in the release store as `runs/<run id>/report.html`, where it outlives the workspace. Opening and
+closing sections is HTML's own <details>.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.publishing.outcomes import Ending
+from flows.release_report import changes, charts, facts, images
+from flows.release_report.changes import at
+from flows.release_report.facts import Row
+from tasks.common.checks import Check
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path, read_json
+from tasks.common.params import Params
+from tasks.common.paths import cache_dir
+from tasks.releases.store import Pointer, Releases
+
+LARGEST = 3_000_000  # bytes of the page
+TEMPLATES = Path(__file__).parent / "templates"
+LIBRARIES = ("dvc", "prefect", "cleanlab", "great-expectations", "scikit-learn", "evidently")
+
+HEADLINES = {
+    "promoted": "{version} is live",
+    "held": "Held back: {champion} stays live",
+    "rejected": "Rejected: {champion} stays live",
+}
+CHECKS = {
+    "test.debiased_ece": "calibration error on the test set",
+    "parity.max_difference": "exported model answers as the trained one",
+    "latency_ms.p99": "milliseconds an image, 99th percentile",
+    "size_mb": "size of the model, MB",
+    "class_collapse": "no class is given up",
+    "hard_set": "hard set",
+    "few_shot.recall": "rare classes together: recall",
+}
+
+
+class Report(NamedTuple):
+    path: Path  # beside the run's workspace
+    key: str  # in the release store
+    kept: Path | None  # where the store keeps it, for a store in a folder
+    markdown: str  # the first screen for Prefect
+
+
+def write(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending, reason: str = "") -> Report:
+    """Write the page of the run in worktree `root`, which ended as `ending`, and keep it in the release store.
+
+    Raises EvergreenError for a run without a verdict: nothing was judged, so there is nothing to report.
+    """
+    if ending.verdict is None:
+        raise EvergreenError(f"run {run_id} ended as {ending.outcome} without a verdict: it has no release report")
+    view = gather(root, params, releases, run_id, ending, reason)
+    page = render(view)
+    path = root.parent / "report.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    key = keep(releases, run_id, page.encode())
+    folder = getattr(releases.store, "root", None)
+    return Report(path, key, folder / key if isinstance(folder, Path) else None, markdown(view))
+
+
+def keep(releases: Releases, run_id: str, page: bytes) -> str:
+    """Put `page` into the store, in place of an older page of the same run."""
+    key = f"runs/{run_id}/report.html"
+    known = releases.store.read(key)
+    if known is None or known[0] != page:
+        releases.store.swap(key, page, known[1] if known else None)
+    return key
+
+
+def gather(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending, reason: str) -> dict[str, Any]:
+    """Everything the page says, as plain values."""
+    verdict = ending.verdict
+    champion = next((one for one in reversed(releases.history()) if one.version == verdict.champion), None)
+    about = read_json(root / "artifacts/bundle/bundle.json")
+    old_about, old_predictions = _champion(root, params, champion, about["classes"])
+    predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    both = facts.pair(predictions, old_predictions, about, old_about, about["classes"])
+    test = np.flatnonzero(both.sets["test"])
+    rows = facts.table(both, params.gate)
+    known, before = both.new.part(test), both.old.part(test) if both.old else None
+    names = {"version": ending.version, "champion": verdict.champion or "nothing"}
+    return {
+        "run_id": run_id,
+        "reason": reason,
+        "at": datetime.now(UTC),
+        "model": about["name"],
+        "outcome": ending.outcome,
+        "headline": HEADLINES[ending.outcome].format(**names),
+        "sentence": _sentence(ending.sentence, verdict.checks),
+        "verdict": verdict,
+        "champion": champion,
+        "confidence": params.gate.confidence,
+        "key_figures": key_figures(rows, about, old_about),
+        "checks": _checks(verdict.checks),
+        "rows": rows,
+        "recalls": facts.recalls(both, about),
+        "confusion": charts.confusion(known) if about["task"] == "multiclass" else None,
+        "reliability": charts.reliability(known),
+        "old_reliability": charts.reliability(before) if before else None,
+        "curves": charts.precision_recall(known),
+        "old_curves": charts.precision_recall(before) if before else None,
+        "images": len(test),
+        "task": about["task"],
+        **images.mistakes(root, params, both, test),
+        **images.issues(root, params),
+        **images.quarantine(root, params),
+        "changes": changes.changes(root, about, old_about, champion),
+        "about": about,
+        "commands": changes.commands(root, about, ending, champion, releases),
+        "versions": about["versions"] | _installed(LIBRARIES),
+    }
+
+
+def _champion(
+    root: Path, params: Params, champion: Pointer | None, classes: list[str]
+) -> tuple[dict | None, pa.Table | None]:
+    """(bundle.json, predictions) of the champion, both as the gate has just left them in the cache."""
+    if champion is None:
+        return None, None
+    from tasks.gate.champion import champion_evidence
+
+    bundle = cache_dir("bundles", root) / champion.bundle
+    predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    table, _ = champion_evidence(root, bundle, predictions, classes, params)
+    return read_json(bundle / "bundle.json"), table
+
+
+def _sentence(text: str, checks: Sequence[Check]) -> str:
+    """The verdict's sentence without the outcome before it, which the headline says, and with checks' plain names."""
+    for check in sorted(checks, key=lambda check: -len(check.name)):
+        if check.status != "pass" and "." in check.name:
+            text = text.replace(check.name, words(check.name).replace(": ", ", "))
+    _, colon, rest = text.partition(": ")
+    rest = rest if colon else text
+    return rest[:1].upper() + rest[1:]
+
+
+def key_figures(rows: Sequence[Row], about: dict, old: dict | None) -> list[dict]:
+    """Four to six figures of the first screen: name, value, unit, note, change, trend."""
+    by_group = {}
+    for row in rows:
+        by_group.setdefault(row.group, row)
+    chosen = [by_group["test set"]]
+    chosen += [by_group[name] for name in ("few-shot classes", "hard set", "newest batch") if name in by_group][:2]
+    chosen += [row for row in rows if row.name == "calibration error"]
+    figures = [
+        {
+            "name": row.name if row.group == "test set" else f"{row.group}: {row.name}",
+            "value": f"{100 * row.new:.1f}" if row.new is not None else "–",
+            "unit": "%" if row.new is not None else "",
+            "change": None if row.change is None else f"{points(row.change)} points",
+            "up": (row.change or 0) >= 0,
+            "trend": row.trend,
+            "note": f"{row.n:,} images" if row.old is None else f"was {100 * row.old:.1f} %",
+        }
+        for row in chosen
+    ]
+    for name, path, unit in (
+        ("answers left to people", ("metrics", "calibrate", "to_review"), "%"),
+        ("training images", ("data", "images", "train"), ""),
+        ("time for one image", ("metrics", "evaluate", "latency_ms", "p50"), "ms"),
+    ):
+        found = [_number(at(one, path), unit) for one in (about, old or {})]
+        if found[0] is not None:
+            figures.append(_plain_figure(name, *found, unit))
+    return figures[:6]
+
+
+def _number(value: Any, unit: str) -> float | int | None:
+    """A figure of bundle.json; of images by class their sum, of shares percent."""
+    if isinstance(value, dict):
+        return sum(value.values())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return 100 * value if unit == "%" else value
+
+
+def _plain_figure(name: str, new: float, old: float | None, unit: str) -> dict:
+    """A figure that is neither good nor bad by itself: its arrow has no colour."""
+
+    def shown(value: float, sign: str = "") -> str:
+        return f"{value:{sign},}" if isinstance(value, int) else f"{value:{sign},.1f}".replace("-", "−")
+
+    change = None if old is None else new - old
+    points_or_unit = {"%": " points", "ms": " ms"}.get(unit, "")
+    return {
+        "name": name,
+        "value": shown(new),
+        "unit": unit,
+        "change": None if not change else shown(change, "+") + points_or_unit,
+        "up": (change or 0) >= 0,
+        "trend": "unknown",
+        "note": "" if old is None else f"was {shown(old)}" + (f" {unit}" if unit else ""),
+    }
+
+
+def _checks(checks: Sequence[Check]) -> list[dict]:
+    """What failed first, then comparisons, then bounds, then plain facts."""
+    pictures = charts.forest(checks)
+    order = {"difference": 0, "bound": 1, "fact": 2}
+    rows = [{"check": check, "picture": picture} for check, picture in zip(checks, pictures, strict=True)]
+    return sorted(rows, key=lambda row: (row["check"].status == "pass", order[row["picture"]["kind"]]))
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+# --- out -------------------------------------------------------------------------------------------------------
+
+
+def render(view: dict[str, Any]) -> str:
+    """`view` as HTML. Images are left out, last ones first, should the page get larger than LARGEST."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = {"figure": figure, "percent": percent, "points": points}
+    environment.filters |= shown | {"words": words}
+    environment.globals |= shown
+    template, style = environment.get_template("release.html"), (TEMPLATES / "release.css").read_text()
+    page = template.render(style=style, **view)
+    while len(page.encode()) > LARGEST and (view["mistakes"] or view["issues"] or view["quarantine"]):
+        for name in ("mistakes", "issues", "quarantine"):
+            view = view | {name: view[name][: len(view[name]) // 2]}
+        page = template.render(style=style, **view)
+    return page
+
+
+def figure(value: Any) -> str:
+    """A value as a person reads it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0").replace("-", "−")
+
+
+def words(name: str) -> str:
+    """A check's name for people: "class.Bag.recall" -> "class Bag: recall"."""
+    if name in CHECKS:
+        return CHECKS[name]
+    head, _, figure_name = name.rpartition(".")
+    if not head:
+        return name.replace("_", " ")
+    for start, shown in (("class.", "class "), ("corruptions.", "under "), ("slice:", "slice ")):
+        if head.startswith(start):
+            head = shown + head.removeprefix(start)
+    return f"{head}: {figure_name.replace('_', ' ')}"
+
+
+def markdown(view: dict[str, Any]) -> str:
+    """The first screen as Markdown for Prefect, nothing in it read as markup."""
+
+    def plain(text: Any) -> str:
+        return "".join(f"&#{ord(c)};" if c in "\\`*_{}[]()#+-.!|~:@<>&\n" else c for c in str(text))
+
+    lines = [f"# {plain(view['headline'])}", plain(view["sentence"]), "| figure | value | change |", "|---|---|---|"]
+    lines += [
+        f"| {plain(one['name'])} | {plain(one['value'])} {one['unit']} | {plain(one['change'] or '')} |"
+        for one in view["key_figures"]
+    ]
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + "\n"

@@ -1,0 +1,1 @@
+"""Git, DVC's cache and remotes, the pipeline, and one workspace per run."""

@@ -1,0 +1,1 @@
+"""A retraining run: start, process, Prefect flow, lease, single flight."""

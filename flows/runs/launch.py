@@ -1,0 +1,191 @@
+"""`evergreen retrain` before anything heavy is imported: is there something to do, where, and as which process.
+
+The up-to-date check hashes what HEAD names (git's own object ids) and the tombstones; if a run over exactly
+these inputs has ended, that ending is reported and nothing starts.
+"""
+
+import getpass
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.repo import workspace
+from flows.repo.workspace import up_to_date
+from flows.server.process import ensure_server, environment, mark_crashed, running
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json, write_json
+from tasks.common.params import load_params
+from tasks.common.paths import main_checkout
+from tasks.releases.store import open_store
+
+
+def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
+    """Start one run in a workspace and a process of its own, and wait for it. Returns its exit code.
+
+    0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
+    """
+    _finish_erasure(root, say)
+    workspace.refuse_dirty(root)
+    key, tombstones, ended = up_to_date(root)
+    if ended and not force:
+        return _nothing_new(root, ended, say)
+    if force:  # one that is asked for goes ahead, whatever else runs
+        return _start(root, key, tombstones, reason, None, say)
+    with workspace.only_one(root, key, say) as flight:
+        _complete(root, say)
+        key, tombstones, ended = up_to_date(root)  # by the run that was waited for, or one whose starter was killed
+        if not ended:
+            return _start_here(root, key, tombstones, reason, flight, say)
+        if workspace.died(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
+            _tell_of_the_dead(root, ensure_server(root, say))
+        return _nothing_new(root, ended, say)
+
+
+def _finish_erasure(root: Path, say) -> None:
+    """Complete an `evergreen forget` that was killed: it may have left data.dvc changed and not committed."""
+    journals = sorted((workspace.state_dir(root) / "forget").glob("*.json"))
+    if not journals or list(workspace.alive_runs(root)):
+        return
+    from flows.versions.forget import forget
+
+    say("completing an erasure that was cut off")
+    for image in read_json(journals[0])["plan"]["ids"][:1]:
+        forget(root, image, "completed at the next start")
+
+
+def _nothing_new(root: Path, ended: dict, say) -> int:
+    version = f" {ended['version']}" if ended.get("version") else ""
+    say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
+    if since := _no_longer_live(root, ended.get("version")):
+        say(since)
+    return 0
+
+
+def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int, say) -> int:
+    """One run over the inputs `key`, unless another machine on this release store has made it."""
+    from flows.publishing import held
+    from flows.runs import lease
+
+    releases, run_id = open_store(load_params(root / "params.yaml").store, root), workspace.new_run_id(key)
+    lease.take(releases, root, key, run_id, say)
+    try:
+        if ended := held.ended(releases, key):
+            workspace.mark_seen(root, key, ended)
+            return _nothing_new(root, ended, say)
+        return _start(root, key, tombstones, reason, flight, say, run_id)
+    finally:
+        lease.give_back(releases, key, run_id)  # where its process did not, and could not any more
+
+
+def _start(
+    root: Path, key: str, tombstones: dict, reason: str, flight: int | None, say, run_id: str | None = None
+) -> int:
+    """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
+    if flight is None:
+        _complete(root, say)
+    _check_places(root)
+    url = ensure_server(root, say)
+    _tell_of_the_dead(root, url)
+    run_id = run_id or workspace.new_run_id(key)
+    tree, lock = workspace.create(root, run_id, tombstones)
+    write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
+    say(f"run {run_id}: {reason}")
+    env = environment(root) | {
+        "PREFECT_API_URL": url,
+        "PYTHONPATH": str(tree),  # the run uses the code of its commit
+        "PYTHONUNBUFFERED": "1",
+        "EVERGREEN_STATE": str(workspace.state_dir(root)),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
+    }
+    command = [sys.executable, "-m", "flows.runs.process", run_id, reason, getpass.getuser()]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, until it can end in order
+    try:
+        process = subprocess.Popen(
+            command, cwd=tree, env=env, pass_fds=[lock, *([flight] if flight is not None else [])]
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.close(lock)  # the child holds it now
+    code = _wait(process)
+    if (tree.parent / "ended.json").is_file():
+        ending = read_json(tree.parent / "ended.json")
+        workspace.mark_seen(root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")})
+    return code
+
+
+def _tell_of_the_dead(root: Path, url: str) -> None:
+    """Let Prefect's runs of killed processes be crashed: they would look alive for ever."""
+    died = workspace.died(root)
+    mark_crashed(url, died)
+    workspace.told(root, died)
+
+
+def _no_longer_live(root: Path, version: str | None) -> str | None:
+    """What became of `version` if it was rolled back since; None for anything else."""
+    from flows.publishing.rollback import open_project, withdrawn
+
+    releases = open_project(root)[1]
+    live = releases.live()
+    if version is None or live is None or live.version == version:
+        return None
+    found = [entry for entry in withdrawn(releases.history()).values() if entry.release.version == version]
+    if not found:
+        return None
+    rollback = found[0].rollback
+    return (
+        f"{version} was rolled back to {rollback.version} since, by {rollback.by} ({rollback.why}): live is "
+        f"{live.version}. `evergreen rollback {version}` puts it back."
+    )
+
+
+def _check_places(root: Path) -> None:
+    """Raises EvergreenError where a release could not be kept: publishing would say so after all the training."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    main, url = main_checkout(root), load_params(root / "params.yaml").store.url
+    try:
+        config = Config(str(main / ".dvc"), local_dvc_dir=str(main / ".dvc"))
+    except DvcException as error:
+        raise EvergreenError(f"DVC cannot read {main / '.dvc/config'}: {error}") from error
+    if (name := config["core"].get("remote")) not in config["remote"]:
+        named = f"core.remote names {name!r}, which is none" if name else "there is no default one"
+        raise EvergreenError(
+            f"no DVC remote to keep data and models in ({main / '.dvc/config'}: {named}): "
+            "`dvc remote add --default store ../.evergreen/remote`, or another place; commit .dvc/config"
+        )
+    remote = config["remote"][name]["url"]
+    for folder in (main / Path(url).expanduser(), main / ".dvc" / remote):  # an address of S3 is no folder here
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise EvergreenError(
+                f"releases and their data are kept in {folder.resolve()}, which is not writable for you: make it so, "
+                "or name another place (store.url in params.yaml, the remote in .dvc/config)"
+            )
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """The child's exit code. Ctrl-C reaches it too (same terminal): wait for it to end in order."""
+    while True:
+        try:
+            code = process.wait()
+            return 128 - code if code < 0 else code
+        except KeyboardInterrupt:
+            continue
+
+
+def _complete(root: Path, say) -> None:
+    """Complete what killed runs left: what they published, what holds them, their workspaces. Refuse early what
+    publishing would refuse."""
+    from flows.publishing import held, registry
+    from flows.publishing.publish import reconcile
+
+    params = load_params(root / "params.yaml")
+    main, releases = main_checkout(root), open_store(params.store, root)
+    registry.check_branch(main)
+    done = reconcile(main, releases, params.bundle.name) + held.reconcile(main, releases)
+    for line in done:  # before the workspaces go, which say what a published run was started for
+        say(line)
+    for run_id in workspace.reconcile(root):
+        say(f"run {run_id} had died: this one continues from its finished stages")

@@ -1,0 +1,128 @@
+"""The plain functions as Prefect tasks: names, retries, timeouts, and artifacts people look at."""
+
+import base64
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json
+from tasks.gate.verdict import GateVerdict
+
+TIMEOUT = timedelta(hours=12).total_seconds()  # a hang at 2 AM must end as a failure somebody is told of
+
+
+def _transient(task_, task_run, state) -> bool:
+    """Retry what may pass (a full disk being cleaned, a busy server), never what the user must mend."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError) and not isinstance(error, EvergreenError)
+
+
+def _step(name: str, retries: int = 1):
+    """A task named `name`. Correctness never depends on Prefect: no cache, no persisted result."""
+    return task(
+        name=name,
+        task_run_name=name,
+        retries=retries,
+        retry_delay_seconds=5,
+        retry_condition_fn=_transient,
+        timeout_seconds=TIMEOUT,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+_repos: dict[Path, Any] = {}
+
+
+def _repo(root: Path):
+    if root not in _repos:
+        _repos[root] = open_repo(root)
+    return _repos[root]
+
+
+def data_step(root: Path) -> None:
+    """Check out data/ as data.dvc says."""
+    _step("data")(lambda: restore_data(_repo(root)))()
+
+
+def stage_step(name: str, root: Path) -> Outcome:
+    """Bring stage `name` up to date and show its figures in Prefect's UI."""
+
+    def stage() -> Outcome:
+        outcome = bring_up_to_date(_repo(root), name)
+        show_metrics(name, root, outcome)
+        return outcome
+
+    return _step(name)(stage)()
+
+
+def show_metrics(name: str, root: Path, outcome: str) -> None:
+    """metrics/<name>.json as a table; the pictures of `evaluate` as a page."""
+    figures = flatten(read_json(root / "metrics" / f"{name}.json"))
+    key = name.replace("_", "-")
+    create_table_artifact(
+        key=key,
+        table=[{"figure": figure, "value": value} for figure, value in list(figures.items())[:200]],
+        description=f"stage {name}: {outcome}",
+    )
+    plots = sorted((root / "artifacts" / name / "plots").glob("*.png"))
+    if plots:
+        create_markdown_artifact(
+            key=f"{key}-plots",
+            markdown="\n\n".join(f"## {plot.stem.replace('_', ' ')}\n\n{_picture(plot)}" for plot in plots),
+            description="reliability, confusion, precision and recall, and the worst mistakes",
+        )
+
+
+def _picture(path: Path) -> str:
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+
+
+def show_verdict(verdict: GateVerdict) -> None:
+    """The gate's checks as a table, its sentence as the description."""
+    create_table_artifact(
+        key="verdict",
+        table=[
+            {
+                "check": check.name,
+                "status": check.status,
+                "value": _round(check.value),
+                "interval": "" if check.low is None else f"{_round(check.low)} .. {_round(check.high)}",
+                "bound": _round(check.bound),
+                "detail": check.detail,
+            }
+            for check in verdict.checks
+        ],
+        description=verdict.sentence,
+    )
+
+
+def show_page(key: str, page: Path, text: str, sentence: str, markdown: str = "") -> None:
+    """A page of this machine, linked and named in Prefect: browsers do not follow file links from http pages, so the
+    path is there to copy, and the page's first screen is shown beside it."""
+    create_link_artifact(key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
+    path = str(page).replace("`", "'")
+    create_markdown_artifact(key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence)
+
+
+def _round(value: float | None) -> float | str:
+    return "" if value is None else float(f"{value:.4g}")
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as {"a.b.c": leaf}; floats to four digits."""
+    if isinstance(value, dict):
+        inner = (flatten(leaf, f"{path}.{key}" if path else key) for key, leaf in value.items())
+        return {name: leaf for part in inner for name, leaf in part.items()}
+    return {path: float(f"{value:.4g}") if isinstance(value, float) else value}
+
+
+def simple_step(name: str, function):
+    """Run `function()` as a task named `name`, without retries: for steps that decide or publish."""
+    return _step(name, retries=0)(function)()

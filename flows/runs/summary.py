@@ -1,0 +1,60 @@
+"""One line a stage for the terminal, from its own metrics file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.common.files import read_json
+
+
+def _inspect(m: dict) -> str:
+    leaks = sum(m["leaks"].values())
+    return f"{m['rows']:,} images, {m['near_duplicates']['images']} near-duplicates, {leaks} leaks between splits"
+
+
+def _validate(m: dict) -> str:
+    return f"{m['accepted']:,} of {m['rows']:,} accepted, {m['classes']} classes, {m['checks']} checks passed"
+
+
+def _clean(m: dict) -> str:
+    actions = {name: count for name, count in m["actions"].items() if name != "keep" and count}
+    done = ", ".join(f"{count} to {name}" for name, count in actions.items()) or "nothing to change"
+    return f"{m['estimated_noise']:.1%} of labels look wrong: {done}"
+
+
+def _train_backbone(m: dict) -> str:
+    return f"{m['train_images']:,} images, best of {m['epochs']} epochs: {m['best_epoch']}"
+
+
+def _train_head(m: dict) -> str:
+    tried = {name.removeprefix("score_"): value for name, value in m.items() if name.startswith("score_")}
+    return "calibration score: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(tried.items()))
+
+
+def _calibrate(m: dict) -> str:
+    return f"temperature {m['temperature']:.2f}, log loss {m['log_loss_before']:.3f} -> {m['log_loss_after']:.3f}"
+
+
+def _evaluate(m: dict) -> str:
+    metric = "balanced_accuracy" if "balanced_accuracy" in m["test"] else "macro_f1"  # multi-label has no such thing
+    line = f"{metric.replace('_', ' ')}: test {m['test'][metric]:.3f}"
+    if m.get("hard"):
+        line += f", hard set {m['hard'][metric]:.3f}"
+    return f"{line}; {m['latency_ms']['p50']:.1f} ms an image"
+
+
+SUMMARIES: dict[str, Callable[[dict], str]] = {
+    "inspect": _inspect,
+    "validate": _validate,
+    "embed": lambda m: f"{m['rows']:,} x {m['dim']:,} features in {m['shards']} shards",
+    "clean": _clean,
+    "train_backbone": _train_backbone,
+    "train_head": _train_head,
+    "calibrate": _calibrate,
+    "evaluate": _evaluate,
+    "bundle": lambda m: f"{m['size_mb']:.1f} MB, {m['digest'][:12]}",
+}
+
+
+def summary(name: str, root: Path) -> str:
+    """What stage `name` found, in one line."""
+    return SUMMARIES[name](read_json(root / "metrics" / f"{name}.json"))

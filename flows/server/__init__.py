@@ -1,0 +1,1 @@
+"""The project's Prefect server: its process, its API, its events."""

@@ -1,0 +1,1 @@
+"""What `evergreen up` runs: supervisor, deployments, web pages, webhook, housekeeping."""

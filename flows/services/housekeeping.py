@@ -1,0 +1,75 @@
+"""What nobody should have to think of: retention, what killed writers left, unfinished releases, undelivered alerts."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from flows.publishing import held
+from flows.publishing.publish import reconcile
+from flows.repo import workspace
+from monitoring.alerts import alert_once, monitor_silence, retry_alerts
+from monitoring.journal import Journal
+from monitoring.log.production_log import open_log
+from monitoring.pages.evidently import prune as prune_snapshots
+from monitoring.pages.site import workspace_dir
+from tasks.common.errors import EvergreenError
+from tasks.common.files import sweep
+from tasks.common.params import load_params
+from tasks.common.paths import main_checkout, state_dir
+from tasks.releases.store import open_store
+
+LONGEST_LOG = 50 << 20  # bytes of a service's log; then it begins anew
+
+
+def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
+    """Do all of it; what fails is told and does not stop the rest. Returns a sentence.
+
+    Raises EvergreenError at the end when anything failed.
+    """
+    now = now or datetime.now(UTC)
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    log = open_log(root, params)
+    steps: dict[str, Callable[[], int]] = {
+        "log files past their time": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
+        "journal entries": lambda: Journal(log.store).prune(params.report.keep),
+        "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
+        "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),
+        "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
+        "unfinished records of runs": lambda: len(held.reconcile(root, releases)),  # from their workspaces
+        "dead runs": lambda: len(workspace.reconcile(root)),
+        "overlong logs": lambda: trim(state_dir(root)),
+    }
+    done, failed = [], []
+    for what, step in steps.items():
+        try:
+            count = step()
+        except (EvergreenError, OSError) as error:
+            failed.append(f"{what}: {error}")
+            say(failed[-1])
+            continue
+        if count:
+            done.append(f"{count} {what}")
+    for problem in retry_alerts(root):
+        say(problem)
+    silent = monitor_silence(root, now - timedelta(days=1), now)
+    alert_once(root, "monitor silence", "silence", silent)
+    if failed:
+        raise EvergreenError(f"housekeeping could not do everything: {'; '.join(failed)}")
+    return f"removed or mended: {', '.join(done) or 'nothing'}{f'. ALARM: {silent}' if silent else ''}"
+
+
+def trim(folder: Path) -> int:
+    """Empty service logs that grew too long; their writers append, so they go on at the beginning."""
+    count = 0
+    for path in folder.glob("*.log"):
+        if path.stat().st_size > LONGEST_LOG:
+            with open(path, "r+b") as log:
+                log.seek(-(1 << 20), 2)
+                tail = log.read()
+                log.truncate(0)
+            with open(path, "ab") as log:
+                log.write(f"--- emptied at {time.strftime('%Y-%m-%d %H:%M:%S')}, the last MB was:\n".encode() + tail)
+            count += 1
+    return count

@@ -1,0 +1,141 @@
+"""The process behind `evergreen up`: starts the project's services and starts again whichever died, with back-off.
+
+    python -m flows.services.supervisor        (in the project's folder)
+
+It holds a flock on .evergreen/services.lock while it lives, writes every pid and address to .evergreen/services.json,
+and looks once a minute whether the monitor is silent. Everything it starts, directly or not, carries EVERGREEN_SERVICES
+in its environment: that is how `evergreen down` finds what a killed supervisor or a runner's own session left.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.server.process import LOOPBACK, created, ensure_server, environment, free_port, running
+from monitoring.alerts import alert_once, monitor_silence, retry_alerts
+from tasks.common.errors import EvergreenError
+from tasks.common.files import write_json
+from tasks.common.params import Params, load_params
+from tasks.common.paths import project_root, state_dir
+
+MARK = "EVERGREEN_SERVICES"
+BACK_OFF = (1.0, 60.0)  # seconds before a service is started again: first, at most
+STEADY = 60.0  # seconds after which a service counts as well and its back-off begins anew
+TICK, LOOK = 1.0, 60.0  # seconds between looks at the services, and at the monitor's silence
+
+
+def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[str], str | None]]]:
+    """Service -> what makes (its command, its address): the port is looked for when it is started."""
+    from monitoring.pages.site import evidently_ui_command, workspace_dir
+
+    serve = params.serve
+    shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host
+
+    def runner():
+        return [sys.executable, "-m", "flows.services.runner"], None
+
+    ports = {}
+
+    def evidently():
+        ports["evidently"] = free_port(serve.evidently_port)
+        # loopback always: its own `--secret` guards writes only
+        return evidently_ui_command(workspace_dir(root), ports["evidently"]), f"http://127.0.0.1:{ports['evidently']}"
+
+    def pages():
+        port = free_port(serve.port, serve.host)
+        command = [sys.executable, "-m", "flows.services.web", str(port), str(ports["evidently"])]
+        return command, f"http://{shown}:{port}"
+
+    return {"runner": runner, "evidently": evidently, "pages": pages}
+
+
+class Child:
+    """One service: started, watched, started again."""
+
+    def __init__(self, name: str, make: Callable[[], tuple[list[str], str | None]]):
+        self.name, self.make = name, make
+        self.process: subprocess.Popen | None = None
+        self.url: str | None = None
+        self.restarts, self.started, self.again, self.wait = -1, 0.0, 0.0, BACK_OFF[0]
+
+    def look(self, root: Path, env: dict[str, str]) -> bool:
+        """Start it if it is down and its time has come; whether anything changed."""
+        now = time.monotonic()
+        if self.process is not None:
+            if self.process.poll() is None:
+                return False
+            print(f"{self.name} ended with {self.process.returncode}", flush=True)
+            self.wait = BACK_OFF[0] if now - self.started > STEADY else min(self.wait * 2, BACK_OFF[1])
+            self.process, self.again = None, now + self.wait
+            return True
+        if now < self.again:
+            return False
+        command, self.url = self.make()
+        with open(state_dir(root) / f"{self.name}.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.started, self.restarts = now, self.restarts + 1
+        return True
+
+    def about(self) -> dict[str, Any]:
+        pid = self.process.pid if self.process else None
+        return {"pid": pid, "created": created(pid) if pid else None, "url": self.url, "restarts": self.restarts}
+
+
+def supervise(root: Path) -> None:
+    """Until SIGTERM. Ends at once when another supervisor of this project lives."""
+    state = state_dir(root)
+    lock = open(state / "services.lock", "w")  # noqa: SIM115 (held while this process lives)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    since = datetime.now(UTC)
+    params = load_params(root / "params.yaml")
+    children = [Child(name, make) for name, make in commands(root, params).items()]
+    looked, written = time.monotonic(), None
+    try:
+        while True:
+            try:
+                api = ensure_server(root, lambda line: print(line, flush=True))
+                env = environment(root) | {"PREFECT_API_URL": api}
+                changed = [child.look(root, env) for child in children]
+                server = running(root)
+                about = {
+                    "pid": os.getpid(),
+                    "created": created(os.getpid()),
+                    "since": since.isoformat(timespec="seconds"),
+                    "api": api,
+                    "services": {
+                        "prefect": {"pid": server["pid"] if server else None, "url": api.removesuffix("/api")},
+                        **{child.name: child.about() for child in children},
+                    },
+                }
+                if any(changed) or about != written:
+                    write_json(state / "services.json", about)
+                    written = about
+                if time.monotonic() - looked > LOOK:
+                    looked = time.monotonic()
+                    alert_once(root, "monitor silence", "silence", monitor_silence(root, since, datetime.now(UTC)))
+                    retry_alerts(root)
+            except (EvergreenError, OSError) as error:  # a full disk, a port, a server that will not start: again
+                print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
+                time.sleep(BACK_OFF[0] * 5)
+            time.sleep(TICK)
+    finally:
+        for child in children:
+            if child.process and child.process.poll() is None:
+                child.process.terminate()
+
+
+if __name__ == "__main__":
+    supervise(project_root())

@@ -1,0 +1,228 @@
+"""`evergreen up`, `down` and `status`: everything a project runs, with one command each.
+
+.evergreen/services.json    pids and addresses, written by the supervisor (flows.services.supervisor)
+.evergreen/<service>.log    what each service says
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from flows.runs.single_flight import wanted
+from flows.server.api import post
+from flows.server.process import auth_string, created, environment, healthy, running, stop_server
+from flows.services.supervisor import MARK
+from monitoring.alerts import monitor_silence
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json
+from tasks.common.params import load_params
+from tasks.common.paths import state_dir
+
+START_SECONDS = 300  # all services, cold, on a busy machine: a server's database 60 s, Evidently's imports 30 s
+GIVE_UP = 3  # times a service may have to be started again before `up` says so
+SERVICES = ("prefect", "runner", "pages", "evidently")
+
+
+def up(root: Path, say=print) -> list[str]:
+    """Start whatever does not run, wait until all of it answers; one line per service. Doing it twice changes nothing.
+
+    Raises EvergreenError when a service does not come up; the others stay.
+    """
+    auth_string(load_params(root / "params.yaml").serve)  # before anything starts: no password, no network
+    state = state_dir(root)
+    state.mkdir(parents=True, exist_ok=True)
+    if not supervised(root):
+        _stop([pid for pid, _ in _recorded(root)])  # left by a killed supervisor; what they started goes on
+        for name in ("services.json", "serving.json"):
+            (state / name).unlink(missing_ok=True)
+        env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        with open(state / "services.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.services.supervisor"],
+                cwd=root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # survives this command and its terminal
+            )
+    else:
+        process = None
+    said, deadline = set(), time.monotonic() + START_SECONDS
+    while True:
+        for name, url, well in services(root):
+            if well and name not in said:
+                said.add(name)
+                say(_line(name, url, well))
+        if said >= set(SERVICES):
+            return [_line(*service) for service in services(root)]
+        if process is not None and process.poll() is not None and not supervised(root):
+            raise EvergreenError(f"the services ended with {process.returncode}; see {state / 'services.log'}")
+        for name, service in _services(root).get("services", {}).items():
+            if service.get("restarts", 0) >= GIVE_UP:
+                raise EvergreenError(f"{name} does not stay up: {_last_line(state / f'{name}.log')} (in {name}.log)")
+        if time.monotonic() > deadline:
+            late = ", ".join(sorted(set(SERVICES) - said))
+            raise EvergreenError(f"not up in {START_SECONDS} s: {late}; see {state}/<service>.log and services.log")
+        time.sleep(0.2)
+
+
+def down(root: Path) -> int:
+    """Stop every process of this project's services, runs they started included; how many there were."""
+    about, count = _services(root), len(list(members(root)))
+    if about.get("pid") and created(about["pid"]) == about.get("created"):
+        _stop([about["pid"]], seconds=20)
+    for _ in range(5):  # a service that was being started while the others ended
+        if not (left := list(members(root))):
+            break
+        _stop([process.pid for process in left])
+    count += stop_server(root)
+    for name in ("services.json", "serving.json"):
+        (state_dir(root) / name).unlink(missing_ok=True)
+    return count
+
+
+def members(root: Path) -> Iterator[psutil.Process]:
+    """Every process that `evergreen up` started here, directly or not, whatever its session; never this one."""
+    mark, own = str(state_dir(root)), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in own and process.environ().get(MARK) == mark:
+                yield process
+        except psutil.Error:  # ended meanwhile, a zombie, or another user's
+            continue
+
+
+def supervised(root: Path) -> bool:
+    """Does a supervisor of this project live?"""
+    try:
+        lock = os.open(state_dir(root) / "services.lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def services(root: Path) -> list[tuple[str, str | None, bool]]:
+    """(service, its address, does it answer) in the order people look."""
+    about = _services(root)
+    known = about.get("services", {})
+    server = running(root)
+    url = server["ui"] if server else known.get("prefect", {}).get("url")
+    found = [("prefect", url, bool(url) and healthy(f"{url}/api"))]
+    for name in SERVICES[1:]:
+        service = known.get(name, {})
+        alive = bool(service.get("pid")) and created(service["pid"]) == service["created"]
+        if name == "runner":
+            serving = state_dir(root) / "serving.json"
+            well = alive and serving.is_file() and read_json(serving)["pid"] == service["pid"]
+        else:
+            well = alive and _listens(service["url"])
+        found.append((name, service.get("url"), well))
+    return found
+
+
+def status_lines(root: Path) -> list[str]:
+    """What runs and where, what the monitor last saw, what comes next."""
+    lines = [_line(*service) for service in services(root)]
+    about = _services(root)
+    if not supervised(root):
+        lines[0] += "" if not about else "   the services' supervisor is dead: `evergreen up` starts it again"
+    monitor = state_dir(root) / "monitor.json"
+    if monitor.is_file():
+        last = read_json(monitor)
+        lines.append(f"{'monitor:':<13}{_minutes(last['at'])}: {last['outcome']}: {last['sentence']}")
+    else:
+        lines.append(f"{'monitor:':<13}has not run yet")
+    if about and (silent := monitor_silence(root, datetime.fromisoformat(about["since"]), datetime.now(UTC))):
+        lines.append(f"{'ALARM:':<13}{silent}")
+    for reason in wanted(root):
+        lines.append(f"{'waiting:':<13}a retraining because: {reason}")
+    if (server := running(root)) and about:
+        for name, due in next_runs(server["url"], load_params(root / "params.yaml").bundle.name):
+            lines.append(f"{'next:':<13}{name} at {due:%Y-%m-%d %H:%M} UTC")
+    return lines
+
+
+def next_runs(api: str, name: str) -> list[tuple[str, datetime]]:
+    """(flow, when it runs next) of the deployments called `name`, soonest first."""
+    deployments = post(f"{api}/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    flows = {flow["id"]: flow["name"] for flow in post(f"{api}/flows/filter", {})}
+    found = []
+    for deployment in deployments:
+        body = {
+            "flow_runs": {
+                "deployment_id": {"any_": [deployment["id"]]},
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+            },
+            "sort": "EXPECTED_START_TIME_ASC",
+            "limit": 1,
+        }
+        for run in post(f"{api}/flow_runs/filter", body):
+            found.append((flows[deployment["flow_id"]], datetime.fromisoformat(run["expected_start_time"])))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _line(name: str, url: str | None, well: bool) -> str:
+    state = (url or "runs") if well else f"does not answer{f' at {url}' if url else ''}"
+    return f"{name + ':':<13}{state}"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def _minutes(at: str) -> str:
+    minutes = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() / 60
+    return f"{minutes:.0f} min ago" if minutes < 120 else f"{minutes / 60:.0f} h ago"
+
+
+def _services(root: Path) -> dict:
+    file = state_dir(root) / "services.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _recorded(root: Path) -> list[tuple[int, float]]:
+    """(pid, creation time) of services in services.json that live still."""
+    pairs = [(s.get("pid"), s.get("created")) for s in _services(root).get("services", {}).values()]
+    return [(pid, made) for pid, made in pairs if pid and made and created(pid) == made]
+
+
+def _stop(pids: list[int], seconds: float = 6) -> None:
+    """SIGTERM, and SIGKILL for whatever lives after `seconds`."""
+    processes = []
+    for pid in pids:
+        try:
+            processes.append(psutil.Process(pid))
+            processes[-1].terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=seconds)
+
+
+def _listens(url: str) -> bool:
+    at = urlsplit(url)
+    try:
+        with socket.create_connection((at.hostname, at.port), timeout=1):
+            return True
+    except OSError:
+        return False

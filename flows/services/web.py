@@ -1,0 +1,62 @@
+"""The project's pages and its webhook as one server.
+
+    python -m flows.services.web PORT [EVIDENTLY_PORT]        (what `evergreen up` supervises; in the project's folder)
+
+The webhook stands beside the pages' guard, not behind it: a signature, not a password, lets its messages in.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from flows.production import review
+from flows.server.events import request_retrain
+from flows.services.webhook import router
+from monitoring.pages.site import Actions, create_app, is_loopback, site_of
+from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tasks.common.paths import project_root
+
+
+def buttons(root: Path) -> Actions:
+    """What people can start from the pages."""
+
+    def retrain() -> str:
+        request_retrain(root, "person", "the button on the report pages")
+        return "Asked for: a retraining starts within seconds, or after the one that runs. Prefect shows it."
+
+    return {"retrain": ("Retrain now", retrain)}
+
+
+def review_page(root: Path) -> str:
+    """HTML of the images that wait for a label, as they are now."""
+    with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+        page = Path(folder) / "queue.html"
+        review.queue(root, html=page, home="/")
+        return page.read_text(encoding="utf-8")
+
+
+def app(root: Path, evidently_port: int | None = None) -> FastAPI:
+    """Everything under one address."""
+    site = site_of(root, evidently_port=evidently_port, actions=buttons(root), review=lambda: review_page(root))
+    made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    made.include_router(router(root))
+    made.mount("/", create_app(site))
+    return made
+
+
+def main(port: int, evidently_port: int | None = None) -> None:
+    """Serve until SIGTERM. Raises EvergreenError beyond loopback without a password."""
+    import uvicorn
+
+    root = project_root()
+    serve = load_params(root / "params.yaml").serve
+    if not is_loopback(serve.host) and not site_of(root).password:
+        raise EvergreenError(f"serve.host is {serve.host}: set {serve.password_env}, beyond loopback it is needed")
+    uvicorn.run(app(root, evidently_port), host=serve.host, port=port, log_level="warning", server_header=False)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

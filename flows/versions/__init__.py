@@ -1,0 +1,1 @@
+"""Every kept version: walk, verify, repair, diff, delete, forget."""

@@ -1,0 +1,251 @@
+"""`evergreen diff A B`: what two versions differ in, and what of it most likely changed the model.
+
+Read from the versions' commits and DVC's objects alone. Images are labelled, accepted samples as `clean` left them, by
+their given label; a sample of several labels counts for each.
+"""
+
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.publishing import registry
+from flows.publishing.rollback import batches_at, find, open_project
+from flows.repo.git import git
+from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at, yaml_at
+from flows.repo.workspace import stage_dependencies
+from tasks.common.checks import Frozen
+from tasks.common.errors import EvergreenError
+from tasks.common.paths import main_checkout
+from tasks.common.schemas import SPLITS
+
+CODE = ("dvc.yaml", "requirements.lock")  # what else decides a model, beside the stages' code
+ACTIONS = ("relabel", "drop", "queue")
+LOWER = ("ece", "loss", "brier", "latency", "size_mb", "parity", "difference")  # parts of names of figures to be low
+NEUTRAL = ("n", "classes", "images", "corruption_images")  # counts: neither better nor worse
+
+Change = tuple[Any, Any]  # (in A, in B); None: not there
+
+
+class Versions(Frozen):
+    """Everything that differs between version `a` and version `b`. Unchanged things are left out."""
+
+    a: str
+    b: str
+    batches: dict[str, list[dict]]  # added, removed: {batch, kind, rows}; tombstoned, allowed again: {batch, why}
+    images: dict[str, dict[str, Change]]  # split -> class -> images
+    actions: dict[str, dict[str, Change]]  # relabel, drop, queue -> class -> labels
+    relabelled: list[dict]  # annotations that changed the given label: {id, a, b}
+    params: dict[str, Change]
+    code: list[str]  # files of the pipeline that differ
+    metrics: dict[str, tuple[Any, Any, str]]  # name -> (in A, in B, "better" | "worse" | "")
+    unreadable: list[str]  # what could not be compared, and why
+    why: str
+
+
+def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
+    """What version `b` (None: the live one) changed against `a` (None: the one live before it).
+
+    Raises EvergreenError for a version that never was live, or whose commit is not here.
+    """
+    main = main_checkout(root)
+    _, releases = open_project(root)
+    history = releases.history()
+    new = find(history, b or (history[-1].version if history else None))
+    if a is None:
+        before = [pointer.version for pointer in history[: history.index(new)] if pointer.version != new.version]
+        if not before:
+            raise EvergreenError(f"nothing was live before {new.version}: name two versions, evergreen diff A B")
+        a = before[-1]
+    old = find(history, a)
+    for pointer in (old, new):
+        if not registry.has_commit(main, pointer.git_rev):
+            raise EvergreenError(
+                f"this repository lacks commit {pointer.git_rev[:12]} of {pointer.version}: fetch the branch releases "
+                "and the tags from where it was published"
+            )
+    with open_objects(main) as objects:
+        return compare(main, objects, (old.version, old.git_rev), (new.version, new.git_rev))
+
+
+def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]) -> Versions:
+    """a, b: (name, commit)."""
+    revs, unreadable = (a[1], b[1]), []
+    rows = [_labels(root, objects, rev, unreadable) for rev in revs]
+    both = all(table is not None for table in rows)
+    about: dict[str, Any] = {
+        "batches": _batches(root, objects, revs, unreadable),
+        "images": _images(*rows) if both else {},
+        "actions": _actions(*rows) if both else {},
+        "relabelled": _relabelled(*rows) if both else [],
+        "params": changed(*(flatten(yaml_at(root, rev, "params.yaml")) for rev in revs)),
+        "code": code_between(root, revs),
+        "metrics": _metrics(root, objects, revs, unreadable),
+    }
+    return Versions(a=a[0], b=b[0], **about, unreadable=unreadable, why=likely_why(**about))
+
+
+def code_between(root: Path, revs: tuple[str, str]) -> list[str]:
+    """Files that differ and that a stage of either version needs: others cannot have changed the model."""
+    needed = {path for rev in revs for path in stage_dependencies(yaml_at(root, rev, "dvc.yaml"))}
+    return git(root, "diff", "--name-only", *revs, "--", *CODE, *sorted(needed)).splitlines()
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as {"a.b.c": leaf}; a list is a leaf."""
+    if isinstance(value, dict) and value:
+        parts = (flatten(leaf, f"{path}.{key}" if path else str(key)) for key, leaf in value.items())
+        return {name: leaf for part in parts for name, leaf in part.items()}
+    return {path: value} if path else {}
+
+
+def changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
+    """Key -> (in a, in b) of everything that differs, in order of the keys."""
+    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+
+
+def direction(name: str, a: Any, b: Any) -> str:
+    """Is the figure `name` better in b than in a? "" where it is no figure of quality, or not comparable."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
+    if not numbers or a == b or name.split(".")[-1] in NEUTRAL or name.startswith("thresholds."):
+        return ""
+    lower = any(part in name for part in LOWER)
+    return "better" if (b < a) == lower else "worse"
+
+
+def _labels(root: Path, objects: Objects, rev: str, unreadable: list[str]) -> pa.Table | None:
+    """Every labelled sample of commit `rev`: id, split, given, action. None where it is not to be had."""
+    outs = outs_at(root, rev)
+    if "artifacts/clean" in outs or "artifacts/validate" not in outs:
+        found = _file(root, objects, rev, "artifacts/clean", "labels.parquet", unreadable)
+        return pq.read_table(io.BytesIO(found), columns=["id", "split", "given", "action"]) if found else None
+    # an adopted model: nothing was cleaned
+    if not (found := _file(root, objects, rev, "artifacts/validate", "accepted.parquet", unreadable)):
+        return None
+    table = pq.read_table(io.BytesIO(found), columns=["id", "split", "label"])
+    table = table.filter(pc.is_valid(table["label"])).rename_columns(["id", "split", "given"])
+    return table.append_column("action", pa.array(["keep"] * len(table)))
+
+
+def _file(root: Path, objects: Objects, rev: str, out: str, name: str, unreadable: list[str]) -> bytes | None:
+    oid = outs_at(root, rev).get(out)
+    try:
+        if oid is None or name not in (files := objects.files(oid)):
+            unreadable.append(f"{out}/{name} of {rev[:12]}: not recorded")
+            return None
+        return objects.read(files[name])
+    except ObjectLost as lost:
+        unreadable.append(f"{out}/{name} of {rev[:12]}: {lost}")
+        return None
+
+
+def _batches(root: Path, objects: Objects, revs: tuple[str, str], unreadable: list[str]) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    try:
+        a, b = ({batch.batch: batch for batch in batches_at(root, objects, rev)} for rev in revs)
+        for name, ours, theirs in (("added", b, a), ("removed", a, b)):
+            mine = [batch for key, batch in ours.items() if key not in theirs]
+            found[name] = [{"batch": batch.batch, "kind": batch.kind, "rows": batch.rows} for batch in mine]
+    except ObjectLost as lost:
+        unreadable.append(f"the batches: {lost}")
+    a, b = (yaml_at(root, rev, "tombstones.json") for rev in revs)
+    for name, ours, theirs in (("tombstoned", b, a), ("allowed again", a, b)):
+        found[name] = [{"batch": key, "why": about.get("why", "")} for key, about in ours.items() if key not in theirs]
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def _names(label: Any) -> list[str]:
+    return [] if label is None else [label] if isinstance(label, str) else list(label)
+
+
+def _counts(pairs: Any) -> Counter:
+    return Counter((group, name) for group, label in pairs for name in _names(label))
+
+
+def _by_group(a: Counter, b: Counter, groups: tuple[str, ...]) -> dict[str, dict[str, Change]]:
+    keys = sorted({*a, *b})
+    found = {
+        group: {name: (a[group, name], b[group, name]) for g, name in keys if g == group and a[g, name] != b[g, name]}
+        for group in groups
+    }
+    return {group: names for group, names in found.items() if names}
+
+
+def _images(a: pa.Table, b: pa.Table) -> dict[str, dict[str, Change]]:
+    counts = (_counts(zip(t["split"].to_pylist(), t["given"].to_pylist(), strict=True)) for t in (a, b))
+    return _by_group(*counts, SPLITS)
+
+
+def _actions(a: pa.Table, b: pa.Table) -> dict[str, dict[str, Change]]:
+    counts = (_counts(zip(t["action"].to_pylist(), t["given"].to_pylist(), strict=True)) for t in (a, b))
+    return _by_group(*counts, ACTIONS)
+
+
+def _relabelled(a: pa.Table, b: pa.Table) -> list[dict]:
+    """Samples of both versions whose given label differs: an annotation came between."""
+    before = dict(zip(a["id"].to_pylist(), a["given"].to_pylist(), strict=True))
+    after = zip(b["id"].to_pylist(), b["given"].to_pylist(), strict=True)
+    return [{"id": i, "a": before[i], "b": given} for i, given in after if i in before and before[i] != given]
+
+
+def _metrics(
+    root: Path, objects: Objects, revs: tuple[str, str], unreadable: list[str]
+) -> dict[str, tuple[Any, Any, str]]:
+    """metrics/evaluate.json, and each class's recall from the evaluation's report."""
+    sides = []
+    for rev in revs:
+        figures = flatten(yaml_at(root, rev, "metrics/evaluate.json"))
+        if report := _file(root, objects, rev, "artifacts/evaluate", "report.json", unreadable):
+            figures |= {f"recall of {row['class']}": row["recall"] for row in json.loads(report)["classes"]}
+        sides.append(figures)
+    return {name: (a, b, direction(name, a, b)) for name, (a, b) in changed(*sides).items()}
+
+
+def likely_why(
+    batches: dict, images: dict, actions: dict, relabelled: list, params: dict, code: list, metrics: dict
+) -> str:
+    """One sentence: how the model moved, and what changed that can have moved it, the strongest suspects named."""
+    causes = []
+    for name, word in (("added", "new batches"), ("removed", "batches gone"), ("tombstoned", "batches tombstoned")):
+        if entries := batches.get(name):
+            causes.append(f"{word}: {_some([entry['batch'] for entry in entries])}")
+    if train := images.get("train"):
+        grown = sorted(train.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
+        causes.append("training images: " + _some([f"{name} {b - a:+d}" for name, (a, b) in grown]))
+    if relabelled:
+        causes.append(f"{len(relabelled)} {'label' if len(relabelled) == 1 else 'labels'} corrected by people")
+    moved = {name: sum(b - a for a, b in by_class.values()) for name, by_class in actions.items()}
+    if cleaned := [f"{name} {count:+d}" for name, count in moved.items() if count and name != "queue"]:
+        causes.append("cleaning: " + ", ".join(cleaned))
+    if params:
+        causes.append("params: " + _some([f"{name} {a} -> {b}" for name, (a, b) in params.items()]))
+    if code:
+        causes.append("code: " + _some(code))
+    headline = next((name for name in ("test.balanced_accuracy", "test.macro_f1") if name in metrics), None)
+    how = "The figures of the test set are the same"
+    if headline:
+        a, b, way = metrics[headline]
+        how = f"{headline.removeprefix('test.').replace('_', ' ')} on test went from {a} to {b}" + f" ({way})" * bool(
+            way
+        )
+        how = how[0].upper() + how[1:]
+    classes = {
+        n.removeprefix("recall of "): (a, b) for n, (a, b, way) in metrics.items() if n.startswith("recall of ") and way
+    }
+    if classes:
+        name, (a, b) = max(classes.items(), key=lambda item: abs(item[1][1] - item[1][0]))
+        how += f", most for {name} (recall {a:.3f} -> {b:.3f})"
+    if not causes:
+        return f"{how}. Data, labels, params and code are the same: what is left is the machine or chance."
+    alone = " This alone changed." if len(causes) == 1 else ""
+    return f"{how}. What changed between them: {'; '.join(causes)}.{alone}"
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,247 @@
+"""`evergreen forget`: erase images of a person, wherever their bytes or pixels lie.
+
+    data/                      rows leave their shards; data.dvc and the ledger are committed
+    release store              bundles get a reference without their thumbnails (`redacted/` leads from old to new)
+    production log             rows leave their files
+    DVC cache and remote       old shards, references and pictures of mistakes are removed
+    .evergreen, artifacts/     caches of those shards, workspaces of ended runs, pages that name the image
+
+Versions whose data held the image can be restored without those shards only; their models stay, and the ledger
+(tasks.ingest.erasures) says which were trained with it. It is written before anything is removed, with everything that
+will be missing, so `evergreen verify` can tell erased from lost. A journal beneath .evergreen names what is under way:
+killed anywhere, the next call completes it. An ingest of the very same bytes is refused from then on; a re-encoded
+copy has another id, and is not recognised.
+"""
+
+import getpass
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.repo.git import git, identity
+from flows.repo.pipeline import open_repo, record_data, restore_data
+from flows.repo.remotes import forget_index
+from flows.repo.workspace import alive_runs
+from flows.versions.traces import MISTAKES, Plan, ids_meant, log_keys, log_of, look, odbs, references, rows_of
+from tasks.common.errors import EvergreenError
+from tasks.common.failpoints import failpoint
+from tasks.common.files import atomic_path, read_json, sha256_bytes, write_json
+from tasks.common.params import Params, load_params
+from tasks.common.paths import main_checkout, state_dir
+from tasks.ingest import erase, erasures
+from tasks.ingest.batch import data_lock
+from tasks.releases import bundle_store
+from tasks.releases.bundle import write_manifest
+from tasks.releases.store import Releases, open_store
+from tasks.storage.blobs import Store
+
+NOT_PAGES = ("cache", "runs", "remote", "releases", "prefect", "production", "forget", "ingest")
+
+
+def forget(
+    root: Path, what: str, why: str, *, yes: bool = False, step: Callable[[str], None] = lambda text: None
+) -> Plan:
+    """Find image `what` (an id: 64 hex digits), or all images of source `what`, and with `yes` erase them.
+
+    An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError when nothing is found
+    or a run is alive, which might still write what is to be erased.
+    """
+    root = main_checkout(root)
+    params = load_params(root / "params.yaml")
+    if alive := list(alive_runs(root)):
+        raise EvergreenError(f"run {alive[0]} is alive and may hold what is to be erased: wait for its end, or stop it")
+    releases = open_store(params.store, root)
+    completed = Plan(ids=[])
+    for journal in sorted((state_dir(root) / "forget").glob("*.json")):
+        step("completing an erasure that was cut off")
+        about = read_json(journal)
+        _erase(root, params, releases, about, journal, step)
+        completed = Plan.model_validate(about["plan"])
+    step(f"looking for {what}")
+    plan = look(root, params, releases, ids_meant(root, params, what), step)
+    if not plan.ids and completed.ids:
+        return completed
+    if not plan.ids:
+        known = erasures.refusal(erasures.read(root), what)
+        raise EvergreenError(known or f"no image with id or source {what!r} is in the data, the versions or the log")
+    if yes:
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why}
+        journal = state_dir(root) / "forget" / f"{re.sub('[^0-9]', '', at)}.json"
+        write_json(journal, about)
+        failpoint("forget.journal")
+        _erase(root, params, releases, about, journal, step)
+    return plan
+
+
+# the erasure: every step may be repeated
+
+
+def _erase(root: Path, params: Params, releases: Releases, about: dict, journal: Path, step) -> None:
+    noted = Plan.model_validate(about["plan"])
+    ids = set(noted.ids)
+    plan = look(root, params, releases, ids, step)  # a killed call may have removed some of it already
+    objects, names = {*noted.objects, *plan.objects}, {*noted.shards, *plan.shards}
+    with data_lock(root):  # no ingest meanwhile
+        if not (root / "data/dataset.json").is_file() and (root / "data.dvc").is_file():
+            _restore(root)
+        step("writing the ledger")
+        _write_ledger(root, about, noted, objects)
+        failpoint("forget.ledger")
+        if (root / "data/dataset.json").is_file():
+            step("rewriting data/")
+            erase.rewrite(root / "data", ids)
+            failpoint("forget.rewritten")
+            record_data(root)
+        _commit(root, len(ids))
+        failpoint("forget.committed")
+    step("release store")
+    _redact(releases.store, ids)
+    failpoint("forget.redacted")
+    step("production log")
+    _clean_log(log_of(root, params), ids)
+    failpoint("forget.log")
+    step("caches")
+    _clean_state(root, ids, names)
+    failpoint("forget.state")
+    step("DVC cache and remote")
+    _remove_objects(root, objects)
+    failpoint("forget.objects")
+    journal.unlink()
+
+
+def _restore(root: Path) -> None:
+    repo = open_repo(root)
+    try:
+        restore_data(repo)
+    finally:
+        repo.close()
+
+
+def _write_ledger(root: Path, about: dict, plan: Plan, objects: set[str]) -> None:
+    ledger, name = erasures.read(root), about["at"]
+    entry = {key: about[key] for key in ("at", "by", "why")} | {"images": len(plan.ids), "versions": plan.versions}
+    ledger["erasures"][name] = entry | {"models_trained_with_them": plan.versions, "what": plan.sentence()}
+    ledger["images"] |= {erasures.hashed(image): name for image in plan.ids}
+    ledger["objects"] |= dict.fromkeys(sorted(objects), name)
+    write_json(root / erasures.FILE, ledger)
+
+
+def _commit(root: Path, images: int) -> None:
+    names = [name for name in ("data.dvc", erasures.FILE) if (root / name).is_file()]
+    git(root, "add", "--force", *names)
+    if git(root, "status", "--porcelain", "--", *names):
+        message = f"Erase {images} image(s) on request"
+        git(root, *identity(root), "commit", "--quiet", "--only", *names, "-m", message)
+
+
+def _redact(store: Store, ids: Collection[str]) -> None:
+    """Give every bundle that shows one of `ids` a stand-in without them, then remove what shows them."""
+    old: list[tuple[str, str]] = []
+    for digest, sha256, table in list(references(store)):
+        if not ids & set(table["id"].to_pylist()):
+            continue
+        with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
+            folder = bundle_store.get(store, digest, Path(scratch) / "bundle")
+            if sha256_bytes((folder / bundle_store.MANIFEST).read_bytes()) == digest:  # else it has its stand-in
+                table = erase.without(pq.read_table(folder / "reference.parquet"), ids)
+                with atomic_path(folder / "reference.parquet") as temporary:
+                    pq.write_table(table, temporary, compression="zstd", row_group_size=256)
+                (folder / bundle_store.MANIFEST).unlink()
+                write_manifest(folder)
+                redacted = bundle_store.put(store, folder)
+                failpoint("forget.redacting")
+                store.create(f"redacted/{digest}.json", (json.dumps({"bundle": redacted}) + "\n").encode())
+        old.append((digest, sha256))
+    for _, sha256 in old:  # only now: bundles may share a reference
+        store.remove(f"objects/{sha256}")
+        failpoint("forget.reference")
+    for key in list(store.list("bundles/")):
+        if store.read(f"redacted/{key.removeprefix('bundles/')}") is not None:
+            store.remove(key)
+
+
+def _clean_log(log: Store, ids: Collection[str]) -> None:
+    for key in log_keys(log):
+        if (found := log.read(key)) is None or not rows_of(found[0], ids):
+            continue
+        rest = erase.without(pq.read_table(pa.BufferReader(found[0])), ids)
+        if len(rest) == 0:
+            log.remove(key)
+            continue
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rest, buffer, compression="zstd")
+        log.swap(key, buffer.getvalue().to_pybytes(), found[1])
+        failpoint("forget.logged")
+
+
+def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> None:
+    """Caches, workspaces of ended runs, the checkout's own artifacts, pages."""
+    state, stems = state_dir(root), {Path(name).stem for name in names}
+    for file in state.glob("cache/*/*/*"):
+        if file.name.partition(".")[0] in stems:
+            file.unlink(missing_ok=True)
+    for file in list(state.glob("cache/**/*.parquet")):
+        if erase.shows(file, ids):  # of an unpacked bundle the whole folder goes: it would not be whole
+            if file.is_relative_to(state / "cache/bundles"):
+                shutil.rmtree(file.parent)
+            else:
+                file.unlink()
+    for run in state.glob("runs/*"):
+        files = [*run.glob("tree/data/*.parquet"), *run.glob("tree/artifacts/**/*.parquet")]
+        if any(erase.shows(file, ids) for file in files):
+            shutil.rmtree(run)
+    git(root, "worktree", "prune")
+    for file in list(root.glob("artifacts/**/*.parquet")):
+        if erase.shows(file, ids):
+            file.unlink()
+    if (root / MISTAKES[0]).is_file() and any(image in (root / MISTAKES[0]).read_text() for image in ids):
+        (root / MISTAKES[1]).unlink(missing_ok=True)
+    for folder in state.iterdir():
+        if folder.is_dir() and folder.name not in NOT_PAGES:
+            for page in [*folder.rglob("*.html"), *folder.rglob("*.csv"), *folder.rglob("*.json")]:
+                text = page.read_text(errors="replace")
+                if any(image in text for image in ids):
+                    page.unlink()
+
+
+def _remove_objects(root: Path, objects: Collection[str]) -> None:
+    repo = open_repo(root)
+    try:
+        for odb in odbs(repo):
+            for oid in sorted(objects):
+                with suppress(FileNotFoundError):
+                    odb.delete(oid)
+                    failpoint("forget.object")
+            forget_index(odb)
+    finally:
+        repo.close()
+
+
+# the command
+
+
+def forget_command(root: Path, what: str, why: str, yes: bool) -> None:
+    """Print what an erasure does, or did."""
+    from rich.console import Console
+
+    console = Console()
+    with console.status("looking") as status:
+        plan = forget(root, what, why, yes=yes, step=lambda text: status.update(text))
+    console.print(f"{'erased' if yes else 'would erase'} {plan.sentence()}")
+    for version in plan.versions:
+        console.print(f"{version}: its data can no longer be restored whole; its model was made with the image(s)")
+    if plan.branches:
+        console.print(
+            f"{plan.branches} other branch(es) hold them in their data, which cannot be restored whole either"
+        )
+    if not yes:
+        console.print("nothing was changed; `--yes` erases, which cannot be undone")

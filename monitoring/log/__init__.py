@@ -1,0 +1,1 @@
+"""The production log: capture, storage, rows, schema."""

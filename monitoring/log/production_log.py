@@ -1,0 +1,373 @@
+"""The production log: every answer a model gave, and the true labels that come later, over one
+`tasks.storage.blobs.Store`.
+
+    2026-11-21/14/<hash>-<bytes>.parquet   answers requested in that hour (UTC): schema.log_schema
+    labels/<hash>.parquet                  true labels as they came: schema.late_labels_schema
+
+Files are written once and never changed, so writers need no lock; a reader skips a file that is torn or of another
+schema and names it. The number in a name is the file's size: retention adds it up without opening anything.
+What a window costs depends on the window alone: hours outside it are not listed, columns not asked for not read, and
+of the rows beyond `limit` only id and time. N is the number of rows.
+"""
+
+import io
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from monitoring.log.schema import late_labels_schema, log_schema
+from tasks.common.files import sha256_bytes
+from tasks.common.params import Params, StoreParams
+from tasks.storage.blobs import Store
+
+HOUR = timedelta(hours=1)
+KEY = re.compile(r"(\d{4}-\d{2}-\d{2})/(\d{2})/[^/]+")
+SIZED = re.compile(r"-(\d+)\.parquet$")
+ROW_GROUP = 64  # rows: what is held of images at once
+IN_MEMORY = 32 << 20  # bytes; a remote file larger than this is read from a temporary file
+COMPRESSED = ("image", "thumbnail")  # already, by JPEG or PNG
+REPEATED = ["source", "reason", "version", "bundle", "format", "mode"]  # worth a dictionary
+FAR_DAYS = 62  # longer windows are listed at once, not day by day
+
+logger = logging.getLogger("evergreen.log")
+
+
+def open_log(root: Path, params: Params) -> "Log":
+    """The log that capture.url names: a folder (relative to the main checkout of `root`) or s3://bucket/prefix."""
+    return open_at(params.capture.url, root, params.store, params.data.task)
+
+
+def open_at(url: str, root: Path, store: StoreParams, task: str) -> "Log":
+    """The log at `url`; a relative folder is beneath the main checkout of `root`. store: how S3 is spoken to."""
+    from tasks.storage.places import open_blobs
+
+    return Log(open_blobs(url, root, store=store), task)
+
+
+class Log:
+    """The production log in `store`. Processes and threads may append and read at the same time."""
+
+    def __init__(self, store: Store, task: str):
+        self.store, self.task = store, task
+        self.schema = log_schema(task)
+
+    # answers
+
+    def append(self, table: pa.Table) -> list[str]:
+        """Write answers (log_schema; `at` set in every row), one file for each hour in them; the keys written.
+
+        Files are named by content: after an error, when it is open what was written, the same table can be appended
+        again and nothing is there twice.
+        """
+        if table.schema.names != self.schema.names or table["at"].null_count:
+            raise ValueError(f"expected columns {self.schema.names} with `at` set, found {table.schema.names}")
+        keys = []
+        hours = pc.floor_temporal(table["at"], unit="hour")
+        for hour in pc.unique(hours).to_pylist():
+            content = _parquet(table.filter(pc.equal(hours, hour)).cast(self.schema))
+            keys.append(f"{hour:%Y-%m-%d/%H}/{sha256_bytes(content)[:32]}-{len(content)}.parquet")
+            self.store.create(keys[-1], content)
+        return keys
+
+    def window(
+        self,
+        start: datetime,
+        end: datetime,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        bundle: str | None = None,
+    ) -> tuple[pa.Table, list[str], int]:
+        """(answers requested in [start, end), keys that could not be read, N before sampling), ordered by time and id.
+
+        columns: to read (None: all). limit: at most so many rows, a random sample that depends on the rows and `seed`
+        alone. bundle: only answers of the model with this manifest digest. Raises what the store raises.
+        """
+        names = list(columns) if columns is not None else self.schema.names
+        wanted = [name for name in self.schema.names if name in {*names, "id", "at"}]
+        unreadable, total = [], 0
+        kept = self.schema.empty_table().select(wanted)
+        draws = np.empty(0, np.uint64)  # one a kept row; those with the smallest draws are the sample
+        for key in self._keys(start, end):
+            try:
+                with _opened(self.store, key) as file:
+                    if file is None:  # removed by retention since it was listed
+                        continue
+                    parquet = self._parquet(file)
+                    rows = _rows_in(parquet, start, end, bundle)
+                    drawn = _draw(rows, seed)
+                    if limit is not None and len(draws) >= limit:
+                        good = drawn < np.partition(draws, limit - 1)[limit - 1]
+                    elif limit is not None and len(drawn) > limit:
+                        good = drawn <= np.partition(drawn, limit - 1)[limit - 1]
+                    else:
+                        good = np.ones(len(drawn), bool)
+                    found = _take(parquet, rows["row"].to_numpy()[good], wanted)
+            except (pa.ArrowException, OSError, _Foreign) as error:
+                logger.warning("%s in the production log is skipped: %s", key, error)
+                unreadable.append(key)
+                continue
+            total += len(rows)
+            kept, draws = pa.concat_tables([kept, found]), np.concatenate([draws, drawn[good]])
+            if limit is not None and len(kept) > 2 * limit:
+                kept, draws = _smallest(kept, draws, limit)
+        if limit is not None and len(kept) > limit:
+            kept, draws = _smallest(kept, draws, limit)
+        return kept.sort_by([("at", "ascending"), ("id", "ascending")]).select(names), unreadable, total
+
+    def last_at(self, now: datetime | None = None) -> datetime | None:
+        """When the newest answer was requested; None: the log is empty. Times after `now` do not count: one camera
+        with a wrong clock must not hide that all others fell silent."""
+        now = now or datetime.now(UTC)
+        near = sorted(self._keys(now - timedelta(days=2), now), reverse=True)
+        return self._newest(near, now) or self._newest(reversed(list(self._all())), now)
+
+    def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
+        """The newest answer for each of `ids` in [start, end): `columns`, in no special order."""
+        wanted = pa.array(sorted(set(ids)), pa.string())
+        names = [name for name in self.schema.names if name in {*columns, "id", "at"}]
+        kept = self.schema.empty_table().select(names)
+        for key in self._keys(start, end):
+            try:
+                with _opened(self.store, key) as file:
+                    if file is None:
+                        continue
+                    parquet = self._parquet(file)
+                    rows = _rows_in(parquet, start, end, None)
+                    rows = rows.filter(pc.is_in(rows["id"], wanted))
+                    found = _take(parquet, rows["row"].to_numpy(), names)
+            except (pa.ArrowException, OSError, _Foreign) as error:
+                logger.warning("%s in the production log is skipped: %s", key, error)
+                continue
+            if len(found):
+                kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
+        return kept.select(list(columns))
+
+    # labels that come later
+
+    def add_labels(self, table: pa.Table) -> str | None:
+        """Keep true labels (late_labels_schema); the key written, None for no rows."""
+        schema = late_labels_schema(self.task)
+        if not len(table):
+            return None
+        content = _parquet(table.select(schema.names).cast(schema))
+        key = f"labels/{sha256_bytes(content)[:32]}.parquet"
+        self.store.create(key, content)
+        return key
+
+    def labels(self, since: datetime | None = None) -> pa.Table:
+        """Each annotator's newest label of each id (late_labels_schema) given at or after `since`, by time."""
+        schema = late_labels_schema(self.task)
+        tables = [schema.empty_table()]
+        for key in self.store.list("labels/"):
+            try:
+                with _opened(self.store, key) as file:
+                    if file is not None:
+                        tables.append(_checked(pq.ParquetFile(file), schema).read(schema.names).cast(schema))
+            except (pa.ArrowException, OSError, _Foreign) as error:
+                logger.warning("%s in the production log is skipped: %s", key, error)
+        table = pa.concat_tables(tables)
+        if since is not None:
+            table = table.filter(pc.greater_equal(table["at"], pa.scalar(since, schema.field("at").type)))
+        return _newest_of(table, ["id", "annotator"])
+
+    # retention
+
+    def prune(self, now: datetime, keep_days: float, keep_gb: float) -> int:
+        """Remove hours older than `keep_days`, then the oldest until `keep_gb` (10^9 bytes) are left; files removed.
+        Labels stay: they are people's work, and small."""
+        keys = list(self._all())
+        old = now.astimezone(UTC) - timedelta(days=keep_days)
+        gone = [key for key in keys if _hour(key) + HOUR <= old]
+        left = keys[len(gone) :]
+        size = {key: self._size(key) for key in left}
+        total = sum(size.values())
+        for key in left:
+            if total <= keep_gb * 1e9:
+                break
+            total -= size[key]
+            gone.append(key)
+        for key in gone:
+            self.store.remove(key)
+        return len(gone)
+
+    # where things are
+
+    def _keys(self, start: datetime, end: datetime) -> Iterator[str]:
+        """Keys of the hours that touch [start, end), oldest first."""
+        start, end = start.astimezone(UTC), end.astimezone(UTC)
+        first = start.replace(minute=0, second=0, microsecond=0)
+        if end - first <= 6 * HOUR:
+            prefixes = [f"{first + n * HOUR:%Y-%m-%d/%H}/" for n in range(6) if first + n * HOUR < end]
+        elif end - first <= timedelta(days=FAR_DAYS):
+            days = (end.date() - first.date()).days + 1
+            prefixes = [f"{first + timedelta(days=n):%Y-%m-%d}/" for n in range(days)]
+        else:
+            yield from (key for key in self._all() if first <= _hour(key) < end)
+            return
+        for prefix in prefixes:
+            yield from (key for key in self.store.list(prefix) if _is_hour(key) and first <= _hour(key) < end)
+
+    def _all(self) -> Iterator[str]:
+        """Every key of answers, oldest hour first ("2" begins every year of this millennium)."""
+        return (key for key in self.store.list("2") if _is_hour(key))
+
+    def _newest(self, keys: Iterable[str], now: datetime) -> datetime | None:
+        """`at` of the newest row in `keys` (newest hour first) that is not after `now`."""
+        best: datetime | None = None
+        for key in keys:
+            if _hour(key) > now or (best is not None and _hour(key) + HOUR <= best):
+                continue
+            try:
+                with _opened(self.store, key) as file:
+                    at = self._parquet(file).read(["at"])["at"] if file is not None else None
+            except (pa.ArrowException, OSError, _Foreign):
+                continue  # a window that covers it names it
+            found = pc.max(at.filter(pc.less_equal(at, pa.scalar(now, at.type)))).as_py() if at is not None else None
+            best = max(filter(None, (best, found)), default=None)
+        return best
+
+    def _size(self, key: str) -> int:
+        if sized := SIZED.search(key):
+            return int(sized[1])
+        with _opened(self.store, key) as file:  # not written by us: it still takes room
+            return file.seek(0, io.SEEK_END) if file is not None else 0
+
+    def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
+        return _checked(pq.ParquetFile(file, page_checksum_verification=True), self.schema)
+
+
+class _Foreign(Exception):
+    """A Parquet file that is no part of this log."""
+
+
+def settled(labels: pa.Table) -> pa.Table:
+    """One true label an id (id, label) of `Log.labels`: what most annotators say, the newest among equals."""
+    votes: dict[str, list] = {}
+    for row in sorted(labels.select(["id", "at", "label"]).to_pylist(), key=lambda row: row["at"], reverse=True):
+        votes.setdefault(row["id"], []).append(row["label"])
+    chosen = [max(given, key=given.count) for given in votes.values()]  # max keeps the first, the newest
+    return pa.table({"id": pa.array(votes, pa.string()), "label": pa.array(chosen, labels.schema.field("label").type)})
+
+
+def _is_hour(key: str) -> bool:
+    if (found := KEY.fullmatch(key)) is None:
+        return False
+    try:
+        datetime.strptime(f"{found[1]} {found[2]}", "%Y-%m-%d %H")
+    except ValueError:
+        return False
+    return True
+
+
+def _hour(key: str) -> datetime:
+    return datetime.strptime(key[:13], "%Y-%m-%d/%H").replace(tzinfo=UTC)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP,
+        compression={field.name: "none" if field.name in COMPRESSED else "zstd" for field in table.schema},
+        use_dictionary=[name for name in REPEATED if name in table.schema.names],
+        write_statistics=["at"],
+        write_page_checksum=True,
+    )
+    return buffer.getvalue().to_pybytes()
+
+
+class _opened:
+    """A key as a file that can be sought in (a temporary copy, where the store only streams); None if it is gone."""
+
+    def __init__(self, store: Store, key: str):
+        self._stream = store.open(key)
+
+    def __enter__(self) -> BinaryIO | None:
+        if self._stream is None or self._stream.seekable():
+            return self._stream
+        with self._stream:
+            copy = tempfile.SpooledTemporaryFile(IN_MEMORY)
+            while block := self._stream.read(1 << 20):
+                copy.write(block)
+        copy.seek(0)
+        self._stream = copy
+        return copy
+
+    def __exit__(self, *_) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _checked(parquet: pq.ParquetFile, schema: pa.Schema) -> pq.ParquetFile:
+    """`parquet` if it has every column of `schema` (more are fine: a newer version wrote it). Raises _Foreign."""
+    found = parquet.schema_arrow
+    for field in schema:
+        at = found.get_field_index(field.name)
+        if at < 0 or not found.field(at).type.equals(field.type):
+            raise _Foreign(
+                f"column {field.name!r}: expected {field.type}, found {found.field(at).type if at >= 0 else 'none'}"
+            )
+    return parquet
+
+
+def _rows_in(parquet: pq.ParquetFile, start: datetime, end: datetime, bundle: str | None) -> pa.Table:
+    """(row, id, at) of the rows requested in [start, end) and answered by `bundle` (None: by any)."""
+    table = parquet.read(["id", "at", *(["bundle"] if bundle is not None else [])])
+    table = table.append_column("row", pa.array(np.arange(len(table))))
+    at = table["at"]
+    inside = pc.and_(pc.greater_equal(at, pa.scalar(start, at.type)), pc.less(at, pa.scalar(end, at.type)))
+    if bundle is not None:
+        inside = pc.and_(inside, pc.equal(table["bundle"], bundle))
+    return table.filter(inside)  # a null is no yes
+
+
+def _draw(rows: pa.Table, seed: int) -> np.ndarray:
+    """(N,) uint64, random but fixed by (id, time, seed): mixed as in Steele et al., "Fast Splittable Pseudorandom
+    Number Generators", 2014 (splitmix64)."""
+    ids = rows["id"].to_numpy().astype("S64") if len(rows) else np.empty(0, "S64")
+    words = np.ascontiguousarray(ids).view(np.uint64).reshape(len(ids), 8)
+    state = np.full(len(ids), seed & 0xFFFFFFFF, np.uint64)
+    for word in (*words.T[:3], rows["at"].cast(pa.int64()).to_numpy().view(np.uint64)):
+        state = (state ^ word) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return state
+
+
+def _take(parquet: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
+    """`columns` of `rows` (ascending), one row group in memory at a time."""
+    tables = [parquet.schema_arrow.empty_table().select(columns)]
+    first = 0
+    for group in range(parquet.num_row_groups if len(rows) else 0):
+        count = parquet.metadata.row_group(group).num_rows
+        inside = rows[(rows >= first) & (rows < first + count)] - first
+        if len(inside):
+            found = parquet.read_row_group(group, columns=columns).select(columns)
+            tables.append(found if len(inside) == count else found.take(pa.array(inside)))
+        first += count
+    return pa.concat_tables(tables)
+
+
+def _smallest(table: pa.Table, draws: np.ndarray, limit: int) -> tuple[pa.Table, np.ndarray]:
+    chosen = np.sort(np.argsort(draws, kind="stable")[:limit])
+    return table.take(pa.array(chosen)).combine_chunks(), draws[chosen]
+
+
+def _newest_of(table: pa.Table, keys: list[str]) -> pa.Table:
+    """The row with the latest `at` for each value of `keys`, by time."""
+    table = table.sort_by([(name, "ascending") for name in ("at", *keys)])
+    numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
+    last = numbered.group_by(keys).aggregate([("row", "max")])["row_max"].combine_chunks()
+    return table.take(last.take(pc.sort_indices(last)))

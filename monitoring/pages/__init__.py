@@ -1,0 +1,1 @@
+"""The report pages and Evidently's history."""

@@ -1,0 +1,1 @@
+"""The review queue: what to label next, and the forms in which people answer."""

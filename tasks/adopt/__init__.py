@@ -1,0 +1,1 @@
+"""A model trained elsewhere becomes a bundle."""

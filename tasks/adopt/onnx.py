@@ -1,0 +1,283 @@
+"""A deployed ONNX classifier inside our own contract: raw uint8 pixels in, logits, probabilities and features out.
+
+Its graph stays as it is; scaling and normalising go before it, temperature and softmax behind it. N images, S the side
+of the input in pixels, K classes, D feature dimensions.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path
+from tasks.inference.onnx_model import OnnxModel
+
+OURS = "evergreen_"  # names of what is added; the model's own get OWN before them
+OWN = "adopted_"
+ENDS = ("Softmax", "LogSoftmax", "Sigmoid")  # what turns logits into probabilities
+PASSED = ("Identity", "Cast", "Add", "Div", "Mul", "Reshape", "Flatten", "Squeeze", "Dropout")  # between it and them
+FLOATS = {1: np.float32, 10: np.float16}  # element types of input we can feed
+
+
+class AdoptedOnnx:
+    """The ONNX file `path` as a classifier of `classes` with S = `size`; mean, std: of three channels scaled to 0..1.
+
+    features: name of the tensor to use as features; None: what goes into the last linear layer. Raises EvergreenError
+    for a model that does not fit, with both sides of what does not.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        classes: Sequence[str],
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        task: str,
+        features: str | None = None,
+    ):
+        self.path, self.classes, self.size, self.task = path, list(classes), size, task
+        self.scale = (1 / (255 * np.array(std))).astype(np.float32)
+        self.shift = (-np.array(mean) / np.array(std)).astype(np.float32)
+        self._inner = _load(path)
+        self._input, self._first, self._dtype = self._check_input()
+        self._output = self._inner.graph.output[0].name
+        self._logits, last = self._walk_back()
+        self._features = self._find_features(features, last)
+        probe = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+        found = self._raw(probe)
+        self._check_output(found)
+        self._log = self._logits is None and bool(
+            (found[0] >= 0).all() and (task == "multilabel" or np.allclose(found[0].sum(axis=1), 1, atol=1e-3))
+        )
+        self.feature_dim = found[1].shape[1]
+
+    def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(logits (N, K), features (N, D)) of (N, S, S, 3) uint8."""
+        logits, features = self._raw(pixels)
+        return (self._to_logits(logits) if self._log else logits), features
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The model's weights by their own names."""
+        from onnx import numpy_helper
+
+        return {f"onnx.{t.name.removeprefix(OWN)}": numpy_helper.to_array(t) for t in self._inner.graph.initializer}
+
+    def write(self, path: Path, temperature: float, sample: np.ndarray) -> float:
+        """Write the finished model; returns its largest difference in probability from the model as it came.
+
+        sample: (N, S, S, 3) uint8 real pixels to compare on.
+        """
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self._wrapped(temperature).SerializeToString(deterministic=True))
+            found = OnnxModel(temporary)(sample)
+        from tasks.inference.temperature import probabilities
+
+        logits, _ = self.outputs(sample)
+        return float(np.abs(found.probabilities - probabilities(logits, temperature, self.task)).max())
+
+    # the model as it came
+
+    def _check_input(self) -> tuple[Any, bool, np.dtype]:
+        """(its one input, are channels the second dimension, element type)."""
+        known = {tensor.name for tensor in self._inner.graph.initializer}
+        inputs = [value for value in self._inner.graph.input if value.name not in known]
+        if len(inputs) != 1:
+            raise EvergreenError(f"{self.path} has {len(inputs)} inputs ({_names(inputs)}), one image batch expected")
+        (value,) = inputs
+        kind, shape = value.type.tensor_type.elem_type, _shape(value)
+        wanted = f"N x 3 x {self.size} x {self.size} or N x {self.size} x {self.size} x 3"
+        if kind not in FLOATS:
+            raise EvergreenError(
+                f"{self.path}: input {value.name.removeprefix(OWN)} is of element type {kind}, floats expected (what "
+                "normalising gives). A model that normalises by itself must be exported without that part."
+            )
+        first = len(shape) == 4 and shape[1] == 3
+        sides = (shape[2:] if first else shape[1:3]) if len(shape) == 4 and (first or shape[3] == 3) else None
+        if sides is None or any(isinstance(side, int) and side != self.size for side in sides):
+            shown = " x ".join(map(str, shape)) or "unknown"
+            raise EvergreenError(
+                f"{self.path} reads {shown}, --size {self.size} means {wanted}: give the size it was exported with"
+            )
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+        return value, first, np.dtype(FLOATS[kind])
+
+    def _check_output(self, found: tuple[np.ndarray, np.ndarray]) -> None:
+        answers, features = found
+        if answers.ndim != 2 or answers.shape[1] != len(self.classes):
+            columns = " x ".join(map(str, answers.shape[1:]))
+            raise EvergreenError(
+                f"{self.path} answers with {columns} values an image, but {len(self.classes)} classes are given "
+                f"({', '.join(self.classes[:10])}): they must be all of the model's, in its order"
+            )
+        if not all(np.isfinite(part).all() for part in found):
+            raise EvergreenError(f"{self.path} answers random pixels with values that are not finite")
+        if features.ndim != 2 or len(features) != len(answers):
+            raise EvergreenError(
+                f"{self.path}: features {self._features.removeprefix(OWN)} have shape {features.shape}, N x D expected"
+            )
+
+    def _walk_back(self) -> tuple[str | None, Any]:
+        """(the tensor of the logits where the answers are made from it by a softmax or sigmoid, else None;
+        the node of the last linear layer, None where the graph does not end in one)."""
+        made = {name: node for node in self._inner.graph.node for name in node.output}
+        fixed = {tensor.name for tensor in self._inner.graph.initializer}
+        fixed |= {name for name, node in made.items() if node.op_type == "Constant"}
+        name, logits = self._output, None
+        while (node := made.get(name)) is not None:
+            inputs = [source for source in node.input if source and source not in fixed]
+            if node.op_type == "Gemm" or (node.op_type == "MatMul" and node.input[1] in fixed):
+                return logits, node
+            if node.op_type in ENDS and logits is None and node.op_type != "LogSoftmax":
+                logits = node.input[0]
+            elif node.op_type not in (*PASSED, *ENDS) or len(inputs) != 1:
+                break
+            name = inputs[0]
+        return logits, None
+
+    def _find_features(self, named: str | None, last: Any) -> str:
+        tensors = {name for node in self._inner.graph.node for name in node.output}
+        if named is not None:
+            if OWN + named not in tensors:
+                near = [n.removeprefix(OWN) for n in tensors if named.lower() in n.lower()]
+                raise EvergreenError(
+                    f"{self.path} has no tensor {named!r}" + (f"; there are {', '.join(sorted(near)[:5])}" * bool(near))
+                )
+            return OWN + named
+        if last is None:
+            ends = [f"{n.op_type} -> {n.output[0].removeprefix(OWN)}" for n in list(self._inner.graph.node)[-6:]]
+            raise EvergreenError(
+                f"{self.path} does not end in a linear layer, so its features (N x D, for drift and unfamiliar images) "
+                f"cannot be found: name their tensor with --features. Its last nodes: {', '.join(ends)}"
+            )
+        return last.input[0]
+
+    def _raw(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(what the model answers, before a softmax where there is one; features), float32."""
+        if not hasattr(self, "_session"):
+            self._session = _session(self._wrapped(1.0, plain=True), self.path)
+        parts = []
+        for start in range(0, max(len(pixels), 1), 64):
+            block = np.ascontiguousarray(pixels[start : start + 64])
+            try:
+                parts.append(self._session.run(["logits", "features"], {"images": block}))
+            except Exception as error:  # ONNX Runtime's own types
+                raise EvergreenError(
+                    f"{self.path} fails on a batch of {len(block)} images ({_first_line(error)}): export it with a "
+                    "free first dimension"
+                ) from error
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def _to_logits(self, probabilities: np.ndarray) -> np.ndarray:
+        p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+        return (np.log(p / (1 - p)) if self.task == "multilabel" else np.log(p)).astype(np.float32)
+
+    # our graph around it
+
+    def _wrapped(self, temperature: float, plain: bool = False):
+        """The whole model; plain: without probabilities, and of widths not yet known."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self._inner)
+        graph = model.graph
+        own_nodes = list(graph.node)
+        del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+        constants = {"scale": self.scale, "shift": self.shift, "temperature": np.array(temperature, np.float32)}
+        constants |= {"tiny": np.array(1e-7, np.float32), "one": np.array(1 - 1e-7, np.float32)}
+        graph.initializer.extend(numpy_helper.from_array(value, OURS + name) for name, value in constants.items())
+        graph.node.extend(self._before(helper, TensorProto))
+        graph.node.extend(own_nodes)
+        graph.node.extend(self._behind(helper, TensorProto, plain))
+        side = self.size
+        graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3]))
+        widths = {"logits": None, "features": None}
+        if not plain:
+            widths = {"logits": len(self.classes), "probabilities": len(self.classes), "features": self.feature_dim}
+        graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in widths.items()
+        )
+        return model
+
+    def _before(self, helper, types) -> Iterator[Any]:
+        """uint8 (N, S, S, 3) -> what the model reads."""
+        steps: list[tuple[str, list[str], dict]] = [
+            ("Cast", [], {"to": types.FLOAT}),
+            ("Mul", [OURS + "scale"], {}),
+            ("Add", [OURS + "shift"], {}),
+        ]
+        steps += [("Transpose", [], {"perm": [0, 3, 1, 2]})] if self._first else []
+        steps += [("Cast", [], {"to": types.FLOAT16})] if self._dtype == np.float16 else []
+        name = "images"
+        for number, (kind, more, attributes) in enumerate(steps):
+            out = self._input.name if number == len(steps) - 1 else f"{OURS}before_{number}"
+            yield helper.make_node(kind, [name, *more], [out], **attributes)
+            name = out
+
+    def _behind(self, helper, types, plain: bool) -> Iterator[Any]:
+        """What the model makes -> logits, features and, unless `plain`, probabilities."""
+        yield helper.make_node("Cast", [self._features], [OURS + "features"], to=types.FLOAT)
+        yield helper.make_node("Flatten", [OURS + "features"], ["features"], axis=1)
+        answers = self._logits or self._output
+        if plain or not self._log:
+            yield helper.make_node("Cast", [answers], ["logits"], to=types.FLOAT)
+        else:
+            yield helper.make_node("Cast", [answers], [OURS + "answers"], to=types.FLOAT)
+            yield helper.make_node("Max", [OURS + "answers", OURS + "tiny"], [OURS + "above"])
+            yield helper.make_node("Min", [OURS + "above", OURS + "one"], [OURS + "p"])
+            if self.task == "multilabel":
+                yield helper.make_node("Log", [OURS + "p"], [OURS + "log_p"])
+                yield helper.make_node("Sub", [OURS + "one", OURS + "p"], [OURS + "q"])
+                yield helper.make_node("Max", [OURS + "q", OURS + "tiny"], [OURS + "q_above"])
+                yield helper.make_node("Log", [OURS + "q_above"], [OURS + "log_q"])
+                yield helper.make_node("Sub", [OURS + "log_p", OURS + "log_q"], ["logits"])
+            else:
+                yield helper.make_node("Log", [OURS + "p"], ["logits"])
+        if not plain:
+            yield helper.make_node("Div", ["logits", OURS + "temperature"], [OURS + "scaled"])
+            kind, options = ("Sigmoid", {}) if self.task == "multilabel" else ("Softmax", {"axis": 1})
+            yield helper.make_node(kind, [OURS + "scaled"], ["probabilities"], **options)
+
+
+def _load(path: Path):
+    """The model at `path`, every name of its graph with OWN before it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise EvergreenError(f"{path} is no ONNX model that can be read: {_first_line(error)}") from error
+    if not model.graph.output:
+        raise EvergreenError(f"{path} has no output")
+    return onnx.compose.add_prefix(model, OWN)
+
+
+def _session(model, path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own types
+        raise EvergreenError(f"{path} cannot be run by ONNX Runtime: {_first_line(error)}") from error
+
+
+def _shape(value) -> list[int | str]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+
+
+def _names(values) -> str:
+    return ", ".join(value.name.removeprefix(OWN) for value in values)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Pretrained networks and their frozen features."""

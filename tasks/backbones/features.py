@@ -1,0 +1,115 @@
+"""Network features of whole shards, computed once: a memory-mapped float16 array per shard.
+
+Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, rows as in the shard, and
+beside it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images
+section and the code between bytes and network. A new batch costs its own shards; nothing else is touched.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.backbones.frozen import OnnxFeatures
+from tasks.common.code import code_version
+from tasks.common.files import atomic_path, content_key, sha256_file
+from tasks.common.params import ImagesParams
+from tasks.common.paths import cache_dir
+from tasks.common.progress import track
+from tasks.dataset.pixels import npy_header, pixel_batches, shard_pixels
+from tasks.dataset.shard_table import ShardTable
+
+Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B, D)
+
+
+def feature_folder(root: Path, images: ImagesParams, key: str) -> Path:
+    """Where the shards' features of the network identified by `key` lie."""
+    return (
+        cache_dir("features", root)
+        / content_key(key, images.model_dump(), code_version("tasks.backbones.features"))[:16]
+    )
+
+
+def feature_table(
+    root: Path, samples: pa.Table, images: ImagesParams, key: str, build: Callable[[], Network], batch_size: int
+) -> ShardTable:
+    """Features of `samples` (columns shard, row; N rows) on demand: `table[i]` gives (B, D) float16.
+
+    `key` names the network: its weights, code and input scaling. `build` makes it and is called only when some
+    shard's features are missing or unreadable, so that a warm call imports no torch.
+    """
+    folder = feature_folder(root, images, key)
+    shards = sorted(set(samples.column("shard").to_pylist()))
+    maps = {shard: _open(feature_file(folder, shard)) for shard in shards}
+    missing = [shard for shard in shards if maps[shard] is None]
+    if missing:
+        network = build()
+        for number, shard in enumerate(missing, 1):
+            what = f"features, shard {number} of {len(missing)}"
+            rows = len(shard_pixels(root, shard, images))
+            batches = track(pixel_batches(root, shard, images, batch_size), what, -(-rows // batch_size))
+            _compute(feature_file(folder, shard), rows, batches, network)
+            maps[shard] = _open(feature_file(folder, shard))
+    return ShardTable(samples, maps.__getitem__)
+
+
+def feature_file(folder: Path, shard: str) -> Path:
+    return folder / f"{Path(shard).stem}.npy"
+
+
+def digest(file: Path) -> str:
+    """sha256 of a cached feature file, read from beside it: old shards are not hashed again."""
+    beside = file.with_suffix(".sha256")
+    if not beside.is_file():
+        _write_digest(file)
+    return beside.read_text().strip()
+
+
+def _open(file: Path) -> np.ndarray | None:
+    """The memory map, or None where the file is missing or torn: an unreadable entry is a missing one."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
+    file.with_suffix(".sha256").unlink(missing_ok=True)
+    with atomic_path(file) as temporary, open(temporary, "wb") as out:
+        for part, values in _each(network, batches):
+            if part.start == 0:
+                npy_header(out, np.float16, (rows, values.shape[1]))
+            out.write(np.ascontiguousarray(values).data)
+    _write_digest(file)
+
+
+def _each(network: Network, batches: Iterable[tuple[slice, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray]]:
+    """(slice, features) of each batch, in order. Under ONNX Runtime every core works on a batch of its own: cores that
+    share a batch of small images wait for each other half of the time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not isinstance(network, OnnxFeatures) or cores == 1:
+        yield from ((part, _half(network(pixels))) for part, pixels in batches)
+        return
+    with ThreadPoolExecutor(cores) as pool:
+        waiting: deque = deque()
+        for part, pixels in batches:
+            waiting.append((part, pool.submit(lambda pixels: _half(network(pixels)), pixels)))
+            if len(waiting) > cores:
+                done, values = waiting.popleft()
+                yield done, values.result()
+        yield from ((done, values.result()) for done, values in waiting)
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    """float16, with what float16 cannot hold clipped to its largest value (NaN stays: it must be seen)."""
+    top = np.finfo(np.float16).max
+    return np.clip(values, -top, top).astype(np.float16)
+
+
+def _write_digest(file: Path) -> None:
+    with atomic_path(file.with_suffix(".sha256")) as temporary:
+        temporary.write_text(sha256_file(file) + "\n")

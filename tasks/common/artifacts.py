@@ -1,0 +1,49 @@
+"""What later stages read of earlier ones: file paths, training rows, classes."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.errors import StageInputError
+from tasks.common.files import read_json
+from tasks.common.schemas import SPLITS
+
+FOLDER = Path("artifacts/train_backbone")
+
+
+def training_rows(root: Path) -> dict[str, pa.Table]:
+    """Labelled rows by split ("train", "calibration", "test", "hard"), each in canonical order, maybe empty.
+
+    Columns of schemas.accepted_schema; `label` is the one to train with, after cleaning. Rows that `clean`
+    dropped are not there. Raises StageInputError for a missing file and for files of different runs.
+    """
+    accepted = pq.read_table(stage_output(root / "artifacts/validate/accepted.parquet", "validate"))
+    cleaned = pq.read_table(stage_output(root / "artifacts/clean/labels.parquet", "clean"))
+    cleaned = cleaned.filter(pc.and_(pc.not_equal(cleaned["action"], "drop"), pc.is_valid(cleaned["label"])))
+    place = pc.index_in(cleaned["id"], accepted["id"].combine_chunks())
+    if place.null_count:
+        unknown = cleaned["id"].filter(pc.is_null(place))[0].as_py()
+        raise StageInputError(
+            f"artifacts/clean/labels.parquet names {place.null_count} samples (first: {unknown}) that are not in "
+            "artifacts/validate/accepted.parquet: they are of different runs. Run the stage clean again."
+        )
+    rows = accepted.take(place)
+    rows = rows.set_column(rows.schema.get_field_index("label"), "label", cleaned["label"])
+    rows = rows.take(pc.sort_indices(place))
+    return {split: rows.filter(pc.equal(rows["split"], split)) for split in SPLITS}
+
+
+def classes_and_task(root: Path) -> tuple[list[str], str]:
+    """(the K class names in model order, "multiclass" or "multilabel") as `validate` settled them."""
+    classes = read_json(stage_output(root / "artifacts/validate/classes.json", "validate"))
+    label = pq.read_schema(stage_output(root / "artifacts/validate/accepted.parquet", "validate")).field("label").type
+    return classes, "multilabel" if pa.types.is_list(label) else "multiclass"
+
+
+def stage_output(path: Path, stage: str) -> Path:
+    """`path` if it is there; StageInputError naming the stage that makes it otherwise."""
+    if not path.is_file():
+        raise StageInputError(f"{path} is missing: run the stage {stage} first (`dvc repro {stage}`)")
+    return path

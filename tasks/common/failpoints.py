@@ -1,0 +1,46 @@
+"""Points at which a test kills the process, as power loss or the out-of-memory killer would.
+
+`EVERGREEN_FAILPOINT=ingest.after_shard evergreen ingest ...` ends with SIGKILL when that point is reached: no
+handler runs, no file is flushed. `ingest.after_shard:3` ends at its third time. Names are "<module>.<where>"; every
+one is listed in POINTS. Without the variable a point costs one look-up.
+"""
+
+import os
+import signal
+from collections import Counter
+
+POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of them
+    "held": ("uploaded", "pushed", "kept", "published", "noted", "released"),
+    "erase": ("shard", "batch", "removed"),
+    "files": ("temporary", "placed", "folder", "aside", "folder_placed"),
+    "forget": (
+        *("journal", "ledger", "rewritten", "committed", "redacted", "log", "state", "objects"),
+        *("redacting", "reference", "logged", "object"),
+    ),
+    "gc": ("retired", "removed"),
+    "ingest": ("after_shard", "after_annotations", "before_manifest", "after_manifest", "after_measures"),
+    "pipeline": ("removed", "ran", "restored", "committed"),
+    "publish": ("start", "uploaded", "audited", "committed", "pushed", "registered", "promoted", "assigned"),
+    "rollback": ("tombstoned", "verified", "promoted", "restored"),
+    "store": ("object", "temporary", "placed", "swapped", "part"),  # part: of an upload to S3
+    "train_backbone": ("epoch",),  # with its number: train_backbone.epoch.2
+    "verify": ("dropped", "repaired"),
+    "workspace": ("folder", "added", "configured", "died", "removed"),
+}
+
+hits: Counter[str] = Counter()  # how often each point was reached, while the variable is set
+
+
+def failpoint(name: str) -> None:
+    """Kill this process if the environment asks for it at `name`; nothing otherwise."""
+    if not (wanted := os.environ.get("EVERGREEN_FAILPOINT")):
+        return
+    hits[name] += 1
+    point, _, number = wanted.partition(":")
+    if point == name and hits[name] == int(number or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def names() -> list[str]:
+    """All points, as the variable names them."""
+    return [f"{module}.{where}" for module, places in POINTS.items() for where in places]

@@ -1,0 +1,403 @@
+"""params.yaml as one frozen schema: every section named after its stage, every mistake reported at once.
+
+Each field says what it does and what changing it costs; unknown keys are refused.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.common.errors import ParamsError
+from tasks.common.files import parse_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitFractions(Section):
+    train: Share = 0.7
+    calibration: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _sum(self) -> "SplitFractions":
+        total = self.train + self.calibration + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + calibration + test must be 1, found {total:g}")
+        return self
+
+
+class DataParams(Section):
+    """What the data set is. Changing `task` or `classes` retrains everything."""
+
+    task: Literal["multiclass", "multilabel"] = Field("multiclass", description="one label an image, or a list")
+    classes: list[str] | None = Field(
+        None, description="allowed labels; null: every label with enough support in the training split"
+    )
+    seed: Count = Field(0, description="seed of the split hash; recorded splits never move when it changes")
+    split: SplitFractions = Field(SplitFractions(), description="shares of source groups per split")
+
+
+class ImagesParams(Section):
+    """The one decode-and-resize spec of training, evaluation and serving (it travels in the bundle)."""
+
+    size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="side S of the model's S x S input, pixels")
+    fit: Literal["squash", "crop", "pad"] = Field(
+        "squash", description="how a non-square image becomes square: ignore aspect, centre crop, or grey padding"
+    )
+    max_pixels: Positive = Field(50_000_000, description="larger images are quarantined before they are decoded")
+
+
+class InspectParams(Section):
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=7)] = Field(
+        4,
+        description="perceptual hashes (64 bit; distances are even) at most this far apart are candidate "
+        "near-duplicates; more finds stronger crops and costs time on look-alikes",
+    )
+    near_duplicate_difference: Annotated[float, Field(ge=0)] = Field(
+        4.0,
+        description="candidates whose 16 x 16 grey thumbnails differ by at most this (mean, of 255) are confirmed; "
+        "at 6 look-alike products begin to chain into one cluster",
+    )
+    workers: Annotated[int, Field(ge=-64, le=256)] = Field(-1, description="decoding processes; -1: one per core")
+
+
+class Expectation(Section):
+    """One Great Expectations expectation, e.g. {type: expect_column_values_to_be_between, kwargs: {...}}."""
+
+    type: str
+    kwargs: dict[str, Any] = {}
+    severity: Literal["stop", "quarantine"] = Field(
+        "quarantine", description="stop: the table is refused; quarantine: only the rows that break it"
+    )
+
+
+class ValidateParams(Section):
+    min_rows: Positive = Field(50, description="fewer labelled training rows refuse the table")
+    max_null_labels: Share = Field(0.5, description="share of a batch's rows without label above which it is refused")
+    max_quarantined: Share = Field(0.2, description="share of a batch's rows quarantined above which it is refused")
+    min_classes: Annotated[int, Field(ge=2)] = 2
+    min_per_class: dict[Literal["train", "calibration", "test"], Count] = Field(
+        {"train": 3, "calibration": 1, "test": 1}, description="fewer images of a class in a split refuse the table"
+    )
+    max_prior_change: Share = Field(
+        0.35, description="total variation distance of a batch's label mix to the data before it that refuses the batch"
+    )
+    max_noise_increase: Share = Field(
+        0.25,
+        description="a class of a batch whose labels disagree with the data so far this much more often than that "
+        "data disagrees with itself (lower confidence bound) refuses the batch",
+    )
+    min_batch: Positive = Field(30, description="smaller batches are not compared (too few rows to tell)")
+    expectations: list[Expectation] = Field(..., min_length=1, description="the Great Expectations suite")
+
+
+class EmbedParams(Section):
+    backbone: str = Field("tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning; keyed cache")
+    batch_size: Positive = 64
+
+
+class CleanParams(Section):
+    """What may be done to a training label that is more probably wrong than right. What may not is queued."""
+
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds, grouped by source")
+    relabel_confidence: Share = Field(
+        0.9, description="relabel when another class is right with at least this probability, image and label weighed"
+    )
+    drop_quality: Share = Field(
+        0.1, description="else drop when the given label is right with at most this probability; 0: never drop"
+    )
+    max_changed_share: Share = Field(0.2, description="at most this share of a given class is relabelled or dropped")
+    rare_class: Count = Field(20, description="classes with at most this many images are queued, never changed")
+    seed: Count = Field(0, description="of the folds")
+
+
+class UnfreezePhases(Section):
+    """Epochs of staged unfreezing: frozen backbone, last blocks at 10x lower rate, everything with cosine."""
+
+    frozen: Count = 5
+    last: Count = 1
+    all: Count = 4
+
+
+class TrainBackboneParams(Section):
+    backbone: str = Field("tf_efficientnet_lite0", description="any timm model name")
+    pretrained: Literal["auto", "none"] = Field(
+        "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
+    )
+    epochs: UnfreezePhases = UnfreezePhases()
+    last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a tenth"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    label_smoothing: Share = 0.0
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
+    )
+    augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
+    patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
+    seed: Count = 0
+
+
+class TrainHeadParams(Section):
+    method: Literal["auto", "crt", "tau_norm", "logit_adjust", "stage1"] = Field(
+        "auto",
+        description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data",
+    )
+    epochs: Positive = 200
+    seed: Count = 0
+
+
+class CalibrateParams(Section):
+    cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold"
+    )
+    ood_method: Literal["energy", "knn"] = "knn"
+    ood_false_rejection: Share = Field(
+        0.02, description="share of clean calibration images flagged out-of-distribution"
+    )
+
+
+class EvaluateParams(Section):
+    corruptions: list[Literal["dark", "blur", "noise", "jpeg", "grayscale", "crop"]] = ["dark", "blur", "noise", "jpeg"]
+    corruption_images: Positive = Field(300, description="test images per corruption (the first by id hash)")
+    latency_runs: Positive = 50
+    many_shot: Positive = Field(100, description="classes with more training images are many-shot")
+    few_shot: Positive = Field(20, description="classes with fewer training images are few-shot")
+
+
+class BundleParams(Section):
+    name: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="model name in tags and registry")
+    reference_rows: Positive = Field(500, description="held-out samples kept as the model's drift reference")
+
+
+class GateParams(Section):
+    superior_on: list[str] = Field(
+        ["test", "newest"],
+        min_length=1,
+        description="sets on one of which the challenger must be better, and on none worse: test, newest (test images "
+        "of the newest batch that has any), hard, slice:<name>=<value>",
+    )
+    metric: Literal["balanced_accuracy", "accuracy", "macro_f1"] = "balanced_accuracy"
+    min_gain: float = Field(0.0, description="superiority margin in points (0.01 = one point)")
+    margin: Annotated[float, Field(ge=0)] = Field(0.02, description="non-inferiority margin on every other set")
+    class_margin: Annotated[float, Field(ge=0)] = Field(
+        0.10, description="non-inferiority margin of one class's recall"
+    )
+    min_class_support: Positive = Field(20, description="classes with fewer test images are pooled")
+    few_shot: Count = Field(20, description="classes with fewer training images are pooled, too")
+    min_corruption_kept: Share = Field(
+        0.3, description="share of accuracy kept under each corruption, where there is no champion to compare with"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.98,
+        description="of two-sided intervals; a model equal to the champion passes (1 - confidence) / 2 of the time",
+    )
+    resamples: Positive = 2000
+    first_model: dict[str, float] = Field(
+        {"test.balanced_accuracy": 0.5}, min_length=1, description="absolute lower bounds for the first champion"
+    )
+    max_ece: Share = 0.1
+    max_parity_difference: Annotated[float, Field(gt=0)] = 1e-3
+    max_latency_ms: Annotated[float, Field(gt=0)] = 200.0
+    max_size_mb: Annotated[float, Field(gt=0)] = 500.0
+    when_equal: Literal["promote", "hold", "reject"] = Field(
+        "hold", description="verdict when nothing is worse but superiority is not shown"
+    )
+
+
+class StoreParams(Section):
+    url: str = Field(
+        ".evergreen/releases",
+        description="release store: a folder (relative to the main checkout) or s3://bucket/prefix",
+    )
+    endpoint_url: str | None = Field(None, description="of an S3-compatible server; null: AWS")
+    single_writer: bool = Field(
+        False,
+        description="true: accept an S3 server without conditional writes, and promise that one process at a time "
+        "publishes; false: such a server is refused",
+    )
+
+
+class CaptureParams(Section):
+    """What the production log keeps of each answer."""
+
+    url: str = Field(
+        ".evergreen/production", description="the log: a folder (relative to the main checkout) or s3://bucket/prefix"
+    )
+    sample: Share = Field(1.0, description="share of answers that is logged, chosen by image id")
+    images: Literal["full", "thumbnail"] = Field(
+        "full",
+        description="full: encoded bytes, so that a labelled sample can be trained on; thumbnail: 64 pixels only",
+    )
+    buffer_rows: Positive = Field(256, description="answers held in memory until they are written as one file")
+    flush_seconds: Annotated[float, Field(gt=0)] = Field(10.0, description="an unfilled buffer is written after this")
+    max_per_source_per_hour: Positive = Field(10_000, description="further answers of a source are counted, not kept")
+    keep_days: Positive = Field(90, description="older files are removed by housekeeping")
+    keep_gb: Annotated[float, Field(gt=0)] = Field(20.0, description="then the oldest, until the log is this small")
+
+
+class DriftParams(Section):
+    """How one window of production is measured against the model's own frozen reference."""
+
+    max_window: Positive = Field(
+        2_000,
+        description="rows of a window that are measured (a random sample of more); never more than the reference has",
+    )
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.01, description="share of windows without drift that may show any drift at all, over all measures together"
+    )
+    resamples: Positive = Field(
+        2_000, description="windows without drift drawn to calibrate one model's thresholds, once for each window size"
+    )
+    seed: Count = 0
+
+
+class DecideParams(Section):
+    """From measures to one of none, watch, label, retrain."""
+
+    min_rows: Positive = Field(30, description="smaller windows decide nothing")
+    persistence: tuple[Positive, Positive] = Field(
+        (2, 3), description="k of the last n windows must have drifted before anything but `watch` is decided"
+    )
+    warm_up_hours: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="nothing but `watch` this long after a release"
+    )
+    cooldown_hours: Annotated[float, Field(ge=0)] = Field(24.0, description="between two retrainings because of drift")
+    max_per_day: Positive = Field(1, description="retrainings because of drift in 24 hours")
+    min_new_labels: Positive = Field(50, description="labelled samples since the last release that a retrain needs")
+    new_labels: Positive = Field(1_000, description="so many new labels start a retrain without any drift")
+    max_accuracy_drop: Share = Field(0.1, description="fall of accuracy on late labels (interval) that retrains")
+    max_age_days: Positive = Field(180, description="an older model is retrained when there are new labels")
+    max_silence_minutes: Positive = Field(120, description="no sample, or no monitor run, this long is an alarm")
+    rollback_drop: Share = Field(
+        0.15,
+        description="a new champion whose accuracy on late labels is surely this much below its predecessor's is "
+        "rolled back; 1: never",
+    )
+
+
+class ReviewParams(Section):
+    """Which samples people are asked to label."""
+
+    budget: Positive = Field(100, description="samples put into the queue by one decision")
+    max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
+
+
+class ReportParams(Section):
+    """Drift reports for the browser."""
+
+    rows: Positive = Field(500, description="sampled rows an Evidently snapshot holds")
+    images: Positive = Field(12, description="images shown that moved most, and as many typical ones")
+    keep: Positive = Field(5_000, description="reports kept; the oldest go first")
+
+
+class ServeParams(Section):
+    """What `evergreen up` starts: schedules (cron, UTC) and pages (loopback unless `host` says otherwise)."""
+
+    retrain_cron: str = Field("0 2 * * *", description="nightly retrain; does nothing when nothing is new")
+    monitor_minutes: Positive = Field(15, description="a window is measured this often")
+    reevaluate_cron: str = Field("0 4 * * 1", description="weekly evaluation on late labels")
+    housekeeping_cron: str = Field("30 3 * * *", description="retention, sweeps")
+    host: str = Field("127.0.0.1", description="address the pages listen on; anything but loopback needs a password")
+    port: Positive = Field(4280, description="of the report pages; a free one is taken when it is in use")
+    evidently_port: Positive = Field(4281, description="of the Evidently UI, likewise")
+    prefect_port: Positive = Field(4200, description="of the project's Prefect server, likewise")
+    password_env: str = Field("EVERGREEN_PASSWORD", description="environment variable with the pages' password")
+    webhook_secret_env: str = Field("EVERGREEN_WEBHOOK_SECRET", description="environment variable with the HMAC key")
+    database_env: str = Field(
+        "EVERGREEN_DATABASE_URL", description="environment variable with a Postgres URL for the Prefect server"
+    )
+
+
+class AlertsParams(Section):
+    """Who is told of what. Addresses hold secrets: they come from the environment."""
+
+    urls_env: str = Field("EVERGREEN_ALERTS", description="environment variable with apprise URLs, space-separated")
+    events: list[
+        Literal["watch", "label", "retrain", "silence", "promoted", "held", "rejected", "refused", "failed", "rollback"]
+    ] = ["label", "retrain", "silence", "promoted", "held", "rejected", "refused", "failed", "rollback"]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataParams = DataParams()
+    images: ImagesParams = ImagesParams()
+    inspect: InspectParams = InspectParams()
+    validate_: ValidateParams = Field(alias="validate")
+    embed: EmbedParams = EmbedParams()
+    clean: CleanParams = CleanParams()
+    train_backbone: TrainBackboneParams = TrainBackboneParams()
+    train_head: TrainHeadParams = TrainHeadParams()
+    calibrate: CalibrateParams = CalibrateParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    bundle: BundleParams = BundleParams()
+    gate: GateParams = GateParams()
+    store: StoreParams = StoreParams()
+    capture: CaptureParams = CaptureParams()
+    drift: DriftParams = DriftParams()
+    decide: DecideParams = DecideParams()
+    review: ReviewParams = ReviewParams()
+    report: ReportParams = ReportParams()
+    serve: ServeParams = ServeParams()
+    alerts: AlertsParams = AlertsParams()
+
+    def section(self, name: str) -> Section:
+        """The section `name` of params.yaml (`validate` is spelt `validate_` here: pydantic owns that name)."""
+        return getattr(self, "validate_" if name == "validate" else name)
+
+
+def parse_params(values: Any, source: str = "params.yaml") -> Params:
+    """`values` (the parsed YAML) as `Params`. Raises ParamsError listing every mistake with its path."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{source}: expected a mapping of sections, found {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, mistake['loc']))}: {_said(mistake)} (found {repr(mistake['input'])[:80]})"
+            for mistake in error.errors()
+        ]
+        raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from None
+
+
+def _said(mistake: Any) -> str:
+    """pydantic's words; of an unknown key, which one may have been meant."""
+    if mistake["type"] != "extra_forbidden":
+        return mistake["msg"]
+    *above, key = mistake["loc"]
+    section: Any = Params
+    for part in above:
+        fields = getattr(section, "model_fields", {})
+        field = fields.get("validate_" if part == "validate" else part)
+        section = field.annotation if field else None
+    names = [field.alias or name for name, field in getattr(section, "model_fields", {}).items()]
+    close = difflib.get_close_matches(str(key), names, 1)
+    return f"there is no such key{f', is {close[0]!r} meant?' if close else ''}"
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check params.yaml. Raises ParamsError for unreadable YAML and for every mistake at once."""
+    path = Path(path)
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} not found: run inside an Evergreen project") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML in UTF-8: {error}") from None
+    if values is None:
+        raise ParamsError(f"{path} is empty: expected a mapping of sections; `git checkout {path.name}` brings it back")
+    return parse_params(values, str(path))

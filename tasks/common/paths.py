@@ -1,0 +1,47 @@
+"""Where things are: the project (or a run's worktree of it) and the state all its worktrees share.
+
+State lives in `.evergreen/` of the main checkout: caches, workspaces of runs, the release store, the
+Prefect server's home. A run's worktree finds the same state through git's common directory.
+"""
+
+import os
+from pathlib import Path
+
+from tasks.common.errors import EvergreenError
+
+
+def project_root(start: Path | str | None = None) -> Path:
+    """The nearest folder at or above `start` (default: the current one) that holds dvc.yaml and params.yaml."""
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+            return folder
+    raise EvergreenError(
+        f"no Evergreen project at or above {start}: expected a folder with dvc.yaml and params.yaml. "
+        "Run the command inside a project, or start one with `evergreen init`."
+    )
+
+
+def main_checkout(root: Path) -> Path:
+    """The main checkout of the git repository `root` is a (work)tree of; `root` itself without git."""
+    dot_git = root / ".git"
+    if not dot_git.is_file():
+        return root
+    # a worktree's .git is a file "gitdir: <main>/.git/worktrees/<name>" whose commondir is "../.."
+    git_dir = (root / dot_git.read_text().removeprefix("gitdir:").strip()).resolve()
+    common = git_dir / "commondir"
+    return (git_dir / common.read_text().strip()).resolve().parent if common.is_file() else root
+
+
+def state_dir(root: Path | None = None) -> Path:
+    """`.evergreen/` of the main checkout; EVERGREEN_STATE overrides it."""
+    if override := os.environ.get("EVERGREEN_STATE"):
+        return Path(override).resolve()
+    return main_checkout(root or project_root()) / ".evergreen"
+
+
+def cache_dir(kind: str, root: Path | None = None) -> Path:
+    """A folder for derived, rebuildable files of one kind ("inspect", "pixels", "features", ...)."""
+    folder = state_dir(root) / "cache" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,158 @@
+"""The contracts between stages: schemas of the tables they exchange and the small decision models.
+
+N is the number of samples, K of classes, D of feature dimensions, S the side of the model's input in pixels.
+Tables are Parquet; `label` is a string for multi-class and a list of strings for multi-label data sets.
+
+| file (under the project or worktree) | written by | rows |
+|---|---|---|
+| data/ (see tasks.dataset.shards)                    | ingest   | samples, annotations |
+| artifacts/inspect/samples.parquet           | inspect  | every live sample: SAMPLES |
+| artifacts/validate/accepted.parquet         | validate | samples fit for use: ACCEPTED |
+| artifacts/validate/classes.json             | validate | K class names, in model order |
+| artifacts/embed/index.json                  | embed    | where each shard's pretrained features lie |
+| artifacts/clean/labels.parquet              | clean    | labelled accepted samples: CLEANED |
+| artifacts/train_backbone/weights.safetensors | train_backbone | stage-1 network |
+| artifacts/train_head/head.safetensors       | train_head | stage-2 classifier: weight (K, D), bias (K,) |
+| artifacts/calibrate/{calibration.json, ood.safetensors, model.onnx} | calibrate | the finished model |
+| artifacts/evaluate/predictions.parquet      | evaluate | test and hard samples: PREDICTIONS |
+| artifacts/bundle/                           | bundle   | what is published |
+| metrics/<stage>.json                        | each stage | its figures |
+"""
+
+from typing import Literal
+
+import pyarrow as pa
+
+Split = Literal["train", "calibration", "test", "hard"]
+SPLITS: tuple[str, ...] = ("train", "calibration", "test", "hard")
+
+# Why a row was not taken. A closed list: dashboards and tests count on it.
+QUARANTINE_REASONS = (
+    "empty_file",  # 0 bytes
+    "unknown_format",  # magic bytes are not of an allowed image format
+    "too_many_pixels",  # larger than images.max_pixels
+    "truncated",  # the decoder ran out of data
+    "undecodable",  # the decoder raised anything else
+    "decoder_crashed",  # the decoding process died or ran out of its memory or time
+    "too_small",  # under 8 pixels on a side
+    "outside_root",  # the manifest's path leaves its folder or is a link out of it
+    "missing_file",  # the manifest names a file that is not there
+    "archive",  # an archive where an image was expected
+    "bad_label",  # empty, over 200 characters, or of the wrong type
+    "unknown_label",  # not among data.classes
+    "bad_split",  # not train, calibration, test or hard
+    "bad_time",  # taken_at cannot be read as a time
+    "bridges_splits",  # near-duplicate of samples in two splits, or of another split than its source's
+    "in_hard_set",  # near-duplicate of a hard-set image
+    "forgotten",  # its bytes were erased on request (`evergreen forget`)
+    "expectation",  # breaks an expectation of the validation suite
+)
+
+SLICE = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
+
+
+def label_type(task: str) -> pa.DataType:
+    return pa.string() if task == "multiclass" else pa.list_(pa.string())
+
+
+def sample_schema(task: str) -> pa.Schema:
+    """Schema of a data shard (immutable, named by content). `split` is the recorded first assignment."""
+    return pa.schema(
+        [
+            ("id", pa.string()),  # sha256 of the encoded bytes, hex
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", label_type(task)),  # as first given; null while not labelled
+            ("source", pa.string()),  # group key (camera, site, session); null: a group of its own
+            ("taken_at", pa.timestamp("us", tz="UTC")),
+            ("origin", pa.string()),  # import | production | review | synthetic
+            ("batch", pa.string()),
+            ("slice", SLICE),
+            ("split", pa.string()),
+        ]
+    )
+
+
+ANNOTATIONS = pa.schema(  # data/annotations/*.parquet; `label` as label_type(task)
+    [
+        ("id", pa.string()),
+        ("annotator", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("why", pa.string()),  # import | review; a review overrides, imports vote
+        ("model_version", pa.string()),
+    ]
+)
+
+
+def samples_schema(task: str) -> pa.Schema:
+    """artifacts/inspect/samples.parquet: one row per live sample, in canonical order (batch, shard, row)."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("shard", pa.string()),  # file name under data/
+            ("row", pa.int32()),  # row in that shard
+            ("batch", pa.string()),
+            ("split", pa.string()),
+            ("label", label_type(task)),  # effective: after annotations
+            ("source", pa.string()),
+            ("taken_at", pa.timestamp("us", tz="UTC")),
+            ("origin", pa.string()),
+            ("slice", SLICE),
+            *MEASURES,
+            ("status", pa.string()),  # "ok" or one of QUARANTINE_REASONS
+            ("cluster", pa.string()),  # smallest id of the near-duplicate cluster
+            ("excluded", pa.string()),  # null, or "leaks_test" | "leaks_calibration" | "leaks_hard"; train rows only
+        ]
+    )
+
+
+MEASURES = [  # of one image, by inspect; null where the image could not be decoded
+    pa.field("format", pa.string()),  # JPEG, PNG, ...
+    pa.field("mode", pa.string()),  # Pillow mode as stored
+    pa.field("width", pa.int32()),  # pixels, after EXIF rotation
+    pa.field("height", pa.int32()),
+    pa.field("exif_orientation", pa.int8()),  # 1 where absent
+    pa.field("brightness", pa.float32()),  # mean luma, 0..255
+    pa.field("contrast", pa.float32()),  # standard deviation of luma
+    pa.field("sharpness", pa.float32()),  # variance of the Laplacian of luma
+    pa.field("entropy", pa.float32()),  # bits, of the luma histogram
+    pa.field("phash", pa.uint64()),  # 64-bit DCT perceptual hash
+]
+
+
+def accepted_schema(task: str) -> pa.Schema:
+    """artifacts/validate/accepted.parquet: decodable, valid, not excluded; labelled or not; canonical order."""
+    keep = ("id", "shard", "row", "batch", "split", "label", "source", "taken_at", "slice")
+    return pa.schema([field for field in samples_schema(task) if field.name in keep])
+
+
+def cleaned_schema(task: str) -> pa.Schema:
+    """artifacts/clean/labels.parquet: every labelled accepted sample of every split, canonical order."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("split", pa.string()),
+            ("given", label_type(task)),
+            ("label", label_type(task)),  # to train with; equals given unless action is relabel
+            ("action", pa.string()),  # keep | relabel | drop | queue (queued rows are trained on as given)
+            ("quality", pa.float32()),  # label quality in [0, 1], low = suspicious
+            ("predicted", label_type(task)),  # out-of-fold prediction
+            ("confidence", pa.float32()),  # of that prediction
+            ("is_issue", pa.bool_()),
+        ]
+    )
+
+
+def predictions_schema(task: str) -> pa.Schema:
+    """artifacts/evaluate/predictions.parquet: calibrated probabilities of the *exported* model."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("split", pa.string()),  # test | hard
+            ("batch", pa.string()),
+            ("label", label_type(task)),
+            ("source", pa.string()),
+            ("slice", SLICE),
+            ("probabilities", pa.list_(pa.float32())),  # (K,) in class order
+            ("ood", pa.float32()),  # out-of-distribution score, high = unfamiliar
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Decoding images, and reading and writing shards."""

@@ -1,0 +1,87 @@
+"""Model input of whole shards, decoded once: a memory-mapped uint8 array per shard and size.
+
+Cache entry: <state>/cache/pixels/<key>/<shard>.npy, (rows, S, S, 3) uint8, rows as in the shard; rows that
+cannot be decoded are grey. `key` covers the images section and the decoding code. Rebuilt when missing.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.common.code import code_version
+from tasks.common.files import atomic_path, content_key
+from tasks.common.params import ImagesParams
+from tasks.common.paths import cache_dir
+from tasks.common.progress import track
+from tasks.dataset.decode import Undecodable, preprocess
+from tasks.dataset.shard_table import ShardTable
+from tasks.dataset.shards import iter_bytes
+
+
+def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
+    """Memory-mapped (rows, S, S, 3) uint8 of the shard named `shard` of the project at `root`."""
+    key = content_key(code_version("tasks.dataset.pixels"), images.model_dump())[:16]
+    file = cache_dir("pixels", root) / key / f"{Path(shard).stem}.npy"
+    if not file.is_file():
+        _build(root / "data" / shard, file, images, workers)
+    return np.load(file, mmap_mode="r")
+
+
+def pixel_batches(
+    root: Path, shard: str, images: ImagesParams, size: int, workers: int = -1
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """(slice, copy of those rows) of `shard_pixels` in order, `size` rows at a time.
+
+    Each comes from a map of its own: one map's pages would add up to the whole file in memory.
+    """
+    rows = len(shard_pixels(root, shard, images, workers))
+    for chunk in _chunks(rows, size):
+        part = slice(chunk.start, chunk.stop)
+        yield part, np.array(shard_pixels(root, shard, images, workers)[part])
+
+
+def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
+    rows = pq.ParquetFile(shard).metadata.num_rows
+    small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
+    with atomic_path(file) as temporary, open(temporary, "wb") as out:  # a map's pages would stay in memory
+        npy_header(out, np.uint8, (rows, images.size, images.size, 3))
+        chunks = track(list(_chunks(rows)), f"decoding {shard.name[:8]}")
+        if small:
+            for chunk in chunks:
+                out.write(_decode_rows(shard, chunk, images).data)
+        else:
+            from joblib import Parallel, delayed  # a fifth of a second, which small data can do without
+
+            pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
+            jobs = (delayed(_decode_rows)(shard, chunk, images) for chunk in _chunks(rows))
+            for _, block in zip(chunks, pool(jobs), strict=True):
+                out.write(block.data)
+
+
+def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    """Begin a .npy file of an array whose rows are then written one after the other."""
+    about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+def _chunks(rows: int, step: int = 256) -> Iterator[range]:
+    for start in range(0, rows, step):
+        yield range(start, min(start + step, rows))
+
+
+def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
+    block = np.full((len(chunk), images.size, images.size, 3), 128, np.uint8)
+    for row, data in iter_bytes(shard, chunk):
+        with suppress(Undecodable):  # inspect has quarantined it; the row keeps its place
+            block[row - chunk.start] = preprocess(data, images.size, images.fit, images.max_pixels)
+    return block
+
+
+def pixel_table(root: Path, samples: pa.Table, images: ImagesParams, workers: int = -1) -> ShardTable:
+    """Model inputs of `samples` on demand: `table[i]`, i of shape (B,), gives (B, S, S, 3) uint8."""
+    return ShardTable(samples, lambda shard: shard_pixels(root, shard, images, workers))

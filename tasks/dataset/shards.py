@@ -1,0 +1,182 @@
+"""The data set on disk: immutable Parquet shards, batch manifests, annotations.
+
+    data/
+      dataset.json                      {"schema": 1, "task": "multiclass"}
+      <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes last read
+      batches/<seq>-<batch>.json        written last: a shard no manifest names is not there
+      annotations/<sha256[:24]>.parquet further labels of known samples
+
+Everything is append-only and named by content, so two runs' additions merge without conflict, DVC stores each
+shard once, and the same input gives the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from tasks.common.errors import DataError
+from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
+from tasks.common.schemas import sample_schema
+
+SCHEMA_VERSION = 1
+ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
+SHARD_BYTES = 64 << 20  # target size of a shard
+
+
+class BatchManifest(BaseModel):
+    """One ingest. `seq` orders batches; equal seqs (two branches merged) are ordered by batch id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seq: int
+    batch: str  # "b-" + 12 hex digits of the content taken
+    kind: str  # "import" | "production" | "review" | "hard"
+    shards: list[str]  # file names under data/
+    annotations: list[str] = []  # file names under data/annotations/
+    rows: int
+    quarantined: dict[str, int] = {}  # reason -> rows refused at ingest
+    offered: int = 0  # rows the input had (taken + known + quarantined)
+
+
+class Shard(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    batch: str
+    path: Path
+
+
+def task_of(data: Path) -> str:
+    """ "multiclass" or "multilabel". Raises DataError when `data` is no data set."""
+    marker = data / "dataset.json"
+    if not marker.is_file():
+        raise DataError(f"{data} holds no data set (no dataset.json): run `evergreen ingest` or `dvc pull` first")
+    about = read_json(marker)
+    if about["schema"] != SCHEMA_VERSION:
+        raise DataError(f"{marker}: schema {about['schema']}, this version of Evergreen reads {SCHEMA_VERSION}")
+    return about["task"]
+
+
+def create(data: Path, task: str) -> None:
+    """Start an empty data set; nothing happens if it exists with the same task."""
+    if (data / "dataset.json").is_file():
+        if (found := task_of(data)) != task:
+            raise DataError(
+                f"{data} is a {found} data set, params.yaml says data.task: {task}: put it back, or start a new project"
+            )
+        return
+    write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
+
+
+def batches(data: Path) -> list[BatchManifest]:
+    """All batches in ingest order."""
+    found = [BatchManifest.model_validate_json(p.read_text()) for p in (data / "batches").glob("*.json")]
+    return sorted(found, key=lambda b: (b.seq, b.batch))
+
+
+def write_batch(data: Path, manifest: BatchManifest) -> None:
+    """Make a batch visible: the one commit point of an ingest."""
+    write_json(data / "batches" / f"{manifest.seq:06d}-{manifest.batch}.json", manifest.model_dump())
+
+
+def read_tombstones(root: Path) -> dict[str, dict]:
+    """tombstones.json of a project: batch id -> {why, at, by}. Those batches are kept, never trained on."""
+    file = root / "tombstones.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
+    """Shards of all batches that are not tombstoned, in canonical order. Raises DataError for a lost shard."""
+    shards = []
+    for batch in batches(data):
+        if batch.batch in tombstones:
+            continue
+        for name in batch.shards:
+            if not (data / name).is_file():
+                raise DataError(
+                    f"{data / name} is missing, batch {batch.batch} names it: restore it with `dvc checkout`"
+                )
+            shards.append(Shard(name=name, batch=batch.batch, path=data / name))
+    return shards
+
+
+def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> str:
+    """Write one shard (sample_schema) named by its content; returns the file name. Same rows, same bytes.
+
+    `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter): memory then
+    holds one of them, not the shard. The file carries the `huggingface` schema metadata, so `datasets`, DuckDB
+    and pandas read the image column as it is.
+    """
+    schema = sample_schema(task).with_metadata({"huggingface": json.dumps(_hugging_face(task))})
+    data.mkdir(parents=True, exist_ok=True)
+    staged = data / ".incoming.parquet"
+    with (
+        atomic_path(staged) as temporary,
+        pq.ParquetWriter(temporary, schema, compression=_compression(task), use_dictionary=_DICTIONARY) as writer,
+    ):
+        for part in [parts] if isinstance(parts, pa.Table) else parts:
+            writer.write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
+        writer.close()
+    name = f"{sha256_file(staged)[:24]}.parquet"
+    os.replace(staged, data / name)
+    fsync_dir(data)
+    return name
+
+
+_DICTIONARY = ["label", "source", "origin", "batch", "split"]
+
+
+def _compression(task: str) -> dict[str, str]:
+    """zstd, but for encoded images: they are compressed already, and Snappy finds that out in a third of the time."""
+    nested = {"image": ["image.bytes", "image.path"], "slice": ["slice.list.element.name", "slice.list.element.value"]}
+    if task == "multilabel":
+        nested["label"] = ["label.list.element"]
+    leaves = [leaf for name in sample_schema(task).names for leaf in nested.get(name, [name])]
+    return dict.fromkeys(leaves, "zstd") | {"image.bytes": "snappy"}
+
+
+def _hugging_face(task: str) -> dict:
+    text = {"dtype": "string", "_type": "Value"}
+    return {
+        "info": {
+            "features": {
+                "id": text,
+                "image": {"_type": "Image"},
+                "label": text if task == "multiclass" else {"feature": text, "_type": "List"},
+                "source": text,
+                "taken_at": {"dtype": "timestamp[us, tz=UTC]", "_type": "Value"},
+                "origin": text,
+                "batch": text,
+                "slice": {"feature": {"name": text, "value": text}, "_type": "List"},
+                "split": text,
+            }
+        }
+    }
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of a shard without its image bytes (never ask for "image" here)."""
+    return pq.read_table(path, columns=list(columns))
+
+
+def iter_bytes(path: Path, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """(row, encoded image) of a shard in row order, a small row group at a time; `rows` (sorted) selects.
+
+    Memory stays at one row group, whatever the shard's size.
+    """
+    file = pq.ParquetFile(path)
+    wanted = None if rows is None else set(rows)
+    start = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if wanted is None or not wanted.isdisjoint(range(start, start + count)):
+            column = file.read_row_group(group, columns=["image.bytes"]).column(0).combine_chunks()
+            for offset, value in enumerate(column.field("bytes")):
+                if wanted is None or start + offset in wanted:
+                    yield start + offset, value.as_py()
+        start += count

@@ -1,0 +1,1 @@
+"""The gate: the challenger against the champion, check by check."""

@@ -1,0 +1,100 @@
+"""What the gate compares challenger and champion on: each set, slice, class and corruption, measured, not judged.
+
+Names are those of the verdict's checks: "hard.balanced_accuracy", "slice:light=dim.balanced_accuracy",
+"class.Bag.recall", "few_shot.recall", "corruptions.blur.accuracy". Raises Unusable where the policy asks for what is
+not there.
+"""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from tasks.common.params import GateParams
+from tasks.common.text import listed
+from tasks.gate.evidence import Evidence, Unusable
+from tasks.gate.paired import Difference, compare, compare_hits
+from tasks.scoring.metrics import one_hot
+
+
+def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[str, Difference]:
+    """The sets on one of which the challenger must be better: name -> difference of the policy's metric."""
+    if not policy.superior_on:
+        raise Unusable(
+            "policy", "gate.superior_on is empty: nothing says where a challenger may show that it is better"
+        )
+    if unknown := [name for name in policy.superior_on if name not in evidence.sets]:
+        raise Unusable("policy", f"gate.superior_on names {unknown}, there are {listed(evidence.sets)}")
+    masks: dict[str, np.ndarray] = {}
+    for name in policy.superior_on:  # the newest batch may hold all the test images there are: one comparison
+        if not any((evidence.sets[name] == mask).all() for mask in masks.values()):
+            masks[name] = evidence.sets[name]
+    return {name: _compare(evidence, mask, len(classes), policy) for name, mask in masks.items()}
+
+
+def others(
+    evidence: Evidence, classes: list[str], policy: GateParams, train_counts: dict[str, int]
+) -> dict[str, tuple[Difference, float]]:
+    """Everything else the champion is compared on: name -> (difference, margin)."""
+    test, found = evidence.sets["test"], {}
+    small = np.zeros_like(test)
+    for name, mask in evidence.sets.items():
+        if name in policy.superior_on or name == "newest":
+            continue
+        if name.startswith("slice:") and mask.sum() < policy.min_class_support:
+            small |= mask
+        elif name == "test" or (mask != test).any():
+            found[f"{name}.{policy.metric}"] = _compare(evidence, mask, len(classes), policy), policy.margin
+    if small.any():
+        found[f"small_slices.{policy.metric}"] = _compare(evidence, small, len(classes), policy), policy.margin
+
+    if missing := [name for name in classes if name not in train_counts]:
+        raise Unusable("train_counts", f"no number of training images for {listed(missing)}")
+    truth = one_hot(evidence.targets[test], len(classes))
+    new, old = (one_hot(answer[test], len(classes)) for answer in (evidence.new, evidence.old))
+    pool: list[int] = []
+    for k, name in enumerate(classes):
+        here = truth[:, k]
+        if here.sum() < policy.min_class_support or train_counts[name] < policy.few_shot:
+            pool.append(k)
+        else:
+            difference = compare_hits(new[here, k], old[here, k], policy.confidence)
+            found[f"class.{name}.recall"] = difference, policy.class_margin
+    pooled = truth[:, pool]
+    if pooled.any():
+        difference = compare_hits(new[:, pool][pooled], old[:, pool][pooled], policy.confidence)
+        found["few_shot.recall"] = difference, policy.class_margin
+    return found
+
+
+def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, tuple[Difference, float]]:
+    """Accuracy under each corruption both models were tried on. Only shares are known, not who failed on which image:
+    a test of unpaired shares, which errs on the side of "equal"."""
+    mine, theirs = metrics.get("corruptions"), champion.get("corruptions")
+    found = {}
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        return found
+    for name in sorted(mine.keys() & theirs.keys()):
+        try:
+            new, old, n = mine[name]["accuracy"], theirs[name]["accuracy"], min(mine[name]["n"], theirs[name]["n"])
+            spread = math.sqrt((new * (1 - new) + old * (1 - old)) / n + 1e-12)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise Unusable(f"corruptions.{name}", f"accuracy and n expected of both models: {error!r}") from None
+        half = NormalDist().inv_cdf((1 + policy.confidence) / 2) * spread
+        worse = NormalDist().cdf((new - old) / spread)
+        difference = Difference(n, new, old, new - old - half, new - old + half, 1 - worse, worse)
+        found[f"corruptions.{name}.accuracy"] = difference, policy.margin
+    return found
+
+
+def _compare(evidence: Evidence, mask: np.ndarray, classes: int, policy: GateParams) -> Difference:
+    return compare(
+        policy.metric,
+        evidence.targets[mask],
+        evidence.new[mask],
+        evidence.old[mask],
+        classes,
+        confidence=policy.confidence,
+        resamples=policy.resamples,
+        few=policy.min_class_support,
+    )

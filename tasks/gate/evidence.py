@@ -1,0 +1,137 @@
+"""What the gate judges, checked and put in order: both models' answers to the same images, by named sets.
+
+N images, K classes. Everything that makes evidence unusable raises Unusable, which the gate turns into an error check.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.common.errors import DataError
+from tasks.common.text import plain
+from tasks.inference.thresholds import answers
+from tasks.scoring.targets import encode
+
+COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
+SUM_TOLERANCE = 1e-3  # of float32 probabilities over K classes
+
+
+class Unusable(Exception):
+    """Evidence that cannot be judged: `name` says what, the text why."""
+
+    def __init__(self, name: str, detail: str):
+        self.name = name
+        super().__init__(detail)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    targets: np.ndarray  # (N,) class indices or (N, K) of 0 and 1
+    new: np.ndarray  # the challenger's answers: (N,) class indices or (N, K) bool
+    old: np.ndarray | None  # the champion's; None: there is none
+    sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool; none is empty
+
+
+def read(
+    challenger: pa.Table,
+    champion: pa.Table | None,
+    classes: list[str],
+    task: str,
+    metrics: dict,
+    champion_metrics: dict | None,
+) -> Evidence:
+    """Join both predictions tables by id and decide each model's answers. Raises Unusable."""
+    if not classes:
+        raise Unusable("classes", "the model has no classes")
+    for who, table in (("challenger", challenger), ("champion", champion)):
+        if table is not None and (lacking := [name for name in COLUMNS if name not in table.column_names]):
+            raise Unusable(who, f"the {who}'s predictions lack the columns {lacking}")
+    ids, targets = _labels(challenger, classes, task, "challenger")
+    new = answers(
+        _probabilities(challenger, classes, task, "challenger"), _thresholds(metrics, classes, task, "challenger"), task
+    )
+    old = None
+    if champion is not None:
+        others, labels = _labels(champion, classes, task, "champion")
+        place = {id_: row for row, id_ in enumerate(others)}
+        if alone := set(ids) ^ set(others):
+            raise Unusable(
+                "champion",
+                f"challenger and champion were not run on the same images: {len(ids)} and {len(others)} rows, "
+                f"{len(alone)} ids are in one table only, e.g. {min(alone)[:16]}",
+            )
+        order = np.array([place[id_] for id_ in ids])
+        if not np.array_equal(labels[order], targets):
+            raise Unusable("champion", "the champion's table has other labels for the same images: run it again")
+        known = _probabilities(champion, classes, task, "champion")[order]
+        old = answers(known, _thresholds(champion_metrics or {}, classes, task, "champion"), task)
+    return Evidence(targets, new, old, _sets(challenger))
+
+
+def _labels(table: pa.Table, classes: list[str], task: str, who: str) -> tuple[list[str], np.ndarray]:
+    ids = table.column("id").to_pylist()
+    if len(set(ids)) != len(ids) or None in ids:
+        raise Unusable(who, f"ids of the {who}'s predictions are not unique: {len(ids)} rows, {len(set(ids))} ids")
+    labels = table.column("label")
+    if labels.null_count:
+        raise Unusable(who, f"{labels.null_count} of {len(ids)} rows have no label")
+    try:
+        return ids, encode(labels, classes, task)
+    except DataError as error:
+        raise Unusable(who, str(error)) from None
+
+
+def _probabilities(table: pa.Table, classes: list[str], task: str, who: str) -> np.ndarray:
+    """(N, K) float64. The champion's may sum to less than 1: classes that are gone were taken out."""
+    lists = table.column("probabilities").combine_chunks()
+    widths = set(pc.list_value_length(lists).to_pylist())  # None: a row without probabilities
+    if wrong := widths - {len(classes)}:
+        raise Unusable(who, f"an image has {wrong.pop() or 0} probabilities of the {who}, {len(classes)} expected")
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
+    values = values.reshape(len(lists), len(classes))
+    if broken := int((~np.isfinite(values)).any(axis=1).sum()):
+        raise Unusable(who, f"the {who}'s probabilities of {broken} of {len(lists)} images are not finite")
+    if values.size and (values.min() < 0 or values.max() > 1 + SUM_TOLERANCE):
+        raise Unusable(who, f"probabilities run from {values.min():.4g} to {values.max():.4g}, 0 to 1 expected")
+    if task == "multiclass":
+        total = values.sum(axis=1)
+        if (total > 1 + SUM_TOLERANCE).any() or (who == "challenger" and (total < 1 - SUM_TOLERANCE).any()):
+            raise Unusable(who, f"probabilities of an image sum to {total.min():.4g} .. {total.max():.4g}, 1 expected")
+    return values
+
+
+def _thresholds(metrics: dict, classes: list[str], task: str, who: str) -> np.ndarray:
+    """(K,); multi-class answers do not depend on them. A class the champion does not know is never answered."""
+    if task == "multiclass":
+        return np.full(len(classes), 0.5)
+    found = metrics.get("thresholds")
+    if not isinstance(found, dict) or not found:
+        raise Unusable(who, f"no thresholds of the {who}: a multi-label answer needs metrics['thresholds']")
+    if who == "challenger" and (missing := [name for name in classes if name not in found]):
+        raise Unusable(who, f"thresholds lack {len(missing)} of {len(classes)} classes, e.g. {plain(missing[0])}")
+    return np.array([found.get(name, math.inf) for name in classes], np.float64)
+
+
+def _sets(table: pa.Table) -> dict[str, np.ndarray]:
+    split = np.array(table.column("split").to_pylist(), object)
+    test = split == "test"
+    if other := set(split) - {"test", "hard"}:
+        raise Unusable(
+            "challenger", f"predictions hold rows of split {sorted(map(str, other))}; test and hard expected"
+        )
+    if not test.any():
+        raise Unusable("test", f"none of {len(split)} rows is of the test split: nothing to judge")
+    sets = {"test": test}
+    batch = np.array(table.column("batch").to_pylist(), object)
+    sets["newest"] = test & (batch == batch[test][-1])  # rows are in canonical order: batches as they came
+    if (split == "hard").any():
+        sets["hard"] = split == "hard"
+    for row, entries in enumerate(table.column("slice").to_pylist()):
+        if test[row]:
+            for entry in entries or ():
+                mask = sets.setdefault(f"slice:{entry['name']}={entry['value']}", np.zeros(len(split), bool))
+                mask[row] = True
+    return sets

@@ -1,0 +1,274 @@
+"""The gate: may the challenger replace the champion? One pure function from evidence to a verdict.
+
+K classes. The one rule: **better** on one of the sets named in `superior_on`, **not worse** anywhere else, by intervals
+and exact tests of both models' answers to the same images (see tasks.gate.paired). With alpha = (1 - confidence) / 2:
+
+- *Better* on a set: the interval of the difference lies above `min_gain`, and luck between equal models gives such a
+  gain at most alpha of the time, shared among the sets: the more sets may show it, the more each must show.
+- *Worse* on any other set (one of `superior_on`, too, once another shows the gain), corruption, class, or pool of small
+  ones: the loss is beyond the margin **and** beyond luck.
+  Much is looked at, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
+  comparisons together (Bonferroni) is a finding: reject. A loss that luck gives at most 5 % of the time, looked at
+  alone, is a suspicion: the challenger is not promoted, but not condemned either (hold).
+  Asking each small set to *prove* that its loss is below the margin would refuse every model: 20 images prove nothing.
+  So small classes, and small slices, are also judged together, where their losses add up.
+- Absolute bounds always hold: calibration, parity, latency, size. The first model, which has no champion to beat, must
+  reach the bounds of `first_model`.
+- What cannot be computed is an error, and an error is never a pass.
+
+- error, broken bound, finding of "worse" (on the sets of `superior_on`: any loss beyond luck), class given up -> reject
+- suspicion of "worse" -> hold
+- nothing worse, but better is not shown -> `when_equal`; where that is "promote", the sets of `superior_on` must still
+  prove that a loss is below `margin`, else hold
+- all pass -> promote
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.common.checks import Check
+from tasks.common.params import GateParams
+from tasks.common.text import listed
+from tasks.gate import comparisons
+from tasks.gate.evidence import Evidence, Unusable, read
+from tasks.gate.paired import Difference
+from tasks.gate.sentence import share_text, verdict_sentence
+from tasks.gate.verdict import Finding, GateVerdict
+from tasks.scoring.metrics import counts, of_counts, one_hot, task_of
+
+SUSPICION = 0.05  # one-sided level of a loss looked at alone: it can only cost a promotion
+COLLAPSE = 3  # answers of the champion for a class the challenger never gives; fewer can be luck
+
+
+def judge(
+    challenger: pa.Table,
+    champion: pa.Table | None,
+    *,
+    classes: list[str],
+    task: str,
+    metrics: dict,
+    policy: GateParams,
+    train_counts: dict[str, int],
+    challenger_id: str,
+    champion_version: str | None,
+    hard_set: str | None,
+    champion_metrics: dict | None = None,
+) -> GateVerdict:
+    """The verdict on `challenger` against `champion` (both predictions_schema: same images, same class order).
+
+    metrics: the challenger's metrics/evaluate.json; train_counts: training images of each class; champion None: the
+    first model. champion_metrics, in the form of `metrics`: `corruptions` are compared when there, `thresholds` must
+    be there for multi-label. Bad evidence does not raise: it becomes an error check and the outcome is reject.
+    """
+    findings = _finite(metrics) + _bounds(metrics, policy)
+    better: dict[str, Difference] = {}
+    compared: dict[str, tuple[Difference, float]] = {}
+    try:
+        if (champion is None) != (champion_version is None):
+            raise Unusable("champion", f"predictions {'missing' if champion is None else 'of no version'}")
+        evidence = read(challenger, champion, classes, task, metrics, champion_metrics)
+        findings += _agrees(evidence, classes, metrics, policy)
+        findings += _collapse(evidence, classes, policy)
+        findings += _hard(evidence, hard_set)
+        if champion is None:
+            findings += _first(metrics, policy)
+        else:
+            better = comparisons.better(evidence, classes, policy)
+            compared = comparisons.corruptions(metrics, champion_metrics or {}, policy)
+            compared |= comparisons.others(evidence, classes, policy, train_counts)
+            m = len(better) + len(compared)
+            findings += _gains(better, m, policy)
+            findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
+        findings += _kept(metrics, policy, compared)
+    except Unusable as unusable:
+        findings.append(_error(unusable.name, str(unusable)))
+    outcome = _outcome(findings, policy, better)
+    return GateVerdict(
+        outcome=outcome,
+        sentence=verdict_sentence(outcome, findings, metrics, policy, better, champion_version, hard_set),
+        checks=[finding.check for finding in findings],
+        challenger=challenger_id,
+        champion=champion_version,
+        hard_set=hard_set,
+    )
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------
+
+
+def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
+    """Absolute upper bounds every model must hold."""
+    return [
+        _bound(metrics, "test.debiased_ece", policy.max_ece, "calibration error"),
+        _bound(metrics, "parity.max_difference", policy.max_parity_difference, "exported against trained model"),
+        _bound(metrics, "latency_ms.p99", policy.max_latency_ms, "ms an image, 99th percentile"),
+        _bound(metrics, "size_mb", policy.max_size_mb, "MB of the exported model"),
+    ]
+
+
+def _first(metrics: dict, policy: GateParams) -> list[Finding]:
+    """Absolute lower bounds of a model that has no champion to beat."""
+    if not policy.first_model:
+        raise Unusable("policy", "gate.first_model is empty: a first model would pass unseen")
+    return [_bound(metrics, path, bound, "first model", upper=False) for path, bound in policy.first_model.items()]
+
+
+def _kept(metrics: dict, policy: GateParams, compared: Collection[str]) -> list[Finding]:
+    """Corruptions that could not be compared with a champion: the share of clean accuracy kept."""
+    found = metrics.get("corruptions")
+    if not isinstance(found, dict):
+        return [_error("corruptions", "metrics have no corruptions")]
+    return [
+        _bound(metrics, f"corruptions.{name}.kept", policy.min_corruption_kept, "share of accuracy kept", upper=False)
+        for name in found
+        if f"corruptions.{name}.accuracy" not in compared
+    ]
+
+
+def _bound(metrics: dict, path: str, bound: float, what: str, upper: bool = True) -> Finding:
+    value: Any = metrics
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return _error(path, f"{what}: {value!r} in the metrics, a number from 0 expected")
+    passed = value <= bound if upper else value >= bound
+    detail = f"{what}: {value:.4g}, at {'most' if upper else 'least'} {bound:.4g}"
+    return _finding(path, "pass" if passed else "reject", detail, value=value, bound=bound)
+
+
+def _finite(metrics: Any, path: str = "metrics") -> list[Finding]:
+    """An error for every NaN or infinity anywhere in the metrics."""
+    if isinstance(metrics, dict):
+        return [found for key, value in metrics.items() for found in _finite(value, f"{path}.{key}")]
+    if isinstance(metrics, list | tuple):
+        return [found for place, value in enumerate(metrics) for found in _finite(value, f"{path}.{place}")]
+    if isinstance(metrics, float) and not math.isfinite(metrics):
+        return [_error(path, f"{metrics} is no finite number")]
+    return []
+
+
+# --- the answers themselves ------------------------------------------------------------------------------------
+
+
+def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateParams) -> list[Finding]:
+    """The metrics must be those of the predictions: files of two runs could otherwise vouch for each other."""
+    test = evidence.sets["test"]
+    found = counts(evidence.targets[test], evidence.new[test], len(classes))
+    value = float(of_counts(policy.metric, found, task_of(evidence.targets)))
+    test_metrics = metrics.get("test")
+    stated = test_metrics.get(policy.metric) if isinstance(test_metrics, dict) else None
+    name = f"test.{policy.metric}.recomputed"
+    if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-4):
+        return [_error(name, f"the metrics say {stated!r}, the predictions give {value:.4f}: evaluate again")]
+    return [_finding(name, "pass", "metrics and predictions agree", value=value)]
+
+
+def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> list[Finding]:
+    """A class with test images that is never answered any more: a fail even where its support proves nothing.
+
+    Given up means: the champion answered it `COLLAPSE` times or more, at least once rightly; for the first model:
+    the class has enough support to be judged.
+    """
+    test = evidence.sets["test"]
+    truth = one_hot(evidence.targets[test], len(classes))
+    support, given = truth.sum(axis=0), one_hot(evidence.new[test], len(classes)).sum(axis=0)
+    if evidence.old is None:
+        due = support >= policy.min_class_support
+    else:
+        before = one_hot(evidence.old[test], len(classes))
+        due = (before.sum(axis=0) >= COLLAPSE) & (before & truth).any(axis=0)
+    lost = np.flatnonzero((support > 0) & (given == 0) & due)
+    detail = f"never answered: {listed([classes[k] for k in lost])}" if len(lost) else "no class is given up"
+    return [_finding("class_collapse", "reject" if len(lost) else "pass", detail, value=len(lost), bound=0)]
+
+
+def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
+    if hard_set is None and "hard" in evidence.sets:
+        return [_error("hard_set", "there are hard-set predictions, but of no version")]
+    if hard_set is None:
+        return [_finding("hard_set", "pass", "no hard set: make one from images the model must not get wrong")]
+    if "hard" not in evidence.sets:
+        return [_error("hard_set", f"no predictions of hard set {hard_set}")]
+    return [_finding("hard_set", "pass", f"{hard_set}, {int(evidence.sets['hard'].sum())} images")]
+
+
+# --- against the champion --------------------------------------------------------------------------------------
+
+
+def _alpha(policy: GateParams, comparisons: int = 1) -> float:
+    """Level of a one-sided test. Divided over many comparisons it can ask for less than the resamples can show: then
+    a loss none of them reached is as much as can be asked."""
+    alone = (1 - policy.confidence) / 2
+    return min(alone, max(alone / comparisons, 1 / (policy.resamples + 1)))
+
+
+def _gains(better: dict[str, Difference], m: int, policy: GateParams) -> list[Finding]:
+    """One gain that is shown suffices; the other sets must then not be worse, as any set."""
+    findings = [_superior(f"{name}.{policy.metric}", found, len(better), m, policy) for name, found in better.items()]
+    if all(finding.effect != "pass" for finding in findings):
+        return findings
+    return [
+        _not_worse(finding.check.name, found, policy.margin, m, policy) if finding.effect == "equal" else finding
+        for finding, found in zip(findings, better.values(), strict=True)
+    ]
+
+
+def _superior(name: str, found: Difference, sets: int, m: int, policy: GateParams) -> Finding:
+    if not math.isfinite(found.value + found.low):
+        return _error(name, f"{policy.metric} is not defined on these {found.n} images")
+    if found.low > policy.min_gain and found.p_better <= _alpha(policy, sets):
+        return _difference(name, found, policy.min_gain, "pass", "better")
+    if found.value < 0 and found.p_worse <= _alpha(policy, m):
+        return _difference(name, found, policy.min_gain, "reject", "worse")
+    return _difference(name, found, policy.min_gain, "equal", "not shown to be better")
+
+
+def _not_worse(name: str, found: Difference, margin: float, m: int, policy: GateParams) -> Finding:
+    if not math.isfinite(found.value):
+        return _error(name, f"not defined on these {found.n} images")
+    if found.value < -margin and found.p_worse <= _alpha(policy, m):
+        return _difference(name, found, -margin, "reject", "worse")
+    if found.value < -margin and found.p_worse <= SUSPICION:
+        return _difference(name, found, -margin, "suspect", "perhaps worse")
+    return _difference(name, found, -margin, "pass", "not worse")
+
+
+def _difference(name: str, found: Difference, bound: float, effect: str, word: str) -> Finding:
+    detail = (
+        f"{word}: {found.new:.3f} against {found.old:.3f} on {found.n} images; by luck a gain like this "
+        f"{share_text(found.p_better)}, a loss {share_text(found.p_worse)}"
+    )
+    if found.gained is not None:
+        detail += f"; right only now {found.gained}, only before {found.lost} (McNemar p {found.mcnemar:.3g})"
+    low, high = (edge if math.isfinite(edge) else None for edge in (found.low, found.high))
+    return _finding(name, effect, detail, value=found.value, bound=bound, low=low, high=high)
+
+
+# --- verdict ---------------------------------------------------------------------------------------------------
+
+
+def _outcome(
+    findings: list[Finding], policy: GateParams, better: dict[str, Difference]
+) -> Literal["promote", "hold", "reject"]:
+    effects = {finding.effect for finding in findings}
+    if not findings or "reject" in effects:
+        return "reject"
+    if "equal" not in effects:
+        return "hold" if "suspect" in effects else "promote"
+    proven = all(difference.low > -policy.margin for difference in better.values())
+    if policy.when_equal == "promote" and ("suspect" in effects or not proven):
+        return "hold"
+    return policy.when_equal
+
+
+def _finding(name: str, effect: str, detail: str, **figures: float | None) -> Finding:
+    status = "pass" if effect == "pass" else "fail"
+    return Finding(Check(name=name, status=status, detail=detail, **figures), effect)
+
+
+def _error(name: str, detail: str) -> Finding:
+    return Finding(Check(name=name, status="error", detail=detail), "reject")

@@ -1,0 +1,181 @@
+"""Two classifiers on the same N images: how large is the difference, and could it be luck?
+
+K classes. `targets`, `new` and `old` are labels and two models' answers, (N,) class indices or (N, K) bool. All
+differences are new minus old. Two questions, two methods:
+
+- the interval: a paired bootstrap over images (Efron & Tibshirani 1993). For multi-class balanced accuracy it is
+  stratified by class; classes of few images are one stratum, since a class of one image, resampled within itself,
+  would never vary and look certain.
+- the chance of such a difference between equal models: a paired randomisation test (Yeh 2000, "More accurate tests
+  for the statistical significance of result differences"): if the models are equal, either could have given either
+  of the two answers to an image. Exact for any metric and any support; for the recall of one class it is McNemar's
+  exact test.
+
+Images with the same label and the same two answers are interchangeable, so both work on counts of such cells:
+time and memory depend on the number of cells, for multi-class hardly ever over K squared, not on N.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from tasks.scoring.metrics import Counts, Metric, of_counts, one_hot
+
+BLOCK = 4_000_000  # numbers held at once while resampling
+
+
+@dataclass(frozen=True)
+class Difference:
+    """new minus old on `n` images; `low` to `high` is its interval at the confidence asked for."""
+
+    n: int
+    new: float
+    old: float
+    low: float
+    high: float
+    p_better: float  # chance of a gain at least this large if the models are equal (one-sided)
+    p_worse: float  # chance of a loss at least this large if the models are equal (one-sided)
+    gained: int | None = None  # images only the new model has right; None: not paired
+    lost: int | None = None  # images only the old model has right
+
+    @property
+    def value(self) -> float:
+        return self.new - self.old
+
+    @property
+    def mcnemar(self) -> float:
+        """Two-sided exact p of McNemar's test on whole answers, of paired figures."""
+        better, worse = mcnemar(self.gained, self.lost)
+        return min(1.0, 2 * min(better, worse))
+
+
+def mcnemar(gained: int, lost: int) -> tuple[float, float]:
+    """One-sided exact p values (new is better, new is worse): binomial over the images where one model is right."""
+    from scipy.special import bdtrc  # scipy.stats, which has the same by another name, takes a second to import
+
+    number = gained + lost
+    return float(bdtrc(gained - 1, number, 0.5)), float(bdtrc(lost - 1, number, 0.5))
+
+
+def compare_hits(new: np.ndarray, old: np.ndarray, confidence: float) -> Difference:
+    """Difference of two shares of the same images: new, old (N,) bool, N > 0.
+
+    The interval is Agresti & Min's 2005 adjusted Wald interval for matched pairs, which holds its level for few images.
+    """
+    n, gained, lost = len(new), int((new & ~old).sum()), int((~new & old).sum())
+    size, more, less = n + 2, gained + 0.5, lost + 0.5
+    middle = (more - less) / size
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(more + less - (more - less) ** 2 / size) / size
+    better, worse = mcnemar(gained, lost)
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    return Difference(n, float(new.mean()), float(old.mean()), low, high, better, worse, gained, lost)
+
+
+def compare(
+    metric: Metric,
+    targets: np.ndarray,
+    new: np.ndarray,
+    old: np.ndarray,
+    classes: int,
+    *,
+    confidence: float,
+    resamples: int,
+    few: int,
+    seed: int = 0,
+) -> Difference:
+    """Difference of `metric` between the answers `new` and `old`; the same input gives the same result.
+
+    few: classes with fewer images share a stratum of the bootstrap. The smallest p is 1 / (resamples + 1). Raises
+    ValueError for no images; figures are NaN where the metric is not defined (no class has an image).
+    """
+    if not len(targets):
+        raise ValueError("compare: no images, at least one expected")
+    task = "multiclass" if targets.ndim == 1 else "multilabel"
+    cells, number = _cells(targets, new, old)
+    mine, theirs = _outcomes(cells[0], cells[1], classes), _outcomes(cells[0], cells[2], classes)
+
+    def score(totals: np.ndarray, size: np.ndarray) -> np.ndarray:
+        return of_counts(metric, _as_counts(totals, size, classes), task)
+
+    rng = np.random.default_rng(seed)
+    strata = _strata(cells[0], number, few, classes) if (metric, task) == ("balanced_accuracy", "multiclass") else None
+    block = max(1, BLOCK // (len(number) + 4 * classes))
+    differences = []
+    for start in range(0, resamples, block):
+        drawn = _bootstrap(rng, number, strata, min(block, resamples - start))
+        size = drawn.sum(axis=1)
+        differences.append(score(drawn @ mine, size) - score(drawn @ theirs, size))
+    low, high = _quantiles(np.concatenate(differences), confidence)
+
+    size = np.asarray(number.sum())
+    first, second = score(number @ mine, size), score(number @ theirs, size)
+    swap = mine - theirs
+    shift = np.flatnonzero(abs(swap).sum(axis=1))  # cells on which the models differ: the others cannot change a thing
+    swap, swapped = swap[shift], number[shift]
+    better = worse = 1
+    for start in range(0, resamples, block):
+        moved = rng.binomial(swapped, 0.5, size=(min(block, resamples - start), len(swapped))) @ swap
+        chance = score(number @ mine - moved, size) - score(number @ theirs + moved, size)
+        better += int((chance >= first - second - 1e-12).sum())
+        worse += int((chance <= first - second + 1e-12).sum())
+    right, wrong = mine[:, [-1]].toarray()[:, 0], theirs[:, [-1]].toarray()[:, 0]
+    return Difference(
+        n=int(size),
+        new=float(first),
+        old=float(second),
+        low=low,
+        high=high,
+        p_better=better / (resamples + 1),
+        p_worse=worse / (resamples + 1),
+        gained=int(number[right > wrong].sum()),
+        lost=int(number[right < wrong].sum()),
+    )
+
+
+def _cells(*labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Distinct rows of equal-length label arrays, as the same arrays shortened to U rows, and their counts (U,)."""
+    packed = [part[:, None] if part.ndim == 1 else np.packbits(part.astype(bool), axis=1) for part in labels]
+    _, first, number = np.unique(np.concatenate(packed, axis=1), axis=0, return_index=True, return_counts=True)
+    return [part[first] for part in labels], number
+
+
+def _outcomes(targets: np.ndarray, answers: np.ndarray, classes: int):
+    """Sparse (U, 3 K + 1): columns true positives, false positives, false negatives by class, whole answer right."""
+    from scipy import sparse
+
+    truth, answer = one_hot(targets, classes), one_hot(answers, classes)
+    hit = (truth == answer).all(axis=1, keepdims=True)
+    parts = [truth & answer, ~truth & answer, truth & ~answer, hit]
+    return sparse.csr_array(sparse.hstack([sparse.csr_array(part.astype(np.int64)) for part in parts], format="csr"))
+
+
+def _as_counts(totals: np.ndarray, size: np.ndarray, classes: int) -> Counts:
+    tp, fp, fn = (totals[..., k * classes : (k + 1) * classes] for k in range(3))
+    return Counts(tp, fp, fn, totals[..., -1], size)
+
+
+def _strata(targets: np.ndarray, number: np.ndarray, few: int, classes: int) -> np.ndarray:
+    """(U,) stratum of each cell: its class, or -1 for all classes of fewer than `few` images together."""
+    support = np.bincount(targets, number, classes)
+    return np.where(support[targets] >= few, targets, -1)
+
+
+def _bootstrap(rng: np.random.Generator, number: np.ndarray, strata: np.ndarray | None, times: int) -> np.ndarray:
+    """(times, U) counts of resampled images."""
+    if strata is None:
+        return rng.multinomial(number.sum(), number / number.sum(), size=times)
+    drawn = np.empty((times, len(number)), np.int64)
+    for stratum in np.unique(strata):
+        here = strata == stratum
+        total = number[here].sum()
+        drawn[:, here] = rng.multinomial(total, number[here] / total, size=times)
+    return drawn
+
+
+def _quantiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return float("nan"), float("nan")
+    low, high = np.quantile(there, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

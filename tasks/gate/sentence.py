@@ -1,0 +1,62 @@
+"""The gate's verdict as one sentence for a person."""
+
+from tasks.common.checks import Check
+from tasks.common.params import GateParams
+from tasks.common.text import plain
+from tasks.gate.paired import Difference
+from tasks.gate.verdict import Finding
+
+
+def verdict_sentence(
+    outcome: str,
+    findings: list[Finding],
+    metrics: dict,
+    policy: GateParams,
+    better: dict[str, Difference],
+    champion: str | None,
+    hard_set: str | None,
+) -> str:
+    parts = []
+    metric = policy.metric.replace("_", " ")
+    for name, found in better.items():
+        text = f"{metric} on {plain(name)} {found.new:.3f}, {_points(found.value)} against {plain(str(champion))}"
+        parts.append(
+            f"{text} ({100 * policy.confidence:g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        )
+    if champion is None:
+        first = [finding.check for finding in findings if finding.check.name == f"test.{policy.metric}.recomputed"]
+        parts.append("first model" + "".join(f"; {metric} on test {c.value:.3f}" for c in first if c.value is not None))
+    errors = [finding.check for finding in findings if finding.check.status == "error"]
+    failed = [finding.check for finding in findings if finding.effect == "reject" and finding.check.status == "fail"]
+    suspects = [finding.check for finding in findings if finding.effect == "suspect"]
+    if errors:
+        parts.append(f"cannot be judged: {_losses(errors)}")
+    if failed:
+        parts.append(f"fails {_losses(failed)}")
+    if suspects and not (errors or failed):
+        parts.append(f"perhaps worse, which forbids promotion: {_losses(suspects)}")
+    if not errors and any(finding.effect == "equal" for finding in findings):
+        parts.append("not shown to be better")
+    if not (errors or failed or suspects):
+        parts.append("nothing is worse beyond its margin" if better else "every bound holds")
+    if hard_set is None:
+        parts.append("no hard set exists")
+    return f"{outcome}: {'; '.join(parts)}."
+
+
+def _losses(checks: list[Check], most: int = 3) -> str:
+    texts = []
+    for check in checks[:most]:
+        comparison = check.low is not None
+        figure = f" {_points(check.value)}" if comparison else f" ({plain(check.detail, 160)})"
+        texts.append(plain(check.name) + figure)
+    more = len(checks) - most
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
+
+
+def share_text(p: float) -> str:
+    return f"{p:.1%} of the time" if p >= 0.001 else "under 0.1% of the time"

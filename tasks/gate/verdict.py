@@ -1,0 +1,25 @@
+"""What the gate returns: its verdict, and one finding per check."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.common.checks import Check, Frozen
+
+
+class GateVerdict(Frozen):
+    """May the challenger replace the champion?"""
+
+    outcome: Literal["promote", "hold", "reject"]
+    sentence: str
+    checks: list[Check]
+    challenger: str  # sha256 of the challenger's bundle manifest
+    champion: str | None  # version of the champion it was compared with; None: first model
+    hard_set: str | None  # version of the hard set; None: there is none
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check and what it means for the outcome ("equal": not shown to be better; "suspect": perhaps worse)."""
+
+    check: Check
+    effect: Literal["pass", "equal", "suspect", "reject"]

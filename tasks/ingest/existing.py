@@ -1,0 +1,95 @@
+"""What a data set already holds, as an ingest asks for it: ids, labels, splits, near-duplicates.
+
+Tombstoned batches count: a batch found bad would otherwise come back with the next schedule.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.common.params import ImagesParams, InspectParams
+from tasks.dataset.shards import Shard, batches, live_shards, read_columns
+from tasks.inspection.annotations import read_annotations
+from tasks.inspection.measures import shard_measures, thumbnails
+from tasks.inspection.near_duplicates import near_of
+
+ROWS_AT_ONCE = 50_000  # recorded images compared at a time
+
+
+class Known:
+    """The samples of the data set at root/data. About 200 bytes of memory a sample."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.batches = batches(root / "data")
+        self.shards: list[Shard] = live_shards(root / "data")
+        tables = [read_columns(shard.path, ["id", "label", "source", "split", "batch"]) for shard in self.shards]
+        self.samples = pa.concat_tables(tables) if tables else None
+        ids = np.concatenate(
+            [np.asarray(t.column("id").to_pylist(), dtype="S64") for t in tables] or [np.empty(0, "S64")]
+        )
+        self._order = np.argsort(ids, kind="stable")
+        self._ids = ids[self._order]
+
+    def find(self, image: str) -> int | None:
+        """Number of the sample with this id; None: it is new."""
+        wanted = np.bytes_(image.encode())
+        at = int(np.searchsorted(self._ids, wanted))
+        return int(self._order[at]) if at < len(self._ids) and self._ids[at] == wanted else None
+
+    def value(self, sample: int, column: str):
+        """`column` (label, source, split, batch) of a sample."""
+        return self.samples.column(column)[sample].as_py()
+
+    def source_splits(self) -> dict[str, str]:
+        """source -> the split it was first recorded in; the hard set does not count."""
+        if self.samples is None:
+            return {}
+        found: dict[str, str] = {}
+        pairs = self.samples.select(["source", "split"]).group_by(["source", "split"], use_threads=False).aggregate([])
+        for source, split in zip(pairs.column("source").to_pylist(), pairs.column("split").to_pylist(), strict=True):
+            if source is not None and split != "hard":
+                found.setdefault(source, split)
+        return found
+
+    def neighbours(
+        self, phash: np.ndarray, thumbs: np.ndarray, images: ImagesParams, inspect: InspectParams
+    ) -> dict[int, set[str]]:
+        """Splits that hold near-duplicates of N new images, phash (N,) uint64, thumbs (N, 256) uint8.
+
+        Keys are indices of new images that have any. Decodes only shards nobody has measured yet.
+        """
+        found: dict[int, set[str]] = defaultdict(set)
+        bits, difference = inspect.near_duplicate_bits, inspect.near_duplicate_difference
+        for old in self._measures(images, inspect):
+            split_of = np.asarray(old.column("split").to_pylist())
+            old_phash, old_thumbs = old.column("phash").to_numpy(), thumbnails(old.column("thumbnail"))
+            for split in np.unique(split_of):  # one by one: of identical images near_of names only the first
+                here = split_of == split
+                for new in np.unique(near_of(phash, thumbs, old_phash[here], old_thumbs[here], bits, difference)[:, 0]):
+                    found[int(new)].add(str(split))
+        return dict(found)
+
+    def _measures(self, images: ImagesParams, inspect: InspectParams) -> Iterator[pa.Table]:
+        """phash, thumbnail and split of all decodable samples, some shards at a time."""
+        waiting: list[pa.Table] = []
+        for shard in self.shards:
+            measures = shard_measures(self.root, shard.name, images, inspect).select(["phash", "thumbnail", "status"])
+            table = measures.append_column("split", read_columns(shard.path, ["split"]).column("split"))
+            waiting.append(table.filter(pc.equal(table.column("status"), "ok")))
+            if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                yield pa.concat_tables(waiting)
+                waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def annotations(self, ids: Collection[str]) -> list[dict]:
+        """Annotations of these samples, in ingest order, tombstoned batches' too."""
+        if not ids or not self.batches:
+            return []
+        table = read_annotations(self.root / "data")
+        return table.filter(pc.is_in(table.column("id"), pa.array(sorted(ids), pa.string()))).to_pylist()

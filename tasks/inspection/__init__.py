@@ -1,0 +1,1 @@
+"""What is in an image or a batch: measures, near-duplicates, annotations."""

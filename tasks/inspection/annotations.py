@@ -1,0 +1,84 @@
+"""Which label counts for a sample: the one it came with, further labels of others, human review.
+
+The latest review (`why` = "review") overrides everything, also with null: "this has no label of ours". Else the
+majority of the original label and the imported ones counts, one vote per annotator (their latest); a tie keeps
+the original. A multi-label sample's whole set of labels is one vote. N is the number of samples.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.errors import DataError
+from tasks.common.schemas import ANNOTATIONS, label_type
+from tasks.dataset.shards import batches, task_of
+
+
+def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
+    """All annotations of batches that are not tombstoned, in ingest order: ANNOTATIONS and `label`.
+
+    Raises DataError for a file that a batch names and that is not there.
+    """
+    schema = ANNOTATIONS.insert(1, pa.field("label", label_type(task_of(data))))
+    tables, seen = [schema.empty_table()], set()
+    for batch in batches(data):
+        for name in batch.annotations if batch.batch not in tombstones else ():
+            file = data / "annotations" / name
+            if not file.is_file():
+                raise DataError(f"{file} is missing, batch {batch.batch} names it: restore it with `dvc checkout`")
+            if name not in seen:
+                seen.add(name)
+                tables.append(pq.read_table(file).select(schema.names).cast(schema))
+    return pa.concat_tables(tables)
+
+
+def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
+    """The labels that count, (N,), for samples `ids` that came with `labels`."""
+    annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
+    if annotations.num_rows == 0:
+        return labels
+    by_id: dict[str, list[dict]] = {}
+    for row in annotations.to_pylist():
+        by_id.setdefault(row["id"], []).append(row)
+    names = pa.array(list(by_id), pa.string())
+    rows = pc.index_in(names, ids.combine_chunks()).to_numpy()
+    settled = [
+        decide_label(label, by_id[name])
+        for name, label in zip(names.to_pylist(), labels.take(pa.array(rows)).to_pylist(), strict=True)
+    ]
+    index = np.arange(len(labels))
+    index[rows] = len(labels) + np.arange(len(rows))
+    both = pa.chunked_array([*labels.chunks, pa.array(settled, labels.type)])
+    return both.take(pa.array(index))
+
+
+def decide_label(original: str | list[str] | None, rows: list[dict]) -> str | list[str] | None:
+    """The label of one sample, given its annotations in ingest order."""
+    rows = sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times in ingest order
+    reviews = [row for row in rows if row["why"] == "review"]
+    if reviews:
+        return reviews[-1]["label"]
+    votes = {row["annotator"] or number: row["label"] for number, row in enumerate(rows)}
+    # ingest also records the original label as a vote where its annotator has a name: it counts once
+    named = any(row["annotator"] and _same(row["label"], original) for row in rows)
+    ballots = [*votes.values()] if named else [original, *votes.values()]
+    count = Counter(_ballot(label) for label in ballots if label is not None)
+    if not count:
+        return None
+    best = max(count.values())
+    winners = [ballot for ballot in count if count[ballot] == best]  # in order of first mention, original first
+    chosen = _ballot(original) if original is not None and _ballot(original) in winners else winners[0]
+    return list(chosen) if isinstance(chosen, tuple) else chosen
+
+
+def _same(a: str | list[str] | None, b: str | list[str] | None) -> bool:
+    return a is not None and b is not None and _ballot(a) == _ballot(b)
+
+
+def _ballot(label: str | list[str]) -> str | tuple[str, ...]:
+    return label if isinstance(label, str) else tuple(sorted(set(label)))

@@ -1,0 +1,35 @@
+"""Features of the frozen pretrained backbone, computed once per image."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from tasks.backbones import frozen, timm_models
+from tasks.backbones.features import Network, feature_table
+from tasks.common.code import code_version
+from tasks.common.files import content_key
+from tasks.common.params import EmbedParams, ImagesParams
+from tasks.common.paths import cache_dir
+from tasks.dataset.shard_table import ShardTable
+
+
+def pretrained_features(root: Path, samples: pa.Table, *, embed: EmbedParams, images: ImagesParams) -> ShardTable:
+    """Features of `samples` (columns shard, row) by the frozen pretrained backbone: (N, D) float16 on demand."""
+    key = network_key(embed)
+    return feature_table(root, samples, images, key, lambda: _network(root, embed, images), embed.batch_size)
+
+
+def network_key(embed: EmbedParams) -> str:
+    """Names the network: its weights, and the code that builds and exports it."""
+    return content_key("pretrained", embed.backbone, code_version("tasks.models.pretrained"))
+
+
+def _network(root: Path, embed: EmbedParams, images: ImagesParams) -> Network:
+    exported = content_key(network_key(embed), images.size, embed.batch_size)[:16]
+    return frozen.network(
+        lambda: timm_models.create(embed.backbone, "auto", 0, images.size),
+        *timm_models.normalisation(embed.backbone),
+        size=images.size,
+        batch_size=embed.batch_size,
+        kept=cache_dir("networks", root) / f"{exported}.onnx",
+    )

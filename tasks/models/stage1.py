@@ -1,0 +1,75 @@
+"""The stage-1 network as later stages read it: its weights, its features, and the rows it was trained on.
+
+artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included;
+artifacts/train_backbone/model.json says how to build it: {backbone, pretrained, classes, task, size, fit, mean,
+std, feature_dim}. N is the number of samples, D of feature dimensions, S the side of the input in pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.common.artifacts import FOLDER, stage_output
+from tasks.common.code import code_version
+from tasks.common.files import atomic_path, content_key, read_json, sha256_file, write_json
+from tasks.common.params import ImagesParams
+from tasks.dataset.shard_table import ShardTable
+
+if TYPE_CHECKING:  # torch is imported where it is used: the tables alone must stay cheap to read
+    import torch
+
+
+def save(root: Path, model: "torch.nn.Module", about: dict) -> None:
+    """Write `model`'s state and model.json under `root` (float32, on the CPU, plain memory order)."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(root / FOLDER / "weights.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(root / FOLDER / "model.json", about)
+
+
+def load(root: Path) -> tuple["torch.nn.Module", dict]:
+    """(stage-1 network in eval mode on the CPU, model.json). Raises StageInputError where it was not trained."""
+    from safetensors.torch import load_file
+
+    from tasks.backbones import timm_models
+
+    about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
+    weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
+    model = timm_models.create(about["backbone"], "none", len(about["classes"]), about["size"])
+    model.load_state_dict(load_file(weights))
+    return model.eval(), about
+
+
+def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_size: int = 64) -> ShardTable:
+    """(N, D) features of `samples` under this model's own backbone, computed once for each shard and weights."""
+    from tasks.backbones import features, frozen
+
+    def network() -> features.Network:
+        model, about = load(root)
+        return frozen.network(lambda: model, about["mean"], about["std"], size=about["size"], batch_size=batch_size)
+
+    weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
+    key = content_key("stage1", sha256_file(weights), images.model_dump(), code_version("tasks.models.stage1"))[:16]
+    return features.feature_table(root, samples, images, key, network, batch_size)
+
+
+def extractor(model: "torch.nn.Module", about: dict) -> "Callable[[np.ndarray], np.ndarray]":
+    """The function uint8 (B, S, S, 3) -> float32 (B, D) of `model`, run on the best device here."""
+    import torch
+
+    from tasks.backbones import timm_models
+
+    device = timm_models.device()
+    model = model.to(device, memory_format=torch.channels_last).eval()
+
+    def extract(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            x = timm_models.to_input(pixels, about["mean"], about["std"], device)
+            return timm_models.features(model, x).float().cpu().numpy()
+
+    return extract

@@ -1,0 +1,81 @@
+"""The bundle format: reading, checking against its manifest, naming by digest."""
+
+import json
+import os
+from pathlib import Path
+
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json, sha256_bytes, sha256_file, write_json
+
+SCHEMA_VERSION = 1
+
+
+MANIFEST = "MANIFEST.json"
+
+
+class BundleDamaged(EvergreenError):
+    """A bundle is not what its manifest says; the text names every file."""
+
+
+def write_manifest(folder: Path) -> None:
+    """Write MANIFEST.json over the files in `folder`, each made durable first: with the manifest it is whole."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+        files[file.name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def digest(folder: Path) -> str:
+    """The bundle's name: sha256 of its MANIFEST.json. Raises BundleDamaged where there is none."""
+    return sha256_bytes(_manifest(folder))
+
+
+def verify(folder: Path) -> None:
+    """Hash every file against MANIFEST.json. Raises BundleDamaged naming all that is missing, altered or extra."""
+    try:
+        files = {
+            name: (entry["sha256"], entry["bytes"]) for name, entry in json.loads(_manifest(folder))["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleDamaged(f"{folder / MANIFEST} is no manifest of a bundle: {error!r}") from None
+    problems = []
+    for name, (sha256, size) in files.items():
+        file = folder / name
+        if Path(name).name != name or file.is_symlink():  # a manifest may only speak of this folder's own files
+            problems.append(f"{name} is not a plain file of the folder")
+        elif not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            problems.append(f"{name} has {file.stat().st_size} bytes, {size} expected")
+        elif (found := sha256_file(file)) != sha256:
+            problems.append(f"{name} is altered (sha256 {found}, {sha256} expected)")
+    problems += [
+        f"{file.name} is not in the manifest"
+        for file in sorted(folder.iterdir())
+        if file.name not in files and file.name != MANIFEST
+    ]
+    if problems:
+        raise BundleDamaged(
+            f"the bundle in {folder} is damaged: {'; '.join(problems)}. Restore it from the release store"
+        )
+
+
+def read(folder: Path) -> dict:
+    """bundle.json of a bundle. Raises BundleDamaged for one that is missing or of another schema version."""
+    file = folder / "bundle.json"
+    if not file.is_file():
+        raise BundleDamaged(f"{folder} holds no bundle (no bundle.json): run the bundle stage first")
+    about = read_json(file)
+    if about.get("schema") != SCHEMA_VERSION:
+        raise BundleDamaged(
+            f"{file} has schema {about.get('schema')}, this version of Evergreen reads {SCHEMA_VERSION}"
+        )
+    return about
+
+
+def _manifest(folder: Path) -> bytes:
+    if not (folder / MANIFEST).is_file():
+        raise BundleDamaged(f"{folder} holds no bundle (no {MANIFEST}): run the bundle stage first")
+    return (folder / MANIFEST).read_bytes()

@@ -1,0 +1,264 @@
+"""The release store: what is live, what was live when, the bundles, the runs, the tombstones.
+
+    champion.json              the pointer; changed by compare-and-swap only, the one commit point of a promotion
+    pointers/<seq>.json        every pointer there ever was, in order: what was live when
+    bundles/, objects/         the bundles (tasks.releases.bundle_store)
+    runs/<run id>.json         what each run ended with
+    runs/<run id>/report.html  its release report (flows.release_report.page)
+    leases/<input key>.json    a run over these inputs lives, on some machine (flows.runs.lease)
+    tombstones.json            batches never to be trained on again
+    retired.json               versions whose bytes may be gone: told to everybody before gc removes any
+
+A pointer is recorded under pointers/ right after it went live; should a kill come between, then by `record` at
+the next start, and in any case before another pointer replaces it: the history has no gaps.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.common.errors import EvergreenError
+from tasks.common.failpoints import failpoint
+from tasks.common.params import StoreParams
+from tasks.releases import bundle_store
+from tasks.releases.bundle_store import StoreDamaged
+from tasks.storage.blobs import Conflict, Store
+from tasks.storage.places import open_blobs
+
+LIVE = "champion.json"
+TOMBSTONES = "tombstones.json"
+RETIRED = "retired.json"
+SWAPS = 200  # tries of an update that others keep overtaking; each lost try means another writer got through
+
+
+class Pointer(BaseModel):
+    """What is live. `seq` counts promotions from 1 without gaps; `uid` makes no two pointers equal, so a stale
+    compare-and-swap can never mistake a newer pointer for the one it read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    seq: int = Field(ge=1)
+    uid: str = Field(pattern=r"^[0-9a-f]{32}$")
+    version: str  # "v0.2.0"; the git tag <name>@v0.2.0
+    run_id: str
+    prev: str | None  # version that was live before; None: the first
+    git_rev: str  # commit on the releases branch: params, dvc.lock, data.dvc of this version
+    bundle: str = Field(pattern=r"^[0-9a-f]{64}$")  # sha256 of the bundle's MANIFEST.json
+    at: AwareDatetime  # UTC
+    by: str
+    why: str
+
+
+class PointerMoved(EvergreenError):
+    """Another promotion came first. `current` is what is live now: judge against it and try again."""
+
+    def __init__(self, current: Pointer | None):
+        self.current = current
+        found = f"{current.version} (promotion {current.seq}, run {current.run_id})" if current else "nothing"
+        super().__init__(
+            f"another run published first: live is now {found}. The candidate must be judged against that before it "
+            "can be published; start the run again if it does not do so by itself."
+        )
+
+
+def successor(
+    current: Pointer | None, *, version: str, run_id: str, git_rev: str, bundle: str, by: str, why: str
+) -> Pointer:
+    """The pointer that may replace `current` (None: the store's first). A rollback is one to an old version."""
+    at = datetime.now(UTC)
+    if current is not None:  # time runs forward through the history even where a clock was set back
+        at = max(at, current.at + timedelta(microseconds=1))
+    return Pointer(
+        seq=current.seq + 1 if current else 1,
+        uid=uuid.uuid4().hex,
+        version=version,
+        run_id=run_id,
+        prev=current.version if current else None,
+        git_rev=git_rev,
+        bundle=bundle,
+        at=at,
+        by=by,
+        why=why,
+    )
+
+
+def open_store(store: StoreParams, root: Path) -> "Releases":
+    """The release store params.yaml names; a relative folder is beneath the main checkout of `root`."""
+    return Releases(open_blobs(store.url, root, store=store))
+
+
+class Releases:
+    """Everything kept about releases, over the primitives of one `Store`."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    # the pointer and its history
+
+    def live(self) -> Pointer | None:
+        """What is live now; None before the first promotion. Raises StoreDamaged for an unreadable pointer."""
+        return self._pointer(LIVE)[0]
+
+    def promoted(self, seq: int) -> Pointer | None:
+        """The recorded promotion number `seq`."""
+        return self._pointer(_record_key(seq))[0]
+
+    def history(self) -> list[Pointer]:
+        """Every promotion, oldest first: what was live when, from its `at` until the next one's."""
+        live = self.live()
+        pointers = [pointer for key in self.store.list("pointers/") if (pointer := self._pointer(key)[0])]
+        if live is not None and (not pointers or pointers[-1].seq < live.seq):
+            pointers.append(live)  # went live, its record was cut off by a kill
+        return pointers
+
+    def promote(self, pointer: Pointer) -> Pointer:
+        """Make `pointer` live if what it was made to succeed is live still.
+
+        Raises PointerMoved otherwise. Where an error leaves it open whether the swap happened (a lost reply),
+        the store is read back: a promotion that stands is a success.
+        """
+        current, token = self._pointer(LIVE)
+        if self._stands(pointer):
+            return pointer
+        if (current.seq if current else 0, current.version if current else None) != (pointer.seq - 1, pointer.prev):
+            raise PointerMoved(current)
+        if current is not None:
+            self.record(current)
+        if self.promoted(pointer.seq) is not None and self.live() == current:
+            raise StoreDamaged(
+                f"{LIVE} says promotion {pointer.seq - 1} is live, but {_record_key(pointer.seq)} is there already: "
+                f"{LIVE} was removed or an old one put back. Copy the newest file of pointers/ over it."
+            )
+        try:
+            self.store.swap(LIVE, _json(pointer.model_dump(mode="json", by_alias=True)), token)
+        except Exception as error:
+            if not self._stands(pointer):
+                if isinstance(error, Conflict):
+                    raise PointerMoved(self.live()) from None
+                raise
+        failpoint("store.swapped")
+        self.record(pointer)
+        return pointer
+
+    def record(self, pointer: Pointer) -> bool:
+        """Write `pointer`, which went live, into the history; False if it was there."""
+        if self.promoted(pointer.seq) == pointer:
+            return False
+        try:
+            self.store.create(_record_key(pointer.seq), _json(pointer.model_dump(mode="json", by_alias=True)))
+        except Conflict:
+            raise StoreDamaged(
+                f"{_record_key(pointer.seq)} differs from the pointer that went live as number {pointer.seq} "
+                f"({pointer.version}, run {pointer.run_id}): two stores were mixed or a file was edited. Restore the "
+                "store from a backup."
+            ) from None
+        return True
+
+    def _stands(self, pointer: Pointer) -> bool:
+        """Did `pointer` go live, now or (since superseded) earlier?"""
+        live = self.live()
+        return pointer in (live, self.promoted(pointer.seq) if live and live.seq > pointer.seq else None)
+
+    def _pointer(self, key: str) -> tuple[Pointer | None, str | None]:
+        if (found := self.store.read(key)) is None:
+            return None, None
+        try:
+            return Pointer.model_validate_json(found[0]), found[1]
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StoreDamaged(
+                f"{key} in the release store cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
+                f"Every pointer is kept twice: the newest file of pointers/ and {LIVE} are the same."
+            ) from None
+
+    # bundles
+
+    def put_bundle(self, folder: Path) -> str:
+        """Upload the bundle in `folder`, its manifest last; returns its digest. Repeating it changes nothing."""
+        return bundle_store.put(self.store, folder)
+
+    def audit_bundle(self, digest: str) -> None:
+        """Read bundle `digest` back and hash it. Raises StoreDamaged naming all that is missing or damaged."""
+        bundle_store.audit(self.store, digest)
+
+    def get_bundle(self, digest: str, dest: Path) -> Path:
+        """Restore bundle `digest` as folder `dest`, hash-checked, whole or not at all. Raises StoreDamaged."""
+        return bundle_store.get(self.store, digest, dest)
+
+    # runs and tombstones
+
+    def put_run(self, run_id: str, record: dict[str, Any]) -> None:
+        """Keep what is known of run `run_id` (JSON values); the newest record replaces an older one."""
+        self._update(f"runs/{run_id}.json", lambda _: record)
+
+    def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
+        """Run id -> record, of the ids that hold `part`, in the order of run ids (which begin with the time)."""
+        keys = [key for key in self.store.list("runs/") if key.endswith(".json") and part in key]
+        return {key[len("runs/") : -len(".json")]: self._load(key)[0] for key in keys}
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """The record of run `run_id`; None where there is none."""
+        return self._load(f"runs/{run_id}.json")[0]
+
+    def tombstones(self) -> dict[str, dict[str, str]]:
+        """Batch id -> {why, at, by} of every batch that must not be trained on."""
+        return self._load(TOMBSTONES)[0] or {}
+
+    def tombstone(self, batch: str, why: str, by: str) -> None:
+        """Never train on `batch` again. The first reason given stays."""
+        entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
+        self._update(TOMBSTONES, lambda known: {batch: entry} | (known or {}))
+
+    def untombstone(self, batch: str) -> None:
+        """Allow `batch` again; nothing happens if it is not tombstoned."""
+        self._update(TOMBSTONES, lambda known: {k: v for k, v in (known or {}).items() if k != batch})
+
+    def retired(self) -> dict[str, dict[str, str]]:
+        """Version -> {why, at, by} of every version that can no longer be restored: its tag and pointers stay."""
+        return self._load(RETIRED)[0] or {}
+
+    def retire(self, version: str, why: str, by: str) -> None:
+        """Give `version` up: nothing keeps its bytes any more. The first reason given stays."""
+        entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
+        self._update(RETIRED, lambda known: {version: entry} | (known or {}))
+
+    def sweep(self) -> int:
+        """Remove what killed writers left unfinished; the number of things removed."""
+        return self.store.sweep()
+
+    def _load(self, key: str) -> tuple[Any, str | None]:
+        if (found := self.store.read(key)) is None:
+            return None, None
+        try:
+            return json.loads(found[0]), found[1]
+        except ValueError as error:
+            raise StoreDamaged(f"{key} in the release store is no JSON ({error}): restore it from a backup") from None
+
+    def _update(self, key: str, change: Callable[[Any], Any]) -> None:
+        """Read, change, compare-and-swap, until it fits: concurrent writers lose nothing."""
+        for _ in range(SWAPS):
+            before, token = self._load(key)
+            if (after := change(before)) == before:
+                return
+            try:
+                self.store.swap(key, _json(after), token)
+                return
+            except Conflict:
+                time.sleep(random.uniform(0, 0.02))
+        raise EvergreenError(f"{key} in the release store changed {SWAPS} times while it was to be updated: try again")
+
+
+def _record_key(seq: int) -> str:
+    return f"pointers/{seq:08d}.json"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""Targets and metrics as plain arrays."""

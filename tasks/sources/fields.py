@@ -1,0 +1,123 @@
+"""Values people put into manifests, as the types samples have: labels, times, splits, slices.
+
+Every function takes one raw value (from CSV text, JSON or Parquet) and returns the typed one; None stays None.
+What cannot be understood raises `Unusable` with a reason from schemas.QUARANTINE_REASONS: that row is
+quarantined, the others go on.
+"""
+
+import unicodedata
+from collections.abc import Collection
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from tasks.common.schemas import SPLITS
+from tasks.common.text import encodable, missing
+
+LABEL_LENGTH = 200  # characters
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "calibration": "calibration",
+    "val": "calibration",
+    "valid": "calibration",
+    "validation": "calibration",
+    "dev": "calibration",
+    "test": "test",
+    "testing": "test",
+    "hard": "hard",
+}
+
+
+class Unusable(Exception):
+    """A row that cannot be taken; `reason` is one of schemas.QUARANTINE_REASONS."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+
+def label(value: Any, task: str, classes: Collection[str] | None) -> str | list[str] | None:
+    """The label as a sample has it: a class name, or the sorted list of them (multilabel; [] = none applies).
+
+    In a multilabel data set a string is split at "|". Whole numbers become their decimal text.
+    """
+    if missing(value):
+        return None
+    if task == "multiclass":
+        if isinstance(value, list | tuple):
+            if len(value) != 1:
+                raise Unusable("bad_label", f"{len(value)} labels, data.task: multiclass expects one")
+            value = value[0]
+        return _class_name(value, classes)
+    if isinstance(value, str):
+        value = value.split("|")
+    elif not isinstance(value, list | tuple):
+        value = [value]
+    return sorted({_class_name(part, classes) for part in value})
+
+
+def _class_name(value: Any, classes: Collection[str] | None) -> str:
+    if isinstance(value, Unusable):  # the reader has found out already
+        raise value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with gaps reaches us as floats
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise Unusable("bad_label", f"a {type(value).__name__}, expected text")
+    name = value.strip()
+    if not name:
+        raise Unusable("bad_label", "an empty label")
+    if len(name) > LABEL_LENGTH:
+        raise Unusable("bad_label", f"{len(name)} characters, at most {LABEL_LENGTH} allowed")
+    if not encodable(name):
+        raise Unusable("bad_label", "not valid Unicode text")
+    if any(unicodedata.category(character) == "Cc" for character in name):  # lists of classes are one a line
+        raise Unusable("bad_label", f"{name[:60]!r} has control characters (a newline, a NUL)")
+    if classes is not None and name not in classes:
+        raise Unusable("unknown_label", f"{name!r} is not in data.classes")
+    return name
+
+
+def moment(value: Any) -> datetime | None:
+    """A time in UTC from a datetime, a date, ISO 8601 or EXIF text, or a Unix time in s, ms or us.
+
+    Times without a zone are taken as UTC.
+    """
+    if missing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        found = _moment(value)
+        return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
+    except (ValueError, OverflowError, OSError, TypeError):
+        raise Unusable("bad_time", f"{str(value)[:60]!r} is no time, expected e.g. 2024-05-31T12:00:00Z") from None
+
+
+def _moment(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    if isinstance(value, str):
+        written = value.strip()
+        if written[4:5] == ":" and written[7:8] == ":":  # EXIF writes 2024:05:31 12:00:00
+            written = written[:10].replace(":", "-") + written[10:]
+        try:
+            return datetime.fromisoformat(written)
+        except ValueError:
+            value = float(written)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    magnitude = abs(value)
+    return datetime.fromtimestamp(value / (1 if magnitude < 1e11 else 1e3 if magnitude < 1e14 else 1e6), UTC)
+
+
+def split(value: Any) -> str | None:
+    """One of schemas.SPLITS; "val" and "validation" mean calibration."""
+    if missing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    found = SPLIT_WORDS.get(str(value).strip().lower())
+    if found is None:
+        raise Unusable("bad_split", f"{str(value)[:60]!r} is not one of {', '.join(SPLITS)}")
+    return found

@@ -1,0 +1,182 @@
+"""Read manifests, CSV, JSON lines and Parquet, as records {column: raw value}, a few rows at a time.
+
+A file that cannot be read, or lacks the columns asked for, raises DataError with the columns it has.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tasks.common.errors import DataError
+from tasks.sources.fields import Unusable
+
+BATCH = 64  # Parquet rows at a time
+
+ALIASES = {
+    "image": ("image", "img", "path", "file", "filename", "file_name", "filepath", "image_path", "image_file"),
+    "label": ("label", "labels", "class", "class_name", "target", "category"),
+    "source": ("source", "group", "camera", "site", "session", "user", "subject"),
+    "time": ("taken_at", "time", "timestamp", "date", "datetime", "captured_at"),
+    "annotator": ("annotator", "annotator_id", "labeler", "labeller", "rater", "labelled_by", "labeled_by"),
+    "labelled_at": ("labelled_at", "labeled_at", "annotated_at"),
+    "split": ("split", "subset"),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a manifest's columns; None: guessed from ALIASES, whatever their case.
+
+    Beside these every column `slice_<name>` is a slice, and `slice` a list of {name, value}.
+    """
+
+    image: str | None = None  # a path, or the image itself
+    label: str | None = None
+    source: str | None = None
+    time: str | None = None
+    annotator: str | None = None
+    labelled_at: str | None = None
+    split: str | None = None
+    unlabelled: bool = False  # take the rows without labels, whatever columns there are
+
+
+Record = tuple[str, Columns, dict[str, Any]]  # where (for messages), the columns' names, the values
+
+
+def find_columns(names: Sequence[str], columns: Columns, where: str, class_labels: Sequence[str] = ()) -> Columns:
+    """`columns` with every name that was left open filled in from the manifest's `names`, or left None.
+
+    Raises DataError, listing `names`, where a named column, the image or the label is not there.
+    """
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: more than one column is called {doubled[0]!r}: rename one")
+    found, lower = {}, {name.lower(): name for name in reversed(names)}
+    listing = ", ".join(map(repr, names[:40])) or "none"
+    for role, aliases in ALIASES.items():
+        wanted = getattr(columns, role)
+        if wanted is not None and wanted not in names:
+            raise DataError(f"{where}: no column {wanted!r} (for the {role}); columns found: {listing}")
+        found[role] = wanted or next((lower[alias] for alias in aliases if alias in lower), None)
+    if found["image"] is None:
+        raise DataError(
+            f"{where}: no image or path column; columns found: {listing}. Name it (--image NAME), or call it `image`"
+        )
+    if columns.unlabelled:
+        found["label"] = None
+    elif found["label"] is None and len(class_labels) == 1:
+        found["label"] = class_labels[0]
+    elif found["label"] is None:
+        raise DataError(
+            f"{where}: no label column; columns found: {listing}. Name it (--label NAME), or call it `label`"
+        )
+    return Columns(**found, unlabelled=columns.unlabelled)
+
+
+def text_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
+    """CSV: UTF-8, a header line; comma, semicolon or tab, whichever the header has most of. Empty cells are None."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            header = lines.readline()
+            lines.seek(0)
+            reader = csv.reader(lines, delimiter=max(",;\t", key=header.count), strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            if not any(names):
+                raise DataError(f"{file} is empty: expected a header line with column names")
+            roles = find_columns(names, columns, str(file))
+            for values in reader:
+                if not values:
+                    continue
+                where = f"{file.name} line {reader.line_num}"
+                if len(values) != len(names):
+                    raise DataError(f"{where} has {len(values)} fields, the header has {len(names)}")
+                yield where, roles, {name: value or None for name, value in zip(names, values, strict=True)}
+    except (ValueError, csv.Error, OSError) as error:
+        raise DataError(f"{file} cannot be read as CSV in UTF-8: {error}") from None
+
+
+def json_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
+    roles = None
+    try:
+        with open(file, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise DataError(f"{file} line {number}: expected a JSON object, found {type(record).__name__}")
+                roles = roles or find_columns(list(record), columns, f"{file} line {number}")
+                yield f"{file.name} line {number}", roles, record
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{file} cannot be read as JSON lines in UTF-8: {error}") from None
+
+
+def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
+    """A few rows at a time, without read-ahead: memory stays far under a row group of photos."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+        schema = parquet.schema_arrow
+        names_of = _class_labels(schema.metadata)
+        roles = find_columns(schema.names, columns, str(file), list(names_of))
+        wanted = {getattr(roles, f.name) for f in fields(roles) if f.name != "unlabelled"}
+        taken = [n for n in schema.names if n in wanted or n == "slice" or n.startswith("slice_")]
+        if not images:
+            taken.remove(roles.image)
+        number = 0
+        for batch in parquet.iter_batches(batch_size=BATCH, columns=taken):
+            columns_of = {name: _values(batch.column(name)) for name in taken}
+            for row in range(batch.num_rows):
+                record = {name: values[row] for name, values in columns_of.items()}
+                record = {n: v.as_py() if isinstance(v, pa.Scalar) else v for n, v in record.items()}
+                if roles.label in names_of:
+                    record[roles.label] = _named(record[roles.label], names_of[roles.label])
+                yield f"{file.name} row {number}", roles, record
+                number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as Parquet: {error}") from None
+
+
+def _values(column: Any) -> Any:
+    """A Parquet column as Python values; images stay where they are until their row is asked for."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return column
+    if pa.types.is_timestamp(column.type):  # nanoseconds and unheard-of zones do not fit a datetime
+        column = column.cast(pa.timestamp("us", tz="UTC"), safe=False)
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):  # a time outside of the years 1 to 9999: its row alone shall fail
+        return column.cast(pa.string()).to_pylist()
+
+
+def _class_labels(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Columns that Hugging Face's schema metadata declares as ClassLabel (or a list of it): their class names."""
+    found = {}
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        for name, feature in features.items():
+            inner = feature[0] if isinstance(feature, list) else feature
+            while isinstance(inner, dict) and inner.get("_type") in ("List", "LargeList", "Sequence"):
+                inner = inner["feature"]
+            if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+                found[name] = [str(value) for value in inner["names"]]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return {}  # metadata of another make: the column's values speak for themselves
+    return found
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """ClassLabel numbers as names; -1 is how `datasets` marks a missing label."""
+    if isinstance(value, list):
+        return [_named(part, names) for part in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value == -1:
+            return None
+        return names[value] if 0 <= value < len(names) else Unusable("bad_label", f"{value}, of {len(names)} classes")
+    return value

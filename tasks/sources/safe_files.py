@@ -1,0 +1,69 @@
+"""Files beneath a folder and nowhere else: what a stranger's manifest or folder may make us read.
+
+Refused are `..`, absolute paths and links that lead out of the root, whatever is no regular file (a pipe would
+hang us), and files too large to be one image.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.common.errors import DataError
+from tasks.common.text import printable
+from tasks.sources.fields import Unusable
+
+FILE_BYTES = 256 << 20  # larger files are refused before they are read
+JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave behind
+
+
+def beneath(root: Path, written: str) -> Path:
+    """The existing regular file `written` names beneath `root`. Raises Unusable (outside_root, missing_file)."""
+    shown = repr(printable(written[:200]))
+    if ".." in Path(written).parts:
+        raise Unusable("outside_root", f"{shown} contains '..'")
+    try:
+        base = root.resolve()
+        found = (base / written).resolve()
+        if not found.is_relative_to(base):
+            raise Unusable("outside_root", f"{shown} leads out of {base.name}")
+        if not stat.S_ISREG(found.stat().st_mode):
+            raise Unusable("missing_file", f"{shown} is no file")
+    except (OSError, ValueError, RuntimeError) as error:  # not there, name too long, NUL byte, a loop of links
+        raise Unusable("missing_file", f"{shown}: {getattr(error, 'strerror', None) or error}") from None
+    return found
+
+
+def read_file(file: Path) -> bytes:
+    """The content of a regular file. Raises Unusable (missing_file, too_many_pixels)."""
+    try:
+        # a pipe or a link may have taken the file's place since it was listed
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with open(handle, "rb") as opened:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise Unusable("missing_file", "no regular file")
+            if about.st_size > FILE_BYTES:
+                raise Unusable("too_many_pixels", f"a file of {about.st_size} bytes, at most {FILE_BYTES} are read")
+            return opened.read(about.st_size)
+    except OSError as error:
+        raise Unusable("missing_file", error.strerror or "cannot be read") from None
+
+
+def listed(folder: Path) -> list[os.DirEntry]:
+    """Entries of a folder in byte order, without hidden ones and litter. Raises DataError."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in JUNK]
+    except OSError as error:
+        raise DataError(f"{printable(str(folder))} cannot be listed: {error.strerror}") from None
+    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+
+
+def walk(root: Path) -> Iterator[os.DirEntry]:
+    """Everything beneath `root` that is no folder, a folder's files before its subfolders. Links are not entered."""
+    folders = [os.fspath(root)]
+    while folders:
+        entries = listed(Path(folders.pop()))
+        yield from (entry for entry in entries if not entry.is_dir(follow_symlinks=False))
+        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]

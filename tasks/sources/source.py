@@ -1,0 +1,261 @@
+"""Read what people have, class folders, CSV, JSON lines or Parquet, as one stream of offered rows.
+
+| source                               | label            | split |
+|---|---|---|
+| folder/<class>/**/image              | the class folder | none |
+| folder/{train,val,test}/<class>/...  | the class folder | the folder ("val" is calibration) |
+| folder of images                     | none             | none |
+| .csv .tsv .jsonl .parquet, or a folder that holds one | a column | a column |
+| Hugging Face image Parquet, or a folder of it | a column (ClassLabel: its names) | a column or train-*.parquet |
+
+Rows come in a fixed order, one at a time; image files are read only when asked for. A row that cannot be used
+says why in `refused`; a source that cannot be used raises DataError. Paths are taken beneath the manifest's
+folder (tasks.sources.safe_files). Nothing is ever written to a source.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tasks.common.errors import DataError
+from tasks.common.text import missing, printable, text
+from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
+from tasks.sources.records import Columns, json_records, parquet_records, text_records
+from tasks.sources.safe_files import beneath, listed, read_file, walk
+
+IMAGE_SUFFIXES = {
+    *("", ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".mpo", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
+READERS = {
+    ".csv": text_records,
+    ".tsv": text_records,
+    ".jsonl": json_records,
+    ".ndjson": json_records,
+    ".parquet": parquet_records,
+}
+ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One row of a source. `label` is as found (fields.label understands it), the other values are typed."""
+
+    where: str  # for messages: "labels.csv line 12"
+    path: str | None = None  # beneath the source, "/"-separated; kept beside the bytes
+    image: bytes | Path | None = None  # the encoded image, or a checked file that holds it
+    label: Any = None
+    source: str | None = None
+    taken_at: datetime | None = None
+    slices: tuple[tuple[str, str], ...] = ()  # (name, value), sorted
+    annotator: str | None = None
+    labelled_at: datetime | None = None
+    split: tuple[str, ...] = ()  # where it may go; one: that split is given; empty: any but hard
+    refused: Unusable | None = None
+
+    def read(self) -> bytes:
+        """The encoded image. Raises Unusable."""
+        if self.refused is not None:
+            raise self.refused
+        return self.image if isinstance(self.image, bytes) else read_file(self.image)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source whose form is known. `rows()` may be called again and gives the same rows."""
+
+    path: Path
+    manifests: tuple[Path, ...] = ()  # none: a folder of images
+    columns: Columns = field(default_factory=Columns)
+
+    def rows(self, images: bool = True) -> Iterator[Offered]:
+        """The rows in order; `images=False` leaves out images that lie inside a manifest, which is much faster."""
+        if not self.manifests:
+            yield from _folder_rows(self.path)
+            return
+        by_name = _splits_by_name([_split_of_name(file) for file in self.manifests])
+        for file in self.manifests:
+            given = by_name.get(_split_of_name(file), ())
+            for where, roles, record in READERS[file.suffix.lower()](file, self.columns, images):
+                yield _offer(where, roles, record, file.parent, given)
+
+
+def open_source(path: Path, columns: Columns | None = None) -> Source:
+    """Find out what `path` is. Raises DataError naming what was found and what would do."""
+    columns = columns or Columns()
+    if not path.exists():
+        raise DataError(f"{path} does not exist: expected a folder of images or a .csv, .jsonl or .parquet manifest")
+    if path.is_dir():
+        return _open_folder(path, columns)
+    suffix = path.suffix.lower()
+    if suffix in ARCHIVE_SUFFIXES:
+        raise DataError(f"{path} is an archive: unpack it and name the folder")
+    if suffix not in READERS:
+        raise DataError(
+            f"{path}: {suffix or 'a file without suffix'} is no manifest: expected a folder of images or "
+            f"one of {', '.join(READERS)}"
+        )
+    _check_columns(path, columns)
+    return Source(path, (path,), columns)
+
+
+def named_paths(manifest: Path, columns: Columns | None = None) -> Iterator[str]:
+    """The images' paths as `manifest` writes them, unchecked; an image inside of it has none."""
+    for _, roles, record in READERS[manifest.suffix.lower()](manifest, columns or Columns(), True):
+        value = record.get(roles.image)
+        if isinstance(value, dict):
+            value = value.get("path") if value.get("bytes") is None else None
+        if isinstance(value, str):
+            yield value
+
+
+def _check_columns(manifest: Path, columns: Columns) -> None:
+    next(READERS[manifest.suffix.lower()](manifest, columns, False), None)
+
+
+def _open_folder(path: Path, columns: Columns) -> Source:
+    """A manifest in a folder is taken for the folder, if its columns say that it describes images."""
+    manifests = _manifests(path)
+    if not manifests and (path / "data").is_dir():  # where a Hugging Face repository keeps its Parquet
+        manifests = [file for file in _manifests(path / "data") if file.suffix.lower() == ".parquet"]
+    fitting, errors = [], []
+    for file in manifests:
+        try:
+            _check_columns(file, columns)
+            fitting.append(file)
+        except DataError as error:
+            errors.append(error)
+    named = [file for file in fitting if file.stem == "metadata"]
+    if named or len(fitting) == 1 or (fitting and all(file.suffix.lower() == ".parquet" for file in fitting)):
+        return Source(path, tuple(named[:1] or fitting), columns)
+    if fitting:
+        names = ", ".join(file.name for file in fitting[:10])
+        raise DataError(f"{path} holds {len(fitting)} manifests ({names}): name the one to take")
+    if errors and sum(1 for entry in listed(path) if entry.is_dir() and _has_images(Path(entry.path))) < 2:
+        raise errors[0]  # a manifest beside one folder of images was meant to describe them
+    if not _has_images(path):
+        raise DataError(_no_images(path))
+    return Source(path, (), columns)
+
+
+def _manifests(path: Path) -> list[Path]:
+    files = [Path(entry.path) for entry in listed(path) if entry.is_file()]
+    return [file for file in files if file.suffix.lower() in READERS]
+
+
+def _has_images(path: Path) -> bool:
+    return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in walk(path))
+
+
+def _no_images(path: Path) -> str:
+    others: dict[str, int] = {}
+    for entry in walk(path):
+        suffix = Path(entry.name).suffix.lower()
+        others[suffix] = others.get(suffix, 0) + 1
+    if not others:
+        return f"{path} is empty: expected images in class folders, or a manifest"
+    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())[:10])
+    hint = " Unpack archives first." if ARCHIVE_SUFFIXES & others.keys() else ""
+    return f"{path} holds no images (found {found}): expected e.g. .jpg or .png files.{hint}"
+
+
+def _folder_rows(root: Path) -> Iterator[Offered]:
+    folders = [entry.name.lower() for entry in listed(root) if entry.is_dir()]
+    layered = bool(folders) and all(name in SPLIT_WORDS for name in folders)
+    by_name = _splits_by_name([SPLIT_WORDS[name] for name in folders]) if layered else {}
+    for entry in walk(root):
+        file = Path(entry.path)
+        parts = file.relative_to(root).parts
+        above = list(parts[:-1])
+        given = by_name[SPLIT_WORDS[above.pop(0).lower()]] if layered and above else ()
+        where = printable("/".join(parts))
+        row = Offered(where, path=where, label=above[0] if above else None, split=given)
+        try:
+            yield replace(row, image=_follow(root, file) if entry.is_symlink() else file)
+        except Unusable as error:
+            yield replace(row, refused=error)
+
+
+def _follow(root: Path, link: Path) -> Path:
+    """The file beneath `root` that `link` leads to. Raises Unusable."""
+    if link.is_dir():
+        raise Unusable("outside_root", "a linked folder is not followed: name its target instead")
+    return beneath(root, str(link.relative_to(root)))
+
+
+def _splits_by_name(names: Sequence[str | None]) -> dict[str | None, tuple[str, ...]]:
+    """Splits that folders or files are named after. Where there is no calibration or test, train gives of its own."""
+    found = {name: (name,) for name in names if name}
+    if "train" in found:
+        found["train"] = ("train", *(name for name in ("calibration", "test") if name not in found))
+    return found
+
+
+def _split_of_name(file: Path) -> str | None:
+    """The split a Parquet file is named after, as Hugging Face does: train-00000-of-00001.parquet."""
+    word = re.sub(r"-\d{5}-of-\d{5}(-\w+)?$", "", file.stem.lower())
+    return SPLIT_WORDS.get(word) if file.suffix.lower() == ".parquet" else None
+
+
+def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given: tuple[str, ...]) -> Offered:
+    def value(role: str) -> Any:
+        column = getattr(roles, role)
+        return None if column is None else record.get(column)
+
+    row = Offered(
+        printable(where),
+        label=value("label"),
+        source=text(value("source")),
+        annotator=text(value("annotator")),
+        slices=_slices(record),
+    )
+    try:
+        if roles.image in record:
+            image, path = _image(value("image"), root)
+            row = replace(row, image=image, path=path)
+        named = split(value("split"))
+        return replace(
+            row,
+            taken_at=moment(value("time")),
+            labelled_at=moment(value("labelled_at")),
+            split=(named,) if named else given,
+        )
+    except Unusable as error:
+        return replace(row, refused=error)
+
+
+def _image(value: Any, root: Path) -> tuple[bytes | Path, str | None]:
+    """(bytes or checked file, path kept beside it) of a path, bytes, or Hugging Face's {bytes, path}."""
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            return value["bytes"], _kept(value.get("path"))
+        value = value.get("path")
+    if isinstance(value, bytes):
+        return value, None
+    if missing(value) or not isinstance(value, str) or not value:
+        raise Unusable("missing_file", "no path and no bytes")
+    file = beneath(root, value)
+    return file, printable(file.relative_to(root.resolve()).as_posix())
+
+
+def _kept(path: Any) -> str | None:
+    """A path to keep beside the bytes: it tells nothing of the machine and is harmless to write to."""
+    if not isinstance(path, str) or not path:
+        return None
+    pure = PurePosixPath(printable(path))
+    return (pure.name if pure.is_absolute() or ".." in pure.parts else str(pure))[:500]
+
+
+def _slices(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    found = {}
+    listed = record.get("slice")
+    for entry in listed if isinstance(listed, list | tuple) else ():
+        if isinstance(entry, dict):
+            found[text(entry.get("name"))] = text(entry.get("value"))
+    for column, value in record.items():
+        if column.startswith("slice_"):
+            found[text(column.removeprefix("slice_"))] = text(value)
+    return tuple(sorted((name, value) for name, value in found.items() if name and value))

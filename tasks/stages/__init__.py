@@ -1,0 +1,1 @@
+"""The nine stages that dvc.yaml lists; `python -m tasks.stages NAME` runs one."""

@@ -1,0 +1,1 @@
+"""Stage `bundle`: everything that serving and monitoring need, in one folder."""

@@ -1,0 +1,157 @@
+"""The model card (Mitchell et al. 2019, "Model cards for model reporting"), from bundle.json alone.
+
+Everything in it was counted or measured by an earlier stage. Names come from users: they are shown, never
+interpreted, as the card is read as Markdown and, by most viewers, as HTML.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+
+from tasks.common.schemas import SPLITS
+
+SECTIONS = (  # of metrics/evaluate.json
+    ("test", "Test set"),
+    ("hard", "Hard set"),
+    ("shots", "Many-, medium- and few-shot classes"),
+    ("slices", "Slices"),
+    ("corruptions", "Corruptions"),
+    ("latency_ms", "Latency of one image, milliseconds"),
+    ("parity", "Exported model against trained model"),
+)
+
+
+def render(about: dict) -> str:
+    """`about` (bundle.json) as Markdown."""
+    evaluated = about["metrics"]["evaluate"]
+    parts = [
+        f"# {escape(about['name'])}",
+        _purpose(about),
+        "## Intended use",
+        _intended(about),
+        "## Data",
+        _data(about),
+        "## Performance",
+        "Measured on the exported model. Shares are 0 to 1; nothing here was trained or calibrated on.",
+    ]
+    for key, title in SECTIONS:
+        if evaluated.get(key):
+            parts += [f"### {title}", _figures(evaluated[key])]
+        elif key == "hard":
+            parts += [f"### {title}", "There is none yet."]
+    parts += ["## Confidence and review", _confidence(about), "## Limits", _limits(about), "## Use", USE]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """`text` as one line of Markdown that shows exactly it: no markup, no HTML, no table cell ends."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@])", r"\\\1", html.escape(flat))
+
+
+def table(header: tuple[str, ...], rows: list[tuple]) -> str:
+    """A Markdown table; cells are escaped here."""
+    lines = [header, ("---",) * len(header), *(tuple(_cell(value) for value in row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, int) else escape(value)
+
+
+def _purpose(about: dict) -> str:
+    kind = "one label" if about["task"] == "multiclass" else "any number of labels"
+    side = about["preprocess"]["size"]
+    what = f"An image classifier: {side} x {side} pixels in, {kind} of {len(about['classes'])} classes out. "
+    if adopted := about.get("adopted"):
+        return what + (
+            f"Adopted by Evergreen from {escape(adopted['file'])} (sha256 `{adopted['sha256']}`), where it was "
+            "deployed. How and on what it was trained is not recorded here: images it was trained on may be among "
+            "those it was measured on."
+        )
+    return what + (
+        f"Backbone {escape(about['backbone']['backbone'])} (pretrained: {escape(about['backbone']['pretrained'])}), "
+        "trained on the natural mix of classes; its classifier was then fitted to a balanced one. Made by Evergreen"
+        + (f" from commit `{about['git_revision']}`." if about["git_revision"] else ".")
+    )
+
+
+def _intended(about: dict) -> str:
+    each = "one" if about["task"] == "multiclass" else "any number"
+    return (
+        f"Naming what is in images like those it was trained on, {each} of the classes below an image, while people "
+        "look at the answers it sends to them (see Confidence and review). Not intended: images of other kinds or from "
+        "other sources without measuring it on them first, classes it does not have, and decisions about people in "
+        "which no person has a say."
+    )
+
+
+def _data(about: dict) -> str:
+    images = about["data"]["images"]
+    rows = [(name, *(images[split][name] for split in SPLITS)) for name in about["classes"]]
+    return f"Data version `{about['data']['sha256']}`. Labelled images of each class:\n\n" + table(
+        ("class", *SPLITS), rows
+    )
+
+
+def _figures(found) -> str:
+    return table(("figure", "value"), list(_flat(found)))
+
+
+def _flat(value, path: str = "") -> Iterator[tuple[str, float | int | str]]:
+    """(path, figure) of nested figures; lists (curves, matrices) are left to the report."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path} / {key}" if path else str(key))
+    elif value is not None and not isinstance(value, list):
+        yield path or "value", value
+
+
+def _confidence(about: dict) -> str:
+    calibrated = about["metrics"]["calibrate"]
+    rows = [(name, float(about["thresholds"][name])) for name in about["classes"]]
+    rule = (
+        "The answer is the most probable class. It goes to a human when it stays under its class's threshold or "
+        "another class reaches its own."
+        if about["task"] == "multiclass"
+        else "The answer is every class that reaches its threshold. It goes to a human when a label was given "
+        "though it is less likely than not."
+    )
+    return (
+        f"Probabilities are calibrated on {calibrated['images']} held-out images (temperature "
+        f"{about['temperature']:.4g}, expected calibration error {calibrated['ece_before']:.4g} before and "
+        f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape(about['ood']['method'])} score above "
+        f"{about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} of the "
+        "calibration images are.\n\n" + table(("class", "threshold"), rows)
+    )
+
+
+def _limits(about: dict) -> str:
+    few = about["params"]["evaluate"]["few_shot"]
+    rare = [name for name in about["classes"] if about["data"]["images"]["train"][name] < few]
+    flagged = about["metrics"]["calibrate"]["ood"]["flagged"]
+    lines = [
+        "- It answers with one of its classes whatever it is shown; only the out-of-distribution flag says that an "
+        "image is of another kind, and it misses many that look alike. "
+        f"Of images of pure noise it flags {flagged['noise']:.0%}, of images of one flat colour {flagged['flat']:.0%}.",
+        "- Its probabilities hold for images like those above, and for classes about as frequent as in the calibration "
+        "images. Other cameras, places and times shift them.",
+    ]
+    if rare:
+        names = ", ".join(escape(name) for name in rare)
+        lines.append(f"- Fewer than {few} training images each: {names}. Their figures are uncertain.")
+    return "\n".join(lines)
+
+
+USE = """```python
+from serving.predictor import Predictor
+
+predictor = Predictor("path/to/this/folder")
+(answer,) = predictor.predict([open("image.jpg", "rb").read()])
+print(answer.label, answer.confidence, answer.needs_review)
+```
+
+`model.onnx` takes uint8 images (N, S, S, 3) made by the `preprocess` spec in `bundle.json`. `weights.safetensors` holds
+the same weights for further training. `MANIFEST.json` has the sha256 of every file; loading checks them."""

@@ -1,0 +1,83 @@
+"""A model's own drift reference: what held-out images look like to it, frozen with it.
+
+Monitoring compares production with this and not with the last window, so that slow drift stays visible. Rows come
+from the calibration and test splits; training images would look more certain than new ones ever can. Where enough of
+them are of production (labelled samples that came back), the newest of those are the reference: a model retrained for a
+changed camera was judged on that camera's images, and would call them a drift for ever beside all older ones.
+K classes, D feature dimensions, S the side of the model's input in pixels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.artifacts import stage_output
+from tasks.common.params import ImagesParams
+from tasks.common.schemas import MEASURES
+from tasks.dataset.pixels import pixel_table
+from tasks.inference import ood
+from tasks.inference.onnx_model import OnnxModel
+from tasks.releases.reference import schema, thumbnail
+
+ENOUGH = 60  # held-out production images that can stand for what the model will see
+BATCH = 64
+
+
+def choose(rows: dict[str, pa.Table], origins: pa.Table, count: int) -> pa.Table:
+    """Up to `count` held-out rows, those of the smallest ids: an id is a hash, so this is a random sample that growing
+    data hardly changes. rows: of artifacts.training_rows; origins: columns id, origin."""
+    held_out = pa.concat_tables([rows["calibration"], rows["test"]])
+    held_out = _newest_production(held_out, origins)
+    return held_out.take(pc.sort_indices(held_out["id"])[:count])
+
+
+def _newest_production(held_out: pa.Table, origins: pa.Table) -> pa.Table:
+    """The newest batches of production samples that hold ENOUGH rows together; `held_out` where there are too few."""
+    origin = origins["origin"].take(pc.index_in(held_out["id"], origins["id"].combine_chunks()))
+    came_back = held_out.filter(pc.is_in(origin, pa.array(["production", "review"])))
+    last = came_back.append_column("at", pa.array(range(len(came_back)))).group_by("batch").aggregate([("at", "max")])
+    chosen: list[str] = []
+    for batch in last.sort_by([("at_max", "descending")])["batch"].to_pylist():  # canonical order: as batches came
+        chosen.append(batch)
+        found = came_back.filter(pc.is_in(came_back["batch"], pa.array(chosen)))
+        if len(found) >= ENOUGH:
+            return found
+    return held_out
+
+
+def build(root: Path, samples: pa.Table, model: Path, images: ImagesParams, about_ood: dict, task: str) -> pa.Table:
+    """The reference table of `samples` (accepted_schema) under the exported `model`; see `schema`."""
+    network = OnnxModel(model)
+    tensors = ood.read_tensors(root / "artifacts/calibrate/ood.safetensors")
+    features, probabilities, scores, thumbnails = [], [], [], []
+    for _, pixels in pixel_table(root, samples, images).batches(BATCH):
+        out = network(pixels)
+        features += list(out.features)
+        probabilities += list(out.probabilities)
+        scores.append(ood.score(out.features, out.logits, about_ood, tensors))
+        thumbnails += [thumbnail(image) for image in pixels]
+    measures = pq.read_table(
+        stage_output(root / "artifacts/inspect/samples.parquet", "inspect"), columns=["id", *(m.name for m in MEASURES)]
+    )
+    measures = measures.take(pc.index_in(samples["id"], measures["id"].combine_chunks()))
+    found = {
+        "id": samples["id"],
+        "split": samples["split"],
+        "label": samples["label"],
+        "features": features,
+        "probabilities": probabilities,
+        "ood": np.concatenate(scores),
+        **{field.name: measures[field.name] for field in MEASURES},
+        "thumbnail": thumbnails,
+    }
+    columns = schema(task)
+    return pa.table(
+        [
+            pa.chunked_array([pa.array(v, f.type)]) if isinstance(v, list | np.ndarray) else v.cast(f.type)
+            for f, v in ((field, found[field.name]) for field in columns)
+        ],
+        schema=columns,
+    )

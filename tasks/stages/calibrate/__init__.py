@@ -1,0 +1,1 @@
+"""Stage `calibrate`: temperature, thresholds, out-of-distribution score, ONNX export."""

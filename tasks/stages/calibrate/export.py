@@ -1,0 +1,131 @@
+"""The finished model as one ONNX file: raw pixels in, logits, probabilities and features out.
+
+Input `images` uint8 (N, S, S, 3), N free. Scaling, normalising, backbone, head and temperature are in the graph, so
+that nothing about the model has to be done again by whoever serves it. N images, S the side of the input in pixels,
+K classes, D feature dimensions. The same weights give the same bytes, wherever they are exported.
+"""
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from tasks.backbones import timm_models
+from tasks.backbones.onnx_graph import traced, with_free_batch
+from tasks.common.errors import EvergreenError
+from tasks.common.files import atomic_path
+from tasks.inference.onnx_model import OnnxModel, Outputs
+
+MAX_DIFFERENCE = 1e-3  # between the exported and the training model, in probability and (relative) features
+
+
+class Finished(torch.nn.Module):
+    """Backbone, stage-2 head and temperature behind uint8 (N, S, S, 3) input, on the CPU."""
+
+    def __init__(
+        self, backbone: torch.nn.Module, about: dict, weight: np.ndarray, bias: np.ndarray, temperature: float
+    ):
+        """about: model.json of train_backbone (backbone, task, size, mean, std); weight: (K, D), bias: (K,)."""
+        super().__init__()
+        self.backbone = backbone.cpu()
+        mean, std = (torch.tensor(about[name], dtype=torch.float32).view(1, 3, 1, 1) for name in ("mean", "std"))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
+        self.temperature = float(temperature)
+        self.about = about
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.head(images.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+
+    def head(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(logits, probabilities, features) of normalised x (N, 3, S, S)."""
+        features = timm_models.features(self.backbone, x)
+        logits = torch.nn.functional.linear(features, self.weight, self.bias)
+        scaled = logits / self.temperature
+        probabilities = torch.sigmoid(scaled) if self.about["task"] == "multilabel" else torch.softmax(scaled, 1)
+        return logits, probabilities, features
+
+
+def export(path: Path, finished: Finished, sample: np.ndarray) -> float:
+    """Write `path` and return its largest difference (see `difference`) from the training model.
+
+    The file is checked under ONNX Runtime on random pixels and on `sample`, (N, S, S, 3) uint8 real ones, and
+    only then put in place. Raises EvergreenError when it differs by more than MAX_DIFFERENCE.
+    """
+    side = finished.about["size"]
+    noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
+    checked = [pixels for pixels in (noise, noise[:1], sample) if len(pixels)]
+    with atomic_path(path) as temporary:
+        for to_onnx in (_traced, _exported):  # the second takes five times as long and gets more networks right
+            try:
+                graph = to_onnx(finished, noise[:2])
+                temporary.write_bytes(graph.SerializeToString(deterministic=True))
+                model = OnnxModel(temporary)
+                found = np.max([difference(model(pixels), trained(finished, pixels)) for pixels in checked])
+            except Exception:  # exporter and runtime raise many types for what they do not know
+                if to_onnx is _exported:
+                    raise
+                continue
+            if found <= MAX_DIFFERENCE:  # not so if any is NaN
+                return float(found)
+        raise EvergreenError(
+            f"the exported model differs from the trained one by {found:.3g}, at most {MAX_DIFFERENCE:g} expected: "
+            f"{finished.about['backbone']} does not survive the ONNX export with these versions of torch and "
+            "onnxruntime; choose another train_backbone.backbone"
+        )
+
+
+def trained(finished: Finished, pixels: np.ndarray) -> Outputs:
+    """What the training model makes of `pixels`, (N, S, S, 3) uint8, scaled as in training and not as in the graph."""
+    with torch.inference_mode():
+        x = timm_models.to_input(pixels, finished.about["mean"], finished.about["std"], torch.device("cpu"))
+        return Outputs(*(part.numpy() for part in finished.head(x)))
+
+
+def difference(found: Outputs, expected: Outputs) -> float:
+    """Largest absolute difference in probability, or in features relative to their largest value."""
+    features = np.abs(found.features - expected.features).max() / max(float(np.abs(expected.features).max()), 1e-12)
+    return float(np.maximum(np.abs(found.probabilities - expected.probabilities).max(), features))
+
+
+def _traced(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
+    return with_free_batch(traced(finished, example, Outputs._fields))
+
+
+def _exported(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # onnxscript's deprecations say nothing about the model
+        program = torch.onnx.export(
+            finished,
+            (torch.from_numpy(example),),  # two images: from a batch of one the exporter makes N the constant 1
+            input_names=["images"],
+            output_names=list(Outputs._fields),
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return _anonymous(program.model_proto)
+
+
+def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` without the exporter's remarks: stack traces name this machine's paths and change the bytes."""
+    from google.protobuf.message import Message
+
+    def strip(message: Message) -> None:
+        for field, value in message.ListFields():
+            if field.name in ("metadata_props", "doc_string"):
+                message.ClearField(field.name)
+            elif field.message_type is not None:
+                for part in value if not isinstance(value, Message) else (value,):
+                    strip(part)
+
+    strip(model)
+    return model

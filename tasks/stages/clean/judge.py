@@ -1,0 +1,105 @@
+"""Which given labels are wrong: out-of-fold probabilities and a noise model of images and classes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.models import probe
+from tasks.models.folds import assign_folds, training_masks
+from tasks.models.probe import Features, Probe
+from tasks.stages.clean import label_noise
+from tasks.stages.clean.label_noise import NoiseModel, fit_noise_model
+
+L2 = 0.1  # strong: a timid probe follows wrong labels less, and the noise model undoes the timidity
+
+
+FIRST, SECOND = 10, 8  # iterations of the two rounds; more cost time and find no more
+
+
+LEAST_WEIGHT = 0.05  # of a suspicious sample in the second round: a class must not lose all its samples
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is thought of N given labels. Labels are class numbers (N,), or (N, K) of 0 and 1 for multi-label."""
+
+    predicted: np.ndarray  # most probable label by the image alone
+    confidence: np.ndarray  # (N,) P(`predicted` is right | image, given label)
+    quality: np.ndarray  # (N,) P(given label is right | image, given label); multi-label: of its most doubtful class
+
+    @property
+    def is_issue(self) -> np.ndarray:
+        """(N,) bool: more probably wrong than right."""
+        return self.quality < 0.5
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A probe trained on the training split, and what is known of its label noise: judges samples of any split."""
+
+    probe: Probe
+    models: list[NoiseModel]  # one; multi-label: one a class
+
+    def __call__(self, x: Features, y: np.ndarray) -> Judgement:
+        return judge_labels(y, self.probe.probabilities(x), self.models)
+
+
+def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: list[NoiseModel]) -> Judgement:
+    """Judge labels `y` by `probabilities` (N, K) of a probe that has not seen them."""
+    n = np.arange(len(y))
+    if y.ndim == 1:
+        posterior = models[0].posterior(y, probabilities)
+        predicted = models[0].true_class(probabilities).argmax(axis=1)
+        return Judgement(predicted, posterior[n, predicted], posterior[n, y])
+    predicted, confidence, quality = np.zeros_like(y), np.ones(len(y)), np.ones(len(y))
+    for k, model in enumerate(models):  # each class is a question of its own: present or not
+        given, both = y[:, k].astype(int), _absent_present(probabilities[:, k])
+        posterior, best = model.posterior(given, both), model.true_class(both).argmax(axis=1)
+        predicted[:, k] = best
+        confidence = np.minimum(confidence, posterior[n, best])
+        quality = np.minimum(quality, posterior[n, given])
+    return Judgement(predicted, confidence, quality)
+
+
+def judge_training(
+    x: Features, y: np.ndarray, classes: list[str], groups: np.ndarray, clusters: np.ndarray, folds: int, seed: int
+) -> tuple[Judgement, Judge]:
+    """Judge the training labels `y` out of fold; and a Judge for other splits. `groups`, `clusters`: (N,) names.
+
+    F + 1 probes, one for each fold held out and one on everything, in two rounds: the second round's weigh each
+    label by the first round's trust in it. Raises DataError where the labels cannot be judged.
+    """
+    members = y[:, None] == np.arange(len(classes)) if y.ndim == 1 else y > 0
+    fold = assign_folds(members, groups, folds, seed)
+    masks = np.vstack([training_masks(fold, clusters, members, folds), np.ones(len(y))]).astype(np.float32)
+
+    probes = probe.fit_many(x, y, len(classes), masks, l2=L2, iterations=FIRST)
+    first = _out_of_fold(probes, x, fold)
+    label_noise.check_judgeable(y, first, classes)
+    trust = judge_labels(y, first, _noise_models(y, first, first)).quality
+    trust = np.maximum(trust, LEAST_WEIGHT).astype(np.float32)
+
+    probes = probe.fit_many(x, y, len(classes), masks * trust, l2=L2, iterations=SECOND, start=probes)
+    second = _out_of_fold(probes, x, fold)
+    label_noise.check_judgeable(y, second, classes)
+    models = _noise_models(y, second, first)
+    return judge_labels(y, second, models), Judge(probes[-1], models)
+
+
+def _out_of_fold(probes: list[Probe], x: Features, fold: np.ndarray) -> np.ndarray:
+    logits = probe.select_logits(probes, x, fold)
+    return probe.sigmoid(logits) if probes[0].multilabel else probe.softmax(logits)
+
+
+def _noise_models(y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray) -> list[NoiseModel]:
+    if y.ndim == 1:
+        return [fit_noise_model(y, probabilities, as_given)]
+    return [
+        fit_noise_model(y[:, k].astype(int), _absent_present(probabilities[:, k]), _absent_present(as_given[:, k]))
+        for k in range(y.shape[1])
+    ]
+
+
+def _absent_present(probability: np.ndarray) -> np.ndarray:
+    """One label's probability (N,) as those of two classes, (N, 2)."""
+    return np.stack([1 - probability, probability], axis=1)

@@ -1,0 +1,197 @@
+"""Stage `clean`: judge every label by out-of-fold predictions on pretrained features; mend the training split.
+
+Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate
+clusters) and the features of `embed`; writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json.
+Only training labels change, within bounds; of the other splits suspicious labels are queued for a person.
+
+N samples, K classes, D feature dimensions, F folds.
+"""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.errors import StageInputError
+from tasks.common.files import atomic_path, read_json, write_json
+from tasks.common.params import CleanParams, DataParams, EmbedParams, ImagesParams
+from tasks.common.schemas import SPLITS, cleaned_schema
+from tasks.models.pretrained import pretrained_features
+from tasks.models.probe import Features
+from tasks.scoring.targets import class_counts, encode
+from tasks.stages.clean.judge import Judgement, judge_training
+
+ACTIONS = ("keep", "relabel", "drop", "queue")
+
+
+def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParams) -> tuple[np.ndarray, np.ndarray]:
+    """(actions, reasons), (N,) each, for training labels `y`; reasons are "" but for queued samples.
+
+    A class of at most `rare_class` samples neither loses nor gains one; of any class at most `max_changed_share` is
+    relabelled or dropped, the most suspicious first. What is not done is queued.
+    """
+    counts = class_counts(y, classes)
+    budget = np.floor(counts * policy.max_changed_share).astype(int)
+    rare = counts <= policy.rare_class
+    actions = np.full(len(y), "keep", dtype="<U7")
+    reasons = np.full(len(y), "", dtype="<U10")
+    rows = np.flatnonzero(judgement.is_issue)
+    for row in rows[np.argsort(judgement.quality[rows], kind="stable")]:
+        given, other = _held(y[row]), _held(judgement.predicted[row])
+        action = "queue"
+        if given != other and other and judgement.confidence[row] >= policy.relabel_confidence:
+            action = "relabel"
+        elif judgement.quality[row] <= policy.drop_quality:
+            action = "drop"
+        touched = given | other if action == "relabel" else given
+        if any(rare[k] for k in touched):
+            action, reasons[row] = "queue", "rare_class"
+        elif action == "queue":
+            reasons[row] = "unsure"
+        elif any(budget[k] == 0 for k in given):
+            action, reasons[row] = "queue", "cap"
+        else:
+            for k in given:
+                budget[k] -= 1
+        actions[row] = action
+    return actions, reasons
+
+
+def _held(label: np.ndarray) -> set[int]:
+    """Class numbers of one label."""
+    return {int(label)} if np.ndim(label) == 0 else set(np.flatnonzero(label).tolist())
+
+
+def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, clean: CleanParams) -> None:
+    """Judge all labelled accepted samples and write labels, queue and figures.
+
+    Raises StageInputError for missing input and DataError where the training labels cannot be judged.
+    """
+    samples, classes = _read(root)
+    y = encode(samples.column("label"), classes, data.task)
+    split = np.array(samples.column("split").to_pylist())
+    train = np.flatnonzero(split == "train")
+    if len(train) == 0:
+        raise StageInputError("artifacts/validate/accepted.parquet has 0 labelled training samples: nothing to clean")
+
+    def features(rows: np.ndarray) -> Features:
+        return pretrained_features(root, samples.take(pa.array(rows)), embed=embed, images=images)
+
+    clusters = np.array(samples.column("cluster").to_pylist())
+    groups = np.array(pc.coalesce(samples.column("source"), samples.column("cluster")).to_pylist())
+    found, judge = judge_training(
+        features(train), y[train], classes, groups[train], clusters[train], clean.folds, clean.seed
+    )
+    judged = [(train, found)]
+    held = np.flatnonzero(split != "train")
+    if len(held):
+        judged.append((held, judge(features(held), y[held])))
+    everything = _together(judged)
+
+    actions = np.full(len(y), "keep", dtype="<U7")
+    reasons = np.where(everything.is_issue, "held_out", "").astype("<U10")
+    actions[train], reasons[train] = decide(found, y[train], len(classes), clean)
+    _write(root, samples, everything, actions, reasons, classes, data.task)
+    write_json(root / "metrics" / "clean.json", summary(everything, y, split, actions, classes))
+    counts = Counter(actions[train].tolist())
+    print("clean: " + ", ".join(f"{counts[action]} {action}" for action in ACTIONS) + f" of {len(train)}")
+
+
+def _read(root: Path) -> tuple[pa.Table, list[str]]:
+    """Labelled accepted samples with their near-duplicate cluster, in canonical order; class names."""
+    accepted = root / "artifacts" / "validate" / "accepted.parquet"
+    inspected = root / "artifacts" / "inspect" / "samples.parquet"
+    names = root / "artifacts" / "validate" / "classes.json"
+    for file in (inspected, accepted, names):
+        if not file.is_file():
+            raise StageInputError(f"{file} is missing: run the stage {file.parent.name} first")
+    samples = pq.read_table(accepted, columns=["id", "shard", "row", "split", "label", "source"])
+    samples = samples.filter(pc.is_valid(samples.column("label")))
+    cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
+    ids = samples.column("id").to_pylist()
+    return samples.append_column("cluster", pa.array([cluster.get(i) or i for i in ids])), read_json(names)
+
+
+def _together(judged: list[tuple[np.ndarray, Judgement]]) -> Judgement:
+    """One Judgement of all rows from those of parts, given as (row numbers, Judgement)."""
+    order = np.argsort(np.concatenate([rows for rows, _ in judged]))
+    columns = ("predicted", "confidence", "quality")
+    return Judgement(*(np.concatenate([getattr(part, column) for _, part in judged])[order] for column in columns))
+
+
+def summary(judgement: Judgement, y: np.ndarray, split: np.ndarray, actions: np.ndarray, classes: list[str]) -> dict:
+    """Figures for metrics/clean.json."""
+    train = split == "train"
+    per_class = {}
+    for number, name in enumerate(classes):
+        here = train & (y == number if y.ndim == 1 else y[:, number] > 0)
+        per_class[name] = {
+            "given": int(here.sum()),
+            "issues": int(judgement.is_issue[here].sum()),
+            **{action: int((actions[here] == action).sum()) for action in ACTIONS},
+        }
+    return {
+        "rows": int(train.sum()),
+        "issues": int(judgement.is_issue[train].sum()),
+        "actions": {action: int((actions[train] == action).sum()) for action in ACTIONS},
+        "estimated_noise": round(float(1 - judgement.quality[train].mean()), 4),
+        "held_out_issues": {name: int(judgement.is_issue[split == name].sum()) for name in SPLITS[1:]},
+        "classes": per_class,
+    }
+
+
+def _write(
+    root: Path,
+    samples: pa.Table,
+    judgement: Judgement,
+    actions: np.ndarray,
+    reasons: np.ndarray,
+    classes: list[str],
+    task: str,
+) -> None:
+    schema = cleaned_schema(task)
+    given = samples.column("label").to_pylist()
+    predicted = [_name(label, classes) for label in judgement.predicted]
+    used = [p if action == "relabel" else g for g, p, action in zip(given, predicted, actions, strict=True)]
+    columns = {
+        "id": samples.column("id"),
+        "split": samples.column("split"),
+        "given": given,
+        "label": used,
+        "action": actions.tolist(),
+        "quality": judgement.quality.astype(np.float32),
+        "predicted": predicted,
+        "confidence": judgement.confidence.astype(np.float32),
+        "is_issue": judgement.is_issue,
+    }
+    folder = root / "artifacts" / "clean"
+    with atomic_path(folder / "labels.parquet") as temporary:
+        pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), temporary)
+
+    ids, splits = columns["id"].to_pylist(), columns["split"].to_pylist()
+    rows = sorted(np.flatnonzero(reasons != ""), key=lambda row: (judgement.quality[row], ids[row]))
+    with (
+        atomic_path(folder / "queue.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        out = csv.writer(file)
+        out.writerow(["id", "given", "predicted", "confidence", "quality", "split", "reason"])
+        for row in rows:
+            figures = [f"{judgement.confidence[row]:.4f}", f"{judgement.quality[row]:.4f}"]
+            out.writerow([ids[row], _cell(given[row]), _cell(predicted[row]), *figures, splits[row], reasons[row]])
+
+
+def _name(label: np.ndarray, classes: list[str]) -> str | list[str]:
+    if np.ndim(label) == 0:
+        return classes[int(label)]
+    return [classes[number] for number in np.flatnonzero(label)]
+
+
+def _cell(label: str | list[str]) -> str:
+    """A label in one CSV cell: a multi-label one as a JSON list."""
+    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False)

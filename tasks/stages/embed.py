@@ -1,0 +1,45 @@
+"""Stage `embed`: pretrained features, once per image and backbone.
+
+Reads artifacts/validate/accepted.parquet; writes artifacts/embed/index.json (where each shard's features lie
+in the cache, with their digests) and metrics/embed.json. For label cleaning, duplicates and leakage only: the
+model's own features are stage 1's, see tasks.models.stage1.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.backbones.features import digest, feature_file, feature_folder
+from tasks.common.errors import StageInputError
+from tasks.common.files import write_json
+from tasks.common.params import EmbedParams, ImagesParams
+from tasks.models.pretrained import network_key, pretrained_features
+
+
+def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
+    """Compute what is missing and write the index. Raises StageInputError without accepted samples."""
+    file = root / "artifacts" / "validate" / "accepted.parquet"
+    if not file.is_file():
+        raise StageInputError(f"{file} is missing: run the stage validate first")
+    samples = pq.read_table(file, columns=["shard", "row"])
+    if samples.num_rows == 0:
+        raise StageInputError(f"{file} has 0 rows, at least 1 expected: see artifacts/validate/result.json")
+    folder = feature_folder(root, images, network_key(embed))
+    shards = sorted(set(samples.column("shard").to_pylist()))
+    new = sum(not feature_file(folder, shard).is_file() for shard in shards)
+    table = pretrained_features(root, samples, embed=embed, images=images)
+    entries = {}
+    for shard in shards:
+        npy = feature_file(folder, shard)
+        entries[shard] = {
+            "rows": len(np.load(npy, mmap_mode="r")),
+            "file": npy.relative_to(folder.parent.parent).as_posix(),  # below <state>/cache
+            "sha256": digest(npy),
+        }
+    about = {"backbone": embed.backbone, "dim": table.shape[1], "key": folder.name, "dtype": "float16"}
+    write_json(root / "artifacts" / "embed" / "index.json", {**about, "shards": entries})
+    write_json(
+        root / "metrics" / "embed.json", {"rows": samples.num_rows, "shards": len(shards), "dim": table.shape[1]}
+    )
+    print(f"embed: {samples.num_rows} samples, {new} of {len(shards)} shards new")

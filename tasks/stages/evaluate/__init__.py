@@ -1,0 +1,1 @@
+"""Stage `evaluate`: the exported model on test, hard set, slices and corruptions."""

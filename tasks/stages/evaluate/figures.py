@@ -1,0 +1,117 @@
+"""The figures of one model as JSON: overall, by class, by how many training images a class had, by slice.
+
+N images, K classes. Shares are 0..1 and rounded to 6 digits; what is not defined (the recall of a class without
+images) is None, never NaN. Shapes of targets, predicted and probabilities as in tasks.scoring.metrics.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.inference.thresholds import answers
+from tasks.scoring import metrics
+
+SHOTS = ("many", "medium", "few")
+
+
+class Known(NamedTuple):
+    """What is known of the model and of the rows it is judged on."""
+
+    classes: list[str]
+    task: str
+    thresholds: np.ndarray  # (K,)
+    targets: np.ndarray  # (N,) or (N, K)
+    probabilities: np.ndarray  # (N, K)
+    predicted: np.ndarray  # (N,) or (N, K) bool
+
+    def part(self, rows: np.ndarray) -> "Known":
+        return self._replace(
+            targets=self.targets[rows], probabilities=self.probabilities[rows], predicted=self.predicted[rows]
+        )
+
+
+def tidy(value: Any) -> Any:
+    """`value` for JSON: NumPy taken out, numbers rounded to 6 digits, NaN as None. Infinity is left to be refused."""
+    if isinstance(value, dict):
+        return {key: tidy(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [tidy(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value
+
+
+def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, task: str) -> dict:
+    """Every headline figure of N > 0 images. thresholds: (K,), used for multi-label only."""
+    classes = probabilities.shape[1]
+    predicted = answers(probabilities, thresholds, task)
+    bins = min(15, max(1, len(targets) // 2))  # two events a bin, or the debiased error has no variance to take off
+    found = brief(targets, predicted, classes) | {
+        "average_precision": metrics.mean_average_precision(targets, probabilities),
+        "ece": metrics.ece(probabilities, targets),
+        "adaptive_ece": metrics.adaptive_ece(probabilities, targets),
+        "debiased_ece": metrics.debiased_ece(probabilities, targets, bins) if len(targets) > 1 else None,
+        "brier": metrics.brier(probabilities, targets),
+        "log_loss": metrics.log_loss(probabilities, targets),
+    }
+    if task == "multilabel":
+        found["micro_f1"] = metrics.micro_f1(targets, predicted, classes)
+    return tidy(found)
+
+
+def brief(targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:
+    """Number of images and the three metrics a gate can use."""
+    return tidy(
+        {
+            "n": len(targets),
+            "accuracy": metrics.accuracy(targets, predicted, classes),
+            "balanced_accuracy": metrics.balanced_accuracy(targets, predicted, classes),
+            "macro_f1": metrics.macro_f1(targets, predicted, classes),
+        }
+    )
+
+
+def shot(train_images: int, many: int, few: int) -> str:
+    """many, medium or few: evaluate.many_shot and few_shot."""
+    return "many" if train_images > many else "few" if train_images < few else "medium"
+
+
+def by_class(
+    targets: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    train_counts: Sequence[int],
+    many: int,
+    few: int,
+) -> list[dict]:
+    """One row a class, in class order."""
+    found = metrics.per_class(targets, predicted, len(classes))
+    found["average_precision"] = metrics.average_precision(targets, probabilities)
+    rows = []
+    for k, name in enumerate(classes):
+        row = {"class": name, "train": int(train_counts[k]), "shot": shot(train_counts[k], many, few)}
+        rows.append(row | {key: values[k] for key, values in found.items()})
+    return tidy(rows)
+
+
+def by_shot(rows: list[dict]) -> dict[str, dict | None]:
+    """Mean recall of the many-, medium- and few-shot classes that have test images; rows: of `by_class`."""
+    found = {}
+    for name in SHOTS:
+        recall = [row["recall"] for row in rows if row["shot"] == name and row["recall"] is not None]
+        found[name] = {"classes": len(recall), "recall": float(np.mean(recall))} if recall else None
+    return tidy(found)
+
+
+def by_slice(slices: Sequence[Sequence[dict] | None], targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:
+    """`brief` of each "name=value"; slices: N lists of {name, value}, None for none."""
+    members: dict[str, list[int]] = {}
+    for row, entries in enumerate(slices):
+        for entry in entries or ():
+            members.setdefault(f"{entry['name']}={entry['value']}", []).append(row)
+    return {name: brief(targets[rows], predicted[rows], classes) for name, rows in sorted(members.items())}

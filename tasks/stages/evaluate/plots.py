@@ -1,0 +1,192 @@
+"""Pictures of a model's test results: PNG files, the same bytes for the same figures.
+
+N images, K classes, B bins. Colours are told apart by colour-blind readers (Okabe & Ito 2008). Names come from users:
+they are cut to LETTERS, control characters go, and nothing in them is read as markup ("$" starts mathematics in
+matplotlib). The Agg renderer is used directly: no display, no global state.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tasks.common.files import atomic_path
+from tasks.scoring.metrics import Bins
+
+BLUE, ORANGE, VERMILION, GREEN, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#767676",
+)
+SHOT_COLOURS = {"many": BLUE, "medium": ORANGE, "few": VERMILION}
+LETTERS = 22  # of a class name
+MOST_CLASSES = 25  # in a picture by class; the report has them all
+DPI = 110
+# for names in scripts that DejaVu, which comes with matplotlib, does not have
+FALLBACK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Thai")
+
+
+def name(text: str, letters: int = LETTERS) -> str:
+    """`text` short and on one line."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float, **grid) -> Iterator:
+    """(figure, axes) of `width` x `height` inches, written to `path` at the end."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    style = {
+        "text.parse_math": False,
+        "text.usetex": False,
+        "font.family": ["DejaVu Sans", *(font for font in FALLBACK if font in installed)],
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script no font here has: boxes, no noise
+        figure = Figure((width, height), layout="constrained")
+        axes = figure.subplots(**grid)
+        yield figure, axes
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def reliability(path: Path, bins: Bins, confidence: np.ndarray, title: str) -> None:
+    """How often an answer is right against how sure it was; below, how sure the M events were: confidence (M,)."""
+    with _figure(path, 4.6, 4.8, nrows=2, sharex=True, height_ratios=[4, 1]) as (_, (top, low)):
+        top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+        spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / bins.count)
+        low_edge, high_edge = np.minimum(spread, bins.accuracy), np.minimum(spread, 1 - bins.accuracy)
+        top.errorbar(
+            bins.confidence,
+            bins.accuracy,
+            [low_edge, high_edge],
+            color=BLUE,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+            label="this model (95 % of a bin's luck)",
+        )
+        top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="came true", title=title)
+        top.legend(frameon=False, loc="upper left")
+        low.hist(confidence, bins=np.linspace(0, 1, 41), color=BLUE)
+        low.set(xlabel="predicted probability", ylabel="events", ylim=(0, None))
+
+
+def confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """matrix: (K, K), rows given, columns predicted; shown as shares of a row, for many classes the worst of them."""
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CLASSES])
+    share = matrix[np.ix_(shown, shown)] / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
+    side = max(2.6 + 0.36 * len(shown), 3.8)
+    with _figure(path, side + 0.4, side) as (figure, axes):
+        picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        labels = [name(classes[k]) for k in shown]
+        axes.set_xticks(range(len(shown)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(shown)), labels)
+        axes.set(
+            xlabel="predicted", ylabel="given", title=_part_of(len(shown), len(classes), "share of each given class")
+        )
+        axes.spines[:].set_visible(False)
+        for row, column in np.argwhere(matrix[np.ix_(shown, shown)] > 0):
+            value = share[row, column]
+            text = "1" if value == 1 else f"{value:.2f}"[1:]
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black"
+            )
+        figure.colorbar(picture, ax=axes, shrink=0.6)
+
+
+def label_errors(path: Path, rows: list[dict]) -> None:
+    """Multi-label stand-in of a confusion matrix: per class, images missed and false alarms; rows: figures.by_class."""
+    missed = [0 if row["recall"] is None else round(row["support"] * (1 - row["recall"])) for row in rows]
+    false = [0 if row["precision"] is None else round(row["predicted"] * (1 - row["precision"])) for row in rows]
+    shown = np.argsort([-(a + b) for a, b in zip(missed, false, strict=True)], kind="stable")[:MOST_CLASSES]
+    with _figure(path, 6, 1.5 + 0.28 * len(shown)) as (figure, axes):
+        places = np.arange(len(shown))
+        axes.barh(places, [-missed[k] for k in shown], color=VERMILION, label="missed")
+        axes.barh(places, [false[k] for k in shown], color=SKY, label="false alarms")
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(places, [name(rows[k]["class"]) for k in shown])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        axes.set(
+            xlabel="images", title=_part_of(len(shown), len(rows), "errors by label"), ylim=(len(shown) - 0.4, -0.6)
+        )
+        figure.legend(frameon=False, loc="outside lower center", ncols=2)
+
+
+def precision_recall(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray, float]]) -> None:
+    """curves: class -> (precision, recall, average precision); the lowest six are named, the mean is bold."""
+    with _figure(path, 7.2, 4.4) as (figure, axes):
+        grid = np.linspace(0, 1, 201)
+        ranked = sorted(curves, key=lambda label: curves[label][2])
+        means = []
+        for place, label in enumerate(ranked):
+            precision, recall, average = curves[label]
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or more
+            means.append(envelope[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
+            if place < 6:
+                colour = (VERMILION, ORANGE, PURPLE, GREEN, SKY, BLUE)[place]
+                axes.plot(recall, precision, color=colour, linewidth=1.1, label=f"{name(label)}  {average:.3f}")
+            else:
+                axes.plot(recall, precision, color="#cccccc", linewidth=0.7, zorder=1)
+        whole = np.mean([average for _, _, average in curves.values()])
+        axes.plot(grid, np.mean(means, axis=0), color="black", linewidth=2, label=f"mean of all classes  {whole:.3f}")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        axes.set_title(f"precision and recall, the lowest {min(6, len(ranked))} of {len(ranked)} classes named")
+        figure.legend(frameon=False, title="average precision", loc="outside right upper", fontsize=8)
+
+
+def per_class(path: Path, rows: list[dict]) -> None:
+    """Recall of each class with test images, most training images first; rows: figures.by_class."""
+    known = [row for row in rows if row["recall"] is not None]
+    shown = sorted(sorted(known, key=lambda row: row["recall"])[:MOST_CLASSES], key=lambda row: -row["train"])
+    with _figure(path, 6.4, 1.5 + 0.3 * len(shown)) as (figure, axes):
+        for shot, colour in SHOT_COLOURS.items():
+            places = [place for place, row in enumerate(shown) if row["shot"] == shot]
+            if places:
+                axes.barh(places, [shown[place]["recall"] for place in places], color=colour, label=f"{shot}-shot")
+        for place, row in enumerate(shown):
+            text = f"{row['recall']:.2f}   {row['train']} train, {row['support']} test"
+            axes.text(1.02, place, text, va="center", fontsize=8, color=GREY)
+        mean = np.mean([row["recall"] for row in known])
+        axes.axvline(mean, color="black", linewidth=1, linestyle="--", label=f"mean {mean:.2f}")
+        axes.set_yticks(range(len(shown)), [name(row["class"]) for row in shown])
+        axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel="recall")
+        axes.set_title(_part_of(len(shown), len(known), "recall by class"))
+        figure.legend(frameon=False, loc="outside lower center", ncols=4)
+
+
+def worst(path: Path, pixels: np.ndarray, captions: Sequence[tuple[str, str, float]], what: str) -> None:
+    """The most confident mistakes. pixels: (M, S, S, 3) uint8; captions: two names, which `what` explains ("given →
+    predicted"), and the confidence, of each."""
+    columns = min(max(len(captions), 1), 6)
+    rows = max(1, -(-len(captions) // columns))
+    width, height = 1.55 * max(columns, 3), 2.05 * rows + 0.4
+    with _figure(path, width, height, nrows=rows, ncols=columns, squeeze=False) as (figure, axes):
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, image, (given, predicted, confidence) in zip(axes.flat, pixels, captions, strict=False):
+            axis.imshow(image, interpolation="nearest")
+            caption = f"{name(given, 18)}\n→ {name(predicted, 16)}\n{confidence:.2f}"
+            axis.set_title(caption, fontsize=7, loc="left")
+        figure.suptitle(f"most confident mistakes: {what}" if captions else "no mistakes on the test set", fontsize=10)
+
+
+def _part_of(shown: int, number: int, what: str) -> str:
+    return what if shown == number else f"{what}: the worst {shown} of {number} classes"

@@ -1,0 +1,208 @@
+"""Stage `evaluate`: how good the *exported* model is, on images nothing before it was trained or calibrated on.
+
+    artifacts/evaluate/predictions.parquet  test and hard images, calibrated probabilities (predictions_schema)
+    artifacts/evaluate/report.json          every class, confusions, reliability bins, worst mistakes
+    artifacts/evaluate/plots/*.png          reliability, confusion, precision_recall, per_class, worst
+    artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
+    artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
+    metrics/evaluate.json                   test, hard, slices, shots, corruptions, latency_ms, parity, size_mb, and
+                                            for multi-label the thresholds the answers were made with
+
+Labels of test and hard images are the given ones: cleaning never touches them. N images, K classes, S the side of the
+model's input in pixels.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.common import artifacts
+from tasks.common.errors import DataError, EvergreenError
+from tasks.common.files import atomic_dir, read_json, write_json
+from tasks.common.params import EvaluateParams, ImagesParams
+from tasks.common.schemas import predictions_schema
+from tasks.dataset.decode import preprocess
+from tasks.dataset.pixels import pixel_table
+from tasks.dataset.shard_table import ShardTable
+from tasks.dataset.shards import iter_bytes
+from tasks.inference import ood
+from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.thresholds import answers
+from tasks.models import stage1
+from tasks.scoring import metrics
+from tasks.scoring.targets import class_counts, encode
+from tasks.stages.evaluate import figures, report
+from tasks.stages.evaluate.corruptions import corrupt
+from tasks.stages.evaluate.figures import Known
+
+BATCH = 256  # images in memory at once
+PARITY_IMAGES = 32
+WARM_UP = 5  # runs before the clock starts: the first ones allocate
+
+
+def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
+    """Write artifacts/evaluate/ and metrics/evaluate.json. Raises DataError without labelled test images."""
+    classes, task = artifacts.classes_and_task(root)
+    calibration = read_json(artifacts.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
+    by_split = artifacts.training_rows(root)
+
+    def parity(model: OnnxModel, pixels: ShardTable) -> dict:
+        return _parity(root, model, pixels, by_split["test"], images, calibration)
+
+    measure(root, by_split, classes, task, calibration, images, evaluate, parity)
+
+
+def measure(
+    root: Path,
+    by_split: dict[str, pa.Table],
+    classes: list[str],
+    task: str,
+    calibration: dict,
+    images: ImagesParams,
+    evaluate: EvaluateParams,
+    parity: Callable[[OnnxModel, ShardTable], dict],
+) -> None:
+    """What `run` does, for any model under artifacts/calibrate/ that answers with `classes`.
+
+    by_split: of artifacts.training_rows; calibration: calibration.json; parity: (model, pixels of the test and hard
+    images) -> how much the exported model differs from the one it was made from.
+    """
+    model_file = artifacts.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
+    if not len(by_split["test"]):
+        raise DataError("the test split holds no labelled image: label some of it, or change data.split in params.yaml")
+    rows = pa.concat_tables([by_split["test"], by_split["hard"]])
+    model = OnnxModel(model_file)
+    pixels = pixel_table(root, rows, images)
+    probabilities, scores = _predict(root, model, pixels, calibration)
+    thresholds = np.array([calibration["thresholds"][name] for name in classes])
+    targets = encode(rows["label"], classes, task)
+    known = Known(classes, task, thresholds, targets, probabilities, answers(probabilities, thresholds, task))
+    test = known.part(np.arange(len(by_split["test"])))
+    hard = known.part(np.arange(len(by_split["test"]), len(rows)))
+    ids = by_split["test"]["id"].to_pylist()
+    train_counts = class_counts(encode(by_split["train"]["label"], classes, task), len(classes))
+    table = figures.by_class(
+        test.targets,
+        test.predicted,
+        test.probabilities,
+        classes,
+        train_counts,
+        evaluate.many_shot,
+        evaluate.few_shot,
+    )
+    found = {
+        "test": figures.overall(test.targets, test.probabilities, thresholds, task),
+        "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
+        "slices": figures.by_slice(by_split["test"]["slice"].to_pylist(), test.targets, test.predicted, len(classes)),
+        "shots": figures.by_shot(table),
+        "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
+        "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),
+        "parity": parity(model, pixels),
+        "size_mb": round(model_file.stat().st_size / 1e6, 3),
+    }
+    if task == "multilabel":
+        found["thresholds"] = calibration["thresholds"]
+    with atomic_dir(root / "artifacts/evaluate") as folder:
+        pq.write_table(_predictions(rows, probabilities, scores, task), folder / "predictions.parquet")
+        report.write(folder, test, table, found["test"]["debiased_ece"], ids, pixels)
+    write_json(root / "metrics/evaluate.json", found)
+
+
+def _predict(root: Path, model: OnnxModel, pixels: ShardTable, calibration: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(probabilities (N, K) float32, out-of-distribution scores (N,)). Raises EvergreenError for a broken model."""
+    tensors = ood.read_tensors(artifacts.stage_output(root / "artifacts/calibrate/ood.safetensors", "calibrate"))
+    probabilities, scores = [], []
+    for _, block in pixels.batches(BATCH):
+        outputs = model(block)
+        probabilities.append(outputs.probabilities)
+        scores.append(ood.score(outputs.features, outputs.logits, calibration["ood"], tensors))
+    found = np.concatenate(probabilities)
+    if broken := int((~np.isfinite(found)).any(axis=1).sum()):
+        raise EvergreenError(
+            f"the exported model's probabilities of {broken} of {len(found)} images are not finite: the network "
+            "diverged; lower train_backbone.learning_rate and train again"
+        )
+    return found, np.concatenate(scores)
+
+
+def _predictions(rows: pa.Table, probabilities: np.ndarray, scores: np.ndarray, task: str) -> pa.Table:
+    schema = predictions_schema(task)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(probabilities.ravel(), pa.float32()), probabilities.shape[1])
+    made = {"probabilities": lists.cast(pa.list_(pa.float32())), "ood": pa.array(scores, pa.float32())}
+    return pa.table([made[name] if name in made else rows[name] for name in schema.names], schema=schema)
+
+
+# --- robustness, speed, sameness -------------------------------------------------------------------------------
+
+
+def corrupted(
+    predict: Callable[[np.ndarray], np.ndarray],
+    pixels: ShardTable,
+    ids: Sequence[str],
+    known: Known,
+    evaluate: EvaluateParams,
+) -> dict[str, dict]:
+    """{accuracy, n, kept} under each corruption; `kept` is the share of the same images' clean accuracy.
+
+    predict: (B, S, S, 3) uint8 -> (B, K). ids: of the N images of `known`, which are the first N of `pixels`. The
+    images are those of the smallest ids: ids are hashes, so they are a random sample, and the same for every model.
+    """
+    rows = np.sort(np.argsort(np.array(ids), kind="stable")[: evaluate.corruption_images])
+    part = known.part(rows)
+    clean = metrics.accuracy(part.targets, part.predicted, len(known.classes))
+    found = {}
+    for name in evaluate.corruptions:
+        parts = []
+        for start in range(0, len(rows), BATCH):
+            block = rows[start : start + BATCH]
+            spoilt = [corrupt(name, image, ids[row]) for row, image in zip(block, pixels[block], strict=True)]
+            parts.append(predict(np.stack(spoilt)))
+        predicted = answers(np.concatenate(parts), known.thresholds, known.task)
+        accuracy = metrics.accuracy(part.targets, predicted, len(known.classes))
+        found[name] = {"accuracy": accuracy, "n": len(rows), "kept": accuracy / clean if clean else 0.0}
+    return figures.tidy(found)
+
+
+def _raw(root: Path, rows: pa.Table, number: int) -> tuple[np.ndarray, list[bytes]]:
+    """(places in `rows`, encoded images) of at most `number` rows, evenly spread."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))
+    chosen = rows.select(["shard", "row"]).take(places).to_pylist()
+    found = {}
+    for shard in {row["shard"] for row in chosen}:
+        wanted = sorted(row["row"] for row in chosen if row["shard"] == shard)
+        found |= {(shard, row): data for row, data in iter_bytes(root / "data" / shard, wanted)}
+    return places, [found[row["shard"], row["row"]] for row in chosen]
+
+
+def _latency(root: Path, model: OnnxModel, rows: pa.Table, images: ImagesParams, runs: int) -> dict[str, float]:
+    """Milliseconds from encoded bytes to probabilities of one image, one thread, as a server without a queue."""
+    _, encoded = _raw(root, rows, min(runs, PARITY_IMAGES))
+    taken = []
+    for turn in range(WARM_UP + runs):
+        start = time.perf_counter()
+        model(preprocess(encoded[turn % len(encoded)], images.size, images.fit, images.max_pixels)[None])
+        taken.append(1000 * (time.perf_counter() - start))
+    p50, p99 = np.percentile(taken[WARM_UP:], [50, 99])
+    return {"p50": round(float(p50), 2), "p99": round(float(p99), 2)}
+
+
+def _parity(
+    root: Path, model: OnnxModel, pixels: ShardTable, rows: pa.Table, images: ImagesParams, calibration: dict
+) -> dict:
+    """Largest difference in probability between the exported model on the pixels evaluation used, and the training
+    model on the encoded bytes: also sees pixels from a stale cache. rows: the first rows of `pixels`."""
+    from tasks.inference.temperature import probabilities
+    from tasks.models.head import read_head
+
+    backbone, about = stage1.load(root)
+    weight, bias = read_head(root)
+    places, encoded = _raw(root, rows, PARITY_IMAGES)
+    fresh = np.stack([preprocess(data, images.size, images.fit, images.max_pixels) for data in encoded])
+    logits = stage1.extractor(backbone, about)(fresh) @ weight.T + bias
+    trained = probabilities(logits, calibration["temperature"], calibration["task"])
+    difference = float(np.abs(trained - model(pixels[places]).probabilities).max())
+    return {"max_difference": float(f"{difference:.3g}"), "images": len(places)}

@@ -1,0 +1,185 @@
+"""Stage `inspect`: what is in the data set, image by image, and what must not be trained on.
+
+Reads data/ and tombstones.json; writes artifacts/inspect/samples.parquet (schemas.samples_schema),
+artifacts/inspect/duplicates.parquet (DUPLICATES) and metrics/inspect.json. Images are decoded at most once: the
+measures of each shard are cached, so a run costs what is new. N is the number of live samples.
+
+    python -m tasks.stages inspect
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.errors import StageInputError
+from tasks.common.files import atomic_path, write_json
+from tasks.common.params import ImagesParams, InspectParams
+from tasks.common.progress import track
+from tasks.common.schemas import MEASURES, SPLITS, samples_schema
+from tasks.dataset.shards import batches, live_shards, read_columns, read_tombstones, task_of
+from tasks.inspection.annotations import effective_labels, read_annotations
+from tasks.inspection.measures import shard_measures, thumbnails
+from tasks.inspection.near_duplicates import clusters, near_pairs
+
+GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns taken over from the shards
+LEAKS = ("hard", "test", "calibration")  # the worst first: a train row is excluded for the first that applies
+
+DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per near-duplicate pair
+    [
+        ("id", pa.string()),
+        ("near_id", pa.string()),
+        ("split", pa.string()),
+        ("near_split", pa.string()),
+        ("bits", pa.uint8()),  # of 64, in which the perceptual hashes differ
+        ("difference", pa.float32()),  # mean, of 255, of the 16 x 16 thumbnails
+    ]
+)
+
+
+def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
+    """Inspect every live sample of the project at `root`. Raises StageInputError when there is none."""
+    data, tombstones = root / "data", read_tombstones(root)
+    task = task_of(data)
+    live = [batch for batch in batches(data) if batch.batch not in tombstones]
+    shards = live_shards(data, tombstones)
+    if not shards:
+        raise StageInputError(
+            f"{data} has no live samples ({len(tombstones)} batches are tombstoned): run `evergreen ingest` first"
+        )
+    table = pa.concat_tables(
+        [_shard_rows(root, shard.name, images, inspect) for shard in track(shards, "inspecting shards")]
+    )
+    rows = first_of_each(table.column("id"))
+    repeated = table.num_rows - len(rows)
+    table = table.take(pa.array(rows))
+
+    annotations = read_annotations(data, tombstones)
+    labels = effective_labels(table.column("id"), table.column("label"), annotations)
+    pairs, distances = _near(table, inspect)
+    cluster = clusters(table.num_rows, pairs)
+    splits = {name: pc.fill_null(pc.equal(table.column("split"), name), False).to_numpy() for name in SPLITS}
+    samples = (
+        table.set_column(table.column_names.index("label"), "label", labels)
+        .append_column("cluster", cluster_names(table.column("id"), cluster))
+        .append_column("excluded", pa.array(leaks(splits, cluster), pa.string()))
+    )
+    schema = samples_schema(task)
+    samples = samples.select(schema.names).cast(schema)
+
+    out = root / "artifacts" / "inspect"
+    _write(samples, out / "samples.parquet")
+    _write(_pairs_table(samples, pairs, *distances), out / "duplicates.parquet")
+    figures = summary(samples, pairs, cluster) | {
+        "shards": len(shards),
+        "batches": len(live),
+        "repeated": repeated,  # rows whose image an earlier batch already has
+        "annotations": annotations.num_rows,
+        "refused_at_ingest": dict(sum((Counter(batch.quarantined) for batch in live), Counter())),
+    }
+    write_json(root / "metrics" / "inspect.json", figures)
+
+
+def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:
+    """What a shard says of its samples, and what their images say: rows as in the shard."""
+    table = shard_measures(root, shard, images, inspect)
+    given = read_columns(root / "data" / shard, GIVEN)
+    for name in GIVEN:
+        table = table.append_column(name, given.column(name))
+    table = table.append_column("shard", pa.repeat(shard, table.num_rows))
+    return table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int32)))
+
+
+def first_of_each(ids: pa.ChunkedArray) -> np.ndarray:
+    """Rows at which an id stands for the first time, ascending. An id is in two batches after two branches,
+    each of which took the image in, were merged."""
+    codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    return np.sort(np.unique(codes, return_index=True)[1])
+
+
+def _near(table: pa.Table, inspect: InspectParams) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Near-duplicate pairs (P, 2) of rows of `table`, and their distances: (bits (P,), difference (P,))."""
+    fine = np.flatnonzero(pc.equal(table.column("status"), "ok").to_numpy())
+    phash = pc.fill_null(table.column("phash"), 0).to_numpy()
+    thumbs = thumbnails(table.column("thumbnail"))
+    found = near_pairs(phash[fine], thumbs[fine], inspect.near_duplicate_bits, inspect.near_duplicate_difference)
+    pairs = fine[found]
+    a, b = pairs[:, 0], pairs[:, 1]
+    distance = np.maximum(thumbs[a], thumbs[b]) - np.minimum(thumbs[a], thumbs[b])
+    return pairs, (np.bitwise_count(phash[a] ^ phash[b]), distance.mean(axis=1, dtype=np.float32))
+
+
+def cluster_names(ids: pa.ChunkedArray, cluster: np.ndarray) -> pa.ChunkedArray:
+    """The smallest id of each row's cluster, (N,): the same name whatever order the rows are in."""
+    order = pc.sort_indices(ids).to_numpy()
+    smallest = np.empty(len(order), np.int64)
+    smallest[cluster[order[::-1]]] = order[::-1]  # the last write wins: the smallest id
+    return ids.take(pa.array(smallest[cluster]))
+
+
+def leaks(splits: Mapping[str, np.ndarray], cluster: np.ndarray) -> np.ndarray:
+    """Why a row must not be trained on, (N,) of "leaks_<split>" or None.
+
+    `splits[name]` (N,) bool says who is in a split. A train row leaks when its near-duplicate cluster, (N,)
+    int, has a member that is held out: the model would be asked what it has learnt by heart.
+    """
+    excluded = np.full(len(cluster), None, object)
+    for split in LEAKS:
+        held_out = np.zeros(len(cluster), bool)
+        held_out[cluster[splits[split]]] = True
+        hit = splits["train"] & held_out[cluster] & (excluded == None)  # noqa: E711 - elementwise
+        excluded[hit] = f"leaks_{split}"
+    return excluded
+
+
+def summary(samples: pa.Table, pairs: np.ndarray, cluster: np.ndarray) -> dict:
+    """Figures of an inspected table (samples_schema), its near pairs (P, 2) and clusters (N,)."""
+    status = _counts(samples.column("status"))
+    sizes = np.bincount(cluster)
+    return {
+        "rows": samples.num_rows,
+        "ok": status.pop("ok", 0),
+        "quarantined": status,
+        "labelled": samples.num_rows - samples.column("label").null_count,
+        "splits": _counts(samples.column("split")),
+        "near_duplicates": {
+            "pairs": len(pairs),
+            "clusters": int((sizes > 1).sum()),
+            "images": int(sizes[sizes > 1].sum()),
+            "largest_cluster": int(sizes.max(initial=0)),
+        },
+        "leaks": {f"leaks_{split}": 0 for split in LEAKS} | _counts(samples.column("excluded")),
+        "formats": _counts(samples.column("format")),
+        "modes": _counts(samples.column("mode")),
+        "measures": {
+            field.name: _spread(samples.column(field.name))
+            for field in MEASURES
+            if pa.types.is_floating(field.type) or field.name in ("width", "height")
+        },
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {row["values"]: row["counts"] for row in column.drop_null().value_counts().to_pylist()}
+
+
+def _spread(column: pa.ChunkedArray) -> dict[str, float]:
+    values = column.drop_null().to_numpy().astype(np.float64)
+    if len(values) == 0:
+        return {}
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return {"mean": float(values.mean()), "p05": float(low), "p50": float(middle), "p95": float(high)}
+
+
+def _pairs_table(samples: pa.Table, pairs: np.ndarray, bits: np.ndarray, difference: np.ndarray) -> pa.Table:
+    a, b = (samples.select(["id", "split"]).take(pa.array(side)) for side in pairs.T)
+    return pa.table([a["id"], b["id"], a["split"], b["split"], bits, difference], schema=DUPLICATES)
+
+
+def _write(table: pa.Table, file: Path) -> None:
+    with atomic_path(file) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -1,0 +1,52 @@
+"""Runs a stage: from dvc.yaml (`python -m tasks.stages NAME`), from a flow, or from a notebook.
+
+A stage is the module tasks/stages/NAME.py or tasks/stages/NAME/stage.py. It has `run(root, *, <section>:
+<SectionParams>, ...)`. The keyword names are the sections of params.yaml the stage reads, so dvc.yaml's `params:` and
+the signature can be held against each other."""
+
+import importlib
+import inspect as _inspect
+import sys
+from pathlib import Path
+
+from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+
+STAGES = (
+    "inspect",
+    "validate",
+    "embed",
+    "clean",
+    "train_backbone",
+    "train_head",
+    "calibrate",
+    "evaluate",
+    "bundle",
+)
+
+
+def stage_module(name: str) -> str:
+    """The module that holds stage `name`."""
+    package = Path(__file__).parent / name
+    return f"tasks.stages.{name}.stage" if package.is_dir() else f"tasks.stages.{name}"
+
+
+def sections(name: str) -> list[str]:
+    """The params.yaml sections stage `name` reads."""
+    run = importlib.import_module(stage_module(name)).run
+    return [p.name for p in _inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def run_stage(name: str, root: Path) -> None:
+    """Run stage `name` in the project (or worktree) at `root` with that project's params.yaml."""
+    params = load_params(root / "params.yaml")
+    run = importlib.import_module(stage_module(name)).run
+    run(root, **{section: params.section(section) for section in sections(name)})
+
+
+def main(name: str) -> None:
+    """Run stage `name` in the current folder; a user's error is one message, not a traceback."""
+    try:
+        run_stage(name, Path.cwd())
+    except EvergreenError as error:
+        sys.exit(f"{name}: {error}")

@@ -1,0 +1,1 @@
+"""Stage `train_backbone`: fine-tuning on the natural class distribution."""

@@ -1,0 +1,116 @@
+"""Staged unfreezing: which parts of the network train in which epochs, at which rate, and when a phase ends.
+
+First the new classifier alone, so that its random gradients do not spoil the pretrained layers below; then the
+last blocks, and then everything with a cosine to zero, both at a tenth of the rate (gradual unfreezing after Howard &
+Ruder 2018, "Universal language model fine-tuning"). The tenth holds for the classifier too: kept at the full rate it
+cost a point of balanced accuracy after stage 2 and three before.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tasks.backbones import timm_models
+from tasks.common.params import TrainBackboneParams
+
+WARM_UP = 20  # steps at the start of a phase (at most a tenth of it): AdamW's first steps are its wildest
+FINE = 0.1  # of the learning rate, once pretrained layers train
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`opened` counts the blocks that train, from the end; 0: the classifier alone; None: everything."""
+
+    name: str
+    epochs: int
+    opened: int | None
+
+
+def plan(params: TrainBackboneParams) -> list[Phase]:
+    """The phases with epochs to do.
+
+    From scratch everything trains at once, for the epochs of "last" and "all": a classifier on frozen random
+    layers teaches nothing, so the (cheap) frozen epochs fall away.
+    """
+    epochs = params.epochs
+    if params.pretrained == "none":
+        phases = [Phase("all", epochs.last + epochs.all, None)]
+    else:
+        phases = [
+            Phase("frozen", epochs.frozen, 0),
+            Phase("last", epochs.last, params.last_blocks),
+            Phase("all", epochs.all, None),
+        ]
+    return [phase for phase in phases if phase.epochs]
+
+
+def open_parts(model: Module, phase: Phase) -> None:
+    """Let gradients into the parts that `phase` trains, and into no others."""
+    model.requires_grad_(phase.opened is None)
+    if phase.opened is not None:
+        for part in [timm_models.classifier(model), *timm_models.blocks(model)[::-1][: phase.opened]]:
+            part.requires_grad_(True)
+
+
+def set_mode(network: Module, moving_statistics: bool) -> None:
+    """Training mode for the parts that train; the rest runs as it will be used, without dropout.
+
+    BatchNorm keeps its statistics unless `moving_statistics`; its scale and shift train with their block.
+    """
+    network.eval()
+    for module in network.modules():
+        if any(value.requires_grad for value in module.parameters()):
+            module.training = True
+            for child in module.children():
+                if not any(True for _ in child.parameters()):  # dropout goes with the block it is in
+                    child.train()
+    if not moving_statistics:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def moving_statistics(params: TrainBackboneParams) -> bool:
+    """Does BatchNorm learn its statistics? Without pretrained weights there are none to keep."""
+    return params.batch_norm == "train" or params.pretrained == "none"
+
+
+def rate(phase: Phase, params: TrainBackboneParams) -> float:
+    """Learning rate of `phase` at its height."""
+    return params.learning_rate * (1.0 if phase.opened == 0 or params.pretrained == "none" else FINE)
+
+
+def parameter_groups(model: Module, params: TrainBackboneParams) -> list[dict]:
+    """AdamW's groups of the open parameters: matrices decay, biases and the scales of norms do not."""
+    opened = [value for value in model.parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for value in opened if value.ndim > 1], "weight_decay": params.weight_decay},
+        {"params": [value for value in opened if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def rate_factor(phase: Phase, step: int, steps: int) -> float:
+    """Share of the learning rate at `step` (from 0) of the phase's `steps`: warm-up, then cosine in phase "all"."""
+    warm = min(WARM_UP, steps // 10)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) if phase.name == "all" else 1.0
+
+
+def rank(row: dict) -> tuple[float, float, int]:
+    """How good an epoch (a row of the history) is: the score, then the lower loss, then the later one."""
+    return row["calibration_score"], -row["calibration_loss"], row["epoch"]
+
+
+def best_epoch(history: Sequence[dict]) -> int:
+    return max(history, key=rank)["epoch"]
+
+
+def over(done: Sequence[dict], phase: Phase, patience: int) -> bool:
+    """Has `phase` had its epochs (`done`: their rows), or gone `patience` of them (0: any number) without gain?"""
+    stalled = bool(done and patience) and done[-1]["epoch"] - best_epoch(done) >= patience
+    return stalled or len(done) >= phase.epochs

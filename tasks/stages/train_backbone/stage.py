@@ -1,0 +1,183 @@
+"""Stage `train_backbone`: stage 1, the whole network on the natural class distribution.
+
+Reads artifacts/validate/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
+artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
+Killed and started again it goes on after the last whole epoch; its checkpoint is in the cache, under the
+content of everything that decides the result. Several GPUs: `torchrun --nproc-per-node 4 -m tasks.stages
+train_backbone`."""
+
+import csv
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from tasks.common.artifacts import FOLDER, classes_and_task, training_rows
+from tasks.common.code import code_version
+from tasks.common.errors import DataError, ParamsError
+from tasks.common.files import atomic_path, content_key, write_json
+from tasks.common.params import EmbedParams, ImagesParams, TrainBackboneParams
+from tasks.common.paths import cache_dir
+from tasks.models.stage1 import save
+from tasks.scoring.targets import encode
+
+WORTH = 6000  # images through the network, some 30 s on a core, from which on more processes pay for their start
+SHARE = 16  # images of a batch that keep one process busy
+KEPT_DAYS = 14  # checkpoints of runs that nobody started again
+
+
+def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams) -> None:
+    """Train, keep the best epoch, write the outputs. Raises DataError without labelled images to train or choose by."""
+    from tasks.stages.train_backbone.processes import processes
+
+    rows = training_rows(root)
+    classes, task = classes_and_task(root)
+    check(rows, classes, task, train_backbone)
+    again = partial(run, root, train_backbone=train_backbone, images=images)
+    with (
+        processes(companions(len(rows["train"]), train_backbone), again) as ranks,
+        repeatable(train_backbone.threads, ranks),
+    ):
+        train(root, rows, classes, task, train_backbone, images, ranks)
+
+
+def companions(images: int, params: TrainBackboneParams) -> int:
+    """How many processes to start beside this one: a core each on CPUs, where it pays and changes no result."""
+    import torch
+
+    from tasks.backbones import timm_models
+    from tasks.stages.train_backbone.phases import moving_statistics, plan
+
+    passes = images * sum(phase.epochs for phase in plan(params) if phase.opened != 0)
+    alone = params.threads or moving_statistics(params) or passes < WORTH or timm_models.device().type != "cpu"
+    return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // SHARE) - 1)
+
+
+def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
+    """The stage in one of `ranks` processes; rank 0 writes."""
+    import torch
+
+    from tasks.backbones import timm_models
+    from tasks.stages.train_backbone.trainer import Examples, Setting, fit
+
+    torch.manual_seed(params.seed)
+    model = timm_models.create(params.backbone, params.pretrained, len(classes), images.size)
+    mean, std = timm_models.normalisation(params.backbone)
+    how = Setting(params, len(classes), mean, std, ranks)
+    sets = [
+        Examples(
+            *ranks.first(lambda table=table: inputs(root, table, params, images)), encode(table["label"], classes, task)
+        )
+        for table in (rows["train"], rows["calibration"])
+    ]
+    folder = cache_dir("training", root) / run_key(rows, classes, params, images, model)
+    best, history = fit(model, *sets, how, folder / "checkpoint.safetensors")
+    if ranks.rank == 0:
+        model.load_state_dict(best)
+        about = {
+            "backbone": params.backbone,
+            "pretrained": params.pretrained,
+            "classes": classes,
+            "task": task,
+            "size": images.size,
+            "fit": images.fit,
+            "mean": list(mean),
+            "std": list(std),
+            "feature_dim": timm_models.feature_dim(model),
+        }
+        write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()})
+        shutil.rmtree(folder, ignore_errors=True)
+        forget_old(folder.parent)
+    ranks.wait()
+
+
+def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
+    """(pixels, features of the untrained backbone or None) of `table`, both on demand from the cache."""
+    from tasks.dataset.pixels import pixel_table
+    from tasks.models.pretrained import pretrained_features
+    from tasks.stages.train_backbone.phases import plan
+
+    features = None
+    if any(phase.opened == 0 for phase in plan(params)):
+        embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed just these
+        features = pretrained_features(root, table, embed=embed, images=images)
+    return pixel_table(root, table, images), features
+
+
+def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
+    from tasks.stages.train_backbone.phases import plan
+
+    if not plan(params):
+        raise ParamsError(
+            f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
+            f"{params.pretrained}, at least one expected (from scratch the frozen ones fall away)"
+        )
+    for split in ("train", "calibration"):
+        labels = encode(rows[split]["label"], classes, task)
+        if not len(labels) or (task == "multilabel" and not labels.any()):
+            raise DataError(
+                f"the {split} split has {len(labels)} labelled images and none of the {len(classes)} classes in them: "
+                "stage 1 trains on train and chooses its best epoch on calibration. See validate.min_per_class."
+            )
+
+
+def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: ImagesParams, model) -> str:
+    """The name of this training: its data in order, parameters, code and the weights it starts from."""
+    digest = hashlib.sha256()
+    for split in ("train", "calibration"):
+        for part in (rows[split]["id"], rows[split]["label"]):
+            digest.update(repr(part.to_pylist()).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    code = code_version("tasks.stages.train_backbone.stage")
+    return content_key(digest.hexdigest(), classes, params.model_dump(), images.model_dump(), code)[:32]
+
+
+def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int]) -> None:
+    from tasks.stages.train_backbone.phases import best_epoch
+
+    best = history[best_epoch(history) - 1]
+    save(root, model, about)
+    with atomic_path(root / FOLDER / "history.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(best), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    metrics = {
+        "best_epoch": best["epoch"],
+        "best_phase": best["phase"],
+        "epochs": len(history),
+        "score": "balanced_accuracy_without_prior" if about["task"] == "multiclass" else "mean_average_precision",
+        "calibration_score": best["calibration_score"],
+        "calibration_loss": best["calibration_loss"],
+        "train_loss": best["train_loss"],
+        "train_images": counts["train"],
+        "calibration_images": counts["calibration"],
+    }
+    write_json(root / "metrics" / "train_backbone.json", metrics)
+
+
+def forget_old(folder: Path) -> None:
+    """Remove checkpoints that nobody has continued for KEPT_DAYS."""
+    for file in folder.glob("*/checkpoint.safetensors"):
+        if time.time() - file.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+@contextmanager
+def repeatable(threads: int, ranks) -> Iterator[None]:
+    """torch on `threads` CPU threads (0: its share of all), with kernels that give the same bits each time."""
+    import torch
+
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    torch.set_num_threads(threads or max(1, before[0] // ranks.world))
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.deterministic = before[1]

@@ -1,0 +1,281 @@
+"""The training loop of stage 1, on arrays: best epoch kept, resumable, in one process or several.
+
+N is the number of samples, K of classes, D of feature dimensions, S the side of the input in pixels.
+
+Every epoch draws its order and its augmentation from (seed, epoch) alone. So a run that was killed has no
+random state to restore: it repeats the epoch it was in and ends where it would have ended.
+"""
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module, functional
+
+from tasks.backbones import timm_models
+from tasks.common.errors import EvergreenError
+from tasks.common.failpoints import failpoint
+from tasks.common.params import TrainBackboneParams
+from tasks.dataset.shard_table import ShardTable
+from tasks.scoring.metrics import balanced_accuracy, mean_average_precision
+from tasks.scoring.targets import class_counts
+from tasks.stages.train_backbone import checkpoint
+from tasks.stages.train_backbone.augment import augment
+from tasks.stages.train_backbone.checkpoint import Checkpoint, State
+from tasks.stages.train_backbone.depthwise import SmallMaps
+from tasks.stages.train_backbone.phases import (
+    Phase,
+    best_epoch,
+    moving_statistics,
+    open_parts,
+    over,
+    parameter_groups,
+    plan,
+    rate,
+    rate_factor,
+    set_mode,
+)
+from tasks.stages.train_backbone.processes import Ranks
+
+Inputs = ShardTable | np.ndarray
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)  # see `score`
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`pixels` (N, S, S, 3) uint8; `features` (N, D) of the network before training, or None; `targets` of
+    targets.encode."""
+
+    pixels: Inputs
+    features: Inputs | None
+    targets: np.ndarray
+
+    def inputs(self, phase: Phase) -> Inputs:
+        """What `phase` reads. The frozen phase trains the classifier on features: the same gradients as through the
+        unchanging backbone, hundreds of times faster, and without augmentation."""
+        return self.features if phase.opened == 0 else self.pixels
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a training needs to know beside its data. `mean` and `std` (3,) scale the input."""
+
+    params: TrainBackboneParams
+    classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    ranks: Ranks
+
+
+def fit(
+    model: Module, train: Examples, calibration: Examples, how: Setting, file: Path | None = None
+) -> tuple[State, list[dict]]:
+    """Train `model` in place; returns (state of the best epoch, history).
+
+    `file` is the checkpoint to continue from and to keep; None: none is kept. History has a row an epoch: epoch
+    (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score.
+    Raises EvergreenError when a loss is not finite or the memory of the device does not suffice.
+    """
+    params, ranks = how.params, how.ranks
+    untouched = checkpoint.cpu_copy(model.state_dict())
+    saved = checkpoint.load(file) if file else None
+    history, best = (list(saved.history), saved.best) if saved else ([], {})
+    if saved:
+        model.load_state_dict(saved.model, strict=False)
+        _say(ranks, f"continuing after epoch {len(history)}")
+    model.to(ranks.device)
+    for phase in plan(params):
+        done = [row for row in history if row["phase"] == phase.name]
+        if over(done, phase, params.patience):
+            continue
+        open_parts(model, phase)
+        network = timm_models.classifier(model) if phase.opened == 0 else model
+        optimizer = torch.optim.AdamW(parameter_groups(model, params), fused=True)
+        if done:
+            checkpoint.restore_optimizer(optimizer, saved.optimizer)
+        wrapped = ranks.wrap(network)
+        while not over(done, phase, params.patience):
+            began = time.perf_counter()
+            row = {"epoch": len(history) + 1, "phase": phase.name}
+            row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done))
+            seconds = time.perf_counter() - began
+            ranks.share_buffers(network)
+            row |= judge(network, calibration, how, phase, row["epoch"], class_counts(train.targets, how.classes))
+            history.append(row)
+            done.append(row)
+            state = _touched(model)
+            best = state if best_epoch(history) == row["epoch"] else best
+            if file and ranks.rank == 0:
+                checkpoint.save(file, Checkpoint(history, state, best, checkpoint.optimizer_state(optimizer)))
+            if ranks.rank == 0:
+                failpoint(f"train_backbone.epoch.{row['epoch']}")
+            if seconds > 1 or over(done, phase, params.patience):  # epochs on features take milliseconds
+                _say(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
+    return untouched | best, history
+
+
+def _touched(model: Module) -> State:
+    """What training may have changed so far: phases only ever open more."""
+    names = {name for name, value in model.named_parameters() if value.requires_grad}
+    names |= {name for name, _ in model.named_buffers()}
+    return checkpoint.cpu_copy({name: value for name, value in model.state_dict().items() if name in names})
+
+
+def _line(row: dict, phase: Phase, done: int, rate: float) -> str:
+    return (
+        f"epoch {row['epoch']:3d}  {phase.name:6s} {done:3d}/{phase.epochs}  train loss {row['train_loss']:.3f}  "
+        f"calibration loss {row['calibration_loss']:.3f}  score {row['calibration_score']:.3f}  {rate:,.0f} images/s"
+    )
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.rank == 0:
+        print(f"train_backbone: {text}", file=sys.stderr, flush=True)
+
+
+def train_epoch(
+    network: Module, optimizer: torch.optim.AdamW, train: Examples, how: Setting, phase: Phase, epoch: int, done: int
+) -> dict:
+    """One pass over `train`; `done` epochs of the phase lie behind. Returns learning_rate and train_loss.
+
+    Each process takes its share of every batch; the gradient is that of the whole batch.
+    """
+    params, ranks, inputs = how.params, how.ranks, train.inputs(phase)
+    order = batch_order(len(train.targets), params, epoch)
+    if (smallest := min(map(len, order))) < ranks.world:
+        raise EvergreenError(
+            f"train_backbone.batch_size: batches of {smallest} images cannot be shared by {ranks.world} processes "
+            f"(a batch is all processes' together; {len(train.targets)} training images): raise it or start fewer"
+        )
+    seed = int(np.random.SeedSequence([params.seed, epoch, ranks.rank]).generate_state(1)[0])
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout inside the network
+    set_mode(network, moving_statistics(params))
+    shares = [batch[ranks.rank :: ranks.world] for batch in order]
+    steps = [(done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
+    rates = [rate(phase, params) * rate_factor(phase, *step) for step in steps]
+    losses = torch.zeros(len(order), device=ranks.device)
+    try:
+        for step, batch in enumerate(prefetch(shares, inputs)):
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step]
+            x = to_input(batch, how)
+            if x.ndim == 4:
+                x = augment(x, params.augment, generator).contiguous(memory_format=torch.channels_last)
+            y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
+            with autocast(how), SmallMaps():
+                logits = network(x)
+            loss = sample_losses(logits.float(), y, params.label_smoothing).sum() / len(order[step])
+            optimizer.zero_grad()
+            (loss * ranks.world).backward()  # processes' gradients are averaged: undo the division
+            optimizer.step()
+            losses[step] = loss.detach()
+    except torch.OutOfMemoryError as error:
+        raise EvergreenError(
+            f"epoch {epoch} (phase {phase.name}): {ranks.device} has too little memory for batches of "
+            f"{params.batch_size} images: lower train_backbone.batch_size or images.size"
+        ) from error
+    losses = ranks.sum(losses).cpu().numpy()
+    if not np.isfinite(losses).all():
+        step = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise EvergreenError(
+            f"the training loss is {losses[step]:g} in epoch {epoch} (phase {phase.name}), batch {step + 1} of "
+            f"{len(order)}, at learning rate {rates[step]:g}: lower "
+            f"train_backbone.learning_rate (now {params.learning_rate:g}) or set train_backbone.precision: float32"
+        )
+    mean = float(np.average(losses, weights=[len(batch) for batch in order]))
+    return {"learning_rate": rates[-1], "train_loss": mean}
+
+
+def batch_order(rows: int, params: TrainBackboneParams, epoch: int) -> list[np.ndarray]:
+    """A permutation of `rows` in batches whose sizes differ by at most one: no last batch too small for BatchNorm."""
+    order = np.random.default_rng([params.seed, epoch]).permutation(rows)
+    return np.array_split(order, math.ceil(rows / params.batch_size))
+
+
+def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:
+    """`inputs[rows]` for each `rows` of `index`, gathered by a thread while the device works on the one before."""
+    pinned = torch.cuda.is_available()
+
+    def gather(rows: np.ndarray) -> Tensor:
+        batch = torch.from_numpy(inputs[rows])
+        return batch.pin_memory() if pinned else batch
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(gather, rows) for rows in index[:depth])
+        for number in range(len(index)):
+            batch = waiting.popleft().result()
+            if number + depth < len(index):
+                waiting.append(thread.submit(gather, index[number + depth]))
+            yield batch
+
+
+def to_input(batch: Tensor, how: Setting) -> Tensor:
+    """Pixels (B, S, S, 3) uint8 as normalised (B, 3, S, S); features (B, D) as they are; float32 on the device."""
+    if batch.dtype == torch.uint8:
+        return timm_models.to_input(batch, how.mean, how.std, how.ranks.device)
+    return batch.to(how.ranks.device).float()
+
+
+def autocast(how: Setting) -> torch.autocast:
+    """Mixed precision where params.precision asks for it, or leaves it open on a GPU that has bfloat16."""
+    kind, wanted = how.ranks.device.type, how.params.precision
+    half = wanted == "bfloat16" or (wanted == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(kind, torch.bfloat16, enabled=half)
+
+
+def sample_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """(B,) cross-entropy; for multi-label targets (B, K) binary cross-entropy, averaged over classes."""
+    if targets.ndim == 1:
+        return functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+    soft = targets * (1 - smoothing) + smoothing / 2
+    return functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
+
+
+def judge(network: Module, calibration: Examples, how: Setting, phase: Phase, epoch: int, counts: np.ndarray) -> dict:
+    """calibration_loss and calibration_score (`score`) of `network`, the same in every process."""
+    targets = calibration.targets
+    logits = predict(network, calibration.inputs(phase), how)
+    loss = float(sample_losses(logits, torch.from_numpy(targets)).mean())
+    if not math.isfinite(loss):
+        raise EvergreenError(
+            f"the calibration loss is {loss:g} after epoch {epoch}: the network no longer gives finite numbers. "
+            f"Lower train_backbone.learning_rate (now {how.params.learning_rate:g})"
+        )
+    return {"calibration_loss": loss, "calibration_score": score(targets, logits.numpy(), counts)}
+
+
+def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
+    """(N, K) float32 logits on the CPU; the processes share the work and all get the whole."""
+    network.eval()
+    parts = np.array_split(np.arange(len(inputs)), math.ceil(len(inputs) / how.params.batch_size))
+    mine = parts[how.ranks.rank :: how.ranks.world]
+    logits = torch.zeros(len(inputs), how.classes, device=how.ranks.device)
+    with torch.inference_mode():
+        for rows, batch in zip(mine, prefetch(mine, inputs), strict=True):
+            with autocast(how):
+                logits[torch.from_numpy(rows)] = network(to_input(batch, how)).float()
+    return how.ranks.sum(logits).cpu()
+
+
+def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> float:
+    """What the best epoch is best at; `counts` (K,) are the training samples of each class.
+
+    Balanced accuracy, after taking the training classes' log shares out of the logits as far as it helps (tau times;
+    Menon et al. 2021): stage 2 will balance the classifier, so an epoch's bias to common classes must not decide.
+    Plain balanced accuracy chose unadapted features on long-tailed data, three points worse after stage 2.
+    For multi-label mean average precision.
+    """
+    if targets.ndim == 2:
+        return mean_average_precision(targets, logits)
+    share = np.log(np.maximum(counts, 1) / np.maximum(counts, 1).sum())
+    answers = [(logits - tau * share).argmax(axis=1) for tau in TAUS]
+    return max(balanced_accuracy(targets, answer, len(counts)) for answer in answers)

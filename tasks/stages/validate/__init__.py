@@ -1,0 +1,1 @@
+"""Stage `validate`: hard rules, batch checks and the Great Expectations suite."""

@@ -1,0 +1,215 @@
+"""Are a batch's labels noisier than those of the data before it? Measured with a probe on pretrained features.
+
+K classes; a confusion C (K, K) counts samples by given label (rows) and by what a probe trained on the earlier
+data predicts (columns); for the earlier data itself the predictions are out of fold. Two questions a class,
+neither of which depends on how frequent the classes are in the batch:
+
+- given: of the samples *given* class k, how many more does the probe see as something else than it used to?
+  Catches a class that other images were thrown into, and two classes swapped.
+- missing: how many samples look like class k but are given another, beyond the usual confusions, as a share of
+  the samples of class k? Catches a whole class thrown into a much larger one, where it hardly shows.
+
+A batch from another camera disagrees with the old probe although its labels are right. So a second probe tells
+earlier from new images; where it can (AUC above DIFFERENT), disagreement says nothing about labels and no class
+is judged. Measuring (`measure`) and judging (`judge`) are apart: measurements are cached, bounds may change.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.common.checks import Check, Frozen
+from tasks.common.code import code_version
+from tasks.common.files import content_key, read_json, write_json
+from tasks.common.params import EmbedParams, ImagesParams
+from tasks.common.paths import cache_dir
+from tasks.models import probe
+from tasks.models.folds import assign_folds
+from tasks.models.pretrained import pretrained_features
+from tasks.scoring.targets import encode
+
+FOLDS = 5
+Z = 2.326  # one-sided 99 %: 2 K questions are asked of each batch
+DIFFERENT = 0.8  # AUC. Label mixes 0.35 apart (validate.max_prior_change) alone reach 0.5 + 0.35 - 0.35^2 / 2 = 0.79
+DOMAIN_ROWS = 1000  # of each side, for the second probe
+MIN_EXPECTED = 10  # samples of a class to expect in the batch before "missing" is asked
+
+
+class Noise(Frozen):
+    """Measurements of one batch: counts, (K, K) nested lists; for multi-label (K, 2, 2), absent or present."""
+
+    classes: list[str]
+    old: list
+    new: list
+    difference: float  # AUC of telling the batch's images from earlier ones; 0.5: they look the same
+
+
+def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesParams, embed: EmbedParams) -> Noise:
+    """`measure` the rows of `samples` from number `old` on against those before, or read what was measured earlier.
+
+    It is in this module so that the cache key covers exactly the code that measures, not the whole stage.
+    """
+    ids, labels = samples.column("id").to_pylist(), samples.column("label").to_pylist()
+    groups = pc.coalesce(samples.column("source"), samples.column("cluster")).to_pylist()[:old]
+    code = code_version("tasks.stages.validate.batch_noise")
+    key = content_key("noise", old, ids, labels, groups, embed.backbone, images.model_dump(), code)
+    file = cache_dir("validate", root) / f"noise-{key[:24]}.json"
+    try:
+        return Noise.model_validate(read_json(file))
+    except (OSError, ValueError):  # not there, or torn: measure
+        classes = sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)})
+    x = pretrained_features(root, samples, embed=embed, images=images)
+    y = encode(labels, classes, task)
+    noise = measure(x[:old], y[:old], np.array(groups), x[old:], y[old:], classes)
+    write_json(file, noise.model_dump())
+    return noise
+
+
+def measure(
+    old_x: np.ndarray, old_y: np.ndarray, groups: np.ndarray, new_x: np.ndarray, new_y: np.ndarray, classes: list[str]
+) -> Noise:
+    """`old_x`, `new_x` (N, D) features; `old_y`, `new_y` targets as tasks.scoring.targets.encode gives them.
+
+    `groups` (N_old,) names: samples of one group share a fold, so that a new camera is compared with new cameras.
+    """
+    k = len(classes)
+    members = old_y[:, None] == np.arange(k) if old_y.ndim == 1 else old_y > 0
+    fold = assign_folds(members, groups, FOLDS, seed=0)
+    # between natural and balanced: natural weights never predict a rare class, balanced ones too often
+    rare = 1 / np.sqrt(np.maximum(members.sum(axis=0), 1))
+    weight = np.where(members.any(axis=1), (members * rare).max(axis=1), rare.min())
+    weights = np.stack([weight * (fold != number) for number in range(FOLDS)] + [weight])
+    weights = weights[weights.sum(axis=1) > 0]
+    probes = probe.fit_many(old_x, old_y, k, weights)
+    before = probe.select_logits(probes, old_x, np.minimum(fold, len(probes) - 1))
+    after = probes[-1].logits(new_x)
+    return Noise(
+        classes=classes,
+        old=confusion(old_y, before).tolist(),
+        new=confusion(new_y, after).tolist(),
+        difference=_difference(old_x, new_x),
+    )
+
+
+def confusion(given: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """(K, K) counts of given (N,) by most probable class; (K, 2, 2) for multi-label `given` (N, K)."""
+    k = logits.shape[1]
+    if given.ndim == 1:
+        return np.bincount(given * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
+    cells = 2 * (given > 0) + (logits > 0)
+    return np.stack([np.bincount(cells[:, c], minlength=4).reshape(2, 2) for c in range(k)])
+
+
+def _difference(old_x: np.ndarray, new_x: np.ndarray) -> float:
+    """Out-of-fold AUC of a probe that tells new rows from old ones."""
+    old_x, new_x = old_x[:DOMAIN_ROWS], new_x[:DOMAIN_ROWS]
+    x = np.concatenate([old_x, new_x])
+    y = np.repeat([0, 1], [len(old_x), len(new_x)])
+    fold = np.concatenate([np.arange(len(old_x)), np.arange(len(new_x))]) % 2
+    weight = np.where(y == 0, 1 / len(old_x), 1 / len(new_x))
+    probes = probe.fit_many(x, y, 2, np.stack([weight * (fold != number) for number in range(2)]))
+    logits = probe.select_logits(probes, x, fold)
+    return auc(logits[:, 1] - logits[:, 0], y == 1, fold)
+
+
+def auc(scores: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> float:
+    """Mean over folds of P(score of a positive > score of a negative); all (N,)."""
+    found = []
+    for number in np.unique(fold):
+        up, down = scores[(fold == number) & positive], np.sort(scores[(fold == number) & ~positive])
+        if len(up) and len(down):
+            below = np.searchsorted(down, up, "left") + np.searchsorted(down, up, "right")
+            found.append(below.mean() / 2 / len(down))
+    return float(np.mean(found)) if found else 0.5
+
+
+def judge(noise: Noise, max_increase: float) -> list[Check]:
+    """One check a class: the worse of its two answers. A lower bound above `max_increase` fails."""
+    different = noise.difference > DIFFERENT
+    checks = [
+        Check(
+            name="noise.comparable",
+            status="pass",
+            value=round(noise.difference, 4),
+            bound=DIFFERENT,
+            detail="the images look unlike the data so far, so their labels cannot be compared with it"
+            if different
+            else "the images look like the data so far: their labels can be compared with it",
+        )
+    ]
+    if different:
+        return checks
+    old_counts, new_counts = np.array(noise.old), np.array(noise.new)
+    for number, name in enumerate(noise.classes):
+        old, new, k = old_counts, new_counts, number
+        if old.ndim == 3:  # multi-label: each class is a question of its own, absent or present
+            old, new, k = old[number], new[number], 1
+        value, low, found, of = given_increase(old, new, k)
+        what = f"{found:,} of {of:,} images labelled {name!r} look like another class: {value:.0%} more than before"
+        lost, lost_low, looking, labelled = missing_share(old, new, k)
+        if lost_low > max(low, 0):
+            value, low = lost, lost_low
+            what = f"{looking:,} images look like {name!r} and {labelled:,} of them are labelled so: {value:.0%} of"
+            what += " the class carry another label, beyond the usual confusions"
+        if of or looking:
+            checks.append(
+                Check(
+                    name=f"noise.{name}",
+                    status="fail" if low > max_increase else "pass",
+                    value=round(value, 4),
+                    low=round(low, 4),
+                    bound=max_increase,
+                    detail=f"{what} (at least {max(low, 0):.0%} with 99% confidence, {max_increase:.0%} allowed)",
+                )
+            )
+    return checks
+
+
+def given_increase(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, float, int, int]:
+    """(increase, its lower bound, disagreeing, given) of the disagreement among samples given class `k`.
+
+    The bound is Newcombe's for a difference of two proportions (1998, method 10), so that a class rare in the
+    earlier data is judged mildly. (0, 0, 0, 0) where neither side has the class.
+    """
+    of_old, of_new = int(old[k].sum()), int(new[k].sum())
+    if of_new == 0:
+        return 0.0, 0.0, 0, 0
+    wrong_old, wrong_new = of_old - int(old[k, k]), of_new - int(new[k, k])
+    before = wrong_old / of_old if of_old else 1.0  # a class never seen before cannot be recognised
+    after = wrong_new / of_new
+    low_after, _ = wilson(wrong_new, of_new)
+    _, high_before = wilson(wrong_old, of_old)
+    low = after - before - np.hypot(after - low_after, high_before - before)
+    return after - before, float(low), wrong_new, of_new
+
+
+def missing_share(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, float, int, int]:
+    """(share, its lower bound, samples that look like `k`, of those given `k`) of class `k` given other labels.
+
+    What the probe takes for k among other given labels, less what its confusions in the earlier data let expect,
+    relative to the samples of k that its earlier share lets expect. It cannot exceed what is missing from those:
+    an entirely new class may look like an old one, but then the old one is still there.
+    """
+    of_old, of_new = old.sum(axis=1), new.sum(axis=1)
+    others = np.arange(len(old)) != k
+    confused = np.where(of_old > 0, (old[:, k] + 0.5) / (of_old + 1), 0)
+    looking, hits = int(new[:, k].sum()), int(new[k, k])
+    extra = new[others, k].sum() - (of_new * confused)[others].sum()
+    variance = new[others, k].sum() + (of_new**2 * confused * (1 - confused) / (of_old + 1))[others].sum()
+    expected = new.sum() * old[k, k] / max(old.sum(), 1)
+    if expected < MIN_EXPECTED:
+        return 0.0, 0.0, looking, hits
+    share, low = (np.clip(min(count, expected - hits) / expected, 0, 1) for count in (extra, extra - Z * variance**0.5))
+    return float(share), float(low), looking, hits
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Wilson's interval of a proportion, one-sided Z each way; (0, 1) for nothing of nothing."""
+    if of == 0:
+        return 0.0, 1.0
+    share, z2 = count / of, Z * Z
+    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
+    half = Z / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))

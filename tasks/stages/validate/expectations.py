@@ -1,0 +1,167 @@
+"""The Great Expectations suite of params.yaml on the table of samples, cached by content.
+
+N rows. Importing the library takes seconds, so an unchanged table with an unchanged suite is not looked at again.
+Text (labels, sources) is HTML-escaped before it goes in: the library's own pages would show it raw.
+"""
+
+import difflib
+import hashlib
+import html
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from tasks.common.code import code_version
+from tasks.common.errors import ParamsError
+from tasks.common.files import content_key, read_json, write_json
+from tasks.common.params import Expectation
+from tasks.common.paths import cache_dir
+from tasks.common.schemas import MEASURES
+
+COLUMNS = ("id", "batch", "split", "label", "source", "taken_at", "origin", *(field.name for field in MEASURES))
+_COLUMN_KEYS = ("column", "column_A", "column_B", "column_list", "column_set")
+
+
+class Outcome(BaseModel):
+    """What became of one expectation on N rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    kwargs: dict[str, Any]
+    severity: str
+    passed: bool
+    error: str = ""  # why it could not be evaluated; never a pass
+    unexpected: dict[str, str] = {}  # id of a row that breaks it -> what was found there
+    observed: str = ""  # of expectations on the table or a whole column
+
+    @property
+    def sentence(self) -> str:
+        """E.g. `expect_column_values_to_be_between(column='width', min_value=16)`."""
+        return f"{self.type}({', '.join(f'{key}={value!r}' for key, value in self.kwargs.items())})"
+
+
+def columns_of(suite: list[Expectation]) -> list[str]:
+    """Columns the suite looks at, sorted. Raises ParamsError naming what is no column of the samples."""
+    found, wrong = set(), []
+    for number, expectation in enumerate(suite):
+        for key in _COLUMN_KEYS:
+            value = expectation.kwargs.get(key, [])
+            for name in [value] if isinstance(value, str) else value:
+                if name in COLUMNS:
+                    found.add(name)
+                else:
+                    near = difflib.get_close_matches(str(name), COLUMNS, n=1)
+                    hint = f", did you mean {near[0]!r}?" if near else f", expected one of {', '.join(COLUMNS)}"
+                    wrong.append(f"  validate.expectations.{number}.kwargs.{key}: no column {name!r}{hint}")
+    if wrong:
+        raise ParamsError("params.yaml names unknown columns:\n" + "\n".join(wrong))
+    return sorted(found)
+
+
+def evaluate(root: Path, samples: pa.Table, suite: list[Expectation]) -> list[Outcome]:
+    """One outcome per expectation, in order, on `samples` (samples_schema, N rows, N > 0), from the cache if known.
+
+    Labels of multi-label samples are one string, joined by "|". Raises ParamsError for an expectation that
+    Great Expectations does not know or whose arguments it refuses.
+    """
+    names = ["id", *(name for name in columns_of(suite) if name != "id")]
+    table = pa.table({name: _plain(samples.column(name)) for name in names}).combine_chunks()
+    stated = [expectation.model_dump(mode="json") for expectation in suite]
+    key = content_key(
+        _digest(table), stated, code_version("tasks.stages.validate.expectations"), version("great-expectations")
+    )
+    file = cache_dir("validate", root) / f"expectations-{key[:24]}.json"
+    try:
+        return [Outcome.model_validate(one) for one in read_json(file)]
+    except (OSError, ValueError):  # not there, or torn: evaluate
+        outcomes = _evaluate(table, suite)
+    write_json(file, [one.model_dump() for one in outcomes])
+    return outcomes
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """`column` with its text escaped and lists of labels joined."""
+    if pa.types.is_list(column.type):
+        return pa.array([None if value is None else _escaped("|".join(value)) for value in column.to_pylist()])
+    if pa.types.is_string(column.type):
+        encoded = column.combine_chunks().dictionary_encode()  # a label is escaped once, not once a row
+        escaped = [None if value is None else _escaped(value) for value in encoded.dictionary.to_pylist()]
+        return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(escaped, pa.string())).cast(pa.string())
+    return column
+
+
+def _escaped(value: Any) -> Any:
+    """Text HTML-escaped, lists of it too; other values as they are."""
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    return html.escape(value) if isinstance(value, str) else value
+
+
+def _digest(table: pa.Table) -> str:
+    """sha256 of the table's schema and values."""
+    digest = hashlib.sha256(str(table.schema).encode())
+    for batch in table.to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def _evaluate(table: pa.Table, suite: list[Expectation]) -> list[Outcome]:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: it reads its settings then
+    import great_expectations as gx
+
+    checks = [_built(number, expectation) for number, expectation in enumerate(suite)]
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("samples").add_dataframe_asset("samples")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table.to_pandas()})
+    form = {
+        "result_format": "COMPLETE",
+        "unexpected_index_column_names": ["id"],
+        "return_unexpected_index_query": False,
+    }
+    results = batch.validate(gx.ExpectationSuite(name="params.yaml", expectations=checks), result_format=form).results
+    by_number = {result.expectation_config.meta["number"]: result.to_json_dict() for result in results}
+    # an expectation without a result is no pass: hard rule `expectations` counts them
+    return [_outcome(suite[number], by_number[number]) for number in sorted(by_number)]
+
+
+def _built(number: int, expectation: Expectation):
+    from great_expectations.exceptions import GreatExpectationsError
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    kwargs = dict(expectation.kwargs)
+    if "value_set" in kwargs:  # compared with escaped text
+        kwargs["value_set"] = _escaped(kwargs["value_set"])
+    try:
+        return ExpectationConfiguration(type=expectation.type, kwargs=kwargs, meta={"number": number}).to_domain_obj()
+    except (GreatExpectationsError, ValueError, TypeError) as error:
+        raise ParamsError(
+            f"params.yaml: validate.expectations.{number} ({expectation.type}) is refused by Great Expectations: "
+            + " ".join(str(error).split())
+        ) from None
+
+
+def _outcome(expectation: Expectation, result: dict) -> Outcome:
+    details = result.get("result") or {}
+    unexpected = {}
+    for row in details.get("unexpected_index_list") or []:
+        found = ", ".join(f"{key} = {html.unescape(str(value))}" for key, value in row.items() if key != "id")
+        unexpected[row["id"]] = found
+    return Outcome(
+        **expectation.model_dump(mode="json"),
+        passed=bool(result["success"]),
+        error=_error(result.get("exception_info") or {}),
+        unexpected=unexpected,
+        observed=str(details["observed_value"]) if "observed_value" in details else "",
+    )
+
+
+def _error(about: dict) -> str:
+    """The exception message in a result: either at its top or one level down, per metric."""
+    entries = [about, *(value for value in about.values() if isinstance(value, dict))]
+    return next((str(e["exception_message"]) for e in entries if e.get("raised_exception")), "")

@@ -1,0 +1,122 @@
+"""The hard rules of `validate`: small pure functions from counts to a Check with value and bound.
+
+K is the number of labels compared. Each is there because a validation library answers "success" to a table
+without rows, a column without values and a suite without expectations, and knows no earlier data.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks.common.checks import Check
+
+DRAWS = 1000
+SPLITS = ("train", "calibration", "test")
+
+
+def _check(name: str, passed: bool, value: float, bound: float, detail: str, low: float | None = None) -> Check:
+    return Check(
+        name=name,
+        status="pass" if passed else "fail",
+        value=round(float(value), 6),
+        bound=float(bound),
+        low=None if low is None else round(float(low), 6),
+        detail=detail,
+    )
+
+
+def rows(labelled: int, least: int) -> Check:
+    """Enough labelled training rows?"""
+    return _check(
+        "rows", labelled >= least, labelled, least, f"{labelled:,} labelled training rows, at least {least:,} expected"
+    )
+
+
+def null_labels(nulls: int, of: int, most: float) -> Check:
+    """Not too many rows of a batch without label?"""
+    share = nulls / max(of, 1)
+    return _check(
+        "null_labels",
+        share <= most,
+        share,
+        most,
+        f"{nulls:,} of {of:,} rows have no label, at most {most:.0%} expected",
+    )
+
+
+def quarantined(bad: int, of: int, most: float) -> Check:
+    """Not too many rows of a batch quarantined, at ingest or later?"""
+    share = bad / max(of, 1)
+    return _check(
+        "quarantined",
+        share <= most,
+        share,
+        most,
+        f"{bad:,} of {of:,} rows are quarantined, at most {most:.0%} expected",
+    )
+
+
+def prior_change(batch: np.ndarray, earlier: np.ndarray, most: float) -> Check:
+    """Is the batch's label mix near the earlier one? `batch`, `earlier`: (K,) counts, each with a sum above 0.
+
+    The value is the total variation distance (half the L1 distance) of the two mixes. It is positive also for a
+    batch drawn from the earlier mix, the more so the smaller the batch; so what fails is its lower bound: the
+    distance less the 95 % quantile of how far a sample of that size strays from its own mix.
+    """
+    mix = batch / batch.sum()
+    distance = np.abs(mix - earlier / earlier.sum()).sum() / 2
+    size = int(batch.sum())
+    strays = np.abs(np.random.default_rng(0).multinomial(size, mix, DRAWS) / size - mix).sum(axis=1) / 2
+    low = max(distance - np.quantile(strays, 0.99), 0.0)
+    detail = f"the label mix differs by {distance:.2f} (total variation; at least {low:.2f} of it is no chance)"
+    detail += f" from the data before it, at most {most:g} expected"
+    return _check("prior_change", low <= most, distance, most, detail, low)
+
+
+def class_names(train: Mapping[str, int], given: Sequence[str] | None, least: int) -> list[str]:
+    """The K classes: `given` (data.classes) as it stands, else every label with `least` training rows, sorted.
+
+    `train`: label -> labelled training rows.
+    """
+    return list(given) if given is not None else sorted(name for name, count in train.items() if count >= max(least, 1))
+
+
+def class_support(
+    counts: Mapping[str, Mapping[str, int]], classes: Sequence[str], least: Mapping[str, int], min_classes: int
+) -> list[Check]:
+    """Enough classes, and enough of each in each split? `counts`: split -> label -> rows."""
+    found = len(classes)
+    checks = [_check("classes", found >= min_classes, found, min_classes, f"{found} classes {list(classes)[:12]}")]
+    if found < min_classes:
+        seen = {name: count for name, count in counts.get("train", {}).items() if name not in classes}
+        few = dict(list(seen.items())[:12])
+        more = f" and {len(seen) - len(few)} more" if len(seen) > len(few) else ""
+        short = f"; labels with too few training rows: {few}{more}" if seen else ""
+        checks[0] = checks[0].model_copy(
+            update={"detail": f"{checks[0].detail}, at least {min_classes} expected{short}"}
+        )
+    for split in SPLITS:
+        for name in classes:
+            count, wanted = counts.get(split, {}).get(name, 0), least.get(split, 0)
+            checks.append(
+                _check(
+                    f"support.{split}.{name}",
+                    count >= wanted,
+                    count,
+                    wanted,
+                    f"class {name!r} has {count:,} images in the split {split}, at least {wanted:,} expected",
+                )
+            )
+    return checks
+
+
+def values_seen(column: str, values: int, of: int) -> Check:
+    """Has a column that an expectation looks at any value? Without one, every expectation holds."""
+    detail = f"column {column!r} has a value in {values:,} of {of:,} rows, at least 1 expected"
+    return _check(f"values.{column}", values > 0, values, 1, detail)
+
+
+def expectations(count: int, checked: int) -> Check:
+    """Was every expectation of a non-empty suite really evaluated?"""
+    detail = f"{checked} expectations evaluated, {max(count, 1)} expected"
+    return _check("expectations", checked == count > 0, checked, max(count, 1), detail)

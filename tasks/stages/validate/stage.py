@@ -1,0 +1,255 @@
+"""Stage `validate`: may this table be trained on? Hard rules, then the Great Expectations suite of params.yaml.
+
+Reads artifacts/inspect/samples.parquet and the batch manifests under data/; writes artifacts/validate/
+{accepted.parquet, classes.json, quarantine.parquet, result.json, index.html} and metrics/validate.json.
+index.html shows every rule with its figures and works without network. Rows that break a rule are quarantined;
+a batch or table that breaks one stops the run (BatchRefused, TableRefused), and its page is then kept in
+`.evergreen/validation/`. Batches are judged in ingest order, each against those before it; the measurements are
+cached, so a run costs what is new.
+
+    python -m tasks.stages validate
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.common.checks import Check
+from tasks.common.errors import BatchRefused, StageInputError, TableRefused
+from tasks.common.files import atomic_path, write_json
+from tasks.common.params import DataParams, EmbedParams, ImagesParams, ValidateParams
+from tasks.common.paths import state_dir
+from tasks.common.schemas import accepted_schema
+from tasks.dataset.shards import BatchManifest, batches, read_tombstones
+from tasks.stages.validate import batch_noise, expectations, rules
+from tasks.stages.validate import page as validation_page
+from tasks.stages.validate.expectations import Outcome
+from tasks.stages.validate.table import Candidates, Findings, failures, labels_of, report
+
+REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared
+MIX_COMPARED = ("import",)  # kinds of batches; traffic has the mix it has, and reviews are picked by their doubt
+LABELS_COMPARED = ("import", "production")  # a review is by a person, image by image, on the doubtful ones
+QUARANTINE = pa.schema([("id", pa.string()), ("batch", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, validate: ValidateParams) -> None:
+    """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
+    expectations.columns_of(validate.expectations)  # a misspelt column is told before any work
+    table, manifests = _read(root)
+    found = Findings()
+    try:
+        found.classes = choose_classes(table, data.classes, validate)
+        _judge_batches(root, table, manifests, found, data.task, images, embed, validate)
+        found.of_table = table_checks(table, found.classes, validate)
+        _refuse_table(found.of_table)
+        found.outcomes = expectations.evaluate(root, table.accepted(), validate.expectations)
+        found.of_suite = apply_outcomes(table, found.outcomes, len(validate.expectations))
+        _refuse_table(found.of_suite)
+        if (table.reason == "expectation").any():  # the rules must hold for what is left, too
+            for manifest in manifests:
+                _judge_shares(table, manifest, found, validate)
+            found.of_table = table_checks(table, found.classes, validate)
+            _refuse_table(found.of_table)
+    except (BatchRefused, TableRefused) as refusal:
+        what = refusal.batch if isinstance(refusal, BatchRefused) else "table"
+        page = _keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
+        reasons = [*refusal.reasons, f"all figures are in {page}"]
+        raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons)) from None
+    _write(root, table, found, manifests, data.task, images)
+
+
+def _read(root: Path) -> tuple[Candidates, list[BatchManifest]]:
+    file = root / "artifacts" / "inspect" / "samples.parquet"
+    if not file.is_file():
+        raise StageInputError(f"{file} is missing: run the stage inspect first")
+    tombstones = read_tombstones(root)
+    manifests = [batch for batch in batches(root / "data") if batch.batch not in tombstones]
+    return Candidates(pq.read_table(file)), manifests
+
+
+def choose_classes(table: Candidates, given: list[str] | None, validate: ValidateParams) -> list[str]:
+    """The class names; rows with any other label are quarantined."""
+    train = table.counts(table.training)
+    least = max(validate.min_per_class.get("train", 0), 1)
+    classes = rules.class_names(train, given, least)
+    known = set(classes)
+    for row in np.flatnonzero(table.fine & table.labelled):
+        for name in set(labels_of(table.labels[row])) - known:
+            why = f"is not among the {len(known)} of data.classes"
+            if given is None:
+                why = f"has {train[name]} labelled training images, at least {least} make a class"
+            table.quarantine(row, "unknown_label", f"label {name!r} {why}")
+    return classes
+
+
+def _judge_batches(
+    root: Path,
+    table: Candidates,
+    manifests: list[BatchManifest],
+    found: Findings,
+    task: str,
+    images: ImagesParams,
+    embed: EmbedParams,
+    validate: ValidateParams,
+) -> None:
+    """Each batch against the bounds and against those before it, in ingest order; the first bad one is refused.
+
+    Which rule holds for which kind of batch is in MIX_COMPARED and LABELS_COMPARED; the hard set is no sample of
+    anything and nothing is compared with it.
+    """
+    training = table.training
+    earlier, reference = Counter(), np.empty(0, np.int64)
+    for manifest in manifests:
+        here = training & (table.batch == manifest.batch)
+        rows, mix = np.flatnonzero(here), table.counts(here)
+        checks: list[Check] = []
+        comparable = len(rows) >= validate.min_batch <= len(reference) and mix and earlier
+        if comparable and manifest.kind in MIX_COMPARED:
+            names = sorted(mix | earlier)
+            now, before = (np.array([counts[name] for name in names]) for counts in (mix, earlier))
+            checks.append(rules.prior_change(now, before, validate.max_prior_change))
+        if comparable and manifest.kind in LABELS_COMPARED:
+            both = table.samples.take(pa.array(np.concatenate([reference, _draw(rows, table.ids)])))
+            noise = batch_noise.cached(root, both, len(reference), task, images, embed)
+            checks += batch_noise.judge(noise, validate.max_noise_increase)
+        found.of_batch[manifest.batch] = checks
+        _judge_shares(table, manifest, found, validate)
+        if manifest.kind != "hard":
+            earlier += mix
+            reference = _draw(np.concatenate([reference, rows]), table.ids)
+
+
+def _judge_shares(table: Candidates, manifest: BatchManifest, found: Findings, validate: ValidateParams) -> None:
+    """Add, or make anew, the checks of null labels and quarantined rows; refuse the batch if any check fails."""
+    checks = {check.name: check for check in found.of_batch[manifest.batch]}
+    checks |= {check.name: check for check in share_checks(table, manifest, validate)}
+    found.of_batch[manifest.batch] = list(checks.values())
+    if reasons := failures(list(checks.values())):
+        raise BatchRefused(manifest.batch, reasons)
+
+
+def share_checks(table: Candidates, manifest: BatchManifest, validate: ValidateParams) -> list[Check]:
+    """Of rows without label and of quarantined rows, refused at ingest or later; none for a small batch."""
+    here = table.batch == manifest.batch
+    refused, rows = sum(manifest.quarantined.values()), int(here.sum())
+    if rows + refused < validate.min_batch:
+        return []
+    bad = refused + int((here & table.quarantined).sum())
+    checks = [rules.quarantined(bad, rows + refused, validate.max_quarantined)]
+    if manifest.kind != "production" and rows:  # traffic comes without labels
+        checks.append(rules.null_labels(int((here & ~table.labelled).sum()), rows, validate.max_null_labels))
+    return checks
+
+
+def _draw(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The REFERENCE rows with the smallest ids: a random draw (ids are hashes) that hardly changes as rows are
+    added, so that cached measurements stay valid."""
+    return rows[np.argsort(ids[rows])][:REFERENCE]
+
+
+def table_checks(table: Candidates, classes: list[str], validate: ValidateParams) -> list[Check]:
+    """Rows, classes, support of each class, and that columns with an expectation have values at all."""
+    counts = {split: table.counts(table.fine & (table.split == split)) for split in rules.SPLITS}
+    fine = table.accepted()
+    return [
+        rules.rows(int(table.training.sum()), validate.min_rows),
+        *rules.class_support(counts, classes, validate.min_per_class, validate.min_classes),
+        *(
+            rules.values_seen(name, _values(fine.column(name)), len(fine))
+            for name in expectations.columns_of(validate.expectations)
+        ),
+    ]
+
+
+def _values(column: pa.ChunkedArray) -> int:
+    """Entries that are neither null nor NaN: those an expectation looks at."""
+    return len(column) - pc.sum(pc.is_null(column, nan_is_null=True), min_count=0).as_py()
+
+
+def apply_outcomes(table: Candidates, outcomes: list[Outcome], asked: int) -> list[Check]:
+    """Quarantine the rows that break an expectation; a failed check where the table as a whole breaks one."""
+    checks = [rules.expectations(asked, sum(not outcome.error for outcome in outcomes))]
+    row_of = {one: row for row, one in enumerate(table.ids)}
+    for number, outcome in enumerate(outcomes):
+        if outcome.error:
+            why = f"could not be evaluated: {outcome.error}"
+        elif outcome.passed:
+            continue
+        elif not outcome.unexpected:
+            why = f"is broken by the table as a whole (found {outcome.observed}): no row can be quarantined for it"
+        elif outcome.severity == "stop":
+            why = f"is broken by {len(outcome.unexpected)} rows, for example {next(iter(outcome.unexpected.values()))}"
+        else:
+            for one, what in outcome.unexpected.items():
+                table.quarantine(row_of[one], "expectation", f"{what} breaks {outcome.sentence}")
+            continue
+        status = "error" if outcome.error else "fail"
+        checks.append(Check(name=f"expectation.{number}", status=status, detail=f"{outcome.sentence} {why}"))
+    return checks
+
+
+def _refuse_table(checks: list[Check]) -> None:
+    if reasons := failures(checks):
+        raise TableRefused(reasons)
+
+
+def _keep_page(
+    root: Path, table: Candidates, found: Findings, manifests: list[BatchManifest], images: ImagesParams, refused: dict
+) -> Path:
+    """What was found, where the user can see it although the stage failed and has no outputs."""
+    stem = state_dir(root) / "validation" / refused["what"]
+    about = report(found, table, manifests, refused)
+    evidence = validation_page.tiles(root / "data", _suspects(table, found, refused["what"]), images.max_pixels)
+    write_json(stem.with_suffix(".json"), about)
+    page = stem.with_suffix(".html")
+    _write_text(page, validation_page.render(about, _tiles(root, table, images), evidence))
+    return page
+
+
+def _suspects(table: Candidates, found: Findings, batch: str) -> pa.Table:
+    """A few images of `batch` labelled as a class that failed its noise check, with the label as `detail`."""
+    failed = {check.name.removeprefix("noise.") for check in found.of_batch.get(batch, []) if check.status != "pass"}
+    rows = np.flatnonzero(table.training & (table.batch == batch))
+    rows = [row for row in rows if failed.intersection(labels_of(table.labels[row]))][: validation_page.TILES]
+    shown = table.samples.select(["shard", "row", "status"]).take(pa.array(rows, pa.int64()))
+    return shown.append_column(
+        "detail", pa.array([", ".join(labels_of(table.labels[row])) for row in rows], pa.string())
+    )
+
+
+def _tiles(root: Path, table: Candidates, images: ImagesParams) -> list[dict]:
+    return validation_page.tiles(root / "data", table.refused_rows(), images.max_pixels)
+
+
+def _write(
+    root: Path, table: Candidates, found: Findings, manifests: list[BatchManifest], task: str, images: ImagesParams
+) -> None:
+    out = root / "artifacts" / "validate"
+    schema = accepted_schema(task)
+    about = report(found, table, manifests, None)
+    _write_parquet(out / "accepted.parquet", table.accepted().select(schema.names).cast(schema))
+    _write_parquet(out / "quarantine.parquet", table.refused_rows().select(QUARANTINE.names).cast(QUARANTINE))
+    write_json(out / "classes.json", found.classes)
+    write_json(out / "result.json", about)
+    _write_text(out / "index.html", validation_page.render(about, _tiles(root, table, images)))
+    figures = {name: about[name] for name in ("rows", "accepted", "labelled_training_rows", "excluded", "quarantined")}
+    counts = {"classes": len(found.classes), "batches": len(manifests), "checks": len(found.all_checks())}
+    write_json(root / "metrics" / "validate.json", {**figures, **counts, "expectations": len(found.outcomes)})
+    print(
+        f"validate: {about['accepted']} of {about['rows']} samples accepted, {counts['classes']} classes, "
+        f"{counts['checks']} checks and {len(found.outcomes)} expectations passed"
+    )
+
+
+def _write_parquet(file: Path, table: pa.Table) -> None:
+    with atomic_path(file) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _write_text(file: Path, text: str) -> None:
+    with atomic_path(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Bytes by key: a local folder or an S3 prefix."""

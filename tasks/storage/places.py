@@ -1,0 +1,31 @@
+"""Opening the store that a url names: a local folder or an S3 prefix."""
+
+from pathlib import Path
+
+from tasks.common.errors import EvergreenError
+from tasks.common.params import StoreParams
+from tasks.common.paths import main_checkout
+from tasks.storage.blobs import Store, without_secrets
+from tasks.storage.local import LocalStore
+
+
+def open_blobs(url: str, root: Path, *, store: StoreParams) -> Store:
+    """The place `url` names: s3://bucket/prefix, reached as `store` says, or a folder, relative to the main checkout
+    of `root`. Raises EvergreenError for one that cannot be opened."""
+    if url.startswith("s3://"):
+        from tasks.storage.s3_store import S3Store  # boto3 takes its time
+
+        return S3Store(url, endpoint_url=store.endpoint_url, single_writer=store.single_writer)
+    if "://" in url:
+        raise EvergreenError(
+            f"params.yaml names {without_secrets(url)!r} as a place to keep things (store.url, capture.url): expected "
+            "a folder (relative to the main checkout, or absolute) or s3://bucket/prefix"
+        )
+    folder = main_checkout(root) / Path(url).expanduser()
+    try:
+        return LocalStore(folder)
+    except OSError as error:
+        raise EvergreenError(
+            f"the store {folder} cannot be opened: {error.strerror}. Make the folder writable, or name another one in "
+            "params.yaml (store.url for releases, capture.url for the production log)."
+        ) from error

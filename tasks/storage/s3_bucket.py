@@ -1,0 +1,167 @@
+"""A prefix of an S3 bucket: its objects by their full names, boto3's errors as messages, readings that survive a broken
+connection. Credentials come from boto3's own chain.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.loaders
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
+
+from tasks.common.errors import EvergreenError
+from tasks.storage.blobs import without_secrets
+from tasks.storage.s3_errors import Overtaken, explain, missing, status
+
+BLOCK = 1 << 20
+RESUMES = 5  # times a reading is taken up again where its connection broke
+
+
+class Bucket:
+    """What lies under `url` (s3://bucket/prefix); `endpoint_url` is that of an S3-compatible server, None for AWS.
+
+    Opening asks nothing of the server. Raises EvergreenError for addresses that are none.
+    """
+
+    def __init__(self, url: str, endpoint_url: str | None = None):
+        self.name, self.prefix = split_url(url)
+        self.endpoint_url = endpoint_url
+        self.s3 = client(endpoint_url)
+
+    def check(self) -> None:
+        """Raises S3Error saying why, where the bucket cannot be listed."""
+        with self.explained(f"listing s3://{self.name}/{self.prefix}"):
+            self.s3.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
+
+    def place(self, name: str) -> str:
+        """The object `name` as a message shows it."""
+        return f"s3://{self.name}/{name}"
+
+    def get(self, name: str, **options) -> dict[str, Any] | None:
+        """S3's answer to GET: its head at once, its "Body" as it is read; None where there is no such object."""
+        with self.explained(f"reading {self.place(name)}"):
+            try:
+                return self.s3.get_object(Bucket=self.name, Key=name, **options)
+            except ClientError as error:
+                if missing(error):
+                    return None
+                raise
+
+    def stream(self, name: str) -> BinaryIO | None:
+        """The content of object `name`, to be closed by the caller; None where there is none."""
+        if (found := self.get(name)) is None:
+            return None
+        return self.body(name, found)
+
+    def body(self, name: str, found: dict[str, Any]) -> BinaryIO:
+        """The content that goes with `found`, an answer of `get`."""
+        return io.BufferedReader(_Reading(self, name, found), BLOCK)
+
+    def objects(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """S3's entries ("Key", "Size", "LastModified") of all objects whose names begin with `prefix`."""
+        with self.explained(f"listing {self.place(prefix)}"):
+            for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+                yield from page.get("Contents", [])
+
+    @contextmanager
+    def explained(self, doing: str) -> Iterator[None]:
+        """boto3's errors as messages (tasks.storage.s3_errors). Their traceback, which may hold headers, ends here."""
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise explain(error, doing, self.name, self.endpoint_url) from None
+
+
+class _Reading(io.RawIOBase):
+    """The body of a GET; a broken connection is taken up again at the same byte of the same object."""
+
+    def __init__(self, bucket: Bucket, name: str, found: dict[str, Any]):
+        self._bucket, self._name, self._found = bucket, name, found
+        self._at, self._size, self._resumes = 0, found["ContentLength"], 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        with self._bucket.explained(f"reading {self._bucket.place(self._name)}"):
+            while True:
+                try:
+                    data = self._found["Body"].read(len(buffer)) if self._at < self._size else b""
+                    buffer[: len(data)] = data
+                    self._at += len(data)
+                    return len(data)
+                except (IncompleteReadError, ResponseStreamingError, BotoCoreError):
+                    if self._resumes == RESUMES:
+                        raise
+                    self._resumes += 1
+                    self._resume()
+
+    def _resume(self) -> None:
+        self._found["Body"].close()
+        rest = {"Range": f"bytes={self._at}-", "IfMatch": self._found["ETag"]}
+        try:
+            self._found = self._bucket.s3.get_object(Bucket=self._bucket.name, Key=self._name, **rest)
+        except ClientError as error:
+            if missing(error) or status(error) == 412:
+                raise Overtaken(
+                    f"{self._bucket.place(self._name)} was replaced or removed while it was read: try again"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        if not self.closed:
+            self._found["Body"].close()
+        super().close()
+
+
+def client(endpoint_url: str | None):
+    """A boto3 client for S3. Raises EvergreenError for an endpoint that is no plain http(s) address."""
+    if endpoint_url is not None:
+        parts = urlsplit(endpoint_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise EvergreenError(
+                f"store.endpoint_url in params.yaml is {without_secrets(endpoint_url)!r}: expected http(s)://host:port "
+                "of an S3-compatible server, without user or password (credentials come from the environment)"
+            )
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 4},
+        connect_timeout=10,
+        read_timeout=60,
+        request_checksum_calculation="when_required",  # Content-MD5 instead: every S3-compatible server knows it
+        response_checksum_validation="when_required",
+    )
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _service_models())
+    try:
+        return boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint_url, config=config)
+    except (BotoCoreError, ClientError) as error:  # a profile that is not there
+        raise explain(error, "opening S3", "", endpoint_url) from None
+
+
+@cache
+def _service_models() -> botocore.loaders.Loader:
+    """botocore's description of S3, kept: every session would read it again, a tenth of a second each time."""
+    return botocore.session.get_session().get_component("data_loader")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """(bucket, prefix) of s3://bucket/prefix; the prefix is empty or ends with "/". Raises EvergreenError."""
+    found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", url, re.DOTALL)
+    prefix = (found[2] or "").strip("/") if found else ""
+    if (
+        found is None
+        or not prefix.isprintable()
+        or any(part in ("", ".", "..") for part in prefix.split("/") if prefix)
+    ):
+        raise EvergreenError(
+            f"{without_secrets(url)!r} is no place in S3: expected s3://bucket/prefix, without user or password "
+            "(credentials come from the environment)"
+        )
+    return found[1], f"{prefix}/" if prefix else ""

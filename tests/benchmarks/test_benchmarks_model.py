@@ -1,0 +1,195 @@
+"""The benchmarks of the model's side measure what they say, and a quick pass of each runs."""
+
+import gzip
+import struct
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import calibration, label_noise, record, train_speed, two_stage
+from benchmarks.label_noise import LabelSet, Result
+from benchmarks.scratch import FASHION, ROOT, scratch_project, small_set
+from benchmarks.two_stage import Arm
+from tasks.common.errors import DataError
+from tasks.common.params import load_params
+from tasks.dataset import shards
+from tasks.dataset.decode import decode
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """Where figures would be kept: a quick pass must leave it empty."""
+    monkeypatch.setattr(record, "FOLDER", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def labelled(given: list[int], true: list[int], classes: int = 3) -> LabelSet:
+    names = [f"class {k}" for k in range(classes)]
+    return LabelSet("toy", np.zeros((len(given), 2)), np.array(given), np.array(true), np.array(given, str), names)
+
+
+# --- scratch projects
+
+
+def test_a_scratch_project_has_this_checkouts_parameters_but_for_the_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERGREEN_STATE", str(tmp_path / "elsewhere"))
+    source = small_set(tmp_path / "small.parquet", divisor=100, least=2)
+    project = scratch_project(tmp_path / "project", source, {"train_backbone": {"epochs": {"all": 7}}})
+    shipped, found = (load_params(folder / "params.yaml") for folder in (ROOT, project))
+    epochs = shipped.train_backbone.epochs.model_copy(update={"all": 7})
+    assert found.train_backbone == shipped.train_backbone.model_copy(update={"epochs": epochs})
+    assert found.model_copy(update={"train_backbone": shipped.train_backbone}) == shipped
+    (batch,) = shards.batches(project / "data")
+    assert batch.rows == pq.ParquetFile(source).metadata.num_rows
+    assert not (tmp_path / "elsewhere").exists()
+    with pytest.raises(FileExistsError, match="starts from nothing"):
+        scratch_project(project, source)
+
+
+def test_a_small_set_keeps_every_class_and_split_and_the_long_tail(tmp_path):
+    small = pq.read_table(small_set(tmp_path / "small.parquet", divisor=10, least=5))
+    whole = pq.read_table(FASHION / "base.parquet", columns=["label", "split"])
+    counts, all_counts = (
+        Counter(zip(table["split"].to_pylist(), table["label"].to_pylist(), strict=True)) for table in (small, whole)
+    )
+    assert counts == {place: max(5, number // 10) for place, number in all_counts.items()}
+
+
+# --- label_noise
+
+
+def test_a_redraw_moves_the_errors_but_keeps_who_is_mistaken_for_whom():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 300)
+    given = np.where(rng.random(300) < 0.2, (true + 1) % 3, true)
+    before = labelled(given.tolist(), true.tolist())
+    after, again = label_noise.redraw(before, 1), label_noise.redraw(before, 1)
+    assert Counter(zip(after.given, after.true, strict=True)) == Counter(zip(given, true, strict=True))
+    assert (after.wrong != before.wrong).sum() > 20
+    assert np.array_equal(after.given, again.given)
+    assert np.array_equal(before.given, given)
+
+
+def test_the_ratio_is_to_the_best_peer_of_each_draw():
+    first = {"clean": Result(0.9, 0.8, 10), "a": Result(0.8, 0.4, 10), "b": Result(0.8, 0.5, 10)}
+    second = {"clean": Result(0.7, 0.6, 10), "a": Result(0.8, 0.6, 10), "b": Result(0.8, 0.1, 10)}
+    auroc, ratio = label_noise.figures_of([first, second])
+    assert auroc.value == pytest.approx(0.8)
+    assert ratio.value == pytest.approx((0.8 / 0.5 + 0.6 / 0.6) / 2)
+    assert (ratio.goal, ratio.seeds, ratio.met) == (1.0, 2, True)
+    assert "min 1.000, max 1.600" in ratio.spread
+
+
+def test_cifar10n_rows_keep_their_labels_together(tmp_path):
+    base = pq.read_table(FASHION / "base.parquet", columns=["image"])[:40]
+    names = [f"class {number % 4}" for number in range(40)]
+    columns = {"clean_label": names, "aggre": names[1:] + names[:1], "worse": names[2:] + names[:2]}
+    table = pa.table({"image": base["image"], **columns})
+    pq.write_table(table, tmp_path / "cifar.parquet", row_group_size=7)
+    params = load_params(ROOT / "params.yaml")
+    worse, aggre = label_noise.cifar10n(tmp_path / "cifar.parquet", params, 20)
+    assert [worse.name, aggre.name] == ["cifar10n_worse", "cifar10n_aggre"]
+    assert worse.x.shape == (20, 1280)
+    assert np.array_equal((aggre.given - aggre.true) % 4, np.full(20, 1))
+    assert np.array_equal((worse.given - worse.true) % 4, np.full(20, 2))
+    other, _ = label_noise.cifar10n(tmp_path / "cifar.parquet", params, 20, draw=1)
+    assert not (worse.x[:, None] == other.x[None]).all(axis=-1).any()  # no image is in two draws
+
+
+def test_a_quick_pass_of_label_noise(kept, capsys):
+    label_noise.main(["--quick"])
+    said = capsys.readouterr()
+    assert "label_noise_auroc" in said.out
+    assert "label_noise_f1_vs_cleanlab_ratio" in said.out
+    for method in ("clean ", "cleanlab, probe", "cleanlab, clean's", "CleanLearning"):
+        assert said.err.count(f" {method}") == 2, method  # once a draw
+    assert not kept.exists()
+
+
+# --- two_stage
+
+
+def test_gains_are_paired_by_seed_and_grouped_by_support():
+    def arm(*recall: float) -> Arm:
+        return Arm(np.array(recall), 10.0, "crt")
+
+    two, own, one = [arm(0.8, 0.6), arm(0.7, 0.7)], [arm(0.9, 0.1), arm(0.9, 0.1)], [arm(0.9, 0.4), arm(0.8, 0.6)]
+    parts = {"many": np.array([True, False]), "medium": np.array([False, False]), "few": np.array([False, True])}
+    found = {figure.name: figure for figure in two_stage.figures_of(two, own, one, parts)}
+    assert found["two_stage_gain_points"].value == pytest.approx(2.5)
+    assert "+5.00, +0.00" in found["two_stage_gain_points"].spread
+    assert found["two_stage_gain_over_own_stage1_points"].value == pytest.approx(20)
+    assert found["two_stage_gain_many_shot_points"].value == pytest.approx(-10)
+    assert found["two_stage_gain_few_shot_points"].value == pytest.approx(15)
+    assert "two_stage_gain_medium_shot_points" not in found
+
+
+def test_a_quick_pass_of_two_stage(kept, capsys):
+    two_stage.main(["--quick"])
+    assert "two_stage_gain_points" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+# --- calibration
+
+
+@pytest.fixture
+def fashion_mnist(tmp_path) -> tuple[Path, np.ndarray]:
+    """A folder like Fashion-MNIST's, its test part half of images in datasets/fashion; and which of them are not."""
+    table = pq.read_table(FASHION / "base.parquet", columns=["image", "label"])[:240]
+    images = np.stack([np.asarray(decode(row["bytes"], 10**6)) for row in table["image"].to_pylist()])
+    new = np.arange(240) % 2 == 0
+    images[new, 0, 0] ^= 255  # one pixel: an image that is nowhere in datasets/
+    names, _ = calibration.in_repository()
+    new &= np.array([f"t10k-{number:05d}.png" not in names for number in range(240)])
+    classes = calibration.fashion_script().CLASSES
+    labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.uint8)
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    header = struct.pack(">IIII", 2051, 240, 28, 28)
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header[:8] + labels.tobytes()))
+    return folder, images[new]
+
+
+def test_images_of_the_repository_are_no_unseen_test_images(fashion_mnist):
+    folder, new = fashion_mnist
+    pixels, labels = calibration.unseen(folder)
+    assert np.array_equal(pixels, new)
+    assert len(labels) == len(new) > 50
+
+
+def test_a_missing_package_is_named(tmp_path):
+    with pytest.raises(DataError, match="install Debian's package dataset-fashion-mnist"):
+        calibration.unseen(tmp_path)
+
+
+def test_too_few_images_are_no_figure(fashion_mnist, kept):
+    with pytest.raises(DataError, match="at least 5000 expected"):
+        calibration.main([str(fashion_mnist[0])])
+    assert not kept.exists()
+
+
+def test_a_quick_pass_of_calibration(fashion_mnist, kept, capsys):
+    calibration.main([str(fashion_mnist[0]), "--quick"])
+    assert "ece_after" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+# --- stage 1's speed
+
+
+def test_a_quick_pass_of_train_speed(kept, capsys):
+    train_speed.main(["--quick"])
+    assert "train_speed_ratio_48" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+def test_the_ratio_of_speeds_is_the_median_of_the_rounds():
+    found = train_speed.figure(64, [300, 330, 200], [200, 220, 200])
+    assert found.value == 1.5
+    assert "best 330 / 220" in found.spread

@@ -1,0 +1,116 @@
+"""`evergreen score`: what the live model says of a folder or manifest, in the production log."""
+
+from datetime import UTC, datetime
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import app
+from flows.production.score import score
+from monitoring.log.production_log import open_log
+from serving.predictor import Predictor
+from tasks.common.errors import EvergreenError
+from tasks.common.params import StoreParams, load_params
+from tasks.storage.places import open_blobs
+from tests.support.live_project import VERSION, make, traffic
+from tests.support.s3_servers import credentials, moto  # noqa: F401  (fixtures)
+from tests.support.small_project import image_bytes
+
+EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("score"))
+
+
+@pytest.fixture
+def log(root, tmp_path, monkeypatch):
+    """The project's log, in a folder of this test's own."""
+    text = (root / "params.yaml").read_text()
+    monkeypatch.setattr("tasks.common.params.load_params", lambda path: _with_log(path, tmp_path / "log"))
+    assert "url: .evergreen/production" in text
+    from tasks.common import params
+
+    return open_log(root, params.load_params(root / "params.yaml"))
+
+
+def _with_log(path, folder):
+    params = load_params(path)
+    return params.model_copy(update={"capture": params.capture.model_copy(update={"url": str(folder)})})
+
+
+def test_a_manifest_with_times_and_sources(root, log, tmp_path):
+    file = traffic(tmp_path / "traffic.parquet", 2, 100)
+    found = score(root, str(file))
+    wanted = pq.read_table(file)
+    logged, unreadable, rows = log.window(*EVER)
+    assert (rows, unreadable, found.rows, found.version) == (100, [], 100, VERSION)
+    assert sorted(logged["at"].to_pylist()) == sorted(wanted["taken_at"].to_pylist())
+    assert sorted(logged["source"].to_pylist()) == sorted(wanted["source"].to_pylist())
+    answers = Predictor(root / "artifacts/bundle").predict(logged["image"].to_pylist()[:5])
+    assert [answer.label for answer in answers] == logged["prediction"].to_pylist()[:5]
+    assert found.needs_review == sum(logged["needs_review"].to_pylist())
+    assert sum(found.classes.values()) == 100
+    again = score(root, str(file))
+    assert again.rows == 100
+    assert log.window(*EVER)[2] == 100  # the same source by the same model: nothing new
+
+
+def test_a_folder_with_what_is_no_image(root, log, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n, data in enumerate([*image_bytes("Bag", 3), b"", b"not an image"]):
+        (folder / f"{n}.png").write_bytes(data)
+    (folder / "5.png").symlink_to("/etc/hostname")
+    found = score(root, str(folder), name="door")
+    logged = log.window(*EVER)[0]
+    assert logged["source"].to_pylist() == ["door"] * 5
+    assert sorted(filter(None, logged["reason"].to_pylist())) == ["empty_file", "unknown_format"]
+    assert dict(found.unreadable) == {"empty_file": 1, "unknown_format": 1, "outside_root": 1}
+    text = "\n".join(found.lines())
+    assert "unreadable: 1 empty_file, 1 outside_root, 1 unknown_format" in text
+    assert "4.png: unknown_format" in text
+
+
+def test_files_are_written_as_memory_fills(root, log, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.production.score.BUFFER_ROWS", 64)
+    moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    score(root, str(traffic(tmp_path / "t.parquet", 1, 150, taken_at=[moment] * 150)))
+    assert len(list(log.store.list("2026-01-01/12/"))) == 3
+    assert log.window(*EVER)[2] == 150
+
+
+def test_nothing_to_score_and_nothing_live(root, log, tmp_path):
+    with pytest.raises(EvergreenError, match="does not exist"):
+        score(root, str(tmp_path / "absent"))
+    (tmp_path / "empty.csv").write_text("path\n")
+    with pytest.raises(EvergreenError, match="nothing to score"):
+        score(root, str(tmp_path / "empty.csv"))
+    (tmp_path / "new").mkdir()
+    text = (root / "params.yaml").read_text()
+    (tmp_path / "new/params.yaml").write_text(text)
+    with pytest.raises(EvergreenError, match="no model is live yet"):
+        score(tmp_path / "new", str(tmp_path))
+
+
+def test_the_command_prints_the_summary(root, log, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    file = traffic(tmp_path / "traffic.parquet", 1, 20)
+    result = CliRunner().invoke(app, ["score", str(file)])
+    assert result.exit_code == 0, result.output
+    assert f"20 images through {VERSION}" in result.output
+    assert "to be looked at: " in result.output
+
+
+def test_an_s3_prefix(tmp_path, request):
+    request.getfixturevalue("credentials")
+    server = request.getfixturevalue("moto")
+    url = f"s3://{server.bucket()}"
+    root = make(tmp_path, replace={"endpoint_url: null": f"endpoint_url: {server.endpoint}"})
+    bucket = open_blobs(f"{url}/photos", root, store=StoreParams(endpoint_url=server.endpoint))
+    for n, data in enumerate([*image_bytes("Bag", 3), b"no image"]):
+        bucket.create(f"day/{n}.png", data)
+    found = score(root, f"{url}/photos", name="door")
+    assert (found.rows, dict(found.unreadable)) == (4, {"unknown_format": 1})

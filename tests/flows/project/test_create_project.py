@@ -1,0 +1,196 @@
+"""`evergreen init`: a project of one's own, with parameters that fit the data."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.project.create import NEEDED, fit_params, init_project
+from flows.project.suggest import slug
+from tasks.common.errors import DataError, EvergreenError
+from tasks.common.params import Params, load_params, parse_params
+from tasks.ingest.batch import ingest
+from tests.support.photos import cutouts, encode
+
+
+@pytest.fixture(autouse=True)
+def _with_a_gpu(monkeypatch):
+    """Sizes are asserted as on a machine with one, whatever runs these tests."""
+    monkeypatch.setattr("flows.project.suggest.accelerated", lambda: True)
+
+
+def photos(root: Path, classes: dict[str, int], side: int = 200, grey: bool = False) -> Path:
+    """Class folders with so many images each."""
+    parts = cutouts(10)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            image = parts[number % 10].resize((side, side)).rotate(number // 10)
+            (root / name / f"{number}.png").write_bytes(encode(image.convert("L") if grey else image))
+    return root
+
+
+def fitted(source: Path) -> Params:
+    return parse_params(yaml.safe_load(fit_params(source)))
+
+
+def test_photos_in_class_folders(tmp_path):
+    source = photos(tmp_path / "Bird Photos (2024)", {"owl": 12, "swan": 4})
+    params = fitted(source)
+    assert params.data.task == "multiclass"
+    assert (params.images.size, params.images.fit) == (224, "squash")
+    assert params.train_backbone.augment == ["crop", "flip", "colour"]
+    assert params.bundle.name == "bird-photos-2024"
+    assert params.validate_.min_rows < 16  # the default of 50 would refuse every run
+    assert params.validate_.min_per_class == {"train": 1, "calibration": 0, "test": 0}
+    assert params.train_backbone.epochs.all == 10
+
+
+def test_the_text_says_what_was_seen_and_describes_every_key(tmp_path):
+    text = fit_params(photos(tmp_path / "s", {"owl": 6, "swan": 4}, side=90))
+    assert "# fitted: 10 rows, 10 labelled, 2 classes, one label a row" in text
+    assert "# fitted: the median shorter side is 90 pixels" in text
+    assert "# side S of the model's S x S input, pixels" in text
+    assert max(map(len, text.splitlines())) <= 120
+    values = yaml.safe_load(text)
+    for name, section in parse_params(values).model_dump(by_alias=True).items():
+        assert set(values[name]) == set(section)
+
+
+def test_without_a_gpu_the_size_stays_trainable(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.project.suggest.accelerated", lambda: False)
+    source = photos(tmp_path / "s", {"a": 3}, 300)
+    assert fitted(source).images.size == 128
+    assert "no GPU here" in fit_params(source)
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 64), (80, 64), (100, 96), (150, 128), (300, 224)])
+def test_size_follows_the_images(tmp_path, side, size):
+    assert fitted(photos(tmp_path / "s", {"a": 3}, side)).images.size == size
+
+
+def test_grey_images_of_characters_are_neither_mirrored_nor_coloured(tmp_path):
+    params = fitted(photos(tmp_path / "s", {"3": 3, "7": 3}, 28, grey=True))
+    assert params.train_backbone.augment == ["crop"]
+
+
+def test_wide_images_are_padded(tmp_path):
+    image = cutouts(1)[0].resize((200, 80))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.png").write_bytes(encode(image))
+    assert fitted(tmp_path / "s").images.fit == "pad"
+
+
+def test_small_images_do_not_break_the_expectations_written_for_them(tmp_path):
+    source = photos(tmp_path / "s", {"a": 3}, side=12)
+    assert [e.kwargs["min_value"] for e in fitted(source).validate_.expectations[:2]] == [12, 12]
+
+
+@pytest.mark.parametrize(("labels", "task"), [(["a", "b"], "multiclass"), (["a|b", "b"], "multilabel")])
+def test_several_labels_a_row_make_the_task_multilabel(tmp_path, labels, task):
+    source = photos(tmp_path / "s", {"x": 2})
+    lines = [f"x/{number}.png,{label}" for number, label in enumerate(labels)]
+    (source / "m.csv").write_text("\n".join(["path,label", *lines]))
+    params = fitted(source / "m.csv")
+    assert params.data.task == task
+
+
+def test_broken_images_are_passed_over_unless_all_are(tmp_path):
+    source = photos(tmp_path / "s", {"a": 2})
+    (source / "a" / "half.png").write_bytes((source / "a" / "0.png").read_bytes()[:300])
+    (source / "a" / "no.png").write_bytes(b"no")
+    assert fitted(source).images.size == 224
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "no.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"none of 1 sampled images can be opened, e.g. no.png: unknown_format"):
+        fit_params(tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Cats & Dogs", "cats-dogs"), ("2024", "model-2024"), ("猫", "model"), ("x" * 80, "x" * 63), ("_a_", "a")],
+)
+def test_slugs_fit_their_pattern(name, expected):
+    assert slug(name) == expected
+
+
+@pytest.fixture
+def template(tmp_path) -> Path:
+    """A checkout that has every file a project needs, some that it does not, and one that git ignores."""
+    root = tmp_path / "template"
+    for name in NEEDED:
+        file = root / (f"{name}module.py" if name.endswith("/") else name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("*.pyc\n" if name == ".gitignore" else f"{name}\n")
+    for name in ("datasets/base.parquet", "docs/page.md", "data.dvc", "CHANGELOG.md", "tests/test_x.py", "flows/x.pyc"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("of Evergreen itself\n")
+    (root / "tombstones.json").write_text('{"b-1": {"why": "of the template"}}')
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    return root
+
+
+def git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_a_project_is_a_repository_with_what_it_needs(tmp_path, template):
+    source = photos(tmp_path / "birds", {"owl": 6, "swan": 6})
+    init_project(tmp_path / "mine", source, template)
+    tracked = set(git(tmp_path / "mine", "ls-files").splitlines())
+    needed = {f"{name}module.py" if name.endswith("/") else name for name in NEEDED}
+    assert tracked == needed | {"params.yaml", "tombstones.json", "README.md"}
+    assert (tmp_path / "mine" / "tombstones.json").read_text() == "{}\n"
+    assert git(tmp_path / "mine", "status", "--porcelain") == ""
+    assert git(tmp_path / "mine", "log", "--format=%s") == "Start the project from Evergreen's template"
+    params = load_params(tmp_path / "mine" / "params.yaml")
+    assert params.bundle.name == "birds"
+    report = ingest(tmp_path / "mine", source, data=params.data, images=params.images, inspect=params.inspect)
+    assert report.taken + len(report.quarantined) + report.known == 12
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, template):
+    source = photos(tmp_path / "birds", {"owl": 3})
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(EvergreenError, match="mine is not empty"):
+        init_project(target, source, template)
+    assert [file.name for file in target.iterdir()] == ["thesis.txt"]
+    with pytest.raises(EvergreenError, match="lies inside"):
+        init_project(template / "mine", source, template)
+
+
+def test_what_fails_leaves_the_target_as_it_was(tmp_path, template):
+    source = photos(tmp_path / "birds", {"owl": 3})
+    (template / "Makefile").unlink()
+    with pytest.raises(EvergreenError, match="no complete checkout of Evergreen: it lacks Makefile"):
+        init_project(tmp_path / "mine", source, template)
+    with pytest.raises(DataError, match="does not exist"):
+        init_project(tmp_path / "mine", tmp_path / "nothing", template)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_without_a_git_identity_the_commit_is_evergreen_s_and_nothing_is_configured(tmp_path, template, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for name in [name for name in os.environ if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER")) or name == "EMAIL"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
+    (note,) = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
+    assert "git knows no user.name" in note
+    monkeypatch.delenv("GIT_DIR")
+    assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
+    assert list(home.iterdir()) == []
+    assert "user" not in git(tmp_path / "mine", "config", "--local", "--list")
+
+
+def test_a_hostile_folder_name_stays_a_comment(tmp_path):
+    source = photos(tmp_path / "x\ngate: {margin: 1}", {"a": 2})
+    assert fitted(source).gate.margin != 1

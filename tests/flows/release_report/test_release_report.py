@@ -1,0 +1,367 @@
+"""The release report: whole, self-contained, safe, small, and seen in a real browser."""
+
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flows.publishing.outcomes import Ending
+from flows.release_report import charts, facts, images
+from flows.release_report import page as release_page
+from tasks.common.checks import Check
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json, write_json
+from tasks.common.params import load_params
+from tasks.gate import judge
+from tasks.gate.verdict import GateVerdict
+from tasks.releases.store import Releases, successor
+from tasks.storage.local import LocalStore
+from tests.support.small_project import CLASSES, finished_project
+
+EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
+RUN = "20260101T000000000000-abcdef-1"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A run whose every stage is done: the small project, evaluated; labels and quarantine are made interesting."""
+    from tasks.stages.bundle import stage
+    from tasks.stages.evaluate import stage as evaluate_stage
+
+    root = tmp_path_factory.mktemp("report") / "tree"
+    shutil.copytree(finished_project(), root)
+    text = (root / "params.yaml").read_text().replace("corruption_images: 300", "corruption_images: 20")
+    text = re.sub(r"corruptions: \[.*\]", "corruptions: [dark]", text).replace("resamples: 2000", "resamples: 200")
+    (root / "params.yaml").write_text(text.replace("latency_runs: 50", "latency_runs: 3"))
+    params = load_params(root / "params.yaml")
+    write_json(root / "metrics/clean.json", {"actions": {"keep": 57, "relabel": 1, "drop": 1, "queue": 1}})
+    evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
+    stage.run(root, images=params.images, bundle=params.bundle)
+    doubt_labels(root)
+    quarantine(root)
+    return root
+
+
+def doubt_labels(root):
+    """Three doubtful training labels, one of each action, and one in the test split."""
+    file = root / "artifacts/clean/labels.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    train = [row for row in rows if row["split"] == "train"]
+    for row, action in zip(train, ("relabel", "drop", "queue"), strict=False):
+        row |= {"action": action, "is_issue": True, "quality": 0.1, "confidence": 0.9, "predicted": CLASSES[1]}
+    test = next(row for row in rows if row["split"] == "test")
+    test |= {"is_issue": True, "quality": 0.2, "confidence": 0.8, "predicted": CLASSES[2]}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+
+
+def quarantine(root):
+    sample = pq.read_table(root / "artifacts/inspect/samples.parquet").slice(0, 1).to_pylist()[0]
+    table = {"id": [sample["id"]], "batch": ["b-1"], "reason": ["expectation"], "detail": [EVIL]}
+    pq.write_table(pa.table(table), root / "artifacts/validate/quarantine.parquet")
+    batch = {"batch": "b-1", "kind": "import", "rows": 144, "accepted": 143}
+    write_json(root / "artifacts/validate/result.json", {"batches": [batch], "excluded": {"leaks_test": 2}})
+    folder = root / ".evergreen/quarantine"
+    folder.mkdir(parents=True, exist_ok=True)
+    refused = {"where": [EVIL, "torn.png"], "reason": ["empty_file", "truncated"], "detail": ["0 bytes", None]}
+    pq.write_table(pa.table(refused), folder / "b-1.parquet")
+
+
+@pytest.fixture
+def run(project, tmp_path):
+    """A workspace of a run: a copy of the project, and a release store of its own."""
+    root = tmp_path / "run" / "tree"
+    shutil.copytree(project, root)
+    return root, load_params(root / "params.yaml"), Releases(LocalStore(tmp_path / "store"))
+
+
+def first_verdict(root, params) -> GateVerdict:
+    predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    return judge.judge(
+        predictions,
+        None,
+        classes=CLASSES,
+        task="multiclass",
+        metrics=read_json(root / "metrics/evaluate.json"),
+        policy=params.gate,
+        train_counts=dict.fromkeys(CLASSES, 20),
+        challenger_id="c" * 64,
+        champion_version=None,
+        hard_set=None,
+    )
+
+
+def make_champion(root, params, releases) -> None:
+    """The run's own bundle, live as v0.1.0: the next run is compared with it."""
+    digest = releases.put_bundle(root / "artifacts/bundle")
+    release = {"version": "v0.1.0", "run_id": "earlier", "git_rev": "0" * 40, "bundle": digest}
+    releases.promote(successor(None, **release, by="a tester", why="first"))
+
+
+def second_verdict(root, params, releases) -> GateVerdict:
+    """The gate on a challenger that gets three images wrong that the champion has right."""
+    from flows.publishing.judge_run import judge_run
+
+    file = root / "artifacts/evaluate/predictions.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    right = [row for row in rows if CLASSES[int(np.argmax(row["probabilities"]))] == row["label"]]
+    for row in right[:9:3]:
+        row["probabilities"] = np.roll(row["probabilities"], 1).tolist()
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    return judge_run(root, params, releases, releases.live())
+
+
+def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_store(run, tmp_path, visit):
+    root, params, releases = run
+    verdict = first_verdict(root, params)
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    report = release_page.write(root, params, releases, RUN, ending, reason="the first")
+    page = report.path.read_bytes()
+    assert len(page) < 3_000_000
+    assert releases.store.read(report.key)[0] == page == report.kept.read_bytes()
+    assert releases.runs() == {}, "a page is no record of a run"
+    for options in ({"width": 1280}, {"width": 400, "dark": True}):
+        shown = visit(report.path, **options)
+        assert shown.problems == []
+        assert shown.requests == []
+        assert shown.images == shown.images_loaded >= 5
+        assert not shown.scrolls_sideways
+        assert "v0.1.0 is live" in shown.text
+        assert "the first model: nothing to compare with" in shown.text
+        first = shown.page.locator("h1").bounding_box()
+        assert first["y"] < 200
+        figures = shown.page.locator(".figures > div")
+        assert 4 <= figures.count() <= 6
+    closed = shown.page.locator("details:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
+    assert not shown.scrolls_sideways
+    text = shown.text
+    for expected in ("corrected", "left out", "ask a person", "expectation", "torn.png", "dvc", "leaks test"):
+        assert expected in text, expected
+    assert EVIL in text, "a hostile name is shown as it is"
+    again = release_page.write(root, params, releases, RUN, ending, reason="again")
+    assert b"again" in releases.store.read(again.key)[0]
+
+
+def test_a_rejected_challenger_is_shown_beside_the_champion(run, visit):
+    root, params, releases = run
+    make_champion(root, params, releases)
+    verdict = second_verdict(root, params, releases)
+    assert verdict.outcome in ("hold", "reject")
+    ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict)
+    start = time.monotonic()
+    report = release_page.write(root, params, releases, RUN, ending)
+    print(f"{time.monotonic() - start:.1f} s")
+    shown = visit(report.path)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert "Rejected: v0.1.0 stays live" in shown.text
+    assert "compared with v0.1.0" in shown.text
+    assert shown.page.locator(".axis .dot").count() == sum(check.low is not None for check in verdict.checks)
+    assert shown.page.locator(".tile .pair").count() >= 3, "the three planted mistakes"
+    assert shown.page.locator("h2", has_text="What changed since v0.1.0").count() == 1
+    row = shown.page.locator("tr", has_text="balanced accuracy").first.inner_text()
+    checked = next(check for check in verdict.checks if check.name == "test.balanced_accuracy")
+    assert release_page.points(checked.value) in row, "the page and the gate say the same"
+    assert f"{release_page.points(checked.low)} to {release_page.points(checked.high)}" in row
+    assert "Rejected" in report.markdown
+
+
+def test_where_a_model_looked_is_worked_out_once_and_anew_for_another_model(run, monkeypatch):
+    root, params, releases = run
+    make_champion(root, params, releases)
+    verdict = second_verdict(root, params, releases)
+    ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict)
+    asked, grad_cam = [], images._grad_cam
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return grad_cam(*arguments)
+
+    monkeypatch.setattr(images, "_grad_cam", counted)
+    first, second = (tiles(release_page.write(root, params, releases, RUN, ending)) for _ in range(2))
+    assert len(asked) == 1
+    assert first == second
+    assert len(first) >= 6, "mistakes and their heat"
+    (kept,) = (root / ".evergreen/cache/heat").iterdir()
+    whole = kept.read_bytes()
+    for place in (10, len(whole) // 2, len(whole) - 6):  # its rows, its last bytes: made anew, and whole again
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert tiles(release_page.write(root, params, releases, RUN, ending)) == first
+        assert kept.read_bytes() == whole
+    assert len(asked) == 4
+    head = root / "artifacts/train_head/head.safetensors"
+    weights = load_file(head)
+    save_file(weights | {"weight": np.ascontiguousarray(weights["weight"][:, ::-1])}, head)
+    assert tiles(release_page.write(root, params, releases, RUN, ending)) != first
+    assert len(asked) == 5
+
+
+def tiles(report) -> list[str]:
+    return re.findall(r"data:image/[^\"']+", report.path.read_text())
+
+
+def test_hostile_names_stay_text_everywhere(run, visit):
+    """Class names, reason, sentence, check details: nothing of them becomes markup, on the page or in Prefect."""
+    root, params, releases = run
+    verdict = first_verdict(root, params)
+    checks = [*verdict.checks, Check(name=f"class.{EVIL}.recall", status="error", detail=EVIL)]
+    verdict = verdict.model_copy(update={"checks": checks})
+    rename(root, CLASSES[0], EVIL)
+    ending = Ending(outcome="held", sentence=f"hold: {EVIL}", verdict=verdict)
+    report = release_page.write(root, params, releases, RUN, ending, reason=EVIL)
+    assert "<img src=x" not in report.path.read_text()
+    assert "<" not in report.markdown
+    shown = visit(report.path, width=400)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert shown.text.count(EVIL) >= 3
+    assert not shown.scrolls_sideways
+
+
+def rename(root, old: str, new: str) -> None:
+    """Call class `old` `new` in everything the report reads."""
+    for name in ("artifacts/validate/classes.json", "artifacts/bundle/bundle.json"):
+        file = root / name
+        file.write_text(file.read_text().replace(json.dumps(old), json.dumps(new)))
+    for name, columns in (("evaluate/predictions", ["label"]), ("clean/labels", ["given", "label", "predicted"])):
+        file = root / f"artifacts/{name}.parquet"
+        table = pq.read_table(file)
+        rows = [{k: new if k in columns and v == old else v for k, v in row.items()} for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+
+
+def test_the_page_forbids_scripts_and_everything_from_elsewhere(run):
+    root, params, releases = run
+    verdict = first_verdict(root, params)
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    page = release_page.write(root, params, releases, RUN, ending).path.read_text()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split(";") if rule.strip())
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    assert "script-src" not in rules
+    assert "<script" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "url(" not in page
+
+
+def test_a_run_without_verdict_has_no_report(run):
+    root, params, releases = run
+    with pytest.raises(EvergreenError, match="no release report"):
+        release_page.write(root, params, releases, RUN, Ending(outcome="unchanged", sentence="as before"))
+
+
+def test_multi_label_models_have_a_page_too(tmp_path, visit):
+    from tasks.stages.bundle import stage
+    from tasks.stages.evaluate import stage as evaluate_stage
+
+    root = tmp_path / "run" / "tree"
+    shutil.copytree(finished_project("multilabel"), root)
+    params = load_params(root / "params.yaml")
+    fewer = params.evaluate.model_copy(update={"corruptions": ["dark"], "latency_runs": 2})
+    write_json(root / "metrics/clean.json", {"actions": {"keep": 60}})
+    evaluate_stage.run(root, images=params.images, evaluate=fewer)
+    stage.run(root, images=params.images, bundle=params.bundle)
+    pq.write_table(
+        pa.table({"id": [], "batch": [], "reason": [], "detail": []}), root / "artifacts/validate/quarantine.parquet"
+    )
+    write_json(root / "artifacts/validate/result.json", {"batches": [], "excluded": {}})
+    verdict = GateVerdict(
+        outcome="promote", sentence="promote: fine.", checks=[], challenger="c" * 64, champion=None, hard_set=None
+    )
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    report = release_page.write(root, params, Releases(LocalStore(tmp_path / "store")), RUN, ending)
+    shown = visit(report.path)
+    assert shown.problems == []
+    assert shown.images == shown.images_loaded
+    assert "macro F1" in shown.text
+
+
+def test_too_large_a_page_gives_up_images_not_figures(monkeypatch, run):
+    root, params, releases = run
+    verdict = first_verdict(root, params)
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    whole = release_page.write(root, params, releases, RUN, ending).path.read_text()
+    limit = len(whole.encode()) - 500
+    monkeypatch.setattr(release_page, "LARGEST", limit)
+    page = release_page.write(root, params, releases, RUN, ending).path.read_text()
+    assert len(page.encode()) <= limit
+    assert page.count("<img") < whole.count("<img")
+    assert page.count('class="check"') == whole.count('class="check"')
+
+
+# --- array-level cores
+
+
+def test_forest_puts_zero_in_the_middle_and_everything_on_one_scale():
+    def check(name, value, low, high, bound):
+        return Check(name=name, status="pass", value=value, low=low, high=high, bound=bound)
+
+    checks = [
+        check("test", 0.04, 0.02, 0.06, 0.0),
+        check("hard", -0.08, -0.2, 0.04, -0.02),
+        Check(name="size_mb", status="pass", value=50, bound=100),
+        Check(name="hard_set", status="pass", detail="none"),
+    ]
+    gain, loss, bound, fact = charts.forest(checks)
+    assert gain["kind"] == loss["kind"] == "difference"
+    assert gain["limit"] == loss["limit"]
+    assert gain["bound"] == 50
+    assert gain["value"] - 50 == pytest.approx((50 - loss["value"]) / 2, abs=0.05)
+    assert gain["low"] < gain["value"] < gain["low"] + gain["width"]
+    assert loss["low"] >= 0
+    assert (bound["fill"], bound["mark"]) == (40, 80)
+    assert fact == {"kind": "fact"}
+
+
+def test_wilson_holds_its_ends():
+    assert facts.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
+    assert facts.wilson(1.0, 10)[1] == 1.0
+    low, high = facts.wilson(0.5, 100)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
+
+
+def test_differences_name_what_came_went_and_changed():
+    old = {"a": {"x": 1, "y": [1]}, "gone": 2, "same": {"z": None}}
+    new = {"a": {"x": 1, "y": [1, 2]}, "came": {"deep": True}, "same": {"z": None}}
+    assert facts.differences(old, new) == [("a.y", [1], [1, 2]), ("came.deep", None, True), ("gone", 2, None)]
+
+
+def test_a_change_is_better_only_when_luck_is_left_out():
+    row = facts.Row("test set", "accuracy", 100, 0.8, 0.7, 0.9, 0.7, 0.02, 0.18)
+    assert row.trend == "better"
+    assert row._replace(change_low=-0.02).trend == "same"
+    assert row._replace(higher_is_better=False).trend == "worse"
+    assert row._replace(old=None).trend == "unknown"
+
+
+def test_points_have_no_signed_zero():
+    assert [release_page.points(value) for value in (-0.0004, 0.0, 0.025, -0.3, None)] == [
+        "0.0",
+        "0.0",
+        "+2.5",
+        "−30.0",
+        "–",
+    ]
+
+
+def test_the_sentence_names_checks_in_plain_words():
+    failed = Check(name="class.Bag.recall", status="fail", value=-0.3, low=-0.4, high=-0.2)
+    said = release_page._sentence("reject: fails class.Bag.recall -30.0 points.", [failed])
+    assert said == "Fails class Bag, recall -30.0 points."
+
+
+def test_words_of_checks():
+    assert release_page.words("class.Ankle boot v1.2.recall") == "class Ankle boot v1.2: recall"
+    assert release_page.words("slice:light=dim.balanced_accuracy") == "slice light=dim: balanced accuracy"
+    assert release_page.words("corruptions.blur.accuracy") == "under blur: accuracy"
+    assert release_page.words("size_mb") == "size of the model, MB"

@@ -1,0 +1,411 @@
+"""`evergreen up` for real: server, runner, pages, Evidently, automations, the webhook; kills, restarts, and `down`.
+
+One project serves the whole module; the tests build on each other, as a day of operation does.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from flows.runs import single_flight
+from flows.server import process
+from flows.server.api import post
+from flows.server.events import request_retrain
+from flows.server.process import auth_string, created, server_environment
+from flows.services import up
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json, write_json
+from tasks.common.params import ServeParams, load_params
+from tests.support.checkout import ROOT
+from tests.support.live_project import make
+from tests.support.receiver import receiver
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+HOUR = timedelta(hours=1)
+
+
+def until(what: Callable[[], object], seconds: float = 60, why: str = ""):
+    """The first true value of `what()`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, why or f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+# --- schedules, under a clock of their own
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params(ROOT / "params.yaml")
+
+
+def due(schedule, last: datetime | None, now: datetime) -> int:
+    from flows.services.runner import missed
+
+    return asyncio.run(missed(schedule, last, now))
+
+
+def test_runs_missed_in_downtime_are_counted_and_made_up_by_one(params):
+    from flows.services import deployments, runner
+
+    nightly = runner.schedules(params)[deployments.retrain_when_needed]
+    last = datetime(2026, 3, 1, 2, tzinfo=UTC)
+    assert due(nightly, last, last) == 0
+    assert due(nightly, last, last + 23 * HOUR) == 0
+    assert due(nightly, last, last + 24 * HOUR) == 1
+    assert due(nightly, last, last + 24 * 10 * HOUR) == 10
+    assert due(nightly, None, last) == 0, "a project that never ran missed nothing"
+    quarter = runner.schedules(params)[deployments.monitor]
+    assert due(quarter, last, last + HOUR) == 4
+
+
+@pytest.mark.parametrize("day", [datetime(2026, 3, 29, tzinfo=UTC), datetime(2026, 10, 25, tzinfo=UTC)])
+def test_no_run_is_skipped_or_doubled_when_clocks_change(params, day, monkeypatch):
+    from flows.services import deployments, runner
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        start = day - timedelta(days=1)
+        for flow, runs in ((deployments.retrain_when_needed, 3), (deployments.monitor, 3 * 24 * 4)):
+            assert due(runner.schedules(params)[flow], start - timedelta(seconds=1), start + 72 * HOUR - MOMENT) == runs
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+MOMENT = timedelta(seconds=1)
+
+
+# --- single flight, with real processes
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flows.runs.single_flight import trigger
+root, reason = Path(sys.argv[1]), sys.argv[2]
+def run(joined):
+    with open(root / "ran.txt", "a") as log:
+        log.write(joined + "\\n")
+    while not (root / "go").exists():
+        time.sleep(0.01)
+    return "ran"
+print(trigger(root, reason, run=run))
+"""
+
+
+def started(root: Path, reason: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root), reason], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def ran(root: Path) -> list[str]:
+    return (root / "ran.txt").read_text().splitlines() if (root / "ran.txt").is_file() else []
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    return tmp_path
+
+
+def test_triggers_during_a_run_are_one_more_run_with_all_their_reasons(folder):
+    first = started(folder, "schedule")
+    until(lambda: ran(folder) == ["schedule"])
+    others = [started(folder, reason) for reason in ("drift", "webhook", "drift")]
+    for other in others:
+        assert "under way" in other.communicate(timeout=30)[0]
+    (folder / "go").touch()
+    assert first.communicate(timeout=30)[0].strip() == "ran"
+    assert len(ran(folder)) == 2
+    assert set(ran(folder)[1].split("; ")) == {"drift", "webhook"}
+    assert single_flight.wanted(folder) == []
+
+
+def test_a_killed_run_blocks_nobody_and_its_reason_is_taken_up(folder):
+    first = started(folder, "schedule")
+    until(lambda: ran(folder))
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    (folder / "go").touch()
+    second = started(folder, "drift")
+    assert second.communicate(timeout=30)[0].strip() == "ran"
+    assert ran(folder) == ["schedule", "schedule; drift"]
+    assert single_flight.wanted(folder) == []
+
+
+def test_a_run_that_fails_is_not_tried_for_ever(folder):
+    def fails(reason: str) -> str:
+        raise EvergreenError("no space left")
+
+    with pytest.raises(EvergreenError, match="no space"):
+        single_flight.trigger(folder, "schedule", run=fails)
+    assert single_flight.wanted(folder) == []
+    assert single_flight.trigger(folder, "next", run=lambda reason: f"ran: {reason}") == "ran: next"
+
+
+def test_a_trigger_waits_for_a_run_a_person_started(folder):
+    import fcntl
+    import threading
+
+    run = folder / ".evergreen" / "runs" / "r-1"
+    run.mkdir(parents=True)
+    lock = open(run / "lock", "w")  # noqa: SIM115
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    said: list[str] = []
+    waiting = threading.Thread(target=single_flight._wait_for_others, args=(folder, said.append))
+    waiting.start()
+    until(lambda: said)
+    assert "r-1" in said[0]
+    assert waiting.is_alive()
+    lock.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+# --- beyond loopback
+
+
+def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(monkeypatch):
+    serve = ServeParams(host="0.0.0.0", password_env="TEST_PASSWORD", database_env="TEST_DATABASE")
+    monkeypatch.delenv("TEST_PASSWORD", raising=False)
+    with pytest.raises(EvergreenError, match="TEST_PASSWORD"):
+        auth_string(serve)
+    monkeypatch.setenv("TEST_PASSWORD", "hush")
+    monkeypatch.setenv("TEST_DATABASE", "postgres://u:pw@db/prefect")
+    assert server_environment(serve) == {
+        "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:pw@db/prefect",
+        "PREFECT_SERVER_API_AUTH_STRING": "evergreen:hush",
+        "PREFECT_API_AUTH_STRING": "evergreen:hush",
+    }
+    monkeypatch.setenv("TEST_DATABASE", "mysql://u:pw@db/prefect")
+    with pytest.raises(EvergreenError, match="TEST_DATABASE") as error:
+        server_environment(serve)
+    assert "pw" not in str(error.value)
+    assert auth_string(ServeParams()) is None
+
+
+# --- everything together
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """(project, the alerts it sent) with everything up."""
+    root = make(tmp_path_factory.mktemp("serve"))
+    with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_ALERTS", other_end.address)
+        patch.setenv("EVERGREEN_WEBHOOK_SECRET", SECRET)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
+        try:
+            up.up(root, print)
+            yield root, other_end.got
+        finally:
+            up.down(root)
+
+
+def about(root: Path) -> dict:
+    return read_json(root / ".evergreen" / "services.json")
+
+
+def runs(root: Path, **where) -> list[dict]:
+    return post(f"{about(root)['api']}/flow_runs/filter", {"flow_runs": where, "limit": 200})
+
+
+def because(root: Path, reason: str) -> dict | None:
+    """The run of a deployment that was started with `reason`, once it ran."""
+    found = [run for run in runs(root) if run["parameters"].get("reason") == reason and run["start_time"]]
+    return found[0] if found else None
+
+
+def test_everything_answers_and_doing_it_twice_changes_nothing(running):
+    root, _ = running
+    before = about(root)
+    up.up(root, print)
+    assert about(root)["pid"] == before["pid"]
+    assert about(root)["services"] == before["services"]
+    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in up.SERVICES]
+    for name in ("pages", "evidently"):
+        with urllib.request.urlopen(before["services"][name]["url"], timeout=20) as reply:
+            assert reply.status == 200
+    for connection in (c for p in up.members(root) for c in p.net_connections("tcp") if c.status == "LISTEN"):
+        assert connection.laddr.ip == "127.0.0.1", "loopback only"
+
+
+def test_another_projects_server_at_the_same_address_is_not_taken_for_ones_own(running, tmp_path):
+    """As after a restart of the machine: this project's server is gone, another's has its port."""
+    root, _ = running
+    theirs = read_json(root / ".evergreen" / "server.json")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    mine = tmp_path / ".evergreen" / "server.json"
+    write_json(mine, theirs | {"pid": gone.pid})
+    assert process.running(root) == theirs
+    assert process.running(tmp_path) is None
+    assert process.stop_server(tmp_path) is False
+    assert process.running(root) == theirs
+    port = int(theirs["ui"].rpartition(":")[2])
+    assert process._listens(theirs["pid"], port)
+    assert not process._listens(gone.pid, port)
+
+
+def test_status_shows_the_services_and_what_comes_next(running):
+    root, _ = running
+
+    def planned() -> set[str]:
+        lines = up.status_lines(root)
+        assert f"pages:       {about(root)['services']['pages']['url']}" in lines
+        return {line.split()[1] for line in lines if line.startswith("next:")}
+
+    wanted = {"retrain-when-needed", "monitor", "reevaluate", "housekeeping"}
+    until(lambda: planned() == wanted, 90, "Prefect's scheduler plans nothing: which SQLAlchemy is installed?")
+
+
+def test_an_event_starts_a_retraining_with_its_window_as_the_reason_within_seconds(running):
+    root, alerts = running
+    reason = "window 20261121T120000Z-20261121T121500Z: {{ 7 * 7 }} <b>brightness</b> fell."
+    began = time.monotonic()
+    request_retrain(root, "drift", reason, "20261121T120000Z-20261121T121500Z")
+    run = until(lambda: because(root, reason), 60)
+    print(f"event to running: {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 30
+    # the project's HEAD has no pipeline code, so the run ends with an error, which is an alert
+    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]], 60)[0]
+    assert ended["state"]["type"] == "FAILED"
+    assert "HEAD lacks" in ended["state"]["message"]
+    assert until(lambda: [a for a in alerts if "HEAD lacks" in a["message"]], 20)
+    (automation,) = [
+        a for a in post(f"{about(root)['api']}/automations/filter", {}) if "evergreen.drift.retrain" in a["name"]
+    ]
+    assert automation["enabled"]
+
+
+def test_an_event_of_another_model_starts_nothing(running):
+    from flows.server.api import emit
+
+    root, _ = running
+    api = about(root)["api"]
+    emit(api, "evergreen.drift.retrain", "evergreen.other", {"reason": "not ours"})
+    request_retrain(root, "drift", "ours, sent later")
+    until(lambda: because(root, "ours, sent later"), 60)
+    assert because(root, "not ours") is None
+
+
+def test_a_signed_webhook_over_the_pages_address_starts_one(running):
+    root, _ = running
+    body, stamp = json.dumps({"reason": "a camera was replaced"}).encode(), str(int(time.time()))
+    mac = base64.b64encode(hmac.new(b"k" * 32, b"m1." + stamp.encode() + b"." + body, hashlib.sha256).digest())
+    headers = {
+        "webhook-id": "m1",
+        "webhook-timestamp": stamp,
+        "webhook-signature": f"v1,{mac.decode()}",
+        "content-type": "application/json",
+    }
+    request = urllib.request.Request(f"{about(root)['services']['pages']['url']}/hooks/retrain", body, headers)
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        assert reply.status == 200
+    with pytest.raises(urllib.error.HTTPError, match="409"):
+        urllib.request.urlopen(request, timeout=20)
+    assert until(lambda: because(root, "webhook: a camera was replaced"), 60)
+
+
+def test_the_monitor_runs_as_a_deployment_and_status_tells_what_it_saw(running):
+    root, _ = running
+    api = about(root)["api"]
+    (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
+    run = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]], 60)[0]
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+    assert any("monitor:" in line and "waiting" in line for line in up.status_lines(root))
+
+
+def test_services_that_were_killed_are_started_again_and_a_run_that_died_with_them_is_told(running):
+    root, _ = running
+    api, before = about(root)["api"], about(root)["services"]
+    (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["housekeeping"]}}})
+    later = (datetime.now(UTC) + HOUR).isoformat()
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": later}}
+    died = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": state})["id"]
+    post(f"{api}/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    for name in ("runner", "pages"):
+        os.kill(before[name]["pid"], signal.SIGKILL)
+    for name in ("runner", "pages"):
+        until(lambda name=name: about(root)["services"][name]["pid"] not in (before[name]["pid"], None), 30)
+        until(lambda name=name: {n: well for n, _, well in up.services(root)}[name], 60)
+        assert about(root)["services"][name]["restarts"] >= 1
+    (run,) = runs(root, id={"any_": [died]})
+    assert (run["state"]["type"], run["state"]["message"]) == ("CRASHED", "its process died")
+
+
+def test_up_after_the_supervisor_was_killed_brings_everything_back_once(running):
+    root, _ = running
+    before = about(root)
+    os.kill(before["pid"], signal.SIGKILL)
+    until(lambda: not up.supervised(root), 10)
+    up.up(root, print)
+    after = about(root)
+    assert after["pid"] != before["pid"]
+    assert after["services"]["prefect"] == before["services"]["prefect"], "the server and its runs went on"
+    for name in ("runner", "pages", "evidently"):
+        assert created(before["services"][name]["pid"]) is None, f"two of {name} would do everything twice"
+
+
+def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
+    root, _ = running
+    shutil.copytree(ROOT / "flows", tmp_path / "flows")
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    env = {**os.environ, "PREFECT_API_URL": about(root)["api"], "PREFECT_HOME": str(root / ".evergreen" / "prefect")}
+
+    def prefect(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    prefect("work-pool", "create", "evergreen", "--type", "process")
+    prefect("deploy", "--all")
+    deployed = post(f"{about(root)['api']}/deployments/filter", {})
+    pooled = {d["entrypoint"].rpartition(":")[2] for d in deployed if d["work_pool_name"] == "evergreen"}
+    assert pooled == {"retrain_when_needed", "monitor", "reevaluate", "housekeeping"}
+
+
+def test_prefect_yaml_says_what_params_yaml_says(params):
+    listed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    schedules = {entry["entrypoint"].rpartition(":")[2]: entry["schedules"][0] for entry in listed}
+    assert schedules["retrain_when_needed"]["cron"] == params.serve.retrain_cron
+    assert schedules["reevaluate"]["cron"] == params.serve.reevaluate_cron
+    assert schedules["housekeeping"]["cron"] == params.serve.housekeeping_cron
+    assert schedules["monitor"]["interval"] == 60 * params.serve.monitor_minutes
+
+
+def test_down_leaves_no_process_and_up_finds_none(running):
+    root, _ = running
+    pids = [process.pid for process in up.members(root)]
+    assert len(pids) >= 5
+    assert up.down(root) >= 5
+    until(lambda: not any(psutil.pid_exists(pid) and created(pid) for pid in pids), 15)
+    assert list(up.members(root)) == []
+    assert not (root / ".evergreen" / "services.json").exists()
+    assert up.down(root) == 0

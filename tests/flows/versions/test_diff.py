@@ -1,0 +1,133 @@
+"""What changed between two versions: read from git and DVC alone, whatever the checkout looks like."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from flows.repo.git import git
+from flows.versions.diff import code_between, diff, direction, flatten, likely_why
+from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
+from tests.support import released_project
+
+
+@pytest.fixture(scope="module")
+def main(tmp_path_factory):
+    return released_project.copy(tmp_path_factory.mktemp("released"))
+
+
+def test_data_labels_params_and_metrics_of_two_versions(main):
+    found = diff(main, "v0.1.0", "v0.2.0")
+    assert found.batches == {"added": [{"batch": "b-2", "kind": "import", "rows": 18}]}
+    assert found.images["train"] == {"bag": (2, 3), "boot": (2, 5), "coat": (2, 4)}  # a bag of b-1 is a boot now
+    assert found.images["test"] == {name: (2, 4) for name in ("bag", "boot", "coat")}
+    assert found.actions == {"relabel": {"coat": (0, 2)}}
+    assert found.relabelled == [{"id": sha256_bytes(b"image bag 1 0"), "a": "bag", "b": "boot"}]
+    assert found.params == {"train_backbone.learning_rate": (0.005, 0.002)}
+    assert found.metrics["test.balanced_accuracy"] == (0.75, 0.875, "better")
+    assert found.metrics["test.debiased_ece"] == (0.25, 0.125, "better")
+    assert found.metrics["test.n"] == (18, 36, "")
+    assert found.metrics["recall of coat"] == (0.65, 0.775, "better")
+    assert "latency_ms.p50" not in found.metrics  # the same in both
+    assert found.code == found.unreadable == []
+    for part in (
+        "0.75 to 0.875 (better)",
+        "b-2",
+        "boot +3",
+        "1 label corrected by people",
+        "relabel +2",
+        "0.005 -> 0.002",
+    ):
+        assert part in found.why
+
+
+def test_code_is_named_where_a_stage_of_either_version_needs_it_and_nowhere_else(toy):
+    pipeline, revs = (toy / "dvc.yaml").read_text(), []
+    for used in ("old", "new"):
+        (toy / "dvc.yaml").write_text(pipeline.replace("[data]", f"[data, tasks/{used}.py]"))
+        for name in ("old", "new", "beside"):
+            (toy / f"tasks/{name}.py").write_text(f"while_used = {used!r}\n")
+        git(toy, "add", "--all")
+        git(toy, "commit", "-qm", used)
+        revs.append(git(toy, "rev-parse", "HEAD"))
+    assert code_between(toy, tuple(revs)) == ["dvc.yaml", "tasks/new.py", "tasks/old.py"]
+
+
+def test_by_default_the_live_version_against_the_one_before(main):
+    found = diff(main)
+    assert (found.a, found.b) == ("v0.2.0", "v0.3.0")
+    assert found.metrics["test.balanced_accuracy"] == (0.875, 0.5, "worse")
+    assert found.params == {}
+    assert diff(main, "v0.3.0", "v0.2.0").batches == {"removed": [{"batch": "b-3", "kind": "import", "rows": 18}]}
+    assert not diff(main, "v0.2.0", "v0.2.0").metrics
+
+
+def test_the_users_checkout_is_not_asked(main, tmp_path):
+    """An edited, half-deleted checkout without a cache gives the same answer, from the remote."""
+    expected = diff(main, "v0.1.0", "v0.3.0")
+    copy = released_project.copy(tmp_path)
+    (copy / "params.yaml").write_text((copy / "params.yaml").read_text() + "# mine\n")
+    (copy / "dvc.yaml").unlink()
+    shutil.rmtree(copy / "data")
+    shutil.rmtree(copy / ".dvc/cache")
+    before = git(copy, "status", "--porcelain")
+    assert diff(copy, "v0.1.0", "v0.3.0") == expected
+    assert git(copy, "status", "--porcelain") == before
+    assert not (copy / "data").exists()
+
+
+def test_an_object_that_is_lost_is_said_and_the_rest_is_compared(main, tmp_path):
+    copy = released_project.copy(tmp_path)
+    for place in (copy / ".dvc/cache", copy / ".evergreen/remote"):
+        shutil.rmtree(place)
+    found = diff(copy, "v0.1.0", "v0.2.0")
+    assert found.metrics["test.balanced_accuracy"] == (0.75, 0.875, "better")
+    assert found.images == {}
+    assert any("artifacts/clean/labels.parquet" in line and "is missing" in line for line in found.unreadable)
+    assert any(line.startswith("the batches:") for line in found.unreadable)
+
+
+def test_unknown_versions_and_no_version_before_are_said(main):
+    with pytest.raises(EvergreenError, match=r"no version 'v9'.*v0\.1\.0, v0\.2\.0, v0\.3\.0"):
+        diff(main, "v9", "v0.2.0")
+    with pytest.raises(EvergreenError, match=r"nothing was live before v0\.1\.0"):
+        diff(main, None, "v0.1.0")
+
+
+def test_the_command_prints_tables_and_json(main):
+    def evergreen(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=main,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(released_project.ROOT), "COLUMNS": "150"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    text = evergreen("diff", "v0.1.0", "v0.2.0")
+    assert "v0.1.0 -> v0.2.0" in text
+    assert all(part in text for part in ("learning_rate", "labels to relabel", "batch added: b-2", "+3", "better"))
+    assert json.loads(evergreen("diff", "--json"))["batches"]["added"][0]["batch"] == "b-3"
+
+
+def test_better_depends_on_the_figure():
+    assert direction("test.accuracy", 0.8, 0.9) == "better"
+    assert direction("test.log_loss", 0.8, 0.9) == "worse"
+    assert direction("latency_ms.p50", 3.0, 2.0) == "better"
+    assert direction("corruptions.blur.n", 3, 2) == direction("x", None, 0.5) == direction("thresholds.bag", 1, 2) == ""
+
+
+def test_flatten_keeps_lists_and_empty_mappings():
+    assert flatten({"a": {"b": [1, 2], "c": {}}, "d": None}) == {"a.b": [1, 2], "a.c": {}, "d": None}
+
+
+def test_nothing_changed_is_said():
+    nothing = dict(batches={}, images={}, actions={}, relabelled=[], params={}, code=[], metrics={})
+    assert "are the same" in likely_why(**nothing)
+    alone = likely_why(**nothing | {"params": {"clean.folds": (5, 4)}})
+    assert "params: clean.folds 5 -> 4. This alone changed." in alone

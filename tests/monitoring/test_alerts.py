@@ -1,0 +1,122 @@
+"""Alerts reach a real receiver, survive one that is down, and keep their addresses to themselves."""
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from monitoring import alerts
+from monitoring import alerts as monitoring_alerts
+from tasks.common.files import read_json, write_json
+from tasks.common.params import AlertsParams
+from tests.support.checkout import ROOT
+from tests.support.receiver import receiver
+
+PARAMS = AlertsParams(urls_env="TEST_ALERTS")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def other_end(server, monkeypatch):
+    server.got.clear()
+    server.status = 200
+    monkeypatch.setenv("TEST_ALERTS", server.address)
+    monkeypatch.setattr(alerts, "PAUSE", 0.01)
+    return server
+
+
+def test_an_alert_arrives_with_its_sentence_its_link_and_what_was_done(other_end, tmp_path):
+    problems = alerts.send(
+        PARAMS,
+        tmp_path,
+        "label",
+        "The camera <b>changed</b>.",
+        name="boots",
+        done="20 samples queued",
+        link="http://x/r",
+    )
+    assert problems == []
+    (got,) = other_end.got
+    assert got["title"] == "Evergreen boots: drift: labels are needed"
+    assert got["message"] == "The camera <b>changed</b>.\nDone: 20 samples queued\nReport: http://x/r"
+    assert not list(tmp_path.glob("*.json")), "what arrived waits no longer"
+
+
+def test_an_event_nobody_asked_for_and_no_address_send_nothing(other_end, tmp_path, monkeypatch):
+    assert alerts.send(PARAMS, tmp_path, "watch", "A little drift.", name="boots") == []
+    monkeypatch.delenv("TEST_ALERTS")
+    assert alerts.send(PARAMS, tmp_path, "label", "Drift.", name="boots") == []
+    assert other_end.got == []
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_receiver_that_is_down_gets_the_alert_later_and_the_others_get_it_once(other_end, tmp_path, monkeypatch):
+    with receiver() as second:
+        second.status = 500
+        monkeypatch.setenv("TEST_ALERTS", f"{other_end.address} {second.address}")
+        (problem,) = alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+        assert problem.startswith("TEST_ALERTS, address 2: could not be reached")
+        assert (len(other_end.got), len(second.got)) == (1, 0)
+        second.status = 200
+        assert alerts.deliver(PARAMS, tmp_path) == []
+        assert (len(other_end.got), len(second.got)) == (1, 1)
+    assert alerts.deliver(PARAMS, tmp_path) == []
+
+
+def test_an_alert_is_given_up_after_a_day(other_end, tmp_path):
+    other_end.status = 500
+    assert alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+    (file,) = tmp_path.glob("*.json")
+    write_json(file, read_json(file) | {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
+    assert alerts.deliver(PARAMS, tmp_path)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("bad", ["json://user:s3cret@127.0.0.1:1/hook", "nonsense://s3cret"])
+def test_secrets_are_neither_told_logged_nor_written(bad, tmp_path, monkeypatch, caplog, capfd):
+    monkeypatch.setattr(alerts, "PAUSE", 0.01)
+    monkeypatch.setenv("TEST_ALERTS", bad)
+    with caplog.at_level(logging.DEBUG):
+        (problem,) = alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+    kept = "".join(file.read_text() for file in tmp_path.glob("*.json"))
+    captured = capfd.readouterr()
+    assert "s3cret" not in problem + kept + caplog.text + captured.out + captured.err
+    assert "address 1" in problem
+
+
+@pytest.fixture
+def project(tmp_path, other_end, monkeypatch) -> Path:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("EVERGREEN_ALERTS", other_end.address)
+    return tmp_path
+
+
+def test_an_alarm_that_lasts_is_told_once_a_day_and_again_after_it_was_over(project, other_end):
+    for _ in range(3):
+        monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+    assert len(other_end.got) == 1
+    alarms = project / ".evergreen" / "alarms.json"
+    write_json(alarms, {"no samples": (datetime.now(UTC) - timedelta(hours=25)).isoformat()})
+    monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+    assert len(other_end.got) == 2
+    monitoring_alerts.alert_once(project, "no samples", "silence", None)
+    assert json.loads(alarms.read_text()) == {}
+    monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+    assert len(other_end.got) == 3
+
+
+def test_a_monitor_that_does_not_run_is_silent_from_outside(project):
+    up = datetime(2026, 3, 1, tzinfo=UTC)
+    assert monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=119)) is None
+    assert "there has been none" in monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=121))
+    write_json(project / ".evergreen" / "monitor.json", {"at": (up + timedelta(minutes=100)).isoformat()})
+    assert monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=219)) is None
+    assert "01:40" in monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=221))

@@ -1,0 +1,1 @@
+"""What several test files share: small projects, servers, a browser, hostile input."""

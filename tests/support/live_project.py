@@ -1,0 +1,53 @@
+"""A git and DVC project whose live model is `small_project`'s real bundle, made in seconds."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.repo.pipeline import record_data
+from tasks.common.params import load_params
+from tasks.releases.store import open_store, successor
+from tests.support.checkout import ROOT, git
+from tests.support.small_project import finished_project
+
+VERSION = "v0.1.0"
+
+
+def make(folder: Path, task: str = "multiclass", replace: dict[str, str] | None = None) -> Path:
+    """The project at `folder`/main, with lines of params.yaml replaced ({"images: full": "images: thumbnail"})."""
+    main = folder / "main"
+    made = finished_project(task)
+    shutil.copytree(made, main)
+    text = (main / "params.yaml").read_text()
+    for old, new in (replace or {}).items():
+        assert f"  {old}\n" in text
+        text = text.replace(f"  {old}\n", f"  {new}\n")
+    (main / "params.yaml").write_text(text)
+    (main / "dvc.yaml").write_text("stages: {}\n")
+    (main / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/.gitignore"):
+        (main / name).write_text((ROOT / name).read_text())
+    (main / ".gitignore").write_text("/data\n/artifacts\n/metrics\n/.evergreen\n")
+    git(main, "init", "-q", "-b", "main")
+    git(main, "config", "user.name", "a tester")
+    git(main, "config", "user.email", "tester@localhost")
+    record_data(main)
+    git(main, "add", "-A")
+    git(main, "commit", "-qm", "a project")
+    releases = open_store(load_params(main / "params.yaml").store, main)
+    digest = releases.put_bundle(main / "artifacts/bundle")
+    rev = git(main, "rev-parse", "HEAD")
+    releases.promote(successor(None, version=VERSION, run_id="r-1", git_rev=rev, bundle=digest, by="a", why="first"))
+    return main
+
+
+def traffic(path: Path, number: int, rows: int, **columns) -> Path:
+    """The first `rows` images of production batch `number` as Parquet at `path`, with `columns` replaced."""
+    table = pq.read_table(ROOT / f"datasets/fashion/production-{number}.parquet").slice(0, rows)
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, path)
+    return path

@@ -1,0 +1,181 @@
+"""The bundle of a real, if untrained, model: complete, self-checking, reproducible."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tasks.common.errors import StageInputError
+from tasks.common.params import load_params
+from tasks.inference import ood
+from tasks.inference.onnx_model import OnnxModel
+from tasks.releases import bundle
+from tasks.stages.bundle import card, stage
+from tests.support.small_project import CLASSES, finished_project
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(finished_project() / "artifacts/bundle", tmp_path / "bundle"))
+
+
+def test_a_whole_bundle_passes_and_its_digest_is_in_the_metrics(folder):
+    bundle.verify(folder)
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*FILES, "MANIFEST.json"])
+    measured = json.loads((finished_project() / "metrics/bundle.json").read_text())
+    assert bundle.digest(folder) == measured["digest"]
+
+
+FILES = ["bundle.json", "card.md", "model.onnx", "ood.safetensors", "reference.parquet", "weights.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_is_found_and_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(bundle.BundleDamaged, match=f"{name} is altered"):
+        bundle.verify(folder)
+
+
+def test_missing_extra_truncated_and_linked_files_are_all_named_at_once(folder):
+    (folder / "card.md").unlink()
+    (folder / "extra.py").write_text("surprise")
+    with open(folder / "model.onnx", "r+b") as file:
+        file.truncate(100)
+    shutil.move(folder / "ood.safetensors", folder.parent / "elsewhere")
+    (folder / "ood.safetensors").symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(bundle.BundleDamaged) as error:
+        bundle.verify(folder)
+    for words in (
+        "card.md is missing",
+        "extra.py is not in",
+        "model.onnx has 100 bytes",
+        "ood.safetensors is not a plain",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}'])
+def test_a_broken_manifest_is_refused(folder, manifest):
+    (folder / "MANIFEST.json").write_text(manifest)
+    with pytest.raises(bundle.BundleDamaged, match="no manifest"):
+        bundle.verify(folder)
+
+
+def test_a_manifest_may_not_speak_of_files_elsewhere(folder):
+    outside = folder.parent / "outside"
+    outside.write_text("secret")
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["files"]["../outside"] = {"sha256": "0" * 64, "bytes": 6}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(bundle.BundleDamaged, match="not a plain file"):
+        bundle.verify(folder)
+
+
+def test_no_bundle_and_a_newer_schema_are_told(folder, tmp_path):
+    with pytest.raises(bundle.BundleDamaged, match="no MANIFEST"):
+        bundle.verify(tmp_path)
+    about = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(about | {"schema": 99}))
+    with pytest.raises(bundle.BundleDamaged, match="schema 99"):
+        bundle.read(folder)
+
+
+def test_bundle_json_tells_what_the_model_is(folder):
+    about = bundle.read(folder)
+    assert about["classes"] == CLASSES
+    assert about["preprocess"] == {"size": 32, "fit": "squash", "max_pixels": 50_000_000}
+    assert about["data"]["images"]["train"] == dict.fromkeys(CLASSES, 20)
+    assert set(about["metrics"]) == {"clean", "calibrate", "evaluate"}, "metrics of earlier stages only"
+    assert about["params"]["validate"]["min_rows"] == 50
+    assert set(about["versions"]) >= {"python", "torch", "onnxruntime"}
+    assert str(finished_project()) not in json.dumps(about), "a bundle says nothing of the machine that made it"
+
+
+def test_weights_are_those_of_network_and_head(folder):
+    weights = load_file(folder / "weights.safetensors")
+    head = load_file(finished_project() / "artifacts/train_head/head.safetensors")
+    backbone = load_file(finished_project() / "artifacts/train_backbone/weights.safetensors")
+    assert set(weights) == {f"backbone.{n}" for n in backbone} | {f"head.{n}" for n in head}
+    np.testing.assert_array_equal(weights["head.weight"], head["weight"])
+
+
+def test_reference_is_what_the_model_makes_of_held_out_images(folder):
+    table = pq.read_table(folder / "reference.parquet")
+    about = bundle.read(folder)
+    ids = table["id"].to_pylist()
+    assert ids == sorted(ids)
+    assert len(ids) == 40
+    assert set(table["split"].to_pylist()) == {"calibration", "test"}
+    thumbnail = np.asarray(Image.open(io.BytesIO(table["thumbnail"][0].as_py())))
+    assert max(thumbnail.shape[:2]) <= 64
+    features = np.array(table["features"].to_pylist(), np.float32)
+    probabilities = np.array(table["probabilities"].to_pylist())
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    scores = ood.score(features, features, about["ood"], ood.read_tensors(folder / "ood.safetensors"))
+    np.testing.assert_allclose(scores, table["ood"].to_numpy(), atol=1e-5)
+    assert table["brightness"].null_count == 0
+    predicted = np.array(CLASSES)[probabilities.argmax(axis=1)]
+    assert np.mean(predicted == np.array(table["label"].to_pylist())) > 0.7, "rows of labels and outputs fit together"
+    pixels = np.full((1, 32, 32, 3), 128, np.uint8)
+    assert OnnxModel(folder / "model.onnx")(pixels).features.shape[1] == features.shape[1]
+
+
+def test_the_same_inputs_make_the_same_bundle(tmp_path):
+    root = Path(shutil.copytree(finished_project(), tmp_path / "again"))
+    params = load_params(root / "params.yaml")
+    before = bundle.digest(root / "artifacts/bundle")
+    stage.run(root, images=params.images, bundle=params.bundle)
+    assert bundle.digest(root / "artifacts/bundle") == before
+    (root / "metrics/evaluate.json").unlink()
+    with pytest.raises(StageInputError, match="evaluate"):
+        stage.run(root, images=params.images, bundle=params.bundle)
+    bundle.verify(root / "artifacts/bundle")  # a failed run leaves the old bundle whole
+
+
+def test_multilabel_bundle_counts_every_label_of_an_image():
+    about = bundle.read(finished_project("multilabel") / "artifacts/bundle")
+    assert about["data"]["images"]["train"] == {"Ankle boot": 20, "Bag": 30, "Trouser": 20}
+
+
+def test_card_shows_figures_and_never_interprets_names(folder):
+    text = (folder / "card.md").read_text()
+    assert "| Trouser | 20 | 16 | 12 | 0 |" in text
+    assert "There is none yet" in text
+    about = bundle.read(folder)
+    hostile = "</script><img src=x onerror=alert(1)>|`[x](javascript:alert(1))`\n# title"
+    shown = json.loads(json.dumps(about).replace(json.dumps("Trouser")[1:-1], json.dumps(hostile)[1:-1]))
+    text = card.render(shown)
+    assert "<img" not in text
+    assert "](javascript" not in text
+    assert "\n# title" not in text
+    rows = [line for line in text.splitlines() if "onerror" in line]
+    assert rows
+    assert all(line.replace("\\|", "").count("|") in (0, 3, 6) for line in rows), "a name ended its table cell"
+
+
+def _rows(ids: list[str], batches: list[str], split: str) -> pa.Table:
+    return pa.table({"id": ids, "batch": batches, "split": [split] * len(ids)})
+
+
+def test_production_samples_that_came_back_become_the_reference_once_there_are_enough():
+    from tasks.stages.bundle.reference import ENOUGH, choose
+
+    old = [f"{number:04x}" for number in range(300)]
+    back = [f"{number:04x}" for number in range(1000, 1000 + ENOUGH)]
+    batches = ["b-2"] * (ENOUGH // 2) + ["b-3"] * (ENOUGH - ENOUGH // 2)
+    origins = pa.table({"id": old + back, "origin": ["import"] * 300 + ["production"] * ENOUGH})
+    rows = {"calibration": _rows(old, ["b-1"] * 300, "calibration"), "test": _rows(back, batches, "test")}
+    assert set(choose(rows, origins, 1000)["id"].to_pylist()) == set(back)
+    assert set(choose(rows, origins, 10)["id"].to_pylist()) == set(back[:10])
+    few = {**rows, "test": rows["test"].slice(1)}
+    assert len(choose(few, origins, 1000)) == 300 + ENOUGH - 1

@@ -1,0 +1,191 @@
+"""Temperature, thresholds and out-of-distribution scores on small arrays, and the stage on real images."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.common.errors import DataError, ParamsError
+from tasks.dataset.decode import preprocess
+from tasks.inference import ood, thresholds
+from tasks.inference import temperature as inference_temperature
+from tasks.inference.onnx_model import OnnxModel
+from tasks.scoring import metrics
+from tasks.stages.calibrate import stage
+from tests.support.small_project import CLASSES, finished_project, image_bytes
+
+RNG = np.random.default_rng(0)
+
+
+def sampled(count: int, classes: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """(logits, targets): labels drawn from softmax(logits / temperature), so that is the right temperature."""
+    logits = RNG.normal(0, 3, (count, classes))
+    probabilities = inference_temperature.probabilities(logits, temperature, "multiclass")
+    targets = (probabilities.cumsum(axis=1) > RNG.random((count, 1))).argmax(axis=1)
+    return logits, targets
+
+
+# --- temperature
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_known_temperature_is_found(temperature):
+    logits, targets = sampled(4000, 5, temperature)
+    assert inference_temperature.fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.08)
+
+
+def test_known_multilabel_temperature_is_found():
+    logits = RNG.normal(0, 3, (4000, 4))
+    targets = (RNG.random(logits.shape) < 1 / (1 + np.exp(-logits / 2))).astype(np.float32)
+    assert inference_temperature.fit_temperature(logits, targets) == pytest.approx(2, rel=0.08)
+
+
+def test_temperature_heals_overconfidence_and_no_answer_changes():
+    logits, targets = sampled(3000, 5, 3.0)
+    temperature = inference_temperature.fit_temperature(logits, targets)
+    before, after = (inference_temperature.probabilities(logits, t, "multiclass") for t in (1.0, temperature))
+    assert metrics.ece(after, targets) < 0.2 * metrics.ece(before, targets)
+    assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_temperature_never_makes_the_calibration_split_worse(count):
+    for _ in range(20):
+        logits, targets = sampled(count, 3, RNG.choice([0.2, 1.0, 5.0]))
+        found = inference_temperature.fit_temperature(logits, targets)
+        losses = [
+            metrics.log_loss(inference_temperature.probabilities(logits, t, "multiclass"), targets)
+            for t in (1.0, found)
+        ]
+        assert losses[1] <= losses[0] + 1e-9
+
+
+def test_a_split_without_errors_does_not_ask_for_infinite_confidence():
+    targets = np.arange(30) % 3
+    temperature = inference_temperature.fit_temperature(4 * np.eye(3)[targets], targets)
+    assert 0.3 < temperature < 1
+
+
+def test_logits_that_are_not_finite_are_refused():
+    logits = np.zeros((4, 2))
+    logits[2, 0] = np.nan
+    with pytest.raises(DataError, match="1 of 4"):
+        inference_temperature.fit_temperature(logits, np.array([0, 1, 0, 1]))
+
+
+# --- thresholds
+
+
+def test_without_costs_answers_under_one_half_go_to_a_human():
+    bounds = thresholds.multiclass(["a", "b", "c"], {})
+    p = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]])
+    assert thresholds.answers(p, bounds, "multiclass").tolist() == [0, 0, 2]
+    assert thresholds.sure(p, bounds, "multiclass").tolist() == [True, False, True]
+
+
+def test_a_costly_class_is_looked_at_before_it_is_the_most_probable():
+    bounds = thresholds.multiclass(["benign", "malignant"], {"malignant": 9.0})
+    assert bounds.tolist() == [0.5, 0.1]
+    p = np.array([[0.95, 0.05], [0.85, 0.15], [0.2, 0.8]])
+    assert thresholds.answers(p, bounds, "multiclass").tolist() == [0, 0, 1], "costs never change the answer"
+    assert thresholds.sure(p, bounds, "multiclass").tolist() == [True, False, True]
+
+
+def test_nan_is_never_sure():
+    p = np.full((1, 2), np.nan)
+    for task in ("multiclass", "multilabel"):
+        assert not thresholds.sure(p, np.array([0.5, 0.5]), task).any()
+
+
+def test_cost_of_an_unknown_class_is_refused_with_its_name():
+    with pytest.raises(ParamsError, match=r"Hut.*Hat"):
+        thresholds.multiclass(["Hat", "Bag"], {"Hut": 2.0})
+
+
+def test_multilabel_threshold_of_a_frequent_class_maximises_its_f1():
+    p = RNG.random((2000, 2))
+    targets = (p > np.array([0.3, 0.7])).astype(np.float32)
+    found = thresholds.multilabel(p, targets, ["a", "b"], {})
+    np.testing.assert_allclose(found, [0.3, 0.7], atol=0.02)
+
+
+def test_multilabel_threshold_of_a_rare_class_stays_near_the_common_one():
+    p = RNG.random((500, 2))
+    targets = (p > 0.5).astype(np.float32)
+    targets[:, 1] = 0
+    targets[np.argmin(np.abs(p[:, 1] - 0.95)), 1] = 1  # one positive: its own best threshold is about 0.95
+    p[p[:, 1] > 0.96, 1] = 0.1
+    common, rare = thresholds.multilabel(p, targets, ["a", "b"], {})
+    assert common == pytest.approx(0.5, abs=0.03)
+    assert abs(rare - common) < 0.1
+    assert thresholds.multilabel(p, targets, ["a", "b"], {"b": 4.0})[1] == pytest.approx(0.2)
+
+
+def test_multilabel_confidence_is_that_of_the_least_certain_label():
+    bounds = np.array([0.3, 0.5])
+    p = np.array([[0.9, 0.2], [0.4, 0.1]])
+    assert thresholds.answers(p, bounds, "multilabel").tolist() == [[True, False], [True, False]]
+    np.testing.assert_allclose(thresholds.confidence(p, bounds, "multilabel"), [0.8, 0.4])
+    assert thresholds.sure(p, bounds, "multilabel").tolist() == [True, False]
+
+
+# --- out of distribution
+
+
+@pytest.mark.parametrize("method", ["knn", "energy"])
+def test_unfamiliar_images_score_higher_and_the_share_of_false_alarms_holds(method):
+    centres = np.array([[5.0, 0, 0, 0], [0, 5.0, 0, 0], [0, 0, 5.0, 0]])
+    inside = (centres[:, None] + RNG.normal(0, 0.4, (3, 400, 4))).reshape(-1, 4)
+    outside = np.array([0.3, 0.3, 0.3, 2.0]) + RNG.normal(0, 0.2, (200, 4))
+    weight = np.eye(4)[:3]
+    bank, held_out, fresh = inside[0::3], inside[1::3], inside[2::3]
+    about, tensors = ood.fit(method, bank, held_out, held_out @ weight.T, 0.05, "multiclass")
+    json.dumps(about, allow_nan=False)
+    assert about["false_rejection"] <= 0.05
+    familiar, unfamiliar = (ood.score(x, x @ weight.T, about, tensors) > about["threshold"] for x in (fresh, outside))
+    assert familiar.mean() < 0.1
+    assert unfamiliar.mean() > 0.95
+
+
+@pytest.mark.parametrize("method", ["knn", "energy"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_broken_outputs_are_never_familiar(method, bad):
+    x = RNG.normal(size=(50, 4)).astype(np.float32)
+    about, tensors = ood.fit(method, x, x, x, 0.1, "multiclass")
+    x = x.copy()
+    x[3] = bad
+    assert ood.score(x, x, about, tensors)[3] > about["threshold"]
+
+
+def test_multilabel_energy_falls_with_every_label_seen():
+    about = {"method": "energy", "task": "multilabel"}
+    logits = np.array([[-5.0, -5.0], [5.0, -5.0], [5.0, 5.0]])
+    assert (np.diff(ood.score(logits, logits, about, {})) < 0).all()
+
+
+def test_the_bank_gives_rare_classes_their_place():
+    strata = np.array(["common"] * 1000 + ["rare"] * 7)
+    rows = ood.bank_rows(strata, rows=50)
+    assert len(rows) == len(set(rows.tolist())) == 50
+    assert (strata[rows] == "rare").sum() == 7
+    assert (ood.bank_rows(strata, rows=50) == rows).all()
+
+
+# --- the stage
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_stage_exports_what_it_calibrated(task):
+    root = finished_project(task)
+    found = stage.read(root)
+    assert found["classes"] == list(found["thresholds"]) == CLASSES
+    model = OnnxModel(root / "artifacts/calibrate/model.onnx")
+    out = model(np.stack([preprocess(data, model.size, "squash", 10**6) for data in image_bytes("Bag", 3)]))
+    expected = inference_temperature.probabilities(out.logits, found["temperature"], task)
+    np.testing.assert_allclose(out.probabilities, expected, atol=1e-5)
+    measured = json.loads((root / "metrics/calibrate.json").read_text())
+    assert measured["images"] == 48
+    assert measured["log_loss_after"] <= measured["log_loss_before"]
+    assert measured["parity"] <= 1e-4
+    assert measured["ood"]["flagged"]["flat"] > 0.9
+    assert 0 <= measured["ood"]["flagged"]["noise"] <= 1

@@ -1,0 +1,283 @@
+"""Stage `evaluate` on a small real project, and its parts."""
+
+import csv
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from tasks.common.errors import DataError, EvergreenError
+from tasks.common.files import sha256_file
+from tasks.common.params import EvaluateParams, GateParams, load_params
+from tasks.common.schemas import predictions_schema
+from tasks.dataset.pixels import shard_pixels
+from tasks.gate import champion as gate_champion
+from tasks.gate.judge import judge
+from tasks.inference.onnx_model import OnnxModel
+from tasks.scoring.targets import encode
+from tasks.stages.evaluate import figures, stage
+from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
+from tests.support.small_project import CLASSES, finished_project
+
+SETTINGS = EvaluateParams(
+    corruptions=["dark", "blur", "noise", "jpeg", "grayscale", "crop"],
+    corruption_images=20,
+    latency_runs=5,
+    many_shot=25,
+    few_shot=20,
+)
+
+
+def replace(table: pa.Table, name: str, values) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+
+
+def hard_and_sliced(root) -> None:
+    """Every fourth test image becomes one of the hard set; the others are from one of two rooms."""
+    for path in ("artifacts/validate/accepted.parquet", "artifacts/clean/labels.parquet"):
+        table = pq.read_table(root / path)
+        split = table["split"].to_pylist()
+        test = [row for row, value in enumerate(split) if value == "test"]
+        for row in test[::4]:
+            split[row] = "hard"
+        table = replace(table, "split", split)
+        if "slice" in table.column_names:
+            rooms = [
+                [{"name": "room", "value": "ab"[row % 2]}] if split[row] == "test" else [] for row in range(len(table))
+            ]
+            table = replace(table, "slice", rooms)
+        (root / path).unlink()
+        pq.write_table(table, root / path)
+
+
+@pytest.fixture(scope="module", params=["multiclass", "multilabel"])
+def evaluated(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param) / "project"
+    shutil.copytree(finished_project(request.param), root)
+    hard_and_sliced(root)
+    params = load_params(root / "params.yaml")
+    stage.run(root, images=params.images, evaluate=SETTINGS)
+    metrics = json.loads((root / "metrics/evaluate.json").read_text())
+    table = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    return SimpleNamespace(root=root, task=request.param, params=params, metrics=metrics, table=table)
+
+
+def test_predictions_are_the_exported_models_on_test_and_hard_images(evaluated):
+    table, root = evaluated.table, evaluated.root
+    assert table.schema.equals(predictions_schema(evaluated.task))
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet")
+    rows = [row for row in accepted.to_pylist() if row["split"] in ("test", "hard")]
+    rows.sort(key=lambda row: row["split"] == "hard")
+    assert table["id"].to_pylist() == [row["id"] for row in rows]
+    assert table["label"].to_pylist() == [row["label"] for row in rows]
+    pixels = shard_pixels(root, rows[0]["shard"], evaluated.params.images)[[row["row"] for row in rows]]
+    expected = OnnxModel(root / "artifacts/calibrate/model.onnx")(pixels).probabilities
+    np.testing.assert_allclose(np.array(table["probabilities"].to_pylist()), expected, atol=1e-6)
+    assert np.isfinite(table["ood"].to_numpy()).all()
+
+
+def test_metrics_are_those_of_the_predictions(evaluated):
+    calibration = json.loads((evaluated.root / "artifacts/calibrate/calibration.json").read_text())
+    thresholds = np.array([calibration["thresholds"][name] for name in CLASSES])
+    for split in ("test", "hard"):
+        rows = evaluated.table.filter(pa.compute.equal(evaluated.table["split"], split))
+        targets = encode(rows["label"], CLASSES, evaluated.task)
+        probabilities = np.array(rows["probabilities"].to_pylist())
+        found = evaluated.metrics[split]
+        assert found["n"] == len(rows)
+        if evaluated.task == "multiclass":
+            predicted = probabilities.argmax(axis=1)
+            assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted), abs=1e-6)
+        else:
+            predicted = probabilities >= thresholds
+            assert found["macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-6)
+            assert found["micro_f1"] == pytest.approx(f1_score(targets, predicted, average="micro"), abs=1e-6)
+        assert found["accuracy"] > 0.5  # the small project's head nearly always is right
+    assert {"ece", "debiased_ece", "brier", "log_loss", "average_precision"} <= set(evaluated.metrics["test"])
+    assert ("thresholds" in evaluated.metrics) == (evaluated.task == "multilabel")
+
+
+def test_slices_shots_corruptions_latency_parity_and_size_are_measured(evaluated):
+    metrics = evaluated.metrics
+    assert metrics["slices"].keys() == {"room=a", "room=b"}
+    assert sum(found["n"] for found in metrics["slices"].values()) == metrics["test"]["n"]
+    shots = metrics["shots"]
+    assert sum(found["classes"] for found in shots.values() if found) == 3
+    assert (shots["many"] is not None) == (evaluated.task == "multilabel")  # only there a class has over 25 images
+    assert metrics["corruptions"].keys() == CORRUPTIONS.keys()
+    assert all(found["n"] == 20 and found["kept"] >= 0 for found in metrics["corruptions"].values())
+    assert metrics["corruptions"]["grayscale"]["kept"] == 1  # Fashion-MNIST is grey already
+    assert 0 < metrics["latency_ms"]["p50"] <= metrics["latency_ms"]["p99"]
+    assert metrics["parity"]["max_difference"] < 1e-4
+    size = (evaluated.root / "artifacts/calibrate/model.onnx").stat().st_size
+    assert metrics["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
+
+
+def test_report_plots_and_csv_files_agree_with_the_metrics(evaluated):
+    folder = evaluated.root / "artifacts/evaluate"
+    report = json.loads((folder / "report.json").read_text())
+    assert [row["class"] for row in report["classes"]] == CLASSES
+    assert all(row["train"] >= 20 for row in report["classes"])
+    recall = np.mean([row["recall"] for row in report["classes"]])
+    if evaluated.task == "multiclass":
+        assert recall == pytest.approx(evaluated.metrics["test"]["balanced_accuracy"], abs=1e-5)
+    with open(folder / "confusion.csv", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    right = sum(pair["actual"] == pair["predicted"] for pair in pairs)
+    if evaluated.task == "multiclass":
+        assert right / len(pairs) == pytest.approx(evaluated.metrics["test"]["accuracy"], abs=1e-5)
+    wrong = sum(entry["images"] for entry in report["confusions"])
+    assert wrong == len(pairs) - right
+    with open(folder / "reliability.csv", newline="") as file:
+        bins = list(csv.DictReader(file))
+    events = evaluated.metrics["test"]["n"] * (len(CLASSES) if evaluated.task == "multilabel" else 1)
+    assert sum(int(row["count"]) for row in bins) == events
+    names = {"reliability", "confusion", "precision_recall", "per_class", "worst"}
+    assert {file.stem for file in (folder / "plots").iterdir()} == names
+    for file in (folder / "plots").iterdir():
+        Image.open(file).load()
+
+
+def test_a_second_run_writes_the_same_bytes_to_new_files(evaluated):
+    """DVC's cache hardlinks outputs: the old file must stay as it is."""
+    folder = evaluated.root / "artifacts/evaluate"
+    before = {file.relative_to(folder): sha256_file(file) for file in folder.rglob("*.*") if file.is_file()}
+    kept = evaluated.root / "kept.parquet"
+    kept.unlink(missing_ok=True)
+    os.link(folder / "predictions.parquet", kept)
+    stage.run(evaluated.root, images=evaluated.params.images, evaluate=SETTINGS)
+    after = {file.relative_to(folder): sha256_file(file) for file in folder.rglob("*.*") if file.is_file()}
+    assert before == after
+    assert not os.path.samefile(kept, folder / "predictions.parquet")
+    again = json.loads((evaluated.root / "metrics/evaluate.json").read_text())
+    assert again | {"latency_ms": None} == evaluated.metrics | {"latency_ms": None}
+
+
+def test_the_gate_judges_what_evaluate_wrote(evaluated):
+    """First model: promoted. The same model against itself, with its own corruption figures: held."""
+    table, metrics = evaluated.table, evaluated.metrics
+    judged = {
+        "classes": CLASSES,
+        "task": evaluated.task,
+        "metrics": metrics,
+        "train_counts": dict.fromkeys(CLASSES, 20),
+        "challenger_id": "c",
+        "hard_set": "hard-1",
+    }
+    policy = GateParams(resamples=200, max_ece=1, max_latency_ms=10_000, min_corruption_kept=0)
+    first = judge(table, None, policy=policy, champion_version=None, **judged)
+    assert first.outcome == "promote", first.sentence
+    bundle = evaluated.root / "artifacts/bundle"
+    champion = gate_champion.champion_metrics(evaluated.root, bundle, table, classes=CLASSES, evaluate=SETTINGS)
+    assert champion["corruptions"] == metrics["corruptions"]
+    again = judge(table, table, policy=policy, champion_version="v1", champion_metrics=champion, **judged)
+    assert again.outcome == "hold", again.sentence
+    names = {check.name for check in again.checks}
+    assert {"corruptions.blur.accuracy", "small_slices.balanced_accuracy", "hard.balanced_accuracy"} <= names
+
+
+def test_another_head_or_stale_pixels_show_as_lost_parity(evaluated, tmp_path):
+    if evaluated.task == "multilabel":
+        return
+    from safetensors.numpy import load_file, save_file
+
+    root = tmp_path / "project"
+    shutil.copytree(evaluated.root, root)
+    head = root / "artifacts/train_head/head.safetensors"
+    tensors = load_file(head)
+    head.unlink()
+    save_file({"weight": tensors["weight"][::-1].copy(), "bias": tensors["bias"]}, head)
+    stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+    assert json.loads((root / "metrics/evaluate.json").read_text())["parity"]["max_difference"] > 0.1
+
+    head.unlink()
+    save_file(tensors, head)
+    for cached in (root / ".evergreen/cache/pixels").rglob("*.npy"):
+        turned = np.load(cached)[:, ::-1].copy()
+        cached.unlink()
+        np.save(cached, turned)
+    stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+    assert json.loads((root / "metrics/evaluate.json").read_text())["parity"]["max_difference"] > 0.01
+
+
+def test_a_project_without_test_images_is_refused(evaluated, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(evaluated.root, root)
+    for path in ("artifacts/validate/accepted.parquet", "artifacts/clean/labels.parquet"):
+        table = pq.read_table(root / path)
+        split = ["train" if value == "test" else value for value in table["split"].to_pylist()]
+        (root / path).unlink()
+        pq.write_table(replace(table, "split", split), root / path)
+    with pytest.raises(DataError, match="test split holds no labelled image"):
+        stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+
+
+def test_a_model_that_diverged_is_refused(tmp_path):
+    from tasks.inference import ood
+
+    about, tensors = ood.fit("energy", np.empty((0, 2)), np.ones((3, 2)), np.ones((3, 2)), 0.02, "multiclass")
+    from safetensors.numpy import save_file
+
+    (tmp_path / "artifacts/calibrate").mkdir(parents=True)
+    save_file(tensors, tmp_path / "artifacts/calibrate/ood.safetensors")
+
+    class Pixels:
+        def batches(self, size):
+            yield slice(0, 3), np.zeros((3, 8, 8, 3), np.uint8)
+
+    broken = SimpleNamespace(
+        probabilities=np.array([[1, 0], [np.nan, np.nan], [0, 1]]), logits=np.ones((3, 2)), features=np.ones((3, 2))
+    )
+    with pytest.raises(EvergreenError, match="1 of 3 images are not finite"):
+        stage._predict(tmp_path, lambda block: broken, Pixels(), {"ood": about})
+
+
+def test_columns_of_another_model_are_put_in_order():
+    known = np.array([[0.1, 0.2, 0.7]])
+    assert gate_champion.align(known, ["a", "b", "gone"], ["b", "new", "a"]).tolist() == [[0.2, 0.0, 0.1]]
+
+
+# --- parts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_is_repeatable_and_does_something(name):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    before = pixels.copy()
+    first, second = (corrupt(name, pixels, "ab" * 32) for _ in range(2))
+    assert first.shape == pixels.shape
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(pixels, before)
+    assert np.abs(first.astype(int) - pixels).mean() > 2
+
+
+def test_noise_is_an_images_own():
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    one, other = corrupt("noise", grey, "ab" * 32), corrupt("noise", grey, "cd" * 32)
+    assert (one != other).mean() > 0.9
+    assert one.std() == pytest.approx(20, abs=1)
+
+
+def test_figures_are_json_whatever_is_undefined():
+    tidy = figures.tidy({"a": np.float32(0.1234567), "b": [np.nan, np.int64(3)], "c": np.array([1.0, np.nan])})
+    assert tidy == {"a": 0.123457, "b": [None, 3], "c": [1.0, None]}
+    targets, probabilities = np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
+    json.dumps(figures.overall(targets, probabilities, np.full(3, 0.5), "multiclass"), allow_nan=False)
+    rows = figures.by_class(targets, np.array([0, 1]), probabilities, ["a", "b", "c"], [200, 50, 3], 100, 20)
+    assert [row["shot"] for row in rows] == ["many", "medium", "few"]
+    assert rows[2]["recall"] is None
+    assert figures.by_shot(rows) == {"many": {"classes": 1, "recall": 0.5}, "medium": None, "few": None}
+
+
+def test_shots_split_at_the_given_numbers():
+    assert [figures.shot(n, 100, 20) for n in (101, 100, 20, 19, 0)] == ["many", "medium", "medium", "few", "few"]

@@ -1,0 +1,221 @@
+"""Stage 2: class-balanced classifiers on fixed features, and a choice among them that luck does not sway."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tasks.common.errors import DataError
+from tasks.common.files import read_json
+from tasks.common.params import ImagesParams, TrainHeadParams
+from tasks.models.head import Head
+from tasks.stages import train_head
+from tasks.stages.train_head import Candidate
+from tests.support import small_project
+from tests.support.small_project import SIZE
+
+IMAGES = ImagesParams(size=SIZE)
+
+
+def long_tailed(counts: tuple[int, ...], seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, 8) of overlapping classes, `counts` samples each, and their class numbers (N,)."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(counts)), counts)
+    return (np.eye(8)[y] * 2 + rng.normal(size=(len(y), 8)) * spread).astype(np.float32), y
+
+
+def recalls(head: Head, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    answers = head.logits(x).argmax(axis=1)
+    return np.array([(answers[y == k] == k).mean() for k in np.unique(y)])
+
+
+def plain(x: np.ndarray, y: np.ndarray) -> Head:
+    """What stage 1 ends with: a classifier that has seen the natural distribution."""
+    from tasks.models import probe
+
+    fitted = probe.fit(x, y, 3, l2=1e-3)
+    return Head(fitted.weight, fitted.bias)
+
+
+# --- the methods -------------------------------------------------------------------------------------------------
+
+
+def test_each_method_helps_the_rare_class_of_a_long_tail():
+    x, y = long_tailed((500, 60, 15), seed=0)
+    held_x, held_y = long_tailed((300, 300, 300), seed=1)
+    stage1 = plain(x, y)
+    before = recalls(stage1, held_x, held_y)
+    assert before[0] > before[2] + 0.2  # the tail suffers
+    counts = np.bincount(y)
+    better = {
+        "crt": train_head.retrained(x, y, 3, 100)[-1],
+        "logit_adjust": train_head.logit_adjusted(stage1, counts),
+        "tau_norm": train_head.tau_normalised(stage1, 0.5),
+    }
+    for name, head in better.items():
+        after = recalls(head, held_x, held_y)
+        assert after[2] > before[2] + 0.1, name
+        assert after.mean() > before.mean() + 0.03, name
+
+
+def test_crt_weighs_every_class_the_same_however_often_it_is_there():
+    x, y = long_tailed((200, 20, 10), seed=0)
+    once = train_head.retrained(x, y, 3, 100)[-1]
+    again = np.concatenate([np.arange(len(y)), np.flatnonzero(y == 0), np.flatnonzero(y == 0)])
+    tripled = train_head.retrained(x[again], y[again], 3, 100)[-1]
+    held = long_tailed((50, 50, 50), seed=1)[0]
+    agreement = (once.logits(held).argmax(axis=1) == tripled.logits(held).argmax(axis=1)).mean()
+    assert agreement > 0.97  # standardisation sees the copies, the loss does not
+
+
+def test_logit_adjustment_moves_the_bias_by_the_log_of_the_share_only():
+    stage1 = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
+    head = train_head.logit_adjusted(stage1, np.array([90, 9, 1]))
+    np.testing.assert_array_equal(head.weight, stage1.weight)
+    np.testing.assert_allclose(head.bias[2] - head.bias[0], np.log(90), rtol=1e-6)
+    assert np.isfinite(train_head.logit_adjusted(stage1, np.array([10, 5, 0])).bias).all()  # a class without images
+
+
+def test_tau_one_makes_all_norms_equal_and_keeps_their_mean():
+    weight = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32) * np.array([[5], [1], [0.2]], np.float32)
+    head = train_head.tau_normalised(Head(weight, np.ones(3, np.float32)), 1.0)
+    norms = np.linalg.norm(head.weight, axis=1)
+    np.testing.assert_allclose(norms, np.linalg.norm(weight, axis=1).mean(), rtol=1e-5)
+    np.testing.assert_array_equal(head.bias, 0)
+
+
+def test_multi_label_crt_weighs_rare_labels_up():
+    rng = np.random.default_rng(0)
+    y = np.zeros((400, 2), np.float32)
+    y[:200, 0], y[395:, 1] = 1, 1  # a common label, a rare one, and samples of neither
+    x = np.concatenate([y * 1.5, np.zeros((400, 2))], axis=1) + rng.normal(size=(400, 4))
+    balanced = train_head.retrained(x, y, 2, 100)[-1]
+    from tasks.models import probe
+
+    natural = probe.fit(x, y, 2)
+    assert balanced.logits(x)[395:, 1].mean() > natural.logits(x)[395:, 1].mean() + 0.5
+
+
+# --- the choice --------------------------------------------------------------------------------------------------
+
+
+def logits_of(answers: np.ndarray, classes: int = 3) -> np.ndarray:
+    return np.eye(classes)[answers]
+
+
+def chosen(y: np.ndarray, **answers: np.ndarray) -> str:
+    head = Head(np.zeros((3, 1)), np.zeros(3))
+    found = {}
+    for name, answer in answers.items():
+        found[name] = Candidate(head, logits_of(answer), train_head.score(y, logits_of(answer)))
+    return train_head.choose(found, y, 0)
+
+
+def test_a_clearly_better_method_wins_over_the_preferred_one():
+    y = np.repeat([0, 1, 2], 50)
+    worse = np.where(np.arange(150) % 5 == 0, (y + 1) % 3, y)
+    assert chosen(y, crt=worse, stage1=y) == "stage1"
+    assert chosen(y, crt=y, stage1=worse) == "crt"
+
+
+def test_one_image_of_a_rare_class_does_not_overturn_the_preference():
+    y = np.array([0] * 60 + [1] * 39 + [2])
+    crt = y.copy()
+    crt[[5, 70, 99]] = (crt[[5, 70, 99]] + 1) % 3  # misses the one rare image: balanced accuracy falls by a third
+    other = y.copy()
+    other[[7, 8, 75]] = (other[[7, 8, 75]] + 1) % 3
+    assert train_head.score(y, logits_of(other)) > train_head.score(y, logits_of(crt)) + 0.3
+    assert train_head.standard_error(y, logits_of(other), logits_of(crt), 0) > 0.05
+    assert chosen(y, crt=y, stage1=y) == "crt"  # a tie goes to the first
+
+
+def test_the_standard_error_is_that_of_repeated_draws():
+    """Against brute force: the spread of the difference over 300 fresh calibration sets."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [80, 40, 20])
+
+    def draw():
+        right = rng.random((len(y), 2)) < np.array([0.8, 0.7])
+        return [logits_of(np.where(right[:, i], y, (y + 1) % 3)) for i in range(2)]
+
+    pairs = [draw() for _ in range(300)]
+    spread = np.std([train_head.score(y, a) - train_head.score(y, b) for a, b in pairs])
+    errors = [train_head.standard_error(y, a, b, 0) for a, b in pairs]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.15)
+
+
+def test_multi_label_errors_come_from_paired_resamples():
+    rng = np.random.default_rng(0)
+    y = (rng.random((80, 3)) < 0.3).astype(np.float32)
+    good, poor = y + rng.normal(size=y.shape) * 0.3, y + rng.normal(size=y.shape) * 3
+    assert train_head.standard_error(y, good, good, 0) == 0
+    error = train_head.standard_error(y, good, poor, 0)
+    assert 0 < error < train_head.score(y, good) - train_head.score(y, poor)
+
+
+def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
+    """Of many heads that answer at random one scores well by luck; cross-fitting takes the luck away."""
+    luck, judged = [], []
+    y = np.repeat([0, 1, 2], 10)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(30, 20)).astype(np.float32)
+        weights = rng.normal(size=(100, 3, 20)).astype(np.float32)
+        heads = [Head(weight, np.zeros(3, np.float32), number) for number, weight in enumerate(weights)]
+        found = train_head.candidate(heads, x, y, seed=0)
+        luck.append(train_head.score(y, found.head.logits(x)))
+        judged.append(found.score)
+    assert np.mean(luck) > 0.5
+    assert np.mean(judged) == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("y", [np.repeat([0, 1, 2], [50, 3, 1]), np.zeros((23, 2)), np.array([0, 1, 2])])
+def test_folds_share_out_every_class(y):
+    fold = train_head.folds(y, 0)
+    assert len(fold) == len(y)
+    assert np.ptp(np.bincount(fold, minlength=train_head.FOLDS)) <= 1
+    if y.ndim == 1 and (y == 0).sum() > 10:
+        assert np.ptp(np.bincount(fold[y == 0])) <= 1
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------
+
+
+def run(root, method="auto"):
+    train_head.run(root, train_head=TrainHeadParams(method=method), images=IMAGES)
+    return load_file(root / "artifacts/train_head/head.safetensors"), read_json(root / "artifacts/train_head/head.json")
+
+
+def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    head, about = run(root)
+    assert set(about["scores"]) == {"crt", "logit_adjust", "tau_norm", "stage1"}
+    assert about["method"] in about["scores"]
+    assert about["metric"] == "balanced_accuracy"
+    assert about["settings"]["tau_norm"] in train_head.TAUS
+    assert about["settings"]["crt"] in train_head.L2S
+    assert head["weight"].shape[0] == head["bias"].shape[0] == 3
+    assert {value.dtype for value in head.values()} == {np.dtype(np.float32)}
+    # the network is untrained: a classifier that is trained anew must beat its random one by far
+    assert about["method"] == "crt"
+    assert about["scores"]["crt"] > about["scores"]["stage1"] + 0.3
+    assert read_json(root / "metrics/train_head.json")["score"] == about["scores"]["crt"]
+    again, _ = run(root)
+    assert all(np.array_equal(head[name], again[name]) for name in head)
+
+
+def test_a_method_that_is_asked_for_is_used(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    head, about = run(root, "stage1")
+    stage1 = train_head.stage1_head(root)
+    assert about["method"] == "stage1"
+    np.testing.assert_array_equal(head["weight"], stage1.weight)
+    np.testing.assert_array_equal(head["bias"], stage1.bias)
+
+
+def test_multi_label_has_two_methods_and_refuses_the_others(tmp_path):
+    root = small_project.copy(tmp_path, "multilabel")
+    _, about = run(root)
+    assert set(about["scores"]) == {"crt", "stage1"}
+    assert about["metric"] == "mean_average_precision"
+    with pytest.raises(DataError, match=r"tau_norm.*multilabel.*crt, stage1"):
+        run(root, "tau_norm")
