@@ -7,7 +7,6 @@ labelled answers of its time stand in, which is weaker: traffic may have changed
 b: images only the champion got right; c: only the predecessor; N: compared.
 """
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.releases.store import Pointer, Releases, open_store
+from tasks.scoring import intervals
 
 Z = 2.326  # one-sided 99 %: "surely"
 COMPARED = 500  # newest labelled images
@@ -39,19 +39,14 @@ class Comparison(Frozen):
 
 
 def paired_difference(b: int, c: int, n: int) -> Comparison:
-    """Adjusted Wald interval for matched pairs (Agresti & Min, 2005): half a count more in each of the four cells."""
-    b_, c_, n_ = b + 0.5, c + 0.5, n + 2
-    difference = (b_ - c_) / n_
-    spread = Z * math.sqrt(max(b_ + c_ - (b_ - c_) ** 2 / n_, 0)) / n_
-    return Comparison(n=n, difference=(b - c) / n, low=difference - spread, high=difference + spread, paired=True)
+    """Champion minus predecessor on the same images."""
+    low, high = intervals.paired_difference(b, c, n, Z)
+    return Comparison(n=n, difference=(b - c) / n, low=low, high=high, paired=True)
 
 
 def unpaired_difference(right: int, n: int, right_before: int, n_before: int) -> Comparison:
-    """Agresti & Caffo (2000): one success and one failure more in each group."""
-    p, m = (right + 1) / (n + 2), n + 2
-    q, k = (right_before + 1) / (n_before + 2), n_before + 2
-    spread = Z * math.sqrt(p * (1 - p) / m + q * (1 - q) / k)
-    low, high = p - q - spread, p - q + spread
+    """Champion minus predecessor, each on its own images."""
+    low, high = intervals.unpaired_difference(right, n, right_before, n_before, Z)
     return Comparison(
         n=min(n, n_before), difference=right / n - right_before / n_before, low=low, high=high, paired=False
     )

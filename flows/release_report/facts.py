@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +19,13 @@ from tasks.common.params import GateParams
 from tasks.gate.paired import compare
 from tasks.inference.thresholds import answers
 from tasks.scoring import metrics
+from tasks.scoring.intervals import two_sided, wilson
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures
 from tasks.stages.evaluate.figures import Known
 
 RESAMPLES = 100  # of the test set for calibration error and log loss
+Z = two_sided(0.95)  # of the recalls' intervals
 SLICES = 12  # shown, the largest
 TITLES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro F1"}
 
@@ -176,29 +177,21 @@ def recalls(both: Pair, about: dict) -> list[dict]:
     rows = []
     for k in np.flatnonzero(truth.any(axis=0)):
         name, n = both.new.classes[k], int(truth[:, k].sum())
-        share = float(new[truth[:, k], k].mean())
-        low, high = wilson(share, n)
+        found = new[truth[:, k], k]
+        low, high = wilson(int(found.sum()), n, Z)
         rows.append(
             {
                 "class": name,
                 "train": about["data"]["images"]["train"][name],
                 "n": n,
                 "shot": both.shots[k],
-                "new": share,
+                "new": float(found.mean()),
                 "low": low,
                 "high": high,
                 "old": float(old[truth[:, k], k].mean()) if old is not None else None,
             }
         )
     return sorted(rows, key=lambda row: (-row["train"], row["class"]))
-
-
-def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share seen on n images."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 class Mistake(NamedTuple):

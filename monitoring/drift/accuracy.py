@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tasks.scoring.intervals import wilson
+
 Z = 1.96
 
 
@@ -31,7 +33,4 @@ def estimate(
 
 def measured(right: int, rows: int) -> tuple[float, float, float]:
     """(accuracy, low, high) of `right` of `rows` (Wilson 1927, "Probable inference, the law of succession")."""
-    share = right / rows
-    middle = (share + Z * Z / (2 * rows)) / (1 + Z * Z / rows)
-    half = Z * np.sqrt(share * (1 - share) / rows + Z * Z / (4 * rows * rows)) / (1 + Z * Z / rows)
-    return share, max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return right / rows, *wilson(right, rows, Z)

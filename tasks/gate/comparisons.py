@@ -14,6 +14,7 @@ from tasks.common.params import GateParams
 from tasks.common.text import listed
 from tasks.gate.evidence import Evidence, Unusable
 from tasks.gate.paired import Difference, compare, compare_hits
+from tasks.scoring.intervals import two_sided
 from tasks.scoring.metrics import one_hot
 
 
@@ -80,7 +81,7 @@ def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, 
             spread = math.sqrt((new * (1 - new) + old * (1 - old)) / n + 1e-12)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise Unusable(f"corruptions.{name}", f"accuracy and n expected of both models: {error!r}") from None
-        half = NormalDist().inv_cdf((1 + policy.confidence) / 2) * spread
+        half = two_sided(policy.confidence) * spread
         worse = NormalDist().cdf((new - old) / spread)
         difference = Difference(n, new, old, new - old - half, new - old + half, 1 - worse, worse)
         found[f"corruptions.{name}.accuracy"] = difference, policy.margin

@@ -16,10 +16,10 @@ time and memory depend on the number of cells, for multi-class hardly ever over 
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
+from tasks.scoring.intervals import paired_difference, two_sided
 from tasks.scoring.metrics import Counts, Metric, of_counts, one_hot
 
 BLOCK = 4_000_000  # numbers held at once while resampling
@@ -64,11 +64,8 @@ def compare_hits(new: np.ndarray, old: np.ndarray, confidence: float) -> Differe
     The interval is Agresti & Min's 2005 adjusted Wald interval for matched pairs, which holds its level for few images.
     """
     n, gained, lost = len(new), int((new & ~old).sum()), int((~new & old).sum())
-    size, more, less = n + 2, gained + 0.5, lost + 0.5
-    middle = (more - less) / size
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(more + less - (more - less) ** 2 / size) / size
+    low, high = paired_difference(gained, lost, n, two_sided(confidence))
     better, worse = mcnemar(gained, lost)
-    low, high = max(-1.0, middle - half), min(1.0, middle + half)
     return Difference(n, float(new.mean()), float(old.mean()), low, high, better, worse, gained, lost)
 
 

@@ -28,6 +28,7 @@ from tasks.common.paths import cache_dir
 from tasks.models import probe
 from tasks.models.folds import assign_folds
 from tasks.models.pretrained import pretrained_features
+from tasks.scoring.intervals import wilson
 from tasks.scoring.targets import encode
 
 FOLDS = 5
@@ -179,8 +180,8 @@ def given_increase(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, flo
     wrong_old, wrong_new = of_old - int(old[k, k]), of_new - int(new[k, k])
     before = wrong_old / of_old if of_old else 1.0  # a class never seen before cannot be recognised
     after = wrong_new / of_new
-    low_after, _ = wilson(wrong_new, of_new)
-    _, high_before = wilson(wrong_old, of_old)
+    low_after, _ = wilson(wrong_new, of_new, Z)
+    _, high_before = wilson(wrong_old, of_old, Z)
     low = after - before - np.hypot(after - low_after, high_before - before)
     return after - before, float(low), wrong_new, of_new
 
@@ -203,13 +204,3 @@ def missing_share(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, floa
         return 0.0, 0.0, looking, hits
     share, low = (np.clip(min(count, expected - hits) / expected, 0, 1) for count in (extra, extra - Z * variance**0.5))
     return float(share), float(low), looking, hits
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """Wilson's interval of a proportion, one-sided Z each way; (0, 1) for nothing of nothing."""
-    if of == 0:
-        return 0.0, 1.0
-    share, z2 = count / of, Z * Z
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))

@@ -323,13 +323,6 @@ def test_forest_puts_zero_in_the_middle_and_everything_on_one_scale():
     assert fact == {"kind": "fact"}
 
 
-def test_wilson_holds_its_ends():
-    assert facts.wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
-    assert facts.wilson(1.0, 10)[1] == 1.0
-    low, high = facts.wilson(0.5, 100)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-3), pytest.approx(0.5962, abs=1e-3))
-
-
 def test_differences_name_what_came_went_and_changed():
     old = {"a": {"x": 1, "y": [1]}, "gone": 2, "same": {"z": None}}
     new = {"a": {"x": 1, "y": [1, 2]}, "came": {"deep": True}, "same": {"z": None}}

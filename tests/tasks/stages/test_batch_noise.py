@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.stages.validate import batch_noise
-from tasks.stages.validate.batch_noise import given_increase, judge, measure, missing_share, wilson
+from tasks.stages.validate.batch_noise import given_increase, judge, measure, missing_share
 
 K, D, BOUND = 5, 24, 0.25
 NAMES = [f"c{k}" for k in range(K)]
@@ -138,10 +138,3 @@ def test_missing_share_counts_only_what_confusion_does_not_explain():
     assert missing_share(old, same, 0)[0] < 0.05
     gone = np.array([[0, 0], [200, 200]])
     assert missing_share(old, gone, 0)[1] > BOUND
-
-
-def test_wilson_interval():
-    low, high = wilson(5, 10)
-    assert 0 < low < 0.5 < high < 1
-    assert low == pytest.approx(1 - high)
-    assert wilson(0, 0) == (0.0, 1.0)
