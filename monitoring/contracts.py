@@ -1,4 +1,4 @@
-"""What the parts of monitoring hand to each other: a window's measures, and the decision they lead to."""
+"""Data contracts of monitoring: a window's measures, the situation, and the decision that follows."""
 
 from typing import Literal
 
@@ -8,58 +8,63 @@ from tasks.common.checks import Check, Frozen
 
 
 class Window(Frozen):
-    """A stretch of the production log answered by one model."""
+    """One period of the production log, answered by one model."""
 
-    id: str  # "20261121T120000Z-20261121T121500Z": sorts by time, names its files
+    id: str  # "20261121T120000Z-20261121T121500Z": sorts by time, names the window's files
     start: AwareDatetime  # inclusive, UTC
     end: AwareDatetime  # exclusive
     version: str  # of the model that answered
     bundle: str  # sha256 of its manifest
     rows: int  # logged in that time
-    used: int  # measured: a random sample where there are more than drift.max_window
-    unreadable: list[str] = []  # log files that were skipped: torn, or of another schema
+    used: int  # rows measured: a random sample if there are more than drift.max_window
+    unreadable: list[str] = []  # log files that were skipped: damaged, or with another schema
 
 
 class Finding(Frozen):
-    """One measure of one window against the model's reference. `error` is never read as "no drift"."""
+    """One measure of one window against the model's reference. `error` never counts as "no drift"."""
 
     name: str  # "image.brightness", "prediction.mix", "embedding", "missing.ood", ...
     status: Literal["ok", "drifted", "error", "info"]  # info: reported, never judged
     value: float | None = None
     threshold: float | None = None  # calibrated for this model and window size
     p_value: float | None = None
-    low: float | None = None  # confidence interval of value, where there is one
+    low: float | None = None  # confidence interval of value, if there is one
     high: float | None = None
     detail: str = ""
 
 
 class Measures(Frozen):
+    """Everything measured of one window."""
+
     window: Window
     findings: list[Finding]
     mix: dict[str, float] = {}  # share of each predicted class in the window
     reference_mix: dict[str, float] = {}
     moved: list[str] = []  # ids of the window's samples least like the reference, worst first
-    typical: list[str] = []  # ids of reference samples most like the reference's middle
+    typical: list[str] = []  # ids of reference samples closest to the centre of their predicted class
 
     def drifted(self) -> list[Finding]:
+        """The findings that are drift."""
         return [finding for finding in self.findings if finding.status == "drifted"]
 
 
 class Situation(Frozen):
-    """What a decision depends on beside the measures. All times UTC."""
+    """Everything a decision depends on besides the measures. All times in UTC."""
 
     now: AwareDatetime
     released_at: AwareDatetime  # of the live model
-    last_row_at: AwareDatetime | None  # newest row in the log; None: there has never been one
-    last_monitor_at: AwareDatetime | None  # the monitor run before this one
-    drift_retrains: list[AwareDatetime] = []  # started because of drift, any time
-    new_labels: int = 0  # labelled samples that no run has seen
-    queued: int = 0  # samples that wait for a label already
+    last_row_at: AwareDatetime | None  # newest row in the log; None: the log is empty
+    last_monitor_at: AwareDatetime | None  # the previous monitor run
+    drift_retrains: list[AwareDatetime] = []  # retrainings started because of drift, at any time
+    new_labels: int = 0  # labelled samples that no run has used
+    queued: int = 0  # samples already waiting for a label
 
 
 class DriftDecision(Frozen):
+    """What to do about a window, with every check that led there."""
+
     outcome: Literal["none", "watch", "label", "retrain"]
-    sentence: str  # for a person
+    sentence: str  # for people
     checks: list[Check]
-    window: str | None  # id; None: there was no window to look at
+    window: str | None  # id; None: no window was measured
     alarms: list[str] = []  # sentences about silence: no samples, a monitor that did not run

@@ -1,13 +1,13 @@
-"""From measures to one of none, watch, label, retrain: a pure function, every check with its value and bound.
+"""Decide what drift measures call for: none, watch, label or retrain. A pure function.
 
-    none     nothing has moved, and everything could be measured
-    watch    something has moved, or could not be measured, but not for long enough, or nothing may be done now
-    label    drift that persists, and too few new labels to learn it from: people are asked
+    none     nothing moved, and everything could be measured
+    watch    something moved or could not be measured, but not for long enough, or no action is allowed now
+    label    drift persists and there are too few new labels to learn it from: ask people for labels
     retrain  persistent drift, a fall of accuracy on late labels, many new labels, or an old model; always with enough
-             new labels, and never within decide.cooldown_hours of, or beyond decide.max_per_day, retrainings before
+             new labels, and never within decide.cooldown_hours of the last one or beyond decide.max_per_day
 
-Hysteresis: k of the last n windows raise the alarm; it stays until n windows in a row were quiet. A window in which a
-measure failed, or with fewer than decide.min_rows rows, is neither quiet nor drifted.
+Hysteresis: k of the last n windows raise the alarm; it stays until n windows in a row are quiet. A window is neither
+quiet nor drifted if a measure failed or it has fewer than decide.min_rows rows. Each check has its value and bound.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,15 @@ from tasks.common.checks import Check
 from tasks.common.params import DecideParams
 
 DAY = timedelta(days=1)
-PHRASES = 3  # things that moved, in the sentence
-BROKEN = "missing."  # findings about values that are not there: no training cures them
+PHRASES = 3  # at most so many things that moved are named in the sentence
+BROKEN = "missing."  # findings about missing values: training does not cure them
 
 
 def decide(measures: Sequence[Measures], situation: Situation, policy: DecideParams) -> DriftDecision:
-    """measures: of the last windows, newest last; those of another model than the newest's are not looked at."""
+    """The decision for the newest window, with a sentence for people.
+
+    measures: of the last windows, newest last. Windows of another model than the newest's are ignored.
+    """
     newest = measures[-1] if measures else None
     seen = [one for one in measures if one.window.bundle == newest.window.bundle] if newest else []
     states = [_state(one, policy) for one in seen]
@@ -43,7 +46,7 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
 
 
 def _state(measures: Measures, policy: DecideParams) -> str:
-    """quiet, drifted or unknown. Values that are missing are watched and alarmed, but are no drift to learn."""
+    """quiet, drifted or unknown. Missing values are watched and raise an alarm, but are not drift to train on."""
     if measures.window.used < policy.min_rows:
         return "unknown"
     if any(not finding.name.startswith(BROKEN) for finding in measures.drifted()):
@@ -53,7 +56,7 @@ def _state(measures: Measures, policy: DecideParams) -> str:
 
 
 def _alarm(states: Sequence[str], policy: DecideParams) -> bool:
-    """Whether drift persists after the last of `states`; see the module's text."""
+    """Does drift persist after the last of `states`? The hysteresis of the module's docstring."""
     needed, of = policy.persistence
     alarm = False
     for end in range(1, len(states) + 1):
@@ -89,14 +92,14 @@ def _measured(newest: Measures | None, states: Sequence[str], policy: DecidePara
 
 def _allowed(situation: Situation, policy: DecideParams) -> list[Check]:
     since = (situation.now - situation.released_at).total_seconds() / 3600
-    past = situation.drift_retrains  # one in the future (a clock was set back) counts: better too few retrainings
+    past = situation.drift_retrains  # one in the future (a clock was set back) counts too: better too few retrainings
     ago = (situation.now - max(past)).total_seconds() / 3600 if past else None
     today = sum(situation.now - at < DAY for at in past)
     return [
         _check("warm_up", since >= policy.warm_up_hours, since, policy.warm_up_hours, "hours since the release"),
         _check(
             "cooldown", ago is None or ago >= policy.cooldown_hours, ago, policy.cooldown_hours,
-            "hours since the last retraining because of production",
+            "hours since production last started a retraining",
         ),
         _check("daily_cap", today < policy.max_per_day, today, policy.max_per_day, "retrainings in 24 hours"),
         _check("labels", situation.new_labels >= policy.min_new_labels, situation.new_labels, policy.min_new_labels,
@@ -105,7 +108,7 @@ def _allowed(situation: Situation, policy: DecideParams) -> list[Check]:
 
 
 def _reasons(newest: Measures | None, situation: Situation, policy: DecideParams) -> list[Check]:
-    """Checks that fail where they are reasons to retrain by themselves."""
+    """Checks whose failure alone is a reason to retrain."""
     age = (situation.now - situation.released_at) / DAY
     found = [
         _check("label_count", situation.new_labels < policy.new_labels, situation.new_labels, policy.new_labels,
@@ -116,14 +119,14 @@ def _reasons(newest: Measures | None, situation: Situation, policy: DecideParams
     if true is None or true.value is None:
         return found
     if before is None or before.value is None or true.high is None:
-        detail = "late labels came, but there is no accuracy of the reference, or no interval, to compare with"
+        detail = "there are late labels, but no accuracy on the reference, or no interval, to compare with"
         return [*found, Check(name="accuracy", status="error", value=true.value, detail=detail)]
     bound = before.value - policy.max_accuracy_drop
     status = "fail" if true.high < bound else "pass"
     return [
         *found,
         Check(name="accuracy", status=status, value=true.value, bound=bound, low=true.low, high=true.high,
-              detail="accuracy on late labels; its whole interval must lie below the bound"),
+              detail="accuracy on late labels; fails if its whole interval is below the bound"),
     ]  # fmt: skip
 
 
@@ -160,31 +163,31 @@ def _outcome(
             )
             return "watch", wait
         if alarm:
-            return "watch", "the alarm before it ends after enough quiet windows"
+            return "watch", "an earlier alarm lasts until enough windows in a row are quiet"
         if "rows" in failed:
             return "none", ""
         return ("watch", "") if failed & {"measures", "drift"} else ("none", "")
     if "labels" in failed:
         if situation.queued >= least:
-            return "watch", f"{situation.queued} samples wait in the review queue for a label already"
+            return "watch", f"{situation.queued} samples already wait in the review queue for a label"
         there = f"only {new} new labels" if new else "no new labels yet"
-        return "label", f"{there} ({least} are needed to retrain): labels are asked for"
+        return "label", f"{there} ({least} are needed to retrain): please label samples"
     if "cooldown" in failed or "daily_cap" in failed:
-        return "watch", "a retraining was started too recently for another"
-    return "retrain", f"{new} new labels are there: retrain"
+        return "watch", "the last retraining started too recently for another one"
+    return "retrain", f"there are {new} new labels: retrain"
 
 
 def _sentence(newest: Measures | None, why: str | None, end: str, policy: DecideParams) -> str:
     if newest is None:
-        parts = ["No window of production was measured"]
+        parts = ["No production window was measured"]
     elif newest.window.used < policy.min_rows:
-        parts = [f"Only {newest.window.used} samples in this window ({policy.min_rows} are needed to tell)"]
+        parts = [f"Only {newest.window.used} samples in this window ({policy.min_rows} are needed to judge it)"]
     else:
         errors = [finding.name for finding in newest.findings if finding.status == "error"]
         moved = phrases(newest)
         parts = [", ".join(moved)] if moved else []
         if errors or not newest.findings:
-            parts.append(f"not measured: {', '.join(errors[:PHRASES]) or 'anything'}"
+            parts.append(f"not measured: {', '.join(errors[:PHRASES]) or 'all measures'}"
                          + (f" and {len(errors) - PHRASES} more" if len(errors) > PHRASES else ""))  # fmt: skip
         if not parts:
             parts = ["Production looks like the model's reference"]
@@ -198,7 +201,7 @@ def _sentence(newest: Measures | None, why: str | None, end: str, policy: Decide
 
 
 def phrases(measures: Measures) -> list[str]:
-    """What drifted, the most surprising first, in words."""
+    """What drifted, in words: at most two image properties, the class mix, missing values, then the rest by size."""
     found = sorted(measures.drifted(), key=lambda f: -(f.value or 0) / (f.threshold or 1))
     chosen = [f for f in found if f.name.startswith("image.")][:2] + [f for f in found if f.name == "prediction.mix"]
     chosen += [f for f in found if f.name.startswith(BROKEN)][:1]
@@ -210,7 +213,7 @@ def phrases(measures: Measures) -> list[str]:
 
 
 def accuracy(measures: Measures) -> list[str]:
-    """Accuracy now and before: measured where labels came, else estimated."""
+    """Accuracy now and on the reference, in words: measured if there are late labels, else estimated."""
     before = _named(measures, "accuracy.reference")
     for name, word in (("accuracy.true", "accuracy on late labels"), ("accuracy.estimated", "estimated accuracy")):
         found = _named(measures, name)
@@ -221,20 +224,22 @@ def accuracy(measures: Measures) -> list[str]:
 
 
 def _alarms(newest: Measures | None, situation: Situation, policy: DecideParams) -> list[str]:
-    """Sentences about silence, and about a log that cannot be measured."""
+    """Sentences about silence, missing values and unreadable log files."""
     found, silence = [], timedelta(minutes=policy.max_silence_minutes)
     last = situation.last_row_at
     quiet = situation.now - (last or situation.released_at)
     if quiet > silence:
-        since = f"since {last:%Y-%m-%d %H:%M} UTC" if last else "since the model was released, or ever"
-        found.append(f"No sample has been logged {since}: is production silent, or its capture broken?")
+        logged = (
+            f"No sample has been logged since {last:%Y-%m-%d %H:%M} UTC" if last else "No sample has ever been logged"
+        )
+        found.append(f"{logged}: is production silent, or is its capture broken?")
     ran = situation.last_monitor_at
     if ran is not None and situation.now - ran > silence:
-        found.append(f"The monitor had not run since {ran:%Y-%m-%d %H:%M} UTC: is its schedule alive?")
+        found.append(f"The monitor run before this one was at {ran:%Y-%m-%d %H:%M} UTC: is its schedule running?")
     if newest is not None:
         broken = [f.detail or f.name for f in newest.drifted() if f.name.startswith(BROKEN)]
         if broken:
-            found.append(f"The log lacks values: {'; '.join(broken[:PHRASES])}")
+            found.append(f"Values are missing in the log: {'; '.join(broken[:PHRASES])}")
         if newest.window.unreadable:
             found.append(f"{len(newest.window.unreadable)} files of the log could not be read")
     return found

@@ -1,9 +1,9 @@
-"""What every window measured and what was decided on it, beside the production log it came from.
+"""The journal: each window's measures and decision, stored next to the production log.
 
     windows/<window id>.json       {measures, decision}: written once, the id sorts by time
-    retrains/<window id>.json      empty; the windows whose decision started a retraining, for its cooldown
+    retrains/<window id>.json      empty; windows whose decision started a retraining, for the cooldown
 
-One small object a window, so a local folder and S3 hold it alike, and several monitors cannot overwrite each other.
+One small object per window: this works on a local folder and on S3, and monitors cannot overwrite each other.
 """
 
 import json
@@ -16,24 +16,27 @@ TIME = "%Y%m%dT%H%M%SZ"
 
 
 def window_id(start: datetime, end: datetime) -> str:
-    """Sorts by time and names files: "20261121T120000Z-20261121T121500Z"."""
+    """An id that sorts by time and names files: "20261121T120000Z-20261121T121500Z"."""
     return f"{start.astimezone(UTC):{TIME}}-{end.astimezone(UTC):{TIME}}"
 
 
 class Journal:
-    """The windows kept in `store` (the log's). `skipped` names entries that could not be read: of an older schema, or
-    damaged; they count as if there had been no window."""
+    """The windows stored in `store` (the log's).
+
+    `skipped` lists entries that could not be read, because they are damaged or have an older schema. They count as if
+    the window had not happened.
+    """
 
     def __init__(self, store: Store):
         self.store = store
         self.skipped: list[str] = []
 
     def append(self, measures: Measures, decision: DriftDecision) -> bool:
-        """Keep one window; False where it is there already (the first one stays: it was acted on)."""
+        """Save one window; False if another entry exists (the first one stays: it was acted on)."""
         key = f"windows/{measures.window.id}.json"
         entry = {"measures": measures.model_dump(mode="json"), "decision": decision.model_dump(mode="json")}
         if decision.outcome == "retrain":
-            self.retrained(measures.window.id)
+            self.record_retrain(measures.window.id)
         try:
             self.store.create(key, (json.dumps(entry, sort_keys=True, allow_nan=False) + "\n").encode())
         except Conflict:
@@ -56,8 +59,8 @@ class Journal:
             found.append(pair)
         return found[::-1]
 
-    def retrained(self, window: str) -> None:
-        """Window `window` started a retraining (one that was never measured may: many labels, an old model)."""
+    def record_retrain(self, window: str) -> None:
+        """Record that `window` started a retraining; many new labels or an old model start one without measures."""
         self.store.create(f"retrains/{window}.json", b"{}\n")
 
     def retrains(self) -> list[datetime]:
@@ -66,7 +69,7 @@ class Journal:
         return [datetime.strptime(id_.partition("-")[2], TIME).replace(tzinfo=UTC) for id_ in ids]
 
     def prune(self, keep: int) -> int:
-        """Remove the oldest windows until `keep` are left; how many went."""
+        """Delete the oldest windows until `keep` are left; returns how many were deleted."""
         gone = list(self.store.list("windows/"))[: -keep or None]
         for key in gone:
             self.store.remove(key)

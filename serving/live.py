@@ -1,4 +1,4 @@
-"""The model that is live, followed while it changes: a new champion is loaded beside the old one, then they swap.
+"""Follow the live model: load a new champion in the background, then swap it in without a restart.
 
 live = Live(open_store(params.store, root), root / ".evergreen/cache/bundles")
 predictor, version = live.model
@@ -18,47 +18,51 @@ logger = logging.getLogger("evergreen.live")
 
 
 class Model(NamedTuple):
+    """A loaded model and its version."""
+
     predictor: Predictor
     version: str  # "v0.2.0"
 
 
 class Live:
-    """Follows champion.json. Threads may share it; nobody waits for a look at the pointer or for a model to load."""
+    """Follows champion.json. Threads may share it; no caller waits for the pointer or for a model to load."""
 
     def __init__(self, releases: Releases, bundles: Path, every: float = 10.0, threads: int = 1):
-        """Load what is live. bundles: where bundles are kept, by digest. every: seconds between two looks at the
-        pointer. threads: of ONNX Runtime. Raises EvergreenError when nothing has been released yet."""
+        """Load the live model. Raises EvergreenError if nothing has been released yet.
+
+        bundles: cache of bundles, by digest. every: seconds between two reads of the pointer. threads: of ONNX Runtime.
+        """
         self._releases, self._bundles, self.every, self._threads = releases, bundles, every, threads
         pointer = releases.live()
         if pointer is None:
             raise EvergreenError("no model is live yet: `evergreen retrain` makes and publishes the first one")
         self._model = self._load(pointer)
-        self._looked = time.monotonic()
-        self._looking = threading.Lock()
+        self._checked_at = time.monotonic()
+        self._checking = threading.Lock()
 
     @property
     def model(self) -> Model:
-        """The newest model known. Starts a look at the pointer in the background when the last one is old."""
-        if time.monotonic() - self._looked > self.every and self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="evergreen-live", daemon=True).start()
+        """The newest model loaded so far; starts a background read of the pointer if the last one is old."""
+        if time.monotonic() - self._checked_at > self.every and self._checking.acquire(blocking=False):
+            threading.Thread(target=self._check, name="evergreen-live", daemon=True).start()
         return self._model
 
     def refresh(self) -> Model:
-        """Look at the pointer now. Raises what the store or a damaged bundle raises; the old model then stays."""
+        """Read the pointer now. If the store fails or a bundle is damaged, this raises and the old model stays."""
         pointer = self._releases.live()
         if pointer is not None and pointer.version != self._model.version:
             self._model = self._load(pointer)
             logger.info("%s is live now", pointer.version)
         return self._model
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             self.refresh()
-        except Exception as error:  # a store that is down must not cost answers: the model at hand goes on
-            logger.warning("cannot see what is live, %s goes on answering: %s", self._model.version, error)
+        except Exception as error:  # a store that is down must not stop answers: the loaded model keeps answering
+            logger.warning("cannot read which model is live, %s keeps answering: %s", self._model.version, error)
         finally:
-            self._looked = time.monotonic()
-            self._looking.release()
+            self._checked_at = time.monotonic()
+            self._checking.release()
 
     def _load(self, pointer: Pointer) -> Model:
         folder = self._releases.get_bundle(pointer.bundle, self._bundles / pointer.bundle)

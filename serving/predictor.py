@@ -1,10 +1,10 @@
-"""Image bytes in, answers out: the bundle's own model, preprocessing and thresholds. Needs no torch.
+"""Answer images with a bundle: its model, preprocessing and thresholds. Needs no torch.
 
     predictor = Predictor(Path("artifacts/bundle"))
     (answer,) = predictor.predict([Path("photo.jpg").read_bytes()])
     answer.label, answer.confidence, answer.needs_review
 
-N images, S the side of the model's input in pixels, K classes, D feature dimensions.
+N images, S the edge length of the model's input in pixels, K classes, D feature dimensions.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from tasks.inference import ood, thresholds
 from tasks.inference.onnx_model import OnnxModel, Outputs
 from tasks.releases import bundle
 
-BATCH = 64  # images decoded and held at once
+BATCH = 64  # images decoded and in memory at once
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image. For bytes that are no usable image only `reason` and `detail` are set."""
+    """The answer for one image. If the bytes are not a usable image, only `reason` and `detail` are set."""
 
     label: str | tuple[str, ...] | None = None  # a tuple, maybe empty, for multi-label models
     confidence: float | None = None  # calibrated probability that the answer is right
     probabilities: tuple[float, ...] | None = None  # (K,) in class order
     ood: float | None = None  # out-of-distribution score, high = unfamiliar
     is_ood: bool = False
-    needs_review: bool = False  # not sure (see tasks.inference.thresholds) or unfamiliar: show it to a human
+    needs_review: bool = False  # unsure (see tasks.inference.thresholds) or unfamiliar: a person should look
     reason: str | None = None  # one of schemas.QUARANTINE_REASONS
     detail: str = ""
     features: np.ndarray | None = field(default=None, repr=False, compare=False)  # (D,) float32
@@ -40,7 +40,7 @@ class Predictor:
     """A loaded bundle. Threads may share it: ONNX Runtime's sessions can be run in parallel."""
 
     def __init__(self, bundle_dir: Path | str, threads: int = 1):
-        """Check every file of the bundle against its manifest and load it. Raises BundleDamaged."""
+        """Check each file of the bundle against its manifest and load it. Raises BundleDamaged."""
         folder = Path(bundle_dir)
         bundle.verify(folder)
         self.about = bundle.read(folder)
@@ -52,18 +52,18 @@ class Predictor:
         self._thresholds = np.array([self.about["thresholds"][name] for name in self.classes])
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:
-        """One Prediction per image, in order. A bad image costs its own answer and no other's."""
+        """One Prediction per image, in order. A bad image does not affect the other answers."""
         found: list[Prediction] = []
         for start in range(0, len(images), BATCH):
             found += self._predict_batch(images[start : start + BATCH])
         return found
 
     def predict_pixels(self, pixels: np.ndarray) -> Outputs:
-        """The model's outputs for (N, S, S, 3) uint8 pixels that tasks.dataset.decode.preprocess has made."""
+        """The model's outputs for (N, S, S, 3) uint8 pixels from tasks.dataset.decode.preprocess."""
         return self._model(pixels)
 
     def ood(self, outputs: Outputs) -> np.ndarray:
-        """(N,) out-of-distribution scores, high = unfamiliar; about["ood"]["threshold"] bounds the familiar."""
+        """(N,) out-of-distribution scores, high = unfamiliar; above about["ood"]["threshold"] is unfamiliar."""
         return ood.score(outputs.features, outputs.logits, self.about["ood"], self._tensors)
 
     def answers(self, outputs: Outputs) -> list[Prediction]:
@@ -95,7 +95,7 @@ class Predictor:
                 pixels.append(preprocess(data, spec["size"], spec["fit"], spec["max_pixels"]))
             except Undecodable as error:
                 refused[index] = Prediction(reason=error.reason, detail=error.detail)
-            except Exception as error:  # whatever else a decoder throws at hostile bytes: the other images go on
+            except Exception as error:  # other errors of a decoder on hostile bytes: the other images continue
                 refused[index] = Prediction(reason="undecodable", detail=f"{type(error).__name__}: {error}")
         shape = (len(pixels), spec["size"], spec["size"], 3)
         good = iter(self.answers(self._model(np.array(pixels, np.uint8).reshape(shape))))

@@ -158,7 +158,7 @@ def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, s
     said, outcome = [sentence, *(f"ALARM: {alarm}" for alarm in decision.alarms)], "waiting"
     if decision.outcome == "retrain":
         request_retrain(root, "drift", decision.sentence)
-        journal.retrained(window_id(start, situation.now))
+        journal.record_retrain(window_id(start, situation.now))
         alert(root, "retrain", decision.sentence, done="A retraining was requested.")
         said, outcome = [decision.sentence, *said], "retrain"
     return Seen(at=situation.now, outcome=outcome, sentence=" ".join(said))

@@ -8,11 +8,12 @@ from pathlib import Path
 from flows.publishing import held
 from flows.publishing.publish import reconcile
 from flows.repo import workspace
-from monitoring.alerts import alert_once, monitor_silence, retry_alerts
+from monitoring.alerts import alert_once, retry_alerts
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from monitoring.pages.evidently import prune as prune_snapshots
 from monitoring.pages.site import workspace_dir
+from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sweep
 from tasks.common.params import load_params

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.server.process import LOOPBACK, created, ensure_server, environment, free_port, running
-from monitoring.alerts import alert_once, monitor_silence, retry_alerts
+from monitoring.alerts import alert_once, retry_alerts
+from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params

@@ -21,7 +21,7 @@ from flows.runs.single_flight import wanted
 from flows.server.api import post
 from flows.server.process import auth_string, created, environment, healthy, running, stop_server
 from flows.services.supervisor import MARK
-from monitoring.alerts import monitor_silence
+from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
 from tasks.common.params import load_params

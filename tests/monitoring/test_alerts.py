@@ -1,4 +1,4 @@
-"""Alerts reach a real receiver, survive one that is down, and keep their addresses to themselves."""
+"""Alerts reach a real receiver, wait for one that is down, and never reveal their addresses."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monitoring import alerts
-from monitoring import alerts as monitoring_alerts
+from monitoring.silence import monitor_silence
 from tasks.common.files import read_json, write_json
 from tasks.common.params import AlertsParams
 from tests.support.checkout import ROOT
@@ -32,59 +32,60 @@ def other_end(server, monkeypatch):
     return server
 
 
-def test_an_alert_arrives_with_its_sentence_its_link_and_what_was_done(other_end, tmp_path):
-    problems = alerts.send(
-        PARAMS,
-        tmp_path,
-        "label",
-        "The camera <b>changed</b>.",
-        name="boots",
-        done="20 samples queued",
-        link="http://x/r",
+@pytest.fixture
+def outbox(tmp_path) -> alerts.Outbox:
+    return alerts.Outbox(tmp_path, PARAMS)
+
+
+def test_an_alert_arrives_with_sentence_link_and_what_was_done(other_end, outbox, tmp_path):
+    problems = outbox.send(
+        "label", "The camera <b>changed</b>.", name="boots", done="20 samples queued", link="http://x/r"
     )
     assert problems == []
     (got,) = other_end.got
     assert got["title"] == "Evergreen boots: drift: labels are needed"
     assert got["message"] == "The camera <b>changed</b>.\nDone: 20 samples queued\nReport: http://x/r"
-    assert not list(tmp_path.glob("*.json")), "what arrived waits no longer"
+    assert not list(tmp_path.glob("*.json")), "a delivered alert leaves the outbox"
 
 
-def test_an_event_nobody_asked_for_and_no_address_send_nothing(other_end, tmp_path, monkeypatch):
-    assert alerts.send(PARAMS, tmp_path, "watch", "A little drift.", name="boots") == []
+def test_an_event_that_is_not_listed_and_a_missing_address_send_nothing(other_end, outbox, tmp_path, monkeypatch):
+    assert outbox.send("watch", "A little drift.", name="boots") == []
     monkeypatch.delenv("TEST_ALERTS")
-    assert alerts.send(PARAMS, tmp_path, "label", "Drift.", name="boots") == []
+    assert outbox.send("label", "Drift.", name="boots") == []
     assert other_end.got == []
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_a_receiver_that_is_down_gets_the_alert_later_and_the_others_get_it_once(other_end, tmp_path, monkeypatch):
+def test_a_receiver_that_was_down_gets_the_alert_later_and_the_others_get_it_once(
+    other_end, outbox, tmp_path, monkeypatch
+):
     with receiver() as second:
         second.status = 500
         monkeypatch.setenv("TEST_ALERTS", f"{other_end.address} {second.address}")
-        (problem,) = alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+        (problem,) = outbox.send("failed", "It failed.", name="boots")
         assert problem.startswith("TEST_ALERTS, address 2: could not be reached")
         assert (len(other_end.got), len(second.got)) == (1, 0)
         second.status = 200
-        assert alerts.deliver(PARAMS, tmp_path) == []
+        assert outbox.deliver() == []
         assert (len(other_end.got), len(second.got)) == (1, 1)
-    assert alerts.deliver(PARAMS, tmp_path) == []
+    assert outbox.deliver() == []
 
 
-def test_an_alert_is_given_up_after_a_day(other_end, tmp_path):
+def test_an_alert_is_dropped_after_a_day(other_end, outbox, tmp_path):
     other_end.status = 500
-    assert alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+    assert outbox.send("failed", "It failed.", name="boots")
     (file,) = tmp_path.glob("*.json")
     write_json(file, read_json(file) | {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
-    assert alerts.deliver(PARAMS, tmp_path)
+    assert outbox.deliver()
     assert not file.exists()
 
 
 @pytest.mark.parametrize("bad", ["json://user:s3cret@127.0.0.1:1/hook", "nonsense://s3cret"])
-def test_secrets_are_neither_told_logged_nor_written(bad, tmp_path, monkeypatch, caplog, capfd):
+def test_secrets_appear_in_no_message_log_or_file(bad, outbox, tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.setattr(alerts, "PAUSE", 0.01)
     monkeypatch.setenv("TEST_ALERTS", bad)
     with caplog.at_level(logging.DEBUG):
-        (problem,) = alerts.send(PARAMS, tmp_path, "failed", "It failed.", name="boots")
+        (problem,) = outbox.send("failed", "It failed.", name="boots")
     kept = "".join(file.read_text() for file in tmp_path.glob("*.json"))
     captured = capfd.readouterr()
     assert "s3cret" not in problem + kept + caplog.text + captured.out + captured.err
@@ -99,24 +100,24 @@ def project(tmp_path, other_end, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_an_alarm_that_lasts_is_told_once_a_day_and_again_after_it_was_over(project, other_end):
+def test_an_alarm_that_lasts_is_sent_once_a_day_and_again_after_it_ended(project, other_end):
     for _ in range(3):
-        monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+        alerts.alert_once(project, "no samples", "silence", "Nothing came.")
     assert len(other_end.got) == 1
     alarms = project / ".evergreen" / "alarms.json"
     write_json(alarms, {"no samples": (datetime.now(UTC) - timedelta(hours=25)).isoformat()})
-    monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+    alerts.alert_once(project, "no samples", "silence", "Nothing came.")
     assert len(other_end.got) == 2
-    monitoring_alerts.alert_once(project, "no samples", "silence", None)
+    alerts.alert_once(project, "no samples", "silence", None)
     assert json.loads(alarms.read_text()) == {}
-    monitoring_alerts.alert_once(project, "no samples", "silence", "Nothing came.")
+    alerts.alert_once(project, "no samples", "silence", "Nothing came.")
     assert len(other_end.got) == 3
 
 
-def test_a_monitor_that_does_not_run_is_silent_from_outside(project):
+def test_a_monitor_that_does_not_run_is_noticed_from_outside(project):
     up = datetime(2026, 3, 1, tzinfo=UTC)
-    assert monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=119)) is None
-    assert "there has been none" in monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=121))
+    assert monitor_silence(project, up, up + timedelta(minutes=119)) is None
+    assert "no run has ever succeeded" in monitor_silence(project, up, up + timedelta(minutes=121))
     write_json(project / ".evergreen" / "monitor.json", {"at": (up + timedelta(minutes=100)).isoformat()})
-    assert monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=219)) is None
-    assert "01:40" in monitoring_alerts.monitor_silence(project, up, up + timedelta(minutes=221))
+    assert monitor_silence(project, up, up + timedelta(minutes=219)) is None
+    assert "01:40" in monitor_silence(project, up, up + timedelta(minutes=221))

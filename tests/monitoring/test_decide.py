@@ -1,4 +1,4 @@
-"""Decisions from numbers: every rule, and that no history breaks the cap or the cooldown or lets an error pass."""
+"""Decisions from numbers: each rule, and that no history breaks the cap or the cooldown or lets an error pass."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ def check(decision: DriftDecision, name: str) -> str:
     return found
 
 
-def test_windows_like_the_reference_are_none():
+def test_windows_like_the_reference_decide_none():
     decision = decide([window(n) for n in range(4)], situation(), POLICY)
     assert decision.outcome == "none"
     assert decision.sentence == "Production looks like the model's reference."
@@ -67,21 +67,21 @@ def test_one_drifted_window_is_watched_and_two_of_three_ask_for_labels():
     assert decision.outcome == "label"
     assert decision.sentence == (
         "Images are 31 % darker (median 92, was 133), 'Bag' is 2x as common (20 %, was 10 %); estimated accuracy 0.81 "
-        "(was 0.87); no new labels yet (50 are needed to retrain): labels are asked for."
+        "(was 0.87); no new labels yet (50 are needed to retrain): please label samples."
     )
 
 
 def test_drift_with_enough_new_labels_retrains():
     decision = decide([window(0, DARK), window(1, DARK)], situation(new_labels=50), POLICY)
     assert decision.outcome == "retrain"
-    assert decision.sentence.endswith("50 new labels are there: retrain.")
+    assert decision.sentence.endswith("there are 50 new labels: retrain.")
     assert check(decision, "persistence") == "fail"
 
 
 def test_people_are_not_asked_for_more_while_enough_samples_wait():
     decision = decide([window(0, DARK), window(1, DARK)], situation(queued=60), POLICY)
     assert decision.outcome == "watch"
-    assert "60 samples wait in the review queue" in decision.sentence
+    assert "60 samples already wait in the review queue" in decision.sentence
 
 
 def test_the_alarm_stays_until_all_of_the_last_windows_were_quiet():
@@ -91,7 +91,7 @@ def test_the_alarm_stays_until_all_of_the_last_windows_were_quiet():
     assert decide([*past, window(4, DARK)], situation(new_labels=99), POLICY).outcome == "retrain"
 
 
-def test_a_failed_measure_is_no_quiet_window():
+def test_a_window_with_a_failed_measure_is_not_quiet():
     past = [window(0, DARK), window(1, DARK), window(2, FAILED), window(3, FAILED), window(4, FAILED)]
     decision = decide(past, situation(), POLICY)
     assert decision.outcome == "watch"
@@ -100,28 +100,28 @@ def test_a_failed_measure_is_no_quiet_window():
     assert "embedding" in decide([window(0, FAILED)], situation(), POLICY).sentence
 
 
-def test_missing_values_are_watched_and_alarmed_but_no_reason_to_train():
+def test_missing_values_raise_an_alarm_but_do_not_retrain():
     decision = decide([window(n, GONE) for n in range(3)], situation(new_labels=500), POLICY)
     assert decision.outcome == "watch"
     assert check(decision, "drift") == "fail"
-    assert decision.alarms == ["The log lacks values: ood is missing in 99 % of rows"]
+    assert decision.alarms == ["Values are missing in the log: ood is missing in 99 % of rows"]
 
 
 def test_small_windows_decide_nothing_and_do_not_count():
     decision = decide([window(0, DARK, used=29), window(1, DARK, used=29)], situation(new_labels=99), POLICY)
     assert decision.outcome == "none"
     assert check(decision, "rows") == "fail"
-    assert decision.sentence.startswith("Only 29 samples in this window (30 are needed to tell)")
+    assert decision.sentence.startswith("Only 29 samples in this window (30 are needed to judge it)")
     past = [window(0, DARK), window(1, DARK, used=29), window(2, DARK)]
     assert decide(past, situation(new_labels=99), POLICY).outcome == "retrain"
 
 
-def test_windows_of_the_model_before_do_not_count():
+def test_windows_of_the_previous_model_do_not_count():
     past = [window(0, DARK, bundle="old"), window(1, DARK)]
     assert decide(past, situation(new_labels=99), POLICY).outcome == "watch"
 
 
-def test_warm_up_holds_everything_back():
+def test_nothing_is_done_during_warm_up():
     policy = DecideParams(warm_up_hours=6)
     past = [window(0, DARK), window(1, DARK)]
     early = decide(past, situation(START + timedelta(hours=5), new_labels=99), policy)
@@ -130,17 +130,17 @@ def test_warm_up_holds_everything_back():
     assert decide(past, situation(START + timedelta(hours=6), new_labels=99), policy).outcome == "retrain"
 
 
-def test_cooldown_and_cap_hold_a_retraining_back():
+def test_cooldown_and_cap_delay_a_retraining():
     past, now = [window(0, DARK), window(1, DARK)], START + timedelta(days=3)
     for ago in (timedelta(hours=1), timedelta(hours=23), timedelta(hours=-1)):
         decision = decide(past, situation(now, new_labels=99, drift_retrains=[now - ago]), POLICY)
         assert decision.outcome == "watch", ago
-        assert "too recently" in decision.sentence
+        assert "the last retraining started too recently" in decision.sentence
     day_before = situation(now, new_labels=99, drift_retrains=[now - timedelta(hours=24)])
     assert decide(past, day_before, POLICY).outcome == "retrain"
 
 
-def test_a_sure_fall_of_accuracy_on_late_labels_retrains_without_drift():
+def test_a_significant_fall_of_accuracy_on_late_labels_retrains_without_drift():
     fallen = window(0, QUIET, true_accuracy(0.6, 0.1), BEFORE)
     decision = decide([fallen], situation(new_labels=80), POLICY)
     assert decision.outcome == "retrain"
@@ -151,7 +151,7 @@ def test_a_sure_fall_of_accuracy_on_late_labels_retrains_without_drift():
     assert decide([unsure], situation(new_labels=80), POLICY).outcome == "none"
 
 
-def test_late_labels_without_anything_to_compare_with_are_no_pass():
+def test_late_labels_without_a_reference_accuracy_are_an_error():
     decision = decide([window(0, QUIET, true_accuracy(0.2, 0.01))], situation(), POLICY)
     assert check(decision, "accuracy") == "error"
 
@@ -164,12 +164,12 @@ def test_many_new_labels_or_an_old_model_retrain():
     assert decide([], situation(new_labels=1000), POLICY).outcome == "retrain"
 
 
-def test_silence_is_an_alarm_of_its_own():
+def test_silence_raises_an_alarm():
     now = START + timedelta(days=1)
     for last, ran, words in (
         (now - timedelta(minutes=121), now - QUARTER, ["No sample has been logged since 2026-11-21 21:59"]),
-        (None, now - QUARTER, ["since the model was released, or ever"]),
-        (now, now - timedelta(hours=5), ["The monitor had not run since 2026-11-21 19:00"]),
+        (None, now - QUARTER, ["No sample has ever been logged"]),
+        (now, now - timedelta(hours=5), ["The monitor run before this one was at 2026-11-21 19:00"]),
         (now - timedelta(minutes=119), now - QUARTER, []),
         (now, None, []),
     ):

@@ -1,4 +1,4 @@
-"""The journal keeps every window once, in order, in any store."""
+"""The journal stores each window once, in order."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ def pair(n: int, outcome: str = "none", sentence: str = "Nothing moved.") -> tup
     return measures, DriftDecision(outcome=outcome, sentence=sentence, checks=[], window=window.id)
 
 
-def test_what_was_appended_comes_back_newest_last(tmp_path):
+def test_appended_windows_are_read_newest_last(tmp_path):
     journal = Journal(LocalStore(tmp_path))
     assert journal.recent(3) == []
     pairs = [pair(n) for n in range(5)]
@@ -28,10 +28,10 @@ def test_what_was_appended_comes_back_newest_last(tmp_path):
     assert journal.recent(99) == pairs
 
 
-def test_a_window_is_kept_once_and_the_first_decision_stays(tmp_path):
+def test_a_window_is_stored_once_and_the_first_decision_stays(tmp_path):
     journal = Journal(LocalStore(tmp_path))
     assert journal.append(*pair(0))
-    assert journal.append(*pair(0)), "the same again is fine"
+    assert journal.append(*pair(0)), "appending the same entry again is fine"
     assert not journal.append(*pair(0, sentence="Everything moved."))
     assert [decision.sentence for _, decision in journal.recent(2)] == ["Nothing moved."]
 
@@ -43,7 +43,7 @@ def test_retrains_are_the_ends_of_their_windows(tmp_path):
     assert journal.retrains() == [START + timedelta(minutes=30), START + timedelta(minutes=60)]
 
 
-def test_a_damaged_entry_is_named_and_the_others_count(tmp_path):
+def test_a_damaged_entry_is_listed_and_the_others_are_read(tmp_path):
     store = LocalStore(tmp_path)
     journal = Journal(store)
     for n in range(3):

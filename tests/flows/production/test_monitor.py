@@ -261,8 +261,8 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
     said = housekeeping(project, now=datetime.now(UTC) + timedelta(days=100))
     assert "log files past their time" in said
     assert "1 overlong logs" in said
-    assert "ALARM: no monitor run has ended well" in said
-    assert "no monitor run has ended well" in alerts[-1]["message"]
+    assert "ALARM: no monitor run has succeeded" in said
+    assert "no monitor run has succeeded" in alerts[-1]["message"]
     assert not old.exists()
     assert fresh.exists()
     os.close(writer)

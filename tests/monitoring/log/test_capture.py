@@ -313,12 +313,12 @@ def test_a_new_champion_answers_without_a_restart(tmp_path, images, caplog):
             time.sleep(0.02)
         capture.predict(images[:1])
         release(releases, "v0.3.0", "0" * 64)  # a bundle that is not there
-        while "cannot see what is live" not in caplog.text and time.monotonic() < deadline:
+        while "cannot read which model is live" not in caplog.text and time.monotonic() < deadline:
             assert capture.model.version == "v0.2.0"  # whoever asks starts the look
             time.sleep(0.02)
         capture.predict(images[:1])
     versions = [row["version"] for row in log.window(*EVER)[0].to_pylist()]
-    assert "cannot see what is live" in caplog.text
+    assert "cannot read which model is live" in caplog.text
     assert versions == ["v0.1.0", "v0.2.0", "v0.2.0"]
 
 
