@@ -1,4 +1,4 @@
-"""The gate's inputs put together: challenger and champion, each through its own exported model, same images."""
+"""Collects the gate's evidence: challenger and champion on the same images, each by its own exported model."""
 
 from pathlib import Path
 
@@ -13,27 +13,18 @@ from tasks.releases.store import Pointer, Releases
 
 
 def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
-    """The gate's verdict on the bundle in `root` against `champion` (None: the first model)."""
+    """The gate's verdict on the bundle in `root` against `champion`; None: the first model."""
+    from tasks.gate.evidence import Contender, Trial
     from tasks.gate.judge import judge
     from tasks.releases.bundle import digest
 
     challenger = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     classes = read_json(root / "artifacts/validate/classes.json")
-    against, metrics = None, None
+    against = None
     if champion is not None:
         bundle = cache_dir("bundles", root) / champion.bundle
-        releases.get_bundle(champion.bundle, bundle)  # re-hashes what is there, mends what is not
-        against, metrics = champion_evidence(root, bundle, challenger, classes, params)
-    return judge(
-        challenger,
-        against,
-        classes=classes,
-        task=params.data.task,
-        metrics=read_json(root / "metrics/evaluate.json"),
-        policy=params.gate,
-        train_counts=train_counts(root, classes),
-        challenger_id=digest(root / "artifacts/bundle"),
-        champion_version=champion.version if champion else None,
-        hard_set=hard_set_version(challenger),
-        champion_metrics=metrics,
-    )
+        releases.get_bundle(champion.bundle, bundle)  # checks what is there by hash and fetches the rest
+        against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
+    own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
+    trial = Trial(classes, params.data.task, train_counts(root, classes), hard_set_version(challenger))
+    return judge(own, against, trial, params.gate)

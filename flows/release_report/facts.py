@@ -72,7 +72,7 @@ class Row(NamedTuple):
 
 def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | None, classes: list[str]) -> Pair:
     """new, old: predictions_schema; about, old_about: bundle.json of each model."""
-    from tasks.gate.evidence import read
+    from tasks.gate.evidence import named_sets
 
     task = about["task"]
     targets = encode(new["label"], classes, task)
@@ -80,12 +80,11 @@ def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | Non
     train = [about["data"]["images"]["train"][name] for name in classes]
     place = {id_: row for row, id_ in enumerate(old["id"].to_pylist())} if old is not None else {}
     other = old.take([place[id_] for id_ in new["id"].to_pylist()]) if old is not None else None
-    thresholds = {"thresholds": about["thresholds"]}
     return Pair(
         ids=new["id"].to_pylist(),
         new=_known(new, classes, task, targets, about["thresholds"]),
         old=_known(other, classes, task, targets, old_about["thresholds"]) if other is not None else None,
-        sets=read(new, None, classes, task, thresholds, None).sets,
+        sets=named_sets(new),
         shots=[figures.shot(count, evaluate["many_shot"], evaluate["few_shot"]) for count in train],
     )
 

@@ -1,4 +1,4 @@
-"""The champion on the challenger's samples: predictions and metrics through its own exported model."""
+"""Runs the champion on the challenger's samples: its predictions and metrics, by its own exported model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +26,10 @@ from tasks.stages.evaluate.stage import corrupted
 def champion_metrics(
     root: Path, bundle_dir: Path, predictions: pa.Table, *, classes: list[str], evaluate: EvaluateParams
 ) -> dict:
-    """What tasks.gate.judge.judge takes as champion_metrics: {thresholds, corruptions} of the bundle in `bundle_dir`.
+    """{thresholds, corruptions} of the bundle in `bundle_dir`: the champion's metrics for tasks.gate.judge.
 
-    predictions: the champion's, with its probabilities in the order of `classes`. Its own preprocessing is used.
+    `predictions` are the champion's, with probabilities in the order of `classes`. The champion's own preprocessing
+    is used.
     """
     about = read(bundle_dir)
     test = predictions.filter(pc.equal(predictions["split"], "test"))
@@ -50,7 +51,7 @@ def champion_metrics(
 
 
 def align(probabilities: np.ndarray, own: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """(N, K) columns of a model of the classes `own` in the order of `classes`; 0 for a class it does not know."""
+    """(N, K): columns of a model with the classes `own`, in the order of `classes`; 0 for a class it does not know."""
     out = np.zeros((len(probabilities), len(classes)), probabilities.dtype)
     place = {name: column for column, name in enumerate(own)}
     for column, name in enumerate(classes):
@@ -64,8 +65,8 @@ def champion_evidence(
 ) -> tuple[pa.Table, dict]:
     """(predictions, metrics) of the champion in `bundle` on the samples of `challenger` (predictions_schema).
 
-    Its own preprocessing spec is used; its class columns are put in the order of `classes`, a class it does not
-    know gets probability 0. Kept by (bundle, samples, corruptions), so judging again costs nothing.
+    The champion's own preprocessing is used. Its class columns are put in the order of `classes`; a class that it does
+    not know gets probability 0. Cached by bundle, samples and params.evaluate, so judging again costs nothing.
     """
     layout = str(predictions_schema(params.data.task))
     code = code_version("tasks.gate.champion")
@@ -99,13 +100,13 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[s
 
 
 def hard_set_version(predictions: pa.Table) -> str | None:
-    """Names the hard set by its content; None when there is none."""
+    """The hard set's name, a hash of its content; None if there is no hard set."""
     ids = predictions.filter(pc.equal(predictions["split"], "hard")).column("id").to_pylist()
     return f"hard-{sha256_bytes(''.join(sorted(ids)).encode())[:12]}" if ids else None
 
 
 def train_counts(root: Path, classes: list[str]) -> dict[str, int]:
-    """Training images per class, as cleaned."""
+    """Training images of each class, after cleaning."""
     cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["split", "label", "action"])
     trained = cleaned.filter(pc.and_(pc.equal(cleaned["split"], "train"), pc.not_equal(cleaned["action"], "drop")))
     labels = trained.column("label").combine_chunks()

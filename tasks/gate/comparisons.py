@@ -1,8 +1,8 @@
-"""What the gate compares challenger and champion on: each set, slice, class and corruption, measured, not judged.
+"""Measures challenger against champion on each set, slice, class and corruption; tasks.gate.judge judges.
 
-Names are those of the verdict's checks: "hard.balanced_accuracy", "slice:light=dim.balanced_accuracy",
-"class.Bag.recall", "few_shot.recall", "corruptions.blur.accuracy". Raises Unusable where the policy asks for what is
-not there.
+The names are those of the verdict's checks: "hard.balanced_accuracy", "slice:light=dim.balanced_accuracy",
+"class.Bag.recall", "few_shot.recall", "corruptions.blur.accuracy". Unusable is raised where the policy asks for
+something that the evidence lacks.
 """
 
 import math
@@ -19,15 +19,15 @@ from tasks.scoring.metrics import one_hot
 
 
 def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[str, Difference]:
-    """The sets on one of which the challenger must be better: name -> difference of the policy's metric."""
+    """Name -> difference of the policy's metric, for the sets on one of which the challenger must be better."""
     if not policy.superior_on:
         raise Unusable(
-            "policy", "gate.superior_on is empty: nothing says where a challenger may show that it is better"
+            "policy", "gate.superior_on is empty: name a set on which a challenger can show that it is better"
         )
     if unknown := [name for name in policy.superior_on if name not in evidence.sets]:
         raise Unusable("policy", f"gate.superior_on names {unknown}, there are {listed(evidence.sets)}")
     masks: dict[str, np.ndarray] = {}
-    for name in policy.superior_on:  # the newest batch may hold all the test images there are: one comparison
+    for name in policy.superior_on:  # "test" and "newest" are one comparison where the newest batch has all test images
         if not any((evidence.sets[name] == mask).all() for mask in masks.values()):
             masks[name] = evidence.sets[name]
     return {name: _compare(evidence, mask, len(classes), policy) for name, mask in masks.items()}
@@ -36,7 +36,10 @@ def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[s
 def others(
     evidence: Evidence, classes: list[str], policy: GateParams, train_counts: dict[str, int]
 ) -> dict[str, tuple[Difference, float]]:
-    """Everything else the champion is compared on: name -> (difference, margin)."""
+    """Name -> (difference, margin) of everything else that is compared: sets, slices, classes.
+
+    Slices of few images are pooled, and so are classes of few test or few training images.
+    """
     test, found = evidence.sets["test"], {}
     small = np.zeros_like(test)
     for name, mask in evidence.sets.items():
@@ -50,7 +53,7 @@ def others(
         found[f"small_slices.{policy.metric}"] = _compare(evidence, small, len(classes), policy), policy.margin
 
     if missing := [name for name in classes if name not in train_counts]:
-        raise Unusable("train_counts", f"no number of training images for {listed(missing)}")
+        raise Unusable("train_counts", f"the number of training images is missing for {listed(missing)}")
     truth = one_hot(evidence.targets[test], len(classes))
     new, old = (one_hot(answer[test], len(classes)) for answer in (evidence.new, evidence.old))
     pool: list[int] = []
@@ -69,8 +72,11 @@ def others(
 
 
 def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, tuple[Difference, float]]:
-    """Accuracy under each corruption both models were tried on. Only shares are known, not who failed on which image:
-    a test of unpaired shares, which errs on the side of "equal"."""
+    """Name -> (difference, margin) of the accuracy under each corruption that both models were tried on.
+
+    Only shares are known, not which images each model got wrong. So the test is one of unpaired shares, which errs on
+    the side of "equal".
+    """
     mine, theirs = metrics.get("corruptions"), champion.get("corruptions")
     found = {}
     if not (isinstance(mine, dict) and isinstance(theirs, dict)):
@@ -80,7 +86,7 @@ def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, 
             new, old, n = mine[name]["accuracy"], theirs[name]["accuracy"], min(mine[name]["n"], theirs[name]["n"])
             spread = math.sqrt((new * (1 - new) + old * (1 - old)) / n + 1e-12)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise Unusable(f"corruptions.{name}", f"accuracy and n expected of both models: {error!r}") from None
+            raise Unusable(f"corruptions.{name}", f"expected accuracy and n of both models, found {error!r}") from None
         half = two_sided(policy.confidence) * spread
         worse = NormalDist().cdf((new - old) / spread)
         difference = Difference(n, new, old, new - old - half, new - old + half, 1 - worse, worse)

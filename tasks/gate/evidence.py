@@ -1,6 +1,6 @@
-"""What the gate judges, checked and put in order: both models' answers to the same images, by named sets.
+"""The gate's evidence: what it is given, checked, and both models' answers to the same images in named sets.
 
-N images, K classes. Everything that makes evidence unusable raises Unusable, which the gate turns into an error check.
+N images, K classes. Evidence that cannot be used raises Unusable, which the gate turns into an error check.
 """
 
 import math
@@ -19,8 +19,27 @@ COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
 SUM_TOLERANCE = 1e-3  # of float32 probabilities over K classes
 
 
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models that the gate compares."""
+
+    name: str  # the challenger: sha256 of its bundle manifest; the champion: its version
+    predictions: pa.Table  # predictions_schema
+    metrics: dict  # metrics/evaluate.json; of the champion only `thresholds` and `corruptions` are read, if present
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What both models were tried on."""
+
+    classes: list[str]  # the order of the columns of `probabilities`
+    task: str  # multiclass or multilabel
+    train_counts: dict[str, int]  # training images of each class
+    hard_set: str | None  # version of the hard set; None: there is none
+
+
 class Unusable(Exception):
-    """Evidence that cannot be judged: `name` says what, the text why."""
+    """Evidence that cannot be judged: `name` becomes the check's name, the message its detail."""
 
     def __init__(self, name: str, detail: str):
         self.name = name
@@ -29,33 +48,32 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
+    """Both models' answers to the same N images, in the order of the challenger's predictions."""
+
     targets: np.ndarray  # (N,) class indices or (N, K) of 0 and 1
     new: np.ndarray  # the challenger's answers: (N,) class indices or (N, K) bool
     old: np.ndarray | None  # the champion's; None: there is none
     sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool; none is empty
 
 
-def read(
-    challenger: pa.Table,
-    champion: pa.Table | None,
-    classes: list[str],
-    task: str,
-    metrics: dict,
-    champion_metrics: dict | None,
-) -> Evidence:
-    """Join both predictions tables by id and decide each model's answers. Raises Unusable."""
+def read(challenger: Contender, champion: Contender | None, classes: list[str], task: str) -> Evidence:
+    """Join both models' predictions by id and turn probabilities into answers. Raises Unusable."""
+    if champion is not None and champion.predictions is None:
+        raise Unusable("champion", f"the predictions of the champion {champion.name} are missing")
+    if champion is not None and not champion.name:
+        raise Unusable("champion", "the champion's predictions come without its version")
     if not classes:
         raise Unusable("classes", "the model has no classes")
-    for who, table in (("challenger", challenger), ("champion", champion)):
-        if table is not None and (lacking := [name for name in COLUMNS if name not in table.column_names]):
+    for who, contender in (("challenger", challenger), ("champion", champion)):
+        if contender is None:
+            continue
+        if lacking := [name for name in COLUMNS if name not in contender.predictions.column_names]:
             raise Unusable(who, f"the {who}'s predictions lack the columns {lacking}")
-    ids, targets = _labels(challenger, classes, task, "challenger")
-    new = answers(
-        _probabilities(challenger, classes, task, "challenger"), _thresholds(metrics, classes, task, "challenger"), task
-    )
+    ids, targets = _labels(challenger.predictions, classes, task, "challenger")
+    new = _answers(challenger, classes, task, "challenger")
     old = None
     if champion is not None:
-        others, labels = _labels(champion, classes, task, "champion")
+        others, labels = _labels(champion.predictions, classes, task, "champion")
         place = {id_: row for row, id_ in enumerate(others)}
         if alone := set(ids) ^ set(others):
             raise Unusable(
@@ -65,10 +83,17 @@ def read(
             )
         order = np.array([place[id_] for id_ in ids])
         if not np.array_equal(labels[order], targets):
-            raise Unusable("champion", "the champion's table has other labels for the same images: run it again")
-        known = _probabilities(champion, classes, task, "champion")[order]
-        old = answers(known, _thresholds(champion_metrics or {}, classes, task, "champion"), task)
-    return Evidence(targets, new, old, _sets(challenger))
+            raise Unusable(
+                "champion", "challenger and champion have different labels for the same images: run the champion again"
+            )
+        old = _answers(champion, classes, task, "champion")[order]
+    return Evidence(targets, new, old, named_sets(challenger.predictions))
+
+
+def _answers(contender: Contender, classes: list[str], task: str, who: str) -> np.ndarray:
+    """(N,) class indices or (N, K) bool, in the order of the contender's own rows."""
+    probabilities = _probabilities(contender.predictions, classes, task, who)
+    return answers(probabilities, _thresholds(contender.metrics, classes, task, who), task)
 
 
 def _labels(table: pa.Table, classes: list[str], task: str, who: str) -> tuple[list[str], np.ndarray]:
@@ -85,45 +110,46 @@ def _labels(table: pa.Table, classes: list[str], task: str, who: str) -> tuple[l
 
 
 def _probabilities(table: pa.Table, classes: list[str], task: str, who: str) -> np.ndarray:
-    """(N, K) float64. The champion's may sum to less than 1: classes that are gone were taken out."""
+    """(N, K) float64. The champion's may sum to less than 1: columns of classes that no longer exist are left out."""
     lists = table.column("probabilities").combine_chunks()
     widths = set(pc.list_value_length(lists).to_pylist())  # None: a row without probabilities
     if wrong := widths - {len(classes)}:
-        raise Unusable(who, f"an image has {wrong.pop() or 0} probabilities of the {who}, {len(classes)} expected")
+        raise Unusable(who, f"an image has {wrong.pop() or 0} probabilities of the {who}, expected {len(classes)}")
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
     values = values.reshape(len(lists), len(classes))
     if broken := int((~np.isfinite(values)).any(axis=1).sum()):
         raise Unusable(who, f"the {who}'s probabilities of {broken} of {len(lists)} images are not finite")
     if values.size and (values.min() < 0 or values.max() > 1 + SUM_TOLERANCE):
-        raise Unusable(who, f"probabilities run from {values.min():.4g} to {values.max():.4g}, 0 to 1 expected")
+        raise Unusable(who, f"probabilities run from {values.min():.4g} to {values.max():.4g}, expected 0 to 1")
     if task == "multiclass":
         total = values.sum(axis=1)
         if (total > 1 + SUM_TOLERANCE).any() or (who == "challenger" and (total < 1 - SUM_TOLERANCE).any()):
-            raise Unusable(who, f"probabilities of an image sum to {total.min():.4g} .. {total.max():.4g}, 1 expected")
+            raise Unusable(who, f"probabilities of an image sum to {total.min():.4g} .. {total.max():.4g}, expected 1")
     return values
 
 
 def _thresholds(metrics: dict, classes: list[str], task: str, who: str) -> np.ndarray:
-    """(K,); multi-class answers do not depend on them. A class the champion does not know is never answered."""
+    """(K,). Multi-class answers do not depend on them; the champion never answers a class that it does not know."""
     if task == "multiclass":
         return np.full(len(classes), 0.5)
     found = metrics.get("thresholds")
     if not isinstance(found, dict) or not found:
-        raise Unusable(who, f"no thresholds of the {who}: a multi-label answer needs metrics['thresholds']")
+        raise Unusable(who, f"the {who} has no thresholds: a multi-label answer needs metrics['thresholds']")
     if who == "challenger" and (missing := [name for name in classes if name not in found]):
         raise Unusable(who, f"thresholds lack {len(missing)} of {len(classes)} classes, e.g. {plain(missing[0])}")
     return np.array([found.get(name, math.inf) for name in classes], np.float64)
 
 
-def _sets(table: pa.Table) -> dict[str, np.ndarray]:
+def named_sets(table: pa.Table) -> dict[str, np.ndarray]:
+    """The sets of Evidence, from the columns split, batch and slice of predictions. Raises Unusable."""
     split = np.array(table.column("split").to_pylist(), object)
     test = split == "test"
     if other := set(split) - {"test", "hard"}:
         raise Unusable(
-            "challenger", f"predictions hold rows of split {sorted(map(str, other))}; test and hard expected"
+            "challenger", f"predictions hold rows of split {sorted(map(str, other))}, expected test and hard"
         )
     if not test.any():
-        raise Unusable("test", f"none of {len(split)} rows is of the test split: nothing to judge")
+        raise Unusable("test", f"none of {len(split)} rows is in the test split: there is nothing to judge")
     sets = {"test": test}
     batch = np.array(table.column("batch").to_pylist(), object)
     sets["newest"] = test & (batch == batch[test][-1])  # rows are in canonical order: batches as they came

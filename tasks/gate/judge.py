@@ -1,20 +1,23 @@
 """The gate: may the challenger replace the champion? One pure function from evidence to a verdict.
 
-K classes. The one rule: **better** on one of the sets named in `superior_on`, **not worse** anywhere else, by intervals
-and exact tests of both models' answers to the same images (see tasks.gate.paired). With alpha = (1 - confidence) / 2:
+K classes. The one rule: **better** on one of the sets named in `superior_on`, **not worse** anywhere else. Intervals
+and exact tests of both models' answers to the same images decide (tasks.gate.paired). Let alpha be
+(1 - confidence) / 2:
 
-- *Better* on a set: the interval of the difference lies above `min_gain`, and luck between equal models gives such a
-  gain at most alpha of the time, shared among the sets: the more sets may show it, the more each must show.
-- *Worse* on any other set (one of `superior_on`, too, once another shows the gain), corruption, class, or pool of small
-  ones: the loss is beyond the margin **and** beyond luck.
-  Much is looked at, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
-  comparisons together (Bonferroni) is a finding: reject. A loss that luck gives at most 5 % of the time, looked at
-  alone, is a suspicion: the challenger is not promoted, but not condemned either (hold).
+- *Better* on a set: the interval of the difference lies above `min_gain`, and equal models show such a gain by luck at
+  most alpha of the time. The sets share this alpha: the more sets may show the gain, the more each of them must show.
+- *Worse* on any other set, corruption, class or pool of small classes: the loss is beyond the margin **and** beyond
+  luck. A set of `superior_on` is judged in this way, too, once another one shows the gain.
+  Many comparisons are made, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
+  comparisons together (Bonferroni) is a finding: reject. A loss that luck gives at most 5 % of the time in this one
+  comparison is a suspicion: the challenger is not promoted, but not rejected either (hold).
   Asking each small set to *prove* that its loss is below the margin would refuse every model: 20 images prove nothing.
   So small classes, and small slices, are also judged together, where their losses add up.
-- Absolute bounds always hold: calibration, parity, latency, size. The first model, which has no champion to beat, must
+- Absolute bounds always hold: calibration, parity, latency, size. The first model has no champion to beat; it must
   reach the bounds of `first_model`.
-- What cannot be computed is an error, and an error is never a pass.
+- What cannot be computed is an error, and an error never passes.
+
+The outcome:
 
 - error, broken bound, finding of "worse" (on the sets of `superior_on`: any loss beyond luck), class given up -> reject
 - suspicion of "worse" -> hold
@@ -28,58 +31,43 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.text import listed
 from tasks.gate import comparisons
-from tasks.gate.evidence import Evidence, Unusable, read
+from tasks.gate.evidence import Contender, Evidence, Trial, Unusable, read
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
 from tasks.gate.verdict import Finding, GateVerdict
 from tasks.scoring.metrics import counts, of_counts, one_hot, task_of
 
-SUSPICION = 0.05  # one-sided level of a loss looked at alone: it can only cost a promotion
-COLLAPSE = 3  # answers of the champion for a class the challenger never gives; fewer can be luck
+SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
+COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
 
 
-def judge(
-    challenger: pa.Table,
-    champion: pa.Table | None,
-    *,
-    classes: list[str],
-    task: str,
-    metrics: dict,
-    policy: GateParams,
-    train_counts: dict[str, int],
-    challenger_id: str,
-    champion_version: str | None,
-    hard_set: str | None,
-    champion_metrics: dict | None = None,
-) -> GateVerdict:
-    """The verdict on `challenger` against `champion` (both predictions_schema: same images, same class order).
+def judge(challenger: Contender, champion: Contender | None, trial: Trial, policy: GateParams) -> GateVerdict:
+    """The verdict on `challenger` against `champion`; None: the first model.
 
-    metrics: the challenger's metrics/evaluate.json; train_counts: training images of each class; champion None: the
-    first model. champion_metrics, in the form of `metrics`: `corruptions` are compared when there, `thresholds` must
-    be there for multi-label. Bad evidence does not raise: it becomes an error check and the outcome is reject.
+    Both models' predictions hold the same images, with columns in the order of `trial.classes`. Corruptions are
+    compared where the champion's metrics have them; multi-label needs its `thresholds`. Bad evidence does not raise:
+    it becomes an error check, and the outcome is reject.
     """
+    metrics, classes = challenger.metrics, trial.classes
     findings = _finite(metrics) + _bounds(metrics, policy)
     better: dict[str, Difference] = {}
     compared: dict[str, tuple[Difference, float]] = {}
     try:
-        if (champion is None) != (champion_version is None):
-            raise Unusable("champion", f"predictions {'missing' if champion is None else 'of no version'}")
-        evidence = read(challenger, champion, classes, task, metrics, champion_metrics)
+        evidence = read(challenger, champion, classes, trial.task)
         findings += _agrees(evidence, classes, metrics, policy)
         findings += _collapse(evidence, classes, policy)
-        findings += _hard(evidence, hard_set)
+        findings += _hard(evidence, trial.hard_set)
         if champion is None:
             findings += _first(metrics, policy)
         else:
             better = comparisons.better(evidence, classes, policy)
-            compared = comparisons.corruptions(metrics, champion_metrics or {}, policy)
-            compared |= comparisons.others(evidence, classes, policy, train_counts)
+            compared = comparisons.corruptions(metrics, champion.metrics, policy)
+            compared |= comparisons.others(evidence, classes, policy, trial.train_counts)
             m = len(better) + len(compared)
             findings += _gains(better, m, policy)
             findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
@@ -87,13 +75,14 @@ def judge(
     except Unusable as unusable:
         findings.append(_error(unusable.name, str(unusable)))
     outcome = _outcome(findings, policy, better)
+    version = champion.name if champion else None
     return GateVerdict(
         outcome=outcome,
-        sentence=verdict_sentence(outcome, findings, metrics, policy, better, champion_version, hard_set),
+        sentence=verdict_sentence(outcome, findings, policy, better, version, trial.hard_set),
         checks=[finding.check for finding in findings],
-        challenger=challenger_id,
-        champion=champion_version,
-        hard_set=hard_set,
+        challenger=challenger.name,
+        champion=version,
+        hard_set=trial.hard_set,
     )
 
 
@@ -101,7 +90,7 @@ def judge(
 
 
 def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
-    """Absolute upper bounds every model must hold."""
+    """Absolute upper bounds that every model must keep."""
     return [
         _bound(metrics, "test.debiased_ece", policy.max_ece, "calibration error"),
         _bound(metrics, "parity.max_difference", policy.max_parity_difference, "exported against trained model"),
@@ -113,15 +102,15 @@ def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
 def _first(metrics: dict, policy: GateParams) -> list[Finding]:
     """Absolute lower bounds of a model that has no champion to beat."""
     if not policy.first_model:
-        raise Unusable("policy", "gate.first_model is empty: a first model would pass unseen")
+        raise Unusable("policy", "gate.first_model is empty: a first model would be published unchecked")
     return [_bound(metrics, path, bound, "first model", upper=False) for path, bound in policy.first_model.items()]
 
 
 def _kept(metrics: dict, policy: GateParams, compared: Collection[str]) -> list[Finding]:
-    """Corruptions that could not be compared with a champion: the share of clean accuracy kept."""
+    """The share of clean accuracy that is kept, for corruptions that could not be compared with a champion."""
     found = metrics.get("corruptions")
     if not isinstance(found, dict):
-        return [_error("corruptions", "metrics have no corruptions")]
+        return [_error("corruptions", "the metrics have no corruptions")]
     return [
         _bound(metrics, f"corruptions.{name}.kept", policy.min_corruption_kept, "share of accuracy kept", upper=False)
         for name in found
@@ -134,20 +123,20 @@ def _bound(metrics: dict, path: str, bound: float, what: str, upper: bool = True
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        return _error(path, f"{what}: {value!r} in the metrics, a number from 0 expected")
+        return _error(path, f"{what}: {value!r} in the metrics, expected a number of 0 or more")
     passed = value <= bound if upper else value >= bound
     detail = f"{what}: {value:.4g}, at {'most' if upper else 'least'} {bound:.4g}"
     return _finding(path, "pass" if passed else "reject", detail, value=value, bound=bound)
 
 
 def _finite(metrics: Any, path: str = "metrics") -> list[Finding]:
-    """An error for every NaN or infinity anywhere in the metrics."""
+    """One error for every NaN or infinity anywhere in the metrics."""
     if isinstance(metrics, dict):
         return [found for key, value in metrics.items() for found in _finite(value, f"{path}.{key}")]
     if isinstance(metrics, list | tuple):
         return [found for place, value in enumerate(metrics) for found in _finite(value, f"{path}.{place}")]
     if isinstance(metrics, float) and not math.isfinite(metrics):
-        return [_error(path, f"{metrics} is no finite number")]
+        return [_error(path, f"{metrics} is not a finite number")]
     return []
 
 
@@ -155,7 +144,7 @@ def _finite(metrics: Any, path: str = "metrics") -> list[Finding]:
 
 
 def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateParams) -> list[Finding]:
-    """The metrics must be those of the predictions: files of two runs could otherwise vouch for each other."""
+    """The metrics must be those of these predictions: otherwise the files of two runs could be mixed."""
     test = evidence.sets["test"]
     found = counts(evidence.targets[test], evidence.new[test], len(classes))
     value = float(of_counts(policy.metric, found, task_of(evidence.targets)))
@@ -163,15 +152,15 @@ def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateP
     stated = test_metrics.get(policy.metric) if isinstance(test_metrics, dict) else None
     name = f"test.{policy.metric}.recomputed"
     if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-4):
-        return [_error(name, f"the metrics say {stated!r}, the predictions give {value:.4f}: evaluate again")]
+        return [_error(name, f"the metrics say {stated!r}, the predictions give {value:.4f}: run evaluate again")]
     return [_finding(name, "pass", "metrics and predictions agree", value=value)]
 
 
 def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> list[Finding]:
-    """A class with test images that is never answered any more: a fail even where its support proves nothing.
+    """A class with test images that the challenger never answers: a failure even where its support proves nothing.
 
-    Given up means: the champion answered it `COLLAPSE` times or more, at least once rightly; for the first model:
-    the class has enough support to be judged.
+    Given up means that the champion answered it `COLLAPSE` times or more, at least once correctly. For the first
+    model it means that the class has enough support to be judged.
     """
     test = evidence.sets["test"]
     truth = one_hot(evidence.targets[test], len(classes))
@@ -187,12 +176,13 @@ def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> lis
 
 
 def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
+    """The hard set must be there if, and only if, its version is given."""
     if hard_set is None and "hard" in evidence.sets:
-        return [_error("hard_set", "there are hard-set predictions, but of no version")]
+        return [_error("hard_set", "there are predictions of a hard set, but its version is not given")]
     if hard_set is None:
-        return [_finding("hard_set", "pass", "no hard set: make one from images the model must not get wrong")]
+        return [_finding("hard_set", "pass", "no hard set: make one from images that the model must not get wrong")]
     if "hard" not in evidence.sets:
-        return [_error("hard_set", f"no predictions of hard set {hard_set}")]
+        return [_error("hard_set", f"there are no predictions of the hard set {hard_set}")]
     return [_finding("hard_set", "pass", f"{hard_set}, {int(evidence.sets['hard'].sum())} images")]
 
 
@@ -200,14 +190,17 @@ def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
 
 
 def _alpha(policy: GateParams, comparisons: int = 1) -> float:
-    """Level of a one-sided test. Divided over many comparisons it can ask for less than the resamples can show: then
-    a loss none of them reached is as much as can be asked."""
+    """Level of a one-sided test that is one of `comparisons`.
+
+    Divided over many comparisons it can fall below the smallest p that the resamples can show, 1 / (resamples + 1).
+    That p is then the level: a loss that no resample reached.
+    """
     alone = (1 - policy.confidence) / 2
     return min(alone, max(alone / comparisons, 1 / (policy.resamples + 1)))
 
 
 def _gains(better: dict[str, Difference], m: int, policy: GateParams) -> list[Finding]:
-    """One gain that is shown suffices; the other sets must then not be worse, as any set."""
+    """One shown gain suffices. The other sets of `superior_on` must then not be worse, like any other set."""
     findings = [_superior(f"{name}.{policy.metric}", found, len(better), m, policy) for name, found in better.items()]
     if all(finding.effect != "pass" for finding in findings):
         return findings

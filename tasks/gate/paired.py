@@ -1,18 +1,17 @@
-"""Two classifiers on the same N images: how large is the difference, and could it be luck?
+"""Two classifiers on the same N images: the difference of a metric, its interval, and the chance of it by luck.
 
 K classes. `targets`, `new` and `old` are labels and two models' answers, (N,) class indices or (N, K) bool. All
 differences are new minus old. Two questions, two methods:
 
-- the interval: a paired bootstrap over images (Efron & Tibshirani 1993). For multi-class balanced accuracy it is
-  stratified by class; classes of few images are one stratum, since a class of one image, resampled within itself,
-  would never vary and look certain.
-- the chance of such a difference between equal models: a paired randomisation test (Yeh 2000, "More accurate tests
-  for the statistical significance of result differences"): if the models are equal, either could have given either
-  of the two answers to an image. Exact for any metric and any support; for the recall of one class it is McNemar's
-  exact test.
+- The interval: a paired bootstrap over images (Efron & Tibshirani 1993). For multi-class balanced accuracy it is
+  stratified by class. Classes of few images form one stratum: a class of one image, resampled by itself, would never
+  vary and would look certain.
+- The chance that equal models differ by this much: a paired randomisation test (Yeh 2000, "More accurate tests for the
+  statistical significance of result differences"). If the models are equal, either could have given either of the two
+  answers to an image. Exact for any metric and any support; for the recall of one class it is McNemar's exact test.
 
-Images with the same label and the same two answers are interchangeable, so both work on counts of such cells:
-time and memory depend on the number of cells, for multi-class hardly ever over K squared, not on N.
+Images with the same label and the same two answers are interchangeable, so both methods work on counts of such cells.
+Time and memory depend on the number of cells, not on N; multi-class data rarely have more than K squared of them.
 """
 
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ import numpy as np
 from tasks.scoring.intervals import paired_difference, two_sided
 from tasks.scoring.metrics import Counts, Metric, of_counts, one_hot
 
-BLOCK = 4_000_000  # numbers held at once while resampling
+BLOCK = 4_000_000  # numbers in memory at once while resampling
 
 
 @dataclass(frozen=True)
 class Difference:
-    """new minus old on `n` images; `low` to `high` is its interval at the confidence asked for."""
+    """New minus old on `n` images; `low` to `high` is its interval at the requested confidence."""
 
     n: int
     new: float
@@ -45,24 +44,21 @@ class Difference:
 
     @property
     def mcnemar(self) -> float:
-        """Two-sided exact p of McNemar's test on whole answers, of paired figures."""
+        """Two-sided exact p of McNemar's test on whole answers; only for paired figures."""
         better, worse = mcnemar(self.gained, self.lost)
         return min(1.0, 2 * min(better, worse))
 
 
 def mcnemar(gained: int, lost: int) -> tuple[float, float]:
-    """One-sided exact p values (new is better, new is worse): binomial over the images where one model is right."""
-    from scipy.special import bdtrc  # scipy.stats, which has the same by another name, takes a second to import
+    """One-sided exact p values (new is better, new is worse): binomial over the images that one model has right."""
+    from scipy.special import bdtrc  # scipy.stats.binom.sf, the same function, takes half a second to import
 
     number = gained + lost
     return float(bdtrc(gained - 1, number, 0.5)), float(bdtrc(lost - 1, number, 0.5))
 
 
 def compare_hits(new: np.ndarray, old: np.ndarray, confidence: float) -> Difference:
-    """Difference of two shares of the same images: new, old (N,) bool, N > 0.
-
-    The interval is Agresti & Min's 2005 adjusted Wald interval for matched pairs, which holds its level for few images.
-    """
+    """Difference of two shares of the same images: new, old (N,) bool, N > 0. The interval is Agresti & Min's."""
     n, gained, lost = len(new), int((new & ~old).sum()), int((~new & old).sum())
     low, high = paired_difference(gained, lost, n, two_sided(confidence))
     better, worse = mcnemar(gained, lost)
@@ -83,11 +79,11 @@ def compare(
 ) -> Difference:
     """Difference of `metric` between the answers `new` and `old`; the same input gives the same result.
 
-    few: classes with fewer images share a stratum of the bootstrap. The smallest p is 1 / (resamples + 1). Raises
-    ValueError for no images; figures are NaN where the metric is not defined (no class has an image).
+    few: classes with fewer images share a stratum of the bootstrap. The smallest p is 1 / (resamples + 1). Figures are
+    NaN where the metric is not defined (no class has an image). Raises ValueError for no images.
     """
     if not len(targets):
-        raise ValueError("compare: no images, at least one expected")
+        raise ValueError("compare: expected at least 1 image, found 0")
     task = "multiclass" if targets.ndim == 1 else "multilabel"
     cells, number = _cells(targets, new, old)
     mine, theirs = _outcomes(cells[0], cells[1], classes), _outcomes(cells[0], cells[2], classes)
@@ -108,7 +104,7 @@ def compare(
     size = np.asarray(number.sum())
     first, second = score(number @ mine, size), score(number @ theirs, size)
     swap = mine - theirs
-    shift = np.flatnonzero(abs(swap).sum(axis=1))  # cells on which the models differ: the others cannot change a thing
+    shift = np.flatnonzero(abs(swap).sum(axis=1))  # the cells on which the models differ
     swap, swapped = swap[shift], number[shift]
     better = worse = 1
     for start in range(0, resamples, block):

@@ -1,4 +1,4 @@
-"""The gate's verdict as one sentence for a person."""
+"""Writes the gate's verdict as one sentence for a person."""
 
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
@@ -10,12 +10,15 @@ from tasks.gate.verdict import Finding
 def verdict_sentence(
     outcome: str,
     findings: list[Finding],
-    metrics: dict,
     policy: GateParams,
     better: dict[str, Difference],
     champion: str | None,
     hard_set: str | None,
 ) -> str:
+    """E.g. "promote: balanced accuracy on test 0.871, +2.3 points against v0.3.0 (...); nothing is worse ...".
+
+    `better`: differences on the sets of `superior_on`; `champion`, `hard_set`: versions, None if there is none.
+    """
     parts = []
     metric = policy.metric.replace("_", " ")
     for name, found in better.items():
@@ -45,6 +48,7 @@ def verdict_sentence(
 
 
 def _losses(checks: list[Check], most: int = 3) -> str:
+    """The first `most` checks with their loss, or with what they say where nothing was compared."""
     texts = []
     for check in checks[:most]:
         comparison = check.low is not None
@@ -59,4 +63,5 @@ def _points(difference: float) -> str:
 
 
 def share_text(p: float) -> str:
+    """How often luck alone gives such a difference."""
     return f"{p:.1%} of the time" if p >= 0.001 else "under 0.1% of the time"

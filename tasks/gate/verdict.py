@@ -1,4 +1,4 @@
-"""What the gate returns: its verdict, and one finding per check."""
+"""What the gate returns: a verdict, and one finding per check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from tasks.common.checks import Check, Frozen
 
 
 class GateVerdict(Frozen):
-    """May the challenger replace the champion?"""
+    """Whether the challenger may replace the champion, with every check behind the decision."""
 
     outcome: Literal["promote", "hold", "reject"]
     sentence: str

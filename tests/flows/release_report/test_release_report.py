@@ -18,7 +18,8 @@ from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
-from tasks.gate import judge
+from tasks.gate.evidence import Contender, Trial
+from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.store import Releases, successor
 from tasks.storage.local import LocalStore
@@ -83,18 +84,8 @@ def run(project, tmp_path):
 
 def first_verdict(root, params) -> GateVerdict:
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
-    return judge.judge(
-        predictions,
-        None,
-        classes=CLASSES,
-        task="multiclass",
-        metrics=read_json(root / "metrics/evaluate.json"),
-        policy=params.gate,
-        train_counts=dict.fromkeys(CLASSES, 20),
-        challenger_id="c" * 64,
-        champion_version=None,
-        hard_set=None,
-    )
+    challenger = Contender("c" * 64, predictions, read_json(root / "metrics/evaluate.json"))
+    return judge(challenger, None, Trial(CLASSES, "multiclass", dict.fromkeys(CLASSES, 20), None), params.gate)
 
 
 def make_champion(root, params, releases) -> None:

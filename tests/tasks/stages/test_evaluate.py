@@ -19,6 +19,7 @@ from tasks.common.params import EvaluateParams, GateParams, load_params
 from tasks.common.schemas import predictions_schema
 from tasks.dataset.pixels import shard_pixels
 from tasks.gate import champion as gate_champion
+from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.inference.onnx_model import OnnxModel
 from tasks.scoring.targets import encode
@@ -164,21 +165,15 @@ def test_a_second_run_writes_the_same_bytes_to_new_files(evaluated):
 def test_the_gate_judges_what_evaluate_wrote(evaluated):
     """First model: promoted. The same model against itself, with its own corruption figures: held."""
     table, metrics = evaluated.table, evaluated.metrics
-    judged = {
-        "classes": CLASSES,
-        "task": evaluated.task,
-        "metrics": metrics,
-        "train_counts": dict.fromkeys(CLASSES, 20),
-        "challenger_id": "c",
-        "hard_set": "hard-1",
-    }
+    trial = Trial(CLASSES, evaluated.task, dict.fromkeys(CLASSES, 20), "hard-1")
+    challenger = Contender("c", table, metrics)
     policy = GateParams(resamples=200, max_ece=1, max_latency_ms=10_000, min_corruption_kept=0)
-    first = judge(table, None, policy=policy, champion_version=None, **judged)
+    first = judge(challenger, None, trial, policy)
     assert first.outcome == "promote", first.sentence
     bundle = evaluated.root / "artifacts/bundle"
     champion = gate_champion.champion_metrics(evaluated.root, bundle, table, classes=CLASSES, evaluate=SETTINGS)
     assert champion["corruptions"] == metrics["corruptions"]
-    again = judge(table, table, policy=policy, champion_version="v1", champion_metrics=champion, **judged)
+    again = judge(challenger, Contender("v1", table, champion), trial, policy)
     assert again.outcome == "hold", again.sentence
     names = {check.name for check in again.checks}
     assert {"corruptions.blur.accuracy", "small_slices.balanced_accuracy", "hard.balanced_accuracy"} <= names

@@ -1,0 +1,92 @@
+"""The gate's statistics: against scikit-learn and exact tests, and how often the gate errs."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from tasks.common.params import GateParams
+from tasks.gate.paired import compare, compare_hits
+from tests.support.predictions import TARGETS, K, measured, table, verdict, wrong
+
+
+def test_differences_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    targets = rng.choice(K, 300, p=[0.6, 0.2, 0.1, 0.07, 0.03])
+    new, old = (np.where(rng.random(300) < share, targets, rng.integers(0, K, 300)) for share in (0.7, 0.5))
+    settings = {"confidence": 0.9, "resamples": 200, "few": 20}
+    found = compare("balanced_accuracy", targets, new, old, K, **settings)
+    assert found.new == pytest.approx(balanced_accuracy_score(targets, new))
+    assert found.old == pytest.approx(balanced_accuracy_score(targets, old))
+    assert found.low < found.value < found.high
+    found = compare("macro_f1", targets, new, old, K, **settings)
+    assert found.value == pytest.approx(
+        f1_score(targets, new, average="macro") - f1_score(targets, old, average="macro")
+    )
+    assert (found.gained, found.lost) == (
+        ((new == targets) & (old != targets)).sum(),
+        ((new != targets) & (old == targets)).sum(),
+    )
+
+
+def test_randomisation_agrees_with_the_exact_test():
+    """For accuracy the randomisation test is McNemar's test by simulation."""
+    new, old = wrong(TARGETS, np.arange(0, 12)), wrong(TARGETS, np.arange(8, 30))
+    found = compare("accuracy", TARGETS, new, old, K, confidence=0.95, resamples=4000, few=20)
+    exact = compare_hits(new == TARGETS, old == TARGETS, 0.95)
+    assert found.p_better == pytest.approx(exact.p_better, abs=0.01)
+    assert found.p_worse == pytest.approx(exact.p_worse, abs=0.01)
+    assert found.low == pytest.approx(exact.low, abs=0.01)
+    assert found.high == pytest.approx(exact.high, abs=0.01)
+
+
+def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2], [120, 60, 30])
+    inside = 0
+    for _ in range(150):
+        new = np.where(rng.random(210) < 0.8, targets, (targets + 1) % 3)
+        old = np.where(rng.random(210) < 0.7, targets, (targets + 1) % 3)
+        found = compare("balanced_accuracy", targets, new, old, 3, confidence=0.9, resamples=300, few=20)
+        inside += found.low <= 0.1 <= found.high
+    assert 0.82 <= inside / 150 <= 0.97
+
+
+def simulated(rng, difficulty, change=None):
+    """Answers of a model that has an image right with its own probability, `change`d in some classes."""
+    chance = difficulty + (0 if change is None else change[TARGETS])
+    return np.where(rng.random(len(TARGETS)) < chance, TARGETS, (TARGETS + rng.integers(1, K, len(TARGETS))) % K)
+
+
+def test_of_500_equal_candidates_at_most_2_percent_are_promoted_and_as_few_rejected():
+    """One test set, candidate after candidate, a winner becomes the champion: the way a test set is worn out."""
+    rng = np.random.default_rng(11)
+    outcomes = []
+    for _ in range(5):
+        difficulty = rng.beta(0.6, 0.12, len(TARGETS))  # most images easy, some hopeless: 11 % disagreement
+        champion = simulated(rng, difficulty)
+        for _ in range(100):
+            candidate = simulated(rng, difficulty)
+            policy = GateParams(resamples=300)
+            outcome = verdict(
+                table(TARGETS, candidate), table(TARGETS, champion), measured(TARGETS, candidate), policy
+            ).outcome
+            outcomes.append(outcome)
+            if outcome == "promote":
+                champion = candidate
+    assert outcomes.count("promote") <= 10
+    assert outcomes.count("reject") <= 10
+
+
+def test_a_class_15_points_worse_is_not_promoted_and_a_better_model_is():
+    rng = np.random.default_rng(12)
+    one_worse, all_better = np.array([-0.15, 0, 0, 0, 0]), np.full(K, 0.1)
+    promoted = {"worse": 0, "better": 0}
+    for _ in range(30):
+        difficulty = np.clip(rng.beta(0.6, 0.12, len(TARGETS)), 0.16, 0.9)
+        champion = simulated(rng, difficulty)
+        for name, change in (("worse", one_worse), ("better", all_better)):
+            candidate = simulated(rng, difficulty, change)
+            found = verdict(table(TARGETS, candidate), table(TARGETS, champion), measured(TARGETS, candidate))
+            promoted[name] += found.outcome == "promote"
+    assert promoted["worse"] == 0
+    assert promoted["better"] >= 20
