@@ -1,6 +1,7 @@
 """The house rules that no single module can hold: dvc.yaml, params.yaml and signatures tell the same story."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from flows.repo.workspace import JUDGING
 from tasks.common.code import CARRIERS, PLUMBING, import_closure, module_file
 from tasks.common.params import ParamsError, load_params, parse_params
 from tasks.stages.runner import STAGES, sections, stage_module
-from tests.support.checkout import ROOT
+from tests.support.checkout import ROOT, git
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -39,6 +40,19 @@ def test_stage_depends_on_exactly_the_code_it_imports(name):
     listed = {file for dep in DVC[name]["deps"] if dep.startswith("tasks/") for file in python_files(dep)}
     needed = {relative(module_file(module)) for module in import_closure(stage_module(name))}
     assert listed == needed, f"dvc.yaml, stage {name}: missing {needed - listed}, superfluous {listed - needed}"
+
+
+def test_every_template_of_a_stage_is_installed_and_is_a_dependency_of_its_stage():
+    """The imports cannot show them: a stage that renders a template must list the folder of both in dvc.yaml."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for file in (Path(one) for one in git(ROOT, "ls-files", "--", "tasks").splitlines()):
+        if file.suffix == ".py":
+            continue
+        owner = next(folder for folder in file.parents if (ROOT / folder / "__init__.py").is_file())
+        patterns = declared.get(".".join(owner.parts), [])
+        assert any(file.relative_to(owner).match(pattern) for pattern in patterns), f"{file} is not package data"
+        listing = [name for name, stage in DVC.items() if f"{owner.as_posix()}/" in stage["deps"]]
+        assert owner.name in listing, f"{file}: stage {owner.name} does not list {owner} in dvc.yaml"
 
 
 def test_the_input_key_covers_the_code_that_judges_a_bundle():
