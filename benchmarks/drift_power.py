@@ -35,7 +35,7 @@ from benchmarks.scratch import ROOT, say, timed
 from benchmarks.windows import MORE, follow, reference_of, window
 from monitoring.drift import calibration, distances
 from monitoring.drift.reference import Reference
-from monitoring.drift.window import measure
+from monitoring.drift.window import measure_window
 from tasks.common.params import DriftParams, Params, load_params
 from tasks.dataset.decode import decode
 
@@ -45,15 +45,15 @@ RATE = 0.01  # of false alarms at which powers are compared
 
 def bbsd(table: pa.Table, reference: Reference) -> float:
     """Least p-value of two-sample KS tests on the softmax outputs, times their number."""
-    now, was = evidently_peers.vectors(table, "probabilities"), reference.side.probabilities
+    now, was = evidently_peers.vectors(table, "probabilities"), reference.arrays.probabilities
     n = distances.effective(len(now), len(was))
     pairs = [(np.array([distances.ks(now[:, k], np.sort(was[:, k]))]), np.array([n])) for k in range(now.shape[1])]
-    return float(calibration.grouped(pairs)[0])
+    return float(calibration.joint_ks_p(pairs)[0])
 
 
 def ours(table: pa.Table, reference: Reference, drift: DriftParams) -> float:
     """The least family-wise p-value of all judged measures."""
-    found = measure(table, window(0, len(table)), reference, drift)
+    found = measure_window(table, window(0, len(table)), reference, drift)
     return min(f.p_value for f in found.findings if f.p_value is not None and not f.name.startswith("missing."))
 
 

@@ -116,7 +116,7 @@ def monitor_run(rows: int, folder: Path) -> tuple[list[float], float]:
     from benchmarks.windows import reference_of
     from monitoring.contracts import Situation
     from monitoring.decide import decide
-    from monitoring.drift.window import measure
+    from monitoring.drift.window import measure_window
     from monitoring.log.production_log import Log
     from tasks.common.params import load_params
     from tasks.storage.local import LocalStore
@@ -132,14 +132,14 @@ def monitor_run(rows: int, folder: Path) -> tuple[list[float], float]:
     }  # fmt: skip
     reference = reference_of(log_rows(500, rng, 0), about, folder / "cache")
     began = time.perf_counter()
-    calibration.calibrated(reference, params.drift.max_window, params.drift)
+    calibration.calibrate(reference, params.drift.max_window, params.drift)
     calibrated, spent = time.perf_counter() - began, []
     wanted = [name for name in names if name not in ("image", "thumbnail")]
     for _ in range(3):
         began = time.perf_counter()
         end = START + QUARTER
         table, _, logged = log.window(start=START, end=end, columns=wanted, limit=params.drift.max_window)
-        measures = measure(table, window(0, logged), reference, params.drift)
+        measures = measure_window(table, window(0, logged), reference, params.drift)
         last, before = log.last_at(end + timedelta(minutes=1)), START - QUARTER
         facts = Situation(now=end, released_at=START, last_row_at=last, last_monitor_at=before)
         decision = decide([measures], facts, params.decide)

@@ -11,7 +11,7 @@ from monitoring.contracts import Measures, Situation, Window
 from monitoring.decide import decide
 from monitoring.drift import reference
 from monitoring.drift.reference import Reference
-from monitoring.drift.window import measure
+from monitoring.drift.window import measure_window
 from tasks.common.files import content_key
 from tasks.common.params import DecideParams, DriftParams
 
@@ -22,7 +22,7 @@ MORE = ("label", "retrain")  # than `watch`
 
 def reference_of(rows: pa.Table, about: dict, cache: Path) -> Reference:
     """The reference that answered `rows` would be in a bundle."""
-    return reference.of_table(reference_table(rows), about, content_key(rows["id"].to_pylist()), cache)
+    return reference.from_table(reference_table(rows), about, content_key(rows["id"].to_pylist()), cache)
 
 
 def window(number: int, rows: int) -> Window:
@@ -39,7 +39,7 @@ def follow(
     """(outcome, whether anything drifted) of each window, decided in turn with those before it."""
     past: list[Measures] = []
     for number, table in enumerate(tables):
-        past.append(measure(table, window(number, len(table)), reference, drift))
+        past.append(measure_window(table, window(number, len(table)), reference, drift))
         now = START + (number + 1) * QUARTER
         facts = Situation(now=now, released_at=START, last_row_at=now, last_monitor_at=now - QUARTER)
         yield decide(past, facts, policy).outcome, bool(past[-1].drifted())

@@ -22,7 +22,7 @@ from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
 from monitoring.contracts import DriftDecision, Measures, Situation, Window
 from monitoring.journal import Journal, window_id
-from monitoring.log.production_log import Log, open_log, settled
+from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
@@ -169,7 +169,7 @@ def _measure(
 ) -> tuple[Measures, pa.Table, Path]:
     """What the window's rows measure, those rows, and the live bundle's folder."""
     from monitoring.drift import reference
-    from monitoring.drift.window import measure
+    from monitoring.drift.window import measure_window
 
     folder = champion(root, releases, live)
     columns = [name for name in log.schema.names if name not in HEAVY]
@@ -187,7 +187,11 @@ def _measure(
         unreadable=unreadable,
     )
     known = reference.load(folder, cache_dir("monitoring", root))
-    return measure(table, window, known, params.drift, labels=settled(log.labels(since=start))), table, folder
+    return (
+        measure_window(table, window, known, params.drift, labels=majority_labels(log.labels(since=start))),
+        table,
+        folder,
+    )
 
 
 def champion(root: Path, releases: Releases, live: Pointer) -> Path:

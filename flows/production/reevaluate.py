@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from flows.publishing.rollback import periods, rollback
 from monitoring.alerts import alert
-from monitoring.log.production_log import Log, open_log, settled
+from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
@@ -109,7 +109,7 @@ def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
 
 def labelled(log: Log, since: datetime, now: datetime, bundle: str) -> pa.Table:
     """Answers of model `bundle` in [since, now) that have a true label: id, at, prediction, label; newest COMPARED."""
-    truth = settled(log.labels(since=since))
+    truth = majority_labels(log.labels(since=since))
     if not len(truth):
         return pa.table({"id": pa.array([], pa.string()), "at": [], "prediction": [], "label": []})
     rows = log.find(truth["id"].to_pylist(), since, now, ["id", "at", "prediction", "bundle"]).to_pylist()

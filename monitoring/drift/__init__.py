@@ -1,1 +1,1 @@
-"""Measures of one window against the model's own reference. Numbers only, no decision."""
+"""Measures of one window against the model's own reference: numbers, no decision."""

@@ -1,4 +1,4 @@
-"""How often is the model right? Estimated without labels, and measured where labels came. With 95 % intervals."""
+"""How often the model is right: estimated without labels, measured with late labels. With 95 % intervals."""
 
 import numpy as np
 
@@ -7,17 +7,19 @@ from tasks.scoring.intervals import wilson
 Z = 1.96
 
 
-def estimate(
+def estimate_accuracy(
     confidence: np.ndarray, reference_confidence: np.ndarray, correct: np.ndarray
 ) -> tuple[float, float, float]:
-    """(accuracy, low, high) of a window with `confidence` (N,), from the reference's confidence and whether it was
-    right, 1 or 0, (M,).
+    """(accuracy, low, high) of a window, estimated from its confidence (N,) without labels.
 
-    The mean of two estimates: the reference's accuracy moved by the change of mean confidence (Guillory et al. 2021,
-    "Predicting with confidence on unseen distributions"), and the share of rows above the confidence that as many
-    reference rows exceed as are right (Garg et al. 2022, "Leveraging unlabeled data to predict out-of-distribution
-    performance"). The interval spans both, each with its sampling error. Both trust the model's confidence: where it is
-    confidently wrong they are too high.
+    reference_confidence, correct: (M,) of the reference; correct is 1 for a right answer, 0 for a wrong one.
+
+    The value is the mean of two estimates. The first is the reference's accuracy, moved by the change of mean
+    confidence (Guillory et al. 2021, "Predicting with confidence on unseen distributions"). The second is the share of
+    window rows above a confidence bound; the bound is chosen so that as many reference rows exceed it as are right
+    (Garg et al. 2022, "Leveraging unlabeled data to predict out-of-distribution performance"). The interval covers
+    both estimates and their sampling errors. Both trust the model's confidence: they are too high where the model is
+    confidently wrong.
     """
     right = correct.mean()
     moved = right + confidence.mean() - reference_confidence.mean()
@@ -31,6 +33,6 @@ def estimate(
     return value, min(value, float(np.clip(low, 0, 1))), max(value, float(np.clip(high, 0, 1)))
 
 
-def measured(right: int, rows: int) -> tuple[float, float, float]:
-    """(accuracy, low, high) of `right` of `rows` (Wilson 1927, "Probable inference, the law of succession")."""
+def measure_accuracy(right: int, rows: int) -> tuple[float, float, float]:
+    """(accuracy, low, high) of `right` out of `rows` (Wilson 1927, "Probable inference, the law of succession")."""
     return right / rows, *wilson(right, rows, Z)

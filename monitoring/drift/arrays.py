@@ -1,6 +1,6 @@
-"""One side of a comparison, a window or the reference, as arrays. Rows that are no number are NaN and counted.
+"""The samples of a window or of a reference as arrays. Values that are not finite numbers become NaN and are counted.
 
-N rows, K classes, D feature dimensions.
+N samples (rows), K classes, D feature dimensions.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,23 @@ HUGE = 1e38  # ood.FAR stands for a score that is not finite
 
 
 @dataclass(frozen=True)
-class Side:
+class SampleArrays:
+    """One side of a comparison: a window or the reference."""
+
     ids: np.ndarray  # (N,) str
-    numbers: dict[str, np.ndarray]  # NUMBERS, confidence, ood: (N,) float64, NaN where missing
-    categories: dict[str, np.ndarray]  # CATEGORIES: (N,) str, "" where missing
-    probabilities: np.ndarray  # (N, K) float64; a row is whole and finite, or all NaN
+    numbers: dict[str, np.ndarray]  # NUMBERS, confidence, ood: (N,) float64, NaN if missing
+    categories: dict[str, np.ndarray]  # CATEGORIES: (N,) str, "" if missing
+    probabilities: np.ndarray  # (N, K) float64; each row is complete and finite, or all NaN
     features: np.ndarray  # (N, D) float32; likewise
-    predicted: np.ndarray  # (N, K) bool, multi-label: (N, K + 1), the last column NO_LABEL; no True where missing
+    predicted: np.ndarray  # (N, K) bool; multi-label: (N, K + 1), the last column NO_LABEL; no True if missing
     missing: dict[str, tuple[int, int]]  # column -> rows without a value, rows with NaN or infinity
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: np.ndarray) -> "Side":
-        """The same of `rows` (indices or bool); `missing` stays that of the whole."""
-        return Side(
+    def take(self, rows: np.ndarray) -> "SampleArrays":
+        """The arrays of `rows` (indices or bool); `missing` still describes all rows."""
+        return SampleArrays(
             self.ids[rows],
             {name: values[rows] for name, values in self.numbers.items()},
             {name: values[rows] for name, values in self.categories.items()},
@@ -41,8 +43,29 @@ class Side:
         )
 
 
-def number(column: pa.ChunkedArray) -> tuple[np.ndarray, int, int]:
-    """(N,) float64 with NaN for what is no finite number; how many were null; how many NaN or infinite."""
+def log_arrays(table: pa.Table, classes: Sequence[str], dimensions: int, task: str) -> SampleArrays:
+    """Rows of log_schema with readable images, as arrays. dimensions: D of the model's features."""
+    missing: dict[str, tuple[int, int]] = {}
+    numbers, categories = {}, {}
+    for name in (*NUMBERS, "confidence", "ood"):
+        numbers[name], *lost = number_column(table[name])
+        missing[name] = tuple(lost)
+    for name in CATEGORIES:
+        values = table[name].cast(pa.string())
+        categories[name] = np.array(values.fill_null("").to_pylist(), str)
+        missing[name] = (values.null_count, 0)
+    probabilities, *lost = vector_column(table["probabilities"], len(classes))
+    missing["probabilities"] = tuple(lost)
+    features, *lost = vector_column(table["features"], dimensions)
+    missing["features"] = tuple(lost)
+    predicted, unknown = label_membership(table["prediction"].to_pylist(), classes, task)
+    missing["prediction"] = (unknown, 0)
+    ids = np.array(table["id"].fill_null("").to_pylist(), str)
+    return SampleArrays(ids, numbers, categories, probabilities.astype(np.float64), features, predicted, missing)
+
+
+def number_column(column: pa.ChunkedArray) -> tuple[np.ndarray, int, int]:
+    """(N,) float64 with NaN for every value that is not finite, how many were null, how many NaN or infinite."""
     values = column.cast(pa.float64()).to_numpy().copy()  # null becomes NaN
     with np.errstate(invalid="ignore"):
         bad = ~(np.abs(values) < HUGE)
@@ -50,9 +73,12 @@ def number(column: pa.ChunkedArray) -> tuple[np.ndarray, int, int]:
     return values, column.null_count, int(bad.sum()) - column.null_count
 
 
-def vectors(column: pa.ChunkedArray, length: int) -> tuple[np.ndarray, int, int]:
-    """(N, length) float32 of a list column. A row that is null or of another length counts as without a value; one with
-    a null, NaN or infinity in it as not finite. Both are all NaN."""
+def vector_column(column: pa.ChunkedArray, length: int) -> tuple[np.ndarray, int, int]:
+    """(N, length) float32 of a list column, how many rows have no value, how many are not finite.
+
+    A row without a value is null or of another length; a row that is not finite contains a null, NaN or infinity. Both
+    become all NaN.
+    """
     rows = column.combine_chunks()
     lengths = rows.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
     whole = lengths == length
@@ -64,9 +90,11 @@ def vectors(column: pa.ChunkedArray, length: int) -> tuple[np.ndarray, int, int]
     return out, int((~whole).sum()), int((whole & ~finite).sum())
 
 
-def memberships(labels: Sequence, classes: Sequence[str], task: str) -> tuple[np.ndarray, int]:
-    """Labels (a name, or for multi-label a list of names; None: unknown) as (N, K) bool, multi-label (N, K + 1); how
-    many rows are unknown or name a class the model does not have."""
+def label_membership(labels: Sequence, classes: Sequence[str], task: str) -> tuple[np.ndarray, int]:
+    """Labels as (N, K) bool, multi-label (N, K + 1), and how many rows are unknown.
+
+    A label is a name, or a list of names for multi-label. None, and a class that the model does not have, are unknown.
+    """
     index = {name: k for k, name in enumerate(classes)}
     out = np.zeros((len(labels), len(classes) + (task == "multilabel")), bool)
     unknown = 0
@@ -79,24 +107,3 @@ def memberships(labels: Sequence, classes: Sequence[str], task: str) -> tuple[np
         else:
             out[row, -1] = True
     return out, unknown
-
-
-def of_log(table: pa.Table, classes: Sequence[str], dimensions: int, task: str) -> Side:
-    """Rows of log_schema whose image was readable."""
-    missing: dict[str, tuple[int, int]] = {}
-    numbers, categories = {}, {}
-    for name in (*NUMBERS, "confidence", "ood"):
-        numbers[name], *lost = number(table[name])
-        missing[name] = tuple(lost)
-    for name in CATEGORIES:
-        values = table[name].cast(pa.string())
-        categories[name] = np.array(values.fill_null("").to_pylist(), str)
-        missing[name] = (values.null_count, 0)
-    probabilities, *lost = vectors(table["probabilities"], len(classes))
-    missing["probabilities"] = tuple(lost)
-    features, *lost = vectors(table["features"], dimensions)
-    missing["features"] = tuple(lost)
-    predicted, unknown = memberships(table["prediction"].to_pylist(), classes, task)
-    missing["prediction"] = (unknown, 0)
-    ids = np.array(table["id"].fill_null("").to_pylist(), str)
-    return Side(ids, numbers, categories, probabilities.astype(np.float64), features, predicted, missing)

@@ -1,32 +1,36 @@
-"""Distances between a window and the reference, and how surprising they are. Arrays in, numbers out.
+"""Distances between a window and the reference, and their p-values. Arrays in, numbers out.
 
-N rows of the window, M of the reference, n = N M / (N + M) their effective size. Every distance comes with a scale on
-which its distribution without drift hardly depends on N and M, so that one calibration serves windows of any size:
+N rows of the window, M of the reference, n = N M / (N + M) their effective size. Each distance has a scale on which
+its distribution without drift hardly depends on N and M, so one calibration serves windows of any size:
 
 - Kolmogorov-Smirnov distance of one number (Stephens 1970, "Use of the Kolmogorov-Smirnov, Cramer-Von Mises and
   related statistics without extensive tables"): (sqrt(n) + 0.12 + 0.11 / sqrt(n)) D follows Kolmogorov's distribution;
-- population stability index of shares over C categories, half a row added to each: n PSI follows chi-squared with
+- population stability index of shares over C categories, with half a row added to each: n PSI follows chi-squared with
   C - 1 degrees of freedom (Yurdakul & Naranjo 2020, "Statistical properties of the population stability index");
 - distance d of the means of vectors along R whitened directions (Hotelling 1931, "The generalization of Student's
   ratio"): n d^2 follows chi-squared with R degrees of freedom.
 
-The p-values made of them are only a common scale: monitoring.drift.calibration asks how small the least of them gets
-without drift, for this model.
+These p-values only provide a common scale. monitoring.drift.calibration measures how small the smallest of them gets
+without drift, for one model.
 """
 
 import numpy as np
 
-NARROW = 1e-3  # of the widest variance; narrower directions are rounding
-LEAST = 1e-300  # p-values below are all as good as impossible
+NARROW = 1e-3  # of the widest variance; narrower directions are rounding errors
+LEAST = 1e-300  # smaller p-values are clipped: no decision depends on them
 
 
 def effective(n: float | np.ndarray, m: float | np.ndarray) -> float | np.ndarray:
+    """The effective size N M / (N + M) of two samples."""
     return n * m / np.maximum(n + m, 1)
 
 
 def ks(window: np.ndarray, reference: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of (N,) and (M,) finite values; `reference` sorted. The distance is attained at a
-    reference value or just before one, so only these are looked up: one fast sort of the window is the cost."""
+    """Kolmogorov-Smirnov distance of (N,) and (M,) finite values; `reference` is sorted.
+
+    The largest gap lies at a reference value or just before one. Only these are looked up, so the cost is one sort of
+    the window.
+    """
     ordered = np.sort(window)
     gaps = [
         np.abs(
@@ -39,7 +43,7 @@ def ks(window: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ks_splits(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KS distance between the chosen and the other values, for B choices at once: (B,) distances, (B,) effective sizes.
+    """KS distance of the chosen values to the others, for B choices: (B,) distances, (B,) effective sizes.
 
     values: (M,) with NaN where missing; chosen: (B, M) bool.
     """
@@ -48,7 +52,7 @@ def ks_splits(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.nd
     if len(order) < 2:
         return np.zeros(len(chosen)), np.zeros(len(chosen))
     ordered = values[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)  # equal values are passed together
+    last = np.append(ordered[1:] != ordered[:-1], True)  # equal values count at once
     taken = np.cumsum(chosen[:, order], axis=1, dtype=np.float32)
     inside = taken[:, -1:]
     outside = len(order) - inside
@@ -70,21 +74,23 @@ def kl(window: np.ndarray, reference: np.ndarray) -> float:
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Shares with half a row added to each category, so that an empty one is no infinity."""
+    """Shares with half a row added to each category, so that an empty category does not give infinity."""
     counts = np.asarray(counts, float) + 0.5
     return counts / counts.sum(axis=-1, keepdims=True)
 
 
 def whitening(vectors: np.ndarray) -> np.ndarray:
-    """(C, R) directions along which the rows of `vectors` (M, C) are uncorrelated with variance 1, widest first. R is
-    at most M / 10: a narrow direction fitted to a few rows would be too narrow for all others."""
+    """(C, R) directions along which the rows of `vectors` (M, C) are uncorrelated with variance 1, widest first.
+
+    R is at most M / 10: a narrow direction fitted to few rows would be too narrow for all other rows.
+    """
     widths, axes = np.linalg.eigh(np.atleast_2d(np.cov(vectors, rowvar=False)))
     kept = [k for k in np.argsort(-widths)[: max(len(vectors) // 10, 1)] if widths[k] > NARROW * widths.max()]
     return axes[:, kept] / np.sqrt(widths[kept])
 
 
 def ks_p(distance: np.ndarray | float, n: np.ndarray | float) -> np.ndarray:
-    """How probable so large a distance is without drift. n: effective size."""
+    """Probability of a distance this large without drift. n: effective size."""
     from scipy.special import kolmogorov
 
     root = np.sqrt(n)
@@ -92,7 +98,7 @@ def ks_p(distance: np.ndarray | float, n: np.ndarray | float) -> np.ndarray:
 
 
 def ks_at(p: float, n: float) -> float:
-    """The distance of probability `p`; at most 1."""
+    """The Kolmogorov-Smirnov distance that has probability `p`; at most 1."""
     from scipy.special import kolmogi
 
     root = np.sqrt(n)
@@ -100,24 +106,28 @@ def ks_at(p: float, n: float) -> float:
 
 
 def psi_p(index: np.ndarray | float, n: np.ndarray | float, categories: int) -> np.ndarray:
+    """Probability of a stability index this large without drift."""
     from scipy.special import chdtrc
 
     return np.clip(chdtrc(max(categories - 1, 1), n * index), LEAST, 1)
 
 
 def mean_p(distance: np.ndarray | float, n: np.ndarray | float, directions: int) -> np.ndarray:
+    """Probability of a distance of means this large without drift."""
     from scipy.special import chdtrc
 
     return np.clip(chdtrc(max(directions, 1), n * distance**2), LEAST, 1)
 
 
 def mean_at(p: float, n: float, directions: int) -> float:
+    """The distance of means that has probability `p`."""
     from scipy.special import chdtri
 
     return float(np.sqrt(chdtri(max(directions, 1), p) / n))
 
 
 def psi_at(p: float, n: float, categories: int) -> float:
+    """The stability index that has probability `p`."""
     from scipy.special import chdtri
 
     return float(chdtri(max(categories - 1, 1), p)) / n

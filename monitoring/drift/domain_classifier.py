@@ -1,9 +1,9 @@
-"""Can a classifier tell the window's features from the reference's? (Lopez-Paz & Oquab 2017, "Revisiting classifier
-two-sample tests"; Rabanser et al. 2019, "Failing loudly", call it a domain classifier.)
+"""Domain classifier: can it tell the window's features from the reference's?
 
-A ridge classifier on d random projections of the D features, scored on rows it has not seen. Projections are drawn
-without looking at any data: principal directions of the reference would fit it better than any new row, and find a
-drift where there is none. B choices of a window are fitted at once, as only the labels differ between them.
+Lopez-Paz & Oquab 2017, "Revisiting classifier two-sample tests"; the name is from Rabanser et al. 2019, "Failing
+loudly". A ridge classifier on d random projections of the D features is scored on rows that it was not fitted to.
+The projections do not depend on the data: principal directions of the reference would fit it better than any new row,
+and would report drift where there is none. B windows are fitted at once, because only the labels differ between them.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 DIRECTIONS = 128  # d
 FOLDS = 5
 RIDGE = 0.3  # of the mean eigenvalue
-CLIP = 8.0  # reference spreads from its middle: one wild row must not blind the classifier for all others
+CLIP = 8.0  # standard deviations of the reference from its median: one extreme row must not dominate the fit
 
 
 def projection(dimensions: int) -> np.ndarray:
-    """(D, d) random directions; the identity where D is no more than d."""
+    """(D, d) random directions; the identity if D is at most d."""
     if dimensions <= DIRECTIONS:
         return np.eye(dimensions, dtype=np.float32)
     rng = np.random.default_rng(dimensions)
@@ -23,7 +23,10 @@ def projection(dimensions: int) -> np.ndarray:
 
 
 def project(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides, (N, D) and (M, D), finite, as (N, d) and (M, d) in spreads of the reference, clipped."""
+    """Both sides, (N, D) and (M, D), as (N, d) and (M, d) in standard deviations of the reference, clipped.
+
+    Features must be finite.
+    """
     directions = projection(reference.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         base = reference @ directions
@@ -36,12 +39,15 @@ def project(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np
 
 
 def folds(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) fold of each row, equal parts at random."""
+    """(count,) fold of each row: random, of equal size."""
     return rng.permutation(np.arange(count) % FOLDS)
 
 
 def out_of_fold(x: np.ndarray, fold: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(N, B) scores, high: more like the chosen rows. x: (N, d); fold: (N,); chosen: (N, B) bool."""
+    """(N, B) scores on held-out folds; high means like the chosen rows.
+
+    x: (N, d); fold: (N,); chosen: (N, B) bool.
+    """
     scores = np.empty(chosen.shape)
     for part in range(FOLDS):
         here = fold == part
@@ -57,8 +63,11 @@ def out_of_fold(x: np.ndarray, fold: np.ndarray, chosen: np.ndarray) -> np.ndarr
 
 
 def surprise(scores: np.ndarray, fold: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) area under the ROC curve, the mean over folds (scores of two folds are not comparable), and (B,) how many
-    standard errors it lies above one half. scores, chosen: (N, B); fold: (N,). A fold without one side is left out."""
+    """(B,) area under the ROC curve, and (B,) how many standard errors it lies above one half.
+
+    scores, chosen: (N, B); fold: (N,). The area is a mean over folds, because scores of two folds are not comparable. A
+    fold without rows of one side does not count.
+    """
     total, weight = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
     for part in range(FOLDS):
         here = fold == part

@@ -1,4 +1,4 @@
-"""What is reported of a window and not judged: accuracy, estimated and measured, and the mix of true classes.
+"""Measures that are reported but not judged: accuracy, estimated and measured, and the mix of true classes.
 
 N rows of the window, M of the reference, K classes.
 """
@@ -9,30 +9,34 @@ import pyarrow.compute as pc
 
 from monitoring.contracts import Finding
 from monitoring.drift import accuracy, label_shift, wording
-from monitoring.drift.arrays import Side
+from monitoring.drift.arrays import SampleArrays
 from monitoring.drift.judged_measures import LEAST, finite, isolated, too_few
 from monitoring.drift.reference import Reference
 
 
-def findings(side: Side, reference: Reference, rng: np.random.Generator) -> list[Finding]:
-    found = isolated("accuracy.estimated", lambda: _estimated(side, reference))
+def findings(window: SampleArrays, reference: Reference, rng: np.random.Generator) -> list[Finding]:
+    """Estimated accuracy, accuracy on the reference and, for multiclass models, the label shift."""
+    found = isolated("accuracy.estimated", lambda: _estimated_accuracy(window, reference))
     found += isolated("accuracy.reference", lambda: _reference_accuracy(reference))
     if reference.task == "multiclass":
-        found += isolated("label.shift", lambda: _label_shift(side, reference, rng))
+        found += isolated("label.shift", lambda: _label_shift(window, reference, rng))
     return found
 
 
 def true_accuracy(table: pa.Table, labels: pa.Table | None) -> list[Finding]:
-    """table: columns id, prediction; labels: columns id, label (late_labels_schema, or one a sample), of other samples
-    too. Nothing where none of the answers has a label."""
+    """The accuracy by late labels; empty if no answer has a label.
+
+    table: columns id, prediction; labels: columns id, label, as late_labels_schema or one row per sample. Labels of
+    other samples are ignored.
+    """
     return [] if labels is None else isolated("accuracy.true", lambda: _true_accuracy(table, labels))
 
 
 def _true_accuracy(table: pa.Table, labels: pa.Table) -> Finding | None:
     if "annotator" in labels.column_names:
-        from monitoring.log.production_log import settled
+        from monitoring.log.production_log import majority_labels
 
-        labels = settled(labels)
+        labels = majority_labels(labels)
     known = dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
     answers = table.filter(pc.is_in(table["id"], pa.array(list(known), pa.string()))).select(["id", "prediction"])
     right = [
@@ -42,7 +46,7 @@ def _true_accuracy(table: pa.Table, labels: pa.Table) -> Finding | None:
     ]
     if not right:
         return None
-    value, low, high = accuracy.measured(sum(right), len(right))
+    value, low, high = accuracy.measure_accuracy(sum(right), len(right))
     detail = f"{sum(right)} of {len(right)} answers with a late label are right"
     return Finding(name="accuracy.true", status="info", value=value, low=low, high=high, detail=detail)
 
@@ -51,13 +55,13 @@ def _same(answer: str | list[str], label: str | list[str]) -> bool:
     return set(answer) == set(label) if isinstance(answer, list) else answer == label
 
 
-def _estimated(side: Side, reference: Reference) -> Finding | None:
-    confidence, correct = reference.side.numbers["confidence"], reference.correct
+def _estimated_accuracy(window: SampleArrays, reference: Reference) -> Finding | None:
+    confidence, correct = reference.arrays.numbers["confidence"], reference.correct
     known = np.isfinite(confidence) & np.isfinite(correct)
     if known.sum() < LEAST:
         return None
-    now = finite(side.numbers["confidence"], "confidence")
-    value, low, high = accuracy.estimate(now, confidence[known], correct[known])
+    now = finite(window.numbers["confidence"], "confidence")
+    value, low, high = accuracy.estimate_accuracy(now, confidence[known], correct[known])
     detail = f"from the model's confidence, without labels; {correct[known].mean():.2f} on the reference"
     return Finding(name="accuracy.estimated", status="info", value=value, low=low, high=high, detail=detail)
 
@@ -66,21 +70,21 @@ def _reference_accuracy(reference: Reference) -> Finding | None:
     correct = reference.correct[np.isfinite(reference.correct)]
     if not len(correct):
         return None
-    value, low, high = accuracy.measured(int(correct.sum()), len(correct))
+    value, low, high = accuracy.measure_accuracy(int(correct.sum()), len(correct))
     detail = f"on {len(correct)} labelled samples of the reference"
     return Finding(name="accuracy.reference", status="info", value=value, low=low, high=high, detail=detail)
 
 
-def _label_shift(side: Side, reference: Reference, rng: np.random.Generator) -> Finding | None:
-    rows = np.isfinite(side.probabilities).all(axis=1)
-    known = reference.labels.any(axis=1) & np.isfinite(reference.side.probabilities).all(axis=1)
+def _label_shift(window: SampleArrays, reference: Reference, rng: np.random.Generator) -> Finding | None:
+    rows = np.isfinite(window.probabilities).all(axis=1)
+    known = reference.labels.any(axis=1) & np.isfinite(reference.arrays.probabilities).all(axis=1)
     if len(reference.classes) > label_shift.MOST:
         detail = f"not estimated for {len(reference.classes)} classes, {label_shift.MOST} at most"
         return Finding(name="label.shift", status="info", detail=detail)
     if rows.sum() < LEAST or known.sum() < LEAST:
         return too_few("label.shift", int(rows.sum()), int(known.sum()))
-    new, old, value, low, high = label_shift.change(
-        side.probabilities[rows], reference.side.probabilities[known], reference.labels[known], rng
+    new, old, value, low, high = label_shift.estimate_shift(
+        window.probabilities[rows], reference.arrays.probabilities[known], reference.labels[known], rng
     )
-    detail = f"classes estimated from the answers: {wording.mixed(reference.classes, new, old, most=3)}"
+    detail = f"classes estimated from the answers: {wording.describe_shares(reference.classes, new, old, most=3)}"
     return Finding(name="label.shift", status="info", value=value, low=low, high=high, detail=detail)

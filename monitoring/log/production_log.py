@@ -250,7 +250,7 @@ class _Foreign(Exception):
     """A Parquet file that is no part of this log."""
 
 
-def settled(labels: pa.Table) -> pa.Table:
+def majority_labels(labels: pa.Table) -> pa.Table:
     """One true label an id (id, label) of `Log.labels`: what most annotators say, the newest among equals."""
     votes: dict[str, list] = {}
     for row in sorted(labels.select(["id", "at", "label"]).to_pylist(), key=lambda row: row["at"], reverse=True):

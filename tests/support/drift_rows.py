@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from monitoring.contracts import Window
-from monitoring.drift.reference import Reference, of_table
+from monitoring.drift.reference import Reference, from_table
 from monitoring.log.schema import log_schema
 from tasks.common.files import content_key
 from tasks.releases import reference
@@ -73,4 +73,4 @@ def window(rows: int = 200, seed: int = 0, change: Callable[[dict], None] | None
 
 def a_reference(cache: Path, rows: int = 300, seed: int = 0) -> Reference:
     made = table(columns(rows, np.random.default_rng([3, seed])), reference.schema("multiclass"))
-    return of_table(made, ABOUT, content_key("drift rows", rows, seed), cache)
+    return from_table(made, ABOUT, content_key("drift rows", rows, seed), cache)

@@ -11,8 +11,8 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from monitoring.contracts import Finding, Measures
 from monitoring.drift import accuracy, calibration, distances, domain_classifier, label_shift, wording
-from monitoring.drift.reference import of_table
-from monitoring.drift.window import measure
+from monitoring.drift.reference import from_table
+from monitoring.drift.window import measure_window
 from monitoring.log.schema import log_schema
 from tasks.common.params import DriftParams
 from tasks.releases import reference as releases_reference
@@ -106,14 +106,14 @@ def test_one_wild_row_does_not_blind_the_classifier(reference):
     def wild(columns):
         columns["features"][0] = np.full(D, 1e30)
 
-    assert "embedding" in drifted(measure(window(moved=0.5, change=wild), WINDOW, reference, PARAMS))
+    assert "embedding" in drifted(measure_window(window(moved=0.5, change=wild), WINDOW, reference, PARAMS))
 
 
 # --- windows
 
 
 def test_a_window_like_the_reference_is_quiet_and_everything_is_measured(reference):
-    measures = measure(window(), WINDOW, reference, PARAMS)
+    measures = measure_window(window(), WINDOW, reference, PARAMS)
     assert not measures.drifted()
     assert not [finding for finding in measures.findings if finding.status == "error"]
     names = {finding.name for finding in measures.findings}
@@ -142,7 +142,7 @@ def test_a_window_like_the_reference_is_quiet_and_everything_is_measured(referen
 )
 def test_what_moved_is_found(reference, how, names):
     for seed in range(3):
-        measures = measure(window(seed=seed, **how), WINDOW, reference, PARAMS)
+        measures = measure_window(window(seed=seed, **how), WINDOW, reference, PARAMS)
         assert names <= drifted(measures)
         for finding in measures.drifted():
             assert finding.value > finding.threshold
@@ -153,10 +153,10 @@ def test_a_changed_camera_is_found_by_its_format(reference):
     def camera(columns):
         columns["format"] = ["PNG"] * 60 + ["JPEG"] * 140
 
-    finding = found(measure(window(change=camera), WINDOW, reference, PARAMS), "image.format")
+    finding = found(measure_window(window(change=camera), WINDOW, reference, PARAMS), "image.format")
     assert finding.status == "drifted"
     assert "'PNG' is new (30 %, was 0 %)" in finding.detail
-    one = measure(window(change=lambda c: c["format"].__setitem__(0, "PNG")), WINDOW, reference, PARAMS)
+    one = measure_window(window(change=lambda c: c["format"].__setitem__(0, "PNG")), WINDOW, reference, PARAMS)
     assert found(one, "image.format").status == "ok"
 
 
@@ -168,26 +168,24 @@ def test_false_alarms_keep_to_their_rate_over_many_references(tmp_path):
         one = a_reference(tmp_path, 120, seed)
         for draw in range(25):
             rows = 40 if draw % 2 else 400
-            alarms += bool(measure(window(rows, 100 * seed + draw), WINDOW, one, params).drifted())
+            alarms += bool(measure_window(window(rows, 100 * seed + draw), WINDOW, one, params).drifted())
     assert alarms <= 22  # 10 expected; more than 22 has a chance under 1 in 1,000 were windows independent
 
 
 def test_measuring_again_gives_the_same_and_reads_the_calibration_from_the_cache(reference):
     rows = window()
-    first = measure(rows, WINDOW, reference, PARAMS)
+    first = measure_window(rows, WINDOW, reference, PARAMS)
     files = {file: file.stat().st_mtime_ns for file in reference.cache.rglob("*.npz")}
     assert files
-    calibration._calibrated.cache_clear()
-    assert measure(rows, WINDOW, reference, PARAMS) == first
+    assert measure_window(rows, WINDOW, reference, PARAMS) == first
     assert {file: file.stat().st_mtime_ns for file in reference.cache.rglob("*.npz")} == files
     for file in files:
         file.write_bytes(b"torn")
-    calibration._calibrated.cache_clear()
-    assert measure(rows, WINDOW, reference, PARAMS) == first
+    assert measure_window(rows, WINDOW, reference, PARAMS) == first
 
 
 def test_a_large_window_is_compared_with_as_many_rows_as_the_reference_has(reference):
-    measures = measure(window(2000), WINDOW, reference, PARAMS)
+    measures = measure_window(window(2000), WINDOW, reference, PARAMS)
     assert measures.window.used == 300
     assert not measures.drifted()
 
@@ -195,14 +193,14 @@ def test_a_large_window_is_compared_with_as_many_rows_as_the_reference_has(refer
 def test_the_same_image_again_is_one_sample(reference):
     rows = window(100)
     repeated = pa.concat_tables([rows, rows.take([0] * 900)])
-    measures = measure(repeated, WINDOW, reference, PARAMS)
+    measures = measure_window(repeated, WINDOW, reference, PARAMS)
     assert found(measures, "repeats").value == pytest.approx(0.9)
     assert (measures.window.used, measures.drifted()) == (100, [])
 
 
 def test_slow_drift_does_not_hide_in_the_window_before(reference):
     """Two per cent darker with each window: no window differs much from the one before it."""
-    names = [drifted(measure(window(seed=n, dark=1 - 0.02 * n), WINDOW, reference, PARAMS)) for n in range(12)]
+    names = [drifted(measure_window(window(seed=n, dark=1 - 0.02 * n), WINDOW, reference, PARAMS)) for n in range(12)]
     assert not any("image.brightness" in found for found in names[:2])
     assert all("image.brightness" in found for found in names[8:])
 
@@ -218,9 +216,9 @@ def test_a_multi_label_model_is_measured_by_its_labels(tmp_path):
         return drift_rows.table(made, schema)
 
     about = drift_rows.ABOUT | {"task": "multilabel"}
-    one = of_table(rows(200, 0, releases_reference.schema("multilabel")), about, "multi", tmp_path)
+    one = from_table(rows(200, 0, releases_reference.schema("multilabel")), about, "multi", tmp_path)
     assert 0 < np.nanmean(one.correct) < 1
-    measures = measure(rows(200, 1, log_schema("multilabel")), WINDOW, one, PARAMS)
+    measures = measure_window(rows(200, 1, log_schema("multilabel")), WINDOW, one, PARAMS)
     assert not [finding for finding in measures.findings if finding.status == "error"]
     assert list(measures.mix) == [*CLASSES, "(none)"]
     assert measures.mix["Bag"] == measures.mix["Shirt"] > 0
@@ -239,8 +237,8 @@ def test_many_classes_cost_seconds_not_minutes(tmp_path):
         return drift_rows.table(made, schema)
 
     about = drift_rows.ABOUT | {"classes": names, "thresholds": dict.fromkeys(names, 0.5)}
-    one = of_table(rows(200, releases_reference.schema("multiclass")), about, "many", tmp_path)
-    measures = measure(rows(100, log_schema("multiclass")), WINDOW, one, PARAMS)
+    one = from_table(rows(200, releases_reference.schema("multiclass")), about, "many", tmp_path)
+    measures = measure_window(rows(100, log_schema("multiclass")), WINDOW, one, PARAMS)
     assert not measures.drifted()
     assert "300 classes, 100 at most" in found(measures, "label.shift").detail
 
@@ -249,10 +247,10 @@ def test_the_sources_of_a_window_are_counted(reference):
     def name(columns):
         columns["source"] = ["a"] * 150 + ["b"] * 40 + [None] * 10
 
-    finding = found(measure(window(change=name), WINDOW, reference, PARAMS), "sources")
+    finding = found(measure_window(window(change=name), WINDOW, reference, PARAMS), "sources")
     assert (finding.status, finding.value) == ("info", 2)
     assert "the largest sent 75 % of the images" in finding.detail
-    assert not [f for f in measure(window(), WINDOW, reference, PARAMS).findings if f.name == "sources"]
+    assert not [f for f in measure_window(window(), WINDOW, reference, PARAMS).findings if f.name == "sources"]
 
 
 # --- values that are not there
@@ -265,7 +263,7 @@ def test_99_percent_missing_is_drift_and_costs_no_other_column(reference, column
     def lose(columns):
         columns[column] = [value] * 198 + list(columns[column][198:])
 
-    measures = measure(window(change=lose), WINDOW, reference, PARAMS)
+    measures = measure_window(window(change=lose), WINDOW, reference, PARAMS)
     assert drifted(measures) == {f"missing.{column}"}
     assert "99 %" in found(measures, f"missing.{column}").detail
     lost = found(measures, column if column in ("ood", "confidence") else f"image.{column}")
@@ -278,7 +276,7 @@ def test_a_column_without_any_value_never_kills_the_report(reference, column):
     def lose(columns):
         del columns[column]
 
-    measures = measure(window(change=lose), WINDOW, reference, PARAMS)
+    measures = measure_window(window(change=lose), WINDOW, reference, PARAMS)
     assert f"missing.{column}" in drifted(measures)
     assert found(measures, "image.contrast").status == "ok"
     json.loads(measures.model_dump_json())
@@ -290,7 +288,7 @@ def test_rows_of_another_length_or_with_a_nan_are_missing(reference):
         columns["features"][50] = np.full(D, np.nan)
         columns["probabilities"][0] = None
 
-    measures = measure(window(change=break_rows), WINDOW, reference, PARAMS)
+    measures = measure_window(window(change=break_rows), WINDOW, reference, PARAMS)
     assert found(measures, "missing.features").value == pytest.approx(41 / 200)
     assert "0.5 % NaN or infinite" in found(measures, "missing.features").detail
     assert found(measures, "missing.features").status == "drifted"
@@ -304,7 +302,7 @@ def test_images_that_could_not_be_read_are_a_finding(reference):
         for name in set(columns) - {"id", "at", "reason"}:
             columns[name] = [None] * 50 + list(columns[name][50:])
 
-    measures = measure(window(change=broken), WINDOW, reference, PARAMS)
+    measures = measure_window(window(change=broken), WINDOW, reference, PARAMS)
     assert drifted(measures) == {"missing.image"}
     assert found(measures, "missing.image").detail.startswith("25 % of images could not be read")
     assert found(measures, "missing.ood").value == 0
@@ -312,7 +310,7 @@ def test_images_that_could_not_be_read_are_a_finding(reference):
 
 def test_windows_too_small_to_compare_say_so(reference):
     for rows in (0, 1, 9):
-        measures = measure(window(rows), WINDOW, reference, PARAMS)
+        measures = measure_window(window(rows), WINDOW, reference, PARAMS)
         assert found(measures, "rows").status == "error"
         assert not measures.drifted()
         json.loads(measures.model_dump_json())
@@ -326,11 +324,11 @@ def test_late_labels_give_the_true_accuracy(reference):
     answers = rows["prediction"].to_pylist()
     wrong = ["Bag" if answer != "Bag" else "Coat" for answer in answers[:30]]
     labels = pa.table({"id": [*rows["id"].to_pylist()[:100], "f" * 64], "label": [*wrong, *answers[30:100], "Bag"]})
-    finding = found(measure(rows, WINDOW, reference, PARAMS, labels), "accuracy.true")
+    finding = found(measure_window(rows, WINDOW, reference, PARAMS, labels), "accuracy.true")
     assert finding.value == pytest.approx(0.7)
     assert finding.low < 0.7 < finding.high
     assert finding.detail == "70 of 100 answers with a late label are right"
-    nothing = measure(rows, WINDOW, reference, PARAMS, labels.slice(100))
+    nothing = measure_window(rows, WINDOW, reference, PARAMS, labels.slice(100))
     assert not [f for f in nothing.findings if f.name == "accuracy.true"]
 
 
@@ -340,23 +338,23 @@ def test_the_estimated_accuracy_follows_the_confidence():
         reference_confidence = rng.beta(9, 1, 1000)
         confidence = rng.beta(20 * mean, 20 * (1 - mean), 2000)
         correct = (rng.random(1000) < reference_confidence).astype(float)
-        value, low, high = accuracy.estimate(confidence, reference_confidence, correct)
+        value, low, high = accuracy.estimate_accuracy(confidence, reference_confidence, correct)
         assert low <= mean <= high
         assert low <= value <= high
-    value, low, high = accuracy.estimate(np.array([0.5]), np.ones(10), np.ones(10))
+    value, low, high = accuracy.estimate_accuracy(np.array([0.5]), np.ones(10), np.ones(10))
     assert 0 <= low <= value <= high <= 1
 
 
 def test_wilsons_interval_stays_inside():
-    assert accuracy.measured(10, 10)[1:] == (pytest.approx(0.7225, abs=1e-3), 1.0)
-    assert accuracy.measured(0, 10)[1] == pytest.approx(0, abs=1e-9)
+    assert accuracy.measure_accuracy(10, 10)[1:] == (pytest.approx(0.7225, abs=1e-3), 1.0)
+    assert accuracy.measure_accuracy(0, 10)[1] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_shifted_mix_of_classes_is_estimated(reference):
-    finding = found(measure(window(priors=(0.1, 0.3, 0.2, 0.4)), WINDOW, reference, PARAMS), "label.shift")
+    finding = found(measure_window(window(priors=(0.1, 0.3, 0.2, 0.4)), WINDOW, reference, PARAMS), "label.shift")
     assert finding.value == pytest.approx(0.3, abs=0.1)
     assert finding.low < 0.3 < finding.high
-    quiet = found(measure(window(), WINDOW, reference, PARAMS), "label.shift")
+    quiet = found(measure_window(window(), WINDOW, reference, PARAMS), "label.shift")
     assert quiet.value < 0.12
 
 
@@ -364,7 +362,7 @@ def test_a_class_without_reference_rows_costs_the_estimate_nothing():
     rng = np.random.default_rng(0)
     labels = np.eye(3, dtype=bool)[rng.integers(0, 2, 100)]
     p = 0.8 * labels + 0.1
-    new = label_shift.priors(p[:20], p, labels)
+    new = label_shift.estimate_priors(p[:20], p, labels)
     assert new[2] == 0
     assert new.sum() == pytest.approx(1)
 
@@ -375,18 +373,22 @@ def test_a_class_without_reference_rows_costs_the_estimate_nothing():
 def test_the_rows_that_moved_come_first_and_typical_ones_are_of_every_class(reference):
     strange = window(20, seed=7, moved=2.0)
     rows = pa.concat_tables([window(180), strange])
-    measures = measure(rows, WINDOW, reference, PARAMS)
+    measures = measure_window(rows, WINDOW, reference, PARAMS)
     assert len(set(measures.moved[:15]) & set(strange["id"].to_pylist())) >= 10  # one in ten by chance
     assert len(set(measures.typical)) == len(measures.typical) == 50
-    predicted = dict(zip(reference.side.ids.tolist(), reference.side.predicted.argmax(axis=1).tolist(), strict=True))
+    predicted = dict(
+        zip(reference.arrays.ids.tolist(), reference.arrays.predicted.argmax(axis=1).tolist(), strict=True)
+    )
     assert {predicted[id_] for id_ in measures.typical[:4]} == {0, 1, 2, 3}
 
 
 def test_words_say_what_moved_and_by_how_much():
     dark, before = np.full(9, 92.0), np.full(9, 133.0)
-    assert wording.moved("brightness", dark, before) == "images are 31 % darker (median 92, was 133)"
-    assert wording.moved("confidence", np.full(3, 0.71), np.full(3, 0.93)).startswith("the model is less certain")
-    assert "spread differently" in wording.moved("width", np.array([1.0, 5, 9]), np.array([4.0, 5, 6]))
-    mixed = wording.mixed(["Bag", "Coat"], np.array([0.2, 0.8]), np.array([0.1, 0.9]))
+    assert wording.describe_numbers("brightness", dark, before) == "images are 31 % darker (median 92, was 133)"
+    assert wording.describe_numbers("confidence", np.full(3, 0.71), np.full(3, 0.93)).startswith(
+        "the model is less certain"
+    )
+    assert "spread differently" in wording.describe_numbers("width", np.array([1.0, 5, 9]), np.array([4.0, 5, 6]))
+    mixed = wording.describe_shares(["Bag", "Coat"], np.array([0.2, 0.8]), np.array([0.1, 0.9]))
     assert mixed.startswith("'Bag' is 2x as common (20 %, was 10 %)")
     assert wording.quoted("a\nb" + "x" * 50) == "'a b" + "x" * 36 + "…'"

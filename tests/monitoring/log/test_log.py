@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitoring.log.production_log import Log, open_at, settled
+from monitoring.log.production_log import Log, majority_labels, open_at
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams
@@ -171,7 +171,7 @@ def test_the_newest_label_of_an_annotator_counts_then_the_majority(log):
         ("a", "ann", "Coat"),
         ("b", "bob", "Coat"),
     ]
-    assert dict(zip(*settled(found).to_pydict().values(), strict=True)) == {"a": "Bag", "b": "Coat"}
+    assert dict(zip(*majority_labels(found).to_pydict().values(), strict=True)) == {"a": "Bag", "b": "Coat"}
     assert log.labels(since=NOON + MINUTE).num_rows == 2
 
 

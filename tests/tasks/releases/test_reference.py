@@ -18,9 +18,9 @@ def test_a_bundles_reference_answers_as_its_model_serves(task, tmp_path):
     found = load(folder, tmp_path)
     assert len(found) == len(table) == 40
     assert (found.digest, found.task) == (digest(folder), task)
-    assert found.side.ids.tolist() == table["id"].to_pylist()
-    assert found.side.features.shape == (40, 1280)
-    assert np.allclose(found.side.probabilities, np.array(table["probabilities"].to_pylist()))
+    assert found.arrays.ids.tolist() == table["id"].to_pylist()
+    assert found.arrays.features.shape == (40, 1280)
+    assert np.allclose(found.arrays.probabilities, np.array(table["probabilities"].to_pylist()))
     from serving.predictor import Predictor
 
     predictor = Predictor(folder)
@@ -28,11 +28,11 @@ def test_a_bundles_reference_answers_as_its_model_serves(task, tmp_path):
     correct = found.correct
     assert np.isfinite(correct).all()
     if task == "multiclass":
-        said = [found.classes[k] for k in found.side.probabilities.argmax(axis=1)]
+        said = [found.classes[k] for k in found.arrays.probabilities.argmax(axis=1)]
         assert correct.tolist() == [float(a == b) for a, b in zip(said, table["label"].to_pylist(), strict=True)]
-        assert np.allclose(found.side.numbers["confidence"], found.side.probabilities.max(axis=1))
+        assert np.allclose(found.arrays.numbers["confidence"], found.arrays.probabilities.max(axis=1))
     else:
-        assert found.side.predicted.shape == (40, 4)  # the last column: no label at all
+        assert found.arrays.predicted.shape == (40, 4)  # the last column: no label at all
 
 
 def test_a_folder_without_a_readable_reference_is_named(tmp_path):
