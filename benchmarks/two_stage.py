@@ -27,7 +27,7 @@ from benchmarks.scratch import change_params, run_stages, say, scratch_project, 
 from tasks.common.artifacts import classes_and_task, training_rows
 from tasks.common.files import read_json
 from tasks.common.params import load_params
-from tasks.models.head import head_logits, read_head
+from tasks.models.head import Head, read_head
 from tasks.models.stage1 import stage1_features
 from tasks.scoring.metrics import per_class
 from tasks.scoring.targets import class_counts, encode
@@ -82,7 +82,7 @@ def two_stage(project: Path, seed: int) -> tuple[Arm, Arm, float]:
     with timed(f"seed {seed}: stage 2") as second:
         run_stage("train_head", project)
     method = read_json(project / "artifacts/train_head/head.json")["method"]
-    whole = Arm(recall(project, *read_head(project)), first.cpu + second.cpu, method)
+    whole = Arm(recall(project, read_head(project)), first.cpu + second.cpu, method)
     return whole, Arm(own_recall(project), first.cpu, "stage1"), second.cpu
 
 
@@ -98,15 +98,14 @@ def plain(project: Path, seed: int, extra: int) -> Arm:
 
 def own_recall(project: Path) -> np.ndarray:
     """Recall of train_backbone's own classifier."""
-    head = stage1_head(project)
-    return recall(project, head.weight, head.bias)
+    return recall(project, stage1_head(project))
 
 
-def recall(project: Path, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """(K,) recall on the test split of a classifier (K, D), (K,) on the project's stage-1 features."""
+def recall(project: Path, head: Head) -> np.ndarray:
+    """(K,) recall of `head` on the test split's stage-1 features."""
     rows, (classes, task) = training_rows(project)["test"], classes_and_task(project)
     x = stage1_features(project, rows, load_params(project / "params.yaml").images)
-    predicted = head_logits(x, weight, bias).argmax(axis=1)
+    predicted = head.logits(x).argmax(axis=1)
     return per_class(encode(rows["label"], classes, task), predicted, len(classes))["recall"]
 
 

@@ -136,7 +136,8 @@ def adopt(
 ) -> None:
     """Make a model that is deployed already the first version; the next challenger must beat it."""
     from flows.publishing.adopt import adopt as adopt_model
-    from tasks.adopt.build import Deployed, read_classes
+    from tasks.adopt.build import read_classes
+    from tasks.adopt.deployed import Deployed
     from tasks.common.params import load_params
 
     root = project_root()

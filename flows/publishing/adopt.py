@@ -20,7 +20,8 @@ from flows.publishing.rollback import open_project
 from flows.repo import workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
-from tasks.adopt.build import Deployed, build, open_source
+from tasks.adopt.build import build, open_model
+from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, parse_yaml, read_json, write_json
 from tasks.common.paths import main_checkout
@@ -44,7 +45,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
     tombstones = releases.tombstones()
     key = workspace.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
-        open_source(model, task_of(root / "data"))  # what does not fit is said before any work
+        open_model(model, task_of(root / "data"))  # what does not fit is said before any work
     main = main_checkout(root)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(main, run_id, tombstones)

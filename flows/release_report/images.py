@@ -96,7 +96,8 @@ def _grad_cam(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> np.ndar
     from tasks.models.head import read_head
 
     model, about = stage1.load(root)
-    return grad_cam.grad_cam(model, about, *read_head(root), pixels, classes)
+    head = read_head(root)
+    return grad_cam.grad_cam(model, about, head.weight, head.bias, pixels, classes)
 
 
 def _doubtful(root: Path) -> set[str]:

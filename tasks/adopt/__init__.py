@@ -1,1 +1,1 @@
-"""A model trained elsewhere becomes a bundle."""
+"""Turn a model that was trained elsewhere into a bundle."""

@@ -1,20 +1,22 @@
-"""A deployed ONNX classifier inside our own contract: raw uint8 pixels in, logits, probabilities and features out.
+"""Wrap a deployed ONNX classifier: raw uint8 pixels in, logits, probabilities and features out.
 
-Its graph stays as it is; scaling and normalising go before it, temperature and softmax behind it. N images, S the side
-of the input in pixels, K classes, D feature dimensions.
+Its own graph is not changed. Scaling and normalising are added before it, temperature and softmax after it.
+N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.temperature import probabilities
 
-OURS = "evergreen_"  # names of what is added; the model's own get OWN before them
+OURS = "evergreen_"  # prefix of the names that are added; the model's own names get OWN
 OWN = "adopted_"
 ENDS = ("Softmax", "LogSoftmax", "Sigmoid")  # what turns logits into probabilities
 PASSED = ("Identity", "Cast", "Add", "Div", "Mul", "Reshape", "Flatten", "Squeeze", "Dropout")  # between it and them
@@ -22,32 +24,21 @@ FLOATS = {1: np.float32, 10: np.float16}  # element types of input we can feed
 
 
 class AdoptedOnnx:
-    """The ONNX file `path` as a classifier of `classes` with S = `size`; mean, std: of three channels scaled to 0..1.
+    """A deployed ONNX file as a classifier with logits and features.
 
-    features: name of the tensor to use as features; None: what goes into the last linear layer. Raises EvergreenError
-    for a model that does not fit, with both sides of what does not.
+    Raises EvergreenError if the model does not fit what `deployed` says; the error quotes both sides.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        classes: Sequence[str],
-        size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        task: str,
-        features: str | None = None,
-    ):
-        self.path, self.classes, self.size, self.task = path, list(classes), size, task
-        self.scale = (1 / (255 * np.array(std))).astype(np.float32)
-        self.shift = (-np.array(mean) / np.array(std)).astype(np.float32)
-        self._inner = _load(path)
+    def __init__(self, deployed: Deployed, task: str):
+        self.path, self.classes, self.size, self.task = deployed.path, deployed.classes, deployed.size, task
+        self.scale = (1 / (255 * np.array(deployed.std))).astype(np.float32)
+        self.shift = (-np.array(deployed.mean) / np.array(deployed.std)).astype(np.float32)
+        self._inner = _load(deployed.path)
         self._input, self._first, self._dtype = self._check_input()
         self._output = self._inner.graph.output[0].name
         self._logits, last = self._walk_back()
-        self._features = self._find_features(features, last)
-        probe = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+        self._features = self._find_features(deployed.features, last)
+        probe = np.random.default_rng(0).integers(0, 256, (3, self.size, self.size, 3), np.uint8)
         found = self._raw(probe)
         self._check_output(found)
         self._log = self._logits is None and bool(
@@ -67,33 +58,33 @@ class AdoptedOnnx:
         return {f"onnx.{t.name.removeprefix(OWN)}": numpy_helper.to_array(t) for t in self._inner.graph.initializer}
 
     def write(self, path: Path, temperature: float, sample: np.ndarray) -> float:
-        """Write the finished model; returns its largest difference in probability from the model as it came.
+        """Write the finished model; return its largest difference in probability from the model as given.
 
         sample: (N, S, S, 3) uint8 real pixels to compare on.
         """
         with atomic_path(path) as temporary:
             temporary.write_bytes(self._wrapped(temperature).SerializeToString(deterministic=True))
             found = OnnxModel(temporary)(sample)
-        from tasks.inference.temperature import probabilities
-
         logits, _ = self.outputs(sample)
         return float(np.abs(found.probabilities - probabilities(logits, temperature, self.task)).max())
 
-    # the model as it came
+    # the model as given
 
     def _check_input(self) -> tuple[Any, bool, np.dtype]:
-        """(its one input, are channels the second dimension, element type)."""
+        """(its one input, whether channels are the second dimension, element type)."""
         known = {tensor.name for tensor in self._inner.graph.initializer}
         inputs = [value for value in self._inner.graph.input if value.name not in known]
         if len(inputs) != 1:
-            raise EvergreenError(f"{self.path} has {len(inputs)} inputs ({_names(inputs)}), one image batch expected")
+            raise EvergreenError(
+                f"{self.path} has {len(inputs)} inputs ({_names(inputs)}): expected one, the image batch"
+            )
         (value,) = inputs
         kind, shape = value.type.tensor_type.elem_type, _shape(value)
         wanted = f"N x 3 x {self.size} x {self.size} or N x {self.size} x {self.size} x 3"
         if kind not in FLOATS:
             raise EvergreenError(
-                f"{self.path}: input {value.name.removeprefix(OWN)} is of element type {kind}, floats expected (what "
-                "normalising gives). A model that normalises by itself must be exported without that part."
+                f"{self.path}: input {value.name.removeprefix(OWN)} has element type {kind}; expected floats (what "
+                "normalising gives). Export a model that normalises by itself without that part."
             )
         first = len(shape) == 4 and shape[1] == 3
         sides = (shape[2:] if first else shape[1:3]) if len(shape) == 4 and (first or shape[3] == 3) else None
@@ -121,8 +112,8 @@ class AdoptedOnnx:
             )
 
     def _walk_back(self) -> tuple[str | None, Any]:
-        """(the tensor of the logits where the answers are made from it by a softmax or sigmoid, else None;
-        the node of the last linear layer, None where the graph does not end in one)."""
+        """(name of the logits if the graph ends in a softmax or sigmoid, else None; node of the last linear layer,
+        None if the graph does not end in one)."""
         made = {name: node for node in self._inner.graph.node for name in node.output}
         fixed = {tensor.name for tensor in self._inner.graph.initializer}
         fixed |= {name for name, node in made.items() if node.op_type == "Constant"}
@@ -156,7 +147,7 @@ class AdoptedOnnx:
         return last.input[0]
 
     def _raw(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(what the model answers, before a softmax where there is one; features), float32."""
+        """(the model's answers, before a final softmax if there is one; features), float32."""
         if not hasattr(self, "_session"):
             self._session = _session(self._wrapped(1.0, plain=True), self.path)
         parts = []
@@ -175,10 +166,10 @@ class AdoptedOnnx:
         p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
         return (np.log(p / (1 - p)) if self.task == "multilabel" else np.log(p)).astype(np.float32)
 
-    # our graph around it
+    # the graph that is added around it
 
     def _wrapped(self, temperature: float, plain: bool = False):
-        """The whole model; plain: without probabilities, and of widths not yet known."""
+        """The whole model; plain: without probabilities, and with widths that are not known yet."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
@@ -190,9 +181,9 @@ class AdoptedOnnx:
         constants = {"scale": self.scale, "shift": self.shift, "temperature": np.array(temperature, np.float32)}
         constants |= {"tiny": np.array(1e-7, np.float32), "one": np.array(1 - 1e-7, np.float32)}
         graph.initializer.extend(numpy_helper.from_array(value, OURS + name) for name, value in constants.items())
-        graph.node.extend(self._before(helper, TensorProto))
+        graph.node.extend(self._input_nodes(helper, TensorProto))
         graph.node.extend(own_nodes)
-        graph.node.extend(self._behind(helper, TensorProto, plain))
+        graph.node.extend(self._output_nodes(helper, TensorProto, plain))
         side = self.size
         graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3]))
         widths = {"logits": None, "features": None}
@@ -203,8 +194,8 @@ class AdoptedOnnx:
         )
         return model
 
-    def _before(self, helper, types) -> Iterator[Any]:
-        """uint8 (N, S, S, 3) -> what the model reads."""
+    def _input_nodes(self, helper, types) -> Iterator[Any]:
+        """From uint8 (N, S, S, 3) to the model's own input."""
         steps: list[tuple[str, list[str], dict]] = [
             ("Cast", [], {"to": types.FLOAT}),
             ("Mul", [OURS + "scale"], {}),
@@ -218,8 +209,8 @@ class AdoptedOnnx:
             yield helper.make_node(kind, [name, *more], [out], **attributes)
             name = out
 
-    def _behind(self, helper, types, plain: bool) -> Iterator[Any]:
-        """What the model makes -> logits, features and, unless `plain`, probabilities."""
+    def _output_nodes(self, helper, types, plain: bool) -> Iterator[Any]:
+        """From the model's own answers to logits, features and, unless `plain`, probabilities."""
         yield helper.make_node("Cast", [self._features], [OURS + "features"], to=types.FLOAT)
         yield helper.make_node("Flatten", [OURS + "features"], ["features"], axis=1)
         answers = self._logits or self._output
@@ -244,7 +235,7 @@ class AdoptedOnnx:
 
 
 def _load(path: Path):
-    """The model at `path`, every name of its graph with OWN before it."""
+    """The model at `path`, with the prefix OWN on every name of its graph."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -252,7 +243,7 @@ def _load(path: Path):
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise EvergreenError(f"{path} is no ONNX model that can be read: {_first_line(error)}") from error
+        raise EvergreenError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
     if not model.graph.output:
         raise EvergreenError(f"{path} has no output")
     return onnx.compose.add_prefix(model, OWN)

@@ -1,15 +1,13 @@
-"""The stage-1 network as later stages read it: its weights, its features, and the rows it was trained on.
+"""The stage-1 network as later stages read it: its weights and its features.
 
-artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included;
+artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included.
 artifacts/train_backbone/model.json says how to build it: {backbone, pretrained, classes, task, size, fit, mean,
-std, feature_dim}. N is the number of samples, D of feature dimensions, S the side of the input in pixels.
+std, feature_dim}. N is the number of samples, D of feature dimensions.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from tasks.common.artifacts import FOLDER, stage_output
@@ -18,12 +16,12 @@ from tasks.common.files import atomic_path, content_key, read_json, sha256_file,
 from tasks.common.params import ImagesParams
 from tasks.dataset.shard_table import ShardTable
 
-if TYPE_CHECKING:  # torch is imported where it is used: the tables alone must stay cheap to read
+if TYPE_CHECKING:  # functions import torch when they need it: reading the tables alone must stay cheap
     import torch
 
 
 def save(root: Path, model: "torch.nn.Module", about: dict) -> None:
-    """Write `model`'s state and model.json under `root` (float32, on the CPU, plain memory order)."""
+    """Write `model`'s state (float32, on the CPU, plain memory order) and `about` as model.json under `root`."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -33,7 +31,7 @@ def save(root: Path, model: "torch.nn.Module", about: dict) -> None:
 
 
 def load(root: Path) -> tuple["torch.nn.Module", dict]:
-    """(stage-1 network in eval mode on the CPU, model.json). Raises StageInputError where it was not trained."""
+    """(network in eval mode on the CPU, model.json). Raises StageInputError if train_backbone has not run."""
     from safetensors.torch import load_file
 
     from tasks.backbones import timm_models
@@ -46,7 +44,7 @@ def load(root: Path) -> tuple["torch.nn.Module", dict]:
 
 
 def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_size: int = 64) -> ShardTable:
-    """(N, D) features of `samples` under this model's own backbone, computed once for each shard and weights."""
+    """(N, D) features of `samples` under the fine-tuned backbone, computed once per shard and weights."""
     from tasks.backbones import features, frozen
 
     def network() -> features.Network:
@@ -56,20 +54,3 @@ def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_s
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
     key = content_key("stage1", sha256_file(weights), images.model_dump(), code_version("tasks.models.stage1"))[:16]
     return features.feature_table(root, samples, images, key, network, batch_size)
-
-
-def extractor(model: "torch.nn.Module", about: dict) -> "Callable[[np.ndarray], np.ndarray]":
-    """The function uint8 (B, S, S, 3) -> float32 (B, D) of `model`, run on the best device here."""
-    import torch
-
-    from tasks.backbones import timm_models
-
-    device = timm_models.device()
-    model = model.to(device, memory_format=torch.channels_last).eval()
-
-    def extract(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            x = timm_models.to_input(pixels, about["mean"], about["std"], device)
-            return timm_models.features(model, x).float().cpu().numpy()
-
-    return extract

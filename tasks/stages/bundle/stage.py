@@ -1,4 +1,4 @@
-"""Stage `bundle`: everything serving and monitoring need, in one folder that can be checked against itself.
+"""Stage `bundle`: everything that serving and monitoring need, in one folder with a manifest of its files.
 
     artifacts/bundle/
       model.onnx           the finished model, see tasks.stages.calibrate.export
@@ -21,6 +21,7 @@ from collections import Counter
 from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,21 +36,41 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "pyarrow", "timm", "torch
 
 
 def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
-    """Write artifacts/bundle/ and metrics/bundle.json. Raises StageInputError where an earlier stage has not run."""
-    from safetensors.numpy import load_file, save_file
+    """Write artifacts/bundle/ and metrics/bundle.json. Raises StageInputError if an earlier stage has not run."""
+    from safetensors.numpy import load_file
+
+    files = {
+        "backbone": artifacts.stage_output(root / artifacts.FOLDER / "weights.safetensors", "train_backbone"),
+        "head": artifacts.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"),
+    }
+    weights = {f"{part}.{name}": value for part, file in files.items() for name, value in load_file(file).items()}
+    write_bundle(root, artifacts.training_rows(root), weights, images=images, bundle=bundle)
+
+
+def write_bundle(
+    root: Path,
+    rows: dict[str, pa.Table],
+    weights: dict[str, np.ndarray],
+    *,
+    images: ImagesParams,
+    bundle: BundleParams,
+    adopted: dict[str, str] | None = None,
+) -> None:
+    """What `run` does, for the model under artifacts/calibrate/ whatever made it.
+
+    rows: of artifacts.training_rows; weights: for weights.safetensors; adopted: {file, sha256} of a model that was
+    trained elsewhere.
+    """
+    from safetensors.numpy import save_file
 
     from tasks.stages.bundle import card, reference
 
-    rows = artifacts.training_rows(root)
-    about = describe(root, rows, images, bundle.name)
-    calibrate = root / "artifacts/calibrate"
+    about = describe(root, rows, images, bundle.name) | ({"adopted": adopted} if adopted else {})
     with atomic_dir(root / "artifacts/bundle") as folder:
         for name in ("model.onnx", "ood.safetensors"):
-            shutil.copyfile(artifacts.stage_output(calibrate / name, "calibrate"), folder / name)
-        backbone = load_file(artifacts.stage_output(root / artifacts.FOLDER / "weights.safetensors", "train_backbone"))
-        head = load_file(artifacts.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"))
-        tensors = {f"backbone.{name}": value for name, value in backbone.items()}
-        save_file(tensors | {f"head.{name}": value for name, value in head.items()}, folder / "weights.safetensors")
+            file = artifacts.stage_output(root / "artifacts/calibrate" / name, "calibrate")
+            shutil.copyfile(file, folder / name)
+        save_file(weights, folder / "weights.safetensors")
         origins = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "origin"])
         chosen = reference.choose(rows, origins, bundle.reference_rows)
         table = reference.build(root, chosen, folder / "model.onnx", images, about["ood"], about["task"])
@@ -68,7 +89,7 @@ def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
 
 
 def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: str) -> dict:
-    """bundle.json: only what earlier stages found and measured. rows: of artifacts.training_rows."""
+    """bundle.json, from what earlier stages found and measured. rows: of artifacts.training_rows."""
     calibration = read_json(artifacts.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
     model = read_json(artifacts.stage_output(root / artifacts.FOLDER / "model.json", "train_backbone"))
     artifacts.stage_output(root / "metrics/evaluate.json", "evaluate")
@@ -96,7 +117,7 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
 
 
 def per_class(rows: pa.Table, classes: list[str]) -> dict[str, int]:
-    """Images of each class; an image of several labels counts for each."""
+    """Number of images of each class; an image with several labels counts for each of them."""
     labels = rows["label"].combine_chunks()
     names = labels.flatten() if pa.types.is_list(labels.type) else labels
     found = Counter(names.to_pylist())
@@ -104,7 +125,7 @@ def per_class(rows: pa.Table, classes: list[str]) -> dict[str, int]:
 
 
 def data_version(root: Path) -> dict[str, str | None]:
-    """What the model was made from: a hash over the accepted ids and labels, and data.dvc's own where there is one."""
+    """The data that made the model: a hash over accepted ids and labels, and data.dvc's md5 if there is one."""
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "label"])
     pairs = sorted(zip(accepted["id"].to_pylist(), accepted["label"].to_pylist(), strict=True), key=itemgetter(0))
     pointer = root / "data.dvc"
@@ -113,6 +134,6 @@ def data_version(root: Path) -> dict[str, str | None]:
 
 
 def git_revision(root: Path) -> str | None:
-    """The commit checked out at `root`; None outside git and before the first commit."""
+    """The commit checked out at `root`; None outside git or before the first commit."""
     found = subprocess.run(["git", "rev-parse", "--verify", "-q", "HEAD"], cwd=root, capture_output=True, text=True)
     return found.stdout.strip() or None

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.backbones.frozen import TorchFeatures
 from tasks.common import artifacts
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import atomic_dir, read_json, write_json
@@ -31,8 +32,10 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import iter_bytes
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.temperature import probabilities
 from tasks.inference.thresholds import answers
 from tasks.models import stage1
+from tasks.models.head import read_head
 from tasks.scoring import metrics
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import figures, report
@@ -46,31 +49,29 @@ WARM_UP = 5  # runs before the clock starts: the first ones allocate
 
 def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
     """Write artifacts/evaluate/ and metrics/evaluate.json. Raises DataError without labelled test images."""
-    classes, task = artifacts.classes_and_task(root)
     calibration = read_json(artifacts.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
     by_split = artifacts.training_rows(root)
 
     def parity(model: OnnxModel, pixels: ShardTable) -> dict:
         return _parity(root, model, pixels, by_split["test"], images, calibration)
 
-    measure(root, by_split, classes, task, calibration, images, evaluate, parity)
+    measure(root, by_split, calibration, images, evaluate, parity)
 
 
 def measure(
     root: Path,
     by_split: dict[str, pa.Table],
-    classes: list[str],
-    task: str,
     calibration: dict,
     images: ImagesParams,
     evaluate: EvaluateParams,
     parity: Callable[[OnnxModel, ShardTable], dict],
 ) -> None:
-    """What `run` does, for any model under artifacts/calibrate/ that answers with `classes`.
+    """What `run` does, for the model under artifacts/calibrate/ whatever made it.
 
     by_split: of artifacts.training_rows; calibration: calibration.json; parity: (model, pixels of the test and hard
     images) -> how much the exported model differs from the one it was made from.
     """
+    classes, task = calibration["classes"], calibration["task"]
     model_file = artifacts.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
     if not len(by_split["test"]):
         raise DataError("the test split holds no labelled image: label some of it, or change data.split in params.yaml")
@@ -195,14 +196,10 @@ def _parity(
 ) -> dict:
     """Largest difference in probability between the exported model on the pixels evaluation used, and the training
     model on the encoded bytes: also sees pixels from a stale cache. rows: the first rows of `pixels`."""
-    from tasks.inference.temperature import probabilities
-    from tasks.models.head import read_head
-
     backbone, about = stage1.load(root)
-    weight, bias = read_head(root)
     places, encoded = _raw(root, rows, PARITY_IMAGES)
     fresh = np.stack([preprocess(data, images.size, images.fit, images.max_pixels) for data in encoded])
-    logits = stage1.extractor(backbone, about)(fresh) @ weight.T + bias
+    logits = read_head(root).logits(TorchFeatures(backbone, about["mean"], about["std"])(fresh))
     trained = probabilities(logits, calibration["temperature"], calibration["task"])
     difference = float(np.abs(trained - model(pixels[places]).probabilities).max())
     return {"max_difference": float(f"{difference:.3g}"), "images": len(places)}

@@ -23,10 +23,10 @@ def planted(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def trained(model, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """A linear classifier (weight, bias) on the features of 64 planted images, by ridge regression."""
-    from tasks.models import stage1
+    from tasks.backbones.frozen import TorchFeatures
 
     pixels, labels, _ = planted(64, seed=1)
-    x = stage1.extractor(model, ABOUT)(pixels).astype(np.float64)
+    x = TorchFeatures(model, MEAN, STD)(pixels).astype(np.float64)
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
     z = (x - mean) / std
     truth = np.eye(classes)[labels] - 1 / classes

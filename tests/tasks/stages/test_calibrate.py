@@ -8,10 +8,9 @@ import pytest
 from tasks.common.errors import DataError, ParamsError
 from tasks.dataset.decode import preprocess
 from tasks.inference import ood, thresholds
-from tasks.inference import temperature as inference_temperature
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.scoring import metrics
-from tasks.stages.calibrate import stage
 from tests.support.small_project import CLASSES, finished_project, image_bytes
 
 RNG = np.random.default_rng(0)
@@ -20,8 +19,8 @@ RNG = np.random.default_rng(0)
 def sampled(count: int, classes: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """(logits, targets): labels drawn from softmax(logits / temperature), so that is the right temperature."""
     logits = RNG.normal(0, 3, (count, classes))
-    probabilities = inference_temperature.probabilities(logits, temperature, "multiclass")
-    targets = (probabilities.cumsum(axis=1) > RNG.random((count, 1))).argmax(axis=1)
+    p = probabilities(logits, temperature, "multiclass")
+    targets = (p.cumsum(axis=1) > RNG.random((count, 1))).argmax(axis=1)
     return logits, targets
 
 
@@ -31,19 +30,19 @@ def sampled(count: int, classes: int, temperature: float) -> tuple[np.ndarray, n
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_known_temperature_is_found(temperature):
     logits, targets = sampled(4000, 5, temperature)
-    assert inference_temperature.fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.08)
 
 
 def test_known_multilabel_temperature_is_found():
     logits = RNG.normal(0, 3, (4000, 4))
     targets = (RNG.random(logits.shape) < 1 / (1 + np.exp(-logits / 2))).astype(np.float32)
-    assert inference_temperature.fit_temperature(logits, targets) == pytest.approx(2, rel=0.08)
+    assert fit_temperature(logits, targets) == pytest.approx(2, rel=0.08)
 
 
-def test_temperature_heals_overconfidence_and_no_answer_changes():
+def test_temperature_corrects_overconfidence_and_no_answer_changes():
     logits, targets = sampled(3000, 5, 3.0)
-    temperature = inference_temperature.fit_temperature(logits, targets)
-    before, after = (inference_temperature.probabilities(logits, t, "multiclass") for t in (1.0, temperature))
+    temperature = fit_temperature(logits, targets)
+    before, after = (probabilities(logits, t, "multiclass") for t in (1.0, temperature))
     assert metrics.ece(after, targets) < 0.2 * metrics.ece(before, targets)
     assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
 
@@ -52,17 +51,14 @@ def test_temperature_heals_overconfidence_and_no_answer_changes():
 def test_temperature_never_makes_the_calibration_split_worse(count):
     for _ in range(20):
         logits, targets = sampled(count, 3, RNG.choice([0.2, 1.0, 5.0]))
-        found = inference_temperature.fit_temperature(logits, targets)
-        losses = [
-            metrics.log_loss(inference_temperature.probabilities(logits, t, "multiclass"), targets)
-            for t in (1.0, found)
-        ]
+        found = fit_temperature(logits, targets)
+        losses = [metrics.log_loss(probabilities(logits, t, "multiclass"), targets) for t in (1.0, found)]
         assert losses[1] <= losses[0] + 1e-9
 
 
 def test_a_split_without_errors_does_not_ask_for_infinite_confidence():
     targets = np.arange(30) % 3
-    temperature = inference_temperature.fit_temperature(4 * np.eye(3)[targets], targets)
+    temperature = fit_temperature(4 * np.eye(3)[targets], targets)
     assert 0.3 < temperature < 1
 
 
@@ -70,7 +66,7 @@ def test_logits_that_are_not_finite_are_refused():
     logits = np.zeros((4, 2))
     logits[2, 0] = np.nan
     with pytest.raises(DataError, match="1 of 4"):
-        inference_temperature.fit_temperature(logits, np.array([0, 1, 0, 1]))
+        fit_temperature(logits, np.array([0, 1, 0, 1]))
 
 
 # --- thresholds
@@ -177,11 +173,11 @@ def test_the_bank_gives_rare_classes_their_place():
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_stage_exports_what_it_calibrated(task):
     root = finished_project(task)
-    found = stage.read(root)
+    found = json.loads((root / "artifacts/calibrate/calibration.json").read_text())
     assert found["classes"] == list(found["thresholds"]) == CLASSES
     model = OnnxModel(root / "artifacts/calibrate/model.onnx")
     out = model(np.stack([preprocess(data, model.size, "squash", 10**6) for data in image_bytes("Bag", 3)]))
-    expected = inference_temperature.probabilities(out.logits, found["temperature"], task)
+    expected = probabilities(out.logits, found["temperature"], task)
     np.testing.assert_allclose(out.probabilities, expected, atol=1e-5)
     measured = json.loads((root / "metrics/calibrate.json").read_text())
     assert measured["images"] == 48

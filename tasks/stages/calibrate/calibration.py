@@ -1,0 +1,110 @@
+"""Fit and write a model's calibration: temperature, thresholds, out-of-distribution score.
+
+Works on logits and features alone, so that `calibrate` and `tasks.adopt` share it whatever the model is.
+N calibration images, K classes, D feature dimensions, M rows of the reference bank.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.common.files import atomic_path, write_json
+from tasks.common.params import CalibrateParams
+from tasks.inference import ood, thresholds
+from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.temperature import fit_temperature, probabilities
+from tasks.scoring import metrics
+
+FOLDER = Path("artifacts/calibrate")
+PARITY_IMAGES = 32  # real images on which the exported model is compared with the trained one
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model makes of the calibration split, and the labels there."""
+
+    classes: list[str]
+    task: str
+    targets: np.ndarray  # of targets.encode
+    logits: np.ndarray  # (N, K), temperature 1
+    features: np.ndarray  # (N, D)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration, before the model is exported."""
+
+    about: dict  # calibration.json
+    tensors: dict[str, np.ndarray]  # ood.safetensors
+    measured: dict  # metrics/calibrate.json without what only the exported model can tell
+
+
+def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams) -> Calibration:
+    """Fit everything on the calibration split. bank: (M, D) training features; (0, D) for the energy score.
+
+    Raises ParamsError for the cost of an unknown class, DataError for logits that are not finite.
+    """
+    classes, task, targets, logits = held_out.classes, held_out.task, held_out.targets, held_out.logits
+    temperature = fit_temperature(logits, targets)
+    calibrated = probabilities(logits, temperature, task)
+    if task == "multiclass":
+        bounds = thresholds.multiclass(classes, params.cost_false_negative)
+    else:
+        bounds = thresholds.multilabel(calibrated, targets, classes, params.cost_false_negative)
+    about_ood, tensors = ood.fit(params.ood_method, bank, held_out.features, logits, params.ood_false_rejection, task)
+    before = probabilities(logits, 1.0, task)
+    measured = {
+        "images": len(targets),
+        "temperature": temperature,
+        "log_loss_before": metrics.log_loss(before, targets),
+        "log_loss_after": metrics.log_loss(calibrated, targets),
+        "ece_before": metrics.ece(before, targets),
+        "ece_after": metrics.ece(calibrated, targets),
+        "thresholds": {"lowest": float(bounds.min()), "highest": float(bounds.max())},
+        "to_review": float(1 - thresholds.sure(calibrated, bounds, task).mean()),
+        "ood": {"method": about_ood["method"], "false_rejection": about_ood["false_rejection"], "bank": len(bank)},
+    }
+    about = {
+        "task": task,
+        "classes": classes,
+        "temperature": temperature,
+        "thresholds": dict(zip(classes, bounds.tolist(), strict=True)),
+        "ood": about_ood,
+    }
+    return Calibration(about, tensors, measured)
+
+
+def bank_samples(train: pa.Table) -> pa.Table:
+    """The samples whose features make the kNN score's bank: as equal a number of each class as there are."""
+    labels = train["label"].to_pylist()
+    strata = np.array([value if isinstance(value, str) else "\n".join(sorted(value)) for value in labels])
+    return train.take(ood.bank_rows(strata))
+
+
+def write_calibration(root: Path, fitted: Calibration, export: Callable[[Path, float], float]) -> None:
+    """Write artifacts/calibrate/ and metrics/calibrate.json under `root`.
+
+    export: (model.onnx, temperature) -> writes that file and returns its difference from the trained model.
+    """
+    from safetensors.numpy import save_file
+
+    folder = root / FOLDER
+    parity = export(folder / "model.onnx", fitted.about["temperature"])
+    with atomic_path(folder / "ood.safetensors") as temporary:
+        save_file(fitted.tensors, temporary)
+    write_json(folder / "calibration.json", fitted.about)
+    about_ood = {**fitted.measured["ood"], "flagged": _flagged(folder / "model.onnx", fitted)}
+    write_json(root / "metrics/calibrate.json", {**fitted.measured, "ood": about_ood, "parity": parity})
+
+
+def _flagged(model_file: Path, fitted: Calibration) -> dict[str, float]:
+    """Share of each of ood.probes that the exported model flags: near 0 means the score is blind to it."""
+    model, about = OnnxModel(model_file), fitted.about["ood"]
+    flagged = {}
+    for name, pixels in ood.probes(model.size).items():
+        out = model(pixels)
+        flagged[name] = float(np.mean(ood.score(out.features, out.logits, about, fitted.tensors) > about["threshold"]))
+    return flagged
