@@ -1,8 +1,8 @@
-"""Stage `embed`: pretrained features, once per image and backbone.
+"""Stage `embed`: computes pretrained features, once per image and backbone.
 
-Reads artifacts/validate/accepted.parquet; writes artifacts/embed/index.json (where each shard's features lie
-in the cache, with their digests) and metrics/embed.json. For label cleaning, duplicates and leakage only: the
-model's own features are stage 1's, see tasks.models.stage1.
+Reads artifacts/validate/accepted.parquet. Writes artifacts/embed/index.json (the place of each shard's features in the
+cache, with digests) and metrics/embed.json. Pretrained features serve label cleaning, duplicates and leakage only; the
+model itself uses stage-1 features (tasks.models.stage1).
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ from tasks.models.pretrained import network_key, pretrained_features
 
 
 def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
-    """Compute what is missing and write the index. Raises StageInputError without accepted samples."""
+    """Compute the missing features and write the index. Raises StageInputError without accepted samples."""
     file = root / "artifacts" / "validate" / "accepted.parquet"
     if not file.is_file():
         raise StageInputError(f"{file} is missing: run the stage validate first")
     samples = pq.read_table(file, columns=["shard", "row"])
     if samples.num_rows == 0:
-        raise StageInputError(f"{file} has 0 rows, at least 1 expected: see artifacts/validate/result.json")
+        raise StageInputError(f"{file} has 0 rows, expected at least 1: see artifacts/validate/result.json")
     folder = feature_folder(root, images, network_key(embed))
     shards = sorted(set(samples.column("shard").to_pylist()))
     new = sum(not feature_file(folder, shard).is_file() for shard in shards)
@@ -34,7 +34,7 @@ def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
         npy = feature_file(folder, shard)
         entries[shard] = {
             "rows": len(np.load(npy, mmap_mode="r")),
-            "file": npy.relative_to(folder.parent.parent).as_posix(),  # below <state>/cache
+            "file": npy.relative_to(folder.parent.parent).as_posix(),  # relative to <state>/cache
             "sha256": digest(npy),
         }
     about = {"backbone": embed.backbone, "dim": table.shape[1], "key": folder.name, "dtype": "float16"}

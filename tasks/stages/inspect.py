@@ -1,8 +1,8 @@
-"""Stage `inspect`: what is in the data set, image by image, and what must not be trained on.
+"""Stage `inspect`: measures every image of the data set and finds what must not be trained on.
 
-Reads data/ and tombstones.json; writes artifacts/inspect/samples.parquet (schemas.samples_schema),
-artifacts/inspect/duplicates.parquet (DUPLICATES) and metrics/inspect.json. Images are decoded at most once: the
-measures of each shard are cached, so a run costs what is new. N is the number of live samples.
+Reads data/ and tombstones.json. Writes artifacts/inspect/samples.parquet (schemas.samples_schema),
+artifacts/inspect/duplicates.parquet (DUPLICATES) and metrics/inspect.json. Each image is decoded at most once: the
+measures of a shard are cached, so a run only pays for new shards. N is the number of live samples.
 
     python -m tasks.stages inspect
 """
@@ -26,8 +26,8 @@ from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
 
-GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns taken over from the shards
-LEAKS = ("hard", "test", "calibration")  # the worst first: a train row is excluded for the first that applies
+GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
+LEAKS = ("hard", "test", "calibration")  # the worst first: a training row is excluded for the first that applies
 
 DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per near-duplicate pair
     [
@@ -35,14 +35,14 @@ DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per nea
         ("near_id", pa.string()),
         ("split", pa.string()),
         ("near_split", pa.string()),
-        ("bits", pa.uint8()),  # of 64, in which the perceptual hashes differ
-        ("difference", pa.float32()),  # mean, of 255, of the 16 x 16 thumbnails
+        ("bits", pa.uint8()),  # bits, of 64, in which the perceptual hashes differ
+        ("difference", pa.float32()),  # mean difference, of 255, of the 16 x 16 thumbnails
     ]
 )
 
 
 def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
-    """Inspect every live sample of the project at `root`. Raises StageInputError when there is none."""
+    """Inspect every live sample of the project at `root`. Raises StageInputError if there is none."""
     data, tombstones = root / "data", read_tombstones(root)
     task = task_of(data)
     live = [batch for batch in batches(data) if batch.batch not in tombstones]
@@ -54,7 +54,7 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     table = pa.concat_tables(
         [_shard_rows(root, shard.name, images, inspect) for shard in track(shards, "inspecting shards")]
     )
-    rows = first_of_each(table.column("id"))
+    rows = first_occurrences(table.column("id"))
     repeated = table.num_rows - len(rows)
     table = table.take(pa.array(rows))
 
@@ -85,7 +85,7 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
 
 
 def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:
-    """What a shard says of its samples, and what their images say: rows as in the shard."""
+    """One row per row of the shard: its columns GIVEN and the measures of its images."""
     table = shard_measures(root, shard, images, inspect)
     given = read_columns(root / "data" / shard, GIVEN)
     for name in GIVEN:
@@ -94,9 +94,11 @@ def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectPa
     return table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int32)))
 
 
-def first_of_each(ids: pa.ChunkedArray) -> np.ndarray:
-    """Rows at which an id stands for the first time, ascending. An id is in two batches after two branches,
-    each of which took the image in, were merged."""
+def first_occurrences(ids: pa.ChunkedArray) -> np.ndarray:
+    """Row numbers of the first occurrence of each id, ascending.
+
+    An id is in two batches after a merge of two branches that each ingested the image.
+    """
     codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
     return np.sort(np.unique(codes, return_index=True)[1])
 
@@ -114,7 +116,7 @@ def _near(table: pa.Table, inspect: InspectParams) -> tuple[np.ndarray, tuple[np
 
 
 def cluster_names(ids: pa.ChunkedArray, cluster: np.ndarray) -> pa.ChunkedArray:
-    """The smallest id of each row's cluster, (N,): the same name whatever order the rows are in."""
+    """The smallest id of each row's cluster, (N,): a name that does not depend on the order of the rows."""
     order = pc.sort_indices(ids).to_numpy()
     smallest = np.empty(len(order), np.int64)
     smallest[cluster[order[::-1]]] = order[::-1]  # the last write wins: the smallest id
@@ -124,8 +126,8 @@ def cluster_names(ids: pa.ChunkedArray, cluster: np.ndarray) -> pa.ChunkedArray:
 def leaks(splits: Mapping[str, np.ndarray], cluster: np.ndarray) -> np.ndarray:
     """Why a row must not be trained on, (N,) of "leaks_<split>" or None.
 
-    `splits[name]` (N,) bool says who is in a split. A train row leaks when its near-duplicate cluster, (N,)
-    int, has a member that is held out: the model would be asked what it has learnt by heart.
+    `splits[name]` (N,) bool says which rows are in a split; `cluster` (N,) int are near-duplicate clusters. A training
+    row leaks when its cluster has a held-out member: the model would be tested on an image it was trained on.
     """
     excluded = np.full(len(cluster), None, object)
     for split in LEAKS:

@@ -1,8 +1,9 @@
 """Runs a stage: from dvc.yaml (`python -m tasks.stages NAME`), from a flow, or from a notebook.
 
-A stage is the module tasks/stages/NAME.py or tasks/stages/NAME/stage.py. It has `run(root, *, <section>:
-<SectionParams>, ...)`. The keyword names are the sections of params.yaml the stage reads, so dvc.yaml's `params:` and
-the signature can be held against each other."""
+A stage is the module tasks/stages/NAME.py or tasks/stages/NAME/stage.py with a function `run(root, *, <section>:
+<SectionParams>, ...)`. The keyword names are the sections of params.yaml that the stage reads, so a test can compare
+the signature with dvc.yaml's `params:`.
+"""
 
 import importlib
 import inspect as _inspect
@@ -32,7 +33,7 @@ def stage_module(name: str) -> str:
 
 
 def sections(name: str) -> list[str]:
-    """The params.yaml sections stage `name` reads."""
+    """The sections of params.yaml that stage `name` reads."""
     run = importlib.import_module(stage_module(name)).run
     return [p.name for p in _inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
@@ -45,7 +46,7 @@ def run_stage(name: str, root: Path) -> None:
 
 
 def main(name: str) -> None:
-    """Run stage `name` in the current folder; a user's error is one message, not a traceback."""
+    """Run stage `name` in the current folder; an EvergreenError becomes one message, not a traceback."""
     try:
         run_stage(name, Path.cwd())
     except EvergreenError as error:

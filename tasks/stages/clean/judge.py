@@ -1,4 +1,7 @@
-"""Which given labels are wrong: out-of-fold probabilities and a noise model of images and classes."""
+"""Finds wrong given labels, from out-of-fold probabilities and a model of the label noise.
+
+N samples, K classes.
+"""
 
 from dataclasses import dataclass
 
@@ -10,22 +13,18 @@ from tasks.models.probe import Features, Probe
 from tasks.stages.clean import label_noise
 from tasks.stages.clean.label_noise import NoiseModel, fit_noise_model
 
-L2 = 0.1  # strong: a timid probe follows wrong labels less, and the noise model undoes the timidity
-
-
-FIRST, SECOND = 10, 8  # iterations of the two rounds; more cost time and find no more
-
-
+L2 = 0.1  # strong: an underconfident probe follows wrong labels less, and the noise model corrects the confidence
+FIRST, SECOND = 10, 8  # iterations of the two rounds; more take time and find nothing new
 LEAST_WEIGHT = 0.05  # of a suspicious sample in the second round: a class must not lose all its samples
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is thought of N given labels. Labels are class numbers (N,), or (N, K) of 0 and 1 for multi-label."""
+    """Verdict on N given labels. Labels are class numbers (N,), or (N, K) of 0 and 1 for multi-label."""
 
-    predicted: np.ndarray  # most probable label by the image alone
+    predicted: np.ndarray  # most probable label, from the image alone
     confidence: np.ndarray  # (N,) P(`predicted` is right | image, given label)
-    quality: np.ndarray  # (N,) P(given label is right | image, given label); multi-label: of its most doubtful class
+    quality: np.ndarray  # (N,) P(given label is right | image, given label); multi-label: for the most doubtful class
 
     @property
     def is_issue(self) -> np.ndarray:
@@ -35,24 +34,24 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judge:
-    """A probe trained on the training split, and what is known of its label noise: judges samples of any split."""
+    """A probe trained on the training split with the noise models of its labels; judges samples of any split."""
 
     probe: Probe
-    models: list[NoiseModel]  # one; multi-label: one a class
+    models: list[NoiseModel]  # one; multi-label: one per class
 
     def __call__(self, x: Features, y: np.ndarray) -> Judgement:
         return judge_labels(y, self.probe.probabilities(x), self.models)
 
 
 def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: list[NoiseModel]) -> Judgement:
-    """Judge labels `y` by `probabilities` (N, K) of a probe that has not seen them."""
+    """Judge labels `y` by the `probabilities` (N, K) of a probe that was not trained on them."""
     n = np.arange(len(y))
     if y.ndim == 1:
         posterior = models[0].posterior(y, probabilities)
         predicted = models[0].true_class(probabilities).argmax(axis=1)
         return Judgement(predicted, posterior[n, predicted], posterior[n, y])
     predicted, confidence, quality = np.zeros_like(y), np.ones(len(y)), np.ones(len(y))
-    for k, model in enumerate(models):  # each class is a question of its own: present or not
+    for k, model in enumerate(models):  # each class is judged by itself: present or absent
         given, both = y[:, k].astype(int), _absent_present(probabilities[:, k])
         posterior, best = model.posterior(given, both), model.true_class(both).argmax(axis=1)
         predicted[:, k] = best
@@ -64,10 +63,10 @@ def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: list[NoiseMod
 def judge_training(
     x: Features, y: np.ndarray, classes: list[str], groups: np.ndarray, clusters: np.ndarray, folds: int, seed: int
 ) -> tuple[Judgement, Judge]:
-    """Judge the training labels `y` out of fold; and a Judge for other splits. `groups`, `clusters`: (N,) names.
+    """Judge the training labels `y` out of fold, and return a Judge for other splits. `groups`, `clusters`: (N,) names.
 
-    F + 1 probes, one for each fold held out and one on everything, in two rounds: the second round's weigh each
-    label by the first round's trust in it. Raises DataError where the labels cannot be judged.
+    Trains F + 1 probes, one for each held-out fold and one on everything, in two rounds. The second round weighs each
+    label by the first round's trust in it. Raises DataError if the labels cannot be judged.
     """
     members = y[:, None] == np.arange(len(classes)) if y.ndim == 1 else y > 0
     fold = assign_folds(members, groups, folds, seed)
@@ -101,5 +100,5 @@ def _noise_models(y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray
 
 
 def _absent_present(probability: np.ndarray) -> np.ndarray:
-    """One label's probability (N,) as those of two classes, (N, 2)."""
+    """One label's probability (N,) as the probabilities of two classes, (N, 2)."""
     return np.stack([1 - probability, probability], axis=1)

@@ -1,17 +1,17 @@
-"""How likely is each given label right? From out-of-fold probabilities to a posterior, after confident learning.
+"""The probability that each given label is right: out-of-fold probabilities to a posterior, by confident learning.
 
 N samples, K classes. Three steps, each needing only (N,) labels and (N, K) out-of-fold probabilities:
 
 1. cleanlab's confident joint (Northcutt et al. 2021) counts how often class j is labelled i: Q (K, K), rows given.
-   Small classes have too few images for that: their rates are drawn towards the overall one (`smooth`).
-2. A probe trained on noisy labels predicts noisy labels, too timidly, and with the given classes' frequencies. One
-   temperature and one offset a class turn them into probabilities of the true class: those under which the noise
-   model, T(given | true) p(true | image), gives the labels seen the highest likelihood (forward correction, Patrini
-   et al. 2017, with Platt's scaling for the network).
+   Small classes have too few images for that: `smooth` draws their rates towards the overall rate.
+2. A probe trained on noisy labels predicts noisy labels, is underconfident, and repeats the given class frequencies.
+   One temperature and one offset per class turn its output into probabilities of the true class. They are chosen so
+   that the noise model, T(given | true) p(true | image), gives the given labels the highest likelihood (forward
+   correction, Patrini et al. 2017, with Platt's scaling for the network).
 3. Bayes: P(true | image, given) is proportional to T(given | true) p(true | image).
 
-A label is an issue when it is more probably wrong than right. cleanlab's own cut counts ambiguous images of the
-class frequencies' making as errors; the benchmark label_noise compares the two.
+A label is an issue when it is more probably wrong than right. cleanlab's own cut also counts images as errors that are
+ambiguous only because of the class frequencies; the benchmark label_noise compares the two.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ import numpy as np
 from tasks.common.errors import DataError
 from tasks.models.probe import softmax
 
-STRENGTH = 50  # images' worth of belief that a class is mislabelled as often as the others, by their frequency
-OFFSET_PENALTY = 1e-3  # keeps class offsets near 0 where the data say little
+STRENGTH = 50  # prior, in images, that a class is mislabelled as often as the others, by their frequency
+OFFSET_PENALTY = 1e-3  # keeps class offsets near 0 where there are few data
 FIT_ROWS = 50_000  # enough rows to fit K + 1 numbers
 TINY = 1e-12
 
 
 def check_judgeable(y: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
-    """Raise DataError for input of which cleanlab would silently report no issue at all.
+    """Raise DataError for input for which cleanlab would silently report no issue at all.
 
     `y` (N,) class numbers or (N, K) of 0 and 1; `probabilities` (N, K).
     """
@@ -37,25 +37,25 @@ def check_judgeable(y: np.ndarray, probabilities: np.ndarray, classes: list[str]
         raise DataError(f"{n} labels of {k} classes, but probabilities of shape {probabilities.shape}")
     counts = np.bincount(y, minlength=k) if y.ndim == 1 else y.sum(axis=0).astype(int)
     if k < 2 and y.ndim == 1:
-        raise DataError(f"labels can be judged between 2 classes or more, found {k}: {classes}")
+        raise DataError(f"labels can be judged with 2 classes or more, found {k}: {classes}")
     if y.ndim == 1 and (absent := [name for name, count in zip(classes, counts, strict=True) if count == 0]):
         raise DataError(
-            f"{len(absent)} of {k} classes have no training label: {absent[:20]}; every class needs some, "
-            "or take it out of data.classes"
+            f"{len(absent)} of {k} classes have no training label: {absent[:20]}; add some for each class, "
+            "or remove it from data.classes"
         )
     if y.ndim == 2 and (bare := [c for c, count in zip(classes, counts, strict=True) if count in (0, n)]):
         raise DataError(f"{len(bare)} of {k} labels are on none or on all of {n} training images: {bare[:20]}")
     if bad := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         raise DataError(f"{bad} of {n} rows of probabilities hold NaN or infinity: are the features finite?")
     if bad := int(((probabilities < -1e-6) | (probabilities > 1 + 1e-6)).any(axis=1).sum()):
-        raise DataError(f"{bad} of {n} rows of probabilities leave 0..1")
+        raise DataError(f"{bad} of {n} rows of probabilities are outside 0..1")
     if y.ndim == 1 and (off := float(np.abs(probabilities.sum(axis=1) - 1).max())) > 1e-3:
         raise DataError(f"rows of probabilities must sum to 1, found one off by {off:.3g}")
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """What step 1 and 2 found; judges any sample of the same classes, also ones it was not fitted on."""
+    """The result of steps 1 and 2. It judges any sample of the same classes, including samples it was not fitted on."""
 
     transition: np.ndarray  # (K, K): T[i, j] = P(given i | true j)
     sharpness: float  # 1 / temperature
@@ -74,8 +74,8 @@ class NoiseModel:
 def fit_noise_model(y: np.ndarray, probabilities: np.ndarray, joint_from: np.ndarray | None = None) -> NoiseModel:
     """Steps 1 and 2 for labels `y` (N,) and out-of-fold `probabilities` (N, K).
 
-    `joint_from`: other out-of-fold probabilities for step 1, (N, K): cleanlab wants those of a probe that was
-    trained on the labels as given.
+    `joint_from`: other out-of-fold probabilities for step 1, (N, K). cleanlab expects those of a probe that was trained
+    on the labels as given.
     """
     joint = smooth(_confident_joint(y, probabilities if joint_from is None else joint_from), np.bincount(y))
     transition = joint / np.maximum(joint.sum(axis=0), TINY)
@@ -92,8 +92,11 @@ def _confident_joint(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def smooth(joint: np.ndarray, given: np.ndarray, strength: float = STRENGTH) -> np.ndarray:
-    """`joint` (K, K) as counts, with `given` (K,) samples a class, as if each class had `strength` more samples of
-    average noise that comes from the other classes in proportion to their size."""
+    """`joint` (K, K) as counts, with the rates of small classes drawn towards the overall rate.
+
+    `given` (K,): samples per class. Each class is treated as if it had `strength` more samples of average noise that
+    comes from the other classes in proportion to their size.
+    """
     counts = joint * given.sum()
     right = np.diag(counts)
     wrong = counts - np.diag(right)

@@ -1,8 +1,8 @@
-"""Stage `clean`: judge every label by out-of-fold predictions on pretrained features; mend the training split.
+"""Stage `clean`: judge every label by out-of-fold predictions on pretrained features; repair the training split.
 
 Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate
-clusters) and the features of `embed`; writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json.
-Only training labels change, within bounds; of the other splits suspicious labels are queued for a person.
+clusters) and the features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json. Only
+training labels change, within bounds. Suspicious labels of the other splits are queued for a person.
 
 N samples, K classes, D feature dimensions, F folds.
 """
@@ -30,10 +30,10 @@ ACTIONS = ("keep", "relabel", "drop", "queue")
 
 
 def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParams) -> tuple[np.ndarray, np.ndarray]:
-    """(actions, reasons), (N,) each, for training labels `y`; reasons are "" but for queued samples.
+    """(actions, reasons), (N,) each, for training labels `y`; only queued samples have a reason, else "".
 
-    A class of at most `rare_class` samples neither loses nor gains one; of any class at most `max_changed_share` is
-    relabelled or dropped, the most suspicious first. What is not done is queued.
+    A class of at most `rare_class` samples neither loses nor gains one. Of any class at most `max_changed_share` is
+    relabelled or dropped, the most suspicious first. A change that these rules forbid is queued.
     """
     counts = class_counts(y, classes)
     budget = np.floor(counts * policy.max_changed_share).astype(int)
@@ -42,7 +42,7 @@ def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParam
     reasons = np.full(len(y), "", dtype="<U10")
     rows = np.flatnonzero(judgement.is_issue)
     for row in rows[np.argsort(judgement.quality[rows], kind="stable")]:
-        given, other = _held(y[row]), _held(judgement.predicted[row])
+        given, other = _classes_of(y[row]), _classes_of(judgement.predicted[row])
         action = "queue"
         if given != other and other and judgement.confidence[row] >= policy.relabel_confidence:
             action = "relabel"
@@ -62,7 +62,7 @@ def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParam
     return actions, reasons
 
 
-def _held(label: np.ndarray) -> set[int]:
+def _classes_of(label: np.ndarray) -> set[int]:
     """Class numbers of one label."""
     return {int(label)} if np.ndim(label) == 0 else set(np.flatnonzero(label).tolist())
 
@@ -70,7 +70,7 @@ def _held(label: np.ndarray) -> set[int]:
 def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, clean: CleanParams) -> None:
     """Judge all labelled accepted samples and write labels, queue and figures.
 
-    Raises StageInputError for missing input and DataError where the training labels cannot be judged.
+    Raises StageInputError for missing input and DataError if the training labels cannot be judged.
     """
     samples, classes = _read(root)
     y = encode(samples.column("label"), classes, data.task)
@@ -91,7 +91,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     held = np.flatnonzero(split != "train")
     if len(held):
         judged.append((held, judge(features(held), y[held])))
-    everything = _together(judged)
+    everything = _in_row_order(judged)
 
     actions = np.full(len(y), "keep", dtype="<U7")
     reasons = np.where(everything.is_issue, "held_out", "").astype("<U10")
@@ -103,7 +103,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
 
 
 def _read(root: Path) -> tuple[pa.Table, list[str]]:
-    """Labelled accepted samples with their near-duplicate cluster, in canonical order; class names."""
+    """Labelled accepted samples with their near-duplicate cluster, in canonical order; and the class names."""
     accepted = root / "artifacts" / "validate" / "accepted.parquet"
     inspected = root / "artifacts" / "inspect" / "samples.parquet"
     names = root / "artifacts" / "validate" / "classes.json"
@@ -117,8 +117,8 @@ def _read(root: Path) -> tuple[pa.Table, list[str]]:
     return samples.append_column("cluster", pa.array([cluster.get(i) or i for i in ids])), read_json(names)
 
 
-def _together(judged: list[tuple[np.ndarray, Judgement]]) -> Judgement:
-    """One Judgement of all rows from those of parts, given as (row numbers, Judgement)."""
+def _in_row_order(judged: list[tuple[np.ndarray, Judgement]]) -> Judgement:
+    """Put Judgements of parts, given as (row numbers, Judgement), together in row order."""
     order = np.argsort(np.concatenate([rows for rows, _ in judged]))
     columns = ("predicted", "confidence", "quality")
     return Judgement(*(np.concatenate([getattr(part, column) for _, part in judged])[order] for column in columns))

@@ -1,17 +1,17 @@
-"""Are a batch's labels noisier than those of the data before it? Measured with a probe on pretrained features.
+"""Measures whether a batch's labels are noisier than those of the data before it, with a probe on pretrained features.
 
-K classes; a confusion C (K, K) counts samples by given label (rows) and by what a probe trained on the earlier
-data predicts (columns); for the earlier data itself the predictions are out of fold. Two questions a class,
-neither of which depends on how frequent the classes are in the batch:
+K classes. A confusion C (K, K) counts samples by given label (rows) and by what a probe trained on the earlier data
+predicts (columns). For the earlier data itself the predictions are out of fold. Each class is asked two questions,
+and neither answer depends on how frequent the classes are in the batch:
 
-- given: of the samples *given* class k, how many more does the probe see as something else than it used to?
-  Catches a class that other images were thrown into, and two classes swapped.
-- missing: how many samples look like class k but are given another, beyond the usual confusions, as a share of
-  the samples of class k? Catches a whole class thrown into a much larger one, where it hardly shows.
+- given: of the samples *given* class k, how many more than before does the probe take for another class?
+  Catches a class that images of other classes were put into, and two swapped classes.
+- missing: how many samples look like class k but carry another label, beyond the usual confusions, as a share of the
+  samples of class k? Catches a whole class that was put into a much larger one, where it hardly shows.
 
-A batch from another camera disagrees with the old probe although its labels are right. So a second probe tells
-earlier from new images; where it can (AUC above DIFFERENT), disagreement says nothing about labels and no class
-is judged. Measuring (`measure`) and judging (`judge`) are apart: measurements are cached, bounds may change.
+A batch from another camera disagrees with the old probe although its labels are right. So a second probe tells earlier
+from new images. Where it can (AUC above DIFFERENT), disagreement says nothing about labels and no class is judged.
+`measure` and `judge` are separate because measurements are cached while the bounds may change.
 """
 
 from pathlib import Path
@@ -34,12 +34,12 @@ from tasks.scoring.targets import encode
 FOLDS = 5
 Z = 2.326  # one-sided 99 %: 2 K questions are asked of each batch
 DIFFERENT = 0.8  # AUC. Label mixes 0.35 apart (validate.max_prior_change) alone reach 0.5 + 0.35 - 0.35^2 / 2 = 0.79
-DOMAIN_ROWS = 1000  # of each side, for the second probe
-MIN_EXPECTED = 10  # samples of a class to expect in the batch before "missing" is asked
+DOMAIN_ROWS = 1000  # of the earlier data and of the batch, for the second probe
+MIN_EXPECTED = 10  # expected samples of a class in the batch; with fewer, "missing" is not asked
 
 
 class Noise(Frozen):
-    """Measurements of one batch: counts, (K, K) nested lists; for multi-label (K, 2, 2), absent or present."""
+    """What was measured of one batch: counts as (K, K) nested lists; multi-label: (K, 2, 2), absent or present."""
 
     classes: list[str]
     old: list
@@ -48,7 +48,7 @@ class Noise(Frozen):
 
 
 def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesParams, embed: EmbedParams) -> Noise:
-    """`measure` the rows of `samples` from number `old` on against those before, or read what was measured earlier.
+    """`measure` the rows of `samples` from row `old` on against the rows before it, or read the cached result.
 
     It is in this module so that the cache key covers exactly the code that measures, not the whole stage.
     """
@@ -59,7 +59,7 @@ def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesPar
     file = cache_dir("validate", root) / f"noise-{key[:24]}.json"
     try:
         return Noise.model_validate(read_json(file))
-    except (OSError, ValueError):  # not there, or torn: measure
+    except (OSError, ValueError):  # missing or damaged: measure
         classes = sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)})
     x = pretrained_features(root, samples, embed=embed, images=images)
     y = encode(labels, classes, task)
@@ -71,9 +71,11 @@ def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesPar
 def measure(
     old_x: np.ndarray, old_y: np.ndarray, groups: np.ndarray, new_x: np.ndarray, new_y: np.ndarray, classes: list[str]
 ) -> Noise:
-    """`old_x`, `new_x` (N, D) features; `old_y`, `new_y` targets as tasks.scoring.targets.encode gives them.
+    """Count both confusions and how different the images look.
 
-    `groups` (N_old,) names: samples of one group share a fold, so that a new camera is compared with new cameras.
+    `old_x`, `new_x` (N, D) are features; `old_y`, `new_y` targets as tasks.scoring.targets.encode gives them. `groups`
+    (N_old,) are names. Samples of one group share a fold, so that a new camera is compared with cameras that the probe
+    had not seen either.
     """
     k = len(classes)
     members = old_y[:, None] == np.arange(k) if old_y.ndim == 1 else old_y > 0
@@ -95,7 +97,7 @@ def measure(
 
 
 def confusion(given: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """(K, K) counts of given (N,) by most probable class; (K, 2, 2) for multi-label `given` (N, K)."""
+    """(K, K) counts of `given` (N,) by most probable class; (K, 2, 2) for multi-label `given` (N, K)."""
     k = logits.shape[1]
     if given.ndim == 1:
         return np.bincount(given * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
@@ -127,7 +129,7 @@ def auc(scores: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> float:
 
 
 def judge(noise: Noise, max_increase: float) -> list[Check]:
-    """One check a class: the worse of its two answers. A lower bound above `max_increase` fails."""
+    """One check per class: the worse of its two answers. It fails if the lower bound is above `max_increase`."""
     different = noise.difference > DIFFERENT
     checks = [
         Check(
@@ -145,7 +147,7 @@ def judge(noise: Noise, max_increase: float) -> list[Check]:
     old_counts, new_counts = np.array(noise.old), np.array(noise.new)
     for number, name in enumerate(noise.classes):
         old, new, k = old_counts, new_counts, number
-        if old.ndim == 3:  # multi-label: each class is a question of its own, absent or present
+        if old.ndim == 3:  # multi-label: each class is judged by itself, absent or present
             old, new, k = old[number], new[number], 1
         value, low, found, of = given_increase(old, new, k)
         what = f"{found:,} of {of:,} images labelled {name!r} look like another class: {value:.0%} more than before"
@@ -171,14 +173,14 @@ def judge(noise: Noise, max_increase: float) -> list[Check]:
 def given_increase(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, float, int, int]:
     """(increase, its lower bound, disagreeing, given) of the disagreement among samples given class `k`.
 
-    The bound is Newcombe's for a difference of two proportions (1998, method 10), so that a class rare in the
-    earlier data is judged mildly. (0, 0, 0, 0) where neither side has the class.
+    The bound is Newcombe's for a difference of two proportions (1998, method 10): it is mild on a class that is rare
+    in the earlier data. (0, 0, 0, 0) if no sample of the batch has the class.
     """
     of_old, of_new = int(old[k].sum()), int(new[k].sum())
     if of_new == 0:
         return 0.0, 0.0, 0, 0
     wrong_old, wrong_new = of_old - int(old[k, k]), of_new - int(new[k, k])
-    before = wrong_old / of_old if of_old else 1.0  # a class never seen before cannot be recognised
+    before = wrong_old / of_old if of_old else 1.0  # the probe cannot recognise a class that it has never seen
     after = wrong_new / of_new
     low_after, _ = wilson(wrong_new, of_new, Z)
     _, high_before = wilson(wrong_old, of_old, Z)
@@ -189,9 +191,9 @@ def given_increase(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, flo
 def missing_share(old: np.ndarray, new: np.ndarray, k: int) -> tuple[float, float, int, int]:
     """(share, its lower bound, samples that look like `k`, of those given `k`) of class `k` given other labels.
 
-    What the probe takes for k among other given labels, less what its confusions in the earlier data let expect,
-    relative to the samples of k that its earlier share lets expect. It cannot exceed what is missing from those:
-    an entirely new class may look like an old one, but then the old one is still there.
+    Counts what the probe takes for k among other given labels, less what its confusions in the earlier data predict.
+    The share is relative to the samples of k that its earlier frequency predicts. It cannot exceed what is missing from
+    those: an entirely new class may look like an old one, but then the old one is still present.
     """
     of_old, of_new = old.sum(axis=1), new.sum(axis=1)
     others = np.arange(len(old)) != k

@@ -1,7 +1,7 @@
-"""The Great Expectations suite of params.yaml on the table of samples, cached by content.
+"""Runs the Great Expectations suite of params.yaml on the table of samples, cached by content.
 
-N rows. Importing the library takes seconds, so an unchanged table with an unchanged suite is not looked at again.
-Text (labels, sources) is HTML-escaped before it goes in: the library's own pages would show it raw.
+N rows. Importing the library takes seconds, so an unchanged table with an unchanged suite is not evaluated again. Text
+(labels, sources) is HTML-escaped before the library sees it: its own pages would show the text unescaped.
 """
 
 import difflib
@@ -27,7 +27,7 @@ _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list", "column_set")
 
 
 class Outcome(BaseModel):
-    """What became of one expectation on N rows."""
+    """The result of one expectation on N rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,9 +35,9 @@ class Outcome(BaseModel):
     kwargs: dict[str, Any]
     severity: str
     passed: bool
-    error: str = ""  # why it could not be evaluated; never a pass
-    unexpected: dict[str, str] = {}  # id of a row that breaks it -> what was found there
-    observed: str = ""  # of expectations on the table or a whole column
+    error: str = ""  # why it could not be evaluated; then it has not passed
+    unexpected: dict[str, str] = {}  # id of a row that breaks it -> the value found there
+    observed: str = ""  # for expectations on the table or a whole column
 
     @property
     def sentence(self) -> str:
@@ -46,7 +46,7 @@ class Outcome(BaseModel):
 
 
 def columns_of(suite: list[Expectation]) -> list[str]:
-    """Columns the suite looks at, sorted. Raises ParamsError naming what is no column of the samples."""
+    """Columns that the suite reads, sorted. Raises ParamsError for names that the samples do not have."""
     found, wrong = set(), []
     for number, expectation in enumerate(suite):
         for key in _COLUMN_KEYS:
@@ -64,9 +64,9 @@ def columns_of(suite: list[Expectation]) -> list[str]:
 
 
 def evaluate(root: Path, samples: pa.Table, suite: list[Expectation]) -> list[Outcome]:
-    """One outcome per expectation, in order, on `samples` (samples_schema, N rows, N > 0), from the cache if known.
+    """One outcome per expectation, in order, on `samples` (samples_schema, N rows, N > 0); cached.
 
-    Labels of multi-label samples are one string, joined by "|". Raises ParamsError for an expectation that
+    Labels of a multi-label sample become one string, joined by "|". Raises ParamsError for an expectation that
     Great Expectations does not know or whose arguments it refuses.
     """
     names = ["id", *(name for name in columns_of(suite) if name != "id")]
@@ -78,25 +78,25 @@ def evaluate(root: Path, samples: pa.Table, suite: list[Expectation]) -> list[Ou
     file = cache_dir("validate", root) / f"expectations-{key[:24]}.json"
     try:
         return [Outcome.model_validate(one) for one in read_json(file)]
-    except (OSError, ValueError):  # not there, or torn: evaluate
+    except (OSError, ValueError):  # missing or damaged: evaluate
         outcomes = _evaluate(table, suite)
     write_json(file, [one.model_dump() for one in outcomes])
     return outcomes
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """`column` with its text escaped and lists of labels joined."""
+    """`column` with text escaped and lists of labels joined."""
     if pa.types.is_list(column.type):
         return pa.array([None if value is None else _escaped("|".join(value)) for value in column.to_pylist()])
     if pa.types.is_string(column.type):
-        encoded = column.combine_chunks().dictionary_encode()  # a label is escaped once, not once a row
+        encoded = column.combine_chunks().dictionary_encode()  # each label is escaped once, not once per row
         escaped = [None if value is None else _escaped(value) for value in encoded.dictionary.to_pylist()]
         return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(escaped, pa.string())).cast(pa.string())
     return column
 
 
 def _escaped(value: Any) -> Any:
-    """Text HTML-escaped, lists of it too; other values as they are."""
+    """Text HTML-escaped, in lists too; other values unchanged."""
     if isinstance(value, list):
         return [_escaped(one) for one in value]
     return html.escape(value) if isinstance(value, str) else value
@@ -111,7 +111,7 @@ def _digest(table: pa.Table) -> str:
 
 
 def _evaluate(table: pa.Table, suite: list[Expectation]) -> list[Outcome]:
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: it reads its settings then
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import, which reads the settings
     import great_expectations as gx
 
     checks = [_built(number, expectation) for number, expectation in enumerate(suite)]
@@ -126,7 +126,7 @@ def _evaluate(table: pa.Table, suite: list[Expectation]) -> list[Outcome]:
     }
     results = batch.validate(gx.ExpectationSuite(name="params.yaml", expectations=checks), result_format=form).results
     by_number = {result.expectation_config.meta["number"]: result.to_json_dict() for result in results}
-    # an expectation without a result is no pass: hard rule `expectations` counts them
+    # an expectation without a result has not passed: the hard rule `expectations` counts the results
     return [_outcome(suite[number], by_number[number]) for number in sorted(by_number)]
 
 
@@ -135,7 +135,7 @@ def _built(number: int, expectation: Expectation):
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     kwargs = dict(expectation.kwargs)
-    if "value_set" in kwargs:  # compared with escaped text
+    if "value_set" in kwargs:  # it is compared with escaped text
         kwargs["value_set"] = _escaped(kwargs["value_set"])
     try:
         return ExpectationConfiguration(type=expectation.type, kwargs=kwargs, meta={"number": number}).to_domain_obj()
@@ -162,6 +162,6 @@ def _outcome(expectation: Expectation, result: dict) -> Outcome:
 
 
 def _error(about: dict) -> str:
-    """The exception message in a result: either at its top or one level down, per metric."""
+    """The exception message of a result; the library puts it at the top or one level down, per metric."""
     entries = [about, *(value for value in about.values() if isinstance(value, dict))]
     return next((str(e["exception_message"]) for e in entries if e.get("raised_exception")), "")

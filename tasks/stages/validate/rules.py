@@ -1,7 +1,7 @@
 """The hard rules of `validate`: small pure functions from counts to a Check with value and bound.
 
-K is the number of labels compared. Each is there because a validation library answers "success" to a table
-without rows, a column without values and a suite without expectations, and knows no earlier data.
+K is the number of compared labels. The rules exist because a validation library reports success for a table without
+rows, a column without values and a suite without expectations, and does not know the earlier data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ def _check(name: str, passed: bool, value: float, bound: float, detail: str, low
 
 
 def rows(labelled: int, least: int) -> Check:
-    """Enough labelled training rows?"""
+    """Fail when there are too few labelled training rows."""
     return _check(
         "rows", labelled >= least, labelled, least, f"{labelled:,} labelled training rows, at least {least:,} expected"
     )
 
 
 def null_labels(nulls: int, of: int, most: float) -> Check:
-    """Not too many rows of a batch without label?"""
+    """Fail when too many rows of a batch have no label."""
     share = nulls / max(of, 1)
     return _check(
         "null_labels",
@@ -45,7 +45,7 @@ def null_labels(nulls: int, of: int, most: float) -> Check:
 
 
 def quarantined(bad: int, of: int, most: float) -> Check:
-    """Not too many rows of a batch quarantined, at ingest or later?"""
+    """Fail when too many rows of a batch are quarantined, at ingest or later."""
     share = bad / max(of, 1)
     return _check(
         "quarantined",
@@ -57,24 +57,25 @@ def quarantined(bad: int, of: int, most: float) -> Check:
 
 
 def prior_change(batch: np.ndarray, earlier: np.ndarray, most: float) -> Check:
-    """Is the batch's label mix near the earlier one? `batch`, `earlier`: (K,) counts, each with a sum above 0.
+    """Fail when a batch's label mix differs too much from the earlier one.
 
-    The value is the total variation distance (half the L1 distance) of the two mixes. It is positive also for a
-    batch drawn from the earlier mix, the more so the smaller the batch; so what fails is its lower bound: the
-    distance less the 95 % quantile of how far a sample of that size strays from its own mix.
+    `batch`, `earlier`: (K,) counts, each with a sum above 0. The value is the total variation distance (half the L1
+    distance) of the two mixes. Even a batch drawn from the earlier mix has a positive distance, and a larger one the
+    smaller the batch. So the lower bound decides: the distance less the 99 % quantile of how far a sample of that size
+    strays from its own mix.
     """
     mix = batch / batch.sum()
     distance = np.abs(mix - earlier / earlier.sum()).sum() / 2
     size = int(batch.sum())
     strays = np.abs(np.random.default_rng(0).multinomial(size, mix, DRAWS) / size - mix).sum(axis=1) / 2
     low = max(distance - np.quantile(strays, 0.99), 0.0)
-    detail = f"the label mix differs by {distance:.2f} (total variation; at least {low:.2f} of it is no chance)"
+    detail = f"the label mix differs by {distance:.2f} (total variation; at least {low:.2f} of it is not chance)"
     detail += f" from the data before it, at most {most:g} expected"
     return _check("prior_change", low <= most, distance, most, detail, low)
 
 
 def class_names(train: Mapping[str, int], given: Sequence[str] | None, least: int) -> list[str]:
-    """The K classes: `given` (data.classes) as it stands, else every label with `least` training rows, sorted.
+    """The K classes: `given` (data.classes) unchanged, else every label with at least `least` training rows, sorted.
 
     `train`: label -> labelled training rows.
     """
@@ -84,7 +85,7 @@ def class_names(train: Mapping[str, int], given: Sequence[str] | None, least: in
 def class_support(
     counts: Mapping[str, Mapping[str, int]], classes: Sequence[str], least: Mapping[str, int], min_classes: int
 ) -> list[Check]:
-    """Enough classes, and enough of each in each split? `counts`: split -> label -> rows."""
+    """Fail for too few classes, or too few images of a class in a split. `counts`: split -> label -> rows."""
     found = len(classes)
     checks = [_check("classes", found >= min_classes, found, min_classes, f"{found} classes {list(classes)[:12]}")]
     if found < min_classes:
@@ -111,12 +112,12 @@ def class_support(
 
 
 def values_seen(column: str, values: int, of: int) -> Check:
-    """Has a column that an expectation looks at any value? Without one, every expectation holds."""
+    """Fail when a column that an expectation reads is empty: every expectation would hold."""
     detail = f"column {column!r} has a value in {values:,} of {of:,} rows, at least 1 expected"
     return _check(f"values.{column}", values > 0, values, 1, detail)
 
 
 def expectations(count: int, checked: int) -> Check:
-    """Was every expectation of a non-empty suite really evaluated?"""
+    """Fail when the suite is empty or one of its expectations was not evaluated."""
     detail = f"{checked} expectations evaluated, {max(count, 1)} expected"
     return _check("expectations", checked == count > 0, checked, max(count, 1), detail)

@@ -1,11 +1,12 @@
-"""Stage `validate`: may this table be trained on? Hard rules, then the Great Expectations suite of params.yaml.
+"""Stage `validate`: decides whether the data may be trained on, by hard rules and a Great Expectations suite.
 
-Reads artifacts/inspect/samples.parquet and the batch manifests under data/; writes artifacts/validate/
-{accepted.parquet, classes.json, quarantine.parquet, result.json, index.html} and metrics/validate.json.
-index.html shows every rule with its figures and works without network. Rows that break a rule are quarantined;
-a batch or table that breaks one stops the run (BatchRefused, TableRefused), and its page is then kept in
-`.evergreen/validation/`. Batches are judged in ingest order, each against those before it; the measurements are
-cached, so a run costs what is new.
+Reads artifacts/inspect/samples.parquet and the batch manifests under data/. Writes artifacts/validate/
+{accepted.parquet, classes.json, quarantine.parquet, result.json, index.html} and metrics/validate.json. index.html
+shows every rule with its figures and works without network.
+
+Rows that break a rule are quarantined. A batch or table that breaks one stops the run (BatchRefused, TableRefused);
+its page is then in `.evergreen/validation/`. Batches are judged in ingest order, each against those before it. The
+measurements are cached, so a run only pays for new data.
 
     python -m tasks.stages validate
 """
@@ -28,17 +29,19 @@ from tasks.dataset.shards import BatchManifest, batches, read_tombstones
 from tasks.stages.validate import batch_noise, expectations, rules
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.expectations import Outcome
-from tasks.stages.validate.table import Candidates, Findings, failures, labels_of, report
+from tasks.stages.validate.table import Findings, SampleTable, failures, labels_of, report
 
-REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared
-MIX_COMPARED = ("import",)  # kinds of batches; traffic has the mix it has, and reviews are picked by their doubt
-LABELS_COMPARED = ("import", "production")  # a review is by a person, image by image, on the doubtful ones
+REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared at most
+MIX_COMPARED = (
+    "import",
+)  # kinds of batches; the mix of traffic is free, and reviews are chosen because they are doubtful
+LABELS_COMPARED = ("import", "production")  # in a review, a person looked at each doubtful image
 QUARANTINE = pa.schema([("id", pa.string()), ("batch", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, validate: ValidateParams) -> None:
     """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
-    expectations.columns_of(validate.expectations)  # a misspelt column is told before any work
+    expectations.columns_of(validate.expectations)  # report a misspelt column before any work
     table, manifests = _read(root)
     found = Findings()
     try:
@@ -62,17 +65,17 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     _write(root, table, found, manifests, data.task, images)
 
 
-def _read(root: Path) -> tuple[Candidates, list[BatchManifest]]:
+def _read(root: Path) -> tuple[SampleTable, list[BatchManifest]]:
     file = root / "artifacts" / "inspect" / "samples.parquet"
     if not file.is_file():
         raise StageInputError(f"{file} is missing: run the stage inspect first")
     tombstones = read_tombstones(root)
     manifests = [batch for batch in batches(root / "data") if batch.batch not in tombstones]
-    return Candidates(pq.read_table(file)), manifests
+    return SampleTable(pq.read_table(file)), manifests
 
 
-def choose_classes(table: Candidates, given: list[str] | None, validate: ValidateParams) -> list[str]:
-    """The class names; rows with any other label are quarantined."""
+def choose_classes(table: SampleTable, given: list[str] | None, validate: ValidateParams) -> list[str]:
+    """The class names. Rows with any other label are quarantined."""
     train = table.counts(table.training)
     least = max(validate.min_per_class.get("train", 0), 1)
     classes = rules.class_names(train, given, least)
@@ -88,7 +91,7 @@ def choose_classes(table: Candidates, given: list[str] | None, validate: Validat
 
 def _judge_batches(
     root: Path,
-    table: Candidates,
+    table: SampleTable,
     manifests: list[BatchManifest],
     found: Findings,
     task: str,
@@ -96,10 +99,10 @@ def _judge_batches(
     embed: EmbedParams,
     validate: ValidateParams,
 ) -> None:
-    """Each batch against the bounds and against those before it, in ingest order; the first bad one is refused.
+    """Judge each batch, in ingest order, against the bounds and the batches before it; refuse the first bad one.
 
-    Which rule holds for which kind of batch is in MIX_COMPARED and LABELS_COMPARED; the hard set is no sample of
-    anything and nothing is compared with it.
+    MIX_COMPARED and LABELS_COMPARED say which rule applies to which kind of batch. The hard set is not a random sample,
+    so nothing is compared with it.
     """
     training = table.training
     earlier, reference = Counter(), np.empty(0, np.int64)
@@ -123,8 +126,8 @@ def _judge_batches(
             reference = _draw(np.concatenate([reference, rows]), table.ids)
 
 
-def _judge_shares(table: Candidates, manifest: BatchManifest, found: Findings, validate: ValidateParams) -> None:
-    """Add, or make anew, the checks of null labels and quarantined rows; refuse the batch if any check fails."""
+def _judge_shares(table: SampleTable, manifest: BatchManifest, found: Findings, validate: ValidateParams) -> None:
+    """Add or update the checks of null labels and quarantined rows. Refuse the batch if any check fails."""
     checks = {check.name: check for check in found.of_batch[manifest.batch]}
     checks |= {check.name: check for check in share_checks(table, manifest, validate)}
     found.of_batch[manifest.batch] = list(checks.values())
@@ -132,8 +135,8 @@ def _judge_shares(table: Candidates, manifest: BatchManifest, found: Findings, v
         raise BatchRefused(manifest.batch, reasons)
 
 
-def share_checks(table: Candidates, manifest: BatchManifest, validate: ValidateParams) -> list[Check]:
-    """Of rows without label and of quarantined rows, refused at ingest or later; none for a small batch."""
+def share_checks(table: SampleTable, manifest: BatchManifest, validate: ValidateParams) -> list[Check]:
+    """Checks of rows without label and of rows quarantined at ingest or later; none for a small batch."""
     here = table.batch == manifest.batch
     refused, rows = sum(manifest.quarantined.values()), int(here.sum())
     if rows + refused < validate.min_batch:
@@ -146,13 +149,15 @@ def share_checks(table: Candidates, manifest: BatchManifest, validate: ValidateP
 
 
 def _draw(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The REFERENCE rows with the smallest ids: a random draw (ids are hashes) that hardly changes as rows are
-    added, so that cached measurements stay valid."""
+    """The REFERENCE rows with the smallest ids.
+
+    Ids are hashes, so this is a random draw. It hardly changes as rows are added, so cached measurements stay valid.
+    """
     return rows[np.argsort(ids[rows])][:REFERENCE]
 
 
-def table_checks(table: Candidates, classes: list[str], validate: ValidateParams) -> list[Check]:
-    """Rows, classes, support of each class, and that columns with an expectation have values at all."""
+def table_checks(table: SampleTable, classes: list[str], validate: ValidateParams) -> list[Check]:
+    """Checks of rows, classes, support of each class, and that columns with an expectation are not empty."""
     counts = {split: table.counts(table.fine & (table.split == split)) for split in rules.SPLITS}
     fine = table.accepted()
     return [
@@ -166,12 +171,12 @@ def table_checks(table: Candidates, classes: list[str], validate: ValidateParams
 
 
 def _values(column: pa.ChunkedArray) -> int:
-    """Entries that are neither null nor NaN: those an expectation looks at."""
+    """Entries that are neither null nor NaN: those that an expectation evaluates."""
     return len(column) - pc.sum(pc.is_null(column, nan_is_null=True), min_count=0).as_py()
 
 
-def apply_outcomes(table: Candidates, outcomes: list[Outcome], asked: int) -> list[Check]:
-    """Quarantine the rows that break an expectation; a failed check where the table as a whole breaks one."""
+def apply_outcomes(table: SampleTable, outcomes: list[Outcome], asked: int) -> list[Check]:
+    """Quarantine the rows that break an expectation; a failed check where the whole table breaks one."""
     checks = [rules.expectations(asked, sum(not outcome.error for outcome in outcomes))]
     row_of = {one: row for row, one in enumerate(table.ids)}
     for number, outcome in enumerate(outcomes):
@@ -198,9 +203,9 @@ def _refuse_table(checks: list[Check]) -> None:
 
 
 def _keep_page(
-    root: Path, table: Candidates, found: Findings, manifests: list[BatchManifest], images: ImagesParams, refused: dict
+    root: Path, table: SampleTable, found: Findings, manifests: list[BatchManifest], images: ImagesParams, refused: dict
 ) -> Path:
-    """What was found, where the user can see it although the stage failed and has no outputs."""
+    """Write result and page of a refusal to `.evergreen/validation/`: a failed stage has no outputs."""
     stem = state_dir(root) / "validation" / refused["what"]
     about = report(found, table, manifests, refused)
     evidence = validation_page.tiles(root / "data", _suspects(table, found, refused["what"]), images.max_pixels)
@@ -210,7 +215,7 @@ def _keep_page(
     return page
 
 
-def _suspects(table: Candidates, found: Findings, batch: str) -> pa.Table:
+def _suspects(table: SampleTable, found: Findings, batch: str) -> pa.Table:
     """A few images of `batch` labelled as a class that failed its noise check, with the label as `detail`."""
     failed = {check.name.removeprefix("noise.") for check in found.of_batch.get(batch, []) if check.status != "pass"}
     rows = np.flatnonzero(table.training & (table.batch == batch))
@@ -221,12 +226,12 @@ def _suspects(table: Candidates, found: Findings, batch: str) -> pa.Table:
     )
 
 
-def _tiles(root: Path, table: Candidates, images: ImagesParams) -> list[dict]:
+def _tiles(root: Path, table: SampleTable, images: ImagesParams) -> list[dict]:
     return validation_page.tiles(root / "data", table.refused_rows(), images.max_pixels)
 
 
 def _write(
-    root: Path, table: Candidates, found: Findings, manifests: list[BatchManifest], task: str, images: ImagesParams
+    root: Path, table: SampleTable, found: Findings, manifests: list[BatchManifest], task: str, images: ImagesParams
 ) -> None:
     out = root / "artifacts" / "validate"
     schema = accepted_schema(task)

@@ -1,4 +1,4 @@
-"""Samples on their way through `validate`: which are still fine, what was found, and the report of it.
+"""The table under validation: which samples are still usable, what was found, and the report.
 
 N samples, in the order of artifacts/inspect/samples.parquet.
 """
@@ -21,8 +21,8 @@ def labels_of(label: str | list[str]) -> list[str]:
     return [label] if isinstance(label, str) else label
 
 
-class Candidates:
-    """The table under validation. `reason` and `detail` (N,) say why a row is quarantined; None: it is not."""
+class SampleTable:
+    """The samples under validation. `reason` and `detail` (N,) say why a row is quarantined; None: it is not."""
 
     def __init__(self, samples: pa.Table):
         self.samples = samples
@@ -46,7 +46,7 @@ class Candidates:
 
     @property
     def fine(self) -> np.ndarray:
-        """(N,) bool: neither quarantined nor excluded as a leak, as far as known."""
+        """(N,) bool: neither quarantined nor excluded as a leak, so far."""
         return self.included & ~self.quarantined
 
     @property
@@ -55,7 +55,7 @@ class Candidates:
         return self.fine & self.labelled & (self.split == "train")
 
     def quarantine(self, row: int, reason: str, detail: str) -> None:
-        """The first reason stands."""
+        """Quarantine `row`, unless it already is: the first reason stays."""
         if self.reason[row] is None:
             self.reason[row], self.detail[row] = reason, detail
 
@@ -67,6 +67,7 @@ class Candidates:
         return found
 
     def accepted(self) -> pa.Table:
+        """The rows that are neither quarantined nor excluded."""
         return self.samples.filter(pa.array(self.fine))
 
     def refused_rows(self) -> pa.Table:
@@ -83,10 +84,10 @@ def _objects(samples: pa.Table, column: str) -> np.ndarray:
 
 @dataclass
 class Findings:
-    """Every check made so far."""
+    """Every check so far, and what was found on the way."""
 
     classes: list[str] = field(default_factory=list)
-    of_batch: dict[str, list[Check]] = field(default_factory=dict)  # in the order judged
+    of_batch: dict[str, list[Check]] = field(default_factory=dict)  # in the order in which they were judged
     of_table: list[Check] = field(default_factory=list)
     of_suite: list[Check] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -96,12 +97,12 @@ class Findings:
 
 
 def failures(checks: Sequence[Check]) -> list[str]:
-    """One sentence per check that did not pass. An error is no pass."""
+    """One sentence per check that did not pass; an error has not passed."""
     return [check.detail for check in checks if check.status != "pass"]
 
 
-def report(found: Findings, table: Candidates, manifests: list[BatchManifest], refused: dict | None) -> dict:
-    """result.json: everything looked at, with values and bounds. `refused`: {what, reasons}, None if accepted."""
+def report(found: Findings, table: SampleTable, manifests: list[BatchManifest], refused: dict | None) -> dict:
+    """result.json: every check with value and bound. `refused`: {what, reasons}; None if the data is accepted."""
     return {
         "passed": refused is None,
         "refused": refused,
@@ -120,7 +121,7 @@ def report(found: Findings, table: Candidates, manifests: list[BatchManifest], r
     }
 
 
-def _about_batch(found: Findings, table: Candidates, manifest: BatchManifest) -> dict:
+def _about_batch(found: Findings, table: SampleTable, manifest: BatchManifest) -> dict:
     here = table.batch == manifest.batch
     quarantined = Counter(manifest.quarantined) + Counter(table.reason[here & table.quarantined])
     return {

@@ -98,7 +98,7 @@ def test_input_that_hides_every_issue_is_refused():
             check_judgeable(y, np.where([[0], [1], [0], [1]], poison, good), ["a", "b"])
     with pytest.raises(DataError, match=r"sum to 1, found one off by 0\.5"):
         check_judgeable(y, good / 2, ["a", "b"])
-    with pytest.raises(DataError, match=r"1 of 4 rows of probabilities leave 0\.\.1"):
+    with pytest.raises(DataError, match=r"1 of 4 rows of probabilities are outside 0\.\.1"):
         check_judgeable(y, good + np.array([[0.2, -0.2], [0, 0], [0, 0], [0, 0]]), ["a", "b"])
     with pytest.raises(DataError, match=r"4 labels of 2 classes, but probabilities of shape \(3, 2\)"):
         check_judgeable(y, good[:3], ["a", "b"])
