@@ -36,7 +36,7 @@ from tasks.inference.temperature import probabilities
 from tasks.scoring import metrics
 
 SEEDS = 3
-QUICK = {"images": {"size": 32}, "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}}
+QUICK = {"images": {"resolution": 32}, "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}}
 LEAST = 5_000  # test images, for the figure to be kept
 GOAL = 0.02
 MEASURES = {"debiased_ece": metrics.debiased_ece, "ece": metrics.ece, "adaptive_ece": metrics.adaptive_ece}
@@ -90,7 +90,7 @@ def logits(model: OnnxModel, pixels: np.ndarray, images: ImagesParams) -> np.nda
     """(N, K) of the exported model, through the one resize of training and serving."""
     parts = []
     for start in range(0, len(pixels), 64):
-        block = [resize(Image.fromarray(one), images.size, images.fit) for one in pixels[start : start + 64]]
+        block = [resize(Image.fromarray(one), images.resolution, images.fit) for one in pixels[start : start + 64]]
         parts.append(model(np.stack(block)).logits)
         if start % 2048 == 0:
             say(f"  {start} of {len(pixels)} test images")

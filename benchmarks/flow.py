@@ -30,7 +30,7 @@ from flows.repo.git import git, identity
 ROOT = Path(__file__).resolve().parent.parent
 
 QUICK = {  # every stage does its real work, on little; a network of few layers takes seconds less to export
-    "images": {"size": 32},
+    "images": {"resolution": 32},
     "train_backbone": {
         "backbone": "test_efficientnet",
         "pretrained": "none",

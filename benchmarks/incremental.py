@@ -102,7 +102,7 @@ def measure(encode: Encode, old: int, source: Path | None, rounds: int, stages: 
         batch = write_manifest(folder / "batch.parquet", old, new, source, encode)
         found = Rounds(old, new, first.stat().st_size / old)
         say(f"ingesting {old} images of {found.size / 1000:.1f} kB")
-        before = scratch_project(folder / "before", first, {"images": {"size": 32}} if quick else None)
+        before = scratch_project(folder / "before", first, {"images": {"resolution": 32}} if quick else None)
         first.unlink()
         run(before, f"the first {old} images", stages)
         for number in range(rounds):

@@ -118,13 +118,15 @@ def features(images: list[bytes], params: Params) -> np.ndarray:
 
     how, backbone, device = params.images, params.embed.backbone, timm_models.device()
     network, (mean, std) = (
-        timm_models.create(backbone, "auto", 0, how.size).to(device),
+        timm_models.create(backbone, "auto", 0, how.resolution).to(device),
         timm_models.normalisation(backbone),
     )
     parts = []
     with timed(f"features of {len(images)} images"), torch.inference_mode():
         for start in range(0, len(images), 64):
-            pixels = np.stack([preprocess(d, how.size, how.fit, how.max_pixels) for d in images[start : start + 64]])
+            pixels = np.stack(
+                [preprocess(d, how.resolution, how.fit, how.max_pixels) for d in images[start : start + 64]]
+            )
             x = timm_models.to_input(pixels, mean, std, device)
             parts.append(timm_models.features(network, x).cpu().numpy().astype(np.float16))
             if start % 2048 == 0:

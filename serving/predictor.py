@@ -92,12 +92,12 @@ class Predictor:
         pixels, refused = [], {}
         for index, data in enumerate(images):
             try:
-                pixels.append(preprocess(data, spec["size"], spec["fit"], spec["max_pixels"]))
+                pixels.append(preprocess(data, spec["resolution"], spec["fit"], spec["max_pixels"]))
             except Undecodable as error:
                 refused[index] = Prediction(reason=error.reason, detail=error.detail)
             except Exception as error:  # other errors of a decoder on hostile bytes: the other images continue
                 refused[index] = Prediction(reason="undecodable", detail=f"{type(error).__name__}: {error}")
-        shape = (len(pixels), spec["size"], spec["size"], 3)
+        shape = (len(pixels), spec["resolution"], spec["resolution"], 3)
         good = iter(self.answers(self._model(np.array(pixels, np.uint8).reshape(shape))))
         return [refused[index] if index in refused else next(good) for index in range(len(images))]
 

@@ -184,13 +184,13 @@ def write_params(project: Path, manifest: Path) -> None:
     params, why = fit(look(manifest))
     epochs = UnfreezePhases(**EPOCHS)
     sections = {
-        "images": params.images.model_copy(update={"size": SIZE}),
+        "images": params.images.model_copy(update={"resolution": SIZE}),
         "train_backbone": params.train_backbone.model_copy(update={"epochs": epochs}),
         "evaluate": params.evaluate.model_copy(update={"corruptions": CORRUPTIONS}),
         "gate": params.gate.model_copy(update={"max_ece": MAX_ECE}),
         "bundle": params.bundle.model_copy(update={"name": "solar-cells"}),
     }
-    for changed in ("images.size", "train_backbone.epochs"):
+    for changed in ("images.resolution", "train_backbone.epochs"):
         why[changed] = "chosen for a demo of minutes on two cores"
     why["evaluate.corruptions"] = "the camera stands in a dark chamber, in focus, and saves without loss"
     why["gate.max_ece"] = "of 160 test images a well calibrated model shows up to 0.07 by luck"

@@ -35,7 +35,7 @@ console = Console(highlight=False)
 HERE = Path(__file__).resolve().parents[2]
 REJECTED = 4  # exit code of `evergreen retrain`: the gate found the new model worse
 SETTINGS = {  # what the demo's clone changes: it has minutes, not days, and labels all that two windows showed
-    r"  size: 64": "  size: 48",  # the images have 28 pixels a side
+    r"  resolution: 64": "  resolution: 48",  # the images have 28 pixels a side
     r"  flush_seconds: .*": "  flush_seconds: 1",
     r"  budget: .*": "  budget: 500",
     r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo looks itself, when a window is full

@@ -123,7 +123,7 @@ def fit(seen: Seen) -> tuple[Params, dict[str, str]]:
     side, aspect = median(seen.sides), median(seen.aspects)
     values: dict[str, dict] = {
         "data": {"task": "multilabel" if seen.multilabel else "multiclass"},
-        "images": {"size": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
+        "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
         "validate": {
             "min_rows": int(np.clip(0.35 * seen.labelled, 10, 50)),
             "min_per_class": _min_per_class(smallest),
@@ -136,7 +136,7 @@ def fit(seen: Seen) -> tuple[Params, dict[str, str]]:
     why = {
         "data.task": f"{seen.rows} rows, {seen.labelled} labelled, {len(seen.classes)} classes"
         + (", some rows with several labels" if seen.multilabel else ", one label a row"),
-        "images.size": f"the median shorter side is {side:g} pixels; a larger size costs time with its square"
+        "images.resolution": f"the median shorter side is {side:g} pixels; a larger one costs time with its square"
         + ("" if accelerated() else f"; no GPU here, so at most {CPU_SIZE}"),
         "images.fit": f"the median aspect is {aspect:.2f}; crop keeps the shape as well, but loses the edges",
         "validate.min_rows": f"{seen.labelled} labelled rows before they are split",

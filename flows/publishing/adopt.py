@@ -24,9 +24,11 @@ from tasks.adopt.build import build, open_model
 from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, parse_yaml, read_json, write_json
+from tasks.common.params import load_run_params
 from tasks.common.paths import main_checkout
 from tasks.dataset.shards import task_of
 from tasks.releases.store import Pointer
+from tasks.stages.bundle.stage import check_params
 
 NEEDED = ("inspect", "validate")
 OUTS = ("calibrate", "evaluate", "bundle")
@@ -42,6 +44,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
             "`evergreen retrain`"
         )
     workspace.refuse_dirty(root)
+    load_run_params(root / "params.yaml")
     tombstones = releases.tombstones()
     key = workspace.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
@@ -58,6 +61,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
         repo.close()
         for name, images in build(tree, model, params).items():
             say(f"  the model does not know the label {name!r}: its {images} images were left out of its measures")
+        check_params(tree / "artifacts/bundle", tree / "params.yaml")
         _record(tree, model)
         found = read_json(tree / "metrics/evaluate.json")["test"]
         metric = "balanced_accuracy" if found.get("balanced_accuracy") is not None else "macro_f1"

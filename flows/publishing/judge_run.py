@@ -13,11 +13,16 @@ from tasks.releases.store import Pointer, Releases
 
 
 def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
-    """The gate's verdict on the bundle in `root` against `champion`; None: the first model."""
+    """The gate's verdict on the bundle in `root` against `champion`; None: the first model.
+
+    Raises BundleDamaged for a bundle whose recorded params are not those of the params.yaml in `root`.
+    """
     from tasks.gate.evidence import Contender, Trial
     from tasks.gate.judge import judge
     from tasks.releases.bundle import digest
+    from tasks.stages.bundle.stage import check_params
 
+    check_params(root / "artifacts/bundle", root / "params.yaml")
     challenger = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     classes = read_json(root / "artifacts/validate/classes.json")
     against = None

@@ -23,9 +23,10 @@ from flows.release_report.changes import at
 from flows.release_report.facts import Row
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
-from tasks.common.files import atomic_path, read_json
+from tasks.common.files import atomic_path
 from tasks.common.params import Params
 from tasks.common.paths import cache_dir
+from tasks.releases import bundle
 from tasks.releases.store import Pointer, Releases
 
 LARGEST = 3_000_000  # bytes of the page
@@ -85,7 +86,7 @@ def gather(root: Path, params: Params, releases: Releases, run_id: str, ending: 
     """Everything the page says, as plain values."""
     verdict = ending.verdict
     champion = next((one for one in reversed(releases.history()) if one.version == verdict.champion), None)
-    about = read_json(root / "artifacts/bundle/bundle.json")
+    about = bundle.read(root / "artifacts/bundle")
     old_about, old_predictions = _champion(root, params, champion, about["classes"])
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     both = facts.pair(predictions, old_predictions, about, old_about, about["classes"])
@@ -133,10 +134,10 @@ def _champion(
         return None, None
     from tasks.gate.champion import champion_evidence
 
-    bundle = cache_dir("bundles", root) / champion.bundle
+    folder = cache_dir("bundles", root) / champion.bundle
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
-    table, _ = champion_evidence(root, bundle, predictions, classes, params)
-    return read_json(bundle / "bundle.json"), table
+    table, _ = champion_evidence(root, folder, predictions, classes, params)
+    return bundle.read(folder), table
 
 
 def _sentence(text: str, checks: Sequence[Check]) -> str:

@@ -16,7 +16,7 @@ from flows.repo.workspace import up_to_date
 from flows.server.process import ensure_server, environment, mark_crashed, running
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
-from tasks.common.params import load_params
+from tasks.common.params import load_params, load_run_params
 from tasks.common.paths import main_checkout
 from tasks.releases.store import open_store
 
@@ -85,6 +85,7 @@ def _start(
     """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
     if flight is None:
         _complete(root, say)
+    load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
     _check_places(root)
     url = ensure_server(root, say)
     _tell_of_the_dead(root, url)

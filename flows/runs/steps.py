@@ -10,8 +10,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 
 from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
+from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json
 from tasks.gate.verdict import GateVerdict
 
 TIMEOUT = timedelta(hours=12).total_seconds()  # a hang at 2 AM must end as a failure somebody is told of
@@ -54,17 +54,17 @@ def data_step(root: Path) -> None:
 def stage_step(name: str, root: Path) -> Outcome:
     """Bring stage `name` up to date and show its figures in Prefect's UI."""
 
-    def stage() -> Outcome:
+    def current() -> Outcome:
         outcome = bring_up_to_date(_repo(root), name)
         show_metrics(name, root, outcome)
         return outcome
 
-    return _step(name)(stage)()
+    return _step(name)(current)()
 
 
 def show_metrics(name: str, root: Path, outcome: str) -> None:
     """metrics/<name>.json as a table; the pictures of `evaluate` as a page."""
-    figures = flatten(read_json(root / "metrics" / f"{name}.json"))
+    figures = flatten(artifacts.figures(root, name))
     key = name.replace("_", "-")
     create_table_artifact(
         key=key,

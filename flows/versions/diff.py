@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 from flows.publishing import registry
 from flows.publishing.rollback import batches_at, find, open_project
 from flows.repo.git import git
-from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at, yaml_at
+from flows.repo.objects import ObjectLost, Objects, file_at, open_objects, outs_at, yaml_at
 from flows.repo.workspace import stage_dependencies
+from tasks.common.artifacts import without_used
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
+from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
 
@@ -83,7 +85,7 @@ def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]
         "images": _images(*rows) if both else {},
         "actions": _actions(*rows) if both else {},
         "relabelled": _relabelled(*rows) if both else [],
-        "params": changed(*(flatten(yaml_at(root, rev, "params.yaml")) for rev in revs)),
+        "params": changed(*(flatten(_params_at(root, rev)) for rev in revs)),
         "code": code_between(root, revs),
         "metrics": _metrics(root, objects, revs, unreadable),
     }
@@ -94,6 +96,11 @@ def code_between(root: Path, revs: tuple[str, str]) -> list[str]:
     """Files that differ and that a stage of either version needs: others cannot have changed the model."""
     needed = {path for rev in revs for path in stage_dependencies(yaml_at(root, rev, "dvc.yaml"))}
     return git(root, "diff", "--name-only", *revs, "--", *CODE, *sorted(needed)).splitlines()
+
+
+def _params_at(root: Path, rev: str) -> dict[str, Any]:
+    """params.yaml of commit `rev` with today's names, so that a renamed key is not a change."""
+    return current_values(parse_text(file_at(root, rev, "params.yaml") or "", f"params.yaml of {rev[:12]}") or {})
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -199,7 +206,7 @@ def _metrics(
     """metrics/evaluate.json, and each class's recall from the evaluation's report."""
     sides = []
     for rev in revs:
-        figures = flatten(yaml_at(root, rev, "metrics/evaluate.json"))
+        figures = flatten(without_used(yaml_at(root, rev, "metrics/evaluate.json")))
         if report := _file(root, objects, rev, "artifacts/evaluate", "report.json", unreadable):
             figures |= {f"recall of {row['class']}": row["recall"] for row in json.loads(report)["classes"]}
         sides.append(figures)

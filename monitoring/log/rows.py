@@ -47,7 +47,7 @@ def row(answer: Answer, keep_image: bool = True, id: str | None = None) -> dict:
     spec = predictor.about["preprocess"]
     try:
         measures = measure(answer.image, spec["max_pixels"])
-        picture = thumbnail(preprocess(answer.image, spec["size"], spec["fit"], spec["max_pixels"]))
+        picture = thumbnail(preprocess(answer.image, spec["resolution"], spec["fit"], spec["max_pixels"]))
     except Undecodable as error:  # answered, so it was readable a moment ago: other bytes than were predicted
         return found | {"reason": error.reason}
     return found | {

@@ -46,7 +46,13 @@ class AdoptedTorch:
         self._state = state
         self._weight = last.weight.detach().numpy().copy()
         self._bias = last.bias.detach().numpy().copy() if last.bias is not None else np.zeros(len(classes), np.float32)
-        self._about = {"backbone": backbone, "task": task, "size": size, "mean": deployed.mean, "std": deployed.std}
+        self._about = {
+            "backbone": backbone,
+            "task": task,
+            "resolution": size,
+            "mean": deployed.mean,
+            "std": deployed.std,
+        }
         self.feature_dim = timm_models.feature_dim(self._model)
 
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

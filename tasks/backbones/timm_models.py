@@ -78,7 +78,7 @@ def _wrong_size(backbone: str, size: int, error: Exception) -> EvergreenError:
     designed = _pretrained_cfg(backbone).input_size[1:]
     return EvergreenError(
         f"backbone {backbone} cannot take {size} x {size} input ({_first_line(error)}); it was designed for "
-        f"{designed[0]} x {designed[1]}: change images.size or the backbone"
+        f"{designed[0]} x {designed[1]}: change images.resolution or the backbone"
     )
 
 

@@ -7,10 +7,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.common.errors import StageInputError
-from tasks.common.files import read_json
+from tasks.common.files import read_json, write_json
+from tasks.common.params import Section
 from tasks.common.schemas import SPLITS
 
 FOLDER = Path("artifacts/train_backbone")
+USED = "params"  # the key of metrics/<stage>.json that says what the stage has run with
 
 
 def training_rows(root: Path) -> dict[str, pa.Table]:
@@ -47,3 +49,24 @@ def stage_output(path: Path, stage: str) -> Path:
     if not path.is_file():
         raise StageInputError(f"{path} is missing: run the stage {stage} first (`dvc repro {stage}`)")
     return path
+
+
+def record_used(root: Path, name: str, used: dict[str, Section]) -> None:
+    """Add the sections that stage `name` has used to its metrics file, for `bundle` to check."""
+    file = root / "metrics" / f"{name}.json"
+    plain = {section: values.model_dump(mode="json", by_alias=True) for section, values in used.items()}
+    write_json(file, read_json(file) | {USED: plain})
+
+
+def figures(root: Path, name: str) -> dict:
+    """metrics/<name>.json without the params that are recorded there."""
+    return without_used(read_json(root / "metrics" / f"{name}.json"))
+
+
+def without_used(metrics: dict) -> dict:
+    return {key: value for key, value in metrics.items() if key != USED}
+
+
+def used_params(root: Path, name: str) -> dict[str, dict]:
+    """{section: values} that stage `name` has run with; empty when it ran before this was recorded."""
+    return read_json(root / "metrics" / f"{name}.json").get(USED, {})

@@ -1,17 +1,28 @@
 """params.yaml as one frozen schema: every section named after its stage, every mistake reported at once.
 
 Each field says what it does and what changing it costs; unknown keys are refused.
+
+DVC decides from its own reading of params.yaml which stages run. So this module parses the text with DVC's parser,
+and refuses whatever DVC would drop, mix up or fail on: see `_unsafe_for_dvc` and `load_run_params`.
 """
 
 import difflib
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.common.errors import ParamsError
-from tasks.common.files import parse_yaml
+
+# sections that stages read; dvc.yaml names the same
+STAGE_SECTIONS = (
+    *("data", "images", "inspect", "validate", "embed", "clean", "train_backbone", "train_head"),
+    *("calibrate", "evaluate", "bundle"),
+)
+DROPPED_BY_DVC = ("size", "nfiles")  # dvc/stage/cache.py leaves these keys out of the run cache's key, at any depth
+DEEPEST = 20  # levels of nesting in params.yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -19,7 +30,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SplitFractions(Section):
@@ -46,14 +57,36 @@ class DataParams(Section):
     split: SplitFractions = Field(SplitFractions(), description="shares of source groups per split")
 
 
+def current_names(images: Mapping[str, Any]) -> dict[str, Any]:
+    """`images` (of params.yaml, or `preprocess` of a bundle) with today's names: `size` is now `resolution`.
+
+    Everything that reads stored params or bundles goes through here. Raises ValueError when both names are given.
+    """
+    if "size" not in images:
+        return dict(images)
+    if "resolution" in images:
+        raise ValueError(
+            f"both `resolution` ({images['resolution']!r}) and its old name `size` ({images['size']!r}) are given: "
+            "remove `size`"
+        )
+    return {"resolution" if name == "size" else name: value for name, value in images.items()}
+
+
 class ImagesParams(Section):
     """The one decode-and-resize spec of training, evaluation and serving (it travels in the bundle)."""
 
-    size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="side S of the model's S x S input, pixels")
+    resolution: Annotated[int, Field(ge=16, le=1024)] = Field(
+        64, description="side S of the model's S x S input, pixels"
+    )
     fit: Literal["squash", "crop", "pad"] = Field(
         "squash", description="how a non-square image becomes square: ignore aspect, centre crop, or grey padding"
     )
     max_pixels: Positive = Field(50_000_000, description="larger images are quarantined before they are decoded")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        return current_names(values) if isinstance(values, Mapping) else values
 
 
 class InspectParams(Section):
@@ -162,12 +195,19 @@ class TrainHeadParams(Section):
 
 class CalibrateParams(Section):
     cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold"
+        {},
+        description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold. "
+        "Or a list of {class: NAME, cost: COST}, which classes named size or nfiles need",
     )
     ood_method: Literal["energy", "knn"] = "knn"
     ood_false_rejection: Share = Field(
         0.02, description="share of clean calibration images flagged out-of-distribution"
     )
+
+    @field_validator("cost_false_negative", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return _costs(value) if isinstance(value, list) else value
 
 
 class EvaluateParams(Section):
@@ -364,14 +404,71 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
     """`values` (the parsed YAML) as `Params`. Raises ParamsError listing every mistake with its path."""
     if not isinstance(values, dict):
         raise ParamsError(f"{source}: expected a mapping of sections, found {type(values).__name__}")
+    lines = [f"  {path}: {problem}" for path, problem in _unsafe_for_dvc(values)]
+    params = None
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
-        lines = [
+        lines += [
             f"  {'.'.join(map(str, mistake['loc']))}: {_said(mistake)} (found {repr(mistake['input'])[:80]})"
             for mistake in error.errors()
         ]
-        raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines)) from None
+    if params is None or lines:
+        raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines))
+    return params
+
+
+def _costs(listed: list[Any]) -> dict[str, Any]:
+    """{class: cost} of [{class: NAME, cost: COST}, ...]."""
+    costs: dict[str, Any] = {}
+    for entry in listed:
+        if not isinstance(entry, dict) or entry.keys() != {"class", "cost"} or not isinstance(entry["class"], str):
+            raise ValueError(f"expected a list of {{class: NAME, cost: COST}}, found the entry {entry!r}")
+        if entry["class"] in costs:
+            raise ValueError(f"the class {entry['class']!r} is listed twice")
+        costs[entry["class"]] = entry["cost"]
+    return costs
+
+
+def _unsafe_for_dvc(values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+    """(path, problem) of what DVC cannot read, or cannot tell from something else.
+
+    DVC compares params with ==, hashes them as JSON with sorted keys, and leaves out the keys DROPPED_BY_DVC. A
+    change that this hides would restore the outputs of other params. It fails on dates wherever they stand.
+    """
+    for section, value in values.items():
+        if section == "images" and isinstance(value, dict):
+            value = {key: inner for key, inner in value.items() if key != "size"}  # `load_run_params` refuses this one
+        yield from _unsafe(value, (str(section),))
+
+
+def _unsafe(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    where = ".".join(path)
+    if len(path) > DEEPEST:
+        yield where, f"nested more than {DEEPEST} levels deep: is an anchor part of itself?"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                yield where, f"the key {key!r} is not text, and DVC may take it for another: put it in quotes"
+            elif key in DROPPED_BY_DVC:
+                yield where, _dropped(key, path)
+            yield from _unsafe(inner, (*path, str(key)))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _unsafe(inner, (*path, str(place)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where, f"expected a finite number, found {value}"
+    elif not (value is None or isinstance(value, str | int | float)):
+        yield where, f"expected text, a number or true/false, found {value!r} ({type(value).__name__}): quote it"
+
+
+def _dropped(key: str, path: tuple[str, ...]) -> str:
+    """Why `key` is refused at `path`, and what to write instead."""
+    if path == ("calibrate", "cost_false_negative"):
+        instead = f"write the costs as a list: [{{class: {key}, cost: ...}}]"
+    else:
+        instead = "use another name"
+    return f"DVC ignores keys named {key!r}, so a change of this one would retrain nothing: {instead}"
 
 
 def _said(mistake: Any) -> str:
@@ -389,15 +486,68 @@ def _said(mistake: Any) -> str:
     return f"there is no such key{f', is {close[0]!r} meant?' if close else ''}"
 
 
+def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored params, as parsed or as recorded in a bundle, with today's names; unchecked otherwise."""
+    images = values.get("images")
+    if not isinstance(images, Mapping):
+        return dict(values)
+    try:
+        return {**values, "images": current_names(images)}
+    except ValueError as error:
+        raise ParamsError(f"images: {error}") from None
+
+
 def load_params(path: Path | str) -> Params:
     """Read and check params.yaml. Raises ParamsError for unreadable YAML and for every mistake at once."""
+    return parse_params(read_values(path), str(path))
+
+
+def load_run_params(path: Path | str) -> Params:
+    """`load_params` for stages: also refuse what DVC would not notice or fail on. Raises ParamsError.
+
+    Stored params may say `images.size`; those that stages are about to run with may not, because DVC does not see a
+    change of it. DVC also fails on a section that dvc.yaml names and params.yaml lacks, after the stage has run.
+    """
+    values = read_values(path)
+    params = parse_params(values, str(path))
+    if "size" in values.get("images", {}):
+        raise ParamsError(
+            f"{path} says images.size ({params.images.resolution}), the old name of images.resolution. DVC ignores "
+            "keys named `size`, so a change of it would retrain nothing: rename it to `resolution` (or run "
+            "`evergreen upgrade`) and commit"
+        )
+    if missing := [name for name in STAGE_SECTIONS if name not in values]:
+        raise ParamsError(
+            f"{path} lacks the section(s) {', '.join(missing)}, which stages read: DVC needs them written out. Add "
+            f"them, with their defaults for example: {_defaults(params, missing[0])}"
+        )
+    return params
+
+
+def _defaults(params: Params, name: str) -> str:
+    return f"{name}: {params.section(name).model_dump(mode='json')}"
+
+
+def read_values(path: Path | str) -> Any:
+    """params.yaml at `path` as DVC reads it. Raises ParamsError for a missing, unreadable or empty file."""
     path = Path(path)
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path} not found: run inside an Evergreen project") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not valid YAML in UTF-8: {error}") from None
+    values = parse_text(text, str(path))
     if values is None:
         raise ParamsError(f"{path} is empty: expected a mapping of sections; `git checkout {path.name}` brings it back")
-    return parse_params(values, str(path))
+    return values
+
+
+def parse_text(text: str, source: str = "params.yaml") -> Any:
+    """The YAML `text` as DVC reads it (YAML 1.2: `on` is text, 1e-3 a number, 010 ten). Raises ParamsError."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, say
+        raise ParamsError(f"{source} is not valid YAML in UTF-8: {error}") from None

@@ -49,7 +49,7 @@ def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
     rows = pq.ParquetFile(shard).metadata.num_rows
     small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
     with atomic_path(file) as temporary, open(temporary, "wb") as out:  # a map's pages would stay in memory
-        npy_header(out, np.uint8, (rows, images.size, images.size, 3))
+        npy_header(out, np.uint8, (rows, images.resolution, images.resolution, 3))
         chunks = track(list(_chunks(rows)), f"decoding {shard.name[:8]}")
         if small:
             for chunk in chunks:
@@ -75,10 +75,10 @@ def _chunks(rows: int, step: int = 256) -> Iterator[range]:
 
 
 def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
-    block = np.full((len(chunk), images.size, images.size, 3), 128, np.uint8)
+    block = np.full((len(chunk), images.resolution, images.resolution, 3), 128, np.uint8)
     for row, data in iter_bytes(shard, chunk):
         with suppress(Undecodable):  # inspect has quarantined it; the row keeps its place
-            block[row - chunk.start] = preprocess(data, images.size, images.fit, images.max_pixels)
+            block[row - chunk.start] = preprocess(data, images.resolution, images.fit, images.max_pixels)
     return block
 
 

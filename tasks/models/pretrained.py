@@ -25,11 +25,11 @@ def network_key(embed: EmbedParams) -> str:
 
 
 def _network(root: Path, embed: EmbedParams, images: ImagesParams) -> Network:
-    exported = content_key(network_key(embed), images.size, embed.batch_size)[:16]
+    exported = content_key(network_key(embed), images.resolution, embed.batch_size)[:16]
     return frozen.network(
-        lambda: timm_models.create(embed.backbone, "auto", 0, images.size),
+        lambda: timm_models.create(embed.backbone, "auto", 0, images.resolution),
         *timm_models.normalisation(embed.backbone),
-        size=images.size,
+        size=images.resolution,
         batch_size=embed.batch_size,
         kept=cache_dir("networks", root) / f"{exported}.onnx",
     )

@@ -1,7 +1,7 @@
 """The stage-1 network as later stages read it: its weights and its features.
 
 artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included.
-artifacts/train_backbone/model.json says how to build it: {backbone, pretrained, classes, task, size, fit, mean,
+artifacts/train_backbone/model.json says how to build it: {backbone, pretrained, classes, task, resolution, fit, mean,
 std, feature_dim}. N is the number of samples, D of feature dimensions.
 """
 
@@ -38,7 +38,7 @@ def load(root: Path) -> tuple["torch.nn.Module", dict]:
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
-    model = timm_models.create(about["backbone"], "none", len(about["classes"]), about["size"])
+    model = timm_models.create(about["backbone"], "none", len(about["classes"]), about["resolution"])
     model.load_state_dict(load_file(weights))
     return model.eval(), about
 
@@ -49,7 +49,9 @@ def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_s
 
     def network() -> features.Network:
         model, about = load(root)
-        return frozen.network(lambda: model, about["mean"], about["std"], size=about["size"], batch_size=batch_size)
+        return frozen.network(
+            lambda: model, about["mean"], about["std"], size=about["resolution"], batch_size=batch_size
+        )
 
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
     key = content_key("stage1", sha256_file(weights), images.model_dump(), code_version("tasks.models.stage1"))[:16]

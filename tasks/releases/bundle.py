@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, sha256_bytes, sha256_file, write_json
+from tasks.common.params import current_names, current_values
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 called preprocess.resolution and params.images.resolution `size`; `read` translates
 
 
 MANIFEST = "MANIFEST.json"
@@ -68,10 +69,14 @@ def read(folder: Path) -> dict:
     if not file.is_file():
         raise BundleDamaged(f"{folder} holds no bundle (no bundle.json): run the bundle stage first")
     about = read_json(file)
-    if about.get("schema") != SCHEMA_VERSION:
+    if about.get("schema") not in range(1, SCHEMA_VERSION + 1):
         raise BundleDamaged(
-            f"{file} has schema {about.get('schema')}, this version of Evergreen reads {SCHEMA_VERSION}"
+            f"{file} has schema {about.get('schema')}, this version of Evergreen reads 1 to {SCHEMA_VERSION}"
         )
+    if "preprocess" in about:
+        about["preprocess"] = current_names(about["preprocess"])
+    if "params" in about:
+        about["params"] = current_values(about["params"])
     return about
 
 

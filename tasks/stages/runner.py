@@ -10,8 +10,9 @@ import inspect as _inspect
 import sys
 from pathlib import Path
 
+from tasks.common.artifacts import record_used
 from tasks.common.errors import EvergreenError
-from tasks.common.params import load_params
+from tasks.common.params import load_run_params
 
 STAGES = (
     "inspect",
@@ -40,9 +41,11 @@ def sections(name: str) -> list[str]:
 
 def run_stage(name: str, root: Path) -> None:
     """Run stage `name` in the project (or worktree) at `root` with that project's params.yaml."""
-    params = load_params(root / "params.yaml")
+    params = load_run_params(root / "params.yaml")
     run = importlib.import_module(stage_module(name)).run
-    run(root, **{section: params.section(section) for section in sections(name)})
+    used = {section: params.section(section) for section in sections(name)}
+    run(root, **used)
+    record_used(root, name, used)
 
 
 def main(name: str) -> None:

@@ -84,12 +84,12 @@ def test_shipped_params_load():
 
 def test_every_mistake_in_params_is_reported_at_once_with_its_path():
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["images"]["size"] = 3
+    values["images"]["resolution"] = 3
     values["clean"]["fold"] = 5
     values["gate"]["metric"] = "luck"
     with pytest.raises(ParamsError) as error:
         parse_params(values)
-    assert all(path in str(error.value) for path in ("images.size", "clean.fold", "gate.metric"))
+    assert all(path in str(error.value) for path in ("images.resolution", "clean.fold", "gate.metric"))
     assert "3 mistake(s)" in str(error.value)
 
 

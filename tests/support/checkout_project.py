@@ -10,7 +10,7 @@ from tests.support.shared import networks
 
 COPIED = ("tasks/", "flows/", "serving/", "monitoring/", ".dvc", "dvc.yaml", ".gitignore", "tombstones.json")
 FAST = {  # enough for every stage to do its real work, small enough for two cores
-    "images": {"size": 32},
+    "images": {"resolution": 32},
     "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 0}},
     "evaluate": {"corruptions": ["dark"], "corruption_images": 40, "latency_runs": 5},
     "gate": {"first_model": {"test.balanced_accuracy": 0.2}, "max_ece": 1.0, "resamples": 200},

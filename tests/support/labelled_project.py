@@ -72,7 +72,7 @@ def add_shard(
 
 
 def params(root: Path, **replacements: str) -> Params:
-    """The shipped params.yaml written to `root`, with `old="new"` lines changed ("size: 64" -> size="16")."""
+    """The shipped params.yaml written to `root`, with lines changed: resolution="16" for "resolution: 64"."""
     text = (ROOT / "params.yaml").read_text()
     for key, value in replacements.items():
         lines = [f"  {key}: {value}" if line.strip().startswith(f"{key}:") else line for line in text.splitlines()]

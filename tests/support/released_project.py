@@ -1,6 +1,6 @@
 """A git and DVC project with three releases, made in seconds: real shards, real stores, a pipeline of one stage.
 
-    v0.1.0  batch b-1
+    v0.1.0  batch b-1; params.yaml still says images.size
     v0.2.0  b-2 too, a param changed, one label corrected by people, two cleaned
     v0.3.0  b-3 too, which made it worse
 
@@ -50,6 +50,8 @@ def make(folder: Path) -> Path:
     (main / ".dvc").mkdir(parents=True)
     for name in (".dvc/config", ".dvc/.gitignore", "params.yaml"):
         (main / name).write_text((ROOT / name).read_text())
+    text = (main / "params.yaml").read_text()
+    (main / "params.yaml").write_text(text.replace("  resolution:", "  size:"))
     (main / "dvc.yaml").write_text(PIPELINE)
     (main / "tombstones.json").write_text("{}\n")
     (main / "tasks").mkdir()
@@ -62,7 +64,8 @@ def make(folder: Path) -> Path:
     for number in WHY:
         if number == 2:
             params = (main / "params.yaml").read_text()
-            (main / "params.yaml").write_text(params.replace("learning_rate: 0.005", "learning_rate: 0.002"))
+            params = params.replace("  size:", "  resolution:").replace("rate: 0.005", "rate: 0.002")
+            (main / "params.yaml").write_text(params)
         add_batch(main, number)
         release(main, number)
     return main

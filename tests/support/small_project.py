@@ -45,7 +45,7 @@ def _finish(root: Path) -> None:
 def project(root: Path, task: str) -> Path:
     """Data, and the outputs of the stages before `calibrate`, under `root`."""
     params = (ROOT / "params.yaml").read_text()
-    params = params.replace("  size: 64", f"  size: {SIZE}").replace("task: multiclass", f"task: {task}")
+    params = params.replace("  resolution: 64", f"  resolution: {SIZE}").replace("task: multiclass", f"task: {task}")
     (root / "params.yaml").write_text(params.replace("reference_rows: 500", "reference_rows: 40"))
     images = load_params(root / "params.yaml").images
     rows = _fashion(task)
@@ -138,7 +138,7 @@ def _network(root: Path, task: str, images) -> None:
         "pretrained": "auto",
         "classes": CLASSES,
         "task": task,
-        "size": SIZE,
+        "resolution": SIZE,
         "fit": images.fit,
         "mean": [0.5] * 3,
         "std": [0.5] * 3,

@@ -63,7 +63,7 @@ def _cell(value) -> str:
 
 def _purpose(about: dict) -> str:
     kind = "one label" if about["task"] == "multiclass" else "any number of labels"
-    side = about["preprocess"]["size"]
+    side = about["preprocess"]["resolution"]
     what = f"An image classifier: {side} x {side} pixels in, {kind} of {len(about['classes'])} classes out. "
     if adopted := about.get("adopted"):
         return what + (

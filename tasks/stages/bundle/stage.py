@@ -18,27 +18,37 @@ import platform
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from tasks.common import artifacts
+from tasks.common.artifacts import used_params, without_used
+from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_dir, content_key, parse_yaml, read_json, write_json
-from tasks.common.params import BundleParams, ImagesParams, load_params
+from tasks.common.params import BundleParams, ImagesParams, Section, load_params
 from tasks.common.schemas import SPLITS
-from tasks.releases.bundle import SCHEMA_VERSION, digest, write_manifest
+from tasks.releases.bundle import SCHEMA_VERSION, BundleDamaged, digest, read, write_manifest
 
 STAGES_BEFORE = ("inspect", "validate", "embed", "clean", "train_backbone", "train_head", "calibrate", "evaluate")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "pyarrow", "timm", "torch")
 
 
 def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
-    """Write artifacts/bundle/ and metrics/bundle.json. Raises StageInputError if an earlier stage has not run."""
+    """Write artifacts/bundle/ and metrics/bundle.json.
+
+    Raises StageInputError if an earlier stage has not run, or ran with other params than params.yaml has now.
+    """
     from safetensors.numpy import load_file
 
+    refuse_other_params(root, images)
     files = {
         "backbone": artifacts.stage_output(root / artifacts.FOLDER / "weights.safetensors", "train_backbone"),
         "head": artifacts.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"),
@@ -110,7 +120,7 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
         },
         "git_revision": git_revision(root),
         "params": load_params(root / "params.yaml").model_dump(mode="json", by_alias=True),
-        "metrics": {stage: read_json(file) for stage, file in files.items() if file.is_file()},
+        "metrics": {stage: without_used(read_json(file)) for stage, file in files.items() if file.is_file()},
         "versions": {"python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
@@ -137,3 +147,67 @@ def git_revision(root: Path) -> str | None:
     """The commit checked out at `root`; None outside git or before the first commit."""
     found = subprocess.run(["git", "rev-parse", "--verify", "-q", "HEAD"], cwd=root, capture_output=True, text=True)
     return found.stdout.strip() or None
+
+
+def refuse_other_params(root: Path, images: ImagesParams) -> None:
+    """Raise StageInputError when what earlier stages ran with is not what params.yaml says.
+
+    DVC keeps them equal, except for what it does not see (a key it ignores, a default that changed with the code).
+    The bundle would then record params that did not make it.
+    """
+    params = load_params(root / "params.yaml")
+    model = read_json(artifacts.stage_output(root / artifacts.FOLDER / "model.json", "train_backbone"))
+    spec = _plain(images) | {key: model[key] for key in ("resolution", "fit")}
+    trained = _plain(params.train_backbone) | {key: model[key] for key in ("backbone", "pretrained")}
+    used = [("train_backbone", "images", spec), ("train_backbone", "train_backbone", trained)]
+    for stage in STAGES_BEFORE:
+        if (root / "metrics" / f"{stage}.json").is_file():
+            used += [(stage, section, values) for section, values in used_params(root, stage).items()]
+    differences = [
+        line
+        for stage, section, values in used
+        for line in _differences(f"the stage {stage}", section, values, params.section(section))
+    ]
+    if differences:
+        raise StageInputError(
+            "earlier stages ran with other params than params.yaml has now:\n  "
+            + "\n  ".join(dict.fromkeys(differences))
+            + "\nA bundle of them would record params that did not make it. Run these stages again (`dvc repro --force "
+            "STAGE`). If the key is not written out in params.yaml, write it there with the value you want."
+        )
+
+
+def check_params(folder: Path, params_file: Path) -> None:
+    """Raise BundleDamaged unless the params recorded in the bundle in `folder` are those of `params_file`.
+
+    Names every key that differs. An adopted model has a preprocessing of its own, not that of `images`.
+    """
+    about, params = read(folder), load_params(params_file)
+    differences = _differences("the bundle", "", about["params"], params)
+    if "adopted" not in about:
+        differences += _differences("the bundle's preprocess", "images", about["preprocess"], params.images)
+    if differences:
+        raise BundleDamaged(
+            f"the bundle in {folder} was not made with {params_file}:\n  "
+            + "\n  ".join(differences)
+            + "\nRun the stage bundle again (`dvc repro --force bundle`), or start a new run."
+        )
+
+
+def _differences(who: str, path: str, found: dict, wanted: Section) -> list[str]:
+    """A line for every leaf of `found`, recorded values of the section `wanted`, that is not as in `wanted`."""
+    with suppress(ValidationError):  # recorded under another schema: compared as it is
+        found = _plain(type(wanted).model_validate(found))  # a key newer than the record gets its default
+    return list(_unequal(who, path, found, _plain(wanted)))
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    return section.model_dump(mode="json", by_alias=True)
+
+
+def _unequal(who: str, path: str, found: Any, wanted: Any) -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            yield from _unequal(who, f"{path}.{key}" if path else key, found.get(key), wanted.get(key))
+    elif found != wanted:
+        yield f"{path}: {who} has {found!r}, params.yaml {wanted!r}"

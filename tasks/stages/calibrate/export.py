@@ -59,7 +59,7 @@ def export(path: Path, finished: Finished, sample: np.ndarray) -> float:
     The file is checked under ONNX Runtime on random pixels and on `sample`, (N, S, S, 3) uint8 real ones, and
     only then put in place. Raises EvergreenError when it differs by more than MAX_DIFFERENCE.
     """
-    side = finished.about["size"]
+    side = finished.about["resolution"]
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     checked = [pixels for pixels in (noise, noise[:1], sample) if len(pixels)]
     with atomic_path(path) as temporary:

@@ -185,7 +185,7 @@ def _latency(root: Path, model: OnnxModel, rows: pa.Table, images: ImagesParams,
     taken = []
     for turn in range(WARM_UP + runs):
         start = time.perf_counter()
-        model(preprocess(encoded[turn % len(encoded)], images.size, images.fit, images.max_pixels)[None])
+        model(preprocess(encoded[turn % len(encoded)], images.resolution, images.fit, images.max_pixels)[None])
         taken.append(1000 * (time.perf_counter() - start))
     p50, p99 = np.percentile(taken[WARM_UP:], [50, 99])
     return {"p50": round(float(p50), 2), "p99": round(float(p99), 2)}
@@ -198,7 +198,7 @@ def _parity(
     model on the encoded bytes: also sees pixels from a stale cache. rows: the first rows of `pixels`."""
     backbone, about = stage1.load(root)
     places, encoded = _raw(root, rows, PARITY_IMAGES)
-    fresh = np.stack([preprocess(data, images.size, images.fit, images.max_pixels) for data in encoded])
+    fresh = np.stack([preprocess(data, images.resolution, images.fit, images.max_pixels) for data in encoded])
     logits = read_head(root).logits(TorchFeatures(backbone, about["mean"], about["std"])(fresh))
     trained = probabilities(logits, calibration["temperature"], calibration["task"])
     difference = float(np.abs(trained - model(pixels[places]).probabilities).max())

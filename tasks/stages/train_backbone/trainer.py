@@ -181,7 +181,7 @@ def train_epoch(
     except torch.OutOfMemoryError as error:
         raise EvergreenError(
             f"epoch {epoch} (phase {phase.name}): {ranks.device} has too little memory for batches of "
-            f"{params.batch_size} images: lower train_backbone.batch_size or images.size"
+            f"{params.batch_size} images: lower train_backbone.batch_size or images.resolution"
         ) from error
     losses = ranks.sum(losses).cpu().numpy()
     if not np.isfinite(losses).all():

@@ -160,12 +160,16 @@ def test_init_says_what_will_stop_the_first_run(tmp_path):
 
 def test_every_mistake_in_params_is_told_at_once(project, tmp_path):
     good = (project / "params.yaml").read_text()
-    wrong = good.replace("  size: 64", "  size: big").replace("  folds: 5", "  foldz: 5").replace(": -1", ": 9999", 1)
+    wrong = (
+        good.replace("  resolution: 64", "  resolution: big")
+        .replace("  folds: 5", "  foldz: 5")
+        .replace(": -1", ": 9999", 1)
+    )
     (project / "params.yaml").write_text(wrong)
     before = state(project)
     three = (
         "params.yaml has 3 mistake(s)",
-        "images.size: Input should be a valid integer",
+        "images.resolution: Input should be a valid integer",
         "(found 'big')",
         "inspect.workers: Input should be less than or equal to 256 (found 9999)",
         "clean.foldz: there is no such key, is 'folds' meant? (found 5)",
@@ -190,6 +194,14 @@ def test_every_mistake_in_params_is_told_at_once(project, tmp_path):
 
 
 # --- git
+
+
+def test_a_run_asks_for_the_new_name_of_the_resolution(project):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("  resolution:", "  size:"))
+    evergreen(project, "ingest", str(images(project.parent / "more", {"cat": 3}, seed=11)))
+    git(project, "commit", "-qam", "the old name")
+    says(evergreen(project, "retrain"), 1, "images.size", "rename it to `resolution`")
 
 
 def test_outside_of_git_or_without_a_commit(project, tmp_path):

@@ -127,7 +127,7 @@ def test_the_files_are_taken_in_by_a_project_with_the_settings_of_the_demo(cells
     elpv.write_params(project, files / "base.parquet")
     main.commit_settings(project)
     params = load_params(project / "params.yaml")
-    assert (params.images.size, params.bundle.name) == (elpv.SIZE, "solar-cells")
+    assert (params.images.resolution, params.bundle.name) == (elpv.SIZE, "solar-cells")
     assert params.gate.max_ece == elpv.MAX_ECE
     assert (params.capture.flush_seconds, params.review.budget) == (1, 500)
     assert git(project, "status", "--porcelain") == ""

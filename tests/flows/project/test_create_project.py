@@ -40,7 +40,7 @@ def test_photos_in_class_folders(tmp_path):
     source = photos(tmp_path / "Bird Photos (2024)", {"owl": 12, "swan": 4})
     params = fitted(source)
     assert params.data.task == "multiclass"
-    assert (params.images.size, params.images.fit) == (224, "squash")
+    assert (params.images.resolution, params.images.fit) == (224, "squash")
     assert params.train_backbone.augment == ["crop", "flip", "colour"]
     assert params.bundle.name == "bird-photos-2024"
     assert params.validate_.min_rows < 16  # the default of 50 would refuse every run
@@ -62,13 +62,13 @@ def test_the_text_says_what_was_seen_and_describes_every_key(tmp_path):
 def test_without_a_gpu_the_size_stays_trainable(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.project.suggest.accelerated", lambda: False)
     source = photos(tmp_path / "s", {"a": 3}, 300)
-    assert fitted(source).images.size == 128
+    assert fitted(source).images.resolution == 128
     assert "no GPU here" in fit_params(source)
 
 
 @pytest.mark.parametrize(("side", "size"), [(28, 64), (80, 64), (100, 96), (150, 128), (300, 224)])
 def test_size_follows_the_images(tmp_path, side, size):
-    assert fitted(photos(tmp_path / "s", {"a": 3}, side)).images.size == size
+    assert fitted(photos(tmp_path / "s", {"a": 3}, side)).images.resolution == size
 
 
 def test_grey_images_of_characters_are_neither_mirrored_nor_coloured(tmp_path):
@@ -101,7 +101,7 @@ def test_broken_images_are_passed_over_unless_all_are(tmp_path):
     source = photos(tmp_path / "s", {"a": 2})
     (source / "a" / "half.png").write_bytes((source / "a" / "0.png").read_bytes()[:300])
     (source / "a" / "no.png").write_bytes(b"no")
-    assert fitted(source).images.size == 224
+    assert fitted(source).images.resolution == 224
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "no.png").write_bytes(b"no")
     with pytest.raises(DataError, match=r"none of 1 sampled images can be opened, e.g. no.png: unknown_format"):

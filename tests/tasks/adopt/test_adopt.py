@@ -336,11 +336,12 @@ def test_an_adopted_model_is_the_first_version(project, exported, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def challenger(tmp_path_factory) -> Path:
+def challenger(tmp_path_factory, project) -> Path:
     """The small project after `evaluate` and `bundle`: the network that was adopted, trained no further."""
     root = tmp_path_factory.mktemp("challenger") / "project"
     shutil.copytree(finished_project(), root)
-    params = fast(root)
+    shutil.copyfile(project / "params.yaml", root / "params.yaml")
+    params = load_params(root / "params.yaml")
     evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
     shutil.rmtree(root / "artifacts/bundle")
     stage.run(root, images=params.images, bundle=params.bundle)
@@ -411,7 +412,7 @@ def test_approval_of_what_the_gate_rejects_today_is_refused(project, challenger,
     found["test"] = figures.overall(targets, probabilities, np.full(3, 0.5), "multiclass")
     write_json(worse / "metrics/evaluate.json", found)
     shutil.rmtree(worse / "artifacts/bundle")
-    params = fast(worse)
+    params = load_params(worse / "params.yaml")
     stage.run(worse, images=params.images, bundle=params.bundle)
 
     tree, lock = finished_run(project, worse, "run-3")

@@ -17,7 +17,7 @@ from tasks.stages import embed
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import add_shard, noise_images, params
 
-IMAGES = ImagesParams(size=16)
+IMAGES = ImagesParams(resolution=16)
 
 
 class MeanColour:
@@ -72,7 +72,7 @@ def test_a_new_shard_costs_its_own_images_and_a_warm_call_nothing(root):
 def test_another_network_or_input_size_never_reads_the_same_entry(root):
     folders = {
         features.feature_folder(root, images, key)
-        for images in (IMAGES, ImagesParams(size=32), ImagesParams(size=16, fit="pad"))
+        for images in (IMAGES, ImagesParams(resolution=32), ImagesParams(resolution=16, fit="pad"))
         for key in ("one", "two")
     }
     assert len(folders) == 6
@@ -100,7 +100,7 @@ def test_values_beyond_float16_are_clipped_but_nan_stays_visible(root):
 
 
 def test_embed_indexes_every_shard_with_its_digest_and_is_repeatable(root):
-    everything = params(root, size="32")
+    everything = params(root, resolution="32")
     embed.run(root, embed=everything.embed, images=everything.images)
     index = root / "artifacts/embed/index.json"
     about, first = read_json(index), index.read_bytes()

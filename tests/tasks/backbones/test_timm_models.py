@@ -85,7 +85,7 @@ def test_a_transformer_takes_another_input_size():
 def test_unknown_names_sizes_and_heads_are_refused_with_a_way_out():
     with pytest.raises(EvergreenError, match=r"resnet188.*did you mean.*resnet18"):
         timm_models.create("resnet188", "none", 2, 64)
-    with pytest.raises(EvergreenError, match=r"change images\.size"):
+    with pytest.raises(EvergreenError, match=r"change images\.resolution"):
         timm_models.create("inception_v3", "none", 2, 64)
     with pytest.raises(EvergreenError, match="not in one linear classifier"):
         timm_models.create("deit_tiny_distilled_patch16_224", "none", 2, 64)

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from serving.predictor import Predictor
+from tasks.common.artifacts import record_used
 from tasks.common.errors import StageInputError
 from tasks.common.params import load_params
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
 from tasks.releases import bundle
 from tasks.stages.bundle import card, stage
-from tests.support.small_project import CLASSES, finished_project
+from tests.support.small_project import CLASSES, finished_project, image_bytes
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_no_bundle_and_a_newer_schema_are_told(folder, tmp_path):
 def test_bundle_json_tells_what_the_model_is(folder):
     about = bundle.read(folder)
     assert about["classes"] == CLASSES
-    assert about["preprocess"] == {"size": 32, "fit": "squash", "max_pixels": 50_000_000}
+    assert about["preprocess"] == {"resolution": 32, "fit": "squash", "max_pixels": 50_000_000}
     assert about["data"]["images"]["train"] == dict.fromkeys(CLASSES, 20)
     assert set(about["metrics"]) == {"clean", "calibrate", "evaluate"}, "metrics of earlier stages only"
     assert about["params"]["validate"]["min_rows"] == 50
@@ -179,3 +181,71 @@ def test_production_samples_that_came_back_become_the_reference_once_there_are_e
     assert set(choose(rows, origins, 10)["id"].to_pylist()) == set(back[:10])
     few = {**rows, "test": rows["test"].slice(1)}
     assert len(choose(few, origins, 1000)) == 300 + ENOUGH - 1
+
+
+# --- params that are not what made it
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """A finished project of one's own."""
+    return Path(shutil.copytree(finished_project(), tmp_path / "made"))
+
+
+def say(root: Path, old: str, new: str) -> None:
+    text = (root / "params.yaml").read_text()
+    assert old in text
+    (root / "params.yaml").write_text(text.replace(old, new))
+
+
+def run_again(root: Path) -> None:
+    params = load_params(root / "params.yaml")
+    stage.run(root, images=params.images, bundle=params.bundle)
+
+
+def test_a_model_of_another_resolution_than_params_yaml_says_is_not_bundled(made):
+    before = bundle.digest(made / "artifacts/bundle")
+    say(made, "resolution: 32", "resolution: 48")
+    with pytest.raises(StageInputError, match=r"images\.resolution: the stage train_backbone has 32, params\.yaml 48"):
+        run_again(made)
+    assert bundle.digest(made / "artifacts/bundle") == before
+
+
+def test_every_param_that_a_stage_has_run_with_is_held_against_params_yaml(made):
+    """As where a default changed with the code: DVC sees no change, because params.yaml does not name the key."""
+    params = load_params(made / "params.yaml")
+    record_used(made, "clean", {"clean": params.clean, "data": params.data})
+    run_again(made)
+    say(made, "folds: 5", "folds: 6")
+    with pytest.raises(StageInputError, match=r"clean\.folds: the stage clean has 5, params\.yaml 6"):
+        run_again(made)
+
+
+def test_a_bundle_that_records_other_params_than_its_worktree_has_is_refused(made):
+    stage.check_params(made / "artifacts/bundle", made / "params.yaml")
+    say(made, "resolution: 32", "resolution: 48")
+    say(made, "max_ece: 0.1", "max_ece: 0.2")
+    with pytest.raises(bundle.BundleDamaged) as error:
+        stage.check_params(made / "artifacts/bundle", made / "params.yaml")
+    assert "images.resolution: the bundle has 32, params.yaml 48" in str(error.value)
+    assert "images.resolution: the bundle's preprocess has 32, params.yaml 48" in str(error.value)
+    assert "gate.max_ece: the bundle has 0.1, params.yaml 0.2" in str(error.value)
+
+
+def test_a_bundle_that_says_size_is_read_served_and_checked(folder, made):
+    """Bundles of schema 1 call the resolution `size`."""
+    file = folder / "bundle.json"
+    about = json.loads(file.read_text())
+    for images in (about["preprocess"], about["params"]["images"]):
+        images["size"] = images.pop("resolution")
+    file.unlink()
+    file.write_text(json.dumps(about | {"schema": 1}))
+    (folder / "MANIFEST.json").unlink()
+    bundle.write_manifest(folder)
+    assert bundle.read(folder)["preprocess"]["resolution"] == 32
+    assert bundle.read(folder)["params"]["images"]["resolution"] == 32
+    (answer,) = Predictor(folder).predict(image_bytes("Bag", 1))
+    assert answer.label == "Bag"
+    stage.check_params(folder, made / "params.yaml")
+    say(made, "resolution: 32", "size: 32")
+    stage.check_params(folder, made / "params.yaml")

@@ -38,7 +38,7 @@ from tests.support import small_project
 from tests.support.checkout import ROOT
 from tests.support.small_project import CLASSES, SIZE
 
-IMAGES = ImagesParams(size=SIZE)
+IMAGES = ImagesParams(resolution=SIZE)
 ONE = Ranks(0, 1, torch.device("cpu"))
 SCRATCH = TrainBackboneParams(  # 4 epochs of a small network from random weights
     backbone="test_efficientnet",
@@ -319,7 +319,7 @@ def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
     weights = run(root, params)
     model, about = stage1.load(root)
     assert about["classes"] == CLASSES
-    assert (about["backbone"], about["task"], about["size"], about["fit"]) == (
+    assert (about["backbone"], about["task"], about["resolution"], about["fit"]) == (
         "tf_efficientnet_lite0",
         "multiclass",
         SIZE,
@@ -547,7 +547,7 @@ def test_new_data_order_or_parameters_never_continue_an_old_training(root):
         key(rows | {"train": train.slice(1)}),
         key(rows | {"train": train.take(list(range(len(train)))[::-1])}),
         key(params=SCRATCH.model_copy(update={"seed": 1})),
-        key(images=ImagesParams(size=SIZE, fit="pad")),
+        key(images=ImagesParams(resolution=SIZE, fit="pad")),
         key(classes=CLASSES[::-1]),
         key(model=other),
     ]

@@ -13,7 +13,7 @@ from tasks.stages.train_head import Candidate
 from tests.support import small_project
 from tests.support.small_project import SIZE
 
-IMAGES = ImagesParams(size=SIZE)
+IMAGES = ImagesParams(resolution=SIZE)
 
 
 def long_tailed(counts: tuple[int, ...], seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from tests.support.checkout import ROOT
 from tests.support.shared import networks
 
 PARAMS = load_params(ROOT / "params.yaml")
-IMAGES = PARAMS.images.model_copy(update={"size": 32})
+IMAGES = PARAMS.images.model_copy(update={"resolution": 32})
 HOSTILE = "</script><script>alert(1)</script>"
 CLASSES = ("Trouser", "T-shirt/top", "Sneaker", "Bag")
 

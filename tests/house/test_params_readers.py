@@ -1,0 +1,216 @@
+"""Settings that no DVC stage reads take effect too: each is read in code, and a test fails when it is ignored."""
+
+import ast
+import re
+from collections import defaultdict
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from monitoring.decide import decide
+from tasks.common.params import STAGE_SECTIONS, DecideParams, GateParams, Params, Section, load_params
+from tests.monitoring import test_decide
+from tests.support import predictions
+from tests.support.checkout import ROOT
+
+PACKAGES = ("tasks", "serving", "monitoring", "flows")
+
+
+def fields(model: type[Section], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], tuple[str, str]]:
+    """Path of each key -> (name of the class that declares it, name of the section or key it is read from)."""
+    found = {}
+    for name, field in model.model_fields.items():
+        inner = next((part for part in (field.annotation, *_parts(field.annotation)) if _is_section(part)), None)
+        here = (*path, field.alias or name)
+        if inner is None:
+            found[here] = (model.__name__, path[-1])
+        else:
+            found |= fields(inner, here)
+    return found
+
+
+def _parts(annotation) -> tuple:
+    return getattr(annotation, "__args__", ())
+
+
+def _is_section(annotation) -> bool:
+    return isinstance(annotation, type) and not _parts(annotation) and issubclass(annotation, Section)
+
+
+def reads() -> dict[str, set[str]]:
+    """Attribute -> what it is read from in our packages: the name before the dot, and its annotated class."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            if file == ROOT / "tasks/common/params.py":
+                continue
+            tree = ast.parse(file.read_text())
+            classes = defaultdict(set)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+                    name = node.arg if isinstance(node, ast.arg) else ast.unparse(node.target)
+                    classes[name] |= set(re.findall(r"\w+", ast.unparse(node.annotation)))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute):
+                    base = ast.unparse(node.value).rpartition(".")[2].strip("_")
+                    found[node.attr] |= {base, *classes[base]}
+    return found
+
+
+KEYS = fields(Params)
+OTHER = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
+READS = reads()
+BY_NAME = {  # where the code reads a key without an attribute
+    **{("data", "split", name): "getattr(fractions, name)" for name in ("train", "calibration", "test")},
+    ("validate", "expectations", "severity"): "**expectation.model_dump(",
+}
+BY_NAME_IN = {"data": "tasks/ingest/splits.py", "validate": "tasks/stages/validate/expectations.py"}
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_every_key_is_read_somewhere(path):
+    if path in BY_NAME:
+        assert BY_NAME[path] in (ROOT / BY_NAME_IN[path[0]]).read_text()
+        return
+    declared, section = KEYS[path]
+    assert READS[path[-1]] & {declared, section}, f"nothing reads {'.'.join(path)}"
+
+
+GATE = {
+    "superior_on": ["newest"],
+    "metric": "macro_f1",
+    "min_gain": 0.5,
+    "margin": 0.5,
+    "class_margin": 0.5,
+    "min_class_support": 100,
+    "few_shot": 200,
+    "min_corruption_kept": 0.95,
+    "confidence": 0.7,
+    "resamples": 123,
+    "first_model": {"test.balanced_accuracy": 0.99},
+    "max_ece": 0.01,
+    "max_parity_difference": 1e-7,
+    "max_latency_ms": 1.0,
+    "max_size_mb": 1.0,
+    "when_equal": "reject",
+}
+
+
+@pytest.mark.parametrize("key", GateParams.model_fields)
+def test_every_setting_of_the_gate_changes_a_verdict(key):
+    other = predictions.FAST.model_copy(update={key: GATE[key]})
+    challenger = predictions.table(predictions.TARGETS, predictions.OLD)
+    challenger = pa.concat_tables([challenger, predictions.table(predictions.TARGETS, predictions.OLD, split="hard")])
+    found = [_verdicts(challenger, policy) for policy in (predictions.FAST, other)]
+    assert found[0] != found[1]
+
+
+def _verdicts(challenger, policy: GateParams) -> list:
+    """Of a first model, of the champion again, and of a challenger that is better, but for one class."""
+    measured = predictions.measured(predictions.TARGETS, predictions.OLD)
+    worse = predictions.wrong(predictions.NEW, slice(0, 20))
+    mixed = pa.concat_tables(predictions.table(predictions.TARGETS, worse, split=split) for split in ("test", "hard"))
+    pairs = [
+        (challenger, None, measured),
+        (challenger, challenger, measured),
+        (mixed, challenger, predictions.measured(predictions.TARGETS, worse)),
+    ]
+    return [predictions.verdict(*pair, policy, hard_set="hard-1") for pair in pairs]
+
+
+DECIDE = {
+    "min_rows": 500,
+    "persistence": (1, 3),
+    "warm_up_hours": 100.0,
+    "cooldown_hours": 1.0,
+    "max_per_day": 3,
+    "min_new_labels": 5,
+    "new_labels": 10,
+    "max_accuracy_drop": 0.01,
+    "max_age_days": 1,
+    "max_silence_minutes": 5,
+}
+
+
+@pytest.mark.parametrize("key", [key for key in DecideParams.model_fields if key != "rollback_drop"])
+def test_every_setting_of_the_decision_changes_one(key):
+    other = test_decide.POLICY.model_copy(update={key: DECIDE[key]})
+    windows = [test_decide.window(n, *_findings(n)) for n in range(4)]
+    now = test_decide.START + timedelta(days=3)
+    about = {"new_labels": 20, "last_row_at": now - timedelta(minutes=30), "drift_retrains": [now - timedelta(hours=2)]}
+    found = [decide(windows, test_decide.situation(now, **about), policy) for policy in (test_decide.POLICY, other)]
+    assert found[0] != found[1]
+
+
+def _findings(number: int) -> list:
+    if number < 3:
+        return [test_decide.QUIET]
+    return [test_decide.DARK, test_decide.BEFORE, test_decide.true_accuracy(0.8, 0.02)]
+
+
+# the test that fails when the setting is ignored; None: there is none yet. The gate's and the decision's are above
+NETWORK = "test_the_network_needs_a_password_and_a_database_comes_from_the_environment"
+TESTED = {
+    "decide.rollback_drop": None,
+    "store.url": "test_wrong_s3_credentials",
+    "store.endpoint_url": "test_wrong_s3_credentials",
+    "store.single_writer": "test_the_log_on_s3_is_the_same_log",
+    "capture.url": None,
+    "capture.sample": "test_the_sample_is_chosen_by_image",
+    "capture.images": "test_record_takes_answers_made_elsewhere",
+    "capture.buffer_rows": "test_kill_9_loses_at_most_one_unwritten_buffer",
+    "capture.flush_seconds": "test_an_unfilled_buffer_is_written_after_a_while",
+    "capture.max_per_source_per_hour": "test_a_flooding_source_is_capped_and_others_are_not",
+    "capture.keep_days": None,
+    "capture.keep_gb": None,
+    "drift.max_window": None,
+    "drift.false_alarm_rate": "test_false_alarms_keep_to_their_rate_over_many_references",
+    "drift.resamples": None,
+    "drift.seed": None,
+    "review.budget": "test_a_sample_waits_until_it_is_labelled_and_is_asked_for_once",
+    "review.max_source_share": "test_a_source_that_floods_with_labels_is_held_to_its_quota",
+    "report.rows": None,
+    "report.images": None,
+    "report.keep": None,
+    "serve.retrain_cron": "test_every_schedule_is_the_one_of_params_yaml",
+    "serve.monitor_minutes": "test_every_schedule_is_the_one_of_params_yaml",
+    "serve.reevaluate_cron": "test_every_schedule_is_the_one_of_params_yaml",
+    "serve.housekeeping_cron": "test_every_schedule_is_the_one_of_params_yaml",
+    "serve.host": NETWORK,
+    "serve.port": None,
+    "serve.evidently_port": None,
+    "serve.prefect_port": None,
+    "serve.password_env": NETWORK,
+    "serve.webhook_secret_env": None,
+    "serve.database_env": NETWORK,
+    "alerts.urls_env": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
+    "alerts.events": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
+}
+
+
+def params_ignored() -> list[str]:
+    """Keys of params.yaml that nothing would miss: no test of what they do."""
+    here = {f"gate.{key}" for key in GATE} | {f"decide.{key}" for key in DECIDE}
+    return [key for key in map(".".join, OTHER) if key not in here and not TESTED.get(key)]
+
+
+def test_the_table_of_tests_is_whole_and_names_tests_that_exist():
+    here = {f"gate.{key}" for key in GATE} | {f"decide.{key}" for key in DECIDE}
+    assert set(TESTED) == set(map(".".join, OTHER)) - here
+    sources = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    defined = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
+    for key, name in TESTED.items():
+        assert name is None or name in defined, f"{key}: {name}"
+
+
+SCHEDULES = {"retrain_cron": "1 1 * * *", "reevaluate_cron": "1 1 * * 2", "housekeeping_cron": "1 1 * * *"}
+
+
+@pytest.mark.parametrize("key", [*SCHEDULES, "monitor_minutes"])
+def test_every_schedule_is_the_one_of_params_yaml(key):
+    from flows.services.runner import schedules
+
+    params = load_params(ROOT / "params.yaml")
+    serve = params.serve.model_copy(update={key: SCHEDULES.get(key, 7)})
+    assert schedules(params) != schedules(params.model_copy(update={"serve": serve}))
