@@ -300,7 +300,7 @@ def _toy(root: Path) -> None:
     versions_project.start(root)
     (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "tasks").mkdir()
-    (root / "tasks/common/code.py").write_text("code = 1\n")
+    (root / "tasks/code.py").write_text("code = 1\n")
     git(root, "add", "-A")
     git(root, "commit", "--quiet", "-m", "a stage")
     versions_project.add_batch(root, 1, 5)

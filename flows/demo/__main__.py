@@ -2,7 +2,7 @@
 
 import sys
 
-from flows.demo.main import main
+from flows.demo.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(sys.argv[1:])

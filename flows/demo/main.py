@@ -177,9 +177,10 @@ def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> Non
         console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)
 
 
-if __name__ == "__main__":
+def run(arguments: list[str]) -> None:
+    """Run the demo on the data set and in the folder that `arguments` name; a user's error is one message."""
     try:
-        data, folder = (*sys.argv[1:], *("fashion", HERE / ".demo")[len(sys.argv) - 1 :])
+        data, folder = (*arguments, *("fashion", HERE / ".demo")[len(arguments) :])
         main(data, Path(folder).resolve())
     except EvergreenError as error:
         sys.exit(f"error: {error}")

@@ -22,7 +22,7 @@ def make(root: Path) -> Path:
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "tombstones.json").write_text("{}\n")
     (root / "tasks").mkdir()
-    (root / "tasks/common/code.py").write_text("code = 1\n")
+    (root / "tasks/code.py").write_text("code = 1\n")
     (root / ".gitignore").write_text("/data\n/artifacts\n/.evergreen\n")
     commit_all(root)
     images(root.parent / "good", {"cat": 4, "dog": 4})

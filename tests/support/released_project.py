@@ -55,7 +55,7 @@ def make(folder: Path) -> Path:
     (main / "dvc.yaml").write_text(PIPELINE)
     (main / "tombstones.json").write_text("{}\n")
     (main / "tasks").mkdir()
-    (main / "tasks/common/code.py").write_text("code = 1\n")
+    (main / "tasks/code.py").write_text("code = 1\n")
     (main / ".gitignore").write_text("/data\n/artifacts\n/.evergreen\n")
     git(main, "init", "--quiet", "--initial-branch=main")
     git(main, "config", "user.name", "Ann")

@@ -220,9 +220,9 @@ def test_outside_of_git_or_without_a_commit(project, tmp_path):
 
 def test_dirty_detached_nameless_and_without_data(project, tmp_path):
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "\n")
-    (project / "tasks/common/code.py").write_text("code = 2\n")
+    (project / "tasks/code.py").write_text("code = 2\n")
     before = state(project)
-    says(evergreen(project, "retrain"), 1, "differ from HEAD", "M params.yaml", "M tasks/common/code.py", "Commit them")
+    says(evergreen(project, "retrain"), 1, "differ from HEAD", "M params.yaml", "M tasks/code.py", "Commit them")
     assert state(project) == before
     git(project, "checkout", "-q", ".")
 

@@ -110,7 +110,7 @@ def test_without_a_commit_or_a_repository_the_remedy_is_named(tmp_path):
         workspace.input_key(tmp_path, {})
 
 
-@pytest.mark.parametrize("name", ["tasks/common/code.py", "tasks/new.py", "flows/new.py"])
+@pytest.mark.parametrize("name", ["tasks/code.py", "tasks/new.py", "flows/new.py"])
 def test_code_that_a_run_would_not_see_is_refused_by_name(toy, name):
     """Also where no stage uses it: the run imports HEAD's code, not this file."""
     (toy / name).parent.mkdir(exist_ok=True)

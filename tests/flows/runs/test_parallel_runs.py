@@ -36,7 +36,7 @@ def run_in_child(main: str, number: int, together) -> None:
     workspace.reconcile(Path(main))  # as every start does: it must spare those that begin this moment
     tree, lock = workspace.create(Path(main), f"run-{number}", {})
     (tree / "number").write_text(str(number))
-    (tree / "tasks/common/code.py").write_text(f"code = {number % 3}\n")
+    (tree / "tasks/code.py").write_text(f"code = {number % 3}\n")
     repo = open_repo(tree)
     restore_data(repo)
     outcome = bring_up_to_date(repo, "inspect", work)
@@ -49,7 +49,7 @@ def run_in_child(main: str, number: int, together) -> None:
 
 def test_ten_runs_at_once_on_one_cache(toy: Path):
     pipeline = yaml.safe_load((toy / "dvc.yaml").read_text())
-    pipeline["stages"]["inspect"]["deps"].append("tasks/common/code.py")
+    pipeline["stages"]["inspect"]["deps"].append("tasks/code.py")
     (toy / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
     git(toy, "commit", "-qam", "code decides")
     together = SERVER.Barrier(10)
