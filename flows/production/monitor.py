@@ -27,7 +27,7 @@ from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
-from tasks.releases.store import Pointer, Releases, open_store
+from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
 
 LONGEST = timedelta(days=1)  # of a window; after a longer silence the newest day is what counts
 HEAVY = ("image",)  # of the log's columns: encoded bytes; pages show the thumbnails
@@ -171,7 +171,7 @@ def _measure(
     from monitoring.drift import reference
     from monitoring.drift.window import measure_window
 
-    folder = champion(root, releases, live)
+    folder = cached_bundle(releases, live.bundle, root)
     columns = [name for name in log.schema.names if name not in HEAVY]
     table, unreadable, rows = log.window(
         start, end, columns=columns, limit=params.drift.max_window, seed=params.drift.seed, bundle=live.bundle
@@ -192,14 +192,6 @@ def _measure(
         table,
         folder,
     )
-
-
-def champion(root: Path, releases: Releases, live: Pointer) -> Path:
-    """The live bundle's folder, restored once."""
-    folder = cache_dir("bundles", root) / live.bundle
-    if not (folder / "MANIFEST.json").is_file():
-        releases.get_bundle(live.bundle, folder)
-    return folder
 
 
 def write_report(

@@ -19,8 +19,8 @@ from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
-from tasks.common.paths import cache_dir, state_dir
-from tasks.releases.store import Pointer, Releases, open_store
+from tasks.common.paths import state_dir
+from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
 from tasks.scoring import intervals
 
 Z = 2.326  # one-sided 99 %: "surely"
@@ -137,10 +137,7 @@ def compare(
     if len(pairs) >= least:
         from serving.predictor import Predictor
 
-        folder = cache_dir("bundles", root) / before.bundle
-        if not (folder / "MANIFEST.json").is_file():
-            releases.get_bundle(before.bundle, folder)
-        answers = Predictor(folder).predict([image for _, image in pairs])
+        answers = Predictor(cached_bundle(releases, before.bundle, root)).predict([image for _, image in pairs])
         old = [_same(answer.label, row["label"]) for answer, (row, _) in zip(answers, pairs, strict=True)]
         new = [_same(row["prediction"], row["label"]) for row, _ in pairs]
         b = sum(n and not o for n, o in zip(new, old, strict=True))

@@ -114,15 +114,14 @@ def _classes(root: Path, params: Params) -> list[str]:
     """What a label may be: data.classes, else the classes of the live model; [] where there is neither."""
     if params.data.classes:
         return list(params.data.classes)
-    from tasks.common.paths import cache_dir
     from tasks.releases.bundle import read
-    from tasks.releases.store import open_store
+    from tasks.releases.store import cached_bundle, open_store
 
     releases = open_store(params.store, root)
     pointer = releases.live()
     if pointer is None:
         return []
-    return read(releases.get_bundle(pointer.bundle, cache_dir("bundles", root) / pointer.bundle))["classes"]
+    return read(cached_bundle(releases, pointer.bundle, root))["classes"]
 
 
 # --- labels, in

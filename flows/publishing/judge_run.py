@@ -6,10 +6,9 @@ import pyarrow.parquet as pq
 
 from tasks.common.files import read_json
 from tasks.common.params import Params
-from tasks.common.paths import cache_dir
 from tasks.gate.champion import champion_evidence, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.store import Pointer, Releases, cached_bundle
 
 
 def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
@@ -27,8 +26,7 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
     classes = read_json(root / "artifacts/validate/classes.json")
     against = None
     if champion is not None:
-        bundle = cache_dir("bundles", root) / champion.bundle
-        releases.get_bundle(champion.bundle, bundle)  # checks what is there by hash and fetches the rest
+        bundle = cached_bundle(releases, champion.bundle, root)
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     trial = Trial(classes, params.data.task, train_counts(root, classes), hard_set_version(challenger))

@@ -27,6 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.params import StoreParams
+from tasks.common.paths import cache_dir
 from tasks.releases import bundle_store
 from tasks.releases.bundle_store import StoreDamaged
 from tasks.storage.blobs import Conflict, Store
@@ -254,6 +255,14 @@ class Releases:
             except Conflict:
                 time.sleep(random.uniform(0, 0.02))
         raise EvergreenError(f"{key} in the release store changed {SWAPS} times while it was to be updated: try again")
+
+
+def cached_bundle(releases: Releases, digest: str, root: Path) -> Path:
+    """The folder of bundle `digest` in the cache of the project at `root`, restored from the store if need be.
+
+    Files that are there already are hashed again, and a damaged bundle is replaced. Raises StoreDamaged.
+    """
+    return releases.get_bundle(digest, cache_dir("bundles", root) / digest)
 
 
 def _record_key(seq: int) -> str:
