@@ -1,1 +1,1 @@
-"""What people do with a project: runs, releases, versions, services, the command line. Only flows imports Prefect."""
+"""What people do with a project, from runs to the command line. The only code that knows Prefect."""

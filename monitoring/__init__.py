@@ -1,1 +1,1 @@
-"""Production: the log of answers, drift measures, the decision, report pages, the review queue, alerts."""
+"""Production: the log of answers, drift measures, the decision, pages, the review queue, alerts."""

@@ -1,4 +1,4 @@
-"""The pipeline's work as plain functions: from a source of images to a judged model. Nothing here imports Prefect."""
+"""The work as plain functions, from a source of images to a judged model; no Prefect."""
 
 import os
 
