@@ -1,8 +1,6 @@
 """`python -m flows.demo [DATA [FOLDER]]` runs the demo."""
 
-import sys
-
-from flows.demo.main import run
+from flows.demo.main import main
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    main()

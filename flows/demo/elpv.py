@@ -1,18 +1,20 @@
-"""The demo's story on photos of solar cells: `make demo DATA=elpv`. A model of monocrystalline cells meets
-polycrystalline ones.
+"""The demo on photos of solar cells: a model of monocrystalline cells meets polycrystalline ones.
 
-PyPI's `elpv-dataset` holds 2,624 electroluminescence photos of single solar cells, 300 x 300 grey pixels, each with its
-kind and the probability that it is defective (0, 1/3, 2/3 or 1: how sure its experts were). Its licence allows no
-commercial use, so nothing of it comes with Evergreen: it is installed when this story is asked for, after a notice.
+    make demo DATA=elpv
 
-Sure labels (0, 1) are the classes functional and defective; cells that experts were unsure of are the hard set. The
-list follows the modules that the cells were cut out of but does not name them: STRING neighbours at a time go one way.
+PyPI's `elpv-dataset` holds 2,624 electroluminescence photos of single solar cells, 300 x 300 grey pixels. Each has its
+kind and the probability that it is defective (0, 1/3, 2/3 or 1: how sure its experts were). Its licence forbids
+commercial use, so Evergreen ships none of it: the demo installs it on request, after a notice.
+
+The sure labels 0 and 1 are the classes functional and defective. Cells that the experts were unsure of are the hard
+set. The list follows the modules that the cells were cut from, but does not name them. So STRING neighbours in the list
+always go to the same file.
 
 | file | cells |
 |---|---|
 | base | mono: training, calibration, test |
 | batch-2 | mono: the next training batch |
-| sabotaged | mono: functional and defective exchanged |
+| sabotaged | mono, with functional and defective exchanged |
 | hard | all that experts were unsure of, mono and poly, rounded to the nearer class |
 | production-1 | mono, without labels |
 | production-2, -3, -4 | poly, without labels |
@@ -44,15 +46,15 @@ NOTICE = """\
 [bold]elpv-dataset[/]: photos of solar cells by Buerhop-Lutz, Deitsch, Maier, Gallwitz, Berger, Doll, Hauch, Camus and
 Brabec (2018). Licence [bold]CC BY-NC-SA 4.0[/]: with attribution, not commercially, what is made of it under the same.
 https://creativecommons.org/licenses/by-nc-sa/4.0/   https://github.com/zae-bayern/elpv-dataset
-What this demo makes of it (copies of the photos, models, reports) stays in its folder."""
+Everything that the demo makes from it (copies of the photos, models, reports) stays in the demo's folder."""
 CLASSES = ("functional", "defective")
-STRING = 6  # neighbours in the list that stay together: shorter than any row of cells in a module
-SIZE = 96  # pixels: cracks are thin, and two cores have minutes
-EPOCHS = {"frozen": 1, "last": 4, "all": 6}  # with few images the classifier alone may look best: it adapts to no kind
+STRING = 6  # neighbours in the list that stay together: fewer than any row of cells in a module
+SIZE = 96  # pixels: enough for thin cracks, small enough for minutes on two cores
+EPOCHS = {"frozen": 1, "last": 4, "all": 6}  # few images: a classifier on frozen features looks best but never adapts
 CORRUPTIONS = ["noise"]
 MAX_ECE = 0.15
 UNUSED = ("", None)
-MONO = {  # (file, split) -> about so many of the 901 sure cells
+MONO = {  # (file, split) -> roughly how many of the 901 sure cells
     ("base", "train"): 331,
     ("base", "calibration"): 150,
     ("base", "test"): 160,
@@ -75,7 +77,7 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Cell:
-    """One photo. `string` names the neighbours it stays with."""
+    """One photo. `string` names the group of neighbours it stays with."""
 
     path: str
     data: bytes
@@ -93,7 +95,7 @@ class Cell:
 
 
 def story(project: Path) -> Story:
-    """The files under the demo's state and a params.yaml that fits them, both in `project`. Raises EvergreenError."""
+    """Write the story's files and a params.yaml that fits them into `project`. Raises EvergreenError."""
     files = make(read(installed()), state_dir(project) / "demo" / "elpv")
     write_params(project, files / "base.parquet")
     return Story(
@@ -103,18 +105,20 @@ def story(project: Path) -> Story:
         change="another kind of cells arrives",
         changed="polycrystalline cells",
         certain_gain=False,
-        quiet=("none", "watch"),  # 100 cells are of few modules, and modules differ; a watch asks for nothing
+        quiet=("none", "watch"),  # 100 cells come from few modules, and modules differ; "watch" asks for nothing
     )
 
 
 def ingests(files: Path) -> tuple[tuple[str, ...], ...]:
-    """Arguments of `evergreen ingest`: the clone's data.dvc names the set that comes along, hence --new."""
+    """Arguments of each `evergreen ingest`; --new, because the clone's data.dvc names the images in datasets/."""
     return (str(files / "base.parquet"), "--new"), (str(files / "hard.parquet"), "--hard")
 
 
 def installed() -> Path:
-    """The package's folder of data, after the licence has been shown; installed now where it is not. Raises
-    EvergreenError where it cannot be had."""
+    """Show the licence, install the package if it is missing, and return its data folder.
+
+    Raises EvergreenError when it cannot be installed.
+    """
     console.print(NOTICE, soft_wrap=True)
     if importlib.util.find_spec(PACKAGE) is None:
         console.print(f"[dim]installing {VERSION} (91 MB) into {sys.prefix}[/]", soft_wrap=True)
@@ -123,15 +127,15 @@ def installed() -> Path:
         importlib.invalidate_caches()
         if code or importlib.util.find_spec(PACKAGE) is None:
             raise EvergreenError(
-                f"{VERSION} could not be installed (exit code {code}, the reason is above), and this story needs its "
-                f"photos. Install it into {sys.prefix} by hand, or run `make demo` for the set that comes along."
+                f"{VERSION} could not be installed (exit code {code}, see above), and this demo needs its photos. "
+                f"Install it into {sys.prefix} by hand, or run `make demo` on the images that Evergreen ships."
             )
     (folder,) = importlib.util.find_spec(PACKAGE).submodule_search_locations
     return Path(folder) / "data"
 
 
 def read(folder: Path) -> list[Cell]:
-    """The cells of labels.csv (path, probability, kind; separated by spaces), in its order. Raises EvergreenError."""
+    """Read the cells of labels.csv in order (path, probability, kind; space-separated). Raises EvergreenError."""
     table = folder / "labels.csv"
     found: list[Cell] = []
     try:
@@ -139,15 +143,15 @@ def read(folder: Path) -> list[Cell]:
         for kind, neighbours in groupby(rows, key=lambda row: row[2]):
             start = len(found)
             for number, (path, probability, _) in enumerate(neighbours):
-                string = f"{kind}-{start + number // STRING * STRING:04d}"  # the first of them
+                string = f"{kind}-{start + number // STRING * STRING:04d}"  # named after the group's first cell
                 found.append(Cell(path, (folder / path).read_bytes(), float(probability), kind, string))
     except (OSError, ValueError, IndexError) as error:
-        raise EvergreenError(f"{table} is not what {VERSION} brings: {error}. Install that version again.") from error
+        raise EvergreenError(f"{table} is not the file of {VERSION}: {error}. Install that version again.") from error
     return found
 
 
 def make(cells: list[Cell], out: Path) -> Path:
-    """Write every file of the table above into `out`, the same for the same cells; returns `out`."""
+    """Write every file of the table above into `out`, deterministically; returns `out`."""
     rows: dict[str, list[dict]] = {"hard": [_row(cell, "hard", cell.label) for cell in cells if not cell.sure]}
     for kind, places in (("mono", MONO), ("poly", POLY)):
         for (name, split), dealt in deal([c for c in cells if c.sure and c.kind == kind], places).items():
@@ -160,10 +164,10 @@ def make(cells: list[Cell], out: Path) -> Path:
 
 
 def deal(cells: list[Cell], places: dict[tuple, int]) -> dict[tuple, list[Cell]]:
-    """place -> its cells: whole strings, about as many as asked for, each place with the same share of defective ones.
+    """Deal whole strings to places, in proportion to the wanted counts and with equal shares of defective cells.
 
-    From the strings without a defect to those that are all defective, and among equals as the list has them, each goes
-    to the place that is furthest behind: by chance a place of 20 strings gets few modules and is unlike the others.
+    Strings are sorted by their share of defects (ties keep the list's order); each goes to the place that is furthest
+    behind. Random dealing would give a place of 20 strings few modules, and so make it unlike the others.
     """
     strings: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -180,7 +184,7 @@ def deal(cells: list[Cell], places: dict[tuple, int]) -> dict[tuple, list[Cell]]
 
 
 def write_params(project: Path, manifest: Path) -> None:
-    """What `evergreen init` would write for `manifest`, smaller and quicker."""
+    """Write the params.yaml of `evergreen init` for `manifest`, made smaller and quicker."""
     params, why = fit(look(manifest))
     epochs = UnfreezePhases(**EPOCHS)
     sections = {
@@ -191,15 +195,15 @@ def write_params(project: Path, manifest: Path) -> None:
         "bundle": params.bundle.model_copy(update={"name": "solar-cells"}),
     }
     for changed in ("images.resolution", "train_backbone.epochs"):
-        why[changed] = "chosen for a demo of minutes on two cores"
+        why[changed] = "chosen so that the demo takes minutes on two cores"
     why["evaluate.corruptions"] = "the camera stands in a dark chamber, in focus, and saves without loss"
-    why["gate.max_ece"] = "of 160 test images a well calibrated model shows up to 0.07 by luck"
+    why["gate.max_ece"] = "on 160 test images a well calibrated model shows up to 0.07 by chance"
     with atomic_path(project / "params.yaml") as temporary:
         temporary.write_text(render(params.model_copy(update=sections), why).lstrip(), encoding="utf-8")
 
 
 def _given(cell: Cell, name: str, split: str | None) -> str | None:
-    """The label that the file `name` gives: none in production, the other one where it is sabotaged."""
+    """The label in the file `name`: none in production, the wrong one in the sabotaged batch."""
     if split is None:
         return None
     return CLASSES[(CLASSES.index(cell.label) + (name == "sabotaged")) % 2]

@@ -1,13 +1,14 @@
-"""`make demo`: the whole loop on real images, in a scratch clone; the checkout stays untouched.
+"""`make demo`: the whole loop on real images, in a scratch clone of this checkout.
 
     python -m flows.demo [DATA [FOLDER]]
 
-DATA: fashion (the set in datasets/) or elpv (photos of solar cells, installed on demand: flows.demo.elpv).
-FOLDER: default .demo; an earlier demo there is stopped and replaced.
+DATA: fashion (the images in datasets/) or elpv (photos of solar cells, installed on demand: flows.demo.elpv).
+FOLDER: where the clone goes, .demo by default. The demo stops and replaces an earlier demo there.
 
-Expected: a first release; a new batch that retrains incrementally and is promoted (elpv: or held, being small); a
-sabotaged batch that is stopped before training; production that changes, an alarm, labels, an automatic retraining (in
-flows.demo.production). It ends by saying where to look.
+What you should see: a first release. A second batch, which retrains only what it must and is promoted (with elpv the
+small batch may be held). A sabotaged batch, which is stopped before training. Then production: the images change, an
+alarm follows, a person labels, and a retraining starts by itself (flows.demo.production). At the end the demo prints
+where to look. Your checkout stays untouched.
 """
 
 import re
@@ -33,20 +34,20 @@ from tasks.releases.store import open_store
 
 console = Console(highlight=False)
 HERE = Path(__file__).resolve().parents[2]
-REJECTED = 4  # exit code of `evergreen retrain`: the gate found the new model worse
-SETTINGS = {  # what the demo's clone changes: it has minutes, not days, and labels all that two windows showed
+REJECTED = 4  # exit code of `evergreen retrain`: the gate rejected the challenger
+SETTINGS = {  # line of params.yaml -> the demo's: it has minutes, not days, and labels every image of two windows
     r"  resolution: 64": "  resolution: 48",  # the images have 28 pixels a side
     r"  flush_seconds: .*": "  flush_seconds: 1",
     r"  budget: .*": "  budget: 500",
-    r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo looks itself, when a window is full
+    r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo calls the monitor itself when a window is full
 }
 
 
 def clone(target: Path) -> Path:
-    """A scratch clone of this checkout's HEAD at `target`; an earlier demo there is stopped and removed."""
+    """Clone this checkout's HEAD to `target`, after stopping and removing an earlier demo there."""
     if target.exists():
         if not (target / ".git").is_dir() or not (target / "dvc.yaml").is_file():
-            raise EvergreenError(f"{target} exists and is no earlier demo: remove it, or name another folder")
+            raise EvergreenError(f"{target} exists and is not an earlier demo: remove it, or choose another folder")
         down(target)
         shutil.rmtree(target)
     git(HERE, "clone", "--quiet", "--no-hardlinks", str(HERE), str(target))
@@ -58,13 +59,13 @@ def clone(target: Path) -> Path:
 
 
 def fashion(project: Path) -> Story:
-    """The set that comes along, as params.yaml has it."""
+    """The story on the images in datasets/fashion, with the settings of params.yaml."""
     return Story(
         files=project / "datasets/fashion",
         ingests=((),),
         certain_gain=True,
         known="the cameras the model knows",
-        change="a camera is changed",
+        change="a camera is replaced",
         changed="the new camera",
     )
 
@@ -73,7 +74,7 @@ STORIES = {"fashion": fashion, "elpv": elpv.story}
 
 
 def commit_settings(project: Path) -> None:
-    """The demo's own settings into params.yaml, committed with whatever the story has written there."""
+    """Put the demo's settings into params.yaml and commit them, together with what the story wrote there."""
     params = (project / "params.yaml").read_text(encoding="utf-8")
     for shipped, ours in SETTINGS.items():
         params = re.sub(f"(?m)^{shipped}$", ours, params)
@@ -83,7 +84,7 @@ def commit_settings(project: Path) -> None:
 
 
 def evergreen(project: Path, *arguments: str) -> int:
-    """Run one `evergreen` command in the demo's project, shown as a user would type it."""
+    """Run one `evergreen` command in the demo's project and show it as a user would type it."""
     console.print(f"[bold green]$[/] evergreen {' '.join(arguments)}", soft_wrap=True)
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
@@ -93,7 +94,7 @@ def evergreen(project: Path, *arguments: str) -> int:
 
 
 def start_services(project: Path) -> subprocess.Popen:
-    """`evergreen up` beside the first steps, which leave a core to it; part 4 shows what it says."""
+    """Start `evergreen up` in the background while the first steps run; part 4 shows its output."""
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "up"],
         cwd=project,
@@ -108,25 +109,35 @@ def must(code: int, expected: int, what: str) -> None:
         raise EvergreenError(f"the demo expected {what} (exit code {expected}), found exit code {code}")
 
 
-def main(data: str, target: Path) -> None:
+def main() -> None:
+    """Run the demo on the data and in the folder of the command line; an error is one line on stderr."""
+    data, folder = (*sys.argv[1:], *("fashion", HERE / ".demo")[len(sys.argv) - 1 :])
+    try:
+        run(data, Path(folder).resolve())
+    except EvergreenError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(data: str, target: Path) -> None:
+    """Play the story of `data` in `target`. Raises EvergreenError where a step ends otherwise than the story says."""
     if data not in STORIES:
-        raise EvergreenError(f"no story is told with {data!r}: name one of {', '.join(STORIES)} (make demo DATA=...)")
+        raise EvergreenError(f"unknown data {data!r}: choose one of {', '.join(STORIES)} (make demo DATA=...)")
     start = time.monotonic()
     project = clone(target)
     story = STORIES[data](project)
     commit_settings(project)
     services_start = start_services(project)
-    console.print(Rule("1  images and labels in, a first model out"))
+    console.print(Rule("1  Images and labels go in, a first model comes out"))
     for arguments in story.ingests:
-        must(evergreen(project, "ingest", *arguments), 0, "the first images to be ingested")
+        must(evergreen(project, "ingest", *arguments), 0, "the first images to be taken in")
     must(evergreen(project, "retrain", "--reason", "first model"), 0, "a first release")
     releases = open_store(load_params(project / "params.yaml").store, project)
     first = releases.live()
     if first is None:
         raise EvergreenError("the demo expected a first release, none is live")
 
-    console.print(Rule("2  a new batch: only what is new is worked on, and a better model is promoted"))
-    must(evergreen(project, "ingest", str(story.files / "batch-2.parquet")), 0, "a batch to be ingested")
+    console.print(Rule("2  A second batch: only the new images are processed, and a better model is promoted"))
+    must(evergreen(project, "ingest", str(story.files / "batch-2.parquet")), 0, "the second batch to be taken in")
     code = evergreen(project, "retrain", "--reason", "new batch")
     if story.certain_gain:
         must(code, 0, "a second release")
@@ -135,8 +146,8 @@ def main(data: str, target: Path) -> None:
     elif code != REJECTED:
         must(code, 0, "a second release, or one that is held")
 
-    console.print(Rule("3  a sabotaged batch (labels flipped): stopped before training"))
-    must(evergreen(project, "ingest", str(story.files / "sabotaged.parquet")), 0, "a batch to be ingested")
+    console.print(Rule("3  A sabotaged batch (wrong labels): stopped before training"))
+    must(evergreen(project, "ingest", str(story.files / "sabotaged.parquet")), 0, "the sabotaged batch to be taken in")
     must(evergreen(project, "retrain", "--reason", "new batch"), 3, "the sabotaged batch to be refused")
     must(evergreen(project, "retrain", "--reason", "the next schedule"), 0, "the tombstone to hold")
 
@@ -154,33 +165,24 @@ def main(data: str, target: Path) -> None:
 
 
 def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> None:
-    """Where everything the demo made can be seen; plain lines, so that paths stay whole and clickable."""
+    """Print where to see what the demo made, in plain lines: paths stay whole and clickable."""
     tree = sorted((state_dir(project) / "runs").iterdir())[-1] / "tree"
     refused = next((state_dir(project) / "validation").glob("b-*.html"))
     address = {name: url for name, url, _ in services(project)}
     releases = open_store(load_params(project / "params.yaml").store, project)
     report = Path(releases.store.root) / "runs" / releases.live().run_id / "report.html"
-    console.print(Rule(f"the loop ran in {minutes:.1f} minutes; look at"))
+    console.print(Rule(f"Done in {minutes:.1f} minutes. Where to look"))
     places = {
         "drift reports, release reports, review queue": address["pages"],
-        "the alarm: which images moved": reports[1],
+        "the alarm: which images changed": reports[1],
         "why the new model is live": report,
-        "why the batch was refused, with its images": refused,
+        "why the sabotaged batch was refused": refused,
         "Prefect: runs, tables, plots, verdicts": f"{address['prefect']}/runs",
-        "Evidently's own history": address["evidently"],
-        "the validation of the data in use": tree / "artifacts/validate/index.html",
+        "Evidently: every window": address["evidently"],
+        "checks of the training data": tree / "artifacts/validate/index.html",
         "the live model's card": tree / "artifacts/bundle/card.md",
-        "go back": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} rollback",
+        "return to the previous model": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} rollback",
         "stop everything": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
     }
     for what, where in places.items():
         console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)
-
-
-def run(arguments: list[str]) -> None:
-    """Run the demo on the data set and in the folder that `arguments` name; a user's error is one message."""
-    try:
-        data, folder = (*arguments, *("fashion", HERE / ".demo")[len(arguments) :])
-        main(data, Path(folder).resolve())
-    except EvergreenError as error:
-        sys.exit(f"error: {error}")

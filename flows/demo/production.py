@@ -1,7 +1,7 @@
-"""The demo's second half: production. A quiet camera, a changed one, the alarm, labels, a retrained model, quiet again.
+"""The demo's second half: production changes, an alarm follows, people label, a retrained model takes over.
 
-Nothing is staged: traffic is answered by the live model through ONNX Runtime, the monitor decides, Prefect's automation
-starts the run. Only the person who labels is played, by the story's truth.parquet, which nothing else reads.
+Nothing is staged: the live model answers the traffic through ONNX Runtime, the monitor decides, Prefect's automation
+starts the run. Only the person who labels is played: their labels come from truth.parquet, which nothing else reads.
 """
 
 import csv
@@ -24,26 +24,26 @@ from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.releases.store import Pointer, Releases
 
-RUN_SECONDS = 1800  # for the event to start a run, and for that run to end
+RUN_SECONDS = 1800  # limit for the event to start a run and for that run to end
 console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
 class Story:
-    """A data set that the demo is told with: its files, and the words for what happens to them."""
+    """One data set of the demo: its files, and the words for what happens to them."""
 
     files: Path  # batch-2, sabotaged, production-1 to -4 and truth, each .parquet
     ingests: tuple[tuple[str, ...], ...]  # arguments of each `evergreen ingest` before the first model
-    certain_gain: bool  # must the second batch give a better model, or may the gate hold it?
+    certain_gain: bool  # True: the second batch must give a better model; False: the gate may hold or reject it
     known: str  # "the cameras the model knows"
-    change: str  # "a camera is changed"
-    changed: str  # "the changed camera"
-    quiet: tuple[str, ...] = ("none",)  # what the monitor may decide where nothing has changed
+    change: str  # "a camera is replaced"
+    changed: str  # "the new camera"
+    quiet: tuple[str, ...] = ("none",)  # what the monitor may decide while nothing has changed
 
 
 @dataclass
 class Demo:
-    """`evergreen(*arguments)` runs one command as a user would and returns its exit code."""
+    """What the second half needs; `evergreen(*arguments)` runs one command and returns its exit code."""
 
     project: Path
     releases: Releases
@@ -51,7 +51,7 @@ class Demo:
     story: Story
 
     def traffic(self, number: int) -> datetime:
-        """The images of production-`number` arrive now; the time when they began to."""
+        """Let the images of production-`number` arrive now; returns when they began to."""
         table = pq.read_table(self.story.files / f"production-{number}.parquet")
         table = table.select([name for name in table.column_names if name != "taken_at"])
         file = state_dir(self.project) / "demo" / f"traffic-{number}.parquet"
@@ -62,9 +62,9 @@ class Demo:
         return began
 
     def monitor(self, *expected: str) -> dict:
-        """Look at the window now; what the monitor saw. Raises EvergreenError for another outcome than expected."""
+        """Run the monitor; returns its record. Raises EvergreenError for an outcome that was not expected."""
         held_back = load_params(self.project / "params.yaml").capture.flush_seconds + 1
-        time.sleep(held_back + 1)  # a capture may hold answers back that long: the window ends before
+        time.sleep(held_back + 1)  # capture may hold answers back that long, so the window ends that much earlier
         self._must("monitor")
         seen = read_json(state_dir(self.project) / "monitor.json")
         if seen["outcome"] not in expected:
@@ -73,7 +73,7 @@ class Demo:
         return seen
 
     def label_the_queue(self) -> int:
-        """Write the queue out, fill in the true labels, take them back; how many."""
+        """Export the queue, fill in the true labels and import them; returns how many."""
         file = state_dir(self.project) / "demo" / "queue.csv"
         self._must("queue", "--csv", str(file))
         truth = pq.read_table(self.story.files / "truth.parquet").to_pydict()
@@ -84,20 +84,20 @@ class Demo:
             writer = csv.DictWriter(target, list(rows[0]) if rows else ["id", "label"])
             writer.writeheader()
             writer.writerows({**row, "label": known[row["id"]]} for row in rows)
-        console.print("  [dim](a person looks at the images and fills in the labels)[/]")
+        console.print("  [dim](here a person looks at the images and fills in the labels)[/]")
         self._must("label", str(file), "--annotator", "a person")
         return len(rows)
 
     def mark(self) -> tuple[str, int]:
-        """Now, as run ids begin, and how long the runner's log is: what comes later is beyond it."""
+        """(now, written as run ids begin; length of the runner's log): what comes later lies behind both."""
         log = state_dir(self.project) / "runner.log"
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}", log.stat().st_size if log.is_file() else 0
 
     def wait_for_release(self, before: Pointer, mark: tuple[str, int]) -> tuple[Pointer, datetime]:
-        """Show the run that the event starts, until it has ended; (the new pointer, when the run started).
+        """Show the run that the event starts until it ends; returns (the new pointer, when the run started).
 
-        mark: of before the event. The monitor sends that before it draws its report, so by the end of the command
-        the run may have begun.
+        mark: taken before the event. The monitor sends the event before it draws its report, so the run may have
+        begun by the end of the command.
         """
         state, (since, offset) = state_dir(self.project), mark
         log, deadline = state / "runner.log", time.monotonic() + RUN_SECONDS
@@ -115,7 +115,7 @@ class Demo:
         ended = read_json(folder / "ended.json")
         if ended["outcome"] == "held" and not self.story.certain_gain:
             console.print(
-                "  [dim](a person reads the release report: the new kind of images is worth what it costs)[/]"
+                "  [dim](here a person reads the release report: knowing the new images is worth what it costs)[/]"
             )
             self._must("approve", folder.name, "--why", f"{self.story.change}, and only this model knows it")
         live = self.releases.live()
@@ -124,7 +124,7 @@ class Demo:
         return live, datetime.strptime(folder.name.split("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
 
     def accuracy(self, since: datetime) -> float:
-        """Of the answers logged since then, by the true labels that only the demo knows."""
+        """Share of right answers logged since then, by the true labels that only the demo knows."""
         log = open_log(self.project, load_params(self.project / "params.yaml"))
         answers = log.window(since, datetime.now(UTC) + timedelta(minutes=1), columns=["id", "prediction"])[0]
         truth = pq.read_table(self.story.files / "truth.parquet")
@@ -137,7 +137,7 @@ class Demo:
 
 
 def _show(log: Path, offset: int) -> int:
-    """Print the stage lines that the runner's log has gained; the new offset."""
+    """Print the stage lines that the runner's log has gained; returns the new offset."""
     if not log.is_file():
         return offset
     with open(log, "rb") as file:
@@ -151,36 +151,36 @@ def _show(log: Path, offset: int) -> int:
 
 
 def run(demo: Demo, rule: Callable[[str], None]) -> dict:
-    """Play it; the figures: first_shift_to_retrain_s, accuracy_before, accuracy_after, images_after."""
+    """Play parts 4 to 7; returns first_shift_to_retrain_s, accuracy_before, accuracy_after, images_after, reports."""
     live, story = demo.releases.live(), demo.story
-    rule(f"4  production: {story.known}: quiet")
+    rule(f"4  Production with {story.known}: the monitor stays quiet")
     demo._must("up")
     demo.traffic(1)
     demo.monitor(*demo.story.quiet)
 
-    rule(f"5  {story.change}: an alarm within two windows, and the images to label")
+    rule(f"5  {story.change.capitalize()}: an alarm within two windows, and a queue of images to label")
     shifted = demo.traffic(2)
     first = demo.monitor("watch", "label")
     demo.traffic(3)
     if first["outcome"] == "watch":
         alarm = demo.monitor("label")
-    else:  # asked already: the same is not asked for twice
+    else:  # labels were asked for already: the monitor does not ask twice
         alarm = first
         demo.monitor("watch", "label")
     demo.label_the_queue()
 
-    rule("6  the drift goes on and labels are there: the monitor's event starts a retraining")
+    rule("6  The drift goes on and labels have come: the monitor starts a retraining")
     before, mark = demo.traffic(4), demo.mark()
     demo.monitor("retrain")
     accuracy_before = demo.accuracy(before)
     live, started = demo.wait_for_release(live, mark)
 
-    rule(f"7  the new model knows {story.changed}: quiet again")
+    rule(f"7  The new model knows {story.changed}: quiet again")
     after = demo.traffic(4)
     quiet = demo.monitor(*demo.story.quiet)
     accuracy_after = demo.accuracy(after)
     console.print(
-        f"  accuracy on the traffic of {story.changed} (nobody labelled these images): "
+        f"  accuracy on images of {story.changed} (none of them was labelled or trained on): "
         f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}",
         soft_wrap=True,
     )

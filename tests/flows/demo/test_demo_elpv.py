@@ -180,4 +180,4 @@ def test_make_hands_the_name_of_the_data_on_and_an_unknown_one_is_refused():
     assert "-m flows.demo elpv" in shown.stdout
     refused = subprocess.run([sys.executable, "-m", "flows.demo", "moons"], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "'moons': name one of fashion, elpv" in refused.stderr
+    assert "'moons': choose one of fashion, elpv" in refused.stderr
