@@ -1,29 +1,26 @@
-"""The production log: every answer a model gave, and the true labels that come later, over one
-`tasks.storage.blobs.Store`.
+"""The production log: all answers of the models, and the late labels, in one `tasks.storage.blobs.Store`.
 
     2026-11-21/14/<hash>-<bytes>.parquet   answers requested in that hour (UTC): schema.log_schema
-    labels/<hash>.parquet                  true labels as they came: schema.late_labels_schema
+    labels/<hash>.parquet                  late labels as they came: schema.late_labels_schema
 
-Files are written once and never changed, so writers need no lock; a reader skips a file that is torn or of another
-schema and names it. The number in a name is the file's size: retention adds it up without opening anything.
-What a window costs depends on the window alone: hours outside it are not listed, columns not asked for not read, and
-of the rows beyond `limit` only id and time. N is the number of rows.
+Files are written once and never changed, so writers need no lock. A reader skips a file that is damaged or has another
+schema, and lists its key. The number in a name is the file's size, so retention opens no file.
+The cost of reading a window depends only on that window: other hours are not listed, and other columns are not read. Of
+rows beyond `limit`, only id and time are read. N is the number of rows.
 """
 
 import io
 import logging
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from monitoring.log.parquet_files import UNREADABLE, open_parquet, open_seekable, parquet_bytes, rows_in_time, take_rows
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, StoreParams
@@ -32,22 +29,18 @@ from tasks.storage.blobs import Store
 HOUR = timedelta(hours=1)
 KEY = re.compile(r"(\d{4}-\d{2}-\d{2})/(\d{2})/[^/]+")
 SIZED = re.compile(r"-(\d+)\.parquet$")
-ROW_GROUP = 64  # rows: what is held of images at once
-IN_MEMORY = 32 << 20  # bytes; a remote file larger than this is read from a temporary file
-COMPRESSED = ("image", "thumbnail")  # already, by JPEG or PNG
-REPEATED = ["source", "reason", "version", "bundle", "format", "mode"]  # worth a dictionary
-FAR_DAYS = 62  # longer windows are listed at once, not day by day
+FAR_DAYS = 62  # for longer windows, one listing replaces one per day
 
 logger = logging.getLogger("evergreen.log")
 
 
 def open_log(root: Path, params: Params) -> "Log":
-    """The log that capture.url names: a folder (relative to the main checkout of `root`) or s3://bucket/prefix."""
+    """The log at capture.url: a folder, relative to the main checkout of `root`, or s3://bucket/prefix."""
     return open_at(params.capture.url, root, params.store, params.data.task)
 
 
 def open_at(url: str, root: Path, store: StoreParams, task: str) -> "Log":
-    """The log at `url`; a relative folder is beneath the main checkout of `root`. store: how S3 is spoken to."""
+    """The log at `url`; a relative folder is inside the main checkout of `root`. store: S3 settings."""
     from tasks.storage.places import open_blobs
 
     return Log(open_blobs(url, root, store=store), task)
@@ -63,17 +56,17 @@ class Log:
     # answers
 
     def append(self, table: pa.Table) -> list[str]:
-        """Write answers (log_schema; `at` set in every row), one file for each hour in them; the keys written.
+        """Write answers (log_schema; `at` set in each row), one file per hour; returns the keys.
 
-        Files are named by content: after an error, when it is open what was written, the same table can be appended
-        again and nothing is there twice.
+        Files are named by their content. After an error it is safe to append the same table again: nothing is stored
+        twice.
         """
         if table.schema.names != self.schema.names or table["at"].null_count:
             raise ValueError(f"expected columns {self.schema.names} with `at` set, found {table.schema.names}")
         keys = []
         hours = pc.floor_temporal(table["at"], unit="hour")
         for hour in pc.unique(hours).to_pylist():
-            content = _parquet(table.filter(pc.equal(hours, hour)).cast(self.schema))
+            content = parquet_bytes(table.filter(pc.equal(hours, hour)).cast(self.schema))
             keys.append(f"{hour:%Y-%m-%d/%H}/{sha256_bytes(content)[:32]}-{len(content)}.parquet")
             self.store.create(keys[-1], content)
         return keys
@@ -87,23 +80,23 @@ class Log:
         seed: int = 0,
         bundle: str | None = None,
     ) -> tuple[pa.Table, list[str], int]:
-        """(answers requested in [start, end), keys that could not be read, N before sampling), ordered by time and id.
+        """(answers requested in [start, end), keys that could not be read, N before sampling), by time and id.
 
-        columns: to read (None: all). limit: at most so many rows, a random sample that depends on the rows and `seed`
-        alone. bundle: only answers of the model with this manifest digest. Raises what the store raises.
+        columns: to read (None: all). limit: maximum number of rows; the random sample depends only on the rows and
+        `seed`. bundle: only answers of the model with this manifest digest. Raises what the store raises.
         """
         names = list(columns) if columns is not None else self.schema.names
         wanted = [name for name in self.schema.names if name in {*names, "id", "at"}]
         unreadable, total = [], 0
         kept = self.schema.empty_table().select(wanted)
-        draws = np.empty(0, np.uint64)  # one a kept row; those with the smallest draws are the sample
+        draws = np.empty(0, np.uint64)  # one per kept row; the rows with the smallest draws are the sample
         for key in self._keys(start, end):
             try:
-                with _opened(self.store, key) as file:
-                    if file is None:  # removed by retention since it was listed
+                with open_seekable(self.store, key) as file:
+                    if file is None:  # removed by retention after it was listed
                         continue
-                    parquet = self._parquet(file)
-                    rows = _rows_in(parquet, start, end, bundle)
+                    parquet = open_parquet(file, self.schema)
+                    rows = rows_in_time(parquet, start, end, bundle)
                     drawn = _draw(rows, seed)
                     if limit is not None and len(draws) >= limit:
                         good = drawn < np.partition(draws, limit - 1)[limit - 1]
@@ -111,8 +104,8 @@ class Log:
                         good = drawn <= np.partition(drawn, limit - 1)[limit - 1]
                     else:
                         good = np.ones(len(drawn), bool)
-                    found = _take(parquet, rows["row"].to_numpy()[good], wanted)
-            except (pa.ArrowException, OSError, _Foreign) as error:
+                    found = take_rows(parquet, rows["row"].to_numpy()[good], wanted)
+            except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
                 unreadable.append(key)
                 continue
@@ -125,27 +118,29 @@ class Log:
         return kept.sort_by([("at", "ascending"), ("id", "ascending")]).select(names), unreadable, total
 
     def last_at(self, now: datetime | None = None) -> datetime | None:
-        """When the newest answer was requested; None: the log is empty. Times after `now` do not count: one camera
-        with a wrong clock must not hide that all others fell silent."""
+        """When the newest answer was requested; None if the log is empty.
+
+        Times after `now` do not count: one camera with a wrong clock must not hide that all others are silent.
+        """
         now = now or datetime.now(UTC)
         near = sorted(self._keys(now - timedelta(days=2), now), reverse=True)
         return self._newest(near, now) or self._newest(reversed(list(self._all())), now)
 
     def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
-        """The newest answer for each of `ids` in [start, end): `columns`, in no special order."""
+        """`columns` of the newest answer for each of `ids` in [start, end), in no particular order."""
         wanted = pa.array(sorted(set(ids)), pa.string())
         names = [name for name in self.schema.names if name in {*columns, "id", "at"}]
         kept = self.schema.empty_table().select(names)
         for key in self._keys(start, end):
             try:
-                with _opened(self.store, key) as file:
+                with open_seekable(self.store, key) as file:
                     if file is None:
                         continue
-                    parquet = self._parquet(file)
-                    rows = _rows_in(parquet, start, end, None)
+                    parquet = open_parquet(file, self.schema)
+                    rows = rows_in_time(parquet, start, end, None)
                     rows = rows.filter(pc.is_in(rows["id"], wanted))
-                    found = _take(parquet, rows["row"].to_numpy(), names)
-            except (pa.ArrowException, OSError, _Foreign) as error:
+                    found = take_rows(parquet, rows["row"].to_numpy(), names)
+            except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
                 continue
             if len(found):
@@ -155,25 +150,25 @@ class Log:
     # labels that come later
 
     def add_labels(self, table: pa.Table) -> str | None:
-        """Keep true labels (late_labels_schema); the key written, None for no rows."""
+        """Write late labels (late_labels_schema); returns the key, None for no rows."""
         schema = late_labels_schema(self.task)
         if not len(table):
             return None
-        content = _parquet(table.select(schema.names).cast(schema))
+        content = parquet_bytes(table.select(schema.names).cast(schema))
         key = f"labels/{sha256_bytes(content)[:32]}.parquet"
         self.store.create(key, content)
         return key
 
     def labels(self, since: datetime | None = None) -> pa.Table:
-        """Each annotator's newest label of each id (late_labels_schema) given at or after `since`, by time."""
+        """The newest label of each annotator for each id, given at or after `since`, by time (late_labels_schema)."""
         schema = late_labels_schema(self.task)
         tables = [schema.empty_table()]
         for key in self.store.list("labels/"):
             try:
-                with _opened(self.store, key) as file:
+                with open_seekable(self.store, key) as file:
                     if file is not None:
-                        tables.append(_checked(pq.ParquetFile(file), schema).read(schema.names).cast(schema))
-            except (pa.ArrowException, OSError, _Foreign) as error:
+                        tables.append(open_parquet(file, schema).read(schema.names).cast(schema))
+            except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
         table = pa.concat_tables(tables)
         if since is not None:
@@ -183,8 +178,10 @@ class Log:
     # retention
 
     def prune(self, now: datetime, keep_days: float, keep_gb: float) -> int:
-        """Remove hours older than `keep_days`, then the oldest until `keep_gb` (10^9 bytes) are left; files removed.
-        Labels stay: they are people's work, and small."""
+        """Delete hours older than `keep_days`, then the oldest until `keep_gb` (10^9 bytes) are left; how many files.
+
+        Labels stay: they are people's work, and small.
+        """
         keys = list(self._all())
         old = now.astimezone(UTC) - timedelta(days=keep_days)
         gone = [key for key in keys if _hour(key) + HOUR <= old]
@@ -200,7 +197,7 @@ class Log:
             self.store.remove(key)
         return len(gone)
 
-    # where things are
+    # keys
 
     def _keys(self, start: datetime, end: datetime) -> Iterator[str]:
         """Keys of the hours that touch [start, end), oldest first."""
@@ -218,7 +215,7 @@ class Log:
             yield from (key for key in self.store.list(prefix) if _is_hour(key) and first <= _hour(key) < end)
 
     def _all(self) -> Iterator[str]:
-        """Every key of answers, oldest hour first ("2" begins every year of this millennium)."""
+        """All keys of answers, oldest hour first (years of this millennium begin with "2")."""
         return (key for key in self.store.list("2") if _is_hour(key))
 
     def _newest(self, keys: Iterable[str], now: datetime) -> datetime | None:
@@ -228,10 +225,10 @@ class Log:
             if _hour(key) > now or (best is not None and _hour(key) + HOUR <= best):
                 continue
             try:
-                with _opened(self.store, key) as file:
-                    at = self._parquet(file).read(["at"])["at"] if file is not None else None
-            except (pa.ArrowException, OSError, _Foreign):
-                continue  # a window that covers it names it
+                with open_seekable(self.store, key) as file:
+                    at = open_parquet(file, self.schema).read(["at"])["at"] if file is not None else None
+            except UNREADABLE:
+                continue  # `window` lists it when it reads this hour
             found = pc.max(at.filter(pc.less_equal(at, pa.scalar(now, at.type)))).as_py() if at is not None else None
             best = max(filter(None, (best, found)), default=None)
         return best
@@ -239,19 +236,12 @@ class Log:
     def _size(self, key: str) -> int:
         if sized := SIZED.search(key):
             return int(sized[1])
-        with _opened(self.store, key) as file:  # not written by us: it still takes room
+        with open_seekable(self.store, key) as file:  # not written by this class, but it takes space too
             return file.seek(0, io.SEEK_END) if file is not None else 0
-
-    def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
-        return _checked(pq.ParquetFile(file, page_checksum_verification=True), self.schema)
-
-
-class _Foreign(Exception):
-    """A Parquet file that is no part of this log."""
 
 
 def majority_labels(labels: pa.Table) -> pa.Table:
-    """One true label an id (id, label) of `Log.labels`: what most annotators say, the newest among equals."""
+    """One label per id (id, label) from `Log.labels`: what most annotators say; the newest breaks ties."""
     votes: dict[str, list] = {}
     for row in sorted(labels.select(["id", "at", "label"]).to_pylist(), key=lambda row: row["at"], reverse=True):
         votes.setdefault(row["id"], []).append(row["label"])
@@ -273,68 +263,11 @@ def _hour(key: str) -> datetime:
     return datetime.strptime(key[:13], "%Y-%m-%d/%H").replace(tzinfo=UTC)
 
 
-def _parquet(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=ROW_GROUP,
-        compression={field.name: "none" if field.name in COMPRESSED else "zstd" for field in table.schema},
-        use_dictionary=[name for name in REPEATED if name in table.schema.names],
-        write_statistics=["at"],
-        write_page_checksum=True,
-    )
-    return buffer.getvalue().to_pybytes()
-
-
-class _opened:
-    """A key as a file that can be sought in (a temporary copy, where the store only streams); None if it is gone."""
-
-    def __init__(self, store: Store, key: str):
-        self._stream = store.open(key)
-
-    def __enter__(self) -> BinaryIO | None:
-        if self._stream is None or self._stream.seekable():
-            return self._stream
-        with self._stream:
-            copy = tempfile.SpooledTemporaryFile(IN_MEMORY)
-            while block := self._stream.read(1 << 20):
-                copy.write(block)
-        copy.seek(0)
-        self._stream = copy
-        return copy
-
-    def __exit__(self, *_) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-
-def _checked(parquet: pq.ParquetFile, schema: pa.Schema) -> pq.ParquetFile:
-    """`parquet` if it has every column of `schema` (more are fine: a newer version wrote it). Raises _Foreign."""
-    found = parquet.schema_arrow
-    for field in schema:
-        at = found.get_field_index(field.name)
-        if at < 0 or not found.field(at).type.equals(field.type):
-            raise _Foreign(
-                f"column {field.name!r}: expected {field.type}, found {found.field(at).type if at >= 0 else 'none'}"
-            )
-    return parquet
-
-
-def _rows_in(parquet: pq.ParquetFile, start: datetime, end: datetime, bundle: str | None) -> pa.Table:
-    """(row, id, at) of the rows requested in [start, end) and answered by `bundle` (None: by any)."""
-    table = parquet.read(["id", "at", *(["bundle"] if bundle is not None else [])])
-    table = table.append_column("row", pa.array(np.arange(len(table))))
-    at = table["at"]
-    inside = pc.and_(pc.greater_equal(at, pa.scalar(start, at.type)), pc.less(at, pa.scalar(end, at.type)))
-    if bundle is not None:
-        inside = pc.and_(inside, pc.equal(table["bundle"], bundle))
-    return table.filter(inside)  # a null is no yes
-
-
 def _draw(rows: pa.Table, seed: int) -> np.ndarray:
-    """(N,) uint64, random but fixed by (id, time, seed): mixed as in Steele et al., "Fast Splittable Pseudorandom
-    Number Generators", 2014 (splitmix64)."""
+    """(N,) uint64: random numbers determined by id, time and seed.
+
+    Mixed as in Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators" (splitmix64).
+    """
     ids = rows["id"].to_numpy().astype("S64") if len(rows) else np.empty(0, "S64")
     words = np.ascontiguousarray(ids).view(np.uint64).reshape(len(ids), 8)
     state = np.full(len(ids), seed & 0xFFFFFFFF, np.uint64)
@@ -346,27 +279,14 @@ def _draw(rows: pa.Table, seed: int) -> np.ndarray:
     return state
 
 
-def _take(parquet: pq.ParquetFile, rows: np.ndarray, columns: list[str]) -> pa.Table:
-    """`columns` of `rows` (ascending), one row group in memory at a time."""
-    tables = [parquet.schema_arrow.empty_table().select(columns)]
-    first = 0
-    for group in range(parquet.num_row_groups if len(rows) else 0):
-        count = parquet.metadata.row_group(group).num_rows
-        inside = rows[(rows >= first) & (rows < first + count)] - first
-        if len(inside):
-            found = parquet.read_row_group(group, columns=columns).select(columns)
-            tables.append(found if len(inside) == count else found.take(pa.array(inside)))
-        first += count
-    return pa.concat_tables(tables)
-
-
 def _smallest(table: pa.Table, draws: np.ndarray, limit: int) -> tuple[pa.Table, np.ndarray]:
+    """The `limit` rows with the smallest draws, and these draws."""
     chosen = np.sort(np.argsort(draws, kind="stable")[:limit])
     return table.take(pa.array(chosen)).combine_chunks(), draws[chosen]
 
 
 def _newest_of(table: pa.Table, keys: list[str]) -> pa.Table:
-    """The row with the latest `at` for each value of `keys`, by time."""
+    """The row with the latest `at` for each value of `keys`, ordered by time."""
     table = table.sort_by([(name, "ascending") for name in ("at", *keys)])
     numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
     last = numbered.group_by(keys).aggregate([("row", "max")])["row_max"].combine_chunks()

@@ -1,0 +1,106 @@
+"""The Parquet files of the production log: written whole, checked, and read only where needed.
+
+N is the number of rows.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.storage.blobs import Store
+
+ROW_GROUP = 64  # rows: as many images are in memory at once
+IN_MEMORY = 32 << 20  # bytes; a larger remote file is read from a temporary file
+COMPRESSED = ("image", "thumbnail")  # already compressed, by JPEG or PNG
+REPEATED = ["source", "reason", "version", "bundle", "format", "mode"]  # worth a dictionary
+
+
+class WrongSchema(Exception):
+    """A Parquet file that does not belong to this log."""
+
+
+UNREADABLE = (pa.ArrowException, OSError, WrongSchema)  # what reading a damaged or unknown file raises
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """`table` as the bytes of a Parquet file, with checksums and small row groups."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP,
+        compression={field.name: "none" if field.name in COMPRESSED else "zstd" for field in table.schema},
+        use_dictionary=[name for name in REPEATED if name in table.schema.names],
+        write_statistics=["at"],
+        write_page_checksum=True,
+    )
+    return buffer.getvalue().to_pybytes()
+
+
+class open_seekable:
+    """A key as a seekable file, or None if it is gone. A store that only streams is read into a temporary copy."""
+
+    def __init__(self, store: Store, key: str):
+        self._stream = store.open(key)
+
+    def __enter__(self) -> BinaryIO | None:
+        if self._stream is None or self._stream.seekable():
+            return self._stream
+        with self._stream:
+            copy = tempfile.SpooledTemporaryFile(IN_MEMORY)
+            while block := self._stream.read(1 << 20):
+                copy.write(block)
+        copy.seek(0)
+        self._stream = copy
+        return copy
+
+    def __exit__(self, *_) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def open_parquet(file: BinaryIO, schema: pa.Schema) -> pq.ParquetFile:
+    """`file` as Parquet with at least the columns of `schema`: a newer version may have written more.
+
+    Raises WrongSchema.
+    """
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    found = parquet.schema_arrow
+    for field in schema:
+        at = found.get_field_index(field.name)
+        if at < 0 or not found.field(at).type.equals(field.type):
+            raise WrongSchema(
+                f"column {field.name!r}: expected {field.type}, found {found.field(at).type if at >= 0 else 'none'}"
+            )
+    return parquet
+
+
+def rows_in_time(parquet: pq.ParquetFile, start: datetime, end: datetime, bundle: str | None) -> pa.Table:
+    """(row, id, at) of the rows requested in [start, end) and answered by `bundle` (None: by any)."""
+    table = parquet.read(["id", "at", *(["bundle"] if bundle is not None else [])])
+    table = table.append_column("row", pa.array(np.arange(len(table))))
+    at = table["at"]
+    inside = pc.and_(pc.greater_equal(at, pa.scalar(start, at.type)), pc.less(at, pa.scalar(end, at.type)))
+    if bundle is not None:
+        inside = pc.and_(inside, pc.equal(table["bundle"], bundle))
+    return table.filter(inside)  # null counts as outside
+
+
+def take_rows(parquet: pq.ParquetFile, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """`columns` of `rows` (ascending), with one row group in memory at a time."""
+    tables = [parquet.schema_arrow.empty_table().select(columns)]
+    first = 0
+    for group in range(parquet.num_row_groups if len(rows) else 0):
+        count = parquet.metadata.row_group(group).num_rows
+        inside = rows[(rows >= first) & (rows < first + count)] - first
+        if len(inside):
+            found = parquet.read_row_group(group, columns=columns).select(columns)
+            tables.append(found if len(inside) == count else found.take(pa.array(inside)))
+        first += count
+    return pa.concat_tables(tables)
