@@ -60,7 +60,7 @@ def score(
     Raises EvergreenError when nothing is live, the source cannot be read or holds nothing.
     """
     from monitoring.log.production_log import open_log
-    from monitoring.log.rows import Answer, row, table
+    from monitoring.log.rows import Answer, log_row, log_table
     from serving.live import Live
     from tasks.common.params import load_params
     from tasks.common.paths import cache_dir
@@ -84,7 +84,9 @@ def score(
         answers = model.predictor.predict([data for _, data in readable])
         for (one, data), said in zip(readable, answers, strict=True):
             at = one.taken_at or datetime.now(UTC)
-            rows.append(row(Answer(data, said, model, one.source or name, at, None), params.capture.images == "full"))
+            rows.append(
+                log_row(Answer(data, said, model, one.source or name, at, None), params.capture.images == "full")
+            )
             size += len(data)
             found.rows += 1
             found.needs_review += said.needs_review
@@ -94,12 +96,12 @@ def score(
             else:
                 found.classes.update([said.label] if isinstance(said.label, str) else said.label)
         if len(rows) >= BUFFER_ROWS or size >= BUFFER_BYTES:
-            log.append(table(rows, log.task))
+            log.append(log_table(rows, log.task))
             rows, size = [], 0
     if not offered:
         raise EvergreenError(f"{source} has no rows: nothing to score")
     if rows:
-        log.append(table(rows, log.task))
+        log.append(log_table(rows, log.task))
     return found
 
 

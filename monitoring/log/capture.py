@@ -1,19 +1,21 @@
-"""Log what a model answers in production, at no risk for production.
+"""Log what a model answers in production, without slowing or stopping production.
 
     from monitoring.log.capture import Capture
 
     with Capture.open("/srv/shoes") as capture:             # an Evergreen project: follows its live model
-        answers = capture.predict([photo], source="cam-1")  # as Predictor.predict, and into the log
+        answers = capture.predict([photo], source="cam-1")  # like Predictor.predict, and logged
 
-    capture = Capture.open("s3://logs/shoes", bundle="bundle/")  # a log and a bundle, without the project
-    capture.record(photo, prediction, source="cam-1")            # answers made elsewhere
+    capture = Capture.open("s3://logs/shoes", bundle="bundle/")  # a log and a bundle, without a project
+    capture.record(photo, prediction, source="cam-1")            # for answers made elsewhere
 
-A call puts a reference to the image into a bounded queue, and nothing else. A thread of its own hashes, samples,
-measures and writes. When it cannot keep up, or the store is down, answers are not logged; they are counted in `stats`
-and a warning is logged once a minute. What a kill takes is what had not been written: an unfilled buffer at most
-(capture.buffer_rows, capture.flush_seconds) where the thread keeps up. A fork leaves the parent's rows to the parent
-and starts a thread of its own in the child; a child that ends with os._exit (as multiprocessing's do) must call
-`close` itself.
+A call only puts a reference to the image into a bounded queue. A background thread hashes, samples, measures and
+writes. If the thread cannot keep up or the store is down, answers are not logged; `stats` counts them and a warning is
+logged once a minute. A killed process loses the rows that were not written yet: at most one unfilled buffer
+(capture.buffer_rows, capture.flush_seconds) if the thread keeps up.
+After a fork, the parent writes the rows it had and the child starts its own thread. A child that ends with os._exit, as
+multiprocessing's do, must call `close` itself.
+
+This is one class because its queue, buffer, counters and thread share one lock.
 """
 
 import atexit
@@ -28,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from monitoring.log.production_log import Log, open_at, open_log
-from monitoring.log.rows import Answer, row, table
+from monitoring.log.rows import Answer, log_row, log_table
 from serving.live import Live, Model
 from serving.predictor import Prediction, Predictor
 from tasks.common.errors import EvergreenError
@@ -38,11 +40,11 @@ from tasks.common.paths import cache_dir
 from tasks.common.text import text
 from tasks.releases.store import open_store
 
-WAITING_ROWS, WAITING_BYTES = 4096, 64 << 20  # of images not yet looked at by the thread
-BUFFER_BYTES = 32 << 20  # of images in rows: a buffer this big is written though it is not full
-UNSENT = 4  # files held for a store that is down
-SOURCES = 10_000  # counted one by one; those beyond share a count: names come from outside
-LOOK_SECONDS = 0.25  # an answer waits this long for the thread, unless a buffer is full before
+WAITING_ROWS, WAITING_BYTES = 4096, 64 << 20  # answers that the thread has not taken from the queue yet
+BUFFER_BYTES = 32 << 20  # of images in rows; a larger buffer is written before it is full
+UNSENT = 4  # files kept while the store is down
+SOURCES = 10_000  # counted separately; further ones share one count, because names come from outside
+LOOK_SECONDS = 0.25  # between two looks at the queue, unless a buffer fills up earlier
 REPORT_SECONDS = 60.0
 
 logger = logging.getLogger("evergreen.capture")
@@ -57,17 +59,17 @@ class Stats:
     waiting: int = 0
     not_sampled: int = 0  # capture.sample
     over_cap: int = 0  # capture.max_per_source_per_hour
-    dropped: int = 0  # the queue was full, or the capture closed
+    dropped: int = 0  # the queue was full, or the capture was closed
     lost: int = 0  # the store was down for too long
-    failed: int = 0  # could not be made into a row
-    error: str | None = None  # the newest
+    failed: int = 0  # could not be turned into a row
+    error: str | None = None  # the newest error
 
 
 class Capture:
-    """Answers of `predictor` into `log`. Threads may share it."""
+    """Logs the answers of `predictor` to `log`. Threads may share it."""
 
     def __init__(self, log: Log, predictor: Predictor, version: str, params: CaptureParams, live: Live | None = None):
-        """live: followed by `predict` instead of `predictor`, where given."""
+        """live: if given, `predict` follows it instead of using `predictor`."""
         self.log, self.params = log, params
         self._model, self._live = Model(predictor, version), live
         self._start()
@@ -77,8 +79,10 @@ class Capture:
     def open(
         cls, where: Path | str, bundle: Path | str | None = None, version: str | None = None, every: float = 10.0
     ) -> "Capture":
-        """For the project in folder `where`: its log, and its live model (looked for every `every` seconds) unless a
-        `bundle` folder is given. For a log's address (s3://bucket/prefix): `bundle` is needed. Raises EvergreenError.
+        """A capture for the project in folder `where`, or for a log at that address. Raises EvergreenError.
+
+        A project uses its own log and its live model, read every `every` seconds, unless a `bundle` folder is given. A
+        log (a folder or s3://bucket/prefix) needs a `bundle`.
         """
         if "://" not in str(where) and (Path(where) / "params.yaml").is_file():
             root = Path(where).resolve()
@@ -90,8 +94,8 @@ class Capture:
             return cls(log, Predictor(bundle), version or "unreleased", params.capture)
         if bundle is None:
             raise EvergreenError(
-                f"{where} holds no params.yaml: name an Evergreen project, or a log (a folder, s3://bucket/prefix) "
-                "together with the bundle folder that answers"
+                f"{where} contains no params.yaml: name an Evergreen project, or a log (a folder, s3://bucket/prefix) "
+                "together with a bundle folder"
             )
         predictor = Predictor(bundle)
         log = open_at(str(where), Path.cwd(), StoreParams(), predictor.about["task"])
@@ -109,7 +113,10 @@ class Capture:
         source: str | Sequence[str | None] | None = None,
         at: datetime | None = None,
     ) -> list[Prediction]:
-        """Predictor.predict, logged. source: of all images, or one each. Raises what Predictor.predict raises."""
+        """Predictor.predict, with its answers logged. Raises what Predictor.predict raises.
+
+        source: one for all images, or one for each.
+        """
         model, began = self.model, time.perf_counter()
         answers = model.predictor.predict(images)
         spent = (time.perf_counter() - began) * 1e3
@@ -127,27 +134,30 @@ class Capture:
         at: datetime | None = None,
         latency_ms: float | None = None,
     ) -> None:
-        """Log one answer of the current model. at: of the request, now unless given (UTC where it has no zone).
-        Never waits, never raises."""
+        """Log one answer of the current model. Never waits, never raises.
+
+        at: time of the request, now by default; UTC if it has no time zone.
+        """
         self._offer(image, prediction, self._model if self._live is None else self._live.model, source, at, latency_ms)
 
     @property
     def stats(self) -> Stats:
+        """How many answers were written, are waiting or were lost."""
         with self._lock:
             return Stats(**self._counts, waiting=len(self._waiting) + self._held, error=self._error)
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Write what was recorded before this call; False if that has not happened in `timeout` seconds."""
+        """Write what was recorded before this call; False if that takes more than `timeout` seconds."""
         done = threading.Event()
         self._flushes.append(done)
         self._wake.set()
         return done.wait(timeout) and not self._unsent
 
     def close(self, timeout: float = 10.0) -> None:
-        """Write what is waiting and end, after `timeout` seconds in any case. Happens by itself when Python ends."""
-        if self._pid != os.getpid():  # inherited by a fork: the rows are the parent's
+        """Write what is waiting and stop, after at most `timeout` seconds. Also called when Python exits."""
+        if self._pid != os.getpid():  # inherited by a fork: the parent writes these rows
             return
-        with self._lock:  # whoever holds it has put their answer where the thread will still find it
+        with self._lock:  # answers added before this are still written
             self._closing = True
         self._wake.set()
         self._thread.join(timeout)
@@ -159,7 +169,7 @@ class Capture:
     def __exit__(self, *_) -> None:
         self.close()
 
-    # the caller's side
+    # in the caller's thread
 
     def _offer(
         self,
@@ -173,7 +183,7 @@ class Capture:
         try:
             if self._pid != os.getpid():
                 self._start()
-            data = image if isinstance(image, bytes) else bytes(image)  # others may change under our hands
+            data = image if isinstance(image, bytes) else bytes(image)  # a bytearray or memoryview may change later
             answer = Answer(data, prediction, model, source, at or datetime.now(UTC), latency_ms)
             with self._lock:
                 self._counts["offered"] += 1
@@ -185,19 +195,21 @@ class Capture:
                 self._waiting_bytes += len(data)
                 much = len(self._waiting) + len(self._buffer) >= self.params.buffer_rows
                 much |= self._waiting_bytes > WAITING_BYTES // 4
-            if much and not self._wake.is_set():  # else it looks by itself: waking it costs the caller the most
+            if (
+                much and not self._wake.is_set()
+            ):  # else it wakes by itself: waking it is the largest cost for the caller
                 self._wake.set()
-        except Exception as error:  # whatever it is, it is not worth a failed request
+        except Exception as error:  # no error of logging may fail a request
             self._error = f"{type(error).__name__}: {error}"
 
-    # the thread's side
+    # in the background thread
 
     def _start(self) -> None:
-        """Fresh state and a thread, in this process."""
+        """Set up empty state and a thread in this process."""
         self._pid = os.getpid()
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._waiting: deque[Answer] = deque()
-        self._waiting_bytes = self._held = 0  # held: rows in buffer and unsent
+        self._waiting_bytes = self._held = 0  # held: rows in `_buffer` and `_unsent`
         self._flushes: deque[threading.Event] = deque()
         self._buffer: list[dict] = []
         self._buffer_bytes = 0
@@ -215,9 +227,9 @@ class Capture:
             closing = self._closing
             try:
                 self._step(closing)
-            except Exception as error:  # of ours: logged, and the thread goes on
+            except Exception as error:  # an error in this class: log it and continue
                 self._error = f"{type(error).__name__}: {error}"
-                logger.exception("capture goes on after an error")
+                logger.exception("capture continues after an error")
             if closing:
                 return
             self._wake.wait(min(LOOK_SECONDS, self.params.flush_seconds))
@@ -244,20 +256,20 @@ class Capture:
         self._report(closing)
 
     def _take(self, answer: Answer) -> None:
-        """One answer into the buffer, or counted where it does not belong there."""
+        """Add one answer to the buffer, or count why it is left out."""
         outcome = "failed"
         try:
             answer = answer._replace(source=text(answer.source), at=_aware(answer.at))
-            name = sha256_bytes(answer.image)
-            if int(name[:12], 16) >= self.params.sample * 16**12:
+            digest = sha256_bytes(answer.image)
+            if int(digest[:12], 16) >= self.params.sample * 16**12:
                 outcome = "not_sampled"
             elif not self._under_cap(answer.source):
                 outcome = "over_cap"
             else:
-                self._buffer.append(row(answer, self.params.images == "full", name))
+                self._buffer.append(log_row(answer, self.params.images == "full", digest))
                 self._buffer_bytes += len(answer.image)
                 outcome = "held"
-        except Exception as error:  # one image must not cost the others
+        except Exception as error:  # one image must not stop the others
             self._error = f"{type(error).__name__}: {error}"
         with self._lock:
             if outcome == "held":
@@ -274,15 +286,15 @@ class Capture:
         return self._per_source[name] <= self.params.max_per_source_per_hour
 
     def _write(self) -> None:
-        """The buffer, and before it what could not be written earlier."""
+        """Write what could not be written earlier, then the buffer."""
         self._written_at = time.monotonic()
         if self._buffer:
             rows, self._buffer, self._buffer_bytes = self._buffer, [], 0
-            self._unsent.append(table(rows, self.log.task))
+            self._unsent.append(log_table(rows, self.log.task))
         while self._unsent:
             try:
                 self.log.append(self._unsent[0])
-            except Exception as error:  # the store is down: kept for the next time, as long as there is room
+            except Exception as error:  # the store is down: keep it for the next try, while there is room
                 self._error = f"{type(error).__name__}: {error}"
                 break
             self._settle("written")
@@ -300,7 +312,7 @@ class Capture:
         missed = stats.dropped + stats.lost + stats.failed
         if missed > self._reported and (closing or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             logger.warning(
-                "%d answers were not logged since the last report (queue full %d, store down %d, unusable %d in all); "
+                "%d answers were not logged since the last report (in total: queue full %d, store down %d, unusable %d); "
                 "newest error: %s",
                 missed - self._reported,
                 stats.dropped,

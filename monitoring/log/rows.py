@@ -1,4 +1,4 @@
-"""Answers as rows of the production log: measured and with a thumbnail, as the model's reference is."""
+"""Turn answers into rows of the production log, with the measures and thumbnails that a reference has too."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ from tasks.releases.reference import thumbnail
 
 
 class Answer(NamedTuple):
-    """One image and what a model said of it."""
+    """One image and what a model answered."""
 
     image: bytes
     prediction: Prediction
@@ -28,41 +28,41 @@ class Answer(NamedTuple):
     latency_ms: float | None
 
 
-def row(answer: Answer, keep_image: bool = True, id: str | None = None) -> dict:
-    """A log_schema row. id: sha256 of the image, where the caller knows it already."""
-    said, (predictor, version) = answer.prediction, answer.model
-    label = said.label
+def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) -> dict:
+    """A log_schema row. digest: sha256 of the image, if the caller already knows it."""
+    prediction, (predictor, version) = answer.prediction, answer.model
+    label = prediction.label
     found = {
-        "id": id or sha256_bytes(answer.image),
+        "id": digest or sha256_bytes(answer.image),
         "at": answer.at,
         "source": answer.source,
         "image": answer.image if keep_image else None,
-        "reason": said.reason,
+        "reason": prediction.reason,
         "version": version,
         "bundle": predictor.digest,
         "latency_ms": answer.latency_ms,
     }
-    if said.reason is not None:
+    if prediction.reason is not None:
         return found
     spec = predictor.about["preprocess"]
     try:
         measures = measure(answer.image, spec["max_pixels"])
         picture = thumbnail(preprocess(answer.image, spec["resolution"], spec["fit"], spec["max_pixels"]))
-    except Undecodable as error:  # answered, so it was readable a moment ago: other bytes than were predicted
+    except Undecodable as error:  # it was answered, so it was readable: these are not the predicted bytes
         return found | {"reason": error.reason}
     return found | {
         "prediction": list(label) if isinstance(label, tuple) else label,
-        "confidence": said.confidence,
-        "probabilities": np.asarray(said.probabilities, np.float32),
-        "ood": said.ood,
-        "needs_review": said.needs_review,
-        "features": np.asarray(said.features, np.float32),
+        "confidence": prediction.confidence,
+        "probabilities": np.asarray(prediction.probabilities, np.float32),
+        "ood": prediction.ood,
+        "needs_review": prediction.needs_review,
+        "features": np.asarray(prediction.features, np.float32),
         **{field.name: getattr(measures, field.name) for field in MEASURES},
         "thumbnail": picture,
     }
 
 
-def table(rows: Sequence[dict], task: str) -> pa.Table:
-    """Rows of `row` as log_schema; what a row lacks is null."""
+def log_table(rows: Sequence[dict], task: str) -> pa.Table:
+    """Rows from `log_row` as log_schema; values that a row lacks are null."""
     schema = log_schema(task)
     return pa.table([pa.array([found.get(f.name) for found in rows], f.type) for f in schema], schema=schema)

@@ -1,4 +1,4 @@
-"""Schemas of the production log and of the labels that come later."""
+"""Schemas of the production log and of late labels."""
 
 import pyarrow as pa
 
@@ -6,13 +6,13 @@ from tasks.common.schemas import MEASURES, label_type
 
 
 def log_schema(task: str) -> pa.Schema:
-    """The production log: one row an answer. Where the bytes were no usable image only the first columns are set."""
+    """The production log: one row per answer. If the bytes are not a usable image, only the first columns are set."""
     return pa.schema(
         [
-            ("id", pa.string()),  # sha256 of the encoded bytes, hex: a late label is joined by it
+            ("id", pa.string()),  # sha256 of the encoded bytes, hex; late labels are joined by it
             ("at", pa.timestamp("us", tz="UTC")),  # of the request
             ("source", pa.string()),  # camera, site, session; null: unknown
-            ("image", pa.binary()),  # encoded bytes; null where only thumbnails are kept
+            ("image", pa.binary()),  # encoded bytes; null if only thumbnails are kept
             ("reason", pa.string()),  # null, or one of QUARANTINE_REASONS
             ("version", pa.string()),  # of the model, "v0.2.0"
             ("bundle", pa.string()),  # sha256 of its manifest
@@ -30,7 +30,7 @@ def log_schema(task: str) -> pa.Schema:
 
 
 def late_labels_schema(task: str) -> pa.Schema:
-    """True labels of production samples, as they come; the newest of one annotator counts."""
+    """True labels of production samples as they arrive; the newest label of each annotator counts."""
     return pa.schema(
         [
             ("id", pa.string()),

@@ -1,4 +1,4 @@
-"""Image bytes through a real bundle."""
+"""Predictions of image bytes by a real bundle."""
 
 import io
 import shutil
@@ -91,7 +91,7 @@ def test_large_batches_keep_their_order(predictor):
 
 
 def test_unfamiliar_images_are_flagged_for_review(predictor):
-    """Flat colours all; of pure noise most: that depends on the backbone, see tasks.inference.ood."""
+    """All flat colours, and most of pure noise: how much depends on the backbone, see tasks.inference.ood."""
     found = {
         name: predictor.predict([encoded(Image.fromarray(image), "PNG") for image in pixels])
         for name, pixels in ood.probes(32).items()

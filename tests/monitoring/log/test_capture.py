@@ -1,4 +1,4 @@
-"""Capture: everything answered is logged, nothing of it costs the caller, and what is lost is counted."""
+"""Capture: answers are logged, the caller never waits, and lost answers are counted."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def images() -> list[bytes]:
 
 @pytest.fixture
 def start(tmp_path, predictor):
-    """A function that opens a capture with the given params; all are closed in the end."""
+    """A function that opens a capture with the given params; the fixture closes all of them."""
     opened = []
 
     def begin(store=None, **params) -> Capture:
@@ -111,7 +111,7 @@ def test_the_sample_is_chosen_by_image(start, predictor, images):
 
 def test_a_flooding_source_is_capped_and_others_are_not(start, predictor, images):
     capture = start(max_per_source_per_hour=5)
-    if time.time() % 3600 > 3590:  # the count begins anew with the hour
+    if time.time() % 3600 > 3590:  # the count restarts with each hour
         time.sleep(3600 - time.time() % 3600)
     capture.predict(images * 2, source="flood")
     capture.predict(images[:4], source="quiet")
@@ -122,7 +122,7 @@ def test_a_flooding_source_is_capped_and_others_are_not(start, predictor, images
 
 
 class Unreliable(LocalStore):
-    """A real folder behind a link that can be down, or hang."""
+    """A real folder behind a connection that can be down or hang."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -150,7 +150,9 @@ def test_a_store_that_is_down_is_written_to_later(start, tmp_path, images):
     assert (capture.stats.written, capture.stats.waiting, len(rows(capture))) == (3, 0, 3)
 
 
-def test_a_store_that_stays_down_loses_the_oldest_and_says_so(start, tmp_path, images, caplog, monkeypatch):
+def test_a_store_that_stays_down_loses_the_oldest_answers_and_logs_a_warning(
+    start, tmp_path, images, caplog, monkeypatch
+):
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
     store = Unreliable(tmp_path / "log")
     capture = start(store)
@@ -168,7 +170,7 @@ def test_a_store_that_stays_down_loses_the_oldest_and_says_so(start, tmp_path, i
     assert capture.stats.dropped == 1
 
 
-def test_a_hanging_store_never_holds_up_the_caller(start, tmp_path, predictor, images, monkeypatch):
+def test_a_hanging_store_never_blocks_the_caller(start, tmp_path, predictor, images, monkeypatch):
     monkeypatch.setattr(module, "WAITING_ROWS", 50)
     store = Unreliable(tmp_path / "log")
     capture = start(store, buffer_rows=5)
@@ -188,7 +190,7 @@ def test_a_hanging_store_never_holds_up_the_caller(start, tmp_path, predictor, i
     assert stats.written + stats.dropped == stats.offered == 500
 
 
-def test_waiting_images_are_bounded_in_bytes_too(start, tmp_path, predictor, images, monkeypatch):
+def test_waiting_images_are_also_bounded_in_bytes(start, tmp_path, predictor, images, monkeypatch):
     store = Unreliable(tmp_path / "log")
     capture = start(store, buffer_rows=1)
     store.up.clear()
@@ -201,7 +203,7 @@ def test_waiting_images_are_bounded_in_bytes_too(start, tmp_path, predictor, ima
     store.up.set()
 
 
-def test_what_cannot_be_a_row_costs_no_other(start, predictor, images):
+def test_an_answer_that_cannot_be_a_row_does_not_affect_others(start, predictor, images):
     capture = start()
     capture.record(images[0], "not a prediction")
     capture.record(None, None)
@@ -212,7 +214,7 @@ def test_what_cannot_be_a_row_costs_no_other(start, predictor, images):
     assert len(rows(capture)) == 1
 
 
-def test_an_unfilled_buffer_is_written_after_a_while(start, images):
+def test_an_unfilled_buffer_is_written_after_flush_seconds(start, images):
     capture = start(flush_seconds=0.2)
     capture.predict(images[:1])
     deadline = time.monotonic() + 20
@@ -248,7 +250,7 @@ capture.params = capture.params.model_copy(update={"buffer_rows": 16, "flush_sec
 for n in range(10_000):
     capture.predict(images[:1])
     print(n + 1, flush=True)
-    if n % 16 == 15:  # a thread that keeps up, also where a test shares its cores: see the bound of the queue else
+    if n % 16 == 15:  # let the thread keep up on shared cores; otherwise the bound is the queue
         deadline = time.monotonic() + 60
         while capture.stats.written < n - 15 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -268,13 +270,13 @@ for n in range(10_000):
     assert answered - 32 <= found <= answered + 1
 
 
-def test_an_ending_process_writes_its_buffer(tmp_path):
+def test_an_exiting_process_writes_its_buffer(tmp_path):
     process = service(tmp_path, "capture.predict(images)\n")
     assert process.wait() == 0
     assert logged(tmp_path) == 10
 
 
-def test_a_forked_worker_captures_by_itself(tmp_path):
+def test_a_forked_worker_captures_its_own_answers(tmp_path):
     body = """
 capture.predict(images[:3])
 child = os.fork()
@@ -312,9 +314,9 @@ def test_a_new_champion_answers_without_a_restart(tmp_path, images, caplog):
         while capture.model.version != "v0.2.0" and time.monotonic() < deadline:
             time.sleep(0.02)
         capture.predict(images[:1])
-        release(releases, "v0.3.0", "0" * 64)  # a bundle that is not there
+        release(releases, "v0.3.0", "0" * 64)  # a bundle that does not exist
         while "cannot read which model is live" not in caplog.text and time.monotonic() < deadline:
-            assert capture.model.version == "v0.2.0"  # whoever asks starts the look
+            assert capture.model.version == "v0.2.0"  # each access starts a read of the pointer
             time.sleep(0.02)
         capture.predict(images[:1])
     versions = [row["version"] for row in log.window(*EVER)[0].to_pylist()]
@@ -322,6 +324,6 @@ def test_a_new_champion_answers_without_a_restart(tmp_path, images, caplog):
     assert versions == ["v0.1.0", "v0.2.0", "v0.2.0"]
 
 
-def test_where_nothing_is_the_message_says_what_to_name(tmp_path):
+def test_an_empty_folder_gives_an_error_that_says_what_to_name(tmp_path):
     with pytest.raises(EvergreenError, match="name an Evergreen project, or a log"):
         Capture.open(tmp_path)

@@ -1,4 +1,4 @@
-"""The production log: what is written is read, in any window, whatever else lies in the store."""
+"""The production log: written rows are read back in any window, whatever else is in the store."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +41,7 @@ def log(tmp_path) -> Log:
     return Log(LocalStore(tmp_path / "log"), "multiclass")
 
 
-def test_a_window_holds_exactly_the_rows_of_its_time_in_order(log):
+def test_a_window_contains_exactly_the_rows_of_its_time_in_order(log):
     table = answers(150)
     keys = log.append(table.take(pa.array(np.random.default_rng(0).permutation(150))))
     assert [key[:13] for key in sorted(keys)] == ["2026-11-21/12", "2026-11-21/13", "2026-11-21/14"]
@@ -57,7 +57,7 @@ def test_short_and_long_windows_see_the_same_rows(log, end):
     assert (rows, found.num_rows, unreadable, found.column_names) == (150, 150, [], ["id", "features"])
 
 
-def test_other_hours_and_other_keys_are_not_looked_at(log):
+def test_other_hours_and_other_keys_are_not_read(log):
     log.append(answers(10))
     log.append(answers(10, NOON - timedelta(hours=1)))
     log.store.create("windows/20261121T120000Z.json", b"{}")
@@ -97,7 +97,7 @@ def test_the_same_image_twice_is_two_answers(log):
     assert log.window(NOON, NOON + timedelta(hours=1))[2] == 2
 
 
-def test_torn_foreign_and_flipped_files_are_skipped_and_named(log, tmp_path):
+def test_damaged_and_foreign_files_are_skipped_and_listed(log, tmp_path):
     (key,) = log.append(answers(100, step=timedelta(seconds=1)))
     content = log.store.read(key)[0]
     places = {"cut": content[: len(content) // 2], "empty": b"", "text": b"hello", "footer": content[:-30] + b"\0" * 30}
@@ -115,7 +115,7 @@ def test_torn_foreign_and_flipped_files_are_skipped_and_named(log, tmp_path):
     assert {name.split("/")[-1].removesuffix(".parquet") for name in unreadable} == set(places)
 
 
-def test_only_answers_of_one_model(log):
+def test_a_window_can_be_limited_to_one_model(log):
     log.append(answers(10))
     log.append(answers(5, NOON + 20 * MINUTE, bundle="c" * 64))
     assert log.window(NOON, NOON + timedelta(hours=1), bundle="c" * 64)[2] == 5
@@ -130,7 +130,7 @@ def test_memory_follows_the_sample_not_the_window(log):
     assert pa.total_allocated_bytes() - before < 5e6  # the window's images are 48 MB
 
 
-def test_a_file_removed_while_reading_is_no_error(log):
+def test_a_file_removed_while_reading_is_not_an_error(log):
     log.append(answers(5))
 
     class Vanishing(LocalStore):
@@ -158,7 +158,7 @@ def late(*rows) -> pa.Table:
     )
 
 
-def test_the_newest_label_of_an_annotator_counts_then_the_majority(log):
+def test_the_newest_label_of_each_annotator_counts_then_the_majority(log):
     log.add_labels(late(("a", NOON, "ann", "Bag"), ("b", NOON, "ann", "Bag")))
     log.add_labels(late(("a", NOON + MINUTE, "ann", "Coat"), ("b", NOON + MINUTE, "bob", "Coat")))
     log.add_labels(late(("a", NOON - MINUTE, "bob", "Bag"), ("a", NOON, "cem", "Bag")))
@@ -175,7 +175,7 @@ def test_the_newest_label_of_an_annotator_counts_then_the_majority(log):
     assert log.labels(since=NOON + MINUTE).num_rows == 2
 
 
-def test_find_gives_the_newest_answer_of_an_id(log):
+def test_find_returns_the_newest_answer_of_an_id(log):
     table = answers(3)
     log.append(table)
     again = table.set_column(1, table.schema.field("at"), pa.array([NOON + timedelta(hours=5)] * 3, table["at"].type))
@@ -201,7 +201,7 @@ def test_retention_by_age_then_size_keeps_labels(log):
     assert log.prune(now, keep_days=4, keep_gb=1) == 0
 
 
-def test_rows_without_time_are_refused(log):
+def test_rows_without_time_are_rejected(log):
     with pytest.raises(ValueError, match="`at` set"):
         log.append(answers(1, at=None))
 
