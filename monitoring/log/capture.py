@@ -195,9 +195,7 @@ class Capture:
                 self._waiting_bytes += len(data)
                 much = len(self._waiting) + len(self._buffer) >= self.params.buffer_rows
                 much |= self._waiting_bytes > WAITING_BYTES // 4
-            if (
-                much and not self._wake.is_set()
-            ):  # else it wakes by itself: waking it is the largest cost for the caller
+            if much and not self._wake.is_set():  # else it wakes by itself: waking it costs the caller most
                 self._wake.set()
         except Exception as error:  # no error of logging may fail a request
             self._error = f"{type(error).__name__}: {error}"
@@ -312,7 +310,7 @@ class Capture:
         missed = stats.dropped + stats.lost + stats.failed
         if missed > self._reported and (closing or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             logger.warning(
-                "%d answers were not logged since the last report (in total: queue full %d, store down %d, unusable %d); "
+                "%d answers were not logged since the last report (totals: queue full %d, store down %d, unusable %d); "
                 "newest error: %s",
                 missed - self._reported,
                 stats.dropped,

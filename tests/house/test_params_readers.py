@@ -160,7 +160,7 @@ TESTED = {
     "capture.sample": "test_the_sample_is_chosen_by_image",
     "capture.images": "test_record_takes_answers_made_elsewhere",
     "capture.buffer_rows": "test_kill_9_loses_at_most_one_unwritten_buffer",
-    "capture.flush_seconds": "test_an_unfilled_buffer_is_written_after_a_while",
+    "capture.flush_seconds": "test_an_unfilled_buffer_is_written_after_flush_seconds",
     "capture.max_per_source_per_hour": "test_a_flooding_source_is_capped_and_others_are_not",
     "capture.keep_days": None,
     "capture.keep_gb": None,

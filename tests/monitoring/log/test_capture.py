@@ -150,9 +150,7 @@ def test_a_store_that_is_down_is_written_to_later(start, tmp_path, images):
     assert (capture.stats.written, capture.stats.waiting, len(rows(capture))) == (3, 0, 3)
 
 
-def test_a_store_that_stays_down_loses_the_oldest_answers_and_logs_a_warning(
-    start, tmp_path, images, caplog, monkeypatch
-):
+def test_a_store_that_stays_down_loses_the_oldest_answers_and_warns(start, tmp_path, images, caplog, monkeypatch):
     monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
     store = Unreliable(tmp_path / "log")
     capture = start(store)
