@@ -25,7 +25,7 @@ collect_less_garbage()
 TOGETHER = {
     "s3": ("store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
     "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "site"),
-    "great_expectations": ("adopt", "validate"),
+    "great_expectations": ("adopt", "validate", "validate_batches"),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}
 # these start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end

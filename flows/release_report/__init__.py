@@ -1,1 +1,1 @@
-"""The page that a judged run leaves."""
+"""The release report: one HTML page about a judged run."""

@@ -1,4 +1,7 @@
-"""What a run's model differs in from the champion, and the commands that bring it back."""
+"""Compares a run's model with the champion, and lists the commands that reproduce it.
+
+Data, labels, params, code and libraries are compared by what bundle.json and git record.
+"""
 
 import json
 import shlex
@@ -13,11 +16,11 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml, read_json
 from tasks.releases.store import Pointer, Releases
 
-LISTED = 60  # changed params, classes and commits listed
+LISTED = 60  # changed params, classes and commits in the lists
 
 
 def changes(root: Path, about: dict, old: dict | None, champion: Pointer | None) -> dict[str, Any] | None:
-    """Data, labels, params, code and libraries against the champion; None where there is none."""
+    """Data, labels, params, code and libraries against the champion; None if there is no champion."""
     if old is None or champion is None:
         return None
     images, before = about["data"]["images"], old.get("data", {}).get("images", {})
@@ -53,8 +56,7 @@ def changes(root: Path, about: dict, old: dict | None, champion: Pointer | None)
 
 
 def _batches_of(root: Path, rev: str) -> set[str] | None:
-    """Ids of the batches in the data of commit `rev`, tombstoned ones left out; None where it cannot be told."""
-
+    """Ids of the batches in the data of commit `rev` without tombstoned ones; None if they cannot be read."""
     try:
         md5 = parse_yaml(git(root, "show", f"{rev}:data.dvc"))["outs"][0]["md5"]
         tombstoned = json.loads(git(root, "show", f"{rev}:tombstones.json"))
@@ -62,7 +64,7 @@ def _batches_of(root: Path, rev: str) -> set[str] | None:
 
         with Repo(str(root)) as repo:
             listing = json.loads(Path(repo.cache.local.oid_to_path(md5)).read_text())
-    except Exception:  # an adopted model, a shallow clone, a cache that was cleared: the page says so
+    except Exception:  # an adopted model, a shallow clone, a cleared cache: the page says so
         return None
     names = [Path(entry["relpath"]) for entry in listing]
     found = {path.stem.partition("-")[2] for path in names if path.parts[0] == "batches" and path.suffix == ".json"}
@@ -70,7 +72,7 @@ def _batches_of(root: Path, rev: str) -> set[str] | None:
 
 
 def _commits(root: Path, old: str | None, new: str | None) -> list[tuple[str, str]]:
-    """(short hash, subject) of what was committed between the two models, newest first."""
+    """(short hash, subject) of the commits between the two models, newest first."""
     if not old or not new or old == new:
         return []
     try:
@@ -81,7 +83,7 @@ def _commits(root: Path, old: str | None, new: str | None) -> list[tuple[str, st
 
 
 def commands(root: Path, about: dict, ending: Ending, champion: Pointer | None, releases: Releases) -> list[dict]:
-    """[{"what", "lines"}]: the shell lines that bring this model, its data and its training back."""
+    """[{"what", "lines"}]: shell commands that restore this model and its data, or train it again."""
     name, version = about["name"], ending.version
     live = next((one for one in reversed(releases.history()) if one.version == version), None)
     groups = []
@@ -124,7 +126,7 @@ def commands(root: Path, about: dict, ending: Ending, champion: Pointer | None, 
 
 
 def at(value: Any, path: Sequence[str]) -> Any:
-    """The leaf at `path` of nested mappings; None where there is none."""
+    """The leaf at `path` of nested mappings; None if it is missing."""
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
     return value

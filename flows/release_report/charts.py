@@ -1,6 +1,7 @@
-"""Coordinates of the release report's pictures, in percent or in the units of a viewBox; the page only places them.
+"""Computes the coordinates of the release report's charts, in percent or in units of an SVG viewBox.
 
-Pure functions of numbers: no names of users in here, so nothing to escape.
+Pure functions of numbers; the template only places the shapes. Class names are passed through: the template escapes
+them.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,17 @@ from tasks.common.checks import Check
 from tasks.scoring import metrics
 from tasks.stages.evaluate.figures import Known
 
-SIDE = 300  # units of a square chart
-NAMED = 5  # classes of a precision-recall chart that get a colour
+SIDE = 300  # width and height of a square chart, in viewBox units
+NAMED = 5  # classes with a colour of their own in a precision-recall chart
 GRID = np.linspace(0, 1, 101)
 CELLS = 20  # classes of a confusion table
 
 
 def forest(checks: Sequence[Check]) -> list[dict]:
-    """One picture a check: differences share one axis around 0, bounds each have a bar of their own.
+    """One picture per check: differences share one axis around 0, each bound has its own bar.
 
-    kind "difference": low, high, value, bound in percent of the axis' width, zero at 50, `limit` its half width.
-    kind "bound": fill and mark in percent. kind "fact": nothing to draw.
+    Kind "difference": low, width, value, bound in percent of the axis, zero at 50; `limit` is half the axis. Kind
+    "bound": fill and mark in percent. Kind "fact": nothing to draw.
     """
     compared = [check for check in checks if check.low is not None and check.value is not None]
     reach = [abs(number) for check in compared for number in (check.value, check.bound or 0.0)]
@@ -62,8 +63,10 @@ def forest(checks: Sequence[Check]) -> list[dict]:
 
 
 def reliability(known: Known) -> dict:
-    """How often an answer came true against how sure it was: points with the luck of their bin, and how sure the
-    answers were as bars below. Units: SIDE to a side, y downwards."""
+    """The reliability diagram: accuracy against confidence, with 95 % intervals per bin and a histogram of confidence.
+
+    Units: SIDE wide and high, y downwards.
+    """
     bins = metrics.reliability(known.probabilities, known.targets)
     spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / bins.count)
     points = [
@@ -80,7 +83,7 @@ def reliability(known: Known) -> dict:
 
 
 def precision_recall(known: Known) -> dict:
-    """The mean curve over classes, and the NAMED classes of lowest average precision."""
+    """The mean precision-recall curve over classes, and the NAMED classes of lowest average precision."""
     truth = metrics.one_hot(known.targets, len(known.classes))
     average = metrics.average_precision(known.targets, known.probabilities)
     there = np.flatnonzero(truth.any(axis=0))
@@ -100,8 +103,11 @@ def precision_recall(known: Known) -> dict:
 
 
 def confusion(known: Known) -> dict:
-    """{"names", "rows": [{"name", "n", "cells": [{"share", "n", "own"}]}], "left_out"}: rows given, columns predicted,
-    shares of a row; for many classes the CELLS with most errors."""
+    """{"names", "rows": [{"name", "n", "cells": [{"share", "n", "own"}]}], "left_out"}: the confusion table.
+
+    Rows are given labels, columns predicted ones, shares are of a row. With many classes, only the CELLS classes with
+    the most errors are shown.
+    """
     matrix = metrics.confusion(known.targets, known.predicted, len(known.classes))
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
     shown = np.sort(np.argsort(-errors, kind="stable")[:CELLS])

@@ -1,7 +1,7 @@
-"""What the release report says in figures: two models on the same images, mistakes, what changed, how to do it again.
+"""Computes the release report's figures: both models compared, mistakes, doubtful labels, changes.
 
-N test and hard images, K classes, S the side of the model's input. "New" is the run's model, "old" the champion it was
-judged against. Nothing here decides: the verdict is the gate's.
+N test and hard images, K classes. "New" is the run's model, "old" the champion that it was judged against. Nothing here
+decides anything: the gate gives the verdict.
 """
 
 import math
@@ -24,9 +24,9 @@ from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures
 from tasks.stages.evaluate.figures import Known
 
-RESAMPLES = 100  # of the test set for calibration error and log loss
+RESAMPLES = 100  # bootstrap samples of the test set, for calibration error and log loss
 Z = two_sided(0.95)  # of the recalls' intervals
-SLICES = 12  # shown, the largest
+SLICES = 12  # the largest are shown
 TITLES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
@@ -42,7 +42,7 @@ class Pair:
 
 
 class Row(NamedTuple):
-    """One figure of both models. `low`..`high` is the interval of `new`; `change_low`..`change_high` of new - old."""
+    """One figure of both models. `low`..`high`: interval of `new`; `change_low`..`change_high`: of new - old."""
 
     group: str
     name: str
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     change_low: float | None = None
     change_high: float | None = None
     higher_is_better: bool = True
-    share: bool = True  # of 1: shown as points of 100
+    share: bool = True  # from 0 to 1: shown as points of 100
 
     @property
     def change(self) -> float | None:
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
     @property
     def trend(self) -> str:
-        """better, worse, same (luck may explain it) or unknown (nothing to compare with)."""
+        """better, worse, same (luck can explain the change) or unknown (there is no champion)."""
         if self.change is None:
             return "unknown"
         if self.change_low is None or self.change_high is None or self.change_low <= 0 <= self.change_high:
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
 
 def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | None, classes: list[str]) -> Pair:
-    """new, old: predictions_schema; about, old_about: bundle.json of each model."""
+    """Join both models' predictions. new, old: predictions_schema; about, old_about: bundle.json of each model."""
     from tasks.gate.evidence import named_sets
 
     task = about["task"]
@@ -96,7 +96,7 @@ def _known(table: pa.Table, classes: list[str], task: str, targets: np.ndarray, 
 
 
 def table(both: Pair, policy: GateParams) -> list[Row]:
-    """Every figure of the page, the gate's own metric on the test set first."""
+    """Every figure of the page; first the gate's own metric on the test set."""
     multiclass = both.new.task == "multiclass"
     names = [policy.metric, *(name for name in TITLES if name != policy.metric)]
     names = [name for name in names if multiclass or name != "balanced_accuracy"] or ["macro_f1"]
@@ -119,7 +119,10 @@ def table(both: Pair, policy: GateParams) -> list[Row]:
 
 
 def _row(both: Pair, mask: np.ndarray, group: str, metric: str, policy: GateParams, title: str | None = None) -> Row:
-    """Intervals by the gate's paired bootstrap; that of one model is its difference from one that is always wrong."""
+    """One metric on `mask`, with intervals by the gate's paired bootstrap.
+
+    One model's interval is that of its difference from a model that is always wrong.
+    """
     targets, classes = both.new.targets[mask], len(both.new.classes)
     wrong = (targets + 1) % classes if targets.ndim == 1 else ~targets.astype(bool)
     options = {"confidence": policy.confidence, "resamples": policy.resamples, "few": policy.min_class_support}
@@ -168,7 +171,7 @@ def _finite(value: float) -> float | None:
 
 
 def recalls(both: Pair, about: dict) -> list[dict]:
-    """One row a class with test images: recall of both models with its interval (Wilson 1927), images, shot."""
+    """One row per class with test images: recall of both models with its Wilson interval, images, shot."""
     mask = both.sets["test"]
     truth = metrics.one_hot(both.new.targets[mask], len(both.new.classes))
     new = metrics.one_hot(both.new.predicted[mask], len(both.new.classes))
@@ -198,11 +201,11 @@ class Mistake(NamedTuple):
     given: str
     said: str
     confidence: float
-    asked: int  # class whose heat is shown
+    asked: int  # class whose Grad-CAM heat is shown
 
 
 def mistakes(known: Known, places: np.ndarray, most: int) -> list[Mistake]:
-    """The surest mistakes among the rows `places`. Multi-label: by an image's surest wrong label."""
+    """The most confident mistakes among the rows `places`; multi-label: by the most confident wrong label."""
     part = known.part(places)
     truth = metrics.one_hot(part.targets, len(known.classes))
     said = metrics.one_hot(part.predicted, len(known.classes))
@@ -235,7 +238,7 @@ def _labels(classes: Sequence[str], there: np.ndarray) -> str:
 def label_issues(root: Path, most: int) -> tuple[list[dict], dict[str, int]]:
     """(the most doubtful labels, with id, split, given, suggested, action, confidence; number of each action).
 
-    What was changed comes before what only waits for a person; held-out labels are never changed.
+    Changed labels come before those that wait for a person. Held-out labels are never changed.
     """
     cleaned = pq.read_table(root / "artifacts/clean/labels.parquet")
     issues = cleaned.filter(pc.or_(cleaned["is_issue"], pc.not_equal(cleaned["action"], "keep"))).to_pylist()
@@ -268,7 +271,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict, new: dict) -> list[tuple[str, Any, Any]]:
-    """(path, old, new) of every leaf that differs; None where it is absent."""
+    """(path, old, new) of every leaf that differs; None for a missing leaf."""
     before, after = flat(old), flat(new)
     return [
         (path, before.get(path), after.get(path))

@@ -1,6 +1,6 @@
-"""The images of the release report: mistakes with their Grad-CAM heat, doubtful labels, what is in quarantine.
+"""Prepares the release report's images: mistakes with heat, doubtful labels, quarantined files.
 
-N test and hard images, M shown ones, S the side of the model's input.
+N test and hard images, M shown images, S the side of the model's input.
 """
 
 import base64
@@ -22,14 +22,14 @@ from tasks.common.params import Params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.dataset.pixels import pixel_table
 
-MISTAKES = 20  # shown with their heat
+MISTAKES = 20  # mistakes shown with their heat
 ISSUES = 24  # doubtful labels shown
-LISTED = 60  # quarantined rows listed
+LISTED = 60  # quarantined rows in the list
 SIDE = 128  # pixels of a shown image, at most
 
 
 def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> dict[str, Any]:
-    """The surest mistakes on the test set, each beside its Grad-CAM heat; why there is none."""
+    """The most confident mistakes on the test set, each with its Grad-CAM heat, or the reason why there is no heat."""
     found = facts.mistakes(both.new, test, MISTAKES)
     wrong = int((both.new.predicted[test] != both.new.targets[test]).reshape(len(test), -1).any(axis=1).sum())
     if not found:
@@ -58,10 +58,10 @@ def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> 
 
 
 def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[str]) -> tuple[np.ndarray | None, str]:
-    """(M, S, S) heat of `classes` on `pixels`, or why there is none.
+    """(M, S, S) heat of `classes` on `pixels`, and "" or the reason why there is none.
 
-    The newest is kept: a run that was killed while it published, or in which only the gate's rules or the bundle
-    changed, needs no torch to report what its model had shown before.
+    The newest heat is cached. So a run that was killed while publishing, or in which only the gate's rules or the
+    bundle changed, writes its report without loading torch.
     """
     from tasks.common import artifacts
 
@@ -70,20 +70,20 @@ def _heat(root: Path, pixels: np.ndarray, classes: Sequence[int], ids: Sequence[
     of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
     key = content_key(*of, code_version("flows.release_report.images"))
     file = cache_dir("heat", root) / "newest.parquet"
-    found, heat = _kept(file, key, pixels.shape[:3])
+    found, heat = _cached_heat(file, key, pixels.shape[:3])
     if not found:
         heat = _grad_cam(root, pixels, classes)
         rows = {"id": ids, "heat": [one.tobytes() for one in heat]} if heat is not None else {"id": [], "heat": []}
         schema = pa.schema({"id": pa.string(), "heat": pa.binary()}, metadata={"key": key})
-        with suppress(OSError), atomic_path(file) as temporary:  # a full disk costs the next report some seconds
+        with suppress(OSError), atomic_path(file) as temporary:  # after a full disk, the next report computes it again
             pq.write_table(pa.table(rows, schema=schema), temporary, write_page_checksum=True)
     why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
     return heat, why
 
 
-def _kept(file: Path, key: str, shape: tuple[int, ...]) -> tuple[bool, np.ndarray | None]:
-    """(is the heat under `key` kept whole in `file`?, that heat; None where there was none to keep)."""
-    with suppress(OSError, ValueError):  # not there, or damaged: made anew
+def _cached_heat(file: Path, key: str, shape: tuple[int, ...]) -> tuple[bool, np.ndarray | None]:
+    """(is the result for `key` in `file` and undamaged?, its heat or None if the model has none)."""
+    with suppress(OSError, ValueError):  # missing or damaged: compute it again
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
         if (table.schema.metadata or {}).get(b"key") == key.encode():
             whole = np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
@@ -101,12 +101,13 @@ def _grad_cam(root: Path, pixels: np.ndarray, classes: Sequence[int]) -> np.ndar
 
 
 def _doubtful(root: Path) -> set[str]:
-    """Ids of held-out images whose given label `clean` thinks more probably wrong than right."""
+    """Ids of held-out images whose given label is more probably wrong than right, as judged by `clean`."""
     cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["id", "split", "is_issue"])
     return set(cleaned.filter(pc.and_(cleaned["is_issue"], pc.not_equal(cleaned["split"], "train")))["id"].to_pylist())
 
 
 def issues(root: Path, params: Params) -> dict[str, Any]:
+    """The most doubtful labels with their images, and the number of each action."""
     shown, counts = facts.label_issues(root, ISSUES)
     if shown:
         pixels = _pixels(root, params, [row["id"] for row in shown])
@@ -123,7 +124,7 @@ def _pixels(root: Path, params: Params, ids: Sequence[str]) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """uint8 (S, S, 3) as an image at most SIDE wide: PNG where it is small, JPEG (a tenth of the bytes) for photos."""
+    """uint8 (S, S, 3) as an image at most SIDE wide: PNG if small, else JPEG (a tenth of the bytes of a photo)."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -135,8 +136,10 @@ def data_uri(pixels: np.ndarray) -> str:
 
 
 def quarantine(root: Path, params: Params) -> dict[str, Any]:
-    """Rows that lie in the data but were not used, with their image where it can be decoded, and what was refused
-    before it got there (its bytes are not kept)."""
+    """What was not used: rows of the data, with their image where it can be decoded, and files refused at ingest.
+
+    The bytes of refused files are not stored, so these have no image.
+    """
     from tasks.stages.validate import page
 
     refused = pq.read_table(root / "artifacts/validate/quarantine.parquet").to_pylist()

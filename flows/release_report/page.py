@@ -1,9 +1,9 @@
-"""The page of one run: what the gate decided and why, for somebody who was not there.
+"""Writes the release report of one run: what the gate decided and why.
 
-One HTML file that opens from disk: nothing is loaded from elsewhere, nothing in it runs, and every name, path and
-label is escaped (Jinja's autoescape and a content security policy without scripts). It is written beside the run's
-workspace and kept in the release store as `runs/<run id>/report.html`, where it outlives the workspace. Opening and
-closing sections is HTML's own <details>.
+It is for readers who did not follow the run. One HTML file that opens from disk. It loads nothing and runs no scripts.
+Jinja's autoescape escapes every name, path and label, and a content security policy forbids scripts. Sections open and
+close by HTML's own <details>. The file is written next to the run's workspace; a copy in the release store, `runs/<run
+id>/report.html`, outlives the workspace.
 """
 
 import importlib.metadata
@@ -50,31 +50,33 @@ CHECKS = {
 
 
 class Report(NamedTuple):
-    path: Path  # beside the run's workspace
+    """Where the page was written, and its first screen."""
+
+    path: Path  # next to the run's workspace
     key: str  # in the release store
-    kept: Path | None  # where the store keeps it, for a store in a folder
-    markdown: str  # the first screen for Prefect
+    kept: Path | None  # the copy in the release store, if the store is a folder
+    markdown: str  # the first screen, for Prefect
 
 
 def write(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending, reason: str = "") -> Report:
-    """Write the page of the run in worktree `root`, which ended as `ending`, and keep it in the release store.
+    """Write the page of the run in worktree `root`, which ended as `ending`, and copy it to the release store.
 
-    Raises EvergreenError for a run without a verdict: nothing was judged, so there is nothing to report.
+    Raises EvergreenError for a run without a verdict: there is nothing to report.
     """
     if ending.verdict is None:
         raise EvergreenError(f"run {run_id} ended as {ending.outcome} without a verdict: it has no release report")
-    view = gather(root, params, releases, run_id, ending, reason)
+    view = collect(root, params, releases, run_id, ending, reason)
     page = render(view)
     path = root.parent / "report.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    key = keep(releases, run_id, page.encode())
+    key = store_page(releases, run_id, page.encode())
     folder = getattr(releases.store, "root", None)
     return Report(path, key, folder / key if isinstance(folder, Path) else None, markdown(view))
 
 
-def keep(releases: Releases, run_id: str, page: bytes) -> str:
-    """Put `page` into the store, in place of an older page of the same run."""
+def store_page(releases: Releases, run_id: str, page: bytes) -> str:
+    """Put `page` into the store; it replaces an older page of the same run."""
     key = f"runs/{run_id}/report.html"
     known = releases.store.read(key)
     if known is None or known[0] != page:
@@ -82,7 +84,7 @@ def keep(releases: Releases, run_id: str, page: bytes) -> str:
     return key
 
 
-def gather(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending, reason: str) -> dict[str, Any]:
+def collect(root: Path, params: Params, releases: Releases, run_id: str, ending: Ending, reason: str) -> dict[str, Any]:
     """Everything the page says, as plain values."""
     verdict = ending.verdict
     champion = next((one for one in reversed(releases.history()) if one.version == verdict.champion), None)
@@ -129,7 +131,7 @@ def gather(root: Path, params: Params, releases: Releases, run_id: str, ending: 
 def _champion(
     root: Path, params: Params, champion: Pointer | None, classes: list[str]
 ) -> tuple[dict | None, pa.Table | None]:
-    """(bundle.json, predictions) of the champion, both as the gate has just left them in the cache."""
+    """(bundle.json, predictions) of the champion, from the cache that the gate has just filled."""
     if champion is None:
         return None, None
     from tasks.gate.champion import champion_evidence
@@ -141,7 +143,7 @@ def _champion(
 
 
 def _sentence(text: str, checks: Sequence[Check]) -> str:
-    """The verdict's sentence without the outcome before it, which the headline says, and with checks' plain names."""
+    """The verdict's sentence with the plain names of checks and without the outcome, which the headline says."""
     for check in sorted(checks, key=lambda check: -len(check.name)):
         if check.status != "pass" and "." in check.name:
             text = text.replace(check.name, words(check.name).replace(": ", ", "))
@@ -182,7 +184,7 @@ def key_figures(rows: Sequence[Row], about: dict, old: dict | None) -> list[dict
 
 
 def _number(value: Any, unit: str) -> float | int | None:
-    """A figure of bundle.json; of images by class their sum, of shares percent."""
+    """A figure of bundle.json; images by class become their sum, shares become percent."""
     if isinstance(value, dict):
         return sum(value.values())
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -191,7 +193,7 @@ def _number(value: Any, unit: str) -> float | int | None:
 
 
 def _plain_figure(name: str, new: float, old: float | None, unit: str) -> dict:
-    """A figure that is neither good nor bad by itself: its arrow has no colour."""
+    """A figure that is neither good nor bad in itself: its arrow has no colour."""
 
     def shown(value: float, sign: str = "") -> str:
         return f"{value:{sign},}" if isinstance(value, int) else f"{value:{sign},.1f}".replace("-", "−")
@@ -210,7 +212,7 @@ def _plain_figure(name: str, new: float, old: float | None, unit: str) -> dict:
 
 
 def _checks(checks: Sequence[Check]) -> list[dict]:
-    """What failed first, then comparisons, then bounds, then plain facts."""
+    """Checks with their pictures: failed checks first, then comparisons, bounds and plain facts."""
     pictures = charts.forest(checks)
     order = {"difference": 0, "bound": 1, "fact": 2}
     rows = [{"check": check, "picture": picture} for check, picture in zip(checks, pictures, strict=True)]
@@ -231,7 +233,7 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
 
 
 def render(view: dict[str, Any]) -> str:
-    """`view` as HTML. Images are left out, last ones first, should the page get larger than LARGEST."""
+    """`view` as HTML. If the page would be larger than LARGEST, images are left out, the last ones first."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -254,7 +256,7 @@ def render(view: dict[str, Any]) -> str:
 
 
 def figure(value: Any) -> str:
-    """A value as a person reads it."""
+    """A value as a person reads it: "1,234", "0.1235", "–" for None."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -263,10 +265,12 @@ def figure(value: Any) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent, without the sign."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def points(value: float | None) -> str:
+    """A difference of shares in points of 100, with sign; zero has none."""
     if value is None:
         return "–"
     return f"{100 * value:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0").replace("-", "−")
@@ -286,7 +290,7 @@ def words(name: str) -> str:
 
 
 def markdown(view: dict[str, Any]) -> str:
-    """The first screen as Markdown for Prefect, nothing in it read as markup."""
+    """The first screen as Markdown for Prefect; all text is escaped."""
 
     def plain(text: Any) -> str:
         return "".join(f"&#{ord(c)};" if c in "\\`*_{}[]()#+-.!|~:@<>&\n" else c for c in str(text))

@@ -1,4 +1,4 @@
-"""Runs the champion on the challenger's samples: its predictions and metrics, by its own exported model."""
+"""Runs the champion's own exported model on the challenger's samples: predictions and metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path

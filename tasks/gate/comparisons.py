@@ -1,8 +1,8 @@
-"""Measures challenger against champion on each set, slice, class and corruption; tasks.gate.judge judges.
+"""Measures challenger against champion on each set, slice, class and corruption.
 
-The names are those of the verdict's checks: "hard.balanced_accuracy", "slice:light=dim.balanced_accuracy",
-"class.Bag.recall", "few_shot.recall", "corruptions.blur.accuracy". Unusable is raised where the policy asks for
-something that the evidence lacks.
+Nothing is judged here. The names are those of the verdict's checks: "hard.balanced_accuracy",
+"slice:light=dim.balanced_accuracy", "class.Bag.recall", "few_shot.recall", "corruptions.blur.accuracy". Unusable is
+raised where the policy asks for something that the evidence lacks.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The gate's evidence: what it is given, checked, and both models' answers to the same images in named sets.
+"""The gate's evidence: both models' answers to the same images, checked and in named sets.
 
 N images, K classes. Evidence that cannot be used raises Unusable, which the gate turns into an error check.
 """

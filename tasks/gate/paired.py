@@ -1,4 +1,4 @@
-"""Two classifiers on the same N images: the difference of a metric, its interval, and the chance of it by luck.
+"""Compares two classifiers on the same N images: difference, interval, and chance of it by luck.
 
 K classes. `targets`, `new` and `old` are labels and two models' answers, (N,) class indices or (N, K) bool. All
 differences are new minus old. Two questions, two methods:

@@ -1,4 +1,4 @@
-"""The probability that each given label is right: out-of-fold probabilities to a posterior, by confident learning.
+"""Estimates the probability that each given label is right, by confident learning.
 
 N samples, K classes. Three steps, each needing only (N,) labels and (N, K) out-of-fold probabilities:
 

@@ -1,7 +1,7 @@
-"""Stage `clean`: judge every label by out-of-fold predictions on pretrained features; repair the training split.
+"""Stage `clean`: judges every label by out-of-fold predictions and repairs the training split.
 
-Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate
-clusters) and the features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json. Only
+Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate clusters)
+and the pretrained features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json. Only
 training labels change, within bounds. Suspicious labels of the other splits are queued for a person.
 
 N samples, K classes, D feature dimensions, F folds.

@@ -1,8 +1,8 @@
-"""Measures whether a batch's labels are noisier than those of the data before it, with a probe on pretrained features.
+"""Measures whether a batch's labels are noisier than those of the data before it.
 
-K classes. A confusion C (K, K) counts samples by given label (rows) and by what a probe trained on the earlier data
-predicts (columns). For the earlier data itself the predictions are out of fold. Each class is asked two questions,
-and neither answer depends on how frequent the classes are in the batch:
+A probe on pretrained features is the measure. K classes. A confusion C (K, K) counts samples by given label (rows) and
+by what a probe trained on the earlier data predicts (columns). For the earlier data itself the predictions are out of
+fold. Each class is asked two questions, and neither answer depends on how frequent the classes are in the batch:
 
 - given: of the samples *given* class k, how many more than before does the probe take for another class?
   Catches a class that images of other classes were put into, and two swapped classes.

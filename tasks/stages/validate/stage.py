@@ -1,4 +1,4 @@
-"""Stage `validate`: decides whether the data may be trained on, by hard rules and a Great Expectations suite.
+"""Stage `validate`: decides by hard rules and a Great Expectations suite what may be trained on.
 
 Reads artifacts/inspect/samples.parquet and the batch manifests under data/. Writes artifacts/validate/
 {accepted.parquet, classes.json, quarantine.parquet, result.json, index.html} and metrics/validate.json. index.html

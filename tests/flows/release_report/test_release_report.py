@@ -117,7 +117,7 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     page = report.path.read_bytes()
     assert len(page) < 3_000_000
     assert releases.store.read(report.key)[0] == page == report.kept.read_bytes()
-    assert releases.runs() == {}, "a page is no record of a run"
+    assert releases.runs() == {}, "a page is not a record of a run"
     for options in ({"width": 1280}, {"width": 400, "dark": True}):
         shown = visit(report.path, **options)
         assert shown.problems == []
@@ -142,7 +142,7 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     assert b"again" in releases.store.read(again.key)[0]
 
 
-def test_a_rejected_challenger_is_shown_beside_the_champion(run, visit):
+def test_a_rejected_challenger_is_shown_next_to_the_champion(run, visit):
     root, params, releases = run
     make_champion(root, params, releases)
     verdict = second_verdict(root, params, releases)
@@ -166,7 +166,7 @@ def test_a_rejected_challenger_is_shown_beside_the_champion(run, visit):
     assert "Rejected" in report.markdown
 
 
-def test_where_a_model_looked_is_worked_out_once_and_anew_for_another_model(run, monkeypatch):
+def test_heat_is_computed_once_per_model(run, monkeypatch):
     root, params, releases = run
     make_champion(root, params, releases)
     verdict = second_verdict(root, params, releases)
@@ -184,7 +184,7 @@ def test_where_a_model_looked_is_worked_out_once_and_anew_for_another_model(run,
     assert len(first) >= 6, "mistakes and their heat"
     (kept,) = (root / ".evergreen/cache/heat").iterdir()
     whole = kept.read_bytes()
-    for place in (10, len(whole) // 2, len(whole) - 6):  # its rows, its last bytes: made anew, and whole again
+    for place in (10, len(whole) // 2, len(whole) - 6):  # its rows, its last bytes: computed again, and whole
         kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert tiles(release_page.write(root, params, releases, RUN, ending)) == first
         assert kept.read_bytes() == whole

@@ -1,4 +1,4 @@
-"""Label cleaning: folds, refusals, judging, policy, and the stage on real images with known wrong labels."""
+"""Stage `clean`: its policy, and the stage on real images with known wrong labels."""
 
 import csv
 import json
@@ -16,10 +16,9 @@ from tasks.common.errors import DataError, StageInputError
 from tasks.common.files import read_json, sha256_bytes, write_json
 from tasks.common.params import CleanParams, Params
 from tasks.common.schemas import cleaned_schema
-from tasks.models.folds import assign_folds, training_masks
+from tasks.models.folds import assign_folds
 from tasks.stages.clean import stage
-from tasks.stages.clean.judge import Judgement, judge_training
-from tasks.stages.clean.label_noise import check_judgeable, fit_noise_model, smooth
+from tasks.stages.clean.judge import Judgement
 from tasks.stages.clean.stage import decide
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import add_shard, params, png
@@ -29,176 +28,6 @@ POLICY = CleanParams()
 
 def one_hot(y: np.ndarray, classes: int) -> np.ndarray:
     return y[:, None] == np.arange(classes)
-
-
-def alone(count: int) -> np.ndarray:
-    """A group or cluster of its own for each sample."""
-    return np.arange(count).astype(str)
-
-
-# Folds
-
-
-def test_folds_keep_groups_whole_and_spread_every_class():
-    rng = np.random.default_rng(0)
-    y = rng.choice(4, 600, p=[0.6, 0.25, 0.1, 0.05])
-    groups = np.where(np.arange(600) < 300, rng.integers(0, 30, 600), 1000 + np.arange(600)).astype(str)
-    fold = assign_folds(one_hot(y, 4), groups, 5, seed=0)
-    for group in np.unique(groups):
-        assert len(set(fold[groups == group])) == 1
-    for number in range(4):
-        share = np.bincount(fold[y == number], minlength=5) / np.sum(y == number)
-        assert share.max() < 0.4, f"class {number} lies too much in one fold: {share}"
-    assert np.bincount(fold).max() < 1.5 * 600 / 5
-    np.testing.assert_array_equal(fold, assign_folds(one_hot(y, 4), groups, 5, seed=0))
-
-
-def test_a_class_of_one_group_is_still_in_every_training_part():
-    y = np.array([0] * 40 + [1] * 40 + [2] * 6)
-    groups = np.array([f"site {i % 8}" for i in range(80)] + ["one camera"] * 6)
-    fold = assign_folds(one_hot(y, 3), groups, 5, seed=0)
-    masks = training_masks(fold, alone(86), one_hot(y, 3), 5)
-    for number in range(5):
-        assert set(y[masks[number]]) == {0, 1, 2}
-        assert not masks[number][fold == number].any()
-
-
-def test_near_duplicates_of_what_is_held_out_are_not_trained_on():
-    y = np.array([0, 1] * 20)
-    clusters = alone(40)
-    clusters[[0, 2, 4]] = "the same picture"
-    fold = np.arange(40) % 5
-    masks = training_masks(fold, clusters, one_hot(y, 2), 5)
-    for number in fold[[0, 2, 4]]:
-        assert not masks[number][[0, 2, 4]].any()
-    assert masks[3][[0, 2, 4]].all(), "folds without one of them may use them"
-
-
-def test_a_class_of_near_duplicates_only_keeps_its_own_for_training():
-    y = np.array([0] * 10 + [1] * 4)
-    clusters = np.array([*alone(10), *["one picture"] * 4])
-    fold = np.arange(14) % 2
-    masks = training_masks(fold, clusters, one_hot(y, 2), 2)
-    assert all(set(y[mask]) == {0, 1} for mask in masks)
-
-
-# What cleanlab would pass over in silence
-
-
-def test_input_that_hides_every_issue_is_refused():
-    y = np.array([0, 1, 0, 1])
-    good = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
-    check_judgeable(y, good, ["a", "b"])
-    with pytest.raises(DataError, match=r"1 of 3 classes have no training label: \['c'\]"):
-        check_judgeable(y, np.column_stack([good, np.zeros(4)]), ["a", "b", "c"])
-    with pytest.raises(DataError, match=r"2 classes or more, found 1: \['a'\]"):
-        check_judgeable(np.zeros(4, int), np.ones((4, 1)), ["a"])
-    for poison in (np.nan, np.inf):
-        with pytest.raises(DataError, match="2 of 4 rows of probabilities hold NaN"):
-            check_judgeable(y, np.where([[0], [1], [0], [1]], poison, good), ["a", "b"])
-    with pytest.raises(DataError, match=r"sum to 1, found one off by 0\.5"):
-        check_judgeable(y, good / 2, ["a", "b"])
-    with pytest.raises(DataError, match=r"1 of 4 rows of probabilities are outside 0\.\.1"):
-        check_judgeable(y, good + np.array([[0.2, -0.2], [0, 0], [0, 0], [0, 0]]), ["a", "b"])
-    with pytest.raises(DataError, match=r"4 labels of 2 classes, but probabilities of shape \(3, 2\)"):
-        check_judgeable(y, good[:3], ["a", "b"])
-    several = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]], np.float32)
-    with pytest.raises(DataError, match=r"2 of 3 labels are on none or on all of 4 training images: \['b', 'c'\]"):
-        check_judgeable(several, np.full((4, 3), 0.5), ["a", "b", "c"])
-
-
-def test_features_with_nan_are_refused():
-    x, y, _ = gaussians(noise=0)
-    x[7, 3] = np.nan
-    with pytest.raises(DataError, match="are the features finite"):
-        judge_training(x, y, list("abcde"), alone(len(y)), alone(len(y)), 5, 0)
-
-
-# Judging
-
-
-def gaussians(noise: float, seed: int = 0, each: int = 80, apart: float = 1.0):
-    """(x, given, true): 5 classes in 16 dimensions, a share of the labels replaced by others."""
-    rng = np.random.default_rng(seed)
-    true = np.repeat(np.arange(5), each)
-    x = apart * rng.normal(size=(5, 16))[true] + rng.normal(size=(len(true), 16))
-    given = true.copy()
-    flip = rng.choice(len(true), int(noise * len(true)), replace=False)
-    given[flip] = (given[flip] + rng.integers(1, 5, len(flip))) % 5
-    return x.astype(np.float32), given, true
-
-
-def judged(x, y, classes=5):
-    names = [f"class {number}" for number in range(classes)]
-    return judge_training(x, y, names, alone(len(y)), alone(len(y)), 5, 0)
-
-
-def test_planted_flips_are_found_and_named():
-    x, given, true = gaussians(noise=0.1)
-    found, _ = judged(x, given)
-    wrong = given != true
-    assert (found.is_issue & wrong).sum() >= 0.8 * wrong.sum()
-    assert (found.is_issue & ~wrong).sum() <= 0.1 * wrong.sum()
-    assert (found.predicted[wrong] == true[wrong]).mean() > 0.9
-    assert 1 - found.quality.mean() == pytest.approx(0.1, abs=0.03), "quality is a probability"
-
-
-def test_clean_labels_stay_clean():
-    x, given, _ = gaussians(noise=0)
-    found, _ = judged(x, given)
-    assert found.is_issue.sum() <= 2
-
-
-def test_a_judge_of_other_splits_agrees_with_what_it_learnt():
-    x, given, _ = gaussians(noise=0.1)
-    _, judge = judged(x, given)
-    fresh, wrong, right = gaussians(noise=0.2, seed=0)
-    fresh = fresh + np.random.default_rng(9).normal(size=fresh.shape).astype(np.float32) * 0.1
-    found = judge(fresh, wrong)
-    assert (found.is_issue == (wrong != right)).mean() > 0.95
-
-
-def test_rates_of_small_classes_are_drawn_to_the_common_ones():
-    joint = np.array([[0.90, 0.01], [0.06, 0.03]])  # the small class looks two thirds wrong, from 9 samples of 100
-    smoothed = smooth(joint, np.array([91, 9]), strength=50)
-    assert smoothed.sum() == pytest.approx(100)
-    np.testing.assert_allclose(smoothed.sum(axis=1), [91, 9])
-    assert 0.07 < smoothed[1, 0] / 9 < 0.2
-    np.testing.assert_allclose(smooth(joint, np.array([91, 9]), strength=1e-9), joint * 100, rtol=1e-6)
-
-
-def test_timid_probabilities_are_sharpened_and_class_frequencies_undone():
-    """Given labels that a noise model explains better than doubt does are seen for what they are."""
-    rng = np.random.default_rng(0)
-    true = rng.choice(3, 3000, p=[0.8, 0.15, 0.05])
-    sure = np.full((3000, 3), 0.002)
-    sure[np.arange(3000), true] = 0.996
-    timid = sure**0.3 / (sure**0.3).sum(axis=1, keepdims=True)
-    given = np.where(rng.random(3000) < 0.1, rng.integers(0, 3, 3000), true)
-    model = fit_noise_model(given, timid)
-    assert model.sharpness > 2
-    np.testing.assert_allclose(model.transition.sum(axis=0), 1)
-    quality = model.posterior(given, timid)[np.arange(3000), given]
-    assert ((quality < 0.5) == (given != true)).mean() > 0.99
-
-
-def test_multilabel_flips_of_single_labels_are_found():
-    rng = np.random.default_rng(0)
-    true = (rng.random((500, 4)) < [0.5, 0.4, 0.3, 0.2]).astype(np.float32)
-    x = (true @ rng.normal(size=(4, 16)) * 2 + rng.normal(size=(500, 16))).astype(np.float32)
-    given = true.copy()
-    rows = rng.choice(500, 40, replace=False)
-    columns = rng.integers(0, 4, 40)
-    given[rows, columns] = 1 - given[rows, columns]
-    found, judge = judged(x, given, classes=4)
-    wrong = (given != true).any(axis=1)
-    assert (found.is_issue & wrong).sum() >= 30
-    assert (found.is_issue & ~wrong).sum() <= 12
-    actions, _ = decide(found, given, 4, CleanParams(max_changed_share=1, rare_class=0))
-    mended = actions == "relabel"
-    assert mended.sum() >= 10
-    assert (found.predicted[mended] == true[mended]).all(axis=1).mean() > 0.8
-    assert judge(x, given).predicted.shape == (500, 4)
 
 
 # Policy

@@ -219,7 +219,7 @@ def vote(label, why="import", annotator=None, day=1) -> dict:
         (None, [vote("b")], "b"),
         (None, [vote("c", day=2), vote("b", day=1)], "b"),  # no original: the first given
         (None, [vote(None)], None),
-        (["x", "y"], [vote(["y", "x"]), vote(["x"]), vote(["x"])], ["x", "y"]),  # order is no difference
+        (["x", "y"], [vote(["y", "x"]), vote(["x"]), vote(["x"])], ["x", "y"]),  # the order does not matter
         (["x"], [vote(["y", "x"]), vote(["x", "y"])], ["x", "y"]),
     ],
 )
