@@ -24,7 +24,7 @@ from tasks.common.files import atomic_dir, read_json, sha256_bytes, sha256_file,
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.dataset import shards
 from tasks.dataset.shards import live_shards, read_columns
-from tasks.ingest import batch
+from tasks.ingest import batch, writing
 from tasks.storage.local import LocalStore
 from tests.support import versions_project
 from tests.support.labelled_project import png
@@ -97,7 +97,7 @@ class Ingest:
 
     @staticmethod
     def _take(root: Path, source: Path) -> None:
-        batch.SHARD_ROWS = 4
+        writing.SHARD_ROWS = 4
         batch.ingest(root, source, data=DataParams(), images=ImagesParams(), inspect=InspectParams(workers=1))
 
 

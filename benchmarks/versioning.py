@@ -26,7 +26,7 @@ from benchmarks.scratch import say, timed
 from benchmarks.versions import add_batch, opened, start
 from flows.publishing.publish import dvc_push
 from flows.repo.pipeline import record_data
-from tasks.ingest.batch import SHARD_ROWS
+from tasks.ingest.writing import SHARD_ROWS
 
 IMAGES = 50_000
 

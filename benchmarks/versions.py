@@ -51,11 +51,11 @@ def fashion_rows(parts: int) -> Iterator[list[tuple[bytes, str, str]]]:
 def add_batch(root: Path, number: int, rows: list[list[tuple[bytes, str, str]]]) -> None:
     """Batch `number` in data/, one shard for each list of (encoded image, label, split)."""
     data, batch = root / "data", f"b-{number:012d}"
-    shards.create(data, TASK)
+    shards.create_dataset(data, TASK)
     names = [shards.write_shard(data, _table(part, batch), TASK) for part in rows]
     count = sum(map(len, rows))
     about = {"kind": "import", "shards": names, "rows": count, "offered": count}
-    shards.write_batch(data, shards.BatchManifest(seq=number, batch=batch, **about))
+    shards.write_manifest(data, shards.BatchManifest(seq=number, batch=batch, **about))
 
 
 def _table(rows: list[tuple[bytes, str, str]], batch: str) -> pa.Table:

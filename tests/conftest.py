@@ -46,7 +46,7 @@ LONGEST += [
     "benchmarks_data",
     "rollback",
 ]
-LONGEST += ["publish", "capture", "release_report", "ingest", "review", "export", "evaluate", "gc"]
+LONGEST += ["publish", "capture", "release_report", "ingest_atomic", "review", "export", "evaluate", "gc"]
 
 
 def pytest_collection_finish() -> None:

@@ -26,7 +26,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, parse_yaml, read_json, write_json
 from tasks.common.params import load_run_params
 from tasks.common.paths import main_checkout
-from tasks.dataset.shards import task_of
+from tasks.dataset.shards import read_task
 from tasks.releases.store import Pointer
 from tasks.stages.bundle.stage import check_params
 
@@ -48,7 +48,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
     tombstones = releases.tombstones()
     key = workspace.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
-        open_model(model, task_of(root / "data"))  # what does not fit is said before any work
+        open_model(model, read_task(root / "data"))  # what does not fit is said before any work
     main = main_checkout(root)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(main, run_id, tombstones)

@@ -37,7 +37,7 @@ from tasks.common.files import atomic_path, read_json, sha256_bytes, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import main_checkout, state_dir
 from tasks.ingest import erase, erasures
-from tasks.ingest.batch import data_lock
+from tasks.ingest.lock import data_lock
 from tasks.releases import bundle_store
 from tasks.releases.bundle import write_manifest
 from tasks.releases.store import Releases, open_store
@@ -70,7 +70,7 @@ def forget(
     if not plan.ids and completed.ids:
         return completed
     if not plan.ids:
-        known = erasures.refusal(erasures.read(root), what)
+        known = erasures.why_erased(erasures.read_ledger(root), what)
         raise EvergreenError(known or f"no image with id or source {what!r} is in the data, the versions or the log")
     if yes:
         at = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -98,7 +98,7 @@ def _erase(root: Path, params: Params, releases: Releases, about: dict, journal:
         failpoint("forget.ledger")
         if (root / "data/dataset.json").is_file():
             step("rewriting data/")
-            erase.rewrite(root / "data", ids)
+            erase.erase_ids(root / "data", ids)
             failpoint("forget.rewritten")
             record_data(root)
         _commit(root, len(ids))
@@ -127,10 +127,10 @@ def _restore(root: Path) -> None:
 
 
 def _write_ledger(root: Path, about: dict, plan: Plan, objects: set[str]) -> None:
-    ledger, name = erasures.read(root), about["at"]
+    ledger, name = erasures.read_ledger(root), about["at"]
     entry = {key: about[key] for key in ("at", "by", "why")} | {"images": len(plan.ids), "versions": plan.versions}
     ledger["erasures"][name] = entry | {"models_trained_with_them": plan.versions, "what": plan.sentence()}
-    ledger["images"] |= {erasures.hashed(image): name for image in plan.ids}
+    ledger["images"] |= {erasures.hashed_id(image): name for image in plan.ids}
     ledger["objects"] |= dict.fromkeys(sorted(objects), name)
     write_json(root / erasures.FILE, ledger)
 
@@ -152,7 +152,7 @@ def _redact(store: Store, ids: Collection[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
             folder = bundle_store.get(store, digest, Path(scratch) / "bundle")
             if sha256_bytes((folder / bundle_store.MANIFEST).read_bytes()) == digest:  # else it has its stand-in
-                table = erase.without(pq.read_table(folder / "reference.parquet"), ids)
+                table = erase.drop_ids(pq.read_table(folder / "reference.parquet"), ids)
                 with atomic_path(folder / "reference.parquet") as temporary:
                     pq.write_table(table, temporary, compression="zstd", row_group_size=256)
                 (folder / bundle_store.MANIFEST).unlink()
@@ -173,7 +173,7 @@ def _clean_log(log: Store, ids: Collection[str]) -> None:
     for key in log_keys(log):
         if (found := log.read(key)) is None or not rows_of(found[0], ids):
             continue
-        rest = erase.without(pq.read_table(pa.BufferReader(found[0])), ids)
+        rest = erase.drop_ids(pq.read_table(pa.BufferReader(found[0])), ids)
         if len(rest) == 0:
             log.remove(key)
             continue
@@ -190,18 +190,18 @@ def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> No
         if file.name.partition(".")[0] in stems:
             file.unlink(missing_ok=True)
     for file in list(state.glob("cache/**/*.parquet")):
-        if erase.shows(file, ids):  # of an unpacked bundle the whole folder goes: it would not be whole
+        if erase.ids_with_pixels(file, ids):  # of an unpacked bundle the whole folder goes: it would not be whole
             if file.is_relative_to(state / "cache/bundles"):
                 shutil.rmtree(file.parent)
             else:
                 file.unlink()
     for run in state.glob("runs/*"):
         files = [*run.glob("tree/data/*.parquet"), *run.glob("tree/artifacts/**/*.parquet")]
-        if any(erase.shows(file, ids) for file in files):
+        if any(erase.ids_with_pixels(file, ids) for file in files):
             shutil.rmtree(run)
     git(root, "worktree", "prune")
     for file in list(root.glob("artifacts/**/*.parquet")):
-        if erase.shows(file, ids):
+        if erase.ids_with_pixels(file, ids):
             file.unlink()
     if (root / MISTAKES[0]).is_file() and any(image in (root / MISTAKES[0]).read_text() for image in ids):
         (root / MISTAKES[1]).unlink(missing_ok=True)

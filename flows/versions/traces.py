@@ -54,13 +54,13 @@ def ids_meant(root: Path, params: Params, what: str) -> set[str]:
         return {what}
     found: set[str] = set()
     for file in (root / "data").glob("*.parquet"):
-        found |= erase.ids_of(file, what)
+        found |= erase.ids_with_source(file, what)
     for _, stream in _parquet_objects(root):
-        found |= erase.ids_of(stream, what)
+        found |= erase.ids_with_source(stream, what)
     log = log_of(root, params)
     for key in log_keys(log):
         with log.open(key) as stream:
-            found |= erase.ids_of(pa.BufferReader(stream.read()), what)
+            found |= erase.ids_with_source(pa.BufferReader(stream.read()), what)
     return found
 
 
@@ -68,12 +68,12 @@ def look(root: Path, params: Params, releases: Releases, ids: set[str], step: Ca
     seen: set[str] = set()
     names, objects = set(), set()
     for file in (root / "data").glob("*.parquet"):
-        if found := erase.shows(file, ids):
+        if found := erase.ids_with_pixels(file, ids):
             seen |= found
             names.add(file.name)
     step("looking through DVC's cache and remote")
     for oid, stream in _parquet_objects(root):
-        if found := erase.shows(stream, ids):
+        if found := erase.ids_with_pixels(stream, ids):
             seen |= found
             objects.add(oid)
             stream.seek(0)

@@ -2,11 +2,11 @@
 
     data/
       dataset.json                      {"schema": 1, "task": "multiclass"}
-      <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes last read
-      batches/<seq>-<batch>.json        written last: a shard no manifest names is not there
+      <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes read last
+      batches/<seq>-<batch>.json        written last: a shard exists only once a manifest lists it
       annotations/<sha256[:24]>.parquet further labels of known samples
 
-Everything is append-only and named by content, so two runs' additions merge without conflict, DVC stores each
+Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
 shard once, and the same input gives the same bytes.
 """
 
@@ -34,7 +34,7 @@ class BatchManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seq: int
-    batch: str  # "b-" + 12 hex digits of the content taken
+    batch: str  # "b-" + 12 hex digits of the hash of its content
     kind: str  # "import" | "production" | "review" | "hard"
     shards: list[str]  # file names under data/
     annotations: list[str] = []  # file names under data/annotations/
@@ -44,6 +44,8 @@ class BatchManifest(BaseModel):
 
 
 class Shard(BaseModel):
+    """A shard of a live batch, with its path."""
+
     model_config = ConfigDict(frozen=True)
 
     name: str
@@ -51,23 +53,26 @@ class Shard(BaseModel):
     path: Path
 
 
-def task_of(data: Path) -> str:
-    """ "multiclass" or "multilabel". Raises DataError when `data` is no data set."""
+def read_task(data: Path) -> str:
+    """ "multiclass" or "multilabel". Raises DataError when `data` does not hold a data set."""
     marker = data / "dataset.json"
     if not marker.is_file():
-        raise DataError(f"{data} holds no data set (no dataset.json): run `evergreen ingest` or `dvc pull` first")
+        raise DataError(
+            f"{data} does not hold a data set (dataset.json is missing): run `evergreen ingest` or `dvc pull` first"
+        )
     about = read_json(marker)
     if about["schema"] != SCHEMA_VERSION:
         raise DataError(f"{marker}: schema {about['schema']}, this version of Evergreen reads {SCHEMA_VERSION}")
     return about["task"]
 
 
-def create(data: Path, task: str) -> None:
-    """Start an empty data set; nothing happens if it exists with the same task."""
+def create_dataset(data: Path, task: str) -> None:
+    """Start an empty data set; does nothing if it exists with the same task."""
     if (data / "dataset.json").is_file():
-        if (found := task_of(data)) != task:
+        if (found := read_task(data)) != task:
             raise DataError(
-                f"{data} is a {found} data set, params.yaml says data.task: {task}: put it back, or start a new project"
+                f"{data} is a {found} data set, params.yaml says data.task: {task}: "
+                "restore the old value, or create a new project"
             )
         return
     write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
@@ -79,19 +84,26 @@ def batches(data: Path) -> list[BatchManifest]:
     return sorted(found, key=lambda b: (b.seq, b.batch))
 
 
-def write_batch(data: Path, manifest: BatchManifest) -> None:
-    """Make a batch visible: the one commit point of an ingest."""
+def write_manifest(data: Path, manifest: BatchManifest) -> None:
+    """Make a batch visible: the only commit point of an ingest."""
     write_json(data / "batches" / f"{manifest.seq:06d}-{manifest.batch}.json", manifest.model_dump())
 
 
+def listed_files(data: Path) -> set[str]:
+    """Shards and annotation files that a manifest lists, as paths relative to `data`."""
+    listed = batches(data)
+    names = {name for batch in listed for name in batch.shards}
+    return names | {f"annotations/{name}" for batch in listed for name in batch.annotations}
+
+
 def read_tombstones(root: Path) -> dict[str, dict]:
-    """tombstones.json of a project: batch id -> {why, at, by}. Those batches are kept, never trained on."""
+    """tombstones.json of a project: batch id -> {why, at, by}. These batches are stored but never trained on."""
     file = root / "tombstones.json"
     return read_json(file) if file.is_file() else {}
 
 
 def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
-    """Shards of all batches that are not tombstoned, in canonical order. Raises DataError for a lost shard."""
+    """Shards of all batches that are not tombstoned, in ingest order. Raises DataError for a missing shard."""
     shards = []
     for batch in batches(data):
         if batch.batch in tombstones:
@@ -99,18 +111,18 @@ def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
         for name in batch.shards:
             if not (data / name).is_file():
                 raise DataError(
-                    f"{data / name} is missing, batch {batch.batch} names it: restore it with `dvc checkout`"
+                    f"{data / name} is missing, but batch {batch.batch} lists it: restore it with `dvc checkout`"
                 )
             shards.append(Shard(name=name, batch=batch.batch, path=data / name))
     return shards
 
 
 def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> str:
-    """Write one shard (sample_schema) named by its content; returns the file name. Same rows, same bytes.
+    """Write one shard (sample_schema), named by its content, and return the file name. Same rows, same bytes.
 
-    `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter): memory then
-    holds one of them, not the shard. The file carries the `huggingface` schema metadata, so `datasets`, DuckDB
-    and pandas read the image column as it is.
+    `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter). Memory then
+    holds one table, not the shard. The file carries the `huggingface` schema metadata, so that
+    `datasets`, DuckDB and pandas read the image column as it is.
     """
     schema = sample_schema(task).with_metadata({"huggingface": json.dumps(_hugging_face(task))})
     data.mkdir(parents=True, exist_ok=True)
@@ -132,7 +144,7 @@ _DICTIONARY = ["label", "source", "origin", "batch", "split"]
 
 
 def _compression(task: str) -> dict[str, str]:
-    """zstd, but for encoded images: they are compressed already, and Snappy finds that out in a third of the time."""
+    """zstd; Snappy for encoded images, which are compressed already: it finds that out in a third of the time."""
     nested = {"image": ["image.bytes", "image.path"], "slice": ["slice.list.element.name", "slice.list.element.value"]}
     if task == "multilabel":
         nested["label"] = ["label.list.element"]
@@ -160,14 +172,14 @@ def _hugging_face(task: str) -> dict:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a shard without its image bytes (never ask for "image" here)."""
+    """Columns of a shard without its image bytes (never pass "image": memory would hold all of them)."""
     return pq.read_table(path, columns=list(columns))
 
 
 def iter_bytes(path: Path, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
-    """(row, encoded image) of a shard in row order, a small row group at a time; `rows` (sorted) selects.
+    """Yield (row, encoded image) of a shard in row order; `rows` (sorted) selects some.
 
-    Memory stays at one row group, whatever the shard's size.
+    Memory holds one small row group at a time, however large the shard is.
     """
     file = pq.ParquetFile(path)
     wanted = None if rows is None else set(rows)

@@ -1,6 +1,6 @@
-"""What a data set already holds, as an ingest asks for it: ids, labels, splits, near-duplicates.
+"""What the data set already holds, as an ingest asks for it: ids, labels, splits, near-duplicates.
 
-Tombstoned batches count: a batch found bad would otherwise come back with the next schedule.
+Samples of tombstoned batches are included: otherwise a batch found bad would come back with the next schedule.
 """
 
 from collections import defaultdict
@@ -15,13 +15,13 @@ from tasks.common.params import ImagesParams, InspectParams
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns
 from tasks.inspection.annotations import read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
-from tasks.inspection.near_duplicates import near_of
+from tasks.inspection.near_duplicates import near_pairs_between
 
 ROWS_AT_ONCE = 50_000  # recorded images compared at a time
 
 
-class Known:
-    """The samples of the data set at root/data. About 200 bytes of memory a sample."""
+class ExistingSamples:
+    """The samples of the data set at root/data. Takes about 200 bytes of memory per sample."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -36,7 +36,7 @@ class Known:
         self._ids = ids[self._order]
 
     def find(self, image: str) -> int | None:
-        """Number of the sample with this id; None: it is new."""
+        """Number of the sample with this id; None if the image is new."""
         wanted = np.bytes_(image.encode())
         at = int(np.searchsorted(self._ids, wanted))
         return int(self._order[at]) if at < len(self._ids) and self._ids[at] == wanted else None
@@ -56,21 +56,22 @@ class Known:
                 found.setdefault(source, split)
         return found
 
-    def neighbours(
+    def neighbour_splits(
         self, phash: np.ndarray, thumbs: np.ndarray, images: ImagesParams, inspect: InspectParams
     ) -> dict[int, set[str]]:
         """Splits that hold near-duplicates of N new images, phash (N,) uint64, thumbs (N, 256) uint8.
 
-        Keys are indices of new images that have any. Decodes only shards nobody has measured yet.
+        Keys are the indices of new images that have a near-duplicate. Decodes only shards without stored measures.
         """
         found: dict[int, set[str]] = defaultdict(set)
         bits, difference = inspect.near_duplicate_bits, inspect.near_duplicate_difference
         for old in self._measures(images, inspect):
             split_of = np.asarray(old.column("split").to_pylist())
             old_phash, old_thumbs = old.column("phash").to_numpy(), thumbnails(old.column("thumbnail"))
-            for split in np.unique(split_of):  # one by one: of identical images near_of names only the first
+            for split in np.unique(split_of):  # separately: of identical images only the first is paired
                 here = split_of == split
-                for new in np.unique(near_of(phash, thumbs, old_phash[here], old_thumbs[here], bits, difference)[:, 0]):
+                pairs = near_pairs_between(phash, thumbs, old_phash[here], old_thumbs[here], bits, difference)
+                for new in np.unique(pairs[:, 0]):
                     found[int(new)].add(str(split))
         return dict(found)
 
@@ -88,7 +89,7 @@ class Known:
             yield pa.concat_tables(waiting)
 
     def annotations(self, ids: Collection[str]) -> list[dict]:
-        """Annotations of these samples, in ingest order, tombstoned batches' too."""
+        """Annotations of these samples in ingest order, also those of tombstoned batches."""
         if not ids or not self.batches:
             return []
         table = read_annotations(self.root / "data")

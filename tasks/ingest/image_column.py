@@ -1,4 +1,8 @@
-"""Column `image` of a shard, filled image by image in memory that is used again for the next rows."""
+"""The column `image` of a shard, filled image by image in memory that is reused for the next rows.
+
+Fresh memory is the largest cost of taking photos after decoding them, because the system clears every page it hands
+out.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +16,8 @@ FIRST_BYTES = 1 << 20
 class ImageColumn:
     """Encoded images and their paths, one part of a shard at a time.
 
-    Fresh memory is what taking photos in costs most beside decoding them: the system clears every page it hands
-    out. So the images of all parts lie in one buffer, which grows to the largest part; an array of an earlier part
-    must not be looked at once the next part is being filled.
+    The images of all parts lie in one buffer, which grows to the size of the largest part. The array of an earlier
+    part is invalid once the next part is being filled.
     """
 
     def __init__(self):
@@ -22,7 +25,7 @@ class ImageColumn:
         self.clear()
 
     def append(self, encoded: bytes, path: str | None) -> int:
-        """Add a row; returns its size, bytes."""
+        """Add a row; returns its size in bytes."""
         start, end = self._ends[-1], self._ends[-1] + len(encoded)
         if end > len(self._buffer):
             grown = np.empty(2 * end, np.uint8)
@@ -34,7 +37,7 @@ class ImageColumn:
         return len(encoded)
 
     def array(self) -> pa.StructArray:
-        """The rows since the last `clear`; their bytes are not copied."""
+        """The rows since the last `clear`, without a copy of their bytes."""
         buffers = [None, pa.py_buffer(np.asarray(self._ends, np.int32)), pa.py_buffer(self._buffer)]
         encoded = pa.Array.from_buffers(pa.binary(), len(self._paths), buffers)
         return pa.StructArray.from_arrays([encoded, pa.array(self._paths, pa.string())], fields=list(TYPE))

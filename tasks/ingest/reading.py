@@ -1,7 +1,7 @@
-"""The first reading of a source: what is new, what is refused, which split each image goes to, which labels add.
+"""The first reading of a source: what is new, what is refused, each image's split, which labels are added.
 
-Every row is hashed; an image that is new is decoded once and measured. Kept of it are its measures and some
-hundred bytes more, never its pixels or encoded bytes.
+Every row is hashed; a new image is decoded once and measured. Memory holds its measures and some hundred bytes more,
+never its pixels or encoded bytes. This module writes nothing.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from tasks.common.files import content_key, sha256_bytes
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.dataset.decode import Undecodable
 from tasks.ingest import erasures
-from tasks.ingest.existing import Known
-from tasks.ingest.splits import assign
+from tasks.ingest.existing import ExistingSamples
+from tasks.ingest.splits import Lookalikes, assign_splits
 from tasks.inspection.measure import Measured, measure_all
 from tasks.inspection.measures import measures_table, thumbnails
 from tasks.inspection.near_duplicates import near_pairs
@@ -27,6 +27,17 @@ from tasks.sources.source import Offered
 
 MEASURED_AT_ONCE = 1024  # rows per table of measures
 Label = str | list[str] | None
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """How a source is ingested: what the caller asks for, and the sections of params.yaml that apply."""
+
+    kind: str  # one of tasks.ingest.batch.KINDS
+    annotator: str | None  # for rows that name none
+    data: DataParams
+    images: ImagesParams
+    inspect: InspectParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Refused:
 
 
 @dataclass(slots=True)
-class New:
+class NewImage:
     """An image seen for the first time; `verdict` becomes its split, or why it is refused."""
 
     number: int  # row in the source
@@ -52,7 +63,7 @@ class New:
     label: Label
     source: str | None
     allowed: tuple[str, ...]
-    content: str  # hash of what else is stored of it
+    content: str  # hash of everything else that is stored for it
     verdict: str | Unusable | None = None
 
     @property
@@ -62,7 +73,7 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A label somebody gives to an image: an annotation, unless it says nothing new."""
+    """A label that one annotator gives to an image. It becomes an annotation unless it adds nothing new."""
 
     number: int
     image: str
@@ -72,21 +83,25 @@ class Vote:
 
 
 @dataclass
-class Intake:
-    """What reading a source found; `new` and the rows of `measures` are the same images."""
+class Reading:
+    """What the first reading of a source found; row i of `measures` belongs to `new[i]`."""
 
-    kind: str
+    settings: IngestSettings
     offered: int = 0
-    known: int = 0  # rows whose image the data set has, or an earlier row brought
+    known: int = 0  # rows whose image is in the data set already, or in an earlier row of the source
     tombstoned: int = 0  # of these, in a tombstoned batch
-    new: list[New] = field(default_factory=list)
+    new: list[NewImage] = field(default_factory=list)
     measures: pa.Table | None = None  # see tasks.inspection.measures.measures_table
     refused: list[Refused] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)  # schemas.ANNOTATIONS and label
 
+    def taken_rows(self) -> list[int]:
+        """Rows of `new` that are taken."""
+        return [row for row, new in enumerate(self.new) if new.taken]
+
     def batch(self) -> str:
         """Name of the batch: the same content has the same name."""
-        digest = hashlib.sha256(self.kind.encode())
+        digest = hashlib.sha256(self.settings.kind.encode())
         for new in self.new:
             if new.taken:
                 digest.update(f"{new.image} {new.verdict} {new.content}\n".encode())
@@ -98,155 +113,153 @@ class Intake:
         self.refused.append(Refused(number, where, why.reason, why.detail))
 
 
-def take_in(
-    rows: Iterable[Offered],
-    known: Known,
-    tombstones: Collection[str],
-    *,
-    kind: str,
-    annotator: str | None,
-    data: DataParams,
-    images: ImagesParams,
-    inspect: InspectParams,
-) -> Intake:
-    """Read `rows` once and decide about each. Writes nothing."""
-    intake = Intake(kind)
-    reading = _Reading(intake, known, tombstones, annotator, data)
+def read_source(
+    rows: Iterable[Offered], existing: ExistingSamples, tombstones: Collection[str], settings: IngestSettings
+) -> Reading:
+    """Read `rows` once and decide about each of them."""
+    reading = Reading(settings)
+    reader = _Reader(reading, existing, tombstones)
     tables: list[pa.Table] = []
     results: list[Measured | Undecodable] = []
 
     def keep() -> None:
         done = sum(map(len, tables))
-        tables.append(measures_table([new.image for new in intake.new[done : done + len(results)]], results))
+        tables.append(measures_table([new.image for new in reading.new[done : done + len(results)]], results))
         results.clear()
 
-    for row, result in enumerate(measure_all(reading.fresh(rows), images.max_pixels, inspect.workers)):
+    measured = measure_all(reader.new_images(rows), settings.images.max_pixels, settings.inspect.workers)
+    for row, result in enumerate(measured):
         if isinstance(result, Undecodable):
-            intake.new[row].verdict = Unusable(result.reason, result.detail)
+            reading.new[row].verdict = Unusable(result.reason, result.detail)
         results.append(result)
         if len(results) == MEASURED_AT_ONCE:
             keep()
     keep()
-    intake.measures = pa.concat_tables(tables).combine_chunks()
+    reading.measures = pa.concat_tables(tables).combine_chunks()
 
-    _decide_splits(intake, known, data, images, inspect)
-    for new in intake.new:
+    _decide_splits(reading, existing)
+    for new in reading.new:
         if not new.taken:
-            intake.refuse(new.number, new.where, new.verdict)
-    reading.settle_repeats()
-    intake.refused.sort(key=lambda refused: refused.number)
-    intake.annotations = _annotations(intake, reading.votes, known)
-    return intake
+            reading.refuse(new.number, new.where, new.verdict)
+    reader.resolve_repeats()
+    reading.refused.sort(key=lambda refused: refused.number)
+    reading.annotations = _new_annotations(reading, reader.votes, existing)
+    return reading
 
 
-class _Reading:
-    """Tells new rows from known ones while the source goes by."""
+class _Reader:
+    """Separates new images from known ones while the source is read, and fills `reading`."""
 
-    def __init__(
-        self, intake: Intake, known: Known, tombstones: Collection[str], annotator: str | None, data: DataParams
-    ):
-        self.intake, self.known, self.tombstones = intake, known, tombstones
-        self.annotator, self.data = annotator, data
+    def __init__(self, reading: Reading, existing: ExistingSamples, tombstones: Collection[str]):
+        self.reading, self.existing, self.tombstones = reading, existing, tombstones
+        self.settings = reading.settings
         self.votes: list[Vote] = []
-        self.started = datetime.now(UTC)  # of reviews that name no time: the latest counts
-        self._forgotten = erasures.read(known.root)
-        self._row_of: dict[str, int] = {}  # id -> row of intake.new
-        self._again: list[tuple[int, str, New, tuple[str, ...]]] = []  # offered again: (number, where, first, allowed)
-        self._same: dict = {}  # labels and sources repeat a lot: one object each
+        self.started = datetime.now(UTC)  # stands in for the time of reviews that name none: the latest review counts
+        self._ledger = erasures.read_ledger(existing.root)
+        self._row_of: dict[str, int] = {}  # id -> row of reading.new
+        self._repeats: list[tuple[int, str, NewImage, tuple[str, ...]]] = []  # (number, where, first, allowed)
+        self._interned: dict = {}  # labels and sources repeat a lot: one object each
 
-    def fresh(self, rows: Iterable[Offered]) -> Iterator[bytes]:
-        """The encoded bytes of every image that is new; row i of intake.new is the i-th."""
+    def new_images(self, rows: Iterable[Offered]) -> Iterator[bytes]:
+        """The encoded bytes of every new image; row i of reading.new is the i-th."""
+        data = self.settings.data
         for number, row in enumerate(rows):
-            self.intake.offered += 1
+            self.reading.offered += 1
             try:
-                label = fields.label(row.label, self.data.task, self.data.classes)
+                label = fields.label(row.label, data.task, data.classes)
                 encoded = row.read()
                 if self._is_new(number, row, label, sha256_bytes(encoded)):
                     yield encoded
             except Unusable as error:
-                self.intake.refuse(number, row.where, error)
+                self.reading.refuse(number, row.where, error)
 
     def _is_new(self, number: int, row: Offered, label: Label, image: str) -> bool:
-        if erased := erasures.refusal(self._forgotten, image):
+        if erased := erasures.why_erased(self._ledger, image):
             raise Unusable("forgotten", erased)
-        allowed = ("hard",) if self.intake.kind == "hard" else row.split
-        annotator = row.annotator or self.annotator
-        sample, first = self.known.find(image), self._row_of.get(image)
+        kind = self.settings.kind
+        allowed = ("hard",) if kind == "hard" else row.split
+        annotator = row.annotator or self.settings.annotator
+        sample, first = self.existing.find(image), self._row_of.get(image)
         if sample is not None:
-            check_known(allowed, self.known.value(sample, "split"))
-            self.intake.known += 1
-            self.intake.tombstoned += self.known.value(sample, "batch") in self.tombstones
-            given = self.known.value(sample, "label")
+            check_recorded_split(allowed, self.existing.value(sample, "split"))
+            self.reading.known += 1
+            self.reading.tombstoned += self.existing.value(sample, "batch") in self.tombstones
+            given = self.existing.value(sample, "label")
         elif first is not None:
-            self._again.append((number, row.where, self.intake.new[first], allowed))
-            given = self.intake.new[first].label
+            self._repeats.append((number, row.where, self.reading.new[first], allowed))
+            given = self.reading.new[first].label
         else:
-            self._row_of[image] = len(self.intake.new)
+            self._row_of[image] = len(self.reading.new)
             content = content_key([label, row.source, str(row.taken_at), row.slices, row.path])[:16]
-            shared = (self._same.setdefault(str(value), value) for value in (label, row.source, allowed))
-            self.intake.new.append(New(number, row.where, image, *shared, content))
+            shared = (self._interned.setdefault(str(value), value) for value in (label, row.source, allowed))
+            self.reading.new.append(NewImage(number, row.where, image, *shared, content))
             given = label
-        silent = annotator is None and label == given and (sample is None or self.intake.kind != "review")
+        silent = annotator is None and label == given and (sample is None or kind != "review")
         if label is not None and not silent:
-            at = row.labelled_at or (self.started if self.intake.kind == "review" else None)
+            at = row.labelled_at or (self.started if kind == "review" else None)
             self.votes.append(Vote(number, image, label, annotator, at))
         return sample is None and first is None
 
-    def settle_repeats(self) -> None:
-        """An image offered twice is known the second time, and refused again if it was refused."""
-        for number, where, first, allowed in self._again:
+    def resolve_repeats(self) -> None:
+        """Count repeated images as known, or refuse them again where their first row was refused."""
+        for number, where, first, allowed in self._repeats:
             try:
                 if not first.taken:
                     raise first.verdict
-                check_known(allowed, first.verdict)
-                self.intake.known += 1
+                check_recorded_split(allowed, first.verdict)
+                self.reading.known += 1
             except Unusable as error:
-                self.intake.refuse(number, where, error)
+                self.reading.refuse(number, where, error)
 
 
-def check_known(allowed: tuple[str, ...], recorded: str) -> None:
-    """A known image keeps its split. Raises Unusable if it is offered for another one."""
+def check_recorded_split(allowed: tuple[str, ...], recorded: str) -> None:
+    """Raise Unusable if a known image is offered for another split than its recorded one."""
     if recorded == "hard" and allowed != ("hard",):
         raise Unusable("in_hard_set", "the image is in the hard set")
     if len(allowed) == 1 and allowed[0] != recorded:
         raise Unusable("bridges_splits", f"offered for {allowed[0]}, but the image is in {recorded} already")
 
 
-def _decide_splits(
-    intake: Intake, known: Known, data: DataParams, images: ImagesParams, inspect: InspectParams
-) -> None:
-    offered = [new for new in intake.new if new.verdict is None]
+def _decide_splits(reading: Reading, existing: ExistingSamples) -> None:
+    offered = [new for new in reading.new if new.verdict is None]
     if not offered:
         return
-    rows = np.flatnonzero([new.verdict is None for new in intake.new])
-    phash = intake.measures.column("phash").take(rows).to_numpy()
-    thumbs = thumbnails(intake.measures.column("thumbnail").take(rows))
+    settings = reading.settings
+    rows = np.flatnonzero([new.verdict is None for new in reading.new])
+    phash = reading.measures.column("phash").take(rows).to_numpy()
+    thumbs = thumbnails(reading.measures.column("thumbnail").take(rows))
     looks = np.column_stack([np.ascontiguousarray(phash).view(np.uint8).reshape(-1, 8), thumbs])
     _, first, groups = np.unique(looks.view(f"V{looks.shape[1]}").ravel(), return_index=True, return_inverse=True)
     phash, thumbs = phash[first], thumbs[first]
-    splits = assign(
+    bits, difference = settings.inspect.near_duplicate_bits, settings.inspect.near_duplicate_difference
+    splits = assign_splits(
         [new.image for new in offered],
         [new.allowed for new in offered],
         [new.source for new in offered],
-        known.source_splits(),
-        groups,
-        near_pairs(phash, thumbs, inspect.near_duplicate_bits, inspect.near_duplicate_difference),
-        known.neighbours(phash, thumbs, images, inspect),
-        seed=data.seed,
-        fractions=data.split,
+        existing.source_splits(),
+        Lookalikes(
+            groups,
+            near_pairs(phash, thumbs, bits, difference),
+            existing.neighbour_splits(phash, thumbs, settings.images, settings.inspect),
+        ),
+        seed=settings.data.seed,
+        fractions=settings.data.split,
     )
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
 
 
-def _annotations(intake: Intake, votes: list[Vote], known: Known) -> list[dict]:
-    """Votes that say something new: as an import a label this annotator has not given to the image yet, as a
-    review one that differs from the annotator's last."""
-    refused = {refused.number for refused in intake.refused}
+def _new_annotations(reading: Reading, votes: list[Vote], existing: ExistingSamples) -> list[dict]:
+    """Votes that add something new.
+
+    Import: a label that this annotator has not given to the image yet. Review: a label that differs from this
+    annotator's last one.
+    """
+    refused = {refused.number for refused in reading.refused}
     votes = [vote for vote in votes if vote.number not in refused]
-    why = "review" if intake.kind == "review" else "import"
+    why = "review" if reading.settings.kind == "review" else "import"
     earlier: dict[tuple[str, str | None], list] = {}
-    for row in known.annotations({vote.image for vote in votes}):
+    for row in existing.annotations({vote.image for vote in votes}):
         if row["why"] == why:
             earlier.setdefault((row["id"], row["annotator"]), []).append(row["label"])
     added = []

@@ -1,8 +1,8 @@
-"""Which label counts for a sample: the one it came with, further labels of others, human review.
+"""The effective label of each sample, from its original label, imported labels and human review.
 
-The latest review (`why` = "review") overrides everything, also with null: "this has no label of ours". Else the
-majority of the original label and the imported ones counts, one vote per annotator (their latest); a tie keeps
-the original. A multi-label sample's whole set of labels is one vote. N is the number of samples.
+The latest review (`why` = "review") overrides everything, also with null: "none of our labels fits". Otherwise the
+majority of the original and the imported labels counts, with one vote per annotator (the latest). A tie keeps the
+original label. The whole label set of a multi-label sample is one vote. N is the number of samples.
 """
 
 from collections import Counter
@@ -16,21 +16,21 @@ import pyarrow.parquet as pq
 
 from tasks.common.errors import DataError
 from tasks.common.schemas import ANNOTATIONS, label_type
-from tasks.dataset.shards import batches, task_of
+from tasks.dataset.shards import batches, read_task
 
 
 def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
     """All annotations of batches that are not tombstoned, in ingest order: ANNOTATIONS and `label`.
 
-    Raises DataError for a file that a batch names and that is not there.
+    Raises DataError when a file that a batch lists is missing.
     """
-    schema = ANNOTATIONS.insert(1, pa.field("label", label_type(task_of(data))))
+    schema = ANNOTATIONS.insert(1, pa.field("label", label_type(read_task(data))))
     tables, seen = [schema.empty_table()], set()
     for batch in batches(data):
         for name in batch.annotations if batch.batch not in tombstones else ():
             file = data / "annotations" / name
             if not file.is_file():
-                raise DataError(f"{file} is missing, batch {batch.batch} names it: restore it with `dvc checkout`")
+                raise DataError(f"{file} is missing, but batch {batch.batch} lists it: restore it with `dvc checkout`")
             if name not in seen:
                 seen.add(name)
                 tables.append(pq.read_table(file).select(schema.names).cast(schema))
@@ -38,7 +38,7 @@ def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
 
 
 def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
-    """The labels that count, (N,), for samples `ids` that came with `labels`."""
+    """The effective labels, (N,), of samples `ids` with original `labels`."""
     annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
     if annotations.num_rows == 0:
         return labels
@@ -58,13 +58,13 @@ def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations:
 
 
 def decide_label(original: str | list[str] | None, rows: list[dict]) -> str | list[str] | None:
-    """The label of one sample, given its annotations in ingest order."""
+    """The effective label of one sample, from its original label and its annotations in ingest order."""
     rows = sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times in ingest order
     reviews = [row for row in rows if row["why"] == "review"]
     if reviews:
         return reviews[-1]["label"]
     votes = {row["annotator"] or number: row["label"] for number, row in enumerate(rows)}
-    # ingest also records the original label as a vote where its annotator has a name: it counts once
+    # where its annotator has a name, ingest also records the original label as a vote: count it once
     named = any(row["annotator"] and _same(row["label"], original) for row in rows)
     ballots = [*votes.values()] if named else [original, *votes.values()]
     count = Counter(_ballot(label) for label in ballots if label is not None)

@@ -25,7 +25,7 @@ def near_pairs(phash: np.ndarray, thumbs: np.ndarray, bits: int, difference: flo
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def near_of(
+def near_pairs_between(
     phash: np.ndarray,
     thumbs: np.ndarray,
     old_phash: np.ndarray,

@@ -21,7 +21,7 @@ from tasks.common.files import atomic_path, write_json
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.progress import track
 from tasks.common.schemas import MEASURES, SPLITS, samples_schema
-from tasks.dataset.shards import batches, live_shards, read_columns, read_tombstones, task_of
+from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones
 from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
@@ -44,7 +44,7 @@ DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per nea
 def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     """Inspect every live sample of the project at `root`. Raises StageInputError if there is none."""
     data, tombstones = root / "data", read_tombstones(root)
-    task = task_of(data)
+    task = read_task(data)
     live = [batch for batch in batches(data) if batch.batch not in tombstones]
     shards = live_shards(data, tombstones)
     if not shards:

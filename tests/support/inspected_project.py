@@ -34,7 +34,7 @@ class Project:
 
     def __init__(self, root: Path, task: str = "multiclass"):
         self.root, self.task, self.samples = root, task, []
-        shards.create(root / "data", task)
+        shards.create_dataset(root / "data", task)
         write_json(root / "tombstones.json", {})
 
     def add(self, rows: list[dict], kind: str = "import", quarantined: dict[str, int] | None = None) -> str:
@@ -47,7 +47,7 @@ class Project:
         if rows:
             columns = {field.name: [row.get(field.name) for row in full] for field in schema}
             names = [shards.write_shard(self.root / "data", pa.table(columns, schema=schema), self.task)]
-        shards.write_batch(
+        shards.write_manifest(
             self.root / "data",
             shards.BatchManifest(
                 seq=number, batch=batch, kind=kind, shards=names, rows=len(rows), quarantined=quarantined or {}

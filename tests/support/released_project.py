@@ -60,7 +60,7 @@ def make(folder: Path) -> Path:
     git(main, "init", "--quiet", "--initial-branch=main")
     git(main, "config", "user.name", "Ann")
     git(main, "config", "user.email", "ann@example.org")
-    shards.create(main / "data", "multiclass")
+    shards.create_dataset(main / "data", "multiclass")
     for number in WHY:
         if number == 2:
             params = (main / "params.yaml").read_text()
@@ -98,7 +98,7 @@ def add_batch(main: Path, number: int) -> None:
         (main / "data/annotations").mkdir()
         pq.write_table(pa.Table.from_pylist([row], schema), main / "data/annotations/aaa.parquet")
     about = {"seq": number, "batch": f"b-{number}", "kind": "import", "annotations": annotations}
-    shards.write_batch(main / "data", shards.BatchManifest(shards=[name], rows=len(rows), **about))
+    shards.write_manifest(main / "data", shards.BatchManifest(shards=[name], rows=len(rows), **about))
     record_data(main)
     git(main, "add", "-A")
     git(main, "commit", "--quiet", "-m", f"batch {number}")

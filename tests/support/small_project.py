@@ -49,10 +49,10 @@ def project(root: Path, task: str) -> Path:
     (root / "params.yaml").write_text(params.replace("reference_rows: 500", "reference_rows: 40"))
     images = load_params(root / "params.yaml").images
     rows = _fashion(task)
-    shards.create(root / "data", task)
+    shards.create_dataset(root / "data", task)
     name = shards.write_shard(root / "data", rows, task)
     manifest = shards.BatchManifest(seq=1, batch="b-1", kind="import", shards=[name], rows=len(rows))
-    shards.write_batch(root / "data", manifest)
+    shards.write_manifest(root / "data", manifest)
 
     samples = _with(
         rows, samples_schema(task), shard=[name] * len(rows), row=range(len(rows)), status=["ok"] * len(rows)

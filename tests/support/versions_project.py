@@ -19,7 +19,7 @@ from tasks.common.files import sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
-from tasks.ingest.batch import _write_annotations
+from tasks.ingest.writing import write_annotations
 from tasks.releases import reference
 from tasks.releases.bundle import write_manifest
 from tasks.releases.store import Pointer, Releases, open_store
@@ -100,13 +100,13 @@ def rows(batch: int, count: int = PER_BATCH) -> pa.Table:
 def add_batch(root: Path, number: int, count: int = PER_BATCH) -> None:
     """One more batch in data/, with an annotation of its first image; data.dvc committed."""
     data = root / "data"
-    shards.create(data, "multiclass")
+    shards.create_dataset(data, "multiclass")
     table = rows(number, count)
     name = shards.write_shard(data, table, "multiclass")
     vote = {"id": table["id"][0].as_py(), "annotator": "bob", "at": None, "why": "import", "model_version": None}
-    notes = _write_annotations(data, [vote | {"label": "dog"}], "multiclass")
+    notes = write_annotations(data, [vote | {"label": "dog"}], "multiclass")
     about = {"kind": "import", "shards": [name], "annotations": notes, "rows": count, "offered": count}
-    shards.write_batch(data, shards.BatchManifest(seq=number, batch=f"b-{number:012d}", **about))
+    shards.write_manifest(data, shards.BatchManifest(seq=number, batch=f"b-{number:012d}", **about))
     record_data(root)
     commit_data(root, f"batch {number}")
 

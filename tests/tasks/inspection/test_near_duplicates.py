@@ -7,7 +7,7 @@ from PIL import Image
 
 from tasks.common.params import InspectParams
 from tasks.inspection.measure import measure
-from tasks.inspection.near_duplicates import clusters, near_of, near_pairs
+from tasks.inspection.near_duplicates import clusters, near_pairs, near_pairs_between
 from tests.support.checkout import ROOT
 from tests.support.photos import cutouts, encode
 
@@ -43,7 +43,8 @@ def test_finds_exactly_what_comparing_all_pairs_finds(bits):
         assert np.array_equal(near_pairs(phash, thumbs, bits, difference), everything)
         old_phash, old_thumbs = phash[100:], thumbs[100:]
         across = np.argwhere(brute(phash[:100], thumbs[:100], old_phash, old_thumbs, bits, difference))
-        assert np.array_equal(near_of(phash[:100], thumbs[:100], old_phash, old_thumbs, bits, difference), across)
+        found = near_pairs_between(phash[:100], thumbs[:100], old_phash, old_thumbs, bits, difference)
+        assert np.array_equal(found, across)
     assert len(everything) > 20
 
 
@@ -54,7 +55,7 @@ def test_identical_images_are_paired_with_the_first_only():
     assert len(pairs) == 4999
     assert set(pairs[:, 0]) == {0}
     assert not clusters(5000, pairs).any()
-    found = near_of(phash[:3], thumbs[:3], phash, thumbs, 4, 4.0)
+    found = near_pairs_between(phash[:3], thumbs[:3], phash, thumbs, 4, 4.0)
     assert found.tolist() == [[0, 0], [0, 7], [1, 0], [1, 7], [2, 0], [2, 7]]
 
 
@@ -63,9 +64,9 @@ def test_nothing_and_one():
     one, a_thumb = np.ones(1, np.uint64), np.ones((1, 256), np.uint8)
     assert near_pairs(none, no_thumbs, 4, 4.0).shape == (0, 2)
     assert near_pairs(one, a_thumb, 4, 4.0).shape == (0, 2)
-    assert near_of(one, a_thumb, none, no_thumbs, 4, 4.0).shape == (0, 2)
-    assert near_of(none, no_thumbs, one, a_thumb, 4, 4.0).shape == (0, 2)
-    assert near_of(one, a_thumb, one, a_thumb, 0, 0.0).tolist() == [[0, 0]]
+    assert near_pairs_between(one, a_thumb, none, no_thumbs, 4, 4.0).shape == (0, 2)
+    assert near_pairs_between(none, no_thumbs, one, a_thumb, 4, 4.0).shape == (0, 2)
+    assert near_pairs_between(one, a_thumb, one, a_thumb, 0, 0.0).tolist() == [[0, 0]]
 
 
 def test_clusters_are_the_connected_components():

@@ -26,7 +26,7 @@ class Project:
 
     def __init__(self, root: Path, task: str = "multiclass"):
         self.root, self.task, self.seq = root, task, 0
-        shards.create(root / "data", task)
+        shards.create_dataset(root / "data", task)
 
     def batch(self, name: str, rows: list[dict], annotations: list[dict] = (), quarantined: dict | None = None) -> str:
         """Each row needs image; label, split (train) and all else are optional. Returns the shard's name."""
@@ -57,7 +57,7 @@ class Project:
             rows=len(rows),
             quarantined=quarantined or {},
         )
-        shards.write_batch(self.root / "data", manifest)
+        shards.write_manifest(self.root / "data", manifest)
         return names[0] if names else ""
 
     def inspect(self, params: InspectParams = ONE, images: ImagesParams = IMAGES) -> pa.Table:

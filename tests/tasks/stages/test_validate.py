@@ -255,7 +255,7 @@ def test_the_page_loads_nothing_and_shows_failed_rules(project, base):
 
 
 def test_bytes_that_inspect_could_not_decode_are_never_decoded_for_the_page(tmp_path):
-    shards.create(tmp_path, "multiclass")
+    shards.create_dataset(tmp_path, "multiclass")
     row = {"id": "0" * 64, "image": {"bytes": b"\x89PNG no image", "path": None}, "batch": "b-1"}
     name = shards.write_shard(tmp_path, pa.Table.from_pylist([row], schema=sample_schema("multiclass")), "multiclass")
     listed = {"id": "0" * 64, "batch": "b-1", "shard": name, "row": 0, "reason": "truncated", "detail": ""}

@@ -1,0 +1,52 @@
+"""One writer of data/ at a time, and removal of what a killed ingest left behind.
+
+The journal lists the files that data/ held before an ingest wrote. If an ingest is killed, its journal stays, and the
+next lock holder removes the files that were added since and that no manifest lists.
+"""
+
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.common.files import content_key, read_json, wait_for_lock
+from tasks.common.paths import state_dir
+from tasks.dataset import shards
+
+WAIT_SECONDS = 6 * 3600.0  # how long to wait for another ingest to end
+
+
+@contextmanager
+def data_lock(root: Path) -> Iterator[Path]:
+    """Hold the data set's lock and yield the path of the journal; the kernel frees the lock of a dead holder.
+
+    Removes what a killed ingest left. Files that were in data/ before that ingest are never touched.
+    """
+    folder = root / "data"
+    state = state_dir(root) / "ingest"
+    state.mkdir(parents=True, exist_ok=True)
+    name = content_key(str(folder.resolve()))[:16]
+    journal = state / f"{name}.json"
+    with open(state / f"{name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another ingest to end", file=sys.stderr)
+            wait_for_lock(lock, WAIT_SECONDS, f"the data set {folder}")
+        if journal.is_file():
+            _remove_leftovers(folder, before=set(read_json(journal)))
+            journal.unlink()
+        yield journal
+
+
+def data_files(folder: Path) -> Iterator[str]:
+    """Shards, annotations and unfinished files in `folder` (data/), as paths relative to it."""
+    for pattern in ("*.parquet", "annotations/*.parquet", ".*.tmp", "annotations/.*.tmp", "batches/.*.tmp"):
+        yield from (str(file.relative_to(folder)) for file in folder.glob(pattern))
+
+
+def _remove_leftovers(folder: Path, before: set[str]) -> None:
+    listed = shards.listed_files(folder)
+    for name in set(data_files(folder)) - listed - before:
+        (folder / name).unlink()

@@ -1,0 +1,157 @@
+"""Splits of new images: given, inherited from source or near-duplicate, or hashed; never changed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.common.files import sha256_bytes
+from tasks.common.params import DataParams, SplitFractions
+from tasks.ingest.splits import Lookalikes, assign_splits, split_by_hash
+from tasks.sources.fields import Unusable
+from tests.support.ingesting import image, manifest, noise, reasons, splits_of, take
+from tests.support.photos import cutouts
+
+
+def test_given_splits_are_kept_and_folders_give_them(tmp_path):
+    for number, split in enumerate(("train", "val", "test", "hard")):
+        image(tmp_path / "s", f"{split}/cat/{number}.png", noise(number))
+    take(tmp_path, tmp_path / "s")
+    assert sorted(splits_of(tmp_path).values()) == ["calibration", "hard", "test", "train"]
+
+
+def test_growth_never_moves_an_image_and_a_source_stays_together(tmp_path):
+    source = tmp_path / "s"
+    rows = [
+        {"path": image(source, f"{n}.png", noise(n)), "label": "x", "source": f"cam{n % 7}" if n % 3 else ""}
+        for n in range(60)
+    ]
+    take(tmp_path, manifest(source, rows[:20]))
+    first = splits_of(tmp_path)
+    other = DataParams(seed=1)  # a new seed moves nothing that is recorded, nor a recorded source
+    take(tmp_path, manifest(source, rows), data=other)
+    now = splits_of(tmp_path)
+    assert len(now) == 60
+    assert {path: now[path] for path in first} == first
+    of_source = {}
+    for row in rows:
+        if row["source"]:
+            of_source.setdefault(row["source"], set()).add(now[row["path"]])
+    assert {len(found) for found in of_source.values()} == {1}
+
+
+def test_a_near_duplicate_follows_its_neighbour_into_its_split(tmp_path):
+    photos = cutouts(8)
+    one = tmp_path / "one"
+    rows = [
+        {"path": image(one, f"{n}.png", photo), "label": "x", "split": ("train", "test", "calibration")[n % 3]}
+        for n, photo in enumerate(photos)
+    ]
+    take(tmp_path, manifest(one, rows))
+    two = tmp_path / "two"
+    copies = [{"path": image(two, f"{n}.jpg", photo, quality=70), "label": "x"} for n, photo in enumerate(photos)]
+    report = take(tmp_path, manifest(two, copies))
+    assert (report.taken, report.quarantined) == (8, ())
+    now = splits_of(tmp_path)
+    assert all(now[f"{n}.jpg"] == now[f"{n}.png"] for n in range(8))
+
+
+def test_an_image_that_would_bridge_two_splits_is_refused(tmp_path):
+    first, second = cutouts(2)
+    one = tmp_path / "one"
+    rows = [
+        {"path": image(one, "train.png", first), "label": "x", "split": "train", "source": "a"},
+        {"path": image(one, "test.png", second), "label": "x", "split": "test", "source": "b"},
+    ]
+    take(tmp_path, manifest(one, rows))
+    two = tmp_path / "two"
+    rows = [
+        {"path": image(two, "given.jpg", first, quality=80), "label": "x", "split": "test", "source": ""},
+        {"path": image(two, "source.jpg", second, quality=80), "label": "x", "split": "", "source": "a"},
+        {"path": image(two, "fine.jpg", second, quality=60), "label": "x", "split": "", "source": "b"},
+        {"path": image(two, "same.png", first), "label": "x", "split": "test", "source": ""},
+    ]
+    report = take(tmp_path, manifest(two, rows))
+    assert reasons(report) == dict.fromkeys(("m.csv line 2", "m.csv line 3", "m.csv line 5"), "bridges_splits")
+    assert splits_of(tmp_path)["fine.jpg"] == "test"
+
+
+def test_the_hard_set_is_kept_apart(tmp_path):
+    hard, common = cutouts(2)
+    image(tmp_path / "h", "x/hard.png", hard)
+    assert take(tmp_path, tmp_path / "h", kind="hard").splits == {"hard": 1}
+    source = tmp_path / "s"
+    for name, content in (("x/same.png", hard), ("x/common.png", common), ("x/near.jpg", hard)):
+        image(source, name, content)
+    report = take(tmp_path, source)
+    assert reasons(report) == {"x/same.png": "in_hard_set", "x/near.jpg": "in_hard_set"}
+    assert report.taken == 1
+    image(tmp_path / "h", "x/common.png", common)
+    report = take(tmp_path, tmp_path / "h", kind="hard")
+    assert reasons(report) == {"x/common.png": "bridges_splits"}
+    assert (report.taken, report.known) == (0, 1)
+
+
+def test_hashed_splits_follow_the_fractions():
+    fractions = SplitFractions(train=0.7, calibration=0.1, test=0.2)
+    found = Counter(split_by_hash(str(n), 0, fractions) for n in range(20_000))
+    assert found["train"] == pytest.approx(14_000, abs=300)
+    assert found["test"] == pytest.approx(4_000, abs=250)
+    assert {split_by_hash(str(n), 0, fractions, ("calibration", "test")) for n in range(50)} == {"calibration", "test"}
+    all_test = SplitFractions(train=0, calibration=0, test=1)
+    assert {split_by_hash(str(n), 0, all_test) for n in range(50)} == {"test"}
+    assert split_by_hash("x", 0, all_test, ("train",)) == "train"
+
+
+@st.composite
+def offers(draw):
+    """N images in groups of identical images, near-duplicate groups, offered splits and recorded splits."""
+    count = draw(st.integers(1, 12))
+    groups = draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+    _, groups = np.unique(groups, return_inverse=True)
+    top = int(groups.max())
+    pairs = draw(st.sets(st.tuples(st.integers(0, top), st.integers(0, top)), max_size=6))
+    one_of = st.sampled_from([(), (), ("train",), ("test",), ("hard",), ("train", "calibration")])
+    allowed = draw(st.lists(one_of, min_size=count, max_size=count))
+    sources = draw(st.lists(st.sampled_from([None, None, "a", "b"]), min_size=count, max_size=count))
+    neighbours = draw(
+        st.dictionaries(st.integers(0, top), st.sets(st.sampled_from(["train", "test", "hard"]), min_size=1))
+    )
+    recorded = draw(st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["train", "test"])))
+    pairs = np.array(sorted((a, b) for a, b in pairs if a < b), dtype=int).reshape(-1, 2)
+    return allowed, sources, recorded, groups, pairs, neighbours
+
+
+@given(offers(), st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_near_duplicates_never_end_in_two_splits(offer, seed):
+    allowed, sources, recorded, groups, pairs, neighbours = offer
+    ids = [sha256_bytes(bytes([n])) for n in range(len(groups))]
+    options = {"seed": seed, "fractions": SplitFractions()}
+    splits = assign_splits(ids, allowed, sources, recorded, Lookalikes(groups, pairs, neighbours), **options)
+    near = {(a, a) for a in groups.tolist()} | {tuple(pair) for pair in pairs.tolist()}
+    for one, first in enumerate(splits):
+        if isinstance(first, Unusable):
+            assert first.reason in ("bridges_splits", "in_hard_set")
+            continue
+        assert not allowed[one] or first in allowed[one]
+        assert first == "hard" or neighbours.get(int(groups[one]), {first}) == {first}
+        if sources[one] in recorded and not allowed[one]:
+            assert first == recorded[sources[one]]
+        for two, second in enumerate(splits):
+            if isinstance(second, str) and (groups[one], groups[two]) in near:
+                assert first == second
+    again = assign_splits(ids, allowed, sources, recorded, Lookalikes(groups, pairs, neighbours), **options)
+    assert list(map(str, splits)) == list(map(str, again))
+
+
+def test_the_split_of_an_unconnected_image_does_not_depend_on_its_batch():
+    ids = [sha256_bytes(bytes([n])) for n in range(30)]
+    nothing = np.empty((0, 2), int)
+    options = {"seed": 0, "fractions": SplitFractions()}
+    together = assign_splits(ids, [()] * 30, [None] * 30, {}, Lookalikes(np.arange(30), nothing, {}), **options)
+    single = Lookalikes(np.array([0]), nothing, {})
+    alone = [assign_splits([i], [()], [None], {}, single, **options)[0] for i in ids]
+    assert together == alone
