@@ -24,7 +24,7 @@ collect_less_garbage()
 # files that one worker runs one after the other: a server, or a library that takes seconds to import, serves them all
 TOGETHER = {
     "s3": ("store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
-    "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "site"),
+    "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site"),
     "great_expectations": ("adopt", "validate", "validate_batches"),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}

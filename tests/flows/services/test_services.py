@@ -212,7 +212,8 @@ def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     """(project, the alerts it sent) with everything up."""
-    root = make(tmp_path_factory.mktemp("serve"))
+    port = process.free_port(0)
+    root = make(tmp_path_factory.mktemp("serve"), replace={"prefect_port: 4200": f"prefect_port: {port}"})
     with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_ALERTS", other_end.address)
         patch.setenv("EVERGREEN_WEBHOOK_SECRET", SECRET)
@@ -267,6 +268,13 @@ def test_another_projects_server_at_the_same_address_is_not_taken_for_ones_own(r
     port = int(theirs["ui"].rpartition(":")[2])
     assert process._listens(theirs["pid"], port)
     assert not process._listens(gone.pid, port)
+
+
+def test_the_prefect_server_listens_where_params_yaml_says(running):
+    root, _ = running
+    assert (
+        f":{load_params(root / 'params.yaml').serve.prefect_port}/" in read_json(root / ".evergreen/server.json")["url"]
+    )
 
 
 def test_status_shows_the_services_and_what_comes_next(running):
