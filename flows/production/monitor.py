@@ -201,30 +201,13 @@ def write_report(
     import pyarrow.parquet as pq
 
     from monitoring.pages import evidently, report
+    from monitoring.pages.columns import MeasuredWindow
     from monitoring.pages.site import reports_dir, workspace_dir
 
     reference = pq.read_table(bundle / "reference.parquet")
     classes = read_json(bundle / "bundle.json")["classes"]
-    page = report.write(
-        reports_dir(root),
-        window_table=table,
-        reference_table=reference,
-        measures=measures,
-        decision=decision,
-        history=past,
-        classes=classes,
-        done=done,
-        images=params.report.images,
-        keep=params.report.keep,
-    )
-    evidently.add(
-        workspace_dir(root),
-        table,
-        reference,
-        measures,
-        decision,
-        classes=classes,
-        rows=params.report.rows,
-        keep=params.report.keep,
-    )
+    shown = MeasuredWindow(table, reference, measures, decision, classes)
+    keep = params.report.keep
+    page = report.write(reports_dir(root), shown, past, done=done, images=params.report.images, keep=keep)
+    evidently.add(workspace_dir(root), shown, rows=params.report.rows, keep=keep)
     return page

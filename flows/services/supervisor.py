@@ -34,7 +34,8 @@ TICK, LOOK = 1.0, 60.0  # seconds between looks at the services, and at the moni
 
 def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[str], str | None]]]:
     """Service -> what makes (its command, its address): the port is looked for when it is started."""
-    from monitoring.pages.site import evidently_ui_command, workspace_dir
+    from monitoring.pages.evidently import evidently_ui_command
+    from monitoring.pages.site import workspace_dir
 
     serve = params.serve
     shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host

@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from flows.production import review
 from flows.server.events import request_retrain
 from flows.services.webhook import router
-from monitoring.pages.site import Actions, create_app, is_loopback, site_of
+from monitoring.pages.access import is_loopback
+from monitoring.pages.site import Actions, create_app, site_of
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import project_root

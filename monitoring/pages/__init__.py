@@ -1,1 +1,1 @@
-"""The report pages and Evidently's history."""
+"""Report pages, their web server, and snapshots for Evidently's UI."""

@@ -1,14 +1,30 @@
-"""Columns of the production log and of a reference as arrays that can be compared. N rows, D feature dimensions."""
+"""A measured window with its tables, and their columns as arrays to compare. N rows, D feature dimensions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from monitoring.contracts import DriftDecision, Measures
+
 DIRECTIONS = 3  # P
-FITTED = 500  # rows that principal directions come from: more cost seconds and turn them little
+FITTED = 500  # rows for the principal directions: more rows cost seconds and change them little
+
+
+@dataclass(frozen=True)
+class MeasuredWindow:
+    """Everything that a report shows of one window."""
+
+    window_table: pa.Table  # monitoring.log.schema.log_schema
+    reference_table: pa.Table  # tasks.releases.reference.schema
+    measures: Measures
+    decision: DriftDecision
+    classes: Sequence[str]  # in the model's order
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
-    """(N,) finite values of a column; none where the table lacks it."""
+    """(N,) finite values of a column; empty if the table lacks it."""
     if name not in table.column_names:
         return np.empty(0)
     values = table[name].cast(pa.float64()).drop_null().to_numpy()
@@ -16,7 +32,7 @@ def numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 def lists(table: pa.Table, name: str) -> np.ndarray:
-    """(N, L) of a list column's rows that are whole and finite; (0, 0) where there are none."""
+    """(N, L) of a list column's complete and finite rows; (0, 0) if there are none."""
     rows = [row for row in table[name].to_pylist() if row]
     if not rows:
         return np.empty((0, 0))
@@ -26,7 +42,7 @@ def lists(table: pa.Table, name: str) -> np.ndarray:
 
 
 def confidence(table: pa.Table) -> np.ndarray:
-    """(N,) as logged; for a reference, which has none, the highest probability."""
+    """(N,) as logged; a reference has none, so its highest probability."""
     if "confidence" in table.column_names:
         return numbers(table, "confidence")
     probabilities = lists(table, "probabilities")
@@ -34,13 +50,13 @@ def confidence(table: pa.Table) -> np.ndarray:
 
 
 def directions(window: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides along the reference's first P principal directions: (M, P) and (N, P).
+    """Window and reference along the reference's first P principal directions: (M, P) and (N, P).
 
-    window (M, D), reference (N, D). P is 0 where a side is empty or their dimensions differ.
+    window: (M, D); reference: (N, D). P is 0 if one side is empty or their dimensions differ.
     """
     if len(reference) <= DIRECTIONS or not len(window) or window.shape[1] != reference.shape[1]:
         return np.empty((len(window), 0)), np.empty((len(reference), 0))
     centre = reference.mean(axis=0)
     axes = np.linalg.svd(reference[:FITTED] - centre, full_matrices=False)[2][:DIRECTIONS]  # (P, D)
-    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # svd leaves the sign open
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]  # svd leaves it open
     return (window - centre) @ axes.T, (reference - centre) @ axes.T

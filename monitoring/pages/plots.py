@@ -1,7 +1,7 @@
-"""Small pictures of drift as inline SVG: sharp at any size, a few KB, coloured by the page's style (light or dark).
+"""Small drift plots as inline SVG: sharp at any size, a few KB, coloured by the page's style (light or dark).
 
-Nothing here takes a colour or a font: classes name what a shape means and monitoring/templates/style.css draws it.
-Texts are escaped by Markup.format. N values, B bins, W windows.
+No function sets a colour or a font: CSS classes say what a shape means, and templates/style.css styles them.
+Markup.format escapes texts. N values, B bins, W windows.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ import numpy as np
 from markupsafe import Markup
 
 BINS = 32
-LOW, HIGH = 0.25, 4.0  # ratios to the threshold that are told apart
+LOW, HIGH = 0.25, 4.0  # ratios to the threshold that are distinguished
 WIDTH, HEIGHT = 320, 110
 
 
 def distribution(reference: np.ndarray, window: np.ndarray, title: str) -> Markup:
-    """Both distributions over the same bins, as shares. reference, window: (N,) finite; "" where one is empty."""
+    """Both distributions over the same bins, as shares. reference, window: (N,) finite; "" if one is empty."""
     if not len(reference) or not len(window):
         return Markup("")
     both = np.concatenate([reference, window])
-    low, high = np.quantile(both, [0.002, 0.998])  # a single far value must not squeeze all others into one bin
+    low, high = np.quantile(both, [0.002, 0.998])  # one outlier must not put all others into one bin
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)
@@ -45,7 +45,7 @@ def distribution(reference: np.ndarray, window: np.ndarray, title: str) -> Marku
 
 
 def spark(ratios: Sequence[float | None]) -> Markup:
-    """One measure over W windows, oldest first, relative to its threshold (the line): None where there is none."""
+    """One measure over W windows, oldest first, relative to its threshold (the line); None is a gap."""
     width, height = 120, 26
     x, y = _places(len(ratios), width, 4), _level(ratios, height, 4)
     last = Markup("")
@@ -60,7 +60,7 @@ def spark(ratios: Sequence[float | None]) -> Markup:
 
 
 def timeline(points: Sequence[dict]) -> Markup:
-    """The worst measure of each of W windows relative to its threshold, a dot in its decision's colour on each.
+    """The worst measure of each of W windows relative to its threshold, with a dot in the decision's colour.
 
     points, oldest first: {ratio: float | None, outcome, title, current: bool}.
     """
@@ -92,7 +92,7 @@ def strip(cells: Sequence[tuple[str, str]]) -> Markup:
     """A row of coloured cells, oldest first. cells: (outcome, title) each."""
     width, height = 1000, 34
     step = width / max(len(cells), 40)
-    start = width - step * len(cells)  # the newest always ends at the right
+    start = width - step * len(cells)  # the newest is always at the right end
     gap = min(2.0, step * 0.2)
     drawn = [
         Markup(
@@ -107,7 +107,7 @@ def strip(cells: Sequence[tuple[str, str]]) -> Markup:
 
 
 def figure(value: float | None) -> str:
-    """A number as a person reads it; "–" where there is none."""
+    """A number for people; "–" for None and NaN."""
     if value is None or not np.isfinite(value):
         return "–"
     if value == 0 or abs(value) >= 1e6 or abs(value) < 1e-4:
@@ -116,12 +116,12 @@ def figure(value: float | None) -> str:
 
 
 def _places(count: int, width: int, edge: int) -> list[float]:
-    """Where W windows stand; a single one at the right."""
+    """Horizontal positions of W windows; a single one is at the right."""
     return [width - edge] if count == 1 else np.linspace(edge, width - edge, count).tolist()
 
 
 def _level(ratios: Sequence[float | None], height: int, edge: int) -> list[float | None]:
-    """Heights on a logarithmic scale from LOW to HIGH: twice the threshold is as far above it as half is below."""
+    """Heights on a logarithmic scale from LOW to HIGH: twice the threshold is as far from it as half of it."""
     span = np.log2(HIGH / LOW)
     return [
         None
@@ -132,7 +132,7 @@ def _level(ratios: Sequence[float | None], height: int, edge: int) -> list[float
 
 
 def _lines(x: Sequence[float], y: Sequence[float | None]) -> Markup:
-    """The points joined, with a gap where a value is missing."""
+    """Lines through the points, with a gap for each missing value."""
     runs: list[list[str]] = [[]]
     for place, level in zip(x, y, strict=True):
         if level is None:

@@ -1,54 +1,53 @@
-"""The report pages over HTTP: drift reports, Evidently's rendering of each, release reports, the review queue.
+"""Serve the report pages: drift reports, Evidently's rendering of each, release reports, the review queue.
 
     app = create_app(site_of(root))      # an ASGI app: `evergreen up` serves it
 
-Without a password it answers this machine alone. With one (HTTP basic, any user name) every route but /health answers
-401 to those who do not give it; put TLS in front of it.
+Without a password, only this machine gets answers. With a password (HTTP basic, any user name) every route except
+/health answers 401 without it; put TLS in front of the server.
 
-Pages run no scripts. Evidently's HTML needs its own: it is shown in a
-sandboxed frame of no origin, from which it reaches neither these pages nor any network. Buttons are POSTs that carry a
-token and must come from a page of this server.
+Pages run no scripts. Evidently's HTML needs its own scripts, so it is shown in a sandboxed frame without an origin; the
+frame can reach neither these pages nor any network. Buttons are POSTs with a token and must come from these pages.
 """
 
 import functools
 import hmac
-import ipaddress
 import os
 import re
 import secrets
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
 from monitoring.pages import evidently, report
+from monitoring.pages.access import action_token, refusal
+from monitoring.pages.render import check_window_id, render
+from monitoring.pages.window_page import HIDDEN_ACTIONS
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.storage.blobs import Store
 
-Actions = Mapping[str, tuple[str, Callable[[], str]]]  # name -> (text of the button, what it does and then says)
-evidently_ui_command = evidently.evidently_ui_command  # whoever starts these pages starts it too
+Actions = Mapping[str, tuple[str, Callable[[], str]]]  # name -> (button text, action that returns a message)
 RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 BODY = 4096  # bytes of a POST
-PAGE_POLICY = (  # a page of an older version has another style: its own policy names that style's hash
+PAGE_POLICY = (  # an older page has another style; the policy inside that page names its hash
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-src 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-REVIEW_POLICY = PAGE_POLICY + "; script-src 'unsafe-inline'"  # the page's own policy allows its one script by hash
-FRAME_POLICY = (  # for scripts that are not ours: no origin, no network, no forms, no way up
+REVIEW_POLICY = PAGE_POLICY + "; script-src 'unsafe-inline'"  # the policy inside the page allows its one script by hash
+FRAME_POLICY = (  # for Evidently's scripts: no origin, no network, no forms, no access to the parent page
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # "no-referrer" would blank the Origin of our own forms
+    "Referrer-Policy": "same-origin",  # "no-referrer" would empty the Origin of these pages' forms
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -57,25 +56,25 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """What is shown, and to whom."""
+    """What the server shows, and to whom."""
 
-    reports: Path  # folder of monitoring.pages.report
-    workspace: Path  # of monitoring.pages.evidently
-    releases: Store | None = None  # release store: its reports
+    reports: Path  # folder that monitoring.pages.report writes
+    workspace: Path  # that monitoring.pages.evidently writes
+    releases: Store | None = None  # release store, for its reports
     evidently_port: int | None = None  # of a running Evidently UI on this machine
-    password: str | None = field(default=None, repr=False)  # None: for loopback only
+    password: str | None = field(default=None, repr=False)  # None: loopback only
     actions: Actions = field(default_factory=dict)
     review: Callable[[], str] | None = None  # HTML of the review queue
 
 
 def create_app(site: Site) -> FastAPI:
-    """The pages of `site`. Without a password it answers only requests of and to this very machine."""
+    """An ASGI app with the pages of `site`. Without a password it only answers requests from and to this machine."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    key = secrets.token_bytes(32)  # of this process: a restart makes old pages' buttons void
+    key = secrets.token_bytes(32)  # of this process: buttons of older pages stop working after a restart
 
     @app.middleware("http")
     async def guard(request: Request, call_next):
-        response = _refusal(site, request) or await call_next(request)
+        response = refusal(site.password, request) or await call_next(request)
         for name, value in {"Content-Security-Policy": PAGE_POLICY, **HEADERS}.items():
             response.headers.setdefault(name, value)
         return response
@@ -104,13 +103,13 @@ def create_app(site: Site) -> FastAPI:
     def window(window_id: str) -> HTMLResponse:
         page = site.reports / f"{_window(window_id)}.html"
         if not page.is_file():
-            raise HTTPException(404, "There is no report of this window: it was pruned or never written.")
-        return HTMLResponse(page.read_text(encoding="utf-8").replace(report.HIDDEN_ACTIONS, _forms(site, key), 1))
+            raise HTTPException(404, "There is no report for this window: it was pruned or never written.")
+        return HTMLResponse(page.read_text(encoding="utf-8").replace(HIDDEN_ACTIONS, _forms(site, key), 1))
 
     @app.get("/evidently/{window_id}")
     def frame(window_id: str) -> HTMLResponse:
         _snapshot(evidently.ui_path, site.workspace, _window(window_id))
-        return HTMLResponse(report.render("evidently.html", window_id=window_id, ui=site.evidently_port is not None))
+        return HTMLResponse(render("evidently.html", window_id=window_id, ui=site.evidently_port is not None))
 
     @app.get("/evidently/{window_id}/raw")
     def raw(window_id: str) -> HTMLResponse:
@@ -126,21 +125,21 @@ def create_app(site: Site) -> FastAPI:
 
     @app.get("/releases")
     def releases() -> HTMLResponse:
-        return HTMLResponse(report.render("releases.html", rows=_releases(site.releases)))
+        return HTMLResponse(render("releases.html", rows=_releases(site.releases)))
 
     @app.get("/releases/{run_id}")
     def release(run_id: str) -> HTMLResponse:
         if site.releases is None or not RUN_ID.fullmatch(run_id):
-            raise HTTPException(404, "There is no report of such a run.")
+            raise HTTPException(404, "There is no such run.")
         found = site.releases.read(f"runs/{run_id}/report.html")
         if found is None:
-            raise HTTPException(404, "This run left no report.")
+            raise HTTPException(404, "This run has no report.")
         return HTMLResponse(found[0])
 
     @app.get("/review")
     def review() -> HTMLResponse:
         if site.review is None:
-            raise HTTPException(404, "There is no review queue here.")
+            raise HTTPException(404, "This server has no review queue.")
         return HTMLResponse(site.review(), headers={"Content-Security-Policy": REVIEW_POLICY})
 
     @app.post("/actions/{name}")
@@ -151,8 +150,8 @@ def create_app(site: Site) -> FastAPI:
             if len(body) > BODY:
                 raise HTTPException(413, "The request is too large.")
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
-        if name not in site.actions or not hmac.compare_digest(given.encode(), _token(key, name).encode()):
-            raise HTTPException(403, "This button is out of date: reload the page and press it again.")
+        if name not in site.actions or not hmac.compare_digest(given.encode(), action_token(key, name).encode()):
+            raise HTTPException(403, "This button is out of date: reload the page and press the button again.")
         from fastapi.concurrency import run_in_threadpool
 
         text, action = site.actions[name]
@@ -165,7 +164,7 @@ def create_app(site: Site) -> FastAPI:
 
 
 def site_of(root: Path, *, evidently_port: int | None = None, actions: Actions | None = None, **more: Any) -> Site:
-    """The site of the project at `root`, as its params.yaml says."""
+    """The site of the project at `root`, from its params.yaml."""
     from tasks.releases.store import open_store
 
     params = load_params(root / "params.yaml")
@@ -181,59 +180,13 @@ def site_of(root: Path, *, evidently_port: int | None = None, actions: Actions |
 
 
 def reports_dir(root: Path) -> Path:
-    """Where the project's drift reports are kept."""
+    """The folder of the project's drift reports."""
     return state_dir(root) / "reports"
 
 
 def workspace_dir(root: Path) -> Path:
-    """Where the project's Evidently workspace is kept."""
+    """The folder of the project's Evidently workspace."""
     return state_dir(root) / "evidently"
-
-
-def is_loopback(host: str) -> bool:
-    """Only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-# --- who may ----------------------------------------------------------------------------------------------------------
-
-
-def _refusal(site: Site, request: Request) -> Response | None:
-    """The answer to a request that may not pass; None for one that may."""
-    if request.url.path == "/health":
-        return None
-    host = request.headers.get("host", "")
-    near = request.client is None or is_loopback(request.client.host)
-    if site.password is None and not (near and is_loopback(urlsplit(f"//{host}").hostname or "")):
-        # by name too, else any web page could read these through a host name that points here (DNS rebinding)
-        return PlainTextResponse("these pages are for this machine only", 421)
-    if site.password is not None and not _signed_in(request.headers.get("authorization", ""), site.password):
-        return PlainTextResponse(
-            "a password is needed", 401, {"WWW-Authenticate": 'Basic realm="Evergreen", charset="UTF-8"'}
-        )
-    if request.method not in ("GET", "HEAD"):
-        origin = urlsplit(request.headers.get("origin", ""))
-        fetched = request.headers.get("sec-fetch-site", "same-origin")
-        if origin.netloc != host or fetched != "same-origin":
-            return PlainTextResponse("refused: this request does not come from a page of this server", 403)
-    return None
-
-
-def _signed_in(header: str, password: str) -> bool:
-    """Whether a basic authorization header carries the password; the time it takes does not tell how much was right."""
-    kind, _, encoded = header.partition(" ")
-    try:
-        given = b64decode(encoded, validate=True).partition(b":")[2] if kind.lower() == "basic" else b""
-    except ValueError:
-        given = b""
-    return hmac.compare_digest(given, password.encode())
-
-
-def _token(key: bytes, action: str) -> str:
-    return hmac.digest(key, action.encode(), "sha256").hex()
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -241,7 +194,7 @@ def _token(key: bytes, action: str) -> str:
 
 def _window(window_id: str) -> str:
     try:
-        return report.checked(window_id)
+        return check_window_id(window_id)
     except ValueError:
         raise HTTPException(404, "There is no such window.") from None
 
@@ -265,12 +218,12 @@ def _links(site: Site) -> tuple[tuple[str, str], ...]:
 
 
 def _forms(site: Site, key: bytes) -> str:
-    """The buttons; "" without any."""
+    """HTML of the buttons; "" if there are none."""
     made = Markup("").join(
         Markup(
             '<form method="post" action="/actions/{}"><input type="hidden" name="token" value="{}">'
             "<button>{}</button></form>"
-        ).format(name, _token(key, name), text)
+        ).format(name, action_token(key, name), text)
         for name, (text, _) in site.actions.items()
     )
     return f'<div class="actions">{made}</div>' if made else ""
@@ -284,12 +237,12 @@ def _index(folder: Path, links: tuple, forms: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _index_of(folder: Path, stamp: int, links: tuple, forms: str) -> str:
-    """The index page as of `stamp`: with thousands of reports it takes a moment to make."""
+    """The index page, cached until `stamp` changes: with thousands of reports, rendering takes a moment."""
     return report.index_page(report.read_index(folder), "/reports/", links, forms)
 
 
 def _releases(store: Store | None) -> list[dict]:
-    """What was live when, newest first, and whether the run left a report."""
+    """Releases, newest first, then runs that were not promoted; with whether each has a report."""
     if store is None:
         return []
     from tasks.releases.store import Releases
@@ -302,4 +255,4 @@ def _releases(store: Store | None) -> list[dict]:
 
 
 def _message(title: str, text: str, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(report.render("message.html", title=title, text=text), status)
+    return HTMLResponse(render("message.html", title=title, text=text), status)

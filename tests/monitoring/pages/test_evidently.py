@@ -1,4 +1,4 @@
-"""Snapshots in a real Evidently workspace: light, safe, one project, pruned, and shown by Evidently's own UI."""
+"""Snapshots in a real Evidently workspace: small, safe, one project, pruned, and shown by Evidently's own UI."""
 
 import json
 import os
@@ -13,13 +13,14 @@ import pyarrow as pa
 import pytest
 
 from monitoring.contracts import Finding
-from monitoring.pages import columns, evidently
+from monitoring.pages import columns, evidently, snapshot
+from monitoring.pages.columns import MeasuredWindow
 from tasks.common.errors import EvergreenError
 from tests.support import drift_windows
 from tests.support.hostile import PAYLOADS
 
 
-def add(workspace, number, classes=drift_windows.CLASSES, **changes):
+def add(workspace, number, classes=drift_windows.CLASSES, keep=5_000, **changes):
     window, reference = (
         drift_windows.window_table(number, classes=classes),
         drift_windows.reference_table(classes=classes),
@@ -27,7 +28,7 @@ def add(workspace, number, classes=drift_windows.CLASSES, **changes):
     measures = drift_windows.measures(number, window, reference, classes)
     values = {"window_table": window, "reference_table": reference, "measures": measures, "classes": classes}
     values |= {"decision": drift_windows.decision(number)} | changes
-    return evidently.add(workspace, **values)
+    return evidently.add(workspace, MeasuredWindow(**values), keep=keep)
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +40,29 @@ def stored(tmp_path_factory):
     return workspace
 
 
-def test_a_snapshot_is_light_and_whole(stored):
+def test_a_snapshot_is_small_and_complete(stored):
     for path in (stored / str(evidently.PROJECT) / "snapshots").iterdir():
         assert path.stat().st_size < 64_000
     page = evidently.html(stored, drift_windows.times(2)[2])
     for text in ("brightness", "embedding 3", "prediction", "relative to its threshold", "Ankle boot", "K-S p_value"):
         assert text in page
-    assert len(page) > 1_000_000  # with Evidently's own scripts: why it is not kept
+    assert len(page) > 1_000_000  # with Evidently's own scripts, which is why it is not stored
 
 
-def test_our_measures_stand_in_it_with_their_values(stored):
+def test_a_snapshot_contains_our_measures_with_their_values(stored):
     path = stored / str(evidently.PROJECT) / "snapshots" / f"{evidently.snapshot_id(drift_windows.times(2)[2])}.json"
-    snapshot = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     found = {
         result["metric_value_location"]["metric"]["params"]["measure"]: result["value"]
-        for result in snapshot["metric_results"].values()
-        if result["metric_value_location"]["metric"]["params"]["type"] == evidently.MEASURE
+        for result in content["metric_results"].values()
+        if result["metric_value_location"]["metric"]["params"]["type"] == snapshot.MEASURE
     }
     window = drift_windows.measures(2, drift_windows.window_table(2), drift_windows.reference_table())
-    expected = dict(evidently.ratios(window.findings))
+    expected = dict(snapshot.ratios(window.findings))
     assert found == pytest.approx(expected, rel=1e-3)
     assert "accuracy.estimated" not in found
-    assert snapshot["metadata"] == {"decision": "watch", "model": "v0.1.0", "window": window.window.id}
-    assert snapshot["timestamp"] == "2026-11-21T08:45:00"
+    assert content["metadata"] == {"decision": "watch", "model": "v0.1.0", "window": window.window.id}
+    assert content["timestamp"] == "2026-11-21T08:45:00"
 
 
 def test_a_finding_without_threshold_or_number_has_no_ratio():
@@ -72,10 +73,10 @@ def test_a_finding_without_threshold_or_number_has_no_ratio():
         Finding(name="d", status="info", value=1, threshold=1),
         Finding(name="e", status="drifted", value=3, threshold=2),
     ]
-    assert evidently.ratios(findings) == [("e", 1.5)]
+    assert snapshot.ratios(findings) == [("e", 1.5)]
 
 
-def test_there_is_one_project_and_one_snapshot_a_window_in_the_order_of_time(tmp_path):
+def test_there_is_one_project_and_one_snapshot_per_window_in_order_of_time(tmp_path):
     workspace = tmp_path / "workspace"
     for number in (5, 3, 4, 3):
         add(workspace, number)
@@ -88,7 +89,7 @@ def test_there_is_one_project_and_one_snapshot_a_window_in_the_order_of_time(tmp
     assert evidently.ui_path(workspace, drift_windows.times(5)[2]).endswith(names[2])
 
 
-def test_a_changed_dashboard_stays(tmp_path):
+def test_a_dashboard_that_the_user_changed_stays(tmp_path):
     workspace = tmp_path / "workspace"
     evidently.evidently_ui_command(workspace, 1)
     dashboard = workspace / str(evidently.PROJECT) / "dashboard.json"
@@ -113,7 +114,7 @@ def test_hostile_names_do_not_reach_evidently(tmp_path, visit):
         if set(payload) & set("<>\"'`\\\n\u202e"):
             assert payload not in text
             assert payload not in page
-    assert "script alert(1)" in text  # it is there, as words
+    assert "script alert(1)" in text  # it is shown, as words
     (tmp_path / "page.html").write_text(page)
     shown = visit(tmp_path / "page.html")
     shown.page.get_by_text("Data Drift Summary").wait_for()
@@ -121,16 +122,16 @@ def test_hostile_names_do_not_reach_evidently(tmp_path, visit):
     assert shown.requests == []
 
 
-def test_columns_that_a_side_lacks_are_left_out():
+def test_columns_that_one_side_lacks_are_left_out():
     window, reference = drift_windows.window_table(1), drift_windows.reference_table()
-    now, then = evidently.columns(window, reference, drift_windows.CLASSES, 50)
-    assert set(now) == set(then) == {*evidently.NUMBERS, "prediction", *(f"embedding {n}" for n in (1, 2, 3))}
+    now, then = snapshot.compared_columns(window, reference, drift_windows.CLASSES, 50)
+    assert set(now) == set(then) == {*snapshot.NUMBERS, "prediction", *(f"embedding {n}" for n in (1, 2, 3))}
     assert {len(values) for values in [*now.values(), *then.values()]} == {50}
     for name in ("ood", "features"):
         place = window.column_names.index(name)
         window = window.set_column(place, window.field(place), pa.nulls(100).cast(window.field(place).type))
-    now, then = evidently.columns(window, reference, drift_windows.CLASSES, 50)
-    assert set(now) == set(then) == {*evidently.NUMBERS, "prediction"} - {"ood"}
+    now, then = snapshot.compared_columns(window, reference, drift_windows.CLASSES, 50)
+    assert set(now) == set(then) == {*snapshot.NUMBERS, "prediction"} - {"ood"}
 
 
 def test_a_window_of_unusable_bytes_only_still_has_a_snapshot(tmp_path):
@@ -154,12 +155,12 @@ def test_directions_follow_the_reference_and_keep_their_sign():
 
 def test_names_become_harmless_and_short():
     for payload in PAYLOADS:
-        cleaned = evidently.clean(payload)
-        assert len(cleaned) <= evidently.LETTERS
+        cleaned = snapshot.clean(payload)
+        assert len(cleaned) <= snapshot.LETTERS
         assert cleaned.isprintable()
         assert not set(cleaned) & set("<>&\"'`\\")
-    assert evidently.clean("Größe 3 – T-shirt/top") == "Größe 3 – T-shirt/top"
-    assert evidently.clean("<>") == "(no name)"
+    assert snapshot.clean("Größe 3 – T-shirt/top") == "Größe 3 – T-shirt/top"
+    assert snapshot.clean("<>") == "(no name)"
 
 
 def test_old_snapshots_keep_their_values_and_lose_their_plots(tmp_path, monkeypatch):
@@ -177,7 +178,7 @@ def test_old_snapshots_keep_their_values_and_lose_their_plots(tmp_path, monkeypa
     assert "image.brightness, relative to its threshold" in page
 
 
-def test_adding_one_to_5000_costs_what_adding_one_costs(stored, tmp_path):
+def test_adding_a_snapshot_to_5000_takes_under_5_seconds(stored, tmp_path):
     workspace = tmp_path / "workspace"
     shutil.copytree(stored, workspace)
     snapshots = workspace / str(evidently.PROJECT) / "snapshots"
@@ -199,7 +200,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_evidentlys_own_ui_shows_the_history_and_takes_in_a_new_window(stored, visit):
+def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window(stored, visit):
     port = free_port()
     command = evidently.evidently_ui_command(stored, port)
     process = subprocess.Popen(command, env={**os.environ, "DO_NOT_TRACK": "1"}, stderr=subprocess.DEVNULL)

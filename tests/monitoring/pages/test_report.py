@@ -1,4 +1,4 @@
-"""The page of a window and the index of all, in a real browser and beneath it."""
+"""The page of a window and the index of all pages: in a real browser, and as HTML."""
 
 import json
 import re
@@ -10,34 +10,34 @@ import pyarrow as pa
 import pytest
 
 from monitoring.contracts import DriftDecision, Finding
-from monitoring.pages import plots, report
+from monitoring.pages import plots, render, report, window_page
+from monitoring.pages.columns import MeasuredWindow
 from tasks.common.checks import Check
 from tests.support import drift_windows
 from tests.support.hostile import PAYLOADS
 
 
-def write(folder, number=7, **changes):
+def write(folder, number=7, history=None, done=(), keep=5_000, **changes):
     past = drift_windows.history(number + 1)
-    window, reference = drift_windows.window_table(number), drift_windows.reference_table()
     values = {
-        "window_table": window,
-        "reference_table": reference,
+        "window_table": drift_windows.window_table(number),
+        "reference_table": drift_windows.reference_table(),
         "measures": past[number][0],
         "decision": past[number][1],
-        "history": past[:number],
         "classes": drift_windows.CLASSES,
     }
-    return report.write(folder, **(values | changes))
+    history = past[:number] if history is None else history
+    return report.write(folder, MeasuredWindow(**(values | changes)), history, done=done, keep=keep)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
-def test_the_page_reads_well_at_any_width(tmp_path, visit, width, dark):
+def test_the_page_is_readable_at_any_width(tmp_path, visit, width, dark):
     page = visit(write(tmp_path), width=width, dark=dark)
     assert page.problems == []
     assert page.requests == []
     assert page.images == page.images_loaded == 24
     assert not page.scrolls_sideways
-    for text in (drift_windows.SENTENCES["retrain"], "A retrain is requested", "image.brightness", "58 %", "Trouser"):
+    for text in (drift_windows.SENTENCES["retrain"], "Retraining was requested", "image.brightness", "58 %", "Trouser"):
         assert text in page.text
     assert page.page.locator(".plot").count() >= 4  # distributions of what drifted
     assert page.page.locator(".timeline .dot").count() == 8  # this window and the seven before it
@@ -54,16 +54,16 @@ def test_each_image_has_its_prediction_and_confidence(tmp_path, visit):
     assert row["source"] in first
 
 
-def test_what_was_done_is_said(tmp_path, visit):
+def test_the_page_says_what_was_done(tmp_path, visit):
     page = visit(write(tmp_path, done=["Run 20261121-100000-ab12 has been started."]))
     assert "Run 20261121-100000-ab12 has been started." in page.text
-    assert "A retrain is requested" not in page.text
+    assert "Retraining was requested" not in page.text
 
 
-def test_hostile_text_in_every_shown_field_runs_nothing(tmp_path, visit):
+def test_hostile_text_in_any_shown_field_runs_nothing(tmp_path, visit):
     bare = tmp_path / "bare.html"
     bare.write_text("<!doctype html><body>" + "".join(PAYLOADS[:10]))
-    assert any("dialog" in problem for problem in visit(bare).problems)  # what the checks below would notice
+    assert any("dialog" in problem for problem in visit(bare).problems)  # the checks below can fail
 
     for number, payload in enumerate(PAYLOADS):
         classes = [payload, *drift_windows.CLASSES[1:]]
@@ -91,7 +91,7 @@ def test_hostile_text_in_every_shown_field_runs_nothing(tmp_path, visit):
             classes=classes,
             done=[payload],
         )
-        if number % 6 == 0:  # the rest through the parser alone: a visit costs a second
+        if number % 6 == 0:  # the others only through the parser: a visit takes a second
             for target in (path, path.parent / "index.html"):
                 page = visit(target)
                 assert page.problems == [], payload
@@ -102,7 +102,7 @@ def test_hostile_text_in_every_shown_field_runs_nothing(tmp_path, visit):
 
 
 def strange(text: str) -> set[str]:
-    """Elements, event handlers and addresses that no template of ours has."""
+    """Elements, event handlers and addresses that are in none of our templates."""
     from html.parser import HTMLParser
 
     ours = re.findall(
@@ -126,13 +126,13 @@ def strange(text: str) -> set[str]:
     return found
 
 
-def test_a_page_whose_text_holds_the_marker_gets_no_second_button(tmp_path):
+def test_a_page_whose_text_contains_the_marker_gets_no_second_button(tmp_path):
     past = drift_windows.history(8)
-    decision = past[7][1].model_copy(update={"sentence": report.HIDDEN_ACTIONS})
-    assert write(tmp_path, decision=decision).read_text().count(report.HIDDEN_ACTIONS) == 1
+    decision = past[7][1].model_copy(update={"sentence": window_page.HIDDEN_ACTIONS})
+    assert write(tmp_path, decision=decision).read_text().count(window_page.HIDDEN_ACTIONS) == 1
 
 
-def test_gaps_and_other_tasks_are_no_obstacle(tmp_path, visit):
+def test_missing_columns_and_multilabel_windows_can_be_shown(tmp_path, visit):
     window = drift_windows.window_table(7, task="multilabel")
     reference = drift_windows.reference_table(task="multilabel")
     gone = pa.nulls(window.num_rows)
@@ -147,10 +147,10 @@ def test_gaps_and_other_tasks_are_no_obstacle(tmp_path, visit):
     page = visit(write(tmp_path, window_table=window, reference_table=reference, measures=measures, history=[]))
     assert page.problems == []
     assert "no image" in page.text
-    assert "never as no drift" in page.text
+    assert "never counted as no drift" in page.text
 
 
-def test_thumbnails_are_made_of_images_where_only_those_are_kept(tmp_path, visit):
+def test_thumbnails_are_made_from_images_if_only_images_are_logged(tmp_path, visit):
     window = drift_windows.window_table(7)
     place = window.column_names.index("thumbnail")
     window = window.set_column(place, window.field(place), pa.nulls(window.num_rows, pa.binary()))
@@ -158,7 +158,7 @@ def test_thumbnails_are_made_of_images_where_only_those_are_kept(tmp_path, visit
     assert page.images == page.images_loaded == 24
 
 
-def test_a_window_read_without_its_full_images_has_its_thumbnails(tmp_path, visit):
+def test_a_window_without_full_images_shows_its_thumbnails(tmp_path, visit):
     page = visit(write(tmp_path, window_table=drift_windows.window_table(7).drop_columns(["image"])))
     assert page.images == page.images_loaded == 24
 
@@ -172,7 +172,7 @@ def test_the_same_window_again_replaces_its_page_and_old_ones_go(tmp_path):
     assert ids[0] in (tmp_path / "index.html").read_text()
 
 
-def test_writers_at_once_lose_no_entry(tmp_path):
+def test_simultaneous_writers_lose_no_entry(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: write(tmp_path, number), range(8)))
     assert len(report.read_index(tmp_path)) == 8
@@ -181,9 +181,9 @@ def test_writers_at_once_lose_no_entry(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "20261121T120000Z", "", "x" * 33, "20261121T120000Z-20261121T121500Z\n"]
 )
-def test_a_window_id_that_is_none_is_refused(name):
+def test_a_malformed_window_id_is_rejected(name):
     with pytest.raises(ValueError, match="looks like"):
-        report.checked(name)
+        render.check_window_id(name)
 
 
 def entries(count: int) -> list[dict]:
@@ -201,7 +201,7 @@ def entries(count: int) -> list[dict]:
 
 def test_the_index_of_5000_reports_opens_in_under_3_seconds_and_filters(tmp_path, visit):
     (tmp_path / "index.json").write_text(json.dumps(entries(5_000)))
-    path = report.index(tmp_path)
+    path = report.write_index(tmp_path)
     assert path.stat().st_size < 4_000_000
     started = time.monotonic()
     page = visit(path)
@@ -215,19 +215,19 @@ def test_the_index_of_5000_reports_opens_in_under_3_seconds_and_filters(tmp_path
 
 
 def test_an_index_without_reports_says_so(tmp_path, visit):
-    page = visit(report.index(tmp_path))
-    assert "None yet" in page.text
+    page = visit(report.write_index(tmp_path))
+    assert "No reports yet" in page.text
     assert page.problems == []
 
 
-def test_a_cell_stands_for_the_gravest_of_its_windows():
+def test_a_cell_shows_the_gravest_of_its_windows():
     cells = report._cells(entries(5_000))
     assert len(cells) == 385  # 13 windows each
     assert {outcome for outcome, _ in cells} == {"retrain"}  # every eighth window
     assert [outcome for outcome, _ in report._cells(entries(3))] == ["none", "none", "watch"]
 
 
-def test_a_distribution_needs_values_on_both_sides_and_stands_a_constant():
+def test_a_distribution_needs_values_on_both_sides_and_can_be_constant():
     assert plots.distribution(np.empty(0), np.ones(3), "x") == ""
     drawn = plots.distribution(np.ones(4), np.ones(3), "<b>")
     assert "&lt;b&gt;" in drawn

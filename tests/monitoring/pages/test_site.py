@@ -1,4 +1,4 @@
-"""The served pages: in a real browser, and what they refuse."""
+"""The served pages: in a real browser, and the requests they refuse."""
 
 import asyncio
 import json
@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
-from monitoring.pages import evidently, report
+from monitoring.pages import access, evidently, report
 from monitoring.pages import site as pages_site
+from monitoring.pages.columns import MeasuredWindow
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
 from tasks.releases.store import open_store, successor
@@ -33,12 +34,9 @@ def site(tmp_path_factory):
     window, reference = drift_windows.window_table(7), drift_windows.reference_table()
     past = drift_windows.history(8)
     for number in (6, 7):
-        shared = {
-            "window_table": window, "reference_table": reference, "measures": past[number][0],
-            "decision": past[number][1], "classes": drift_windows.CLASSES,
-        }  # fmt: skip
-        report.write(root / "reports", history=past[:number], **shared)
-        evidently.add(root / "evidently", **shared)
+        shown = MeasuredWindow(window, reference, *past[number], drift_windows.CLASSES)
+        report.write(root / "reports", shown, past[:number])
+        evidently.add(root / "evidently", shown)
     releases = open_store(StoreParams(url=str(root / "releases")), root)
     releases.promote(
         successor(
@@ -134,7 +132,7 @@ def test_the_link_to_evidentlys_ui_leads_to_the_snapshot(address):
 
 
 @pytest.mark.parametrize("path", ["/", f"/reports/{WINDOW}.html", f"/evidently/{WINDOW}/raw", "/releases", "/nothing"])
-def test_every_answer_carries_its_policy(address, path):
+def test_each_response_has_its_policy(address, path):
     _, headers, _ = ask(address + path)
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -160,7 +158,7 @@ def test_every_answer_carries_its_policy(address, path):
         f"/evidently/{drift_windows.times(0)[2]}", "/reports/%3Cscript%3Ealert(1)%3C/script%3E.html",
     ],
 )  # fmt: skip
-def test_what_is_no_page_is_not_found_and_nothing_is_listed(address, path):
+def test_unknown_paths_are_not_found_and_nothing_is_listed(address, path):
     status, _, text = ask(address + path)
     assert status == 404
     assert "root:" not in text
@@ -174,7 +172,7 @@ def test_without_a_password_other_host_names_are_refused(address):
     assert ask(address, Host="localhost:1")[0] == 200
 
 
-def test_with_a_password_every_route_but_health_needs_it(site, visit):
+def test_with_a_password_each_route_except_health_needs_it(site, visit):
     secret = "pass:wörd"
     locked = pages_site.Site(**{**site.__dict__, "password": secret, "actions": {"retrain": ("Retrain", lambda: "ok")}})
     assert secret not in repr(locked)
@@ -259,23 +257,23 @@ def test_another_site_cannot_press_a_button(site, visit, tmp_path):
     assert pressed == []
 
 
-def test_the_review_queue_is_shown_where_there_is_one(site, visit):
+def test_the_review_queue_is_shown_if_there_is_one(site, visit):
     with serving(pages_site.Site(**{**site.__dict__, "review": lambda: "<!doctype html><p>twelve images"})) as address:
         page = visit(address)
         page.page.get_by_role("link", name="Review queue").click()
         assert page.text == "twelve images"
 
 
-def test_the_list_follows_new_reports(site, tmp_path):
+def test_the_list_shows_new_reports(site, tmp_path):
     with serving(
         pages_site.Site(tmp_path / "reports", tmp_path / "evidently", LocalStore(tmp_path / "releases"))
     ) as address:
-        assert "None yet" in ask(address)[2]
+        assert "No reports yet" in ask(address)[2]
         (tmp_path / "reports").mkdir()
         entry = json.loads((site.reports / "index.json").read_text())[0]
         (tmp_path / "reports/index.json").write_text(json.dumps([entry]))
         assert entry["id"] in ask(address)[2]
-        assert "None yet" in ask(f"{address}/releases")[2]
+        assert "No releases yet" in ask(f"{address}/releases")[2]
 
 
 @pytest.mark.parametrize(
@@ -284,11 +282,11 @@ def test_the_list_follows_new_reports(site, tmp_path):
      ("10.0.0.1", False), ("localhost.evil.example", False), ("", False)],
 )  # fmt: skip
 def test_what_counts_as_this_machine(host, loopback):
-    assert pages_site.is_loopback(host) is loopback
+    assert access.is_loopback(host) is loopback
 
 
-def test_a_request_from_elsewhere_is_refused_whatever_host_it_names(site):
-    """Should it ever listen on more than loopback without a password."""
+def test_a_request_from_another_machine_is_refused_for_any_host_header(site):
+    """In case it ever listens on more than loopback without a password."""
     answers = []
 
     async def receive():
@@ -302,12 +300,12 @@ def test_a_request_from_elsewhere_is_refused_whatever_host_it_names(site):
             "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "root_path": "",
             "scheme": "http", "headers": [(b"host", b"127.0.0.1")], "client": (client, 1), "server": ("x", 80),
         }  # fmt: skip
-        with ThreadPoolExecutor(1) as pool:  # playwright's loop runs in this thread
+        with ThreadPoolExecutor(1) as pool:  # playwright's event loop runs in this thread
             pool.submit(asyncio.run, pages_site.create_app(site)(scope, receive, send)).result(20)
     assert [status for status in answers if status] == [421, 200]
 
 
-def test_the_site_of_a_project_is_what_its_params_say(tmp_path, monkeypatch):
+def test_the_site_of_a_project_follows_its_params(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.setenv("EVERGREEN_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("EVERGREEN_PASSWORD", "secret")

@@ -1,0 +1,99 @@
+"""Render the pages' templates: one style, a content security policy, and filters for names, numbers and times.
+
+Names come from outside: Jinja escapes them, and `name` strips control and direction characters.
+"""
+
+import base64
+import functools
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monitoring.pages import plots
+from tasks.common.text import plain
+
+WINDOW_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z")
+LETTERS = 80  # of a name
+DETAIL = 300  # of a sentence about one measure
+ACCURACIES = {  # finding -> text of its tile
+    "accuracy.estimated": "accuracy, estimated without labels",
+    "accuracy.reference": "accuracy on the reference",
+    "accuracy.true": "accuracy on late labels",
+}
+OUTCOMES = {
+    "none": ("All quiet", "Nothing to do. The next window is measured as scheduled."),
+    "watch": ("Watch", "Nothing was started. If the next windows drift too, Evergreen asks for labels or retrains."),
+    "label": ("Labels needed", "The most informative images wait in the review queue. Retraining starts when enough "
+              "of them are labelled."),
+    "retrain": ("Retrain", "Retraining was requested. The new model goes live only if the gate promotes it."),
+}  # fmt: skip
+
+
+def check_window_id(window_id: str) -> str:
+    """`window_id`, which is used in file names and addresses. Raises ValueError if it is malformed."""
+    if not WINDOW_ID.fullmatch(window_id):
+        raise ValueError(f"a window id looks like 20261121T120000Z-20261121T121500Z, found {window_id[:80]!r}")
+    return window_id
+
+
+def render(template: str, **values: Any) -> str:
+    """The page of `template`, with its style and a policy that allows this style and nothing else."""
+    return _environment().get_template(template).render(values, style=_style(), policy=policy())
+
+
+@functools.cache
+def policy() -> str:
+    """The pages' content security policy: this one style, inline images, forms and frames of the same server."""
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; frame-src 'self'; "
+        "base-uri 'none'"
+    )
+
+
+def name(text: object, letters: int = LETTERS) -> str:
+    """Text from outside on one line, short, without characters that hide or reverse text."""
+    return plain(str(text), letters)
+
+
+@functools.cache
+def _style() -> str:
+    return (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"DETAIL": DETAIL, "accuracies": ACCURACIES}
+    made.filters |= {"figure": plots.figure, "name": name, "percent": _percent, "when": when, "short": _short}
+    return made
+
+
+def _percent(share: float | None) -> str:
+    if share is None or not np.isfinite(share):
+        return "–"
+    return f"{100 * share:.1f} %" if 0 < share < 0.0995 else f"{100 * share:.0f} %"
+
+
+def when(window_id: str) -> str:
+    """ "21 Nov 2026, 12:00 – 12:15" for an id, with the end's day if it is another day."""
+    start, end = (datetime.strptime(part, "%Y%m%dT%H%M%SZ") for part in check_window_id(window_id).split("-"))
+    day = "" if start.date() == end.date() else f"{end.day} {end:%b} "
+    return f"{start.day} {start:%b %Y, %H:%M} – {day}{end:%H:%M}"
+
+
+def _short(value: float | None) -> str:
+    """Two digits: they fit under a thumbnail."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"

@@ -1,0 +1,201 @@
+"""The page of one window: what was decided, why, and which images caused it.
+
+It is for someone who was just alerted. N rows, K classes.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monitoring.contracts import DriftDecision, Finding, Measures
+from monitoring.pages import plots
+from monitoring.pages.columns import MeasuredWindow, confidence, directions, lists, numbers
+from monitoring.pages.render import OUTCOMES, name, render, when
+
+TREND = 60  # windows shown
+PLOTS = 8  # distributions shown: those that moved most
+MIX = 12  # classes shown: those whose share moved most
+HIDDEN_ACTIONS = "<!-- actions -->"  # the server replaces it with its buttons
+
+
+def window_page(
+    shown: MeasuredWindow,
+    history: Sequence[tuple[Measures, DriftDecision]],
+    done: Sequence[str] = (),
+    images: int = 12,
+) -> str:
+    """The page's HTML. history: earlier windows, in any order; done: sentences about what was started."""
+    measures, decision = shown.measures, shown.decision
+    trend = _trend(measures, decision, history)
+    return render(
+        "window.html",
+        window=measures.window, measures=measures, decision=decision, outcomes=OUTCOMES, done=done,
+        moved=_moved(shown.window_table, measures.moved[:images]),
+        typical=_typical(shown.reference_table, measures.typical[:images], shown.classes),
+        distributions=_distributions(shown), mix=_mix(measures), groups=_groups(measures, trend),
+        accuracy=[finding for finding in measures.findings if finding.name.startswith("accuracy")],
+        timeline=plots.timeline(_points(measures.window.id, trend)), windows=len(trend), actions=HIDDEN_ACTIONS,
+    )  # fmt: skip
+
+
+def drift_ratio(finding: Finding) -> float | None:
+    """The finding's value relative to its threshold; None for accuracies, where low values are bad."""
+    if finding.status == "info" or finding.value is None or not finding.threshold:
+        return None
+    ratio = finding.value / finding.threshold
+    return ratio if np.isfinite(ratio) and ratio >= 0 and not finding.name.startswith("accuracy") else None
+
+
+def _trend(measures: Measures, decision: DriftDecision, history: Sequence) -> list[tuple[Measures, DriftDecision]]:
+    """The last TREND windows up to this one, oldest first."""
+    known = {past.window.id: (past, decided) for past, decided in history if past.window.start < measures.window.start}
+    return [*(known[key] for key in sorted(known)[-(TREND - 1) :]), (measures, decision)]
+
+
+def _points(current: str, trend: Sequence[tuple[Measures, DriftDecision]]) -> list[dict]:
+    points = []
+    for past, decided in trend:
+        known = [(ratio, finding.name) for finding in past.findings if (ratio := drift_ratio(finding)) is not None]
+        ratio, worst = max(known, default=(None, ""))
+        text = f"{when(past.window.id)}: {OUTCOMES[decided.outcome][0]}"
+        if ratio is not None:
+            text += f", {name(worst)} at {ratio:.2f} of its threshold"
+        points.append({"ratio": ratio, "outcome": decided.outcome, "title": text, "current": past.window.id == current})
+    return points
+
+
+def _groups(measures: Measures, trend: Sequence[tuple[Measures, DriftDecision]]) -> list[dict]:
+    """The measures for the table, each with its history: drifted and failed ones first, the quiet ones separately."""
+    past = [{finding.name: drift_ratio(finding) for finding in old.findings} for old, _ in trend]
+    rows = [
+        {
+            "finding": finding,
+            "ratio": drift_ratio(finding),
+            "spark": plots.spark([old.get(finding.name) for old in past]) if drift_ratio(finding) is not None else "",
+        }
+        for finding in measures.findings
+    ]
+    rows.sort(key=lambda row: -(row["ratio"] or 0))
+    loud = [row for row in rows if row["finding"].status in ("drifted", "error")]
+    quiet = [row for row in rows if row["finding"].status == "ok"]
+    info = [row for row in rows if row["finding"].status == "info"]
+    return [
+        {"title": "beyond their threshold or failed", "rows": loud, "open": True},
+        {"title": "as in the reference", "rows": quiet, "open": len(loud) + len(quiet) <= 12},
+        {"title": "reported, not judged", "rows": info, "open": False},
+    ]
+
+
+def _moved(table: pa.Table, ids: Sequence[str]) -> list[dict]:
+    """The window's rows `ids`, in this order."""
+    columns = ["id", "source", "prediction", "confidence", "ood", "thumbnail", "image"]
+    return [
+        {
+            "image": _picture(row["thumbnail"], row.get("image")),
+            "label": _label(row["prediction"]),
+            "confidence": row["confidence"],
+            "ood": row["ood"],
+            "source": row["source"],
+        }
+        for row in _rows(table, ids, columns)
+    ]
+
+
+def _typical(table: pa.Table, ids: Sequence[str], classes: Sequence[str]) -> list[dict]:
+    """The reference's rows `ids`; the most probable class is the prediction."""
+    found = []
+    for row in _rows(table, ids, ["id", "label", "probabilities", "ood", "thumbnail"]):
+        best = int(np.argmax(row["probabilities"])) if row["probabilities"] else None
+        found.append(
+            {
+                "image": _picture(row["thumbnail"], None),
+                "label": _label(row["label"]) if best is None else classes[best],
+                "confidence": None if best is None else row["probabilities"][best],
+                "ood": row["ood"],
+                "source": None,
+            }
+        )
+    return found
+
+
+def _rows(table: pa.Table, ids: Sequence[str], columns: Sequence[str]) -> list[dict]:
+    """One dict for each of `ids` in the table; an id that was logged twice counts once.
+
+    The table may lack columns: a window can be read without its full images.
+    """
+    wanted = table.select([column for column in columns if column in table.column_names]).filter(
+        pc.is_in(table["id"], pa.array(ids, pa.string()))
+    )
+    by_id = {row["id"]: row for row in wanted.to_pylist()}
+    return [by_id[key] for key in ids if key in by_id]
+
+
+def _label(value: str | list[str] | None) -> str:
+    if isinstance(value, list):
+        return " + ".join(value) or "(none)"
+    return value or "(none)"
+
+
+def _picture(thumbnail: bytes | None, image: bytes | None) -> str | None:
+    """A data URI of the thumbnail, or of a new one made from the full image; None if neither can be shown."""
+    if thumbnail and thumbnail[:3] == b"\xff\xd8\xff":
+        return "data:image/jpeg;base64," + base64.b64encode(thumbnail).decode()
+    if not image:
+        return None
+    from tasks.dataset.decode import Undecodable, decode
+
+    try:
+        decoded = decode(image, 50_000_000)
+    except Undecodable:
+        return None
+    decoded.thumbnail((64, 64))
+    buffer = io.BytesIO()
+    decoded.convert("RGB").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _mix(measures: Measures) -> dict:
+    """Shares of predicted classes, before and now: those that moved most, ordered by their share in the reference."""
+    names = sorted(set(measures.mix) | set(measures.reference_mix))
+    rows = [(label, measures.reference_mix.get(label, 0.0), measures.mix.get(label, 0.0)) for label in names]
+    shown = sorted(rows, key=lambda row: -abs(row[1] - row[2]))[:MIX]
+    top = max((max(row[1:]) for row in shown), default=0) or 1
+    return {"rows": sorted(shown, key=lambda row: (-row[1], row[0])), "top": top, "more": len(rows) - len(shown)}
+
+
+def _distributions(shown: MeasuredWindow) -> list[dict]:
+    """Distributions in reference and window of the measures that drifted, worst first."""
+    drifted = sorted(shown.measures.drifted(), key=lambda f: -(drift_ratio(f) or 0))
+    found = []
+    for finding in drifted:
+        sides = [
+            _values(table, finding.name, shown.classes, shown.reference_table)
+            for table in (shown.reference_table, shown.window_table)
+        ]
+        drawn = plots.distribution(*sides, f"{name(finding.name)}: reference and this window")
+        if drawn:
+            medians = [float(np.median(side)) for side in sides]
+            found.append({"finding": finding, "plot": drawn, "was": medians[0], "now": medians[1]})
+    return found[:PLOTS]
+
+
+def _values(table: pa.Table, measure: str, classes: Sequence[str], reference: pa.Table) -> np.ndarray:
+    """(N,) finite values that a measure compares; empty if it compares more than one number."""
+    if measure.startswith("missing."):
+        return np.empty(0)
+    last = measure.rpartition(".")[2]
+    if last in table.column_names and pa.types.is_primitive(table[last].type):
+        return numbers(table, last)
+    if last == "confidence":
+        return confidence(table)
+    if measure.startswith("embedding"):
+        sides = directions(lists(table, "features"), lists(reference, "features"))
+        return sides[0][:, 0] if sides[0].size else np.empty(0)
+    probabilities = lists(table, "probabilities")
+    if last in classes and probabilities.size:
+        return probabilities[:, list(classes).index(last)]
+    return np.empty(0)
