@@ -23,7 +23,7 @@ from monitoring.log.schema import late_labels_schema
 from monitoring.review import label_studio, page
 from monitoring.review import queue as review_queue
 from monitoring.review.queue import Queued
-from tasks.common import text
+from tasks.common.cells import optional_text
 from tasks.common.errors import DataError
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import Params, load_params
@@ -201,10 +201,10 @@ def _read(file: Path, task: str, classes: list[str] | None, annotator: str, resu
             if values.get("label") in (None, "", []) or found is None:
                 result.left += 1
                 continue
-            name = text.text(values.get("id"))
+            name = optional_text(values.get("id"))
             if name is None:
                 raise Unusable("bad_label", "no id")
-            by, at = text.text(values.get("annotator")) or annotator, fields.moment(values.get("labelled_at"))
+            by, at = optional_text(values.get("annotator")) or annotator, fields.moment(values.get("labelled_at"))
             yield _Given(where, name, found, by, at)
         except Unusable as error:
             result.refused.append(f"{where}: {error.detail}")

@@ -14,7 +14,7 @@ from flows.project.suggest import Seen, fit, look
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params
-from tasks.common.text import printable
+from tasks.common.text import single_spaced
 from tasks.sources.records import Columns
 
 NEEDED = (  # of the template's tracked files
@@ -36,7 +36,7 @@ def fit_params(source: Path, columns: Columns | None = None) -> str:
 
 def _params_text(source: Path, seen: Seen) -> str:
     params, why = fit(seen)
-    return HEADER.format(source=_one_line(source.name)) + render(params, why)
+    return HEADER.format(source=single_spaced(source.name)) + render(params, why)
 
 
 def render(params: Params, why: dict[str, str]) -> str:
@@ -53,10 +53,6 @@ def render(params: Params, why: dict[str, str]) -> str:
 
 def _comment(text: str) -> list[str]:
     return wrap(text, 116, initial_indent="  # ", subsequent_indent="  # ", break_on_hyphens=False)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(printable(text).split())
 
 
 def _entry(key: str, value: Any) -> list[str]:
@@ -127,9 +123,9 @@ def _needed_files(template: Path) -> list[str]:
 
 def _readme(name: str, source: Path) -> str:
     return f"""\
-# {_one_line(name)}
+# {single_spaced(name)}
 
-An image classifier kept true by Evergreen. Its first data: `{_one_line(source.name)}`.
+An image classifier kept true by Evergreen. Its first data: `{single_spaced(source.name)}`.
 
     make setup && . .venv/bin/activate   # the locked packages, once
     evergreen ingest FOLDER              # take images and labels into data/

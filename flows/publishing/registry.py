@@ -18,6 +18,7 @@ from pathlib import Path
 from flows.repo.git import git, identity
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
+from tasks.common.text import single_spaced
 from tasks.releases.store import Pointer
 
 BRANCH = "refs/heads/releases"
@@ -180,7 +181,7 @@ def assign_prod(root: Path, name: str, pointer: Pointer) -> bool:
         number = 1 + max((int(counter) for counter in counters if counter.isdecimal()), default=0)
         # GTO orders by the tags' whole seconds: two promotions within one must not swap places
         at = max(int(pointer.at.timestamp()), 1 + max((tag.at for tag in stages), default=0))
-        text = f"{pointer.version} went live: {_line(pointer.why)}\n\nEvergreen-Seq: {pointer.seq}\n"
+        text = f"{pointer.version} went live: {single_spaced(pointer.why)}\n\nEvergreen-Seq: {pointer.seq}\n"
         text += f"Evergreen-Pointer: {pointer.uid}\n"
         if _make_tag(root, f"{name}#prod#{number}", pointer.git_rev, text, at):
             return True
@@ -222,10 +223,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     """(major, minor, patch); empty for anything but a plain version."""
     found = re.fullmatch(r"v(\d+)\.(\d+)\.(\d+)", version)
     return tuple(int(number) for number in found.groups()) if found else ()
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
 
 
 HELD = "refs/evergreen/held"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common.nested import flatten
 from tasks.common.params import GateParams
 from tasks.gate.paired import compare
 from tasks.inference.thresholds import answers
@@ -262,19 +263,11 @@ def _text(label: str | list[str] | None) -> str:
     return label if isinstance(label, str) else ", ".join(label or ()) or "(none)"
 
 
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as {"a.b.c": leaf}."""
-    if isinstance(value, dict) and value:
-        parts = (flat(leaf, f"{path}.{key}" if path else str(key)) for key, leaf in value.items())
-        return {name: leaf for part in parts for name, leaf in part.items()}
-    return {path: value}
-
-
 def differences(old: dict, new: dict) -> list[tuple[str, Any, Any]]:
     """(path, old, new) of every leaf that differs; None for a missing leaf."""
-    before, after = flat(old), flat(new)
+    before, after = flatten(old), flatten(new)
     return [
         (path, before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
-        if path and before.get(path) != after.get(path)
+        if before.get(path) != after.get(path)
     ]

@@ -26,6 +26,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.params import Params
 from tasks.common.paths import cache_dir
+from tasks.common.text import escape_markdown
 from tasks.releases import bundle
 from tasks.releases.store import Pointer, Releases
 
@@ -291,13 +292,15 @@ def words(name: str) -> str:
 
 def markdown(view: dict[str, Any]) -> str:
     """The first screen as Markdown for Prefect; all text is escaped."""
-
-    def plain(text: Any) -> str:
-        return "".join(f"&#{ord(c)};" if c in "\\`*_{}[]()#+-.!|~:@<>&\n" else c for c in str(text))
-
-    lines = [f"# {plain(view['headline'])}", plain(view["sentence"]), "| figure | value | change |", "|---|---|---|"]
+    lines = [
+        f"# {escape_markdown(view['headline'])}",
+        escape_markdown(view["sentence"]),
+        "| figure | value | change |",
+        "|---|---|---|",
+    ]
     lines += [
-        f"| {plain(one['name'])} | {plain(one['value'])} {one['unit']} | {plain(one['change'] or '')} |"
+        f"| {escape_markdown(one['name'])} | {escape_markdown(one['value'])} {one['unit']} "
+        f"| {escape_markdown(one['change'] or '')} |"
         for one in view["key_figures"]
     ]
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + "\n"

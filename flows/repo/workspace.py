@@ -32,7 +32,7 @@ from tasks.releases.store import open_store
 INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json")  # what decides a run's result, beside its code
 # Code that decides a verdict and that no stage of dvc.yaml uses: the rest of the import closure of judge_run. A test
 # compares them.
-JUDGING = ("flows/publishing/judge_run.py", "tasks/common/text.py", "tasks/gate/")
+JUDGING = ("flows/publishing/judge_run.py", "tasks/gate/")
 CODE = ("tasks", "flows", "serving", "monitoring")  # a run imports all of it from its commit
 KEEP = 3  # finished workspaces that stay
 RUN_SECONDS = 24 * 3600.0  # a step of a run is ended after 12 hours

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
+from tasks.common.nested import flatten
 from tasks.gate.verdict import GateVerdict
 
 TIMEOUT = timedelta(hours=12).total_seconds()  # a hang at 2 AM must end as a failure somebody is told of
@@ -64,11 +65,11 @@ def stage_step(name: str, root: Path) -> Outcome:
 
 def show_metrics(name: str, root: Path, outcome: str) -> None:
     """metrics/<name>.json as a table; the pictures of `evaluate` as a page."""
-    figures = flatten(artifacts.figures(root, name))
+    figures = {path: leaf for path, leaf in flatten(artifacts.figures(root, name)).items() if leaf != {}}
     key = name.replace("_", "-")
     create_table_artifact(
         key=key,
-        table=[{"figure": figure, "value": value} for figure, value in list(figures.items())[:200]],
+        table=[{"figure": figure, "value": _rounded(value)} for figure, value in list(figures.items())[:200]],
         description=f"stage {name}: {outcome}",
     )
     plots = sorted((root / "artifacts" / name / "plots").glob("*.png"))
@@ -115,12 +116,9 @@ def _round(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.4g}")
 
 
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as {"a.b.c": leaf}; floats to four digits."""
-    if isinstance(value, dict):
-        inner = (flatten(leaf, f"{path}.{key}" if path else key) for key, leaf in value.items())
-        return {name: leaf for part in inner for name, leaf in part.items()}
-    return {path: float(f"{value:.4g}") if isinstance(value, float) else value}
+def _rounded(value: Any) -> Any:
+    """`value`, a float to four digits."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def simple_step(name: str, function):

@@ -28,6 +28,7 @@ from flows.server.events import request_retrain
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.text import single_spaced
 
 MINUTES_5 = 300  # seconds a message may be old, or its sender's clock ahead
 LARGEST = 64 << 10  # bytes of body
@@ -88,8 +89,7 @@ def reason_of(body: bytes) -> str:
     reason = about.get("reason") if isinstance(about, dict) else None
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('expected {"reason": "some text"}')
-    plain = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
-    return re.sub(r"\{(?=[{%#])", "{ ", plain)[:500]  # it passes through a template language
+    return re.sub(r"\{(?=[{%#])", "{ ", single_spaced(reason))[:500]  # it passes through a template language
 
 
 def router(root: Path) -> APIRouter:

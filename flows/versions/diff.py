@@ -22,6 +22,7 @@ from flows.repo.workspace import stage_dependencies
 from tasks.common.artifacts import without_used
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
+from tasks.common.nested import flatten
 from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
@@ -101,14 +102,6 @@ def code_between(root: Path, revs: tuple[str, str]) -> list[str]:
 def _params_at(root: Path, rev: str) -> dict[str, Any]:
     """params.yaml of commit `rev` with today's names, so that a renamed key is not a change."""
     return current_values(parse_text(file_at(root, rev, "params.yaml") or "", f"params.yaml of {rev[:12]}") or {})
-
-
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as {"a.b.c": leaf}; a list is a leaf."""
-    if isinstance(value, dict) and value:
-        parts = (flatten(leaf, f"{path}.{key}" if path else str(key)) for key, leaf in value.items())
-        return {name: leaf for part in parts for name, leaf in part.items()}
-    return {path: value} if path else {}
 
 
 def changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:

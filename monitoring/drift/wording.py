@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.common.text import plain
+from tasks.common.text import one_line
 
 WORDS = {  # image property -> less, more
     "brightness": ("images are {} % darker", "images are {} % brighter"),
@@ -17,7 +17,7 @@ LONGEST = 40  # characters of a class or category
 
 def quoted(name: str) -> str:
     """A class name for a sentence: quoted, on one line, short."""
-    return f"'{plain(name, LONGEST)}'"
+    return f"'{one_line(name, LONGEST)}'"
 
 
 def percent(share: float) -> str:

@@ -33,11 +33,11 @@ from monitoring.log.production_log import Log, open_at, open_log
 from monitoring.log.rows import Answer, log_row, log_table
 from serving.live import Live, Model
 from serving.predictor import Prediction, Predictor
+from tasks.common.cells import optional_text
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import CaptureParams, StoreParams, load_params
 from tasks.common.paths import cache_dir
-from tasks.common.text import text
 from tasks.releases.store import open_store
 
 WAITING_ROWS, WAITING_BYTES = 4096, 64 << 20  # answers that the thread has not taken from the queue yet
@@ -257,7 +257,7 @@ class Capture:
         """Add one answer to the buffer, or count why it is left out."""
         outcome = "failed"
         try:
-            answer = answer._replace(source=text(answer.source), at=_aware(answer.at))
+            answer = answer._replace(source=optional_text(answer.source), at=_aware(answer.at))
             digest = sha256_bytes(answer.image)
             if int(digest[:12], 16) >= self.params.sample * 16**12:
                 outcome = "not_sampled"

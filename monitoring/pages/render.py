@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from monitoring.pages import plots
-from tasks.common.text import plain
+from tasks.common.text import one_line
 
 WINDOW_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z")
 LETTERS = 80  # of a name
@@ -57,7 +57,7 @@ def policy() -> str:
 
 def name(text: object, letters: int = LETTERS) -> str:
     """Text from outside on one line, short, without characters that hide or reverse text."""
-    return plain(str(text), letters)
+    return one_line(str(text), letters)
 
 
 @functools.cache

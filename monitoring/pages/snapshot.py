@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from monitoring.contracts import Finding
 from monitoring.pages.columns import DIRECTIONS, MeasuredWindow, confidence, directions, lists, numbers
+from tasks.common.text import one_line, single_spaced
 
 NUMBERS = ("brightness", "contrast", "sharpness", "entropy", "width", "height", "confidence", "ood")
 DIGITS = 4  # significant digits of what is plotted
@@ -158,9 +159,8 @@ _MADE: list[type] = []
 
 def clean(text: str) -> str:
     """`text`, short, without characters that have a meaning in HTML, scripts or text direction."""
-    kept = "".join(letter if letter.isprintable() and letter not in "<>&\"'`\\" else " " for letter in text)
-    kept = " ".join(kept.split())
-    return (kept if len(kept) <= LETTERS else kept[: LETTERS - 1] + "…") or "(no name)"
+    kept = "".join(" " if letter in "<>&\"'`\\" else letter for letter in text)
+    return one_line(single_spaced(kept), LETTERS) or "(no name)"
 
 
 def _reduced(snapshot: dict) -> dict:

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from tasks.common.params import GateParams
-from tasks.common.text import listed
+from tasks.common.text import join_names
 from tasks.gate.evidence import Evidence, Unusable
 from tasks.gate.paired import Difference, compare, compare_hits
 from tasks.scoring.intervals import two_sided
@@ -25,7 +25,7 @@ def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[s
             "policy", "gate.superior_on is empty: name a set on which a challenger can show that it is better"
         )
     if unknown := [name for name in policy.superior_on if name not in evidence.sets]:
-        raise Unusable("policy", f"gate.superior_on names {unknown}, there are {listed(evidence.sets)}")
+        raise Unusable("policy", f"gate.superior_on names {unknown}, there are {join_names(evidence.sets)}")
     masks: dict[str, np.ndarray] = {}
     for name in policy.superior_on:  # "test" and "newest" are one comparison where the newest batch has all test images
         if not any((evidence.sets[name] == mask).all() for mask in masks.values()):
@@ -53,7 +53,7 @@ def others(
         found[f"small_slices.{policy.metric}"] = _compare(evidence, small, len(classes), policy), policy.margin
 
     if missing := [name for name in classes if name not in train_counts]:
-        raise Unusable("train_counts", f"the number of training images is missing for {listed(missing)}")
+        raise Unusable("train_counts", f"the number of training images is missing for {join_names(missing)}")
     truth = one_hot(evidence.targets[test], len(classes))
     new, old = (one_hot(answer[test], len(classes)) for answer in (evidence.new, evidence.old))
     pool: list[int] = []

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.common.errors import DataError
-from tasks.common.text import plain
+from tasks.common.text import one_line
 from tasks.inference.thresholds import answers
 from tasks.scoring.targets import encode
 
@@ -136,7 +136,7 @@ def _thresholds(metrics: dict, classes: list[str], task: str, who: str) -> np.nd
     if not isinstance(found, dict) or not found:
         raise Unusable(who, f"the {who} has no thresholds: a multi-label answer needs metrics['thresholds']")
     if who == "challenger" and (missing := [name for name in classes if name not in found]):
-        raise Unusable(who, f"thresholds lack {len(missing)} of {len(classes)} classes, e.g. {plain(missing[0])}")
+        raise Unusable(who, f"thresholds lack {len(missing)} of {len(classes)} classes, e.g. {one_line(missing[0])}")
     return np.array([found.get(name, math.inf) for name in classes], np.float64)
 
 

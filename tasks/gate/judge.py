@@ -34,7 +34,7 @@ import numpy as np
 
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
-from tasks.common.text import listed
+from tasks.common.text import join_names
 from tasks.gate import comparisons
 from tasks.gate.evidence import Contender, Evidence, Trial, Unusable, read
 from tasks.gate.paired import Difference
@@ -171,7 +171,7 @@ def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> lis
         before = one_hot(evidence.old[test], len(classes))
         due = (before.sum(axis=0) >= COLLAPSE) & (before & truth).any(axis=0)
     lost = np.flatnonzero((support > 0) & (given == 0) & due)
-    detail = f"never answered: {listed([classes[k] for k in lost])}" if len(lost) else "no class is given up"
+    detail = f"never answered: {join_names([classes[k] for k in lost])}" if len(lost) else "no class is given up"
     return [_finding("class_collapse", "reject" if len(lost) else "pass", detail, value=len(lost), bound=0)]
 
 

@@ -2,7 +2,7 @@
 
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
-from tasks.common.text import plain
+from tasks.common.text import one_line
 from tasks.gate.paired import Difference
 from tasks.gate.verdict import Finding
 
@@ -22,7 +22,7 @@ def verdict_sentence(
     parts = []
     metric = policy.metric.replace("_", " ")
     for name, found in better.items():
-        text = f"{metric} on {plain(name)} {found.new:.3f}, {_points(found.value)} against {plain(str(champion))}"
+        text = f"{metric} on {one_line(name)} {found.new:.3f}, {_points(found.value)} against {one_line(str(champion))}"
         parts.append(
             f"{text} ({100 * policy.confidence:g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
         )
@@ -52,8 +52,8 @@ def _losses(checks: list[Check], most: int = 3) -> str:
     texts = []
     for check in checks[:most]:
         comparison = check.low is not None
-        figure = f" {_points(check.value)}" if comparison else f" ({plain(check.detail, 160)})"
-        texts.append(plain(check.name) + figure)
+        figure = f" {_points(check.value)}" if comparison else f" ({one_line(check.detail, 160)})"
+        texts.append(one_line(check.name) + figure)
     more = len(checks) - most
     return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
 

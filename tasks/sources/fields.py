@@ -10,8 +10,8 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+from tasks.common.cells import is_encodable, is_missing
 from tasks.common.schemas import SPLITS
-from tasks.common.text import encodable, missing
 
 LABEL_LENGTH = 200  # characters
 
@@ -42,7 +42,7 @@ def label(value: Any, task: str, classes: Collection[str] | None) -> str | list[
 
     In a multilabel data set a string is split at "|". Whole numbers become their decimal text.
     """
-    if missing(value):
+    if is_missing(value):
         return None
     if task == "multiclass":
         if isinstance(value, list | tuple):
@@ -71,7 +71,7 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
         raise Unusable("bad_label", "an empty label")
     if len(name) > LABEL_LENGTH:
         raise Unusable("bad_label", f"{len(name)} characters, at most {LABEL_LENGTH} allowed")
-    if not encodable(name):
+    if not is_encodable(name):
         raise Unusable("bad_label", "not valid Unicode text")
     if any(unicodedata.category(character) == "Cc" for character in name):  # lists of classes are one a line
         raise Unusable("bad_label", f"{name[:60]!r} has control characters (a newline, a NUL)")
@@ -85,7 +85,7 @@ def moment(value: Any) -> datetime | None:
 
     Times without a zone are taken as UTC.
     """
-    if missing(value) or (isinstance(value, str) and not value.strip()):
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     try:
         found = _moment(value)
@@ -115,7 +115,7 @@ def _moment(value: Any) -> datetime:
 
 def split(value: Any) -> str | None:
     """One of schemas.SPLITS; "val" and "validation" mean calibration."""
-    if missing(value) or (isinstance(value, str) and not value.strip()):
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     found = SPLIT_WORDS.get(str(value).strip().lower())
     if found is None:

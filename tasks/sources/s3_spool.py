@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from tasks.common.cells import without_surrogates
 from tasks.common.errors import DataError
 from tasks.common.params import StoreParams
-from tasks.common.text import printable
 from tasks.sources.safe_files import JUNK
 from tasks.sources.source import READERS, Columns, named_paths
 from tasks.storage.blobs import DiskFull, disk_full_is_said
@@ -93,7 +93,7 @@ def _file_name(name: str) -> str | None:
         return None
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > 255 for part in parts):
-        raise DataError(f"the object {printable(name)[:200]!r} cannot be a file beneath a folder: rename it")
+        raise DataError(f"the object {without_surrogates(name)[:200]!r} cannot be a file beneath a folder: rename it")
     if any(part.startswith(".") or part.lower() in JUNK for part in parts):
         return None
     return name

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.common.cells import without_surrogates
 from tasks.common.errors import DataError
-from tasks.common.text import printable
 from tasks.sources.fields import Unusable
 
 FILE_BYTES = 256 << 20  # larger files are refused before they are read
@@ -19,7 +19,7 @@ JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave behi
 
 def beneath(root: Path, written: str) -> Path:
     """The existing regular file `written` names beneath `root`. Raises Unusable (outside_root, missing_file)."""
-    shown = repr(printable(written[:200]))
+    shown = repr(without_surrogates(written[:200]))
     if ".." in Path(written).parts:
         raise Unusable("outside_root", f"{shown} contains '..'")
     try:
@@ -56,7 +56,7 @@ def listed(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as found:
             entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in JUNK]
     except OSError as error:
-        raise DataError(f"{printable(str(folder))} cannot be listed: {error.strerror}") from None
+        raise DataError(f"{without_surrogates(str(folder))} cannot be listed: {error.strerror}") from None
     return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
 

@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
-from tasks.common.text import missing, printable, text
 from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
 from tasks.sources.records import Columns, json_records, parquet_records, text_records
 from tasks.sources.safe_files import beneath, listed, read_file, walk
@@ -171,7 +171,7 @@ def _folder_rows(root: Path) -> Iterator[Offered]:
         parts = file.relative_to(root).parts
         above = list(parts[:-1])
         given = by_name[SPLIT_WORDS[above.pop(0).lower()]] if layered and above else ()
-        where = printable("/".join(parts))
+        where = without_surrogates("/".join(parts))
         row = Offered(where, path=where, label=above[0] if above else None, split=given)
         try:
             yield replace(row, image=_follow(root, file) if entry.is_symlink() else file)
@@ -206,10 +206,10 @@ def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given
         return None if column is None else record.get(column)
 
     row = Offered(
-        printable(where),
+        without_surrogates(where),
         label=value("label"),
-        source=text(value("source")),
-        annotator=text(value("annotator")),
+        source=optional_text(value("source")),
+        annotator=optional_text(value("annotator")),
         slices=_slices(record),
     )
     try:
@@ -235,17 +235,17 @@ def _image(value: Any, root: Path) -> tuple[bytes | Path, str | None]:
         value = value.get("path")
     if isinstance(value, bytes):
         return value, None
-    if missing(value) or not isinstance(value, str) or not value:
+    if is_missing(value) or not isinstance(value, str) or not value:
         raise Unusable("missing_file", "no path and no bytes")
     file = beneath(root, value)
-    return file, printable(file.relative_to(root.resolve()).as_posix())
+    return file, without_surrogates(file.relative_to(root.resolve()).as_posix())
 
 
 def _kept(path: Any) -> str | None:
     """A path to keep beside the bytes: it tells nothing of the machine and is harmless to write to."""
     if not isinstance(path, str) or not path:
         return None
-    pure = PurePosixPath(printable(path))
+    pure = PurePosixPath(without_surrogates(path))
     return (pure.name if pure.is_absolute() or ".." in pure.parts else str(pure))[:500]
 
 
@@ -254,8 +254,8 @@ def _slices(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     listed = record.get("slice")
     for entry in listed if isinstance(listed, list | tuple) else ():
         if isinstance(entry, dict):
-            found[text(entry.get("name"))] = text(entry.get("value"))
+            found[optional_text(entry.get("name"))] = optional_text(entry.get("value"))
     for column, value in record.items():
         if column.startswith("slice_"):
-            found[text(column.removeprefix("slice_"))] = text(value)
+            found[optional_text(column.removeprefix("slice_"))] = optional_text(value)
     return tuple(sorted((name, value) for name, value in found.items() if name and value))

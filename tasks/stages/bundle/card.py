@@ -4,11 +4,9 @@ Everything in it was counted or measured by an earlier stage. Names come from us
 interpreted, as the card is read as Markdown and, by most viewers, as HTML.
 """
 
-import html
-import re
-from collections.abc import Iterator
-
+from tasks.common.nested import flatten
 from tasks.common.schemas import SPLITS
+from tasks.common.text import escape_markdown
 
 SECTIONS = (  # of metrics/evaluate.json
     ("test", "Test set"),
@@ -25,7 +23,7 @@ def render(about: dict) -> str:
     """`about` (bundle.json) as Markdown."""
     evaluated = about["metrics"]["evaluate"]
     parts = [
-        f"# {escape(about['name'])}",
+        f"# {escape_markdown(about['name'])}",
         _purpose(about),
         "## Intended use",
         _intended(about),
@@ -43,12 +41,6 @@ def render(about: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def escape(text: str) -> str:
-    """`text` as one line of Markdown that shows exactly it: no markup, no HTML, no table cell ends."""
-    flat = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:@])", r"\\\1", html.escape(flat))
-
-
 def table(header: tuple[str, ...], rows: list[tuple]) -> str:
     """A Markdown table; cells are escaped here."""
     lines = [header, ("---",) * len(header), *(tuple(_cell(value) for value in row) for row in rows)]
@@ -58,7 +50,7 @@ def table(header: tuple[str, ...], rows: list[tuple]) -> str:
 def _cell(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value) if isinstance(value, int) else escape(value)
+    return str(value) if isinstance(value, int) else escape_markdown(value)
 
 
 def _purpose(about: dict) -> str:
@@ -67,12 +59,13 @@ def _purpose(about: dict) -> str:
     what = f"An image classifier: {side} x {side} pixels in, {kind} of {len(about['classes'])} classes out. "
     if adopted := about.get("adopted"):
         return what + (
-            f"Adopted by Evergreen from {escape(adopted['file'])} (sha256 `{adopted['sha256']}`), where it was "
-            "deployed. How and on what it was trained is not recorded here: images it was trained on may be among "
+            f"Adopted by Evergreen from {escape_markdown(adopted['file'])} (sha256 `{adopted['sha256']}`), where it "
+            "was deployed. How and on what it was trained is not recorded here: images it was trained on may be among "
             "those it was measured on."
         )
+    backbone, pretrained = (escape_markdown(about["backbone"][key]) for key in ("backbone", "pretrained"))
     return what + (
-        f"Backbone {escape(about['backbone']['backbone'])} (pretrained: {escape(about['backbone']['pretrained'])}), "
+        f"Backbone {backbone} (pretrained: {pretrained}), "
         "trained on the natural mix of classes; its classifier was then fitted to a balanced one. Made by Evergreen"
         + (f" from commit `{about['git_revision']}`." if about["git_revision"] else ".")
     )
@@ -97,16 +90,12 @@ def _data(about: dict) -> str:
 
 
 def _figures(found) -> str:
-    return table(("figure", "value"), list(_flat(found)))
-
-
-def _flat(value, path: str = "") -> Iterator[tuple[str, float | int | str]]:
-    """(path, figure) of nested figures; lists (curves, matrices) are left to the report."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path} / {key}" if path else str(key))
-    elif value is not None and not isinstance(value, list):
-        yield path or "value", value
+    """A table of nested figures; lists (curves, matrices) are left to the report."""
+    figures = flatten(found, " / ")
+    return table(
+        ("figure", "value"),
+        [(path, value) for path, value in figures.items() if value is not None and not isinstance(value, list | dict)],
+    )
 
 
 def _confidence(about: dict) -> str:
@@ -122,9 +111,9 @@ def _confidence(about: dict) -> str:
     return (
         f"Probabilities are calibrated on {calibrated['images']} held-out images (temperature "
         f"{about['temperature']:.4g}, expected calibration error {calibrated['ece_before']:.4g} before and "
-        f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape(about['ood']['method'])} score above "
-        f"{about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} of the "
-        "calibration images are.\n\n" + table(("class", "threshold"), rows)
+        f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape_markdown(about['ood']['method'])} score "
+        f"above {about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} "
+        "of the calibration images are.\n\n" + table(("class", "threshold"), rows)
     )
 
 
@@ -140,7 +129,7 @@ def _limits(about: dict) -> str:
         "images. Other cameras, places and times shift them.",
     ]
     if rare:
-        names = ", ".join(escape(name) for name in rare)
+        names = ", ".join(escape_markdown(name) for name in rare)
         lines.append(f"- Fewer than {few} training images each: {names}. Their figures are uncertain.")
     return "\n".join(lines)
 

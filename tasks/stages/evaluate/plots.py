@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.common.files import atomic_path
+from tasks.common.text import one_line
 from tasks.scoring.metrics import Bins
 
 BLUE, ORANGE, VERMILION, GREEN, PURPLE, SKY, GREY = (
@@ -34,8 +35,7 @@ FALLBACK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto S
 
 def name(text: str, letters: int = LETTERS) -> str:
     """`text` short and on one line."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    return text if len(text) <= letters else text[: letters - 1] + "…"
+    return one_line(text, letters)
 
 
 @contextmanager

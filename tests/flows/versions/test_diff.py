@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flows.repo.git import git
-from flows.versions.diff import code_between, diff, direction, flatten, likely_why
+from flows.versions.diff import code_between, diff, direction, likely_why
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tests.support import released_project
@@ -120,10 +120,6 @@ def test_better_depends_on_the_figure():
     assert direction("test.log_loss", 0.8, 0.9) == "worse"
     assert direction("latency_ms.p50", 3.0, 2.0) == "better"
     assert direction("corruptions.blur.n", 3, 2) == direction("x", None, 0.5) == direction("thresholds.bag", 1, 2) == ""
-
-
-def test_flatten_keeps_lists_and_empty_mappings():
-    assert flatten({"a": {"b": [1, 2], "c": {}}, "d": None}) == {"a.b": [1, 2], "a.c": {}, "d": None}
 
 
 def test_nothing_changed_is_said():

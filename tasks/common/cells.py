@@ -1,0 +1,33 @@
+"""Values from a user's table cells and file names, made fit for storage."""
+
+import math
+from typing import Any
+
+TEXT_LENGTH = 500  # characters of a source, annotator, slice name or value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether `value` is None or NaN (pandas writes NaN for empty cells)."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def optional_text(value: Any) -> str | None:
+    """A source, annotator or slice value as text of at most TEXT_LENGTH characters; None for an empty one."""
+    if is_missing(value):
+        return None
+    found = without_surrogates(str(value)).strip()[:TEXT_LENGTH]
+    return found or None
+
+
+def without_surrogates(value: str) -> str:
+    """`value` with "?" for each lone surrogate: undecodable file names carry them, and Parquet refuses them."""
+    return value if is_encodable(value) else value.encode("utf-8", "replace").decode()
+
+
+def is_encodable(value: str) -> bool:
+    """Whether UTF-8 can hold `value`: false where it has a lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
