@@ -70,7 +70,7 @@ def _rewrite_shard(data: Path, name: str, ids: Collection[str]) -> str | None:
         return name
     if file.metadata.num_rows == len(found):
         return None
-    return shards.write_shard(data, _remaining_rows(file, ids), shards.task_of(data))
+    return shards.write_shard(data, _remaining_rows(file, ids), shards.read_task(data))
 
 
 def _remaining_rows(file: pq.ParquetFile, ids: Collection[str]) -> Iterator[pa.Table]:
