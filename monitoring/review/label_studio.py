@@ -1,8 +1,8 @@
-"""The review queue as Label Studio tasks, and Label Studio's export as labels.
+"""Write the review queue as Label Studio tasks, and read labels from Label Studio's exports.
 
-Tasks: {"data": {"image", "evergreen_id", ...}, "predictions": [...]}, the prediction as a pre-annotation. Exports:
-"JSON" (tasks with annotations) and "JSON-MIN" (flat), formats as in Label Studio's documentation of its import and
-export. Images travel in the file as data URIs, so that nothing has to be served.
+A task is {"data": {"image", "evergreen_id", ...}, "predictions": [...]}, with the prediction as a pre-annotation.
+Exports are "JSON" (tasks with annotations) or "JSON-MIN" (flat), as Label Studio documents them. Images are in the file
+as data URIs, so no server is needed.
 """
 
 import base64
@@ -16,13 +16,13 @@ from PIL import Image
 from monitoring.review.queue import Queued
 from tasks.dataset.decode import Undecodable, decode
 
-EMBEDDED = 1 << 20  # bytes; a larger image, or one browsers do not show, is sent as a smaller JPEG
-SIDE = 1024  # pixels of that
-KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # as browsers show them
+EMBEDDED = 1 << 20  # bytes; a larger image, or one that browsers cannot show, becomes a smaller JPEG
+SIDE = 1024  # longest edge of that JPEG in pixels
+KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # formats that browsers show
 
 
 def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
-    """One task. image: None where the log has none any more."""
+    """One task. image: None if the log no longer has it."""
     chosen = [entry.prediction] if isinstance(entry.prediction, str) else list(entry.prediction or [])
     return {
         "data": {
@@ -43,7 +43,7 @@ def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
 
 
 def config(classes: Sequence[str], multilabel: bool) -> str:
-    """The labelling interface these tasks belong to (Settings > Labeling Interface > Code)."""
+    """The labelling interface for these tasks (Settings > Labeling Interface > Code)."""
     choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes)
     kind = "multiple" if multilabel else "single"
     return (
@@ -53,7 +53,10 @@ def config(classes: Sequence[str], multilabel: bool) -> str:
 
 
 def labels(content: Any) -> Iterator[dict[str, Any]]:
-    """{"id", "label" (None: skipped), "annotator", "labelled_at"} of a parsed export. Raises ValueError for others."""
+    """Labels of a parsed export: {"id", "label" (None: skipped), "annotator", "labelled_at"}.
+
+    Raises ValueError if `content` is not an export.
+    """
     if not isinstance(content, list) or not all(isinstance(found, dict) for found in content):
         raise ValueError("expected Label Studio's JSON or JSON-MIN export: a list of tasks")
     for found in content:
@@ -63,7 +66,7 @@ def labels(content: Any) -> Iterator[dict[str, Any]]:
             yield _label(found.get("evergreen_id"), value, found.get("annotator"), found.get("updated_at"))
             continue
         name = found["data"].get("evergreen_id") if isinstance(found["data"], dict) else None
-        for given in found.get("annotations") or [{}]:  # none: nobody has looked at it
+        for given in found.get("annotations") or [{}]:  # no annotations: not labelled yet
             value = next(
                 (result["value"]["choices"] for result in given.get("result") or [] if result.get("type") == "choices"),
                 None,
@@ -80,7 +83,7 @@ def _label(name: Any, value: Any, annotator: Any, at: Any) -> dict[str, Any]:
 
 
 def data_uri(image: bytes | None, max_pixels: int) -> str:
-    """`image` as a browser shows it; an empty grey square where there is none."""
+    """`image` as a data URI that browsers show; a grey square if there is none."""
     found = _shown(image, max_pixels)
     return f"data:image/{found[0]};base64,{base64.b64encode(found[1]).decode()}"
 
@@ -95,7 +98,7 @@ def _shown(image: bytes | None, max_pixels: int) -> tuple[str, bytes]:
             picture = decode(image, max_pixels)
             picture.thumbnail((SIDE, SIDE))
         except (Undecodable, OSError, ValueError):
-            pass  # the queue has readable images only; a log changed by hand may have others
+            pass  # the queue only contains readable images, but a log edited by hand may contain others
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "jpeg", buffer.getvalue()

@@ -1,7 +1,7 @@
-"""The review queue as one page that opens from disk: look at each image, choose its label, save the CSV.
+"""The review queue as one page that opens from disk: look at the images, choose labels, save a CSV.
 
-Everything shown is escaped; the page may load nothing and run only its own script (Content-Security-Policy by hash).
-`evergreen label` takes the CSV that the page saves.
+All texts are escaped. The page loads nothing and runs only its own script (Content-Security-Policy by hash).
+`evergreen label` reads the saved CSV.
 """
 
 import base64
@@ -44,12 +44,13 @@ HEAD = """<!doctype html>
 <style>{{ style }}</style></head><body>
 {% if home %}<nav><a href="{{ home }}">← All reports</a></nav>{% endif %}
 {% if not count %}
-<h1>Nothing waits for a label</h1>
-<p>The monitor asks for labels here when production has changed and too few are there.
-<code>evergreen queue --pick 24</code> asks for some of the last day's answers now.</p>
+<h1>No image waits for a label</h1>
+<p>When production has changed and there are too few labels, the monitor lists images here.
+<code>evergreen queue --pick 24</code> lists some of the last day's images now.</p>
 {% else %}
 <h1>{{ "1 image" if count == 1 else "%d images" | format(count) }} to label</h1>
-<p>Choose a label where you are sure, leave the others. Then save, and run <code>evergreen label labels.csv</code>.</p>
+<p>Choose labels for the images that you are sure of; skip the others.
+Then save and run <code>evergreen label labels.csv</code>.</p>
 <p><label>Your name <input id="annotator" maxlength="200"></label> <button id="save">Save labels.csv</button></p>
 {% endif %}
 <main>
@@ -71,8 +72,10 @@ def write(
     max_pixels: int,
     home: str | None = None,
 ) -> None:
-    """The page of `count` entries (entry, encoded image) at `path`, one image in memory at a time. home: the address
-    it leads back to, where it is served."""
+    """Write the page to `path`, with one image in memory at a time.
+
+    entries: `count` pairs (entry, encoded image); home: address of the link back, if the page is served.
+    """
     environment = Environment(autoescape=True)
     head, card = environment.from_string(HEAD), environment.from_string(CARD)
     safe = {"style_hash": _hash(STYLE), "script_hash": _hash(SCRIPT)}

@@ -1,6 +1,6 @@
-"""The review queue: which production samples people are asked to label, and what waits for them.
+"""The review queue: choose production samples for labelling, and list those that wait for a label.
 
-    queue/<time>-<hash>.json   one choice: its samples, when and why they were chosen
+    queue/<time>-<hash>.json   one selection: its samples, when and why they were chosen
 
 A sample waits until a label for it is in the log. N is the number of samples, D of feature dimensions, K of classes.
 """
@@ -21,10 +21,10 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import ReviewParams
 
 COLUMNS = ("id", "at", "source", "reason", "version", "prediction", "confidence", "probabilities", "ood", "features")
-COLUMNS = (*COLUMNS, "phash")  # what `select` and the queue need of a window
-CANDIDATES = 5_000  # rows of a window that are looked at (a random sample of more)
-NEAR_BITS = 6  # of 64: as near as this two perceptual hashes show the same thing
-UNKNOWN = ""  # samples without source count as one
+COLUMNS = (*COLUMNS, "phash")  # the columns of a window that the queue needs
+CANDIDATES = 5_000  # rows of a window to choose from; a random sample if there are more
+NEAR_BITS = 6  # of 64 bits: perceptual hashes this close show the same thing
+UNKNOWN = ""  # all samples without a source count as one source
 
 logger = logging.getLogger("evergreen.review")
 
@@ -33,7 +33,7 @@ class Queued(Frozen):
     """A sample that people were asked to label."""
 
     id: str
-    at: AwareDatetime  # of the request: where in the log it lies
+    at: AwareDatetime  # of the request: says where it is in the log
     source: str | None
     version: str | None  # of the model that answered
     prediction: str | list[str] | None
@@ -42,7 +42,7 @@ class Queued(Frozen):
     phash: int | None
     why: str  # "uncertain" | "unfamiliar"
     queued_at: AwareDatetime
-    because: str  # the decision, window or person that asked
+    because: str  # the decision, window or person that asked for it
 
 
 def select(
@@ -50,18 +50,20 @@ def select(
 ) -> list[str]:
     """Ids of up to `budget` of the most informative `rows` (COLUMNS), best first.
 
-    Informative: the model is unsure (small margin) or the image unfamiliar (high out-of-distribution score), each by
-    rank, and unlike what is chosen already: greedily the largest score times squared feature distance to the chosen,
-    which is k-means++ seeding without its chance (Arthur & Vassilvitskii, 2007; weighted by uncertainty as in BADGE,
-    Ash et al., ICLR 2020). No source gets more than its share, or an equal part where there are fewer sources; no
-    perceptual near-duplicate of a chosen one or of `seen` (hashes); no id twice or of `known`; no unreadable image.
+    Informative means that the model is unsure (small margin) or the image is unfamiliar (high out-of-distribution
+    score), each by rank, and that the image differs from those already chosen. The choice is greedy: the largest score
+    times squared feature distance to the chosen. This is k-means++ seeding without its randomness (Arthur &
+    Vassilvitskii, 2007), weighted by uncertainty as in BADGE (Ash et al., ICLR 2020).
+
+    No source gets more than `max_source_share`, or an equal part if there are few sources. Left out are near-duplicates
+    of chosen images and of `seen` (perceptual hashes), ids in `known`, repeated ids and unreadable images.
     """
     rows = _usable(rows, known)
     if not len(rows) or budget <= 0:
         return []
     sources = np.array([name or UNKNOWN for name in rows["source"].to_pylist()], dtype=object)
     quota = int(np.ceil(budget * max(max_source_share, 1 / len(set(sources.tolist())))))
-    scores = np.maximum(*informative(rows)) ** 4  # the upper ranks: a row of the middle is no bargain
+    scores = np.maximum(*informative(rows)) ** 4  # favour the top ranks
     order = _candidates(scores, sources, quota)
     rows, scores, sources = rows.take(pa.array(order)), scores[order], sources[order]
     features = _matrix(rows["features"])
@@ -70,7 +72,7 @@ def select(
     open_ = np.ones(len(rows), bool)
     for value in seen:
         open_ &= _bits(hashes, np.uint64(value)) > NEAR_BITS
-    nearest = np.full(len(rows), 2.0)  # squared distance of unit vectors to the chosen, at most 4
+    nearest = np.full(len(rows), 2.0)  # squared distance of unit vectors to the closest chosen one, at most 4
     taken, chosen = Counter(), []
     while len(chosen) < budget and open_.any():
         best = int(np.argmax(np.where(open_, scores * (nearest + 1e-6), -1.0)))
@@ -86,9 +88,9 @@ def select(
 
 
 def informative(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) and (N,) in (0, 1]: rank of how unsure the model is of each row, and of how unfamiliar it is."""
+    """(N,) and (N,) ranks in (0, 1]: how unsure the model is of each row, and how unfamiliar the row is."""
     probabilities = _matrix(rows["probabilities"])
-    if pa.types.is_list(rows.schema.field("prediction").type):  # each class for itself: the least sure one counts
+    if pa.types.is_list(rows.schema.field("prediction").type):  # classes are independent: the least sure one counts
         margin = np.abs(2 * probabilities - 1).min(axis=1)
     elif probabilities.shape[1] > 1:
         two = np.partition(probabilities, -2, axis=1)[:, -2:]
@@ -99,7 +101,7 @@ def informative(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _usable(rows: pa.Table, known: Collection[str]) -> pa.Table:
-    """Readable, answered, not known, each id once."""
+    """The rows that are readable, answered and not in `known`, each id once."""
     passed, keep = set(known), []
     columns = ("id", "reason", "features", "probabilities", "phash", "ood")
     valid = [rows[name].is_valid().to_pylist() for name in columns[2:]]
@@ -113,7 +115,7 @@ def _usable(rows: pa.Table, known: Collection[str]) -> pa.Table:
 
 
 def _candidates(scores: np.ndarray, sources: np.ndarray, quota: int) -> np.ndarray:
-    """Rows worth comparing, best first: of each source a few times what it may give, so that none floods out others."""
+    """Rows worth comparing, best first: at most four times the quota per source, so that no source dominates."""
     order, left = [], Counter()
     for row in np.argsort(-scores, kind="stable"):
         if left[sources[row]] < 4 * quota:
@@ -123,7 +125,7 @@ def _candidates(scores: np.ndarray, sources: np.ndarray, quota: int) -> np.ndarr
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """(N, D) of a column of lists of one length; what is not finite becomes 0."""
+    """(N, D) from a column of lists of equal length; values that are not finite become 0."""
     return np.nan_to_num(np.stack(column.to_numpy()).astype(np.float32), posinf=0, neginf=0)
 
 
@@ -131,7 +133,7 @@ def _rank(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values, nan=np.inf)
     ordered = np.sort(values)
     below, upto = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    return (below + upto + 1) / (2 * len(values) + 1)  # equals share the middle of their ranks
+    return (below + upto + 1) / (2 * len(values) + 1)  # equal values share the middle of their ranks
 
 
 def _bits(hashes: np.ndarray, value: np.uint64) -> np.ndarray:
@@ -142,7 +144,7 @@ def _bits(hashes: np.ndarray, value: np.uint64) -> np.ndarray:
 
 
 def queued(log: Log) -> list[Queued]:
-    """Every sample that people were ever asked to label, oldest first. A torn file is skipped and logged."""
+    """All samples that people were ever asked to label, oldest first. Damaged files are skipped and logged."""
     found = []
     for key in log.store.list("queue/"):
         content = log.store.read(key)
@@ -154,7 +156,7 @@ def queued(log: Log) -> list[Queued]:
 
 
 def waiting(log: Log) -> list[Queued]:
-    """Samples without a label, each once, oldest first."""
+    """Queued samples without a label, each once, oldest first."""
     done = set(log.labels()["id"].to_pylist())
     return [entry for entry in {entry.id: entry for entry in reversed(queued(log))}.values() if entry.id not in done][
         ::-1
@@ -164,9 +166,9 @@ def waiting(log: Log) -> list[Queued]:
 def enqueue(
     log: Log, review: ReviewParams, start: datetime, end: datetime, because: str, seed: int = 0
 ) -> list[Queued]:
-    """Choose from the answers of [start, end) and put them into the queue; what was added, best first.
+    """Choose from the answers of [start, end) and add them to the queue; returns what was added, best first.
 
-    Two at the same time may both ask for a sample: it then waits once (`waiting`).
+    Two simultaneous calls may both add a sample; `waiting` then lists it once.
     """
     rows, _, _ = log.window(start, end, COLUMNS, limit=CANDIDATES, seed=seed)
     before = queued(log)
@@ -193,8 +195,10 @@ def enqueue(
 
 
 def images(log: Log, entries: Sequence[Queued], block: int = 64):
-    """(entry, encoded image or None) of `entries`, a block in memory at a time; None: the log has no bytes of it any
-    more, or keeps thumbnails only (then the thumbnail)."""
+    """(entry, encoded image) of `entries`, with one block in memory at a time.
+
+    The image is the thumbnail if the log has only that, and None if the log no longer has it.
+    """
     entries = sorted(entries, key=lambda entry: entry.at)
     for first in range(0, len(entries), block):
         part = entries[first : first + block]

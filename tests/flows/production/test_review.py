@@ -380,7 +380,7 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(root, tmp_path, v
 
 def test_the_report_pages_show_what_waits_now(root):
     client = TestClient(web.app(root), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
-    assert "<h1>Nothing waits for a label" in client.get("/review").text
+    assert "<h1>No image waits for a label" in client.get("/review").text
     waits, _ = queue(root, pick_hours=10**4)
     shown = client.get("/review")
     assert len(waits) == 12
