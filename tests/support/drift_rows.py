@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from monitoring.contracts import Window
+from monitoring.contracts import Finding, Measures, Window
 from monitoring.drift.reference import Reference, from_table
 from monitoring.log.schema import log_schema
 from tasks.common.files import content_key
+from tasks.common.params import DriftParams
 from tasks.releases import reference
 
 CLASSES = ["Bag", "Coat", "Shirt", "<b>Boot</b>"]
@@ -24,6 +25,7 @@ WINDOW = Window(
     id="20261121T000000Z-20261121T001500Z", start=START, end=START + timedelta(minutes=15), version="v0.1.0",
     bundle="ab" * 32, rows=200, used=200,
 )  # fmt: skip
+PARAMS = DriftParams(resamples=400)
 CENTRES = np.random.default_rng(1).normal(0, 1, (len(CLASSES), D))
 
 
@@ -74,3 +76,14 @@ def window(rows: int = 200, seed: int = 0, change: Callable[[dict], None] | None
 def a_reference(cache: Path, rows: int = 300, seed: int = 0) -> Reference:
     made = table(columns(rows, np.random.default_rng([3, seed])), reference.schema("multiclass"))
     return from_table(made, ABOUT, content_key("drift rows", rows, seed), cache)
+
+
+def finding(measures: Measures, name: str) -> Finding:
+    """The one finding of that name."""
+    (found,) = (found for found in measures.findings if found.name == name)
+    return found
+
+
+def drifted_names(measures: Measures) -> set[str]:
+    """Names of the findings that are drift."""
+    return {found.name for found in measures.drifted()}

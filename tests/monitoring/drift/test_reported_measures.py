@@ -1,0 +1,81 @@
+"""Accuracy, label shift, example images and the words of findings."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from monitoring.drift import accuracy, label_shift, wording
+from monitoring.drift.window import measure_window
+from tests.support.drift_rows import PARAMS, WINDOW, finding, window
+
+
+def test_late_labels_give_the_true_accuracy(reference):
+    rows = window(1000)
+    answers = rows["prediction"].to_pylist()
+    wrong = ["Bag" if answer != "Bag" else "Coat" for answer in answers[:30]]
+    labels = pa.table({"id": [*rows["id"].to_pylist()[:100], "f" * 64], "label": [*wrong, *answers[30:100], "Bag"]})
+    found = finding(measure_window(rows, WINDOW, reference, PARAMS, labels), "accuracy.true")
+    assert found.value == pytest.approx(0.7)
+    assert found.low < 0.7 < found.high
+    assert found.detail == "70 of 100 answers with a late label are right"
+    nothing = measure_window(rows, WINDOW, reference, PARAMS, labels.slice(100))
+    assert not [f for f in nothing.findings if f.name == "accuracy.true"]
+
+
+def test_the_estimated_accuracy_follows_the_confidence():
+    rng = np.random.default_rng(0)
+    for mean in (0.7, 0.9):
+        reference_confidence = rng.beta(9, 1, 1000)
+        confidence = rng.beta(20 * mean, 20 * (1 - mean), 2000)
+        correct = (rng.random(1000) < reference_confidence).astype(float)
+        value, low, high = accuracy.estimate_accuracy(confidence, reference_confidence, correct)
+        assert low <= mean <= high
+        assert low <= value <= high
+    value, low, high = accuracy.estimate_accuracy(np.array([0.5]), np.ones(10), np.ones(10))
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_wilsons_interval_stays_inside():
+    assert accuracy.measure_accuracy(10, 10)[1:] == (pytest.approx(0.7225, abs=1e-3), 1.0)
+    assert accuracy.measure_accuracy(0, 10)[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_shifted_mix_of_classes_is_estimated(reference):
+    found = finding(measure_window(window(priors=(0.1, 0.3, 0.2, 0.4)), WINDOW, reference, PARAMS), "label.shift")
+    assert found.value == pytest.approx(0.3, abs=0.1)
+    assert found.low < 0.3 < found.high
+    quiet = finding(measure_window(window(), WINDOW, reference, PARAMS), "label.shift")
+    assert quiet.value < 0.12
+
+
+def test_a_class_without_reference_rows_does_not_affect_the_estimate():
+    rng = np.random.default_rng(0)
+    labels = np.eye(3, dtype=bool)[rng.integers(0, 2, 100)]
+    p = 0.8 * labels + 0.1
+    new = label_shift.estimate_priors(p[:20], p, labels)
+    assert new[2] == 0
+    assert new.sum() == pytest.approx(1)
+
+
+def test_drifted_rows_come_first_and_typical_ones_are_of_each_class(reference):
+    strange = window(20, seed=7, moved=2.0)
+    rows = pa.concat_tables([window(180), strange])
+    measures = measure_window(rows, WINDOW, reference, PARAMS)
+    assert len(set(measures.moved[:15]) & set(strange["id"].to_pylist())) >= 10  # one in ten by chance
+    assert len(set(measures.typical)) == len(measures.typical) == 50
+    predicted = dict(
+        zip(reference.arrays.ids.tolist(), reference.arrays.predicted.argmax(axis=1).tolist(), strict=True)
+    )
+    assert {predicted[id_] for id_ in measures.typical[:4]} == {0, 1, 2, 3}
+
+
+def test_the_wording_says_what_moved_and_by_how_much():
+    dark, before = np.full(9, 92.0), np.full(9, 133.0)
+    assert wording.describe_numbers("brightness", dark, before) == "images are 31 % darker (median 92, was 133)"
+    assert wording.describe_numbers("confidence", np.full(3, 0.71), np.full(3, 0.93)).startswith(
+        "the model is less certain"
+    )
+    assert "spread differently" in wording.describe_numbers("width", np.array([1.0, 5, 9]), np.array([4.0, 5, 6]))
+    mixed = wording.describe_shares(["Bag", "Coat"], np.array([0.2, 0.8]), np.array([0.1, 0.9]))
+    assert mixed.startswith("'Bag' is 2x as common (20 %, was 10 %)")
+    assert wording.quoted("a\nb" + "x" * 50) == "'a b" + "x" * 36 + "…'"
