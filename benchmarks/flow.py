@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.record import Figure, report
-from flows.repo.git import git, identity
+from flows.repo.git import git, identity_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,9 +58,9 @@ print(judge_run(root, params, open_store(params.store, root), None).outcome)
 CHECK = """
 import time
 from pathlib import Path
-from flows.runs.launch import up_to_date
+from flows.runs.launch import run_inputs
 start = time.perf_counter()
-assert up_to_date(Path.cwd())[2] is not None
+assert run_inputs.current_inputs(Path.cwd())[2] is not None
 print(time.perf_counter() - start)
 """
 
@@ -74,7 +74,7 @@ def project(folder: Path, quick: bool) -> Path:
         for section, changes in QUICK.items():
             values[section] |= changes
         (root / "params.yaml").write_text(yaml.safe_dump(values))
-        git(root, *identity(root), "commit", "--quiet", "-am", "quick parameters")
+        git(root, *identity_options(root), "commit", "--quiet", "-am", "quick parameters")
         few = pq.read_table(root / "datasets/fashion/base.parquet").to_pandas().groupby(["split", "label"]).head(8)
         few.to_parquet(folder / "few.parquet")
         run(root, "-m", "flows.cli", "ingest", str(folder / "few.parquet"), "--new")

@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params
-from flows.repo import workspace
+from flows.repo import run_inputs
 from flows.repo.git import git
 from flows.repo.pipeline import open_repo, record_data
 from tasks.common.code import CARRIERS, PLUMBING, code_version
@@ -126,7 +126,7 @@ def _commit(project: Path) -> None:
 
 def measured(project: Path, caches: list[str], edit: tuple) -> Found:
     """What `edit` sets off in `project`, which is left as it was."""
-    key, versions = workspace.input_key(project, {}), _versions(project, caches)
+    key, versions = run_inputs.input_key(project, {}), _versions(project, caches)
     _, file, change = edit
     if isinstance(change, str):
         with open(project / file, "a") as text:
@@ -141,7 +141,7 @@ def measured(project: Path, caches: list[str], edit: tuple) -> Found:
     repo.close()
     now = _versions(project, caches)
     found = Found(stages, {name for name in caches if now[name] != versions[name]})
-    found.starts = workspace.input_key(project, {}) != key
+    found.starts = run_inputs.input_key(project, {}) != key
     git(project, "reset", "--quiet", "--hard", "HEAD~1")
     return found
 

@@ -14,7 +14,7 @@ from flows.publishing import held
 from flows.publishing.outcomes import Ending
 from flows.publishing.publish import publish, reconcile
 from flows.publishing.rollback import rollback
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.versions.forget import forget
@@ -361,7 +361,7 @@ class Workspace:
         repo.close()
         os.close(lock)
         check(set(workspace.reconcile(root)) == {"run-9"}, "runs")
-        check("run-9" in workspace.died(root), "Prefect could not be told")
+        check("run-9" in workspace.crashed_runs(root), "Prefect could not be told")
 
     @staticmethod
     def whole(root: Path) -> None:
@@ -433,7 +433,7 @@ class Override:
         run = versions_project.store(root).run("run-1")
         check((run["outcome"], run["version"], len(run["decisions"])) == ("promoted", "v0.1.0", 1), f"{run}")
         check(git(root, "for-each-ref", "refs/evergreen/held") == "", "a ref holds a published run")
-        check(workspace.seen(root, "key-7")["outcome"] == "promoted", "its inputs")
+        check(run_inputs.recorded_ending(root, "key-7")["outcome"] == "promoted", "its inputs")
 
 
 class Files:

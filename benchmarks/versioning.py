@@ -24,8 +24,8 @@ from PIL import Image
 from benchmarks.record import Figure, report
 from benchmarks.scratch import say, timed
 from benchmarks.versions import add_batch, opened, start
-from flows.publishing.publish import dvc_push
 from flows.repo.pipeline import record_data
+from flows.repo.push import dvc_push
 from tasks.ingest.writing import SHARD_ROWS
 
 IMAGES = 50_000

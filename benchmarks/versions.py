@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.scratch import FASHION, ROOT
 from flows.project.ingest import commit_data
-from flows.publishing.publish import dvc_push, publish
+from flows.publishing.publish import publish
 from flows.repo.git import git
 from flows.repo.pipeline import open_repo, record_data
+from flows.repo.push import dvc_push
 from tasks.common.files import sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema

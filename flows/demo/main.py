@@ -23,7 +23,7 @@ from rich.rule import Rule
 
 from flows.demo import elpv, production
 from flows.demo.production import Story
-from flows.repo.git import git, identity
+from flows.repo.git import git, identity_options
 from flows.repo.workspace import state_dir
 from flows.server.process import environment
 from flows.services.up import down, services
@@ -51,7 +51,7 @@ def clone(target: Path) -> Path:
         down(target)
         shutil.rmtree(target)
     git(HERE, "clone", "--quiet", "--no-hardlinks", str(HERE), str(target))
-    options = identity(target)
+    options = identity_options(target)
     for option in options[1::2]:
         name, _, value = option.partition("=")
         git(target, "config", name, value)

@@ -73,10 +73,10 @@ def act(
 def new_labels(root: Path, log: Log, since: datetime) -> int:
     """How many samples got a true label at or after `since` (when the live model came) that a run could learn from:
     none while HEAD names nothing that no run has seen, whatever the log holds."""
-    from flows.repo.workspace import up_to_date
+    from flows.repo.run_inputs import current_inputs
 
     try:
-        if up_to_date(root)[2] is not None:
+        if current_inputs(root)[2] is not None:
             return 0
     except EvergreenError:  # no data.dvc: nothing can be retrained from this checkout
         return 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from flows.repo.git import check_repository, git, identity
+from flows.repo.git import check_repository, git, identity_options
 from flows.repo.pipeline import open_repo, record_data, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params
@@ -114,4 +114,4 @@ def commit_data(root: Path, message: str) -> None:
     """Commit data.dvc, and nothing else the user may have staged."""
     git(root, "add", "data.dvc")
     if git(root, "status", "--porcelain", "--", "data.dvc"):
-        git(root, *identity(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)
+        git(root, *identity_options(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)

@@ -15,11 +15,12 @@ import yaml
 
 from flows.publishing import held
 from flows.publishing.outcomes import Ending
-from flows.publishing.publish import dvc_push, publish
+from flows.publishing.publish import publish
 from flows.publishing.rollback import open_project
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
+from flows.repo.push import dvc_push
 from tasks.adopt.build import build, open_model
 from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
@@ -43,10 +44,10 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
             f"{live.version} is live: a deployed model is adopted as the first version. Challengers come from "
             "`evergreen retrain`"
         )
-    workspace.refuse_dirty(root)
+    run_inputs.refuse_dirty(root)
     load_run_params(root / "params.yaml")
     tombstones = releases.tombstones()
-    key = workspace.input_key(root, tombstones)
+    key = run_inputs.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
         open_model(model, read_task(root / "data"))  # what does not fit is said before any work
     main = main_checkout(root)

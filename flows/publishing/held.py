@@ -17,11 +17,12 @@ from typing import Any
 
 from flows.publishing import registry
 from flows.publishing.outcomes import Ending
-from flows.publishing.publish import dvc_push, publish
+from flows.publishing.publish import publish
 from flows.publishing.registry import HELD
 from flows.publishing.rollback import open_project
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.git import git
+from flows.repo.push import dvc_push
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
@@ -113,7 +114,7 @@ def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | 
         return None
     if run.get("key"):
         ended = {"outcome": "promoted", "version": pointer.version, "sentence": run["sentence"]}
-        workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+        run_inputs.record_ending(main, run["key"], {"run_id": run_id} | ended)
     releases.put_run(run_id, run)
     return f"noted that run {run_id} was published as {pointer.version}"
 
@@ -215,7 +216,7 @@ def _promoted(
     failpoint("held.published")
     main = main_checkout(root)
     if run.get("key"):
-        workspace.mark_seen(main, run["key"], {"run_id": run_id} | ended)
+        run_inputs.record_ending(main, run["key"], {"run_id": run_id} | ended)
     releases.put_run(run_id, run | ended | {"decisions": [*run["decisions"], decision]})
     failpoint("held.noted")
     if ref := git(main, "for-each-ref", "--format=%(refname)", f"{HELD}/{run_id}"):
@@ -252,7 +253,7 @@ def _workspace(root: Path, run_id: str, run: dict[str, Any]) -> Iterator[Path]:
     """
     main = main_checkout(root)
     folder = state_dir(main) / "runs" / run_id
-    if (folder / "tree" / MANIFEST).is_file() and (lock := workspace.take(folder)) is not None:
+    if (folder / "tree" / MANIFEST).is_file() and (lock := workspace.lock_if_ended(folder)) is not None:
         try:
             yield folder / "tree"
         finally:

@@ -10,20 +10,14 @@ Everything before 4 may be repeated and is found again by the bundle's digest; e
 the pointer.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.publishing import registry
-from flows.repo.remotes import check_remotes, forget_index, open_remote
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_file
-from tasks.common.paths import cache_dir
 from tasks.releases.store import Pointer, PointerMoved, Releases, StoreDamaged, successor
-
-PUSHES = 2  # the usual one, and one for files that only a damaged listing names
 
 
 def publish(
@@ -103,133 +97,3 @@ def reconcile(root: Path, releases: Releases, name: str) -> list[str]:
     if removed := releases.sweep():
         done.append(f"removed {removed} unfinished upload(s)")
     return done
-
-
-def dvc_push(worktree: Path) -> None:
-    """Bring every object that dvc.lock and the .dvc files in `worktree` name to the DVC remote, whole.
-
-    `dvc push` alone believes its own index of the remote, takes for present what was deleted or damaged there, and
-    dies of a damaged listing. So the audit decides: what it finds wrong is removed and pushed, until nothing is.
-    Raises EvergreenError when something stays wrong.
-    """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc_objects.errors import ObjectFormatError
-
-    try:
-        with _quiet("dvc", "dvc_data"), Repo(str(worktree)) as repo:
-            check_remotes(repo)
-            for _ in range(PUSHES):
-                if not (wrong := audit_remote(repo)):
-                    return
-                _forget(repo, wrong)
-                repo.push()
-            wrong = audit_remote(repo)
-    except (DvcException, ObjectFormatError, OSError) as error:
-        raise EvergreenError(
-            f"dvc push failed: {error or type(error).__name__}. Nothing was made live; try `dvc push` in {worktree} "
-            "to see more."
-        ) from error
-    if wrong:
-        listed = "\n  ".join(sorted(wrong.values())[:20])
-        raise EvergreenError(
-            f"{len(wrong)} object(s) of this version do not arrive whole in the DVC remote:\n  {listed}\nNothing was "
-            f"made live. The local cache does not hold them whole either: remove the output in {worktree} and run its "
-            "stage again."
-        )
-
-
-def audit_remote(repo) -> dict[tuple[str | None, str], str]:
-    """(remote, object) -> what is wrong, for every object of the DVC remote that dvc.lock and the .dvc files of
-    `repo` name (stages with `push: false` aside). Empty when all are there and have the right hash.
-
-    An object is hashed once; later audits compare what its place tells of it (`_Hashes`) with then.
-    """
-    from dvc_data.hashfile.tree import Tree
-    from dvc_objects.errors import ObjectFormatError
-
-    wrong = {}
-    with closing(_Hashes(Path(repo.root_dir))) as hashes:
-        for out in repo.index.outs:
-            if not (out.use_cache and out.can_push) or out.stage.is_repo_import:
-                continue
-            if not out.hash_info:
-                wrong[out.remote, str(out)] = f"{out}: not in dvc.lock, its stage has not run"
-                continue
-            odb = hashes.odb(repo, out.remote)
-            if problem := hashes.problem(odb, out.hash_info.value):
-                wrong[out.remote, out.hash_info.value] = f"{out}: {problem}"
-            if out.hash_info.isdir:  # a listing of files; the cache's, where the remote's is not whole
-                with suppress(FileNotFoundError, ObjectFormatError):
-                    for key, _, entry in Tree.load(out.cache if problem else odb, out.hash_info):
-                        if problem := hashes.problem(odb, entry.value):
-                            wrong[out.remote, entry.value] = f"{out}/{'/'.join(key)}: {problem}"
-    return wrong
-
-
-class _Hashes:
-    """md5 of objects of DVC remotes, each computed once while its place says that it is the same file: by inode, time
-    and size in a folder (DVC's own state), by ETag, time and size in S3."""
-
-    def __init__(self, root: Path):
-        from dvc_data.hashfile.cache import HashesCache
-        from dvc_data.hashfile.state import State
-
-        folder = cache_dir("audit", root)
-        self._local = State(root_dir=str(root), tmp_dir=str(folder))
-        self._s3 = HashesCache(str(folder / "hashes" / "s3"))
-        self._odbs: dict = {}
-
-    def close(self) -> None:
-        self._local.close()
-        self._s3.close()
-
-    def odb(self, repo, remote: str | None):
-        """The objects of `remote`: looked at anew in each audit, and once in it."""
-        if remote not in self._odbs:
-            self._odbs[remote] = open_remote(repo, remote)
-        return self._odbs[remote]
-
-    def problem(self, odb, oid: str) -> str | None:
-        path = odb.oid_to_path(oid)
-        try:
-            found = self._md5(odb, path, odb.fs.info(path))
-        except FileNotFoundError:
-            return f"{path} is missing"
-        return None if found == oid.removesuffix(".dir") else f"{path} is damaged (its md5 is {found})"
-
-    def _md5(self, odb, path: str, info: dict) -> str:
-        from dvc_data.hashfile.hash import hash_file
-
-        if "ETag" not in info:
-            return hash_file(path, odb.fs, odb.hash_name, self._local, info=info)[1].value
-        key = f"{odb.fs.config.get('endpointurl') or ''} {path}"
-        same = f"{info['ETag']} {info['size']} {info['LastModified']}"
-        known, _, md5 = (self._s3.get(key) or "").rpartition(" ")
-        if known != same:
-            md5 = hash_file(path, odb.fs, odb.hash_name, info=info)[1].value
-            self._s3[key] = f"{same} {md5}"
-        return md5
-
-
-@contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
-    """DVC draws its progress bars unless only critical messages are wanted; they break the flow's own display."""
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    try:
-        for name in loggers:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def _forget(repo, wrong: dict[tuple[str | None, str], str]) -> None:
-    """Remove damaged objects from the remotes, and DVC's belief that they are there."""
-    for remote in {remote for remote, _ in wrong}:
-        odb = open_remote(repo, remote)
-        for oid in (oid for place, oid in wrong if place == remote):
-            if odb.exists(oid):
-                odb.delete(oid)
-        forget_index(odb)

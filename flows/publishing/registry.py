@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from flows.repo.git import git, identity
+from flows.repo.git import git, identity_options
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.text import single_spaced
@@ -75,7 +75,7 @@ def commit_release(worktree: Path, message: str, bundle: str) -> str:
         if tip and (known := _commit_of(worktree, tip, bundle, tree)):
             return known
         parents = [f"-p{parent}" for parent in dict.fromkeys([tip, head]) if parent]
-        commit = git(worktree, *identity(worktree), "commit-tree", tree, *parents, "-m", text)
+        commit = git(worktree, *identity_options(worktree), "commit-tree", tree, *parents, "-m", text)
         try:
             git(worktree, "update-ref", "-m", "evergreen: release", BRANCH, commit, tip or "0" * len(commit))
             return commit
@@ -92,7 +92,7 @@ def commit_apart(worktree: Path, message: str, bundle: str, ref: str) -> str:
     """
     head, tree = git(worktree, "rev-parse", "HEAD"), _tree(worktree)
     text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
-    commit = git(worktree, *identity(worktree), "commit-tree", tree, f"-p{head}", "-m", text)
+    commit = git(worktree, *identity_options(worktree), "commit-tree", tree, f"-p{head}", "-m", text)
     git(worktree, "update-ref", "-m", "evergreen: held", ref, commit)
     return commit
 
@@ -209,7 +209,7 @@ def _make_tag(root: Path, name: str, rev: str, message: str, at: int | None = No
     error = None
     for _ in range(LOCKED):
         try:
-            git(root, *identity(root), "tag", *options, name, f"{rev}^{{commit}}", env=env)
+            git(root, *identity_options(root), "tag", *options, name, f"{rev}^{{commit}}", env=env)
             return True
         except EvergreenError as refused:
             if git(root, "for-each-ref", f"refs/tags/{name}"):

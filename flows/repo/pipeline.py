@@ -1,7 +1,7 @@
-"""DVC's stages run in this process: same functions, same lock, no new interpreter per stage.
+"""Run DVC's stages in this process: the same functions and lock as `dvc repro`, without an interpreter per stage.
 
-`bring_up_to_date` leaves exactly what `dvc repro <stage>` would: afterwards `dvc status` is clean and
-`dvc repro` runs nothing, and a workspace that `dvc repro` has finished is found unchanged here.
+`bring_up_to_date` leaves exactly what `dvc repro <stage>` leaves: afterwards `dvc status` is clean and `dvc repro` runs
+nothing. In a workspace that `dvc repro` has finished, it finds every stage unchanged.
 """
 
 import logging
@@ -14,25 +14,25 @@ from flows.repo.remotes import on_s3
 from tasks.common.failpoints import failpoint
 from tasks.stages.runner import run_stage
 
-TRIES = 3  # of a step that another run's file, gone in the meantime, has stopped
+TRIES = 3  # of a step that fails because another run has just moved or deleted a file
 Outcome = Literal["unchanged", "restored", "ran"]
 
 
 def open_repo(root: Path):
-    """The DVC repository at `root`; open it once per run, it costs half a second."""
+    """Open the DVC repository at `root`. It takes half a second, so open it once per run."""
     from dvc.repo import Repo
 
     for name in ("dvc", "dvc_data", "dvc_objects"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what matters is raised
+        logging.getLogger(name).setLevel(logging.ERROR)  # errors that matter are raised
     moved = on_s3(root, root / ".dvc")
-    return Repo(str(root), config={"remote": moved} if moved else None)  # set later, DVC's next lock would forget it
+    return Repo(str(root), config={"remote": moved} if moved else None)  # DVC's next lock drops what is set later
 
 
 def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:
-    """Make stage `name` current: "unchanged" by the lock, "restored" from the run cache, or "ran" now.
+    """Make stage `name` current: "unchanged" by dvc.lock, "restored" from DVC's run cache, or "ran" now.
 
-    Outputs are removed before the function runs: they are hardlinks into DVC's cache, and writing through
-    one would corrupt an older release.
+    Outputs are removed before the function runs: they are hard links into DVC's cache, and writing through one would
+    corrupt an older release.
     """
     with chdir(repo.root_dir), repo.lock:  # DVC resolves stages and its run cache against the current folder
         (stage,) = repo.stage.collect(name)
@@ -55,7 +55,7 @@ def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_sta
 
 
 def _restored(repo, stage) -> bool:
-    """Were the outputs of `stage` taken from DVC's run cache?"""
+    """Restore the outputs of `stage` from DVC's run cache; False if it has none for these inputs."""
     from dvc.stage.cache import RunCacheNotFoundError
 
     try:
@@ -63,12 +63,12 @@ def _restored(repo, stage) -> bool:
         return True
     except RunCacheNotFoundError:
         return False
-    except TypeError:  # DVC stumbles over the empty folder of a run that was killed before it wrote into it
+    except TypeError:  # DVC fails on the empty run-cache folder of a run that was killed before writing to it
         return False
 
 
 def _retried(step: Callable[[], object]) -> None:
-    """Do `step` again when a file goes away under it: runs share the cache, and DVC removes and renames in it."""
+    """Call `step`, and retry if a file disappears: runs share the cache, and DVC deletes and renames in it."""
     for _ in range(TRIES - 1):
         try:
             step()
@@ -79,9 +79,9 @@ def _retried(step: Callable[[], object]) -> None:
 
 
 def restore_data(repo) -> None:
-    """Check out data/ as data.dvc says, from the shared cache, else from the remote.
+    """Check out data/ as data.dvc records it, from the shared cache, else from the remote.
 
-    Raises EvergreenError when neither has it.
+    Raises EvergreenError if neither has it.
     """
     from dvc.exceptions import CheckoutError, DvcException
 
@@ -95,12 +95,12 @@ def restore_data(repo) -> None:
         except DvcException as error:
             raise EvergreenError(
                 f"the data of this commit (data.dvc) is neither in the cache nor in the remote: {error}. "
-                "Push it from where it was ingested with `dvc push`, or ingest it again."
+                "Run `dvc push` where it was ingested, or ingest it again."
             ) from error
 
 
 def record_data(root: Path) -> str:
-    """`dvc add data`: store data/ in the cache and write data.dvc; returns its md5."""
+    """Store data/ in DVC's cache and write data.dvc, as `dvc add data` does; returns its md5."""
     repo = open_repo(root)
     try:
         (stage,) = repo.add(str(root / "data"))

@@ -1,8 +1,8 @@
-"""Where DVC's objects go: beside the releases, also when `store.url` in params.yaml names S3.
+"""Where DVC's objects go: next to the releases, also when `store.url` in params.yaml names S3.
 
-A project begins with a DVC remote in the folder `.evergreen/remote`. When its releases are kept in s3://bucket/prefix,
-that remote means s3://bucket/prefix/dvc, in every run's workspace and wherever Evergreen opens DVC: one setting moves
-both. A remote that the user has put anywhere else stays what it is.
+A new project has a DVC remote in the folder `.evergreen/remote`. If its releases are stored in s3://bucket/prefix, that
+remote becomes s3://bucket/prefix/dvc, in every run's workspace and wherever Evergreen opens DVC. So one setting moves
+both. A remote that the user has put anywhere else is not changed.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ OWN_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profi
 
 
 def on_s3(root: Path, dvc_dir: Path) -> dict[str, dict[str, Any]]:
-    """Name -> settings of each DVC remote, as `dvc_dir` (.dvc) has it, that the params.yaml in `root` moves to S3."""
+    """Name -> settings of each DVC remote in `dvc_dir` (.dvc) that the params.yaml in `root` moves to S3."""
     if not (root / "params.yaml").is_file():
         return {}
     store = load_params(root / "params.yaml").store
@@ -41,27 +41,20 @@ _opened: WeakKeyDictionary[Any, dict[str | None, Any]] = WeakKeyDictionary()
 
 
 def open_remote(repo, name: str | None) -> Any:
-    """DVC's object database of the remote `name` (None: the default one), opened once for each open `repo`: a remote
-    in S3 takes a fifth of a second. What was remembered of its listings is forgotten at each call, so the answer is
-    never older than that. Raises DVC's own errors."""
+    """DVC's object database of the remote `name`; None: the default remote.
+
+    It is opened once per open `repo`: a remote in S3 takes a fifth of a second. Each call discards the cached listings
+    of the remote, so the answer is never older than the call. Raises DVC's own errors.
+    """
     opened, name = _opened.setdefault(repo, {}), name or repo.config["core"].get("remote")
     if name not in opened:
         opened[name] = repo.cloud.get_remote_odb(name)
-    opened[name].fs.fs.invalidate_cache()  # listings that s3fs made before others wrote
+    opened[name].fs.fs.invalidate_cache()  # listings that s3fs cached before other processes wrote
     return opened[name]
 
 
-def forget_index(odb) -> None:
-    """Make DVC forget what it believes to lie in a remote: a later push would trust that."""
-    from dvc_data.hashfile.db import get_index
-
-    index = get_index(odb)
-    index.clear()
-    index.close()
-
-
 def check_remotes(repo) -> None:
-    """Raises S3Error, saying what to do, when a remote in S3 cannot be used: DVC's own errors tell less."""
+    """Raise S3Error, saying what to do, if a remote in S3 cannot be used: DVC's own errors say less."""
     for remote in repo.config["remote"].values():
         if remote["url"].startswith("s3://") and not any(name in remote for name in OWN_CREDENTIALS):
             from tasks.storage.s3_bucket import Bucket
@@ -69,9 +62,12 @@ def check_remotes(repo) -> None:
             Bucket(remote["url"], remote.get("endpointurl")).check()
 
 
-def places(repo, remote: str | None, push: bool = True) -> list[Any]:
-    """Where an object may lie: the cache, and the remote if it was pushed and there is one. Ask once for many objects:
-    what is remembered of a remote is forgotten here. Raises EvergreenError for a remote that cannot be opened."""
+def object_databases(repo, remote: str | None, push: bool = True) -> list[Any]:
+    """Where an object may be: the cache and, if it belongs in a remote (`push`) and there is one, the remote.
+
+    Each call discards cached listings of the remote, so call it once for many objects. Raises EvergreenError if the
+    remote cannot be opened.
+    """
     from dvc.config import NoRemoteError
     from dvc.exceptions import DvcException
 
@@ -83,4 +79,12 @@ def places(repo, remote: str | None, push: bool = True) -> list[Any]:
             pass
         except DvcException as error:
             raise EvergreenError(f"the DVC remote {remote or ''} cannot be opened: {error}") from error
+    return found
+
+
+def all_object_databases(repo) -> list[Any]:
+    """DVC's cache and all of its remotes."""
+    found = [repo.cache.local]
+    for name in repo.config["remote"]:
+        found += object_databases(repo, name)[1:]
     return found

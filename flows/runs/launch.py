@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.repo import workspace
-from flows.repo.workspace import up_to_date
+from flows.repo import run_inputs, workspace
 from flows.server.process import ensure_server, environment, mark_crashed, running
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
@@ -27,18 +26,20 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
     """
     _finish_erasure(root, say)
-    workspace.refuse_dirty(root)
-    key, tombstones, ended = up_to_date(root)
+    run_inputs.refuse_dirty(root)
+    key, tombstones, ended = run_inputs.current_inputs(root)
     if ended and not force:
         return _nothing_new(root, ended, say)
     if force:  # one that is asked for goes ahead, whatever else runs
         return _start(root, key, tombstones, reason, None, say)
-    with workspace.only_one(root, key, say) as flight:
+    with run_inputs.lock_inputs(root, key, say) as flight:
         _complete(root, say)
-        key, tombstones, ended = up_to_date(root)  # by the run that was waited for, or one whose starter was killed
+        key, tombstones, ended = run_inputs.current_inputs(
+            root
+        )  # by the run that was waited for, or one whose starter was killed
         if not ended:
             return _start_here(root, key, tombstones, reason, flight, say)
-        if workspace.died(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
+        if workspace.crashed_runs(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
             _tell_of_the_dead(root, ensure_server(root, say))
         return _nothing_new(root, ended, say)
 
@@ -72,7 +73,7 @@ def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int
     lease.take(releases, root, key, run_id, say)
     try:
         if ended := held.ended(releases, key):
-            workspace.mark_seen(root, key, ended)
+            run_inputs.record_ending(root, key, ended)
             return _nothing_new(root, ended, say)
         return _start(root, key, tombstones, reason, flight, say, run_id)
     finally:
@@ -112,15 +113,17 @@ def _start(
     code = _wait(process)
     if (tree.parent / "ended.json").is_file():
         ending = read_json(tree.parent / "ended.json")
-        workspace.mark_seen(root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")})
+        run_inputs.record_ending(
+            root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")}
+        )
     return code
 
 
 def _tell_of_the_dead(root: Path, url: str) -> None:
     """Let Prefect's runs of killed processes be crashed: they would look alive for ever."""
-    died = workspace.died(root)
+    died = workspace.crashed_runs(root)
     mark_crashed(url, died)
-    workspace.told(root, died)
+    workspace.clear_crashed(root, died)
 
 
 def _no_longer_live(root: Path, version: str | None) -> str | None:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.repo.workspace import RUN_SECONDS
+from flows.repo.run_inputs import RUN_SECONDS
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.paths import state_dir
@@ -40,7 +40,7 @@ UNREADABLE = {"run_id": "?", "holder": "?", "host": "another machine", "beat": 0
 def take(releases: Releases, root: Path, key: str, run_id: str, say=print, expires: float = EXPIRES) -> None:
     """Hold the inputs `key` for run `run_id`: at once, or when another machine's run over them has ended or died.
 
-    The caller holds `workspace.only_one`, so a lease of this very checkout is a dead run's and is taken over at once.
+    The caller holds `run_inputs.lock_inputs`, so a lease of this checkout is a dead run's and is taken over at once.
     expires: seconds (a test's). Raises EvergreenError after a day of waiting.
     """
     name, mine = _name(key), {"run_id": run_id, "holder": _holder(root), "host": platform.node(), "beat": 0}

@@ -20,8 +20,9 @@ from rich.markup import escape
 from flows.publishing import held
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
-from flows.publishing.publish import dvc_push, publish
+from flows.publishing.publish import publish
 from flows.publishing.rollback import withdrawal_of, withdrawn_sentence
+from flows.repo.push import dvc_push
 from flows.runs import lease, steps
 from flows.runs.summary import summary
 from flows.server.process import ui_url

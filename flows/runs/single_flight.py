@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.runs import launch
 from monitoring.alerts import alert
 from tasks.common.errors import EvergreenError
@@ -61,7 +61,7 @@ def wanted(root: Path) -> list[str]:
 
 def run_and_tell(root: Path, reason: str, force: bool = False, say=print) -> int:
     """`launch.retrain`, and an alert about how it ended. A run with nothing to do tells nobody."""
-    key, _, ended = workspace.up_to_date(root)
+    key, _, ended = run_inputs.current_inputs(root)
     if ended and not force:
         return launch.retrain(root, reason, force, say=say)
     try:
@@ -69,7 +69,7 @@ def run_and_tell(root: Path, reason: str, force: bool = False, say=print) -> int
     except EvergreenError as error:
         alert(root, "failed", f"a retraining could not start: {error}", done=f"nothing; wanted: {reason}")
         raise
-    ending = workspace.seen(root, key)
+    ending = run_inputs.recorded_ending(root, key)
     if code == 1 or code > 128 or ending is None:
         alert(
             root, "failed", f"a retraining ended with exit code {code}; its flow run in Prefect says why", done=reason
@@ -85,7 +85,7 @@ def _run(root: Path, reason: str, say) -> str:
     code = run_and_tell(root, reason, say=say)
     if code not in (0, 3, 4):
         raise EvergreenError(f"the retraining ended with exit code {code}: its own flow run says why")
-    _, _, ending = workspace.up_to_date(root)
+    _, _, ending = run_inputs.current_inputs(root)
     if ending is None:  # refused: its batch is tombstoned, so the inputs are others now
         return f"ended with exit code {code}"
     return f"{ending['outcome']}: {ending['sentence']}"
@@ -100,7 +100,7 @@ def _wait_for_others(root: Path, say) -> None:
         except FileNotFoundError:
             continue
         try:
-            wait_for_lock(lock, workspace.RUN_SECONDS, f"run {run_id}", fcntl.LOCK_SH)
+            wait_for_lock(lock, run_inputs.RUN_SECONDS, f"run {run_id}", fcntl.LOCK_SH)
         finally:
             os.close(lock)
 

@@ -1,1 +1,1 @@
-"""Every kept version: walk, verify, repair, diff, delete, forget."""
+"""Every retained version: verify, repair, compare, delete, erase images."""

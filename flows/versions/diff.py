@@ -18,7 +18,7 @@ from flows.publishing import registry
 from flows.publishing.rollback import batches_at, find, open_project
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, Objects, file_at, open_objects, outs_at, yaml_at
-from flows.repo.workspace import stage_dependencies
+from flows.repo.run_inputs import stage_dependencies
 from tasks.common.artifacts import without_used
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError

@@ -1,16 +1,16 @@
-"""`evergreen forget`: erase images of a person, wherever their bytes or pixels lie.
+"""`evergreen forget`: erase images of a person from every place that holds their bytes or pixels.
 
     data/                      rows leave their shards; data.dvc and the ledger are committed
-    release store              bundles get a reference without their thumbnails (`redacted/` leads from old to new)
+    release store              bundles get a reference without their thumbnails (`redacted/` maps old to new)
     production log             rows leave their files
-    DVC cache and remote       old shards, references and pictures of mistakes are removed
+    DVC cache and remote       old shards, references and pictures of mistakes are deleted
     .evergreen, artifacts/     caches of those shards, workspaces of ended runs, pages that name the image
 
-Versions whose data held the image can be restored without those shards only; their models stay, and the ledger
-(tasks.ingest.erasures) says which were trained with it. It is written before anything is removed, with everything that
-will be missing, so `evergreen verify` can tell erased from lost. A journal beneath .evergreen names what is under way:
-killed anywhere, the next call completes it. An ingest of the very same bytes is refused from then on; a re-encoded
-copy has another id, and is not recognised.
+Versions whose data held the image can then be restored only without those shards. Their models stay, and the ledger
+(tasks.ingest.erasures) says which were trained with it. The ledger is written before anything is deleted and lists
+everything that will be missing, so `evergreen verify` can tell erased from lost. A journal in .evergreen/forget records
+the erasure in progress: if it is killed, the next call completes it. From then on, ingest refuses exactly the same
+bytes. A re-encoded copy has another id and is not recognised.
 """
 
 import getpass
@@ -26,11 +26,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.repo.git import git, identity
+from flows.repo.git import git, identity_options
+from flows.repo.odb import forget_index
 from flows.repo.pipeline import open_repo, record_data, restore_data
-from flows.repo.remotes import forget_index
+from flows.repo.remotes import all_object_databases
 from flows.repo.workspace import alive_runs
-from flows.versions.traces import MISTAKES, Plan, ids_meant, log_keys, log_of, look, odbs, references, rows_of
+from flows.versions.occurrences import (
+    MISTAKES,
+    ErasurePlan,
+    ids_in,
+    log_keys,
+    log_store,
+    matching_ids,
+    plan_erasure,
+    references,
+)
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, read_json, sha256_bytes, write_json
@@ -48,25 +58,25 @@ NOT_PAGES = ("cache", "runs", "remote", "releases", "prefect", "production", "fo
 
 def forget(
     root: Path, what: str, why: str, *, yes: bool = False, step: Callable[[str], None] = lambda text: None
-) -> Plan:
+) -> ErasurePlan:
     """Find image `what` (an id: 64 hex digits), or all images of source `what`, and with `yes` erase them.
 
-    An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError when nothing is found
-    or a run is alive, which might still write what is to be erased.
+    An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError if nothing is found, or
+    if a run is alive: it might still write what is being erased.
     """
     root = main_checkout(root)
     params = load_params(root / "params.yaml")
     if alive := list(alive_runs(root)):
-        raise EvergreenError(f"run {alive[0]} is alive and may hold what is to be erased: wait for its end, or stop it")
+        raise EvergreenError(f"run {alive[0]} is alive and may hold these images: wait until it ends, or stop it")
     releases = open_store(params.store, root)
-    completed = Plan(ids=[])
+    completed = ErasurePlan(ids=[])
     for journal in sorted((state_dir(root) / "forget").glob("*.json")):
-        step("completing an erasure that was cut off")
+        step("completing an erasure that was interrupted")
         about = read_json(journal)
         _erase(root, params, releases, about, journal, step)
-        completed = Plan.model_validate(about["plan"])
+        completed = ErasurePlan.model_validate(about["plan"])
     step(f"looking for {what}")
-    plan = look(root, params, releases, ids_meant(root, params, what), step)
+    plan = plan_erasure(root, params, releases, matching_ids(root, params, what), step)
     if not plan.ids and completed.ids:
         return completed
     if not plan.ids:
@@ -82,15 +92,15 @@ def forget(
     return plan
 
 
-# the erasure: every step may be repeated
+# the erasure: each step can be repeated
 
 
 def _erase(root: Path, params: Params, releases: Releases, about: dict, journal: Path, step) -> None:
-    noted = Plan.model_validate(about["plan"])
+    noted = ErasurePlan.model_validate(about["plan"])
     ids = set(noted.ids)
-    plan = look(root, params, releases, ids, step)  # a killed call may have removed some of it already
+    plan = plan_erasure(root, params, releases, ids, step)  # a killed call may have deleted some of it already
     objects, names = {*noted.objects, *plan.objects}, {*noted.shards, *plan.shards}
-    with data_lock(root):  # no ingest meanwhile
+    with data_lock(root):  # keeps an ingest from starting
         if not (root / "data/dataset.json").is_file() and (root / "data.dvc").is_file():
             _restore(root)
         step("writing the ledger")
@@ -107,7 +117,7 @@ def _erase(root: Path, params: Params, releases: Releases, about: dict, journal:
     _redact(releases.store, ids)
     failpoint("forget.redacted")
     step("production log")
-    _clean_log(log_of(root, params), ids)
+    _clean_log(log_store(root, params), ids)
     failpoint("forget.log")
     step("caches")
     _clean_state(root, ids, names)
@@ -126,7 +136,7 @@ def _restore(root: Path) -> None:
         repo.close()
 
 
-def _write_ledger(root: Path, about: dict, plan: Plan, objects: set[str]) -> None:
+def _write_ledger(root: Path, about: dict, plan: ErasurePlan, objects: set[str]) -> None:
     ledger, name = erasures.read_ledger(root), about["at"]
     entry = {key: about[key] for key in ("at", "by", "why")} | {"images": len(plan.ids), "versions": plan.versions}
     ledger["erasures"][name] = entry | {"models_trained_with_them": plan.versions, "what": plan.sentence()}
@@ -140,18 +150,20 @@ def _commit(root: Path, images: int) -> None:
     git(root, "add", "--force", *names)
     if git(root, "status", "--porcelain", "--", *names):
         message = f"Erase {images} image(s) on request"
-        git(root, *identity(root), "commit", "--quiet", "--only", *names, "-m", message)
+        git(root, *identity_options(root), "commit", "--quiet", "--only", *names, "-m", message)
 
 
 def _redact(store: Store, ids: Collection[str]) -> None:
-    """Give every bundle that shows one of `ids` a stand-in without them, then remove what shows them."""
+    """Replace every bundle that shows one of `ids` by one without them, then delete what shows them."""
     old: list[tuple[str, str]] = []
     for digest, sha256, table in list(references(store)):
         if not ids & set(table["id"].to_pylist()):
             continue
         with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
             folder = bundle_store.get(store, digest, Path(scratch) / "bundle")
-            if sha256_bytes((folder / bundle_store.MANIFEST).read_bytes()) == digest:  # else it has its stand-in
+            if (
+                sha256_bytes((folder / bundle_store.MANIFEST).read_bytes()) == digest
+            ):  # otherwise it is replaced already
                 table = erase.drop_ids(pq.read_table(folder / "reference.parquet"), ids)
                 with atomic_path(folder / "reference.parquet") as temporary:
                     pq.write_table(table, temporary, compression="zstd", row_group_size=256)
@@ -161,7 +173,7 @@ def _redact(store: Store, ids: Collection[str]) -> None:
                 failpoint("forget.redacting")
                 store.create(f"redacted/{digest}.json", (json.dumps({"bundle": redacted}) + "\n").encode())
         old.append((digest, sha256))
-    for _, sha256 in old:  # only now: bundles may share a reference
+    for _, sha256 in old:  # after the loop: bundles may share a reference
         store.remove(f"objects/{sha256}")
         failpoint("forget.reference")
     for key in list(store.list("bundles/")):
@@ -171,7 +183,7 @@ def _redact(store: Store, ids: Collection[str]) -> None:
 
 def _clean_log(log: Store, ids: Collection[str]) -> None:
     for key in log_keys(log):
-        if (found := log.read(key)) is None or not rows_of(found[0], ids):
+        if (found := log.read(key)) is None or not ids_in(found[0], ids):
             continue
         rest = erase.drop_ids(pq.read_table(pa.BufferReader(found[0])), ids)
         if len(rest) == 0:
@@ -184,13 +196,13 @@ def _clean_log(log: Store, ids: Collection[str]) -> None:
 
 
 def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> None:
-    """Caches, workspaces of ended runs, the checkout's own artifacts, pages."""
+    """Delete caches, workspaces of ended runs, the checkout's own artifacts and pages that show one of `ids`."""
     state, stems = state_dir(root), {Path(name).stem for name in names}
     for file in state.glob("cache/*/*/*"):
         if file.name.partition(".")[0] in stems:
             file.unlink(missing_ok=True)
     for file in list(state.glob("cache/**/*.parquet")):
-        if erase.ids_with_pixels(file, ids):  # of an unpacked bundle the whole folder goes: it would not be whole
+        if erase.ids_with_pixels(file, ids):  # an unpacked bundle goes as a folder: it would be incomplete
             if file.is_relative_to(state / "cache/bundles"):
                 shutil.rmtree(file.parent)
             else:
@@ -216,7 +228,7 @@ def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> No
 def _remove_objects(root: Path, objects: Collection[str]) -> None:
     repo = open_repo(root)
     try:
-        for odb in odbs(repo):
+        for odb in all_object_databases(repo):
             for oid in sorted(objects):
                 with suppress(FileNotFoundError):
                     odb.delete(oid)
@@ -230,7 +242,7 @@ def _remove_objects(root: Path, objects: Collection[str]) -> None:
 
 
 def forget_command(root: Path, what: str, why: str, yes: bool) -> None:
-    """Print what an erasure does, or did."""
+    """Print what an erasure would change, or has changed."""
     from rich.console import Console
 
     console = Console()
@@ -238,10 +250,10 @@ def forget_command(root: Path, what: str, why: str, yes: bool) -> None:
         plan = forget(root, what, why, yes=yes, step=lambda text: status.update(text))
     console.print(f"{'erased' if yes else 'would erase'} {plan.sentence()}")
     for version in plan.versions:
-        console.print(f"{version}: its data can no longer be restored whole; its model was made with the image(s)")
+        console.print(f"{version}: its data can no longer be restored completely; its model was made with the image(s)")
     if plan.branches:
         console.print(
-            f"{plan.branches} other branch(es) hold them in their data, which cannot be restored whole either"
+            f"{plan.branches} other branch(es) hold them in their data, which cannot be restored completely either"
         )
     if not yes:
         console.print("nothing was changed; `--yes` erases, which cannot be undone")

@@ -1,23 +1,25 @@
-"""`evergreen verify`: is every byte of every retained version there, and right?
+"""`evergreen verify`: check that every byte of every retained version is there and undamaged.
 
-Walked are the pointer history, each version's commit, its bundle in the release store, and every object its dvc.lock
-and .dvc files name, in the DVC remote and (where it lies there) in the local cache: a damaged copy in the cache would
-be served by `dvc checkout` without a word. Objects that versions share are hashed once. Files that have not changed
-since they were last hashed (inode, time, size) are not read again, unless `deep`: rot on a disk leaves those alone.
+It checks the pointer history, each version's commit, its bundle in the release store, and every object that its
+dvc.lock and .dvc files record. Objects are checked in the DVC remote and, if present, in the local cache, because
+`dvc checkout` would silently use a damaged copy from there. Objects that versions share are hashed once. Files that
+have not changed since they were last hashed (inode, time, size) are not read again, unless `deep`: a failing disk
+changes bytes and none of these.
 
-Nothing is taken from an index or a listing: DVC's own `status --cloud` and `push` believe theirs, and call in sync
-what was deleted.
+No index is trusted. DVC's own `status --cloud` and `push` trust theirs, and report deleted objects as in sync.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from flows.publishing import registry
+from flows.repo.odb import add_local_file, copy_object, delete_object, remembered_hashes
+from flows.repo.outs import recorded_outs_of
 from flows.repo.pipeline import open_repo
-from flows.repo.remotes import forget_index, places
-from flows.versions.retained import Version, outs_at, retained
-from flows.versions.walk import Checked, Problem, Walk, check_history, hashes, local_files
+from flows.repo.remotes import object_databases
+from flows.versions.checker import Checked, Problem, VersionChecker, check_history
+from flows.versions.retained import Version, retained
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_bytes
@@ -34,10 +36,10 @@ def verify(
     repair: bool = False,
     step: Callable[[str], None] = lambda text: None,
 ) -> list[Checked]:
-    """Check all retained versions, or one. `step` hears what is looked at.
+    """Check all retained versions, or one; `step` receives what is being checked.
 
-    With `repair`, what has a whole copy elsewhere is put back, and everything is checked again. Raises EvergreenError
-    for a version that is not there.
+    With `repair`, what has an undamaged copy elsewhere is restored, and everything is checked again. Raises
+    EvergreenError for a version that does not exist.
     """
     root = main_checkout(root)
     params = load_params(root / "params.yaml")
@@ -61,7 +63,7 @@ def _check(root: Path, releases: Releases, name: str, only: str | None, deep: bo
     history = check_history(releases)
     try:
         versions = retained(root, releases, name)
-    except StoreDamaged:  # named by check_history; the tags tell which versions there are
+    except StoreDamaged:  # check_history reports it; the tags say which versions there are
         versions = [
             Version(name=v, rev=tag.rev, bundle=tag.trailer("Evergreen-Bundle"))
             for v, tag in registry.versions(root, name).items()
@@ -73,18 +75,18 @@ def _check(root: Path, releases: Releases, name: str, only: str | None, deep: bo
             raise EvergreenError(
                 f"{only} was retired on {retired['at']} by {retired['by']}: {retired['why']}"
                 if retired
-                else f"there is no version {only!r}: `evergreen verify` lists those that are"
+                else f"there is no version {only!r}: `evergreen verify` lists the versions"
             )
     lines = [] if history.ok and only else [history]
     repo = open_repo(root)
     try:
-        with hashes(root, deep) as hashed:
-            walk = Walk(root, repo, releases, hashed)
+        with nullcontext() if deep else remembered_hashes(root) as remembered:
+            checker = VersionChecker(root, repo, releases, remembered)
             here = {found.rev for found in versions if registry.has_commit(root, found.rev)}
-            outs = outs_at(repo, here)
+            outs = recorded_outs_of(repo, here)
             for found in versions:
                 step(found.name)
-                lines.append(walk.version(found, outs.get(found.rev) if found.rev in here else None))
+                lines.append(checker.check(found, outs.get(found.rev) if found.rev in here else None))
     finally:
         repo.close()
     return lines
@@ -94,7 +96,7 @@ def _check(root: Path, releases: Releases, name: str, only: str | None, deep: bo
 
 
 def _repair(repo, releases: Releases, problem: Problem) -> None:
-    """Put a whole copy in place of what is missing or damaged."""
+    """Restore what is missing or damaged from an undamaged copy."""
     if problem.place == "release":
         content, store = Path(problem.source), releases.store
         if sha256_bytes(content.read_bytes()) != problem.key.removeprefix("bundles/").removeprefix(
@@ -104,29 +106,22 @@ def _repair(repo, releases: Releases, problem: Problem) -> None:
         current = store.read(problem.key)
         store.swap(problem.key, content, current[1] if current else None)
         return
-    cache, *remote = places(repo, problem.remote)
+    cache, *remote = object_databases(repo, problem.remote)
     if problem.place == "cache":
-        _drop(cache, problem.key)  # `dvc pull` and `dvc checkout` fetch it anew
+        delete_object(cache, problem.key)  # if the copy fails, `dvc pull` and `dvc checkout` fetch it
         with suppress(OSError):
-            cache.add(remote[0].oid_to_path(problem.key), remote[0].fs, problem.key)
+            copy_object(problem.key, remote[0], cache)
     else:
-        _drop(remote[0], problem.key)
+        delete_object(remote[0], problem.key)
         failpoint("verify.dropped")
-        remote[0].add(problem.source, local_files(), problem.key)
-
-
-def _drop(odb, oid: str) -> None:
-    """Remove an object, and DVC's belief that it is there."""
-    if odb.fs.exists(odb.oid_to_path(oid)):
-        odb.delete(oid)
-    forget_index(odb)
+        add_local_file(remote[0], problem.source, problem.key)
 
 
 # the command
 
 
 def verify_command(root: Path, version: str | None, deep: bool, repair: bool) -> int:
-    """Print the table; 1 when anything is wrong."""
+    """Print the table of versions; the exit code is 1 if anything is wrong."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -144,11 +139,11 @@ def verify_command(root: Path, version: str | None, deep: bool, repair: bool) ->
         state = f"[green]ok[/]{erased}" if line.ok else f"[red]{len(line.problems)} wrong[/]{erased}"
         table.add_row(escape(line.version), str(line.objects), f"{line.bytes:,}", state)
     console.print(table)
-    told: set[str] = set()
+    printed: set[str] = set()
     for line in lines:
         for problem in line.problems:
-            if problem.text not in told:
-                told.add(problem.text)
+            if problem.text not in printed:
+                printed.add(problem.text)
                 console.print(
                     f"[red]{escape(line.version)}[/]: {escape(problem.text)}\n    {escape(problem.remedy)}",
                     soft_wrap=True,

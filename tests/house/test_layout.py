@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.repo.workspace import JUDGING
+from flows.repo.run_inputs import JUDGING
 from tasks.common.code import CARRIERS, PLUMBING, import_closure, module_file
 from tasks.common.params import ParamsError, load_params, parse_params
 from tasks.stages.runner import STAGES, sections, stage_module

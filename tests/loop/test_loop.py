@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from flows.repo import workspace
+from flows.repo import run_inputs
 from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.releases.store import open_store
@@ -235,7 +235,7 @@ def test_killed_while_publishing_then_two_runs_at_once_one_wins_and_the_loser_ga
         for process in processes:
             process.kill()
     assert all(code in (0, 4) for code in codes), said
-    assert "under way: waiting" in said[2]
+    assert "in progress: waiting" in said[2]
     assert "nothing new since run" in said[2]
     both = said[0] + said[1]
     assert both.count("another run published first: judging again") == 1, both
@@ -251,7 +251,7 @@ def test_killed_while_publishing_then_two_runs_at_once_one_wins_and_the_loser_ga
     assert loser[0]["verdict"]["champion"] == history[0].version
     ended = [read_json(file)["outcome"] for file in runs.glob("*/ended.json")]
     assert sorted(ended) == outcomes
-    assert workspace.up_to_date(project)[2] is not None
+    assert run_inputs.current_inputs(project)[2] is not None
 
 
 def begin(project: Path, reason: str) -> subprocess.Popen:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.publishing.publish import dvc_push, publish
-from flows.repo import workspace
+from flows.publishing.publish import publish
+from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
+from flows.repo.push import dvc_push
 from tasks.common.files import atomic_path, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import ANNOTATIONS, cleaned_schema
@@ -113,7 +114,7 @@ def run(main: Path, run_id: str, quality: float = 0.8) -> Path:
     restore_data(repo)
     bring_up_to_date(repo, "validate", lambda _, root: _stage(root, quality))
     repo.close()
-    started = {"key": workspace.input_key(main, tombstones), "reason": "a test", "by": "ann"}
+    started = {"key": run_inputs.input_key(main, tombstones), "reason": "a test", "by": "ann"}
     write_json(tree.parent / "started.json", started)
     os.close(lock)
     return tree
@@ -173,7 +174,7 @@ def publish_run(main: Path, tree: Path, why: str) -> Pointer:
     )
     ending = Ending(outcome="promoted", sentence=why, version=pointer.version)
     held.record(releases, tree, tree.parent.name, ending)
-    workspace.mark_seen(
+    run_inputs.record_ending(
         main,
         read_json(tree.parent / "started.json")["key"],
         {"run_id": tree.parent.name} | {"outcome": "promoted", "version": pointer.version, "sentence": why},

@@ -209,7 +209,7 @@ def test_outside_of_git_or_without_a_commit(project, tmp_path):
     shutil.move(project / ".git", tmp_path / "git")
     files = sorted((project / "data").rglob("*"))
     for command in (("ingest", str(source)), ("retrain",)):
-        says(evergreen(project, *command), 1, f"{project} is in no git repository", "`git init`")
+        says(evergreen(project, *command), 1, f"{project} is not in a git repository", "`git init`")
     assert sorted((project / "data").rglob("*")) == files
     git(project, "init", "-q")
     says(evergreen(project, "retrain"), 1, "has no commit yet", "`git add --all`, then `git commit`")

@@ -137,10 +137,10 @@ def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_ke
 
 
 def test_labels_that_a_run_has_used_are_not_new(project):
-    from flows.repo.workspace import mark_seen, up_to_date
+    from flows.repo.run_inputs import current_inputs, record_ending
 
-    key, _, _ = up_to_date(project)
-    mark_seen(project, key, {"run_id": "r", "outcome": "held", "version": None, "sentence": "no better"})
+    key, _, _ = current_inputs(project)
+    record_ending(project, key, {"run_id": "r", "outcome": "held", "version": None, "sentence": "no better"})
     assert new_labels(project, log_of(project), live(project).at) == 0
 
 

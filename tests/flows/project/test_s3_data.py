@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from flows.project.ingest import on_disk
-from flows.publishing.publish import audit_remote, dvc_push
 from flows.repo import workspace
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
+from flows.repo.push import audit_remote, dvc_push
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import sha256_file
 from tasks.common.params import Params, load_params
@@ -119,7 +119,7 @@ def test_what_is_lost_here_and_there_stops_publication(toy: Path, moto: Server):
     (victim, *_) = (name for name in objects(moto, bucket, "") if not name.endswith(".dir"))
     moto.client().delete_object(Bucket=bucket, Key=victim)
     (toy / ".dvc/cache/files/md5" / "/".join(victim.split("/")[-2:])).unlink()
-    with pytest.raises(EvergreenError, match=r"do not arrive whole .*\n.* is missing"):
+    with pytest.raises(EvergreenError, match=r"did not arrive undamaged .*\n.* is missing"):
         dvc_push(tree)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from flows.publishing import registry
-from flows.publishing.publish import dvc_push, publish, reconcile
+from flows.publishing.publish import publish, reconcile
 from flows.repo.git import git
+from flows.repo.push import dvc_push
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file, write_json
 from tasks.releases.store import Pointer, PointerMoved, Releases

@@ -19,7 +19,7 @@ from flows.publishing import rollback as publishing_rollback
 from flows.publishing.outcomes import Ending
 from flows.publishing.publish import reconcile
 from flows.publishing.rollback import periods, rollback, withdrawal_of, withdrawn
-from flows.repo import workspace
+from flows.repo import run_inputs
 from flows.repo.git import git
 from flows.runs import launch
 from tasks.common.errors import EvergreenError
@@ -363,7 +363,7 @@ def test_the_flow_holds_the_model_that_was_rolled_back(main):
 
 def test_a_tombstone_makes_the_next_run_a_new_one_without_the_batch(main):
     rollback(main, by="bob", why="worse", tombstone=True)
-    key, _, ended = workspace.up_to_date(main)
+    key, _, ended = run_inputs.current_inputs(main)
     assert ended is None
     tree = released_project.run(main, "run-4")
     figures = read_json(tree / "metrics/evaluate.json")
@@ -382,7 +382,9 @@ def end(main: Path, run_id: str, outcome: str, keep: bool) -> Path:
     rev = held_runs.keep(tree, store(main), NAME, run_id, sentence) if keep else None
     held_runs.record(store(main), tree, run_id, ending, rev)
     write_json(tree.parent / "ended.json", ending.model_dump())
-    workspace.mark_seen(main, read_json(tree.parent / "started.json")["key"], {"run_id": run_id} | ending.model_dump())
+    run_inputs.record_ending(
+        main, read_json(tree.parent / "started.json")["key"], {"run_id": run_id} | ending.model_dump()
+    )
     return tree
 
 
@@ -408,7 +410,7 @@ def test_an_override_is_audited(main):
     run = store(main).run("run-4")
     assert (run["outcome"], run["version"], run["decisions"][0]["how"]) == ("promoted", "v0.4.0", "override")
     assert "published already, as v0.4.0" in evergreen(main, "promote", "run-4", "--override", "--why", "x", code=1)
-    assert workspace.up_to_date(main)[2]["version"] == "v0.4.0"
+    assert run_inputs.current_inputs(main)[2]["version"] == "v0.4.0"
 
 
 def test_a_held_run_outlives_its_workspace(main):

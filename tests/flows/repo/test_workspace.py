@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
@@ -47,15 +47,15 @@ def test_tombstones_of_the_store_reach_the_workspace_not_the_checkout(toy):
 
 
 def test_the_input_key_follows_what_decides_the_result_and_nothing_else(toy):
-    key = workspace.input_key(toy, {})
+    key = run_inputs.input_key(toy, {})
     (toy / "README.md").write_text("words")
     git(toy, "add", "README.md")
     git(toy, "commit", "-qm", "words")
-    assert workspace.input_key(toy, {}) == key
-    assert workspace.input_key(toy, {"b-0": {}}) != key
+    assert run_inputs.input_key(toy, {}) == key
+    assert run_inputs.input_key(toy, {"b-0": {}}) != key
     (toy / "params.yaml").write_text((toy / "params.yaml").read_text() + "# changed\n")
     git(toy, "commit", "-qam", "params")
-    assert workspace.input_key(toy, {}) != key
+    assert run_inputs.input_key(toy, {}) != key
 
 
 def test_of_the_code_only_what_stages_or_the_gate_use_is_in_the_input_key(toy):
@@ -65,7 +65,7 @@ def test_of_the_code_only_what_stages_or_the_gate_use_is_in_the_input_key(toy):
         "tasks/room/inside.py",
         "tasks/storage/s3_store.py",
         "metrics/inspect.json",
-        workspace.JUDGING[0],
+        run_inputs.JUDGING[0],
     ):
         (toy / name).parent.mkdir(parents=True, exist_ok=True)
         (toy / name).write_text("1\n")
@@ -78,36 +78,36 @@ def test_of_the_code_only_what_stages_or_the_gate_use_is_in_the_input_key(toy):
     for name, counts in {
         "tasks/used.py": True,
         "tasks/room/inside.py": True,
-        workspace.JUDGING[0]: True,
+        run_inputs.JUDGING[0]: True,
         "tasks/storage/s3_store.py": False,
         "metrics/inspect.json": False,
     }.items():
-        before = workspace.input_key(toy, {})
+        before = run_inputs.input_key(toy, {})
         (toy / name).write_text("2\n")
         git(toy, "commit", "-qam", name)
-        assert (workspace.input_key(toy, {}) != before) == counts, name
+        assert (run_inputs.input_key(toy, {}) != before) == counts, name
 
 
 def test_a_missing_pipeline_is_named(toy):
     git(toy, "rm", "-q", "dvc.yaml")
     git(toy, "commit", "-qm", "no pipeline")
     with pytest.raises(EvergreenError, match=r"HEAD lacks dvc\.yaml: commit"):
-        workspace.input_key(toy, {})
+        run_inputs.input_key(toy, {})
 
 
 def test_a_pipeline_that_cannot_be_read_is_an_error(toy):
     (toy / "dvc.yaml").write_text("stages: [\n")
     git(toy, "commit", "-qam", "half a line")
     with pytest.raises(EvergreenError, match="at HEAD is not a pipeline"):
-        workspace.input_key(toy, {})
+        run_inputs.input_key(toy, {})
 
 
 def test_without_a_commit_or_a_repository_the_remedy_is_named(tmp_path):
     with pytest.raises(EvergreenError, match="git init"):
-        workspace.input_key(tmp_path, {})
+        run_inputs.input_key(tmp_path, {})
     git(tmp_path, "init", "-q")
     with pytest.raises(EvergreenError, match="no commit yet"):
-        workspace.input_key(tmp_path, {})
+        run_inputs.input_key(tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["tasks/code.py", "tasks/new.py", "flows/new.py"])
@@ -116,27 +116,27 @@ def test_code_that_a_run_would_not_see_is_refused_by_name(toy, name):
     (toy / name).parent.mkdir(exist_ok=True)
     (toy / name).write_text("code = 2\n")
     with pytest.raises(EvergreenError, match=name.split("/")[0]):
-        workspace.refuse_dirty(toy)
+        run_inputs.refuse_dirty(toy)
 
 
 def test_missing_data_is_named_with_what_to_do(toy):
     git(toy, "rm", "-q", "data.dvc")
     git(toy, "commit", "-qm", "no data")
     with pytest.raises(EvergreenError, match="evergreen ingest"):
-        workspace.input_key(toy, {})
+        run_inputs.input_key(toy, {})
 
 
 def test_a_dirty_input_is_refused_by_name_and_other_dirt_is_not(toy):
     (toy / "notes.txt").write_text("mine")
-    workspace.refuse_dirty(toy)
+    run_inputs.refuse_dirty(toy)
     (toy / "params.yaml").write_text("data: {}\n")
     with pytest.raises(EvergreenError, match=r"params\.yaml"):
-        workspace.refuse_dirty(toy)
+        run_inputs.refuse_dirty(toy)
 
 
 def test_reconcile_removes_dead_workspaces_and_keeps_living_and_newest_finished(toy):
     held = []
-    for number in range(workspace.KEEP + 2):
+    for number in range(workspace.KEEP_FINISHED + 2):
         tree, lock = workspace.create(toy, f"run-{number}", {})
         write_json(tree.parent / "ended.json", {})
         os.close(lock)

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import kills, record
 from benchmarks.kill_scenarios import SCENARIOS
 from flows.publishing import registry
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.runs import launch
 from tasks.common import failpoints
@@ -171,9 +171,9 @@ def test_a_dead_runs_name_is_kept_until_prefect_was_told(toy: Path):
     os.close(lock)
     assert workspace.reconcile(toy) == ["run-1"]
     assert workspace.reconcile(toy) == []
-    assert workspace.died(toy) == ["run-1"], "the server may not have answered"
-    workspace.told(toy, ["run-1"])
-    assert workspace.died(toy) == []
+    assert workspace.crashed_runs(toy) == ["run-1"], "the server may not have answered"
+    workspace.clear_crashed(toy, ["run-1"])
+    assert workspace.crashed_runs(toy) == []
 
 
 def test_the_ending_of_a_run_whose_starter_was_killed_is_noted(toy: Path):
@@ -182,7 +182,7 @@ def test_the_ending_of_a_run_whose_starter_was_killed_is_noted(toy: Path):
     write_json(tree.parent / "ended.json", {"outcome": "rejected", "version": None, "sentence": "worse"})
     os.close(lock)
     assert workspace.reconcile(toy) == []
-    assert workspace.seen(toy, "abc") == {
+    assert run_inputs.recorded_ending(toy, "abc") == {
         "run_id": "run-1",
         "outcome": "rejected",
         "version": None,
@@ -203,7 +203,7 @@ def test_a_published_run_that_was_killed_before_its_record_gets_it(tmp_path: Pat
     run = store(root).run("run-99")
     assert (run["key"], run["outcome"], run["version"]) == ("abc", "promoted", "v0.1.0")
     assert run["verdict"] == {"outcome": "promote"}
-    assert workspace.seen(root, "abc")["version"] == "v0.1.0", "the next start has nothing to do"
+    assert run_inputs.recorded_ending(root, "abc")["version"] == "v0.1.0", "the next start has nothing to do"
     assert not folder.exists()
 
 

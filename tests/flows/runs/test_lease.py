@@ -15,7 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.runs import launch, lease
 from tasks.common.paths import state_dir
 from tasks.releases.store import Releases
@@ -166,7 +166,7 @@ def test_what_another_machine_has_run_is_not_run_again(toy: Path, tmp_path: Path
     git(toy, "commit", "-qam", "one store for all machines")
     git(tmp_path, "clone", "-q", str(toy), "second")
     second = tmp_path / "second"
-    key, _, ended = workspace.up_to_date(toy)
+    key, _, ended = run_inputs.current_inputs(toy)
     assert ended is None
     releases = launch.open_store(launch.load_params(toy / "params.yaml").store, toy)
     run_id = workspace.new_run_id(key)
@@ -174,6 +174,6 @@ def test_what_another_machine_has_run_is_not_run_again(toy: Path, tmp_path: Path
     said: list[str] = []
     assert launch.retrain(second, "schedule", say=said.append) == 0
     assert said[-1] == f"nothing new since run {run_id} (held): not better."
-    assert workspace.up_to_date(second)[2]["outcome"] == "held"
+    assert run_inputs.current_inputs(second)[2]["outcome"] == "held"
     assert list(releases.store.list("leases/")) == []
     assert not (state_dir(second) / "runs").exists()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from benchmarks.kills import SERVER
-from flows.repo import workspace
+from flows.repo import run_inputs, workspace
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.releases.store import PointerMoved, Releases, successor
 from tasks.storage.local import LocalStore
@@ -72,19 +72,19 @@ def test_ten_runs_at_once_on_one_cache(toy: Path):
 
 def test_a_second_start_over_the_same_inputs_waits_and_finds_them_done(toy: Path):
     said, order = [], []
-    with workspace.only_one(toy, "key"):
+    with run_inputs.lock_inputs(toy, "key"):
 
         def second() -> None:
-            with workspace.only_one(toy, "key", said.append):
-                order.append(workspace.seen(toy, "key"))
+            with run_inputs.lock_inputs(toy, "key", said.append):
+                order.append(run_inputs.recorded_ending(toy, "key"))
 
         waiting = threading.Thread(target=second)
         waiting.start()
         while not said:
             time.sleep(0.01)
-        with workspace.only_one(toy, "other", said.append):
+        with run_inputs.lock_inputs(toy, "other", said.append):
             pass  # other inputs go ahead
-        workspace.mark_seen(toy, "key", {"outcome": "held"})
+        run_inputs.record_ending(toy, "key", {"outcome": "held"})
     waiting.join(10)
     assert order == [{"outcome": "held"}]
     assert len(said) == 1
@@ -92,15 +92,15 @@ def test_a_second_start_over_the_same_inputs_waits_and_finds_them_done(toy: Path
 
 def test_the_inputs_are_held_by_the_runs_process_and_free_when_it_is_killed(toy: Path):
     """The starter may go first; a killed run blocks nobody."""
-    with workspace.only_one(toy, "key") as lock:
+    with run_inputs.lock_inputs(toy, "key") as lock:
         run = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
     said: list[str] = []
     threading.Timer(0.3, run.kill).start()
     began = time.monotonic()
-    with workspace.only_one(toy, "key", said.append):
+    with run_inputs.lock_inputs(toy, "key", said.append):
         assert time.monotonic() - began < 5
     run.wait()
-    assert said == ["a run over these very inputs is under way: waiting for its end"]
+    assert said == ["a run over the same inputs is in progress: waiting until it ends"]
 
 
 # --- a machine that fell behind ----------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ def test_the_command_is_dry_without_yes(project: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(project)
     done = CliRunner().invoke(app, ["forget", name_of(2, 1), "--why", "asked"])
     assert "nothing was changed" in done.output
-    assert "v0.2.0: its data can no longer be restored whole" in done.output
+    assert "v0.2.0: its data can no longer be restored completely" in done.output
     assert "v0.1.0" not in done.output
     assert holds(project, 2, 1) != []
     assert CliRunner().invoke(app, ["forget", name_of(2, 1), "--why", "asked", "--yes"]).exit_code == 0

@@ -51,7 +51,7 @@ def names(root: Path) -> set[str]:
 
 
 def counts(found) -> dict[str, tuple[int, int]]:
-    return {kind.name: (kind.garbage, kind.young) for kind in found.kinds}
+    return {place.name: (place.garbage, place.young) for place in found.places}
 
 
 def test_every_kept_version_is_restored_byte_for_byte_afterwards(project: Path, tmp_path: Path):
@@ -74,7 +74,7 @@ def test_without_yes_nothing_changes_and_what_is_young_stays(project: Path):
     before = everything(project)
     dry = gc(project, grace_hours=0)
     assert not dry.removed
-    assert sum(kind.garbage_bytes for kind in dry.kinds) > 1000
+    assert sum(place.garbage_bytes for place in dry.places) > 1000
     assert everything(project) == before
     young = gc(project, yes=True)
     assert {name: young for name, (garbage, young) in counts(young).items() if garbage} == {}
@@ -133,7 +133,7 @@ def test_versions_are_given_up_on_request_only_and_never_the_last_two(project: P
     assert gc(project, keep_days=1).retired == []  # none is that old
     with pytest.raises(EvergreenError, match="either --keep or --keep-days"):
         gc(project, keep=1, keep_days=1)
-    with pytest.raises(EvergreenError, match="begin at 1"):
+    with pytest.raises(EvergreenError, match="start at 1"):
         gc(project, keep=0)
 
 

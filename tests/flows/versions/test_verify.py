@@ -119,7 +119,7 @@ def test_what_is_whole_nowhere_says_so_and_repair_does_not_pretend(project: Path
     lines = verify(project, deep=True, repair=True)
     found = [problem for line in lines for problem in line.problems if problem.key == oid]
     assert {problem.place for problem in found} == {"remote", "cache"}
-    assert all("no whole copy is left here" in problem.remedy for problem in found)
+    assert all("no undamaged copy is left here" in problem.remedy for problem in found)
     assert sum(bool(line.problems) for line in lines) == 1  # one version's evaluation; the others are whole
 
 

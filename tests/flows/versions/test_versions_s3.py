@@ -51,10 +51,10 @@ def test_versions_on_s3(project: Path, moto: Server, bucket: str):  # noqa: F811
     before = objects()
     assert any("/dvc/" in key for key in before)
 
-    dry = {kind.name: kind for kind in gc(project, grace_hours=0).kinds}
+    dry = {place.name: place for place in gc(project, grace_hours=0).places}
     assert dry["release store"].garbage == 4
     assert dry["DVC remote"].garbage == 0
-    assert gc(project, yes=True).kinds[0].young == 4  # younger than a day
+    assert gc(project, yes=True).places[0].young == 4  # younger than a day
     assert objects() == before
     gc(project, yes=True, grace_hours=0)
     sound = objects()

@@ -1,17 +1,20 @@
-"""What is wrong with the pointer history and with each version: every byte its records name is looked up and hashed.
+"""Check the pointer history, and each version by hashing every byte that its records name.
 
-Objects that versions share are hashed once. See flows.versions.verify, which says what is walked and why.
+Objects that versions share are hashed once. flows.versions.verify says what is checked, and why.
 """
 
+import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from flows.repo.remotes import places
-from flows.versions.retained import Listings, Object, Version
+from flows.repo.odb import hash_local_file, hash_object
+from flows.repo.outs import DvcObject, Listings, Out
+from flows.repo.remotes import object_databases
+from flows.versions.retained import Version
 from tasks.common.checks import Frozen
 from tasks.common.files import sha256_file
-from tasks.common.paths import cache_dir, state_dir
+from tasks.common.paths import state_dir
 from tasks.ingest.erasures import erased_objects
 from tasks.releases import bundle_store
 from tasks.releases.store import Releases, StoreDamaged
@@ -21,18 +24,18 @@ BUNDLE = "artifacts/bundle"
 
 
 class Problem(Frozen):
-    """One thing that is wrong. `place` is release | remote | cache | git | history, `key` the object's name there."""
+    """One thing that is wrong. `place` is release, remote, cache, git or history; `key` is the object's name there."""
 
     place: str
     key: str
     text: str
     remedy: str
-    source: str | None = None  # a whole copy `repair` can use: a file, or "remote"
+    source: str | None = None  # an undamaged copy that `--repair` can use: a file, or "remote"
     remote: str | None = None  # name of the DVC remote
 
 
 class Checked(Frozen):
-    """What was found of one version."""
+    """The result for one version."""
 
     version: str
     objects: int = 0
@@ -46,7 +49,7 @@ class Checked(Frozen):
 
 
 def check_history(releases: Releases) -> Checked:
-    """Every pointer is there, readable, numbered without a gap, and the live one is the newest."""
+    """Check that every pointer is there, readable and numbered without a gap, and that the newest one is live."""
     problems, seqs = [], []
     backup = "restore it from a backup of the release store"
     try:
@@ -66,7 +69,7 @@ def check_history(releases: Releases) -> Checked:
             with suppress(ValueError):
                 seqs.append(int(Path(key).stem))
     if live is not None and live.seq == max(seqs, default=0) + 1:
-        seqs.append(live.seq)  # its record is completed by the next start
+        seqs.append(live.seq)  # the next start completes its record
     elif live is not None and live.seq < max(seqs):
         text = f"champion.json says promotion {live.seq} is live, but {max(seqs)} are recorded"
         problems.append(
@@ -81,19 +84,22 @@ def check_history(releases: Releases) -> Checked:
     return Checked(version=HISTORY, objects=len(keys), bytes=size, problems=problems)
 
 
-class Walk:
-    """Checks versions one after the other and remembers every object it has hashed."""
+class VersionChecker:
+    """Checks versions one after the other, and hashes an object that several of them share once.
 
-    def __init__(self, root: Path, repo, releases: Releases, hashed):
-        self.root, self.repo, self.releases, self.hashed = root, repo, releases, hashed
+    remembered: DVC's record of hashed local files (flows.repo.odb.remembered_hashes); None: hash every file.
+    """
+
+    def __init__(self, root: Path, repo, releases: Releases, remembered):
+        self.root, self.repo, self.releases, self.remembered = root, repo, releases, remembered
         self.listings = Listings(repo)
         self.erased = erased_objects(root)
-        self._places: dict[tuple[str | None, bool], list] = {}
+        self._databases: dict[tuple[str | None, bool], list] = {}
         self._blobs: dict[str, tuple[str | None, int]] = {}  # key in the release store -> (sha256, bytes)
-        self._objects: dict[tuple, tuple[str | None, int]] = {}  # (place, md5) -> (md5 found, bytes)
+        self._objects: dict[tuple, tuple[str | None, int]] = {}  # (address, md5) -> (md5 found, bytes)
 
-    def version(self, version: Version, outs) -> Checked:
-        """`outs`: what its commit names; None: the commit is not here."""
+    def check(self, version: Version, outs: list[Out] | None) -> Checked:
+        """Check one version. outs: what its commit records; None: this repository lacks the commit."""
         problems: list[Problem] = []
         if outs is None:
             problems.append(
@@ -115,15 +121,15 @@ class Walk:
         named = {problem.key for problem in problems}
         for out in lost:
             if out.oid not in erased | named:
-                text = f"{out.path}: no whole listing of its files ({out.oid}) is left"
-                problems.append(Problem(place="remote", key=out.oid, text=text, remedy=_elsewhere(out.oid)))
+                text = f"{out.path}: no undamaged listing of its files ({out.oid}) is left"
+                problems.append(Problem(place="remote", key=out.oid, text=text, remedy=_restore_elsewhere(out.oid)))
         return Checked(
             version=version.name, objects=len(sizes), bytes=sum(sizes.values()), erased=len(erased), problems=problems
         )
 
     # the release store
 
-    def _bundle(self, digest: str, objects: list[Object], sizes: dict[str, int]) -> Iterator[Problem]:
+    def _bundle(self, digest: str, objects: list[DvcObject], sizes: dict[str, int]) -> Iterator[Problem]:
         digest = bundle_store.resolve(self.releases.store, digest)
         key = f"bundles/{digest}.json"
         if found := self._blob(key, digest, sizes, objects, bundle_store.MANIFEST, digest):
@@ -134,7 +140,7 @@ class Walk:
                 yield found
 
     def _blob(
-        self, key: str, sha256: str, sizes: dict[str, int], objects: list[Object], name: str, digest: str
+        self, key: str, sha256: str, sizes: dict[str, int], objects: list[DvcObject], name: str, digest: str
     ) -> Problem | None:
         if key not in self._blobs:
             self._blobs[key] = _hash_blob(self.releases, key)
@@ -149,8 +155,8 @@ class Walk:
             place="release", key=key, text=f"{key} ({name}) {what} in the release store", remedy=remedy, source=source
         )
 
-    def _copy_of(self, sha256: str, objects: list[Object], name: str, digest: str) -> str | None:
-        """A whole copy of a bundle's file: an unpacked bundle, a run's workspace, DVC's cache."""
+    def _copy_of(self, sha256: str, objects: list[DvcObject], name: str, digest: str) -> str | None:
+        """An undamaged copy of a bundle's file: in an unpacked bundle, a run's workspace or DVC's cache."""
         state = state_dir(self.root)
         files = [state / "cache/bundles" / digest / name, *state.glob(f"runs/*/tree/{BUNDLE}/{name}")]
         files += [
@@ -160,11 +166,11 @@ class Walk:
 
     # DVC
 
-    def _object(self, wanted: Object, sizes: dict[str, int]) -> Iterator[Problem]:
+    def _object(self, wanted: DvcObject, sizes: dict[str, int]) -> Iterator[Problem]:
         right = wanted.oid.removesuffix(".dir")
-        if (place := (wanted.remote, wanted.push)) not in self._places:
-            self._places[place] = places(self.repo, *place)
-        odbs = self._places[place]
+        if (place := (wanted.remote, wanted.push)) not in self._databases:
+            self._databases[place] = object_databases(self.repo, *place)
+        odbs = self._databases[place]
         found = [self._hash(odb, wanted.oid) for odb in odbs]
         cache, remote = found[0], found[1] if len(found) > 1 else None
         if right in [md5 for md5, _ in found]:
@@ -176,7 +182,7 @@ class Walk:
                 place="remote",
                 key=wanted.oid,
                 text=f"{wanted.path}: {path} {_wrong(remote[0])}",
-                remedy=_repairable(source) or _elsewhere(wanted.oid),
+                remedy=_repairable(source) or _restore_elsewhere(wanted.oid),
                 source=source,
                 remote=wanted.remote,
             )
@@ -186,43 +192,26 @@ class Walk:
                 place="cache",
                 key=wanted.oid,
                 text=f"{wanted.path}: {odbs[0].oid_to_path(wanted.oid)} {_wrong(cache[0])}",
-                remedy=_repairable("the remote" if whole else None) or _elsewhere(wanted.oid),
+                remedy=_repairable("the remote" if whole else None) or _restore_elsewhere(wanted.oid),
                 source="remote" if whole else None,
                 remote=wanted.remote,
             )
 
-    def _in_a_run(self, wanted: Object, right: str) -> str | None:
-        from dvc_data.hashfile.hash import file_md5
-
+    def _in_a_run(self, wanted: DvcObject, right: str) -> str | None:
+        """A file of the checkout or of a run's workspace whose md5 is `right`."""
         files = [self.root / wanted.path, *state_dir(self.root).glob(f"runs/*/tree/{wanted.path}")]
-        for file in files:
-            if file.is_file() and file_md5(str(file), local_files()) == right:
-                return str(file)
-        return None
+        return next((str(file) for file in files if file.is_file() and hash_local_file(file) == right), None)
 
     def _hash(self, odb, oid: str) -> tuple[str | None, int]:
-        from dvc_data.hashfile.hash import hash_file
-
-        path = odb.oid_to_path(oid)
-        if (key := (odb.fs.unstrip_protocol(path), oid)) not in self._objects:
+        if (key := (odb.fs.unstrip_protocol(odb.oid_to_path(oid)), oid)) not in self._objects:
             try:
-                info = odb.fs.info(path)
-                _, found = hash_file(path, odb.fs, odb.hash_name, self.hashed, info=info)
-                self._objects[key] = found.value, info["size"]
+                self._objects[key] = hash_object(odb, oid, self.remembered)
             except FileNotFoundError:
                 self._objects[key] = None, 0
         return self._objects[key]
 
 
-def local_files():
-    from dvc_objects.fs.local import localfs
-
-    return localfs
-
-
 def _hash_blob(releases: Releases, key: str) -> tuple[str | None, int]:
-    import hashlib
-
     if (stream := releases.store.open(key)) is None:
         return None, 0
     digest, size = hashlib.sha256(), 0
@@ -241,20 +230,5 @@ def _repairable(source: str | None) -> str | None:
     return f"`evergreen verify --repair` puts it back from {source}" if source else None
 
 
-def _elsewhere(oid: str) -> str:
-    return f"no whole copy is left here: `dvc push` it from another clone, or restore {oid} from a backup"
-
-
-@contextmanager
-def hashes(root: Path, deep: bool):
-    """DVC's memory of hashed files; None with `deep`, so that everything is read."""
-    from dvc_data.hashfile.state import State
-
-    if deep:
-        yield None
-        return
-    state = State(root_dir=str(root), tmp_dir=str(cache_dir("audit", root)))
-    try:
-        yield state
-    finally:
-        state.close()
+def _restore_elsewhere(oid: str) -> str:
+    return f"no undamaged copy is left here: `dvc push` it from another clone, or restore {oid} from a backup"
