@@ -1,8 +1,8 @@
-"""The one way from encoded bytes to model input, shared by training, evaluation and serving.
+"""Turn encoded bytes into model input: the only code that does, for training, evaluation and serving.
 
-Decoding is bounded: formats from a list, a pixel cap checked on the header, the first frame only. Modes are
-converted so that no information a person sees is lost: 16-bit is scaled (not clipped), CMYK converted,
-transparency laid on mid-grey, EXIF rotation applied.
+Decoding is bounded: only listed formats, a pixel cap checked on the header, only the first frame. Modes are converted
+without losing what a person sees: 16-bit is scaled (not clipped), CMYK is converted, transparency is blended over
+mid-grey, EXIF rotation is applied.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "PPM")
-OPENED = tuple(name for name in FORMATS if name != "MPO")  # Pillow's JPEG plug-in opens it, and knows no other
+OPENED = tuple(name for name in FORMATS if name != "MPO")  # Pillow's JPEG plug-in opens it
 GREY = (128, 128, 128)
 MIN_SIDE = 8
 
-Image.MAX_IMAGE_PIXELS = None  # we check our own cap on the header, with a reason; Pillow's default only warns
+Image.MAX_IMAGE_PIXELS = None  # open_image checks its own cap on the header; Pillow's default only warns
 
 
 class Undecodable(Exception):
-    """Bytes that are no usable image; `reason` is one of schemas.QUARANTINE_REASONS."""
+    """The bytes are not a usable image; `reason` is one of schemas.QUARANTINE_REASONS."""
 
     def __init__(self, reason: str, detail: str):
-        super().__init__(reason, detail)  # both, so that it survives the way back from a child process
+        super().__init__(reason, detail)  # both, so that it can be unpickled in the parent process
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
@@ -34,22 +34,22 @@ _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\xfd7
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """The image in `data`, header read, pixels not yet decoded. Raises Undecodable."""
+    """Open the image in `data`: reads the header, decodes no pixels yet. Raises Undecodable."""
     if not data:
         raise Undecodable("empty_file", "0 bytes")
     if data.startswith(_ARCHIVES):
-        raise Undecodable("archive", "an archive, not an image: unpack it first")
+        raise Undecodable("archive", "this is an archive, not an image: unpack it first")
     try:
         image = Image.open(io.BytesIO(data), formats=OPENED)
     except Exception as error:  # Pillow plug-ins raise many types for broken headers
-        # Pillow's own text names the buffer's address, which would make two runs' reports differ
+        # Pillow's text contains the buffer's address, so the reports of two runs would differ
         about = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
-        raise Undecodable("unknown_format", f"no image of {', '.join(FORMATS)}{about}") from None
+        raise Undecodable("unknown_format", f"expected one of {', '.join(FORMATS)}{about}") from None
     width, height = image.size
     if width * height > max_pixels:
         raise Undecodable("too_many_pixels", f"{width} x {height} is over images.max_pixels = {max_pixels}")
     if min(width, height) < MIN_SIDE:
-        raise Undecodable("too_small", f"{width} x {height}, at least {MIN_SIDE} x {MIN_SIDE} expected")
+        raise Undecodable("too_small", f"{width} x {height} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}")
     return image
 
 
@@ -59,24 +59,24 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def load(image: Image.Image) -> Image.Image:
-    """Decode the first frame completely. Raises Undecodable."""
+    """Decode the first frame of `image` completely. Raises Undecodable."""
     try:
         image.load()
-    except Exception as error:  # likewise: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # of many types, as in open_image: OSError, SyntaxError, ValueError, struct.error, ...
         short = "truncated" in str(error) or "Truncated" in str(error) or "not enough" in str(error)
         raise Undecodable("truncated" if short else "undecodable", str(error)) from None
     return image
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """`image` as the viewer sees it: EXIF rotation applied, 8 bit, mode L or RGB."""
-    with contextlib.suppress(Exception):  # a broken EXIF block must not cost the image
+    """`image` as a viewer shows it: EXIF rotation applied, 8 bit, mode L or RGB."""
+    with contextlib.suppress(Exception):  # an image with a broken EXIF block is still usable
         image = ImageOps.exif_transpose(image)
     if image.mode in ("L", "RGB"):
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit: scale, convert() would clip at 255
+    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit: scale, because convert() would clip at 255
         values = np.array(image, dtype=np.float32)
         top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
         if image.mode == "F" or values.max(initial=0) > 65535:
@@ -96,8 +96,8 @@ def upright(image: Image.Image) -> Image.Image:
 def resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
     """Upright `image` as (size, size, 3) uint8. `fit` is images.fit; bicubic, antialiased.
 
-    `reducing_gap` lets Pillow shrink by an integer box first: several times faster on photos, and the result
-    differs from the plain filter by less than JPEG noise.
+    `reducing_gap` lets Pillow shrink by an integer box first. That is several times faster on photos, and the
+    result differs from the plain filter by less than JPEG noise.
     """
     if fit == "crop":
         side = min(image.size)
@@ -120,6 +120,6 @@ def resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
 def preprocess(data: bytes, size: int, fit: str, max_pixels: int) -> np.ndarray:
     """Encoded bytes -> model input (size, size, 3) uint8. Raises Undecodable.
 
-    This is the whole preprocessing outside the network; scaling and normalising are inside its graph.
+    This is all preprocessing outside the network: its graph does the scaling and normalising.
     """
     return resize(decode(data, max_pixels), size, fit)

@@ -1,7 +1,7 @@
-"""Model input of whole shards, decoded once: a memory-mapped uint8 array per shard and size.
+"""Cache of the model inputs of whole shards: one memory-mapped uint8 array per shard, decoded once.
 
-Cache entry: <state>/cache/pixels/<key>/<shard>.npy, (rows, S, S, 3) uint8, rows as in the shard; rows that
-cannot be decoded are grey. `key` covers the images section and the decoding code. Rebuilt when missing.
+Cache entry: <state>/cache/pixels/<key>/<shard>.npy, (rows, S, S, 3) uint8, in the row order of the shard; rows that
+cannot be decoded are grey. `key` covers the images section and the decoding code. A missing entry is rebuilt.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tasks.dataset.shards import iter_bytes
 
 
 def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
-    """Memory-mapped (rows, S, S, 3) uint8 of the shard named `shard` of the project at `root`."""
+    """Memory-mapped (rows, S, S, 3) uint8 of the shard with file name `shard` in the project at `root`."""
     key = content_key(code_version("tasks.dataset.pixels"), images.model_dump())[:16]
     file = cache_dir("pixels", root) / key / f"{Path(shard).stem}.npy"
     if not file.is_file():
@@ -35,9 +35,9 @@ def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1
 def pixel_batches(
     root: Path, shard: str, images: ImagesParams, size: int, workers: int = -1
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """(slice, copy of those rows) of `shard_pixels` in order, `size` rows at a time.
+    """Yield (slice, copy of those rows) of `shard_pixels` in order, `size` rows at a time.
 
-    Each comes from a map of its own: one map's pages would add up to the whole file in memory.
+    Each batch opens its own memory map: the pages of a single map would add up to the whole file in memory.
     """
     rows = len(shard_pixels(root, shard, images, workers))
     for chunk in _chunks(rows, size):
@@ -48,14 +48,17 @@ def pixel_batches(
 def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
     rows = pq.ParquetFile(shard).metadata.num_rows
     small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
-    with atomic_path(file) as temporary, open(temporary, "wb") as out:  # a map's pages would stay in memory
+    with (
+        atomic_path(file) as temporary,
+        open(temporary, "wb") as out,
+    ):  # not through a memory map, whose pages would stay in memory
         npy_header(out, np.uint8, (rows, images.resolution, images.resolution, 3))
         chunks = track(list(_chunks(rows)), f"decoding {shard.name[:8]}")
         if small:
             for chunk in chunks:
                 out.write(_decode_rows(shard, chunk, images).data)
         else:
-            from joblib import Parallel, delayed  # a fifth of a second, which small data can do without
+            from joblib import Parallel, delayed  # late: this import takes a fifth of a second
 
             pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
             jobs = (delayed(_decode_rows)(shard, chunk, images) for chunk in _chunks(rows))
@@ -64,7 +67,7 @@ def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
 
 
 def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    """Begin a .npy file of an array whose rows are then written one after the other."""
+    """Write the header of a .npy file; the caller then appends the rows in order."""
     about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
 
@@ -77,11 +80,11 @@ def _chunks(rows: int, step: int = 256) -> Iterator[range]:
 def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
     block = np.full((len(chunk), images.resolution, images.resolution, 3), 128, np.uint8)
     for row, data in iter_bytes(shard, chunk):
-        with suppress(Undecodable):  # inspect has quarantined it; the row keeps its place
+        with suppress(Undecodable):  # inspect has quarantined it: leave the row grey
             block[row - chunk.start] = preprocess(data, images.resolution, images.fit, images.max_pixels)
     return block
 
 
 def pixel_table(root: Path, samples: pa.Table, images: ImagesParams, workers: int = -1) -> ShardTable:
-    """Model inputs of `samples` on demand: `table[i]`, i of shape (B,), gives (B, S, S, 3) uint8."""
+    """Model inputs of `samples`, read on demand: `table[i]` with i of shape (B,) gives (B, S, S, 3) uint8."""
     return ShardTable(samples, lambda shard: shard_pixels(root, shard, images, workers))

@@ -1,4 +1,7 @@
-"""Rows of per-shard arrays for the samples of a table, gathered on demand from memory maps."""
+"""One array over many shards: reads the rows of a table's samples on demand from per-shard memory maps.
+
+Training and evaluation index it like a NumPy array, although the data may exceed memory.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -9,15 +12,15 @@ import pyarrow as pa
 class ShardTable:
     """An (N, ...) array spread over shards, for `samples` with columns `shard` and `row` (N rows).
 
-    `table[i]` with an int array, slice or boolean mask gives a copy of those rows; nothing else is held in
-    memory, so N may exceed it. `open_map(shard)` returns that shard's array (rows first).
+    `table[i]` with an int array, slice or boolean mask gives a copy of those rows. Nothing else is held in memory, so
+    the array may be larger than memory. `open_map(shard)` returns the array of that shard (rows first).
     """
 
     def __init__(self, samples: pa.Table, open_map: Callable[[str], np.ndarray]):
         names = np.asarray(samples.column("shard").to_pylist(), dtype=object)
         self._rows = samples.column("row").to_numpy()
         if len(names) == 0:
-            raise ValueError("ShardTable: no samples, at least one expected")
+            raise ValueError("ShardTable: no samples, expected at least one")
         shards, self._shard_of = np.unique(names.astype(str), return_inverse=True)
         self._maps = [open_map(str(shard)) for shard in shards]
         first = self._maps[0]
@@ -37,7 +40,7 @@ class ShardTable:
         return out
 
     def batches(self, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """(slice, rows) in order, `size` rows at a time."""
+        """Yield (slice, rows) in order, `size` rows at a time."""
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             yield part, self[part]

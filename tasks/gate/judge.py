@@ -40,7 +40,7 @@ from tasks.gate.evidence import Contender, Evidence, Trial, Unusable, read
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
 from tasks.gate.verdict import Finding, GateVerdict
-from tasks.scoring.metrics import counts, of_counts, one_hot, task_of
+from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
 
 SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
 COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
@@ -147,7 +147,7 @@ def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateP
     """The metrics must be those of these predictions: otherwise the files of two runs could be mixed."""
     test = evidence.sets["test"]
     found = counts(evidence.targets[test], evidence.new[test], len(classes))
-    value = float(of_counts(policy.metric, found, task_of(evidence.targets)))
+    value = float(metric_of(policy.metric, found, task_of_targets(evidence.targets)))
     test_metrics = metrics.get("test")
     stated = test_metrics.get(policy.metric) if isinstance(test_metrics, dict) else None
     name = f"test.{policy.metric}.recomputed"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.scoring.intervals import paired_difference, two_sided
-from tasks.scoring.metrics import Counts, Metric, of_counts, one_hot
+from tasks.scoring.metrics import Counts, Metric, metric_of, one_hot
 
 BLOCK = 4_000_000  # numbers in memory at once while resampling
 
@@ -89,7 +89,7 @@ def compare(
     mine, theirs = _outcomes(cells[0], cells[1], classes), _outcomes(cells[0], cells[2], classes)
 
     def score(totals: np.ndarray, size: np.ndarray) -> np.ndarray:
-        return of_counts(metric, _as_counts(totals, size, classes), task)
+        return metric_of(metric, _as_counts(totals, size, classes), task)
 
     rng = np.random.default_rng(seed)
     strata = _strata(cells[0], number, few, classes) if (metric, task) == ("balanced_accuracy", "multiclass") else None

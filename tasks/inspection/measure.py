@@ -1,39 +1,33 @@
-"""Measure an image from one decode: size, mode, EXIF, light, sharpness, perceptual hash.
+"""Measure an image in one decode: size, mode, EXIF, light, sharpness, perceptual hash.
 
-N is the number of images. Light and sharpness are taken from a box-reduced luma of at most 256 x 256 pixels:
-a fraction of the decode's cost, and comparable between photos of any size. JPEG is reduced as far as it goes while it
-is decoded: every coefficient is read, so that a torn file is found, but not every pixel is made.
+N is the number of images. Light and sharpness are computed from a box-reduced luma of at most 256 x 256 pixels. That
+costs a fraction of the decode and is comparable between photos of any size. JPEG is reduced as far as possible during
+decoding: the decoder reads every coefficient, so a truncated file is found, but does not compute every pixel.
 
 Perceptual hash: signs of the 8 x 8 lowest frequencies of the DCT-II of a 32 x 32 grey image against their
 median (C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
 from tasks.dataset.decode import Undecodable, load, open_image, upright
-from tasks.inspection.sandbox import Crashed, bounded_map
-
-if TYPE_CHECKING:  # decoding children import this module: what they have no use for is imported late
-    pass
+from tasks.inspection.sandbox import Crashed, sandboxed_map
 
 LUMA_SIDE = 256  # pixels; larger images are box-reduced to at most this before they are measured
-JPEG_SCALES = (1, 2, 4, 8)  # by which its decoder can reduce
-MEMORY_PER_PIXEL = 20  # bytes; WebP takes the most. With the default pixel cap a child stays under a gigabyte
-LEAST_MEMORY = 256 << 20  # bytes; metadata and the decoders' own tables
+JPEG_SCALES = (1, 2, 4, 8)  # factors by which the JPEG decoder can reduce
+MEMORY_PER_PIXEL = 20  # bytes; WebP takes the most. With the default pixel cap a child process stays under 1 GB
+LEAST_MEMORY = 256 << 20  # bytes; for metadata and the decoders' own tables
 ORIENTATION = 0x0112  # EXIF tag
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """schemas.MEASURES of one image, and its thumbnail."""
+    """The measures of one image (schemas.MEASURES) and its thumbnail."""
 
     format: str
     mode: str
@@ -52,12 +46,12 @@ def measure(data: bytes, max_pixels: int) -> Measured:
     """Decode `data` once, completely, and measure it. Raises Undecodable."""
     image = open_image(data, max_pixels)
     form, mode = str(image.format), image.mode
-    # TIFF turns itself upright while loading, PNG may carry EXIF behind the pixels: the tag is read on both sides
+    # read the tag before and after loading: loading turns a TIFF upright, and PNG may store EXIF after the pixels
     before = 1 if form == "PNG" else _orientation(image)
     full = image.size
     if mode == "RGB" and form in ("JPEG", "MPO"):
         scale = max(scale for scale in JPEG_SCALES if scale <= min(_factors(full)))
-        image.draft("L", (full[0] // scale, full[1] // scale))  # JPEG holds luma as such: no colours are made of it
+        image.draft("L", (full[0] // scale, full[1] // scale))  # JPEG stores luma: no need to compute colours
     load(image)
     turned = _orientation(image)
     width, height = full if turned < 5 else full[::-1]
@@ -84,23 +78,23 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where it is absent or unreadable."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a broken EXIF block must not cost the image (see decode.upright)
+    except Exception:  # an image with a broken EXIF block is still usable (see decode.upright)
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _luma(image: Image.Image, full: tuple[int, int]) -> Image.Image:
-    """Upright luma, at most LUMA_SIDE on a side, of an image of size `full`, decoded at that size or smaller."""
+    """Upright luma, at most LUMA_SIDE per side, of an image of size `full`, decoded at that size or smaller."""
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):  # averaging first saves converting every pixel
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):  # average first: then fewer pixels are converted
         return upright(_reduce(image, full)).convert("L")
     image = upright(image).convert("L")
     return _reduce(image, image.size)
 
 
 def _reduce(image: Image.Image, full: tuple[int, int]) -> Image.Image:
-    """Box-averaged per axis, so that the result is bounded for every aspect ratio."""
+    """Box-average each axis by its own factor, so that the result is bounded for every aspect ratio."""
     factors = _factors(full)
     if image.size != full:
         return image.resize([-(-side // factor) for side, factor in zip(full, factors, strict=True)], Resampling.BOX)
@@ -127,7 +121,7 @@ def _sharpness(luma: np.ndarray) -> float:
     """Variance of the 4-neighbour Laplacian of (H, W) uint8."""
     y = luma.astype(np.int16)
     laplacian = y[1:-1, :-2] + y[1:-1, 2:] + y[:-2, 1:-1] + y[2:, 1:-1] - 4 * y[1:-1, 1:-1]
-    values = laplacian.astype(np.float64).ravel()  # whole numbers: both sums are exact
+    values = laplacian.astype(np.float64).ravel()  # integers: both sums are exact
     return float(values @ values / values.size - values.mean() ** 2)
 
 
@@ -142,21 +136,21 @@ _BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
 
 def perceptual_hash(grey: np.ndarray) -> np.ndarray:
-    """(N, 32, 32) luma of 0..255 -> (N,) uint64; near-duplicates differ in few bits."""
+    """(N, 32, 32) luma in 0..255 -> (N,) uint64; near-duplicates differ in few bits."""
     low = (_DCT @ grey.astype(np.float32, copy=False) @ _DCT.T).reshape(len(grey), 64)
-    low = np.round(low)  # one colour: exact zeros instead of rounding noise, so equal hashes
+    low = np.round(low)  # an image of one colour gets exact zeros instead of rounding noise: equal hashes
     middle = np.partition(low, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)
     return ((low > middle) * _BITS).sum(axis=1, dtype=np.uint64)
 
 
 def measure_all(items: Iterable[bytes], max_pixels: int, workers: int) -> Iterator[Measured | Undecodable]:
-    """`measure` of each item, in order, in child processes; reads `items` only a little ahead.
+    """Yield `measure` of each item, in order, from child processes; reads `items` only a little ahead.
 
-    A child's memory is bounded by the pixel cap; one that dies costs the one image that killed it (reason
+    The pixel cap bounds the memory of a child. If a child dies, only the image that killed it is lost (reason
     decoder_crashed).
     """
     memory = max(LEAST_MEMORY, MEMORY_PER_PIXEL * max_pixels)
-    for result in bounded_map(_Measure(max_pixels), items, workers=workers, memory=memory):
+    for result in sandboxed_map(_Measure(max_pixels), items, workers=workers, memory=memory):
         if isinstance(result, Measured):
             yield result
         elif isinstance(result, Crashed):
@@ -167,7 +161,7 @@ def measure_all(items: Iterable[bytes], max_pixels: int, workers: int) -> Iterat
 
 @dataclass(frozen=True)
 class _Measure:
-    """What a child runs: refusals travel back as plain (reason, detail)."""
+    """The function that child processes run; returns refusals as plain (reason, detail)."""
 
     max_pixels: int
 

@@ -1,9 +1,9 @@
 """Find near-duplicate images by perceptual hash without comparing all N x N pairs.
 
-Two hashes that differ in at most `bits` of 64 bits agree on at least one of bits + 1 disjoint bands
-(pigeonhole), so candidates are looked up band by band and then compared exactly. A candidate is confirmed by
-its 16 x 16 grey thumbnails: mean absolute difference (of 255) at most `difference`. That is never less than the
-difference of the two thumbnails' means, so of a band's members only a window by mean is looked at.
+Two hashes that differ in at most `bits` of 64 bits agree on at least one of bits + 1 disjoint bands (pigeonhole). So
+candidates are looked up band by band and then compared exactly. Their 16 x 16 grey thumbnails confirm a candidate:
+mean absolute difference (of 255) at most `difference`. That is never less than the difference of the two thumbnails'
+means, so within a band only images of similar mean are compared.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ THUMBNAILS_AT_ONCE = 1 << 14  # pairs of thumbnails compared at a time: 4 MB a s
 def near_pairs(phash: np.ndarray, thumbs: np.ndarray, bits: int, difference: float) -> np.ndarray:
     """Near-duplicates among N images: (P, 2) int64, first < second, sorted.
 
-    phash (N,) uint64, thumbs (N, 256) uint8. Complete, but for images identical in both: those are paired with
-    their first occurrence only, so that ten thousand black frames make ten thousand pairs.
+    phash (N,) uint64, thumbs (N, 256) uint8. All pairs are found, with one exception: images identical in both are
+    paired only with their first occurrence, so that ten thousand black frames give ten thousand pairs.
     """
-    first = _first_alike(phash, thumbs)
+    first = _first_identical(phash, thumbs)
     distinct, copies = np.flatnonzero(first == np.arange(len(first))), np.flatnonzero(first != np.arange(len(first)))
-    found = _join(phash[distinct], thumbs[distinct], None, None, bits, difference)
+    found = _near_join(phash[distinct], thumbs[distinct], None, None, bits, difference)
     pairs = np.concatenate([np.sort(distinct[found], axis=1), np.stack([first[copies], copies], axis=1)])
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
@@ -35,11 +35,11 @@ def near_pairs_between(
 ) -> np.ndarray:
     """Near-duplicates of N new images among M old ones: (P, 2) int64 of (new index, old index), sorted.
 
-    Complete, but for old images identical in hash and thumbnail: of those only the first is named.
+    All pairs are found, with one exception: of old images identical in hash and thumbnail, only the first is paired.
     """
-    first_old = _first_alike(old_phash, old_thumbs)
+    first_old = _first_identical(old_phash, old_thumbs)
     distinct = np.flatnonzero(first_old == np.arange(len(first_old)))
-    pairs = _join(phash, thumbs, old_phash[distinct], old_thumbs[distinct], bits, difference)
+    pairs = _near_join(phash, thumbs, old_phash[distinct], old_thumbs[distinct], bits, difference)
     pairs[:, 1] = distinct[pairs[:, 1]]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
@@ -47,7 +47,7 @@ def near_pairs_between(
 def clusters(n: int, pairs: np.ndarray) -> np.ndarray:
     """Connected components of n images under `pairs` (P, 2): (n,) int64, each the smallest index of its cluster."""
     root = np.arange(n)
-    while True:  # hook every larger root onto the smaller one it meets, then flatten; few rounds in practice
+    while True:  # attach each larger root to the smaller one it meets, then flatten; few rounds in practice
         left, right = root[pairs[:, 0]], root[pairs[:, 1]]
         if np.array_equal(left, right):
             return root
@@ -56,18 +56,18 @@ def clusters(n: int, pairs: np.ndarray) -> np.ndarray:
             root = shorter
 
 
-def _first_alike(phash: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
-    """(N,): index of the first image with the same hash and thumbnail (its own if there is none)."""
+def _first_identical(phash: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
+    """(N,): index of the first image with the same hash and thumbnail (its own index if there is no earlier one)."""
     first = np.arange(len(phash))
     _, inverse, counts = np.unique(phash, return_inverse=True, return_counts=True)
-    shared = np.flatnonzero(counts[inverse] > 1)  # few, as a rule: only their thumbnails are sorted
+    shared = np.flatnonzero(counts[inverse] > 1)  # usually few: only their thumbnails are sorted
     rows = np.column_stack([inverse[shared].astype("<u8").view(np.uint8).reshape(-1, 8), thumbs[shared]])
     _, index, inverse = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_index=True, return_inverse=True)
     first[shared] = shared[index[inverse]]
     return first
 
 
-def _join(
+def _near_join(
     phash: np.ndarray,
     thumbs: np.ndarray,
     old_phash: np.ndarray | None,
@@ -75,12 +75,12 @@ def _join(
     bits: int,
     difference: float,
 ) -> np.ndarray:
-    """All near pairs (row, old row), in no order; without `old`, pairs of rows among themselves, each once."""
+    """All near pairs (row, old row), unordered; without `old`, pairs among the rows themselves, each once."""
     alone = old_phash is None
     old_phash, old_thumbs = (phash, thumbs) if alone else (old_phash, old_thumbs)
     means, old_means = thumbs.mean(axis=1), old_thumbs.mean(axis=1)
     bands = [(_band(phash, b, bits + 1), _band(old_phash, b, bits + 1)) for b in range(bits + 1)]
-    window = min(difference, 255.0) + 1e-6  # rounding of the means must not lose a pair
+    window = min(difference, 255.0) + 1e-6  # slack: rounding of the means must not lose a pair
     found = [np.empty((0, 2), np.int64)]
     for number, (band, old_band) in enumerate(bands):
         rank = np.unique(np.concatenate([band, old_band]), return_inverse=True)[1]
@@ -94,7 +94,7 @@ def _join(
             a, b = rows[at], order[position]
             near = np.bitwise_count(phash[a] ^ old_phash[b]) <= bits
             a, b = a[near], b[near]
-            for earlier, old_earlier in bands[:number]:  # that band has found it already
+            for earlier, old_earlier in bands[:number]:  # an earlier band has found this pair already
                 new = earlier[a] != old_earlier[b]
                 a, b = a[new], b[new]
             found.append(_confirmed(thumbs, old_thumbs, a, b, difference))
@@ -102,14 +102,17 @@ def _join(
 
 
 def _band(phash: np.ndarray, band: int, bands: int) -> np.ndarray:
-    """Every `bands`-th bit from bit `band` on. Interleaved, because neighbouring frequencies' signs go together:
-    bands of neighbours would put far more images into one place."""
+    """Every `bands`-th bit, starting at bit `band`.
+
+    Interleaved, because the signs of neighbouring frequencies correlate: bands of neighbouring bits would put far more
+    images into the same bucket.
+    """
     mask = sum(1 << bit for bit in range(band, 64, bands))
     return phash & np.uint64(mask)
 
 
 def _ranges(low: np.ndarray, high: np.ndarray):
-    """(index into low, position in [low, high)) for all of them, in blocks of about CANDIDATES_AT_ONCE."""
+    """Yield (index into low, position in [low, high)) of all ranges, in blocks of about CANDIDATES_AT_ONCE."""
     counts = np.maximum(high - low, 0)
     ends = np.cumsum(counts)
     start = 0
@@ -126,7 +129,7 @@ def _ranges(low: np.ndarray, high: np.ndarray):
 def _confirmed(
     thumbs: np.ndarray, old_thumbs: np.ndarray, a: np.ndarray, b: np.ndarray, difference: float
 ) -> np.ndarray:
-    """Of the candidate pairs (a, b) those whose thumbnails agree: (P, 2) int64."""
+    """The candidate pairs (a, b) whose thumbnails agree: (P, 2) int64."""
     keep = np.empty(len(a), bool)
     for start in range(0, len(a), THUMBNAILS_AT_ONCE):
         part = slice(start, start + THUMBNAILS_AT_ONCE)

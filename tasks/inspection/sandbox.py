@@ -1,9 +1,9 @@
 """Run a function over untrusted inputs in child processes that may die without harm.
 
-Image decoders are C code fed by strangers: a file can make one crash, eat all memory or spin. Each child gets
-a limit on its address space and on the CPU time of one item; when a child dies, the items that were in flight
-are run again one by one, so that exactly the culprit is lost. Results come in input order and only a few chunks
-are under way at a time, so the input may be far larger than memory.
+Image decoders are C code that reads files from strangers: a file can make one crash, use up all memory or loop. Each
+child has a limit on its address space and on the CPU time of one item. When a child dies, the items in flight are
+retried one by one, so that only the item that killed it is lost. Results come in input order. Only a few chunks are in
+flight at a time, so the input may be far larger than memory.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:  # loky is imported when the first child is needed
 
 R = TypeVar("R")
 
-CHUNK_ITEMS, CHUNK_BYTES = 64, 2 << 20  # one message to a child: amortises its cost, bounds what is in flight
-IDLE_SECONDS = 30  # children wait this long for more work before they go
-PATIENCE = 3.0  # seconds that children have for what they are at when their parent is interrupted
-ITEM_SECONDS = 60.0  # CPU time; the largest allowed image decodes in a few
+CHUNK_ITEMS, CHUNK_BYTES = 64, 2 << 20  # per message to a child: amortises its cost, bounds what is in flight
+IDLE_SECONDS = 30  # children wait this long for more work before they exit
+GRACE_SECONDS = 3.0  # how long children may finish their chunk when their parent is interrupted
+ITEM_SECONDS = 60.0  # CPU time; the largest allowed image decodes in a few seconds
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread reserves address space
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc would learn to keep what a large image took, and the next large one would not find room beside it
+    # otherwise glibc keeps the memory of a large image, and the next large one exceeds the limit
     "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
@@ -40,18 +40,18 @@ CHILD_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Crashed:
-    """Stands in the place of an item's result: its process died, or ran out of memory or time."""
+    """Replaces the result of an item whose process died, or ran out of memory or time."""
 
     detail: str
 
 
-def bounded_map(
+def sandboxed_map(
     function: Callable[[bytes], R], items: Iterable[bytes], *, workers: int, memory: int, seconds: float = ITEM_SECONDS
 ) -> Iterator[R | Crashed]:
-    """`function(item)` for each of `items`, in order, from child processes.
+    """Yield `function(item)` for each of `items`, in order, from child processes; a lost item yields Crashed.
 
-    `function` is a module's top-level function. `workers` below 1 are counted from the cores (-1: one per core).
-    `memory` is what an item may add to a child's address space, bytes. An exception of `function` is raised here.
+    `function` is a module's top-level function. `workers` below 1 counts from the number of cores (-1: one per core).
+    `memory` is how many bytes an item may add to a child's address space. An exception of `function` is raised here.
     """
     from loky import cpu_count
 
@@ -61,33 +61,35 @@ def bounded_map(
     if not waiting:
         return
     pools = _Pools(min(workers, len(waiting)), memory, function.__module__)
-    flying: deque[tuple[Sequence[bytes], Future]] = deque()
+    in_flight: deque[tuple[Sequence[bytes], Future]] = deque()
     try:
-        while waiting or flying:
+        while waiting or in_flight:
             while waiting:
                 chunk = waiting.popleft()
-                flying.append((chunk, pools.submit(function, chunk, seconds)))
+                in_flight.append((chunk, pools.submit(function, chunk, seconds)))
             try:
-                results = flying[0][1].result()
-            except BrokenProcessPool:  # it takes everything in flight with it, guilty or not
-                suspects = list(flying)
-                flying.clear()
+                results = in_flight[0][1].result()
+            except BrokenProcessPool:  # all chunks in flight are lost, not only the one with the culprit
+                suspects = list(in_flight)
+                in_flight.clear()
                 for chunk, future in suspects:
-                    yield from _again(pools, function, chunk, future, seconds)
+                    yield from _retry_singly(pools, function, chunk, future, seconds)
             else:
-                flying.popleft()
+                in_flight.popleft()
                 yield from results
-            waiting.extend(islice(chunks, 2 * workers - len(flying)))
+            waiting.extend(islice(chunks, 2 * workers - len(in_flight)))
     except KeyboardInterrupt:
-        pools.end([future for _, future in flying])
+        pools.stop([future for _, future in in_flight])
         raise
     finally:
-        for _, future in flying:
+        for _, future in in_flight:
             future.cancel()
 
 
-def _again(pools: _Pools, function: Callable, chunk: Sequence[bytes], future: Future, seconds: float) -> Iterator:
-    """The results of a chunk that was in flight when a child died: what has arrived, else item by item."""
+def _retry_singly(
+    pools: _Pools, function: Callable, chunk: Sequence[bytes], future: Future, seconds: float
+) -> Iterator:
+    """Results of a chunk that was in flight when a child died: those that arrived, else a retry per item."""
     if future.done() and not future.cancelled() and future.exception() is None:
         yield from future.result()
         return
@@ -111,8 +113,10 @@ def _chunks(items: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 class _Pools:
-    """At least `workers` children with `memory` to spare for functions of one module: pools outlive a call, and are
-    replaced when they break."""
+    """Pools of at least `workers` children with `memory` to spare, for functions of one module.
+
+    A pool outlives a call of sandboxed_map and is replaced when it breaks.
+    """
 
     _alive: dict[tuple[int, int, str], ProcessPoolExecutor] = {}
 
@@ -121,7 +125,7 @@ class _Pools:
         self._key = min(fitting, default=(workers, memory, module))
 
     def submit(self, function: Callable, chunk: Sequence[bytes], seconds: float) -> Future:
-        from loky import ProcessPoolExecutor  # joblib's own copy brings numpy into each of its processes
+        from loky import ProcessPoolExecutor  # not joblib's copy, which imports numpy in each process
 
         while True:
             pool = self._alive.get(self._key)
@@ -135,24 +139,26 @@ class _Pools:
                     env=CHILD_ENVIRONMENT,
                 )
             try:
-                with _deaf_to_ctrl_c():
-                    return pool.submit(_run, function, chunk, seconds)
+                with _sigint_blocked():
+                    return pool.submit(_run_chunk, function, chunk, seconds)
             except BrokenProcessPool:
                 self._alive.pop(self._key, None)
 
-    def end(self, flying: list[Future]) -> None:
-        """End the children soon, whatever they are at. Who has answered writes no more, and so can be killed."""
+    def stop(self, in_flight: list[Future]) -> None:
+        """Kill the children, after waiting GRACE_SECONDS for answers: a child that has answered no longer writes."""
         if pool := self._alive.pop(self._key, None):
-            wait(flying, PATIENCE)
+            wait(in_flight, GRACE_SECONDS)
             pool.shutdown(kill_workers=True)
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that start meanwhile never hear the Ctrl-C that a terminal sends to all. It would meet them in the
-    midst of an import, and each would print a traceback; or of a large answer, for whose end their parent would wait
-    for ever. Their parent hears it."""
-    resource_tracker.ensure_running()  # loky does so before its first child, and Python 3.11's then unblocks SIGINT
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in this thread, so that children started meanwhile never receive Ctrl-C; their parent does.
+
+    A terminal sends Ctrl-C to all processes. A child interrupted during an import would print a traceback. A child
+    interrupted while it sends a large answer would leave its parent waiting forever.
+    """
+    resource_tracker.ensure_running()  # otherwise loky starts it here, and Python 3.11's tracker unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -161,29 +167,31 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _limit_memory(memory: int, function: Callable) -> None:
-    """In a child: allow `memory` bytes of address space beyond what the interpreter already takes, with the modules
-    that `function` brought as it was unpickled."""
+    """In a child: allow `memory` bytes of address space beyond what the process already uses.
+
+    `function` is an argument so that unpickling it imports its module first, which then counts as used.
+    """
     try:
         import resource
 
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (ImportError, OSError):  # no such limits on this system: the pixel cap is the bound
+    except (ImportError, OSError):  # this system has no such limit: only the pixel cap bounds memory
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = used + memory if hard == resource.RLIM_INFINITY else min(used + memory, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _run(function: Callable[[bytes], Any], chunk: Sequence[bytes], seconds: float) -> list:
-    """In a child: one result per item. Past `seconds` of CPU time the kernel ends the process (SIGPROF)."""
+def _run_chunk(function: Callable[[bytes], Any], chunk: Sequence[bytes], seconds: float) -> list:
+    """In a child: one result per item. After `seconds` of CPU time the kernel ends the process (SIGPROF)."""
     results = []
     for item in chunk:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             results.append(function(item))
         except MemoryError:
-            results.append(Crashed("out of the memory a decoding process may take"))
+            results.append(Crashed("the image needs more memory than a decoding process may use"))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     return results

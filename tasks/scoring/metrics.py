@@ -1,10 +1,10 @@
-"""Figures of a classifier: plain NumPy on labels and calibrated probabilities.
+"""Metrics of a classifier, in plain NumPy, from targets, predictions and calibrated probabilities.
 
-N samples, K classes, M events, B bins. `targets` are `tasks.scoring.targets.encode`'s: (N,) int class indices for
-multi-class (no -1: leave unlabelled rows out), (N, K) of 0 and 1 for multi-label. `predicted` has the same shape:
+N samples, K classes, M events, B bins. `targets` come from `tasks.scoring.targets.encode`: (N,) int class indices for
+multi-class (without -1: leave out unlabelled rows), (N, K) of 0 and 1 for multi-label. `predicted` has the same shape:
 (N,) class indices or (N, K) bool. `probabilities` is (N, K). Shares are 0..1, never percent.
 
-A class without a single sample has no recall: per-class figures are NaN there and means leave it out.
+The recall of a class without samples is undefined: its per-class figures are NaN, and means leave it out.
 """
 
 from typing import Literal, NamedTuple
@@ -15,19 +15,19 @@ Metric = Literal["balanced_accuracy", "accuracy", "macro_f1"]
 
 
 class Counts(NamedTuple):
-    """Outcomes of N decisions, per class; leading axes (of resamples, say) are allowed everywhere."""
+    """Outcomes of N decisions, per class. Every array may have leading axes, for example resamples."""
 
     tp: np.ndarray  # (..., K)
     fp: np.ndarray  # (..., K)
     fn: np.ndarray  # (..., K)
-    hits: np.ndarray  # (...) samples whose whole answer is right
+    hits: np.ndarray  # (...) samples whose predicted labels are all right
     total: np.ndarray  # (...) samples
 
 
 def counts(targets: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
     """Outcomes of `predicted` against `targets`. Raises ValueError for no samples or unequal shapes."""
     if targets.shape != predicted.shape or not len(targets):
-        raise ValueError(f"targets are {targets.shape}, predictions {predicted.shape}: equal, N > 0 expected")
+        raise ValueError(f"targets are {targets.shape}, predictions {predicted.shape}: expected equal, N > 0")
     truth, answer = one_hot(targets, classes), one_hot(predicted, classes)
     return Counts(
         tp=(truth & answer).sum(axis=0),
@@ -45,12 +45,12 @@ def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     return labels[:, None] == np.arange(classes)
 
 
-def of_counts(metric: Metric, found: Counts, task: str) -> np.ndarray:
-    """`metric` of outcomes, over the last axis: (..., K) counts give (...). Classes without samples are left out.
+def metric_of(metric: Metric, found: Counts, task: str) -> np.ndarray:
+    """Compute `metric` from outcomes, over the last axis: (..., K) counts give (...).
 
-    balanced_accuracy: mean recall; for multi-label the mean over classes of (recall + specificity) / 2, since a
-    model that answers every label to everything has recall 1. accuracy: share of samples whose whole answer is
-    right. macro_f1: mean over classes of 2 tp / (2 tp + fp + fn).
+    Classes without samples are left out. balanced_accuracy: mean recall; for multi-label the mean over classes of
+    (recall + specificity) / 2, because a model that predicts every label for every sample has recall 1. accuracy:
+    share of samples whose predicted labels are all right. macro_f1: mean over classes of 2 tp / (2 tp + fp + fn).
     """
     if metric == "accuracy":
         return found.hits / found.total
@@ -69,41 +69,42 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(np.shape(part), np.shape(whole))), where=whole > 0)
 
 
-def _mean(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of `values` where `there`; NaN where nothing is."""
-    number = there.sum(axis=-1)
+def _mean(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the `values` that are `present`; NaN where none is."""
+    number = present.sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(there, values, 0.0).sum(axis=-1) / number
+        return np.where(present, values, 0.0).sum(axis=-1) / number
 
 
-def task_of(targets: np.ndarray) -> str:
+def task_of_targets(targets: np.ndarray) -> str:
+    """ "multiclass" or "multilabel", from the shape of `targets`."""
     return "multiclass" if targets.ndim == 1 else "multilabel"
 
 
 def accuracy(targets: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Share of samples whose whole answer is right (multi-label: subset accuracy)."""
-    return float(of_counts("accuracy", counts(targets, predicted, classes), task_of(targets)))
+    """Share of samples whose predicted labels are all right (multi-label: subset accuracy)."""
+    return float(metric_of("accuracy", counts(targets, predicted, classes), task_of_targets(targets)))
 
 
 def balanced_accuracy(targets: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """See `of_counts`."""
-    return float(of_counts("balanced_accuracy", counts(targets, predicted, classes), task_of(targets)))
+    """See `metric_of`."""
+    return float(metric_of("balanced_accuracy", counts(targets, predicted, classes), task_of_targets(targets)))
 
 
 def macro_f1(targets: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """See `of_counts`."""
-    return float(of_counts("macro_f1", counts(targets, predicted, classes), task_of(targets)))
+    """See `metric_of`."""
+    return float(metric_of("macro_f1", counts(targets, predicted, classes), task_of_targets(targets)))
 
 
 def micro_f1(targets: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """F1 of all (sample, class) pairs together; for multi-class this is accuracy."""
+    """F1 over all (sample, class) pairs; for multi-class this equals accuracy."""
     found = counts(targets, predicted, classes)
     tp = found.tp.sum()
     return float(_ratio(2 * tp, 2 * tp + found.fp.sum() + found.fn.sum()))
 
 
 def per_class(targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """(K,) arrays: support, predicted (times answered), recall, precision, f1; NaN where there is nothing to divide."""
+    """(K,) arrays: support, predicted (how often), recall, precision, f1; NaN where the denominator is 0."""
     found = counts(targets, predicted, classes)
     support, answered = found.tp + found.fn, found.tp + found.fp
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -117,7 +118,7 @@ def per_class(targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict[
 
 
 def confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) int64, rows given, columns predicted. Multi-class only."""
+    """Confusion matrix, (K, K) int64: rows are targets, columns predictions. Multi-class only."""
     return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -127,14 +128,14 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.nd
 def precision_recall(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(precision, recall, threshold) of one class at each distinct score, highest score first.
 
-    truth: (N,) bool; scores: (N,). Raises ValueError without a positive: recall is undefined.
+    truth: (N,) bool; scores: (N,). Raises ValueError if no sample is positive, because recall is undefined then.
     """
     truth = np.asarray(truth, bool)
     if not truth.any():
-        raise ValueError(f"precision_recall: none of {len(truth)} samples is positive, at least one expected")
+        raise ValueError(f"precision_recall: none of {len(truth)} samples is positive, expected at least one")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
-    last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores cannot be parted
+    last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores share one threshold
     hits = np.cumsum(truth[order])[last]
     return hits / (np.flatnonzero(last) + 1), hits / truth.sum(), ranked[last]
 
@@ -158,7 +159,7 @@ def mean_average_precision(targets: np.ndarray, probabilities: np.ndarray) -> fl
 
 
 class Bins(NamedTuple):
-    """Non-empty bins of events, by rising confidence."""
+    """Non-empty bins of events, by increasing confidence."""
 
     count: np.ndarray  # (B,)
     confidence: np.ndarray  # (B,) mean predicted probability
@@ -166,10 +167,10 @@ class Bins(NamedTuple):
 
 
 def events(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(confidence (M,) float64, happened (M,) bool) that calibration is measured on.
+    """The events that calibration is measured on: (confidence (M,) float64, happened (M,) bool).
 
-    Multi-class: the probability of the answer and whether it is right, M = N. Multi-label: every (sample, class)
-    pair's probability and label, M = N K.
+    Multi-class: the probability of the predicted class, and whether it is right; M = N. Multi-label: probability and
+    label of every (sample, class) pair; M = N K.
     """
     if targets.ndim == 2:
         return probabilities.astype(np.float64).ravel(), targets.astype(bool).ravel()
@@ -182,7 +183,7 @@ def reliability(
     """Events grouped by confidence, in bins of equal width on [0, 1] or of equal numbers of events."""
     confidence, happened = events(probabilities, targets)
     if not len(confidence):
-        raise ValueError("reliability: no samples, at least one expected")
+        raise ValueError("reliability: no samples, expected at least one")
     if equal == "width":
         index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (low, high], as in Guo et al.
     else:
@@ -190,52 +191,54 @@ def reliability(
         rank = np.argsort(confidence, kind="stable")
         index[rank] = np.arange(len(confidence)) * bins // len(confidence)
     number = np.bincount(index, minlength=bins)
-    there = number > 0
-    sums = np.bincount(index, confidence, bins)[there], np.bincount(index, happened, bins)[there]
-    return Bins(number[there], sums[0] / number[there], sums[1] / number[there])
+    filled = number > 0
+    sums = np.bincount(index, confidence, bins)[filled], np.bincount(index, happened, bins)[filled]
+    return Bins(number[filled], sums[0] / number[filled], sums[1] / number[filled])
 
 
 def ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error, equal-width bins (Guo et al. 2017, "On calibration of modern neural networks")."""
-    return _gap(reliability(probabilities, targets, bins, "width"))
+    return _mean_gap(reliability(probabilities, targets, bins, "width"))
 
 
 def adaptive_ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error, bins of equal mass (Nixon et al. 2019, "Measuring calibration in deep learning")."""
-    return _gap(reliability(probabilities, targets, bins, "mass"))
+    return _mean_gap(reliability(probabilities, targets, bins, "mass"))
 
 
-def _gap(found: Bins) -> float:
+def _mean_gap(found: Bins) -> float:
     return float(np.average(np.abs(found.confidence - found.accuracy), weights=found.count))
 
 
 def debiased_ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
-    """Root mean squared calibration error without the plug-in's bias (Kumar, Liang & Ma 2019, "Verified uncertainty
-    calibration"), equal-mass bins; also the "debiased ECE" of Roelofs et al. 2022.
+    """Root mean squared calibration error in equal-mass bins, without the bias of the plug-in estimate.
 
-    The plain ECE of n events in B bins is about sqrt(B / n) too high even for a perfectly calibrated model. Here
-    each bin's squared gap loses the variance of its own accuracy, a (1 - a) / (n_b - 1); what falls below 0 in
-    sum is 0. Never smaller, in expectation, than the absolute gap an ECE means. Bins of one event are left out.
+    From Kumar, Liang & Ma 2019, "Verified uncertainty calibration"; also the "debiased ECE" of Roelofs et al. 2022.
+    The plain ECE of n events in B bins is about sqrt(B / n) too high, even for a perfectly calibrated model. This
+    estimate subtracts from each bin's squared gap the variance of the bin's accuracy, a (1 - a) / (n_b - 1). A negative
+    sum counts as 0. In expectation it is never smaller than the mean absolute gap. Bins of one event are left out.
     """
     found = reliability(probabilities, targets, bins, "mass")
     usable = found.count > 1
     if not usable.any():
-        raise ValueError(f"debiased_ece: {found.count.sum()} events in {bins} bins, two in a bin expected")
+        raise ValueError(f"debiased_ece: {found.count.sum()} events in {bins} bins, expected two events in a bin")
     number, sure, right = (part[usable] for part in found)
     squared = (sure - right) ** 2 - right * (1 - right) / (number - 1)
     return float(np.sqrt(max(np.average(squared, weights=number), 0.0)))
 
 
 def brier(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean squared error of the probabilities: summed over classes for multi-class (0..2, Brier 1950), averaged over
-    labels for multi-label (0..1)."""
+    """Brier score: mean squared error of the probabilities (Brier 1950).
+
+    Summed over classes for multi-class (0..2), averaged over labels for multi-label (0..1).
+    """
     squared = (probabilities.astype(np.float64) - one_hot(targets, probabilities.shape[1])) ** 2
     return float(squared.sum(axis=1).mean() if targets.ndim == 1 else squared.mean())
 
 
 def log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative log-likelihood in nats (multi-label: a mean over labels); probabilities are kept off 0 and 1."""
-    kept = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
+    """Mean negative log-likelihood in nats (multi-label: mean over labels), of clipped probabilities."""
+    clipped = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
     if targets.ndim == 1:
-        return float(-np.log(kept[np.arange(len(targets)), targets]).mean())
-    return float(-np.where(targets.astype(bool), np.log(kept), np.log1p(-kept)).mean())
+        return float(-np.log(clipped[np.arange(len(targets)), targets]).mean())
+    return float(-np.where(targets.astype(bool), np.log(clipped), np.log1p(-clipped)).mean())

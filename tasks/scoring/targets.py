@@ -1,4 +1,4 @@
-"""Labels as arrays: N samples, K classes."""
+"""Encode labels as target arrays for training and scoring: N samples, K classes."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def encode(labels: pa.ChunkedArray | Sequence, classes: Sequence[str], task: str
 
 
 def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:
-    """Labelled samples per class, (K,) int64, of `encode`'s result."""
+    """Labelled samples per class, (K,) int64, in targets from `encode`."""
     if targets.ndim == 1:
         return np.bincount(targets[targets >= 0], minlength=classes)
     return np.nansum(targets, axis=0).astype(np.int64)

@@ -1,4 +1,7 @@
-"""What decoding children run in tests: functions that die, spin, hoard or fail. Light, as each child imports it."""
+"""Functions for child processes in tests that die, loop, use memory or fail.
+
+Every child imports this module, so it imports nothing heavy.
+"""
 
 import os
 import signal
@@ -26,7 +29,7 @@ def fail(item: bytes) -> int:
 
 
 def measure_and_peak(item: bytes) -> tuple[str, int]:
-    """Mode, or why there is none, and the peak resident bytes of this child."""
+    """Mode, or the reason why the image is undecodable, and the peak resident bytes of this child."""
     from tasks.dataset.decode import Undecodable
     from tasks.inspection.measure import measure
 
@@ -38,15 +41,15 @@ def measure_and_peak(item: bytes) -> tuple[str, int]:
     return mode, int(line.split()[1]) * 1024
 
 
-DEAF = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # while this module was imported
+BLOCKED_AT_IMPORT = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def is_deaf_to_ctrl_c(item: bytes) -> bool:
-    return DEAF and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def blocks_sigint(item: bytes) -> bool:
+    return BLOCKED_AT_IMPORT and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def spin_once_there(file: bytes) -> None:
-    """Write this process's id into `file`, then never end."""
+    """Write the id of this process into `file`, then loop forever."""
     path = Path(file.decode())
     path.with_suffix(".part").write_text(str(os.getpid()))
     path.with_suffix(".part").rename(path)

@@ -1,4 +1,4 @@
-"""Measuring one image, and many in children that may die."""
+"""Measures of one image, and of many images in child processes that may die."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from tasks.dataset import shards
 from tasks.dataset.decode import Undecodable, decode
 from tasks.inspection.measure import MEMORY_PER_PIXEL, Measured, measure, measure_all, perceptual_hash
 from tasks.inspection.measures import measures_table, shard_measures, store_measures, thumbnails
-from tasks.inspection.sandbox import Crashed, bounded_map
+from tasks.inspection.sandbox import Crashed, sandboxed_map
 from tests.support.bad_input import hears_ctrl_c
 from tests.support.checkout import ROOT
 from tests.support.photos import cutouts, encode, photo
@@ -70,7 +70,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_described_as_stored_and_measured_as_the_model_sees_it(kind):
+def test_each_kind_of_file_is_described_as_stored_and_measured_as_the_model_sees_it(kind):
     data, expected = KINDS[kind]
     found = measure(data, CAP)
     assert (found.format, found.mode, found.width, found.height, found.exif_orientation) == expected
@@ -133,7 +133,7 @@ def test_hash_is_the_median_split_of_the_low_dct_frequencies():
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header says width x height, with nothing behind it."""
+    """A PNG whose header says width x height, with almost no data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)))
     parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
@@ -161,7 +161,7 @@ def test_refused_with_a_reason_of_the_closed_list(reason):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_many_in_children_are_as_one_by_one_and_in_order(workers):
+def test_child_processes_return_the_same_measures_in_order(workers):
     good = [encode(image, "JPEG", quality=q) for image in cutouts(10) for q in (60, 90)]
     items = [*good[:7], REFUSED["truncated"], *good[7:], b""]
     found = list(measure_all(items, CAP, workers))
@@ -187,37 +187,39 @@ def test_input_is_read_only_a_little_ahead():
 def test_a_dying_child_costs_exactly_the_image_that_killed_it():
     items = [b"x" * (n % 50 + 4) for n in range(300)]
     items[70] = items[299] = b"die"
-    found = list(bounded_map(die_if_told, items, workers=2, memory=1 << 30))
+    found = list(sandboxed_map(die_if_told, items, workers=2, memory=1 << 30))
     assert [n for n, result in enumerate(found) if isinstance(result, Crashed)] == [70, 299]
     assert all(result == len(item) for result, item in zip(found, items, strict=True) if item != b"die")
 
 
 def test_a_spinning_decoder_is_ended_by_its_cpu_time():
-    found = list(bounded_map(spin_if_told, [b"a", b"spin", b"b"], workers=1, memory=1 << 30, seconds=0.2))
+    found = list(sandboxed_map(spin_if_told, [b"a", b"spin", b"b"], workers=1, memory=1 << 30, seconds=0.2))
     assert [found[0], found[2]] == [b"a", b"b"]
     assert isinstance(found[1], Crashed)
 
 
-def test_children_do_not_hear_ctrl_c_and_their_parent_does():
-    """It would meet them in the midst of an import or an answer. In a fresh process: what starts before the first child
-    changes the mask of signals, too."""
+def test_ctrl_c_reaches_the_parent_and_not_its_children():
+    """Otherwise it would interrupt a child during an import or an answer.
+
+    Runs in a fresh process, because whatever starts before the first child changes the signal mask too.
+    """
     code = (
         "import signal\n"
-        "from tasks.inspection.sandbox import bounded_map\n"
-        "from tests.support.unruly import is_deaf_to_ctrl_c\n"
-        "found = list(bounded_map(is_deaf_to_ctrl_c, [b'x' * (1 << 20)] * 8, workers=2, memory=1 << 30))\n"
+        "from tasks.inspection.sandbox import sandboxed_map\n"
+        "from tests.support.unruly import blocks_sigint\n"
+        "found = list(sandboxed_map(blocks_sigint, [b'x' * (1 << 20)] * 8, workers=2, memory=1 << 30))\n"
         "print(found.count(True), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "8 False\n", done.stderr
 
 
-def test_ctrl_c_ends_children_whatever_they_are_at_and_they_say_nothing(tmp_path):
+def test_ctrl_c_ends_busy_children_without_output(tmp_path):
     code = (
         "import sys\n"
-        "from tasks.inspection.sandbox import bounded_map\n"
+        "from tasks.inspection.sandbox import sandboxed_map\n"
         "from tests.support.unruly import spin_once_there\n"
-        "try: list(bounded_map(spin_once_there, [sys.argv[1].encode()], workers=1, memory=1 << 30))\n"
+        "try: list(sandboxed_map(spin_once_there, [sys.argv[1].encode()], workers=1, memory=1 << 30))\n"
         "except KeyboardInterrupt: print('interrupted')"
     )
     started = subprocess.Popen(
@@ -241,14 +243,14 @@ def test_ctrl_c_ends_children_whatever_they_are_at_and_they_say_nothing(tmp_path
 
 
 def test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on():
-    found = list(bounded_map(take_memory, [b"1000", b"3000000000", b"2000"], workers=1, memory=1 << 29))
+    found = list(sandboxed_map(take_memory, [b"1000", b"3000000000", b"2000"], workers=1, memory=1 << 29))
     assert [found[0], found[2]] == [1000, 2000]
     assert "memory" in found[1].detail
 
 
-def test_a_bug_is_no_crash():
+def test_an_exception_of_the_function_is_raised_in_the_parent():
     with pytest.raises(ValueError, match="a bug, at b'x'"):
-        list(bounded_map(fail, [b"x"], workers=1, memory=1 << 30))
+        list(sandboxed_map(fail, [b"x"], workers=1, memory=1 << 30))
 
 
 def test_the_largest_allowed_images_are_measured_under_a_gigabyte():
@@ -260,7 +262,7 @@ def test_the_largest_allowed_images_are_measured_under_a_gigabyte():
         encode(Image.fromarray(wide), compress_level=1),  # scaled by way of float32
         bomb(60_000, 60_000),
     ]
-    found = list(bounded_map(measure_and_peak, items, workers=1, memory=MEMORY_PER_PIXEL * CAP))
+    found = list(sandboxed_map(measure_and_peak, items, workers=1, memory=MEMORY_PER_PIXEL * CAP))
     assert [mode for mode, _ in found] == ["RGBA", "RGB", "I;16", "too_many_pixels"]
     assert all(peak < 1 << 30 for _, peak in found)
 
@@ -293,13 +295,13 @@ def test_a_shard_is_measured_row_by_row_and_never_decoded_again(project):
     assert first["phash"].null_count == 1
     assert thumbnails(first["thumbnail"]).shape == (6, 256)
     assert not thumbnails(first["thumbnail"])[5].any()
-    # what lies in the cache is believed, so nothing was decoded
+    # a changed cache entry is returned as it is, so nothing was decoded
     dimmed = first.set_column(first.column_names.index("brightness"), "brightness", pa.array([1.5] * 6, pa.float32()))
     store_measures(root, name, ImagesParams(), dimmed)
     assert shard_measures(root, name, ImagesParams(), ONE)["brightness"].to_pylist() == [1.5] * 6
 
 
-def test_a_torn_or_foreign_cache_entry_is_measured_anew(project):
+def test_a_torn_or_foreign_cache_entry_is_measured_again(project):
     root, name = project
     first = shard_measures(root, name, ImagesParams(), ONE)
     (file,) = (root / ".evergreen" / "cache" / "inspect").rglob("*.parquet")

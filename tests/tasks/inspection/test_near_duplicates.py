@@ -1,4 +1,4 @@
-"""Near-duplicate search: against brute force, on planted copies of photos, and on look-alike products."""
+"""Near-duplicate search against brute force, on copies of photos, and on look-alike products."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ def brute(phash, thumbs, old_phash, old_thumbs, bits, difference) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", range(8))
-def test_finds_exactly_what_comparing_all_pairs_finds(bits):
+def test_finds_the_same_pairs_as_comparing_all_pairs(bits):
     rng = np.random.default_rng(bits)
     phash, thumbs = alike(rng, 300)
     for difference in (1.5, 3.0, 255.0):
@@ -59,7 +59,7 @@ def test_identical_images_are_paired_with_the_first_only():
     assert found.tolist() == [[0, 0], [0, 7], [1, 0], [1, 7], [2, 0], [2, 7]]
 
 
-def test_nothing_and_one():
+def test_zero_images_and_one():
     none, no_thumbs = np.empty(0, np.uint64), np.empty((0, 256), np.uint8)
     one, a_thumb = np.ones(1, np.uint64), np.ones((1, 256), np.uint8)
     assert near_pairs(none, no_thumbs, 4, 4.0).shape == (0, 2)
@@ -89,7 +89,7 @@ def trimmed(image: Image.Image, pixels: int) -> Image.Image:
     return image.crop((pixels, pixels, image.width - pixels, image.height - pixels))
 
 
-COPIES = {  # how an image comes back, and the least share of them to be found
+COPIES = {  # how an image is copied, and the share of copies that must be found
     "as another file": (lambda i: encode(i, "WEBP", quality=80), 0.95),
     "as a poor JPEG": (lambda i: encode(i, "JPEG", quality=40), 0.9),
     "half as large": (lambda i: encode(i.resize((i.width // 2, i.height // 2)), "JPEG"), 0.9),

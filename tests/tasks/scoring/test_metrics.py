@@ -102,14 +102,14 @@ def test_answering_every_label_is_no_better_than_chance(multilabel):
 
 
 def test_counts_give_the_same_metric_in_bulk(multiclass):
-    """The gate scores thousands of resamples at once through `of_counts`: leading axes must not change a value."""
+    """The gate scores thousands of resamples at once through `metric_of`: leading axes must not change a value."""
     targets, probabilities = multiclass
     predicted = probabilities.argmax(axis=1)
     one = metrics.counts(targets, predicted, 5)
     two = metrics.counts(targets[::2], predicted[::2], 5)
     both = metrics.Counts(*(np.stack(pair) for pair in zip(one, two, strict=True)))
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
-        bulk = metrics.of_counts(name, both, "multiclass")
+        bulk = metrics.metric_of(name, both, "multiclass")
         assert bulk[0] == pytest.approx(getattr(metrics, name)(targets, predicted, 5))
         assert bulk[1] == pytest.approx(getattr(metrics, name)(targets[::2], predicted[::2], 5))
 
