@@ -39,12 +39,12 @@ def train(side: int, images: int, plain: bool) -> float:
     from tasks.common.params import TrainBackboneParams, UnfreezePhases
     from tasks.stages.train_backbone import trainer
     from tasks.stages.train_backbone.processes import processes
-    from tasks.stages.train_backbone.stage import SHARE, repeatable
+    from tasks.stages.train_backbone.stage import MIN_SHARE, repeatable
 
     cores = torch.get_num_threads()
     if plain:
         trainer.SmallMaps = contextlib.nullcontext
-    companions = 0 if plain else min(cores, BATCH // SHARE) - 1
+    workers = 0 if plain else min(cores, BATCH // MIN_SHARE) - 1
     phases = UnfreezePhases(frozen=0, last=0, all=3)
     params = TrainBackboneParams(epochs=phases, batch_size=BATCH, threads=cores if plain else 0)
     rng = np.random.default_rng(0)
@@ -52,16 +52,16 @@ def train(side: int, images: int, plain: bool) -> float:
     train = trainer.Examples(pixels, None, rng.integers(0, 10, images))
     calibration = trainer.Examples(pixels[:BATCH], None, train.targets[:BATCH])
     ends = []
-    with processes(companions, partial(_accompany, side, images)) as ranks, repeatable(params.threads, ranks):
+    with processes(workers, partial(_train_worker, side, images)) as ranks, repeatable(params.threads, ranks):
         model = timm_models.create(params.backbone, params.pretrained, 10, side)
-        ranks.wait()
+        ranks.barrier()
         judge = trainer.judge
         trainer.judge = lambda *a: (ends.append(time.perf_counter()), judge(*a))[1]  # an epoch has ended
         trainer.fit(model, train, calibration, trainer.Setting(params, 10, (0.5,) * 3, (0.5,) * 3, ranks))
     return 2 * images / (ends[2] - ends[0])
 
 
-def _accompany(side: int, images: int) -> None:
+def _train_worker(side: int, images: int) -> None:
     train(side, images, False)
 
 

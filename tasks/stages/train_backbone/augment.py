@@ -1,8 +1,8 @@
-"""Random changes of training images as batched tensor operations, on whatever device the batch is.
+"""Random changes of training images as batched tensor operations, on the batch's own device.
 
 Images are (B, C, S, S) float and *normalised* (mean near 0, deviation near 1 per channel), as the network
-takes them: so "brightness" is a shift, and 0 is the average colour that erased parts get. No change touches a
-label, which makes every one of them safe for single- and multi-label data.
+takes them. So "brightness" is a shift, and erased parts get 0, the average colour. Labels never change, so every
+change is safe for single- and multi-label data.
 
 All random numbers are drawn on the CPU from one generator: a batch is changed the same way on every device.
 """
@@ -23,9 +23,9 @@ ERASE_CHANCE = 0.5  # ... in this share of the images
 
 
 def augment(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
-    """`images` (B, C, S, S) float with the changes in `names` (train_backbone.augment) applied, each image its own.
+    """`images` (B, C, S, S) float with the changes in `names` (train_backbone.augment), drawn for each image.
 
-    Crop, flip and rotation are one resampling of the image, so it is blurred once, whatever was asked for.
+    Crop, flip and rotation are one resampling of the image, so that it is blurred only once.
     """
     if not names or not len(images):
         return images
@@ -73,7 +73,7 @@ def resample(images: Tensor, theta: Tensor) -> Tensor:
 
 
 def colour_jitter(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random contrast and saturation (factors about 1) and brightness (a shift), one of each an image."""
+    """Random contrast and saturation (factors about 1) and brightness (a shift), drawn for each image."""
 
     def draw(centre: float) -> Tensor:
         factor = uniform(len(images), centre - COLOUR, centre + COLOUR, generator)

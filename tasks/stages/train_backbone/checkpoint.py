@@ -1,8 +1,8 @@
-"""Where an interrupted training goes on: one safetensors file, replaced after every epoch.
+"""The checkpoint of an interrupted training: one safetensors file, replaced after every epoch.
 
-Tensors: "model/<name>" (everything training has touched so far), "best/<name>" (the same of the best epoch, absent
-where that is the last one) and "optimizer/<number>/<name>". The history of epochs is JSON in the file's
-metadata. One file, one rename: tensors and history never disagree. No pickle anywhere.
+Tensors: "model/<name>" (everything that training has changed so far), "best/<name>" (the same of the best epoch,
+absent if that is the last one) and "optimizer/<number>/<name>". The history of epochs is JSON in the file's
+metadata. One file and one rename: tensors and history never disagree. No pickle.
 """
 
 import json
@@ -20,7 +20,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Training after its last whole epoch. `history` has one row an epoch; tensors are on the CPU."""
+    """Training after its last whole epoch. `history` has one row per epoch; tensors are on the CPU."""
 
     history: list[dict]
     model: State
@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 def save(file: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a kill leaves the checkpoint of the epoch before."""
+    """Write atomically: a kill leaves the checkpoint of the previous epoch."""
     groups = {"model": checkpoint.model, "best": checkpoint.best, "optimizer": checkpoint.optimizer}
     if checkpoint.best is checkpoint.model:
         del groups["best"]
@@ -39,12 +39,12 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(file: Path) -> Checkpoint | None:
-    """The checkpoint in `file`; None where there is none or it cannot be read (training then starts over)."""
+    """The checkpoint in `file`; None if it is missing or cannot be read (training then starts over)."""
     groups: dict[str, State] = {"model": {}, "best": {}, "optimizer": {}}
     try:
         with safe_open(file, framework="pt") as content:
             history = json.loads(content.metadata()["history"])
-            for key in content.keys():  # noqa: SIM118 (no mapping: it has no __iter__)
+            for key in content.keys():  # noqa: SIM118 (not a mapping: it has no __iter__)
                 group, _, name = key.partition("/")
                 groups[group][name] = content.get_tensor(key)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
@@ -53,7 +53,7 @@ def load(file: Path) -> Checkpoint | None:
 
 
 def cpu_copy(state: State) -> State:
-    """A copy of `state` on the CPU in plain memory order, as safetensors takes it."""
+    """A copy of `state` on the CPU in plain memory order, as safetensors needs it."""
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
@@ -66,7 +66,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     """Put `optimizer_state`'s result back, each moment in its parameter's own memory order.
 
-    The order matters for a resumed run to end with the same bits: another one takes another code path.
+    The order matters for a resumed run to end with the same bits: another order takes another code path.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, State] = {}

@@ -1,7 +1,7 @@
-"""Depthwise convolutions train faster on CPUs: their weights' gradient where the map is smaller than the kernel.
+"""A faster weight gradient on CPUs for depthwise convolutions whose map is smaller than the kernel.
 
-oneDNN falls back to its reference code there (a 5 x 5 kernel on the 2 x 2 maps that end a network for small images: 12
-against 1.6 ms), and these gradients are a third of what a small EfficientNet's training costs at 48 to 64 pixels.
+oneDNN falls back to its reference code there: 12 against 1.6 ms for a 5 x 5 kernel on the 2 x 2 maps at the end of a
+network for small images. These gradients are a third of the cost of training a small EfficientNet at 48 to 64 pixels.
 N images, C channels, (H, W) side of the map, (h, w) of the convolution's result, k side of the kernel.
 """
 
@@ -13,7 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class SmallMaps(TorchFunctionMode):
-    """A context in which conv2d is differentiated by `Depthwise` where that pays; results are the same."""
+    """A context in which conv2d uses `Depthwise`'s gradient where that is faster; results are the same.
+
+    Only for CPUs: every torch function passes through it, which costs time that other devices cannot win back.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.conv2d and not kwargs and (call := _depthwise(*args)) is not None:
@@ -22,7 +25,7 @@ class SmallMaps(TorchFunctionMode):
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> tuple | None:
-    """The arguments for `Depthwise` if it pays for this convolution, else None."""
+    """The arguments for `Depthwise` if it is faster for this convolution, else None."""
     c, _, k, other = weight.shape
     if not (groups == c == x.shape[1] > 1) or bias is not None or not weight.requires_grad or isinstance(padding, str):
         return None
@@ -63,8 +66,10 @@ class Depthwise(torch.autograd.Function):
 def weight_gradient(
     x: Tensor, slope: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
-    """The gradient of `weight`, laid out like it, from that of the result, `slope` (N, C, h, w): a product for each
-    place of the kernel, and none for places that only ever see padding."""
+    """The gradient of `weight`, in its shape, from that of the result, `slope` (N, C, h, w).
+
+    One product per place of the kernel, and none for places that only see padding.
+    """
     (above, left), (down, right) = padding, stride
     height, width = x.shape[2:]
     h, w = slope.shape[2:]

@@ -1,9 +1,9 @@
-"""Staged unfreezing: which parts of the network train in which epochs, at which rate, and when a phase ends.
+"""Staged unfreezing: which parts of the network train in which epochs, at which rate, until when.
 
-First the new classifier alone, so that its random gradients do not spoil the pretrained layers below; then the
-last blocks, and then everything with a cosine to zero, both at a tenth of the rate (gradual unfreezing after Howard &
-Ruder 2018, "Universal language model fine-tuning"). The tenth holds for the classifier too: kept at the full rate it
-cost a point of balanced accuracy after stage 2 and three before.
+First the new classifier trains alone, so that its random gradients do not spoil the pretrained layers. Then the last
+blocks train, then everything with a cosine to zero, both at a tenth of the rate (gradual unfreezing after Howard &
+Ruder 2018, "Universal language model fine-tuning"). The classifier is then at a tenth too: at the full rate it cost a
+point of balanced accuracy after stage 2 and three before.
 """
 
 import math
@@ -22,7 +22,7 @@ FINE = 0.1  # of the learning rate, once pretrained layers train
 
 @dataclass(frozen=True)
 class Phase:
-    """`opened` counts the blocks that train, from the end; 0: the classifier alone; None: everything."""
+    """`opened` is the number of blocks that train, from the end; 0: only the classifier; None: everything."""
 
     name: str
     epochs: int
@@ -30,10 +30,10 @@ class Phase:
 
 
 def plan(params: TrainBackboneParams) -> list[Phase]:
-    """The phases with epochs to do.
+    """The phases that have epochs.
 
-    From scratch everything trains at once, for the epochs of "last" and "all": a classifier on frozen random
-    layers teaches nothing, so the (cheap) frozen epochs fall away.
+    From scratch, everything trains at once for the epochs of "last" and "all". A classifier on frozen random layers
+    learns nothing useful, so the (cheap) frozen epochs are left out.
     """
     epochs = params.epochs
     if params.pretrained == "none":
@@ -48,7 +48,7 @@ def plan(params: TrainBackboneParams) -> list[Phase]:
 
 
 def open_parts(model: Module, phase: Phase) -> None:
-    """Let gradients into the parts that `phase` trains, and into no others."""
+    """Turn gradients on for the parts that `phase` trains, and off for all others."""
     model.requires_grad_(phase.opened is None)
     if phase.opened is not None:
         for part in [timm_models.classifier(model), *timm_models.blocks(model)[::-1][: phase.opened]]:
@@ -56,7 +56,7 @@ def open_parts(model: Module, phase: Phase) -> None:
 
 
 def set_mode(network: Module, moving_statistics: bool) -> None:
-    """Training mode for the parts that train; the rest runs as it will be used, without dropout.
+    """Training mode for the parts that train; the rest runs as in inference, without dropout.
 
     BatchNorm keeps its statistics unless `moving_statistics`; its scale and shift train with their block.
     """
@@ -65,7 +65,7 @@ def set_mode(network: Module, moving_statistics: bool) -> None:
         if any(value.requires_grad for value in module.parameters()):
             module.training = True
             for child in module.children():
-                if not any(True for _ in child.parameters()):  # dropout goes with the block it is in
+                if not any(True for _ in child.parameters()):  # dropout belongs to its block
                     child.train()
     if not moving_statistics:
         for module in network.modules():
@@ -74,12 +74,12 @@ def set_mode(network: Module, moving_statistics: bool) -> None:
 
 
 def moving_statistics(params: TrainBackboneParams) -> bool:
-    """Does BatchNorm learn its statistics? Without pretrained weights there are none to keep."""
+    """Whether BatchNorm learns its statistics. Without pretrained weights there are none to keep."""
     return params.batch_norm == "train" or params.pretrained == "none"
 
 
 def rate(phase: Phase, params: TrainBackboneParams) -> float:
-    """Learning rate of `phase` at its height."""
+    """Peak learning rate of `phase`."""
     return params.learning_rate * (1.0 if phase.opened == 0 or params.pretrained == "none" else FINE)
 
 
@@ -101,16 +101,17 @@ def rate_factor(phase: Phase, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) if phase.name == "all" else 1.0
 
 
-def rank(row: dict) -> tuple[float, float, int]:
-    """How good an epoch (a row of the history) is: the score, then the lower loss, then the later one."""
+def epoch_rank(row: dict) -> tuple[float, float, int]:
+    """Sort key of an epoch (a row of the history): higher score, then lower loss, then later."""
     return row["calibration_score"], -row["calibration_loss"], row["epoch"]
 
 
 def best_epoch(history: Sequence[dict]) -> int:
-    return max(history, key=rank)["epoch"]
+    """Number of the best epoch, from 1."""
+    return max(history, key=epoch_rank)["epoch"]
 
 
-def over(done: Sequence[dict], phase: Phase, patience: int) -> bool:
-    """Has `phase` had its epochs (`done`: their rows), or gone `patience` of them (0: any number) without gain?"""
+def phase_over(done: Sequence[dict], phase: Phase, patience: int) -> bool:
+    """Whether `phase` has had its epochs (`done`: their rows), or `patience` of them (0: any number) without gain."""
     stalled = bool(done and patience) and done[-1]["epoch"] - best_epoch(done) >= patience
     return stalled or len(done) >= phase.epochs

@@ -1,7 +1,9 @@
-"""One training over several processes; one process is the case of a world of 1.
+"""Run one training in several processes; a single process is the case of a world of 1.
 
-GPUs: `torchrun --nproc-per-node 4 -m tasks.stages train_backbone` sets RANK, WORLD_SIZE and LOCAL_RANK. CPU: a training
-that is worth it starts a process a core by itself, for two of one thread each train faster than one of two.
+GPUs: `torchrun --nproc-per-node 4 -m tasks.stages train_backbone` sets RANK, WORLD_SIZE and LOCAL_RANK.
+CPUs: a large training starts one process per core, because two single-threaded processes beat one process with two
+threads. It starts them itself: torchrun takes 2 to 4 s and 410 MiB more, because it
+adds its own process and cannot make this one a worker.
 """
 
 import os
@@ -22,26 +24,26 @@ from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 
 T = TypeVar("T")
-MEETING = "EVERGREEN_MEETING"  # where the processes of one training on CPUs find each other
+RENDEZVOUS = "EVERGREEN_RENDEZVOUS"  # names the file through which the processes of one CPU training connect
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number `rank` of `world`; rank 0 writes. `join` meets the others, who may still be starting."""
+    """This process is number `rank` of `world`; rank 0 writes. `connect` joins the others, which may still start."""
 
     rank: int
     world: int
     device: torch.device
-    join: Callable[[], None] = lambda: None
+    connect: Callable[[], None] = lambda: None
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` added up over all processes; the same bits in each."""
+        """`values` summed over all processes; the same bits in each."""
         if self.world > 1:
             distributed.all_reduce(values)
         return values
 
     def wrap(self, module: Module) -> Module:
-        """`module` with its gradients averaged over processes. Wrap anew when `requires_grad` changes."""
+        """`module` with gradients averaged over processes. Wrap it again when `requires_grad` changes."""
         return DistributedDataParallel(module, forward_sync_buffers=False) if self.world > 1 else module
 
     def share_buffers(self, module: Module) -> None:
@@ -50,106 +52,106 @@ class Ranks:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def first(self, work: Callable[[], T]) -> T:
-        """`work()` in rank 0 and then in the others: they find its cache files and do not build them too.
+    def rank0_first(self, work: Callable[[], T]) -> T:
+        """Run `work` in rank 0, then in the others, which find rank 0's cache files instead of building their own.
 
-        This, or `wait`, comes before anything else that is done together.
+        Call this, or `barrier`, before any other collective operation.
         """
         if self.world == 1:
             return work()
         done = work() if self.rank == 0 else None
-        self.wait()
+        self.barrier()
         return done if self.rank == 0 else work()
 
-    def wait(self) -> None:
-        """Return when all have come here."""
-        self.join()
+    def barrier(self) -> None:
+        """Return once every process has called it."""
+        self.connect()
         if self.world > 1:
             distributed.barrier()
 
 
 @contextmanager
-def processes(companions: int = 0, work: Callable[[], object] = lambda: None) -> Iterator[Ranks]:
-    """Join the others that torchrun started, or start `companions` more that do `work`, which comes here as well.
+def processes(workers: int = 0, work: Callable[[], object] = lambda: None) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, or start `workers` more; each runs `work`, which calls this too.
 
-    `work` must be picklable (a partial of a module's function). Parts from the others at the end; where this process
-    dies they end, too. Raises EvergreenError when one of them died.
+    `work` must be picklable (a partial of a module's function). The workers end with this process, even if it is
+    killed. Raises EvergreenError if one of them dies.
     """
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if world == 1 and not companions:
+    if world == 1 and not workers:
         yield Ranks(0, 1, timm_models.device())
     elif world == 1:
         with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
-            meeting = f"file://{folder}/meeting"
-            others = torch.multiprocessing.start_processes(
-                _accompany, (companions + 1, meeting, work), companions, join=False, daemon=True
+            rendezvous = f"file://{folder}/rendezvous"
+            started = torch.multiprocessing.start_processes(
+                _run_worker, (workers + 1, rendezvous, work), workers, join=False, daemon=True
             )
 
-            def join() -> None:
+            def connect() -> None:
                 if not distributed.is_initialized():
-                    _await(Path(folder), others)
-                    _meet(0, companions + 1, meeting)
+                    _wait_for_workers(Path(folder), started)
+                    _init_process_group(0, workers + 1, rendezvous)
 
             try:
-                yield Ranks(0, companions + 1, timm_models.device(), join)
-            except (RuntimeError, ProcessException) as error:  # RuntimeError: of gloo, when a connection breaks
-                _explain(others, error)
+                yield Ranks(0, workers + 1, timm_models.device(), connect)
+            except (RuntimeError, ProcessException) as error:  # gloo raises RuntimeError when a connection breaks
+                _raise_if_worker_died(started, error)
                 raise
             finally:
-                _part()
-                for process in others.processes:
+                _destroy_process_group()
+                for process in started.processes:
                     process.kill()
                     process.join()
     else:
-        _meet(rank, world, os.environ.get(MEETING, "env://"))
+        _init_process_group(rank, world, os.environ.get(RENDEZVOUS, "env://"))
         try:
             yield Ranks(rank, world, timm_models.device())
         finally:
-            _part()
+            _destroy_process_group()
 
 
-def _accompany(index: int, world: int, meeting: str, work: Callable[[], object]) -> None:
-    """What companion `index` does; rank 0 does the talking."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+def _run_worker(index: int, world: int, rendezvous: str, work: Callable[[], object]) -> None:
+    """Main function of worker `index`. Its output is discarded: rank 0 reports for all."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
     rank = str(index + 1)
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(world), MEETING: meeting}
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(world), RENDEZVOUS: rendezvous}
     work()
 
 
-def _await(folder: Path, others: ProcessContext) -> None:
-    """Return when all are about to join: joining would wait half an hour for one that died before."""
-    while len(list(folder.glob("[0-9]*"))) < len(others.processes):
-        if others.join(timeout=0.05):
-            raise EvergreenError("the training's processes ended before they began")
+def _wait_for_workers(folder: Path, started: ProcessContext) -> None:
+    """Return when all workers are about to connect: init_process_group waits half an hour for one that has died."""
+    while len(list(folder.glob("[0-9]*"))) < len(started.processes):
+        if started.join(timeout=0.05):
+            raise EvergreenError("a training worker exited before all workers had connected")
 
 
-def _meet(rank: int, world: int, meeting: str) -> None:
+def _init_process_group(rank: int, world: int, rendezvous: str) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    elif meeting.startswith("file:") and Path("/sys/class/net/lo").exists():
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens beyond this machine
-    if meeting.startswith("file:") and rank:
-        Path(meeting.removeprefix("file://")).with_name(str(rank)).touch()  # see _await
+    elif rendezvous.startswith("file:") and Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # do not listen on other networks
+    if rendezvous.startswith("file:") and rank:
+        Path(rendezvous.removeprefix("file://")).with_name(str(rank)).touch()  # see _wait_for_workers
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
+    distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world)
 
 
-def _part() -> None:
+def _destroy_process_group() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def _explain(others: ProcessContext, error: Exception) -> None:
-    """Raise an EvergreenError that tells how a companion died, if one did."""
+def _raise_if_worker_died(started: ProcessContext, error: Exception) -> None:
+    """Raise an EvergreenError that says how a worker died, if one did."""
     try:
         if isinstance(error, ProcessException):
             raise error
-        others.join(timeout=5)
+        started.join(timeout=5)
     except ProcessException as died:
         reason = str(died).strip().splitlines()[-1]
         raise EvergreenError(
-            f"one of the training's {len(others.processes) + 1} processes ended: {reason}. If the machine lacked the "
-            "memory, train_backbone.threads: 1 trains in one process"
+            f"one of the training's {len(started.processes) + 1} processes ended: {reason}. If the machine ran out of "
+            "memory, set train_backbone.threads: 1 to train in one process"
         ) from error

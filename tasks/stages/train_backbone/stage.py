@@ -1,10 +1,11 @@
-"""Stage `train_backbone`: stage 1, the whole network on the natural class distribution.
+"""Stage `train_backbone`: stage 1, fine-tunes the whole network on the natural class distribution.
 
 Reads artifacts/validate/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
 artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
-Killed and started again it goes on after the last whole epoch; its checkpoint is in the cache, under the
-content of everything that decides the result. Several GPUs: `torchrun --nproc-per-node 4 -m tasks.stages
-train_backbone`."""
+
+If it is killed and started again, it continues after the last whole epoch. The checkpoint is in the cache, under a
+hash of everything that decides the result. Several GPUs: `torchrun --nproc-per-node 4 -m tasks.stages train_backbone`.
+"""
 
 import csv
 import hashlib
@@ -26,36 +27,36 @@ from tasks.common.paths import cache_dir
 from tasks.models.stage1 import save
 from tasks.scoring.targets import encode
 
-WORTH = 6000  # images through the network, some 30 s on a core, from which on more processes pay for their start
-SHARE = 16  # images of a batch that keep one process busy
-KEPT_DAYS = 14  # checkpoints of runs that nobody started again
+MIN_PASSES = 6000  # images through the network (some 30 s on a core) from which starting workers is worth it
+MIN_SHARE = 16  # images of a batch that keep one process busy
+KEPT_DAYS = 14  # for checkpoints of runs that were never resumed
 
 
 def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams) -> None:
-    """Train, keep the best epoch, write the outputs. Raises DataError without labelled images to train or choose by."""
+    """Train, keep the best epoch, write the outputs. Raises DataError if train or calibration has no labels."""
     from tasks.stages.train_backbone.processes import processes
 
     rows = training_rows(root)
     classes, task = classes_and_task(root)
     check(rows, classes, task, train_backbone)
-    again = partial(run, root, train_backbone=train_backbone, images=images)
+    rerun = partial(run, root, train_backbone=train_backbone, images=images)
     with (
-        processes(companions(len(rows["train"]), train_backbone), again) as ranks,
+        processes(worker_count(len(rows["train"]), train_backbone), rerun) as ranks,
         repeatable(train_backbone.threads, ranks),
     ):
         train(root, rows, classes, task, train_backbone, images, ranks)
 
 
-def companions(images: int, params: TrainBackboneParams) -> int:
-    """How many processes to start beside this one: a core each on CPUs, where it pays and changes no result."""
+def worker_count(images: int, params: TrainBackboneParams) -> int:
+    """How many more processes to start: on CPUs one per core in all, if it is faster and changes no result."""
     import torch
 
     from tasks.backbones import timm_models
     from tasks.stages.train_backbone.phases import moving_statistics, plan
 
     passes = images * sum(phase.epochs for phase in plan(params) if phase.opened != 0)
-    alone = params.threads or moving_statistics(params) or passes < WORTH or timm_models.device().type != "cpu"
-    return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // SHARE) - 1)
+    alone = params.threads or moving_statistics(params) or passes < MIN_PASSES or timm_models.device().type != "cpu"
+    return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // MIN_SHARE) - 1)
 
 
 def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
@@ -71,7 +72,8 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     how = Setting(params, len(classes), mean, std, ranks)
     sets = [
         Examples(
-            *ranks.first(lambda table=table: inputs(root, table, params, images)), encode(table["label"], classes, task)
+            *ranks.rank0_first(lambda table=table: inputs(root, table, params, images)),
+            encode(table["label"], classes, task),
         )
         for table in (rows["train"], rows["calibration"])
     ]
@@ -92,8 +94,8 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         }
         write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()})
         shutil.rmtree(folder, ignore_errors=True)
-        forget_old(folder.parent)
-    ranks.wait()
+        remove_old_checkpoints(folder.parent)
+    ranks.barrier()
 
 
 def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
@@ -104,18 +106,19 @@ def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: Ima
 
     features = None
     if any(phase.opened == 0 for phase in plan(params)):
-        embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed just these
+        embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed the same ones
         features = pretrained_features(root, table, embed=embed, images=images)
     return pixel_table(root, table, images), features
 
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
+    """Raise ParamsError without an epoch to train, DataError without labels to train on or choose by."""
     from tasks.stages.train_backbone.phases import plan
 
     if not plan(params):
         raise ParamsError(
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
-            f"{params.pretrained}, at least one expected (from scratch the frozen ones fall away)"
+            f"{params.pretrained}; expected at least one (training from scratch has no frozen epochs)"
         )
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)
@@ -127,7 +130,7 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
 
 
 def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: ImagesParams, model) -> str:
-    """The name of this training: its data in order, parameters, code and the weights it starts from."""
+    """Identifies a training: a hash of its data in order, parameters, code and initial weights."""
     digest = hashlib.sha256()
     for split in ("train", "calibration"):
         for part in (rows[split]["id"], rows[split]["label"]):
@@ -139,6 +142,7 @@ def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: Image
 
 
 def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int]) -> None:
+    """Write the network, history.csv and the stage's metrics. counts: images of each split."""
     from tasks.stages.train_backbone.phases import best_epoch
 
     best = history[best_epoch(history) - 1]
@@ -161,8 +165,8 @@ def write_outputs(root: Path, model, about: dict, history: list[dict], counts: d
     write_json(root / "metrics" / "train_backbone.json", metrics)
 
 
-def forget_old(folder: Path) -> None:
-    """Remove checkpoints that nobody has continued for KEPT_DAYS."""
+def remove_old_checkpoints(folder: Path) -> None:
+    """Remove checkpoints that have not been written for KEPT_DAYS."""
     for file in folder.glob("*/checkpoint.safetensors"):
         if time.time() - file.stat().st_mtime > KEPT_DAYS * 86400:
             shutil.rmtree(file.parent, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""The training loop of stage 1, on arrays: best epoch kept, resumable, in one process or several.
+"""The training loop of stage 1, on arrays: keeps the best epoch, resumable, in one process or several.
 
 N is the number of samples, K of classes, D of feature dimensions, S the side of the input in pixels.
 
-Every epoch draws its order and its augmentation from (seed, epoch) alone. So a run that was killed has no
-random state to restore: it repeats the epoch it was in and ends where it would have ended.
+Every epoch draws its order and its augmentation from (seed, epoch) alone. So a killed
+run has no random state to restore: it repeats the epoch it was in and ends with the same weights.
 """
 
 import math
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +37,8 @@ from tasks.stages.train_backbone.phases import (
     best_epoch,
     moving_statistics,
     open_parts,
-    over,
     parameter_groups,
+    phase_over,
     plan,
     rate,
     rate_factor,
@@ -66,7 +67,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training needs to know beside its data. `mean` and `std` (3,) scale the input."""
+    """What a training needs besides its data. `mean` and `std` (3,) scale the input."""
 
     params: TrainBackboneParams
     classes: int
@@ -80,9 +81,9 @@ def fit(
 ) -> tuple[State, list[dict]]:
     """Train `model` in place; returns (state of the best epoch, history).
 
-    `file` is the checkpoint to continue from and to keep; None: none is kept. History has a row an epoch: epoch
+    `file` is the checkpoint to continue from and to write; None: no checkpoint. History has one row per epoch: epoch
     (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score.
-    Raises EvergreenError when a loss is not finite or the memory of the device does not suffice.
+    Raises EvergreenError if a loss is not finite or the device runs out of memory.
     """
     params, ranks = how.params, how.ranks
     untouched = checkpoint.cpu_copy(model.state_dict())
@@ -90,11 +91,11 @@ def fit(
     history, best = (list(saved.history), saved.best) if saved else ([], {})
     if saved:
         model.load_state_dict(saved.model, strict=False)
-        _say(ranks, f"continuing after epoch {len(history)}")
+        _report(ranks, f"continuing after epoch {len(history)}")
     model.to(ranks.device)
     for phase in plan(params):
         done = [row for row in history if row["phase"] == phase.name]
-        if over(done, phase, params.patience):
+        if phase_over(done, phase, params.patience):
             continue
         open_parts(model, phase)
         network = timm_models.classifier(model) if phase.opened == 0 else model
@@ -102,7 +103,7 @@ def fit(
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
         wrapped = ranks.wrap(network)
-        while not over(done, phase, params.patience):
+        while not phase_over(done, phase, params.patience):
             began = time.perf_counter()
             row = {"epoch": len(history) + 1, "phase": phase.name}
             row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done))
@@ -117,13 +118,14 @@ def fit(
                 checkpoint.save(file, Checkpoint(history, state, best, checkpoint.optimizer_state(optimizer)))
             if ranks.rank == 0:
                 failpoint(f"train_backbone.epoch.{row['epoch']}")
-            if seconds > 1 or over(done, phase, params.patience):  # epochs on features take milliseconds
-                _say(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
+            ended = phase_over(done, phase, params.patience)
+            if seconds > 1 or ended:  # not every epoch on features: they take milliseconds
+                _report(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
     return untouched | best, history
 
 
 def _touched(model: Module) -> State:
-    """What training may have changed so far: phases only ever open more."""
+    """The tensors that training may have changed so far: each phase opens more than the one before."""
     names = {name for name, value in model.named_parameters() if value.requires_grad}
     names |= {name for name, _ in model.named_buffers()}
     return checkpoint.cpu_copy({name: value for name, value in model.state_dict().items() if name in names})
@@ -136,7 +138,7 @@ def _line(row: dict, phase: Phase, done: int, rate: float) -> str:
     )
 
 
-def _say(ranks: Ranks, text: str) -> None:
+def _report(ranks: Ranks, text: str) -> None:
     if ranks.rank == 0:
         print(f"train_backbone: {text}", file=sys.stderr, flush=True)
 
@@ -144,7 +146,7 @@ def _say(ranks: Ranks, text: str) -> None:
 def train_epoch(
     network: Module, optimizer: torch.optim.AdamW, train: Examples, how: Setting, phase: Phase, epoch: int, done: int
 ) -> dict:
-    """One pass over `train`; `done` epochs of the phase lie behind. Returns learning_rate and train_loss.
+    """One pass over `train`, after `done` epochs of the phase. Returns learning_rate and train_loss.
 
     Each process takes its share of every batch; the gradient is that of the whole batch.
     """
@@ -152,8 +154,9 @@ def train_epoch(
     order = batch_order(len(train.targets), params, epoch)
     if (smallest := min(map(len, order))) < ranks.world:
         raise EvergreenError(
-            f"train_backbone.batch_size: batches of {smallest} images cannot be shared by {ranks.world} processes "
-            f"(a batch is all processes' together; {len(train.targets)} training images): raise it or start fewer"
+            f"train_backbone.batch_size: batches of {smallest} images cannot be split between "
+            f"{ranks.world} processes (they share each batch; {len(train.targets)} training images): raise it or start "
+            "fewer processes"
         )
     seed = int(np.random.SeedSequence([params.seed, epoch, ranks.rank]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(seed)
@@ -163,6 +166,7 @@ def train_epoch(
     steps = [(done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
     rates = [rate(phase, params) * rate_factor(phase, *step) for step in steps]
     losses = torch.zeros(len(order), device=ranks.device)
+    small_maps = SmallMaps() if ranks.device.type == "cpu" else nullcontext()
     try:
         for step, batch in enumerate(prefetch(shares, inputs)):
             for group in optimizer.param_groups:
@@ -171,16 +175,16 @@ def train_epoch(
             if x.ndim == 4:
                 x = augment(x, params.augment, generator).contiguous(memory_format=torch.channels_last)
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
-            with autocast(how), SmallMaps():
+            with autocast(how), small_maps:
                 logits = network(x)
             loss = sample_losses(logits.float(), y, params.label_smoothing).sum() / len(order[step])
             optimizer.zero_grad()
-            (loss * ranks.world).backward()  # processes' gradients are averaged: undo the division
+            (loss * ranks.world).backward()  # gradients are averaged over processes: undo the division
             optimizer.step()
             losses[step] = loss.detach()
     except torch.OutOfMemoryError as error:
         raise EvergreenError(
-            f"epoch {epoch} (phase {phase.name}): {ranks.device} has too little memory for batches of "
+            f"epoch {epoch} (phase {phase.name}): {ranks.device} ran out of memory with batches of "
             f"{params.batch_size} images: lower train_backbone.batch_size or images.resolution"
         ) from error
     losses = ranks.sum(losses).cpu().numpy()
@@ -196,13 +200,13 @@ def train_epoch(
 
 
 def batch_order(rows: int, params: TrainBackboneParams, epoch: int) -> list[np.ndarray]:
-    """A permutation of `rows` in batches whose sizes differ by at most one: no last batch too small for BatchNorm."""
+    """A permutation of `rows` in batches whose sizes differ by at most one: no batch is too small for BatchNorm."""
     order = np.random.default_rng([params.seed, epoch]).permutation(rows)
     return np.array_split(order, math.ceil(rows / params.batch_size))
 
 
 def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:
-    """`inputs[rows]` for each `rows` of `index`, gathered by a thread while the device works on the one before."""
+    """`inputs[rows]` for each `rows` of `index`, read by a thread while the device works on the batch before."""
     pinned = torch.cuda.is_available()
 
     def gather(rows: np.ndarray) -> Tensor:
@@ -219,14 +223,14 @@ def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Ite
 
 
 def to_input(batch: Tensor, how: Setting) -> Tensor:
-    """Pixels (B, S, S, 3) uint8 as normalised (B, 3, S, S); features (B, D) as they are; float32 on the device."""
+    """Pixels (B, S, S, 3) uint8 become normalised (B, 3, S, S), features stay (B, D); float32 on the device."""
     if batch.dtype == torch.uint8:
         return timm_models.to_input(batch, how.mean, how.std, how.ranks.device)
     return batch.to(how.ranks.device).float()
 
 
 def autocast(how: Setting) -> torch.autocast:
-    """Mixed precision where params.precision asks for it, or leaves it open on a GPU that has bfloat16."""
+    """Mixed precision if params.precision asks for it, or is auto on a GPU that has bfloat16."""
     kind, wanted = how.ranks.device.type, how.params.precision
     half = wanted == "bfloat16" or (wanted == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported())
     return torch.autocast(kind, torch.bfloat16, enabled=half)
@@ -254,7 +258,7 @@ def judge(network: Module, calibration: Examples, how: Setting, phase: Phase, ep
 
 
 def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
-    """(N, K) float32 logits on the CPU; the processes share the work and all get the whole."""
+    """(N, K) float32 logits on the CPU; the processes share the work, and each gets all logits."""
     network.eval()
     parts = np.array_split(np.arange(len(inputs)), math.ceil(len(inputs) / how.params.batch_size))
     mine = parts[how.ranks.rank :: how.ranks.world]
@@ -267,12 +271,12 @@ def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
 
 
 def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> float:
-    """What the best epoch is best at; `counts` (K,) are the training samples of each class.
+    """The score that chooses the best epoch; `counts` (K,) are the training samples of each class.
 
-    Balanced accuracy, after taking the training classes' log shares out of the logits as far as it helps (tau times;
-    Menon et al. 2021): stage 2 will balance the classifier, so an epoch's bias to common classes must not decide.
+    Multi-class: balanced accuracy of logits minus tau times the log share of each class, at the best of TAUS
+    (Menon et al. 2021). Stage 2 balances the classifier, so an epoch's bias to common classes must not decide.
     Plain balanced accuracy chose unadapted features on long-tailed data, three points worse after stage 2.
-    For multi-label mean average precision.
+    Multi-label: mean average precision.
     """
     if targets.ndim == 2:
         return mean_average_precision(targets, logits)

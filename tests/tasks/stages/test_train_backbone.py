@@ -166,9 +166,9 @@ def test_the_best_epoch_is_the_highest_score_then_the_lower_loss_then_the_later(
     rows = [(1, 0.5, 0.1), (2, 0.9, 0.5), (3, 0.9, 0.4), (4, 0.9, 0.4), (5, 0.8, 0.1)]
     history = [{"epoch": e, "calibration_score": s, "calibration_loss": loss} for e, s, loss in rows]
     assert phases.best_epoch(history) == 4
-    assert not phases.over(history, phases.Phase("all", 9, None), patience=2)
-    assert phases.over(history, phases.Phase("all", 9, None), patience=1)
-    assert phases.over(history, phases.Phase("all", 5, None), patience=0)
+    assert not phases.phase_over(history, phases.Phase("all", 9, None), patience=2)
+    assert phases.phase_over(history, phases.Phase("all", 9, None), patience=1)
+    assert phases.phase_over(history, phases.Phase("all", 5, None), patience=0)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------
@@ -255,7 +255,9 @@ def test_too_little_memory_is_an_error_that_names_the_batch_size():
 
     model = small()
     model.classifier = Hungry(timm_models.feature_dim(model), 3)
-    with pytest.raises(EvergreenError, match=r"batches of 16 images: lower train_backbone.batch_size"):
+    with pytest.raises(
+        EvergreenError, match=r"ran out of memory with batches of 16 images: lower train_backbone.batch_size"
+    ):
         fit(model, setting(STAGED))
 
 
@@ -399,17 +401,17 @@ def test_two_processes_train_the_same_network_as_one(root):
     assert difference < 0.1 * other
 
 
-def test_a_long_training_on_cpus_has_a_process_a_core_and_ends_with_the_same_network(root, monkeypatch, capfd):
+def test_a_long_training_on_cpus_has_one_process_per_core_and_ends_with_the_same_network(root, monkeypatch, capfd):
     """Frozen BatchNorm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
     params = STAGED.model_copy(update={"backbone": "tf_efficientnet_lite0", "augment": [], "batch_size": 32})
-    assert train_backbone_stage.companions(10**5, params.model_copy(update={"batch_norm": "train"})) == 0
-    assert train_backbone_stage.companions(10**5, params.model_copy(update={"threads": 2})) == 0
+    assert train_backbone_stage.worker_count(10**5, params.model_copy(update={"batch_norm": "train"})) == 0
+    assert train_backbone_stage.worker_count(10**5, params.model_copy(update={"threads": 2})) == 0
     short = params.model_copy(update={"epochs": UnfreezePhases(frozen=1, last=1, all=1)})
     alone = run(root, short)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # wherever the test runs
-    assert train_backbone_stage.companions(1400, params) == 0  # 4 epochs through the network: not worth their start
-    assert train_backbone_stage.companions(1600, params) == 1
-    monkeypatch.setattr(train_backbone_stage, "WORTH", 0)
+    assert train_backbone_stage.worker_count(1400, params) == 0  # 4 epochs through the network: not worth their start
+    assert train_backbone_stage.worker_count(1600, params) == 1
+    monkeypatch.setattr(train_backbone_stage, "MIN_PASSES", 0)
     capfd.readouterr()
     together = run(root, short)
     assert capfd.readouterr().err.count("epoch   3") == 1  # one of them reports
@@ -420,18 +422,18 @@ def test_a_long_training_on_cpus_has_a_process_a_core_and_ends_with_the_same_net
     assert difference < 0.1 * other
 
 
-def killed_companion() -> None:
-    """What a companion does that the kernel kills in the middle of the training."""
+def killed_worker() -> None:
+    """A worker that the kernel kills in the middle of the training."""
     with processes.processes() as ranks:
-        ranks.wait()
+        ranks.barrier()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("work", "how"), [(killed_companion, "SIGKILL"), (partial(os._exit, 3), "exit code 3")])
-def test_a_companion_that_dies_ends_the_training_with_a_message_that_says_so(work, how):
+@pytest.mark.parametrize(("work", "how"), [(killed_worker, "SIGKILL"), (partial(os._exit, 3), "exit code 3")])
+def test_a_worker_that_dies_ends_the_training_with_an_error_that_says_how(work, how):
     def training() -> None:
         with processes.processes(1, work) as ranks:
-            ranks.wait()
+            ranks.barrier()
             ranks.sum(torch.ones(3))
 
     before = multiprocessing.active_children()  # of other tests: joblib's pools
@@ -446,18 +448,18 @@ from tasks.stages.train_backbone.processes import processes
 
 def work():
     with processes() as ranks:
-        ranks.wait()
-        ranks.wait()
+        ranks.barrier()
+        ranks.barrier()
 
 if __name__ == "__main__":
     with processes(1, work) as ranks:
-        ranks.wait()
+        ranks.barrier()
         print(multiprocessing.active_children()[0].pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_companions_end_with_a_training_that_is_killed(tmp_path):
+def test_workers_end_with_a_training_that_is_killed(tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
