@@ -40,7 +40,9 @@ FAILURES = ("failed", "silence", "rollback", "refused")  # events that apprise m
 
 
 def alert(root: Path, event: str, sentence: str, *, done: str = "", link: str = "") -> list[str]:
-    """Send `event`; one problem per address that could not be reached. An outbox that cannot be written never raises.
+    """Send `event`; returns one problem per address that could not be reached.
+
+    An outbox that cannot be written is returned as a problem, not raised.
 
     done: what Evergreen did about it; link: of the report.
     """
@@ -81,7 +83,7 @@ class Outbox:
         self.folder, self.params = folder, params
 
     def send(self, event: str, sentence: str, *, name: str, done: str = "", link: str = "") -> list[str]:
-        """Save an alert and deliver all, if params.yaml lists `event`; one problem per address not reached (yet).
+        """Save an alert if params.yaml lists `event`, and deliver all; one problem per address.
 
         name: of the model, for the title; done: what Evergreen did about it; link: of the report.
         """

@@ -46,7 +46,10 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
 
 
 def _state(measures: Measures, policy: DecideParams) -> str:
-    """quiet, drifted or unknown. Missing values are watched and raise an alarm, but are not drift to train on."""
+    """quiet, drifted or unknown.
+
+    Missing values are watched and raise an alarm, but are not drift to train on.
+    """
     if measures.window.used < policy.min_rows:
         return "unknown"
     if any(not finding.name.startswith(BROKEN) for finding in measures.drifted()):
@@ -201,7 +204,10 @@ def _sentence(newest: Measures | None, why: str | None, end: str, policy: Decide
 
 
 def phrases(measures: Measures) -> list[str]:
-    """What drifted, in words: at most two image properties, the class mix, missing values, then the rest by size."""
+    """What drifted, in words.
+
+    At most two image properties, the class mix, missing values, then the rest by size.
+    """
     found = sorted(measures.drifted(), key=lambda f: -(f.value or 0) / (f.threshold or 1))
     chosen = [f for f in found if f.name.startswith("image.")][:2] + [f for f in found if f.name == "prediction.mix"]
     chosen += [f for f in found if f.name.startswith(BROKEN)][:1]

@@ -60,7 +60,10 @@ class Journal:
         return found[::-1]
 
     def record_retrain(self, window: str) -> None:
-        """Record that `window` started a retraining; many new labels or an old model start one without measures."""
+        """Record that `window` started a retraining.
+
+        Many new labels or an old model start one without measures.
+        """
         self.store.create(f"retrains/{window}.json", b"{}\n")
 
     def retrains(self) -> list[datetime]:

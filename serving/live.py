@@ -25,7 +25,10 @@ class Model(NamedTuple):
 
 
 class Live:
-    """Follows champion.json. Threads may share it; no caller waits for the pointer or for a model to load."""
+    """Follows champion.json. Threads may share it.
+
+    No caller waits for the pointer or for a model to load.
+    """
 
     def __init__(self, releases: Releases, bundles: Path, every: float = 10.0, threads: int = 1):
         """Load the live model. Raises EvergreenError if nothing has been released yet.
@@ -48,7 +51,10 @@ class Live:
         return self._model
 
     def refresh(self) -> Model:
-        """Read the pointer now. If the store fails or a bundle is damaged, this raises and the old model stays."""
+        """Read the pointer now.
+
+        If the store fails or a bundle is damaged, this raises and the old model stays.
+        """
         pointer = self._releases.live()
         if pointer is not None and pointer.version != self._model.version:
             self._model = self._load(pointer)

@@ -1,4 +1,4 @@
-"""How often the model is right: estimated without labels, measured with late labels. With 95 % intervals."""
+"""How often the model is right: estimated without labels, or measured. With 95 % intervals."""
 
 import numpy as np
 
@@ -34,5 +34,8 @@ def estimate_accuracy(
 
 
 def measure_accuracy(right: int, rows: int) -> tuple[float, float, float]:
-    """(accuracy, low, high) of `right` out of `rows` (Wilson 1927, "Probable inference, the law of succession")."""
+    """(accuracy, low, high) of `right` out of `rows`.
+
+    Wilson 1927, "Probable inference, the law of succession".
+    """
     return right / rows, *wilson(right, rows, Z)

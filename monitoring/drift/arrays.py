@@ -1,4 +1,6 @@
-"""The samples of a window or of a reference as arrays. Values that are not finite numbers become NaN and are counted.
+"""The samples of a window or of a reference as arrays.
+
+Values that are not finite numbers become NaN and are counted.
 
 N samples (rows), K classes, D feature dimensions.
 """
@@ -65,7 +67,10 @@ def log_arrays(table: pa.Table, classes: Sequence[str], dimensions: int, task: s
 
 
 def number_column(column: pa.ChunkedArray) -> tuple[np.ndarray, int, int]:
-    """(N,) float64 with NaN for every value that is not finite, how many were null, how many NaN or infinite."""
+    """(N,) float64, how many values were null, and how many NaN or infinite.
+
+    All of these become NaN.
+    """
     values = column.cast(pa.float64()).to_numpy().copy()  # null becomes NaN
     with np.errstate(invalid="ignore"):
         bad = ~(np.abs(values) < HUGE)

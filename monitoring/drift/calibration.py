@@ -1,4 +1,4 @@
-"""Calibrate drift thresholds: the null distribution of the smallest p-value over all measures, for one reference.
+"""Calibrate drift thresholds: the null distribution of the smallest p-value over all measures.
 
 Windows without drift are drawn as in production, *and so is the reference*. B times, the M reference rows are split
 into a window and the rest, and both are measured against each other. Drawing windows against a fixed reference would
@@ -39,7 +39,10 @@ class NullDistribution:
 
 
 def calibrate(reference: Reference, rows: int, drift: DriftParams) -> NullDistribution:
-    """The null distribution for windows of `rows` rows, from the cache if possible. Raises ValueError for too few."""
+    """The null distribution for windows of `rows` rows, from the cache if possible.
+
+    Raises ValueError if there are too few rows.
+    """
     rows = calibrated_size(rows, len(reference))
     key = content_key(reference.digest, rows, drift.resamples, drift.seed, code_version("monitoring.drift.calibration"))
     file = reference.cache / reference.digest[:16] / f"{key[:32]}.npz"
@@ -59,7 +62,10 @@ def calibrate(reference: Reference, rows: int, drift: DriftParams) -> NullDistri
 
 
 def calibrated_size(rows: int, reference_rows: int) -> int:
-    """The calibrated window size for `rows` rows: at most half the reference, since the other half must remain."""
+    """The calibrated window size for `rows` rows.
+
+    At most half the reference, since the other half must remain.
+    """
     fitting = [size for size in SIZES if size <= min(rows, min(reference_rows, LARGEST) // 2)]
     if not fitting:
         raise ValueError(f"{rows} rows against {reference_rows} of the reference: {SIZES[0]} and {2 * SIZES[0]} needed")
@@ -119,7 +125,10 @@ def number_measures(arrays: SampleArrays) -> dict[str, np.ndarray]:
 
 
 def share_measures(arrays: SampleArrays, ood_threshold: float) -> dict[str, np.ndarray]:
-    """What is compared by shares: name of the finding -> (N, C) bool, a row without True if the value is missing."""
+    """What is compared by shares: name of the finding -> (N, C) bool.
+
+    A row has no True if its value is missing.
+    """
     scores = arrays.numbers["ood"]
     found = {
         "prediction.mix": arrays.predicted,
@@ -136,7 +145,10 @@ def distinct_categories(*values: np.ndarray) -> np.ndarray:
 
 
 def joint_ks_p(found: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """One p-value for K columns of (distances, effective sizes), which would outvote other measures one by one."""
+    """One p-value for K columns of (distances, effective sizes).
+
+    Separately, they would outvote the other measures.
+    """
     least = np.min([distances.ks_p(*pair) for pair in found], axis=0)
     return np.clip(least * len(found), distances.LEAST, 1)
 

@@ -43,7 +43,7 @@ def ks(window: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ks_splits(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KS distance of the chosen values to the others, for B choices: (B,) distances, (B,) effective sizes.
+    """KS distance of the chosen values to the others: (B,) distances, (B,) effective sizes.
 
     values: (M,) with NaN where missing; chosen: (B, M) bool.
     """
@@ -80,7 +80,9 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def whitening(vectors: np.ndarray) -> np.ndarray:
-    """(C, R) directions along which the rows of `vectors` (M, C) are uncorrelated with variance 1, widest first.
+    """(C, R) directions that make the rows of `vectors` (M, C) uncorrelated with variance 1.
+
+    The widest direction is first.
 
     R is at most M / 10: a narrow direction fitted to few rows would be too narrow for all other rows.
     """

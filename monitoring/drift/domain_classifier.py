@@ -23,7 +23,9 @@ def projection(dimensions: int) -> np.ndarray:
 
 
 def project(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides, (N, D) and (M, D), as (N, d) and (M, d) in standard deviations of the reference, clipped.
+    """Project both sides, (N, D) and (M, D), to (N, d) and (M, d).
+
+    The unit is the standard deviation of the reference; values are clipped.
 
     Features must be finite.
     """

@@ -1,4 +1,4 @@
-"""Choose the images that a report shows: the window's least familiar ones, and typical ones of the reference."""
+"""Choose the images that a report shows: unfamiliar ones of the window, typical reference ones."""
 
 import numpy as np
 
@@ -22,7 +22,10 @@ def choose_moved(window: SampleArrays, scores: np.ndarray | None) -> list[str]:
 
 
 def choose_typical(reference: Reference) -> list[str]:
-    """Ids of the reference samples closest to the centre of their predicted class, taking the classes in turn."""
+    """Ids of the reference samples closest to the centre of their predicted class.
+
+    The classes take turns.
+    """
     features, predicted = reference.arrays.features, reference.arrays.predicted
     known = np.isfinite(features).all(axis=1)
     turn, distance = np.full(len(reference), np.inf), np.full(len(reference), np.inf)

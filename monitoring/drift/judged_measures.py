@@ -1,4 +1,4 @@
-"""The measures that are judged together: the distance of each, its threshold, and whether it is drift.
+"""The measures that are judged together: distances, thresholds, and what is drift.
 
 A measure that fails becomes a finding with status "error"; the others are not affected. N rows of the window, M of the
 reference, K classes, C categories.
@@ -180,7 +180,10 @@ def finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def isolated(name: str, found: Callable[[], Finding | None]) -> list[Finding]:
-    """The finding of `found`, or an error finding if it raises: one broken column must not stop the report."""
+    """The finding of `found`, or an error finding if it raises.
+
+    One broken column must not stop the report.
+    """
     try:
         finding = found()
     except TooFewValues as error:

@@ -32,7 +32,7 @@ def estimate_priors(window: np.ndarray, reference: np.ndarray, labels: np.ndarra
 def estimate_shift(
     window: np.ndarray, reference: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float, float, float]:
-    """(new shares (K,), old shares (K,), their total variation distance, the low and high end of its interval).
+    """(new shares (K,), old shares (K,), total variation distance, low and high of its interval).
 
     The interval covers 95 %, by bootstrap of both window and reference.
     """

@@ -1,4 +1,7 @@
-"""Judge missing values and unreadable images: the remaining values of a column must not pass for all of it."""
+"""Judge missing values and unreadable images.
+
+The remaining values of a column must not pass for all of it.
+"""
 
 from monitoring.contracts import Finding
 from monitoring.drift import wording
@@ -7,7 +10,7 @@ from monitoring.drift import wording
 def judge_missing(
     name: str, lost: int, rows: int, lost_before: int, rows_before: int, level: float, detail: str
 ) -> Finding:
-    """Are more of `rows` lost than `lost_before` of `rows_before` suggest? Fisher's exact test, one-sided.
+    """Judge whether more of `rows` are lost than in the reference: Fisher's exact test, one-sided.
 
     level: p-values below it are drift.
     """

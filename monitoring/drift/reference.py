@@ -1,4 +1,4 @@
-"""A model's drift reference, read from its bundle: held-out samples with the model's features and answers.
+"""A model's drift reference, read from its bundle: held-out samples with features and answers.
 
     reference = load(Path("artifacts/bundle"), cache_dir("drift", root))
 
@@ -44,7 +44,10 @@ class Reference:
 
 
 def load(bundle_dir: Path, cache: Path) -> Reference:
-    """The reference of the bundle in `bundle_dir`. Raises BundleDamaged if it is missing or has another schema."""
+    """The reference of the bundle in `bundle_dir`.
+
+    Raises BundleDamaged if it is missing or has another schema.
+    """
     about, digest = bundle.read(bundle_dir), bundle.digest(bundle_dir)
     columns = [name for name in schema(about["task"]).names if name != "thumbnail"]
     try:

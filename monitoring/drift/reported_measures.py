@@ -1,4 +1,4 @@
-"""Measures that are reported but not judged: accuracy, estimated and measured, and the mix of true classes.
+"""Measures that are reported but not judged: accuracy and the mix of true classes.
 
 N rows of the window, M of the reference, K classes.
 """

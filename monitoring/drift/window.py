@@ -68,7 +68,10 @@ def _all_columns(table: pa.Table, task: str) -> pa.Table:
 
 
 def _without_repeats(table: pa.Table) -> tuple[pa.Table, int]:
-    """The first row of each image, and the number of other rows: an image sent a thousand times is one sample."""
+    """The first row of each image, and the number of other rows.
+
+    An image that was sent a thousand times is one sample.
+    """
     _, first = np.unique(np.array(table["id"].fill_null("").to_pylist(), str), return_index=True)
     return table.take(np.sort(first)), len(table) - len(first)
 

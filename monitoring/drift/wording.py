@@ -28,7 +28,10 @@ def percent(share: float) -> str:
 
 
 def describe_numbers(name: str, window: np.ndarray, reference: np.ndarray) -> str:
-    """How the finite numbers `window` (N,) differ from `reference` (M,); name: brightness, ..., confidence, ood."""
+    """Describe how the finite numbers `window` (N,) differ from `reference` (M,).
+
+    name: brightness, ..., confidence, ood.
+    """
     now, was = float(np.median(window)), float(np.median(reference))
     if name == "confidence":
         return f"the model is {'less' if now < was else 'more'} certain (median {now:.2f}, was {was:.2f})"

@@ -52,7 +52,10 @@ logger = logging.getLogger("evergreen.capture")
 
 @dataclass(frozen=True)
 class Stats:
-    """Answers since the start. offered = written + waiting + not_sampled + over_cap + dropped + lost + failed."""
+    """Answers since the start, by what became of them.
+
+    offered = written + waiting + not_sampled + over_cap + dropped + lost + failed.
+    """
 
     offered: int = 0
     written: int = 0

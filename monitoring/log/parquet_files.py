@@ -44,7 +44,10 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 class open_seekable:
-    """A key as a seekable file, or None if it is gone. A store that only streams is read into a temporary copy."""
+    """A key as a seekable file, or None if it is gone.
+
+    A store that only streams is read into a temporary copy.
+    """
 
     def __init__(self, store: Store, key: str):
         self._stream = store.open(key)

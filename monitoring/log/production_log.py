@@ -1,4 +1,4 @@
-"""The production log: all answers of the models, and the late labels, in one `tasks.storage.blobs.Store`.
+"""The production log: all answers of the models, and late labels, in one blob store.
 
     2026-11-21/14/<hash>-<bytes>.parquet   answers requested in that hour (UTC): schema.log_schema
     labels/<hash>.parquet                  late labels as they came: schema.late_labels_schema
@@ -80,7 +80,7 @@ class Log:
         seed: int = 0,
         bundle: str | None = None,
     ) -> tuple[pa.Table, list[str], int]:
-        """(answers requested in [start, end), keys that could not be read, N before sampling), by time and id.
+        """(answers requested in [start, end), unreadable keys, N before sampling), by time and id.
 
         columns: to read (None: all). limit: maximum number of rows; the random sample depends only on the rows and
         `seed`. bundle: only answers of the model with this manifest digest. Raises what the store raises.
@@ -160,7 +160,10 @@ class Log:
         return key
 
     def labels(self, since: datetime | None = None) -> pa.Table:
-        """The newest label of each annotator for each id, given at or after `since`, by time (late_labels_schema)."""
+        """The newest label of each annotator for each id, by time (late_labels_schema).
+
+        since: only labels given then or later.
+        """
         schema = late_labels_schema(self.task)
         tables = [schema.empty_table()]
         for key in self.store.list("labels/"):
@@ -178,7 +181,7 @@ class Log:
     # retention
 
     def prune(self, now: datetime, keep_days: float, keep_gb: float) -> int:
-        """Delete hours older than `keep_days`, then the oldest until `keep_gb` (10^9 bytes) are left; how many files.
+        """Delete hours older than `keep_days`, then the oldest beyond `keep_gb` (10^9 bytes); how many files.
 
         Labels stay: they are people's work, and small.
         """

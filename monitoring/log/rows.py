@@ -1,4 +1,7 @@
-"""Turn answers into rows of the production log, with the measures and thumbnails that a reference has too."""
+"""Turn answers into rows of the production log.
+
+Rows have the same measures and thumbnails as a reference.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime

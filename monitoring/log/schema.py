@@ -6,7 +6,10 @@ from tasks.common.schemas import MEASURES, label_type
 
 
 def log_schema(task: str) -> pa.Schema:
-    """The production log: one row per answer. If the bytes are not a usable image, only the first columns are set."""
+    """The production log: one row per answer.
+
+    If the bytes are not a usable image, only the first columns are set.
+    """
     return pa.schema(
         [
             ("id", pa.string()),  # sha256 of the encoded bytes, hex; late labels are joined by it

@@ -22,7 +22,10 @@ def is_loopback(host: str) -> bool:
 
 
 def refusal(password: str | None, request: Request) -> Response | None:
-    """The error response for a request that is not allowed; None if it is allowed. password: None for loopback only."""
+    """The error response for a request that is not allowed; None if it is allowed.
+
+    password: None for loopback only.
+    """
     if request.url.path == "/health":
         return None
     host = request.headers.get("host", "")

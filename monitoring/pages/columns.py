@@ -1,4 +1,7 @@
-"""A measured window with its tables, and their columns as arrays to compare. N rows, D feature dimensions."""
+"""A measured window with its tables, and their columns as arrays to compare.
+
+N rows, D feature dimensions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -60,7 +60,10 @@ def ui_path(workspace: Path, window_id: str) -> str:
 
 
 def evidently_ui_command(workspace: Path, port: int) -> list[str]:
-    """The command that serves Evidently's UI on loopback (starts in about 11 s). Set DO_NOT_TRACK=1 for it."""
+    """The command that serves Evidently's UI on loopback (starts in about 11 s).
+
+    Set DO_NOT_TRACK=1 in its environment.
+    """
     _project(workspace)  # the UI reads projects when it starts
     return [
         *(sys.executable, "-m", "evidently.cli", "ui"),
@@ -69,7 +72,10 @@ def evidently_ui_command(workspace: Path, port: int) -> list[str]:
 
 
 def snapshot_id(window_id: str) -> uuid.UUID:
-    """A version 7 UUID (RFC 9562) from the window's end: it sorts by time and is the same for the same window."""
+    """A version 7 UUID (RFC 9562) from the window's end.
+
+    It sorts by time and is the same for the same window.
+    """
     end = datetime.strptime(window_id.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     random = int(sha256_bytes(window_id.encode())[:20], 16)
     value = int(end.timestamp() * 1000) << 80 | random
@@ -78,7 +84,10 @@ def snapshot_id(window_id: str) -> uuid.UUID:
 
 
 def _drop_old_plots(workspace: Path) -> None:
-    """Remove the plots of snapshots that just became older than WHOLE: thousands of them would need gigabytes."""
+    """Remove the plots of snapshots that just became older than WHOLE.
+
+    The plots of thousands of windows would need gigabytes of memory.
+    """
     snapshots = sorted((workspace / str(PROJECT) / "snapshots").glob("*.json"))
     for path in snapshots[-WHOLE - 20 : -WHOLE]:  # 20, in case an earlier one was missed
         reduced = without_plots(
@@ -93,7 +102,10 @@ def _json(snapshot: dict) -> str:
 
 
 def _project(workspace: Path) -> Path:
-    """The project's folder; writes description and dashboard only if missing, because a user may change them."""
+    """The project's folder, with description and dashboard.
+
+    These are written only if missing, because a user may change them.
+    """
     folder = workspace / str(PROJECT)
     (folder / "snapshots").mkdir(parents=True, exist_ok=True)
     if not (folder / "dashboard.json").exists():

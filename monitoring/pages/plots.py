@@ -1,6 +1,6 @@
-"""Small drift plots as inline SVG: sharp at any size, a few KB, coloured by the page's style (light or dark).
+"""Small drift plots as inline SVG, coloured by the page's style (light or dark).
 
-No function sets a colour or a font: CSS classes say what a shape means, and templates/style.css styles them.
+They are sharp at any size and a few KB large. No function sets a colour or a font: CSS classes say what a shape means, and templates/style.css styles them.
 Markup.format escapes texts. N values, B bins, W windows.
 """
 
@@ -15,7 +15,10 @@ WIDTH, HEIGHT = 320, 110
 
 
 def distribution(reference: np.ndarray, window: np.ndarray, title: str) -> Markup:
-    """Both distributions over the same bins, as shares. reference, window: (N,) finite; "" if one is empty."""
+    """Both distributions over the same bins, as shares; "" if one is empty.
+
+    reference, window: (N,) finite.
+    """
     if not len(reference) or not len(window):
         return Markup("")
     both = np.concatenate([reference, window])
@@ -60,7 +63,7 @@ def spark(ratios: Sequence[float | None]) -> Markup:
 
 
 def timeline(points: Sequence[dict]) -> Markup:
-    """The worst measure of each of W windows relative to its threshold, with a dot in the decision's colour.
+    """The worst measure of W windows relative to its threshold; dots have the decision's colour.
 
     points, oldest first: {ratio: float | None, outcome, title, current: bool}.
     """
@@ -121,7 +124,10 @@ def _places(count: int, width: int, edge: int) -> list[float]:
 
 
 def _level(ratios: Sequence[float | None], height: int, edge: int) -> list[float | None]:
-    """Heights on a logarithmic scale from LOW to HIGH: twice the threshold is as far from it as half of it."""
+    """Heights on a logarithmic scale from LOW to HIGH.
+
+    Twice the threshold is as far from it as half of it.
+    """
     span = np.log2(HIGH / LOW)
     return [
         None

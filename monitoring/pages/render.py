@@ -1,4 +1,4 @@
-"""Render the pages' templates: one style, a content security policy, and filters for names, numbers and times.
+"""Render the pages' templates, with their style, security policy and filters.
 
 Names come from outside: Jinja escapes them, and `name` strips control and direction characters.
 """
@@ -47,7 +47,10 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def policy() -> str:
-    """The pages' content security policy: this one style, inline images, forms and frames of the same server."""
+    """The pages' content security policy.
+
+    It allows this one style, inline images, and forms and frames of the same server.
+    """
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; frame-src 'self'; "

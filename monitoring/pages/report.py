@@ -31,7 +31,7 @@ def write(
     images: int = 12,
     keep: int = 5_000,
 ) -> Path:
-    """Write the window's page and the index, and delete all but the newest `keep` pages; returns the page's path.
+    """Write the window's page and the index, delete all but the newest `keep` pages; returns the path.
 
     history: earlier windows, in any order; done: sentences about what was started because of this window.
     """

@@ -1,4 +1,4 @@
-"""Serve the report pages: drift reports, Evidently's rendering of each, release reports, the review queue.
+"""Serve drift reports, Evidently's renderings, release reports and the review queue.
 
     app = create_app(site_of(root))      # an ASGI app: `evergreen up` serves it
 
@@ -68,7 +68,10 @@ class Site:
 
 
 def create_app(site: Site) -> FastAPI:
-    """An ASGI app with the pages of `site`. Without a password it only answers requests from and to this machine."""
+    """An ASGI app with the pages of `site`.
+
+    Without a password it only answers requests from and to this machine.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     key = secrets.token_bytes(32)  # of this process: buttons of older pages stop working after a restart
 

@@ -88,7 +88,10 @@ def _run(shown: MeasuredWindow, rows: int) -> dict:
 def compared_columns(
     window_table: pa.Table, reference_table: pa.Table, classes: Sequence[str], rows: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(window, reference): name -> values without gaps, at most `rows` each; only names with values on both sides."""
+    """(window, reference): name -> values without gaps, at most `rows` each.
+
+    Only names with values on both sides.
+    """
     window = _sample(window_table.filter(pc.is_valid(window_table["prediction"])), rows)
     reference = _sample(reference_table, rows)
     now = {name: numbers(window, name) for name in NUMBERS} | {"confidence": confidence(window)}
@@ -135,6 +138,8 @@ def _metric() -> type:
     from evidently.core.metric_types import SingleValueCalculation, SingleValueMetric
 
     class EvergreenMeasure(SingleValueMetric):
+        """One of Evergreen's measures relative to its threshold, as a metric of Evidently."""
+
         measure: str
         value: float
 

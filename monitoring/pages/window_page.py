@@ -69,7 +69,10 @@ def _points(current: str, trend: Sequence[tuple[Measures, DriftDecision]]) -> li
 
 
 def _groups(measures: Measures, trend: Sequence[tuple[Measures, DriftDecision]]) -> list[dict]:
-    """The measures for the table, each with its history: drifted and failed ones first, the quiet ones separately."""
+    """The measures for the table, each with its history.
+
+    Drifted and failed ones come first, the quiet ones separately.
+    """
     past = [{finding.name: drift_ratio(finding) for finding in old.findings} for old, _ in trend]
     rows = [
         {
@@ -141,7 +144,7 @@ def _label(value: str | list[str] | None) -> str:
 
 
 def _picture(thumbnail: bytes | None, image: bytes | None) -> str | None:
-    """A data URI of the thumbnail, or of a new one made from the full image; None if neither can be shown."""
+    """A data URI of the thumbnail, or of the image made small; None if neither can be shown."""
     if thumbnail and thumbnail[:3] == b"\xff\xd8\xff":
         return "data:image/jpeg;base64," + base64.b64encode(thumbnail).decode()
     if not image:
@@ -159,7 +162,10 @@ def _picture(thumbnail: bytes | None, image: bytes | None) -> str | None:
 
 
 def _mix(measures: Measures) -> dict:
-    """Shares of predicted classes, before and now: those that moved most, ordered by their share in the reference."""
+    """Shares of predicted classes, before and now, for the classes that moved most.
+
+    They are ordered by their share in the reference.
+    """
     names = sorted(set(measures.mix) | set(measures.reference_mix))
     rows = [(label, measures.reference_mix.get(label, 0.0), measures.mix.get(label, 0.0)) for label in names]
     shown = sorted(rows, key=lambda row: -abs(row[1] - row[2]))[:MIX]

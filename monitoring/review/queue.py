@@ -115,7 +115,10 @@ def _usable(rows: pa.Table, known: Collection[str]) -> pa.Table:
 
 
 def _candidates(scores: np.ndarray, sources: np.ndarray, quota: int) -> np.ndarray:
-    """Rows worth comparing, best first: at most four times the quota per source, so that no source dominates."""
+    """Rows worth comparing, best first.
+
+    At most four times the quota per source, so that no source dominates.
+    """
     order, left = [], Counter()
     for row in np.argsort(-scores, kind="stable"):
         if left[sources[row]] < 4 * quota:
@@ -144,7 +147,10 @@ def _bits(hashes: np.ndarray, value: np.uint64) -> np.ndarray:
 
 
 def queued(log: Log) -> list[Queued]:
-    """All samples that people were ever asked to label, oldest first. Damaged files are skipped and logged."""
+    """All samples that people were ever asked to label, oldest first.
+
+    Damaged files are skipped and logged.
+    """
     found = []
     for key in log.store.list("queue/"):
         content = log.store.read(key)
@@ -166,7 +172,7 @@ def waiting(log: Log) -> list[Queued]:
 def enqueue(
     log: Log, review: ReviewParams, start: datetime, end: datetime, because: str, seed: int = 0
 ) -> list[Queued]:
-    """Choose from the answers of [start, end) and add them to the queue; returns what was added, best first.
+    """Choose from the answers of [start, end) and queue them; returns what was added, best first.
 
     Two simultaneous calls may both add a sample; `waiting` then lists it once.
     """
