@@ -1,7 +1,7 @@
 """Small drift plots as inline SVG, coloured by the page's style (light or dark).
 
-They are sharp at any size and a few KB large. No function sets a colour or a font: CSS classes say what a shape means, and templates/style.css styles them.
-Markup.format escapes texts. N values, B bins, W windows.
+They are sharp at any size and a few KB large. No function sets a colour or a font: CSS classes say what a shape means,
+and templates/style.css styles them. Markup.format escapes texts. N values, B bins, W windows.
 """
 
 from collections.abc import Sequence
