@@ -87,7 +87,7 @@ class Model:
         """log_schema and the columns label and split, of (H, W) or (H, W, 3) uint8 images stored as PNG."""
         import torch
 
-        network, (mean, std) = timm_models.create(BACKBONE, "auto", 0, SIZE), timm_models.normalisation(BACKBONE)
+        network, (mean, std) = timm_models.create_model(BACKBONE, "auto", 0, SIZE), timm_models.normalisation(BACKBONE)
         columns: dict[str, list] = {name: [] for name in ("id", "features", *(field.name for field in MEASURES))}
         with torch.inference_mode():
             for start in range(0, len(images), 64):

@@ -118,7 +118,7 @@ def features(images: list[bytes], params: Params) -> np.ndarray:
 
     how, backbone, device = params.images, params.embed.backbone, timm_models.device()
     network, (mean, std) = (
-        timm_models.create(backbone, "auto", 0, how.resolution).to(device),
+        timm_models.create_model(backbone, "auto", 0, how.resolution).to(device),
         timm_models.normalisation(backbone),
     )
     parts = []

@@ -53,7 +53,7 @@ def train(side: int, images: int, plain: bool) -> float:
     calibration = trainer.Examples(pixels[:BATCH], None, train.targets[:BATCH])
     ends = []
     with processes(workers, partial(_train_worker, side, images)) as ranks, repeatable(params.threads, ranks):
-        model = timm_models.create(params.backbone, params.pretrained, 10, side)
+        model = timm_models.create_model(params.backbone, params.pretrained, 10, side)
         ranks.barrier()
         judge = trainer.judge
         trainer.judge = lambda *a: (ends.append(time.perf_counter()), judge(*a))[1]  # an epoch has ended

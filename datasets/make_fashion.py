@@ -2,23 +2,23 @@
 
     python datasets/make_fashion.py [SOURCE] [OUT]
 
-SOURCE holds Fashion-MNIST's four idx.gz files (default: where Debian's package `dataset-fashion-mnist` puts
-them); OUT defaults to the folder `fashion` beside this script. The same SOURCE gives the same bytes with the
-locked Pillow and pyarrow. It takes about 10 s and prints a table of files, rows and bytes (under 4 MB in all).
+SOURCE holds the four idx.gz files of Fashion-MNIST (default: where Debian's package `dataset-fashion-mnist` installs
+them). OUT defaults to the folder `fashion` next to this script. With the locked Pillow and pyarrow, the same SOURCE
+gives the same bytes. It takes about 10 s and prints a table of files, rows and bytes (under 4 MB in all).
 
 Every file is a manifest in Hugging Face's image layout: image {bytes, path}, label, split, source, taken_at,
-slice_lighting. `truth.parquet` {id, label} holds the true label of every image of every file. It scores
-benchmarks and tests; nothing in the pipeline may read it.
+slice_lighting. `truth.parquet` {id, label} holds the true label of every image of every file. Benchmarks and tests use
+it for scoring; nothing in the pipeline may read it.
 
 | file | rows |
 |---|---|
 | base         | train: 50:1 long tail, 8 % of each given class mislabelled; calibration and test: clean, balanced |
 | batch-2      | the next training batch: same cameras, same noise, more of the rare classes |
 | sabotaged    | a clean training batch in which every label of one frequent class is flipped |
-| hard         | the hard set: clean images of the test part that a linear classifier on pixels is unsure of |
+| hard         | the hard set: clean images from the test part, of which a linear classifier on pixels is unsure |
 | production-1 | traffic without labels, camera and mix as in base's calibration and test images |
-| production-2, production-3 | traffic without labels from a changed camera; in the latter the mix changes, too |
-| production-4 | later traffic from the changed camera, its mix as in the two files before together |
+| production-2, production-3 | traffic without labels from a changed camera; in production-3 the mix changes too |
+| production-4 | later traffic from the changed camera, with the mix of production-2 and production-3 together |
 """
 
 import gzip
@@ -50,7 +50,7 @@ CLASSES = (
 )
 # frequent to rare; rare classes resemble frequent ones (Coat: Pullover; Sandal: Sneaker), as in real tails
 TAIL = ("Trouser", "T-shirt/top", "Sneaker", "Pullover", "Dress", "Bag", "Shirt", "Coat", "Ankle boot", "Sandal")
-CONFUSABLE = {  # given label -> true classes an annotator mistakes for it
+CONFUSABLE = {  # given label -> true classes that an annotator confuses with it
     "T-shirt/top": ("Shirt", "Dress", "Pullover"),
     "Trouser": ("Dress", "Pullover", "T-shirt/top"),
     "Pullover": ("Coat", "Shirt", "T-shirt/top"),
@@ -63,11 +63,11 @@ CONFUSABLE = {  # given label -> true classes an annotator mistakes for it
     "Ankle boot": ("Sneaker", "Sandal"),
 }
 HEAD, IMBALANCE, NOISE = 1000, 50.0, 0.08
-CALIBRATION, TEST, HARD = 50, 150, 18  # images a class
-BATCH, SABOTAGED, WINDOW = 1700, 250, 250  # images a file
-CAMPAIGN = 0.65  # share of batch-2 drawn evenly over classes (rare ones wanted); the rest is drawn as base is
+CALIBRATION, TEST, HARD = 50, 150, 18  # images per class
+BATCH, SABOTAGED, WINDOW = 1700, 250, 250  # images per file
+CAMPAIGN = 0.65  # share of batch-2 drawn evenly over classes (to collect rare ones); the rest has the mix of base
 FLIPPED, FLIPPED_TO = "Sneaker", "Bag"  # neighbours in CLASSES: an index off by one
-MIN_DIFFERENCE = 6.0  # mean absolute difference (of 255) of any two images' 14 x 14 means: no near-duplicates
+MIN_DIFFERENCE = 6.0  # of any two images' 14 x 14 means, mean absolute (of 255): excludes near-duplicates
 
 FEATURES = {
     "image": {"_type": "Image"},
@@ -92,7 +92,7 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Rows:
-    """Parallel lists of one file; `true` goes to truth.parquet only."""
+    """The rows of one file, as parallel lists; `true` is written only to truth.parquet."""
 
     pixels: list[np.ndarray]
     path: list[str]
@@ -105,7 +105,7 @@ class Rows:
 
 
 class Pool:
-    """Images of one part ("train", "t10k") of Fashion-MNIST, dealt out by class, each at most once."""
+    """Images of one part ("train", "t10k") of Fashion-MNIST, drawn by class, each at most once."""
 
     def __init__(self, source: Path, part: str):
         self.part = part
@@ -118,7 +118,7 @@ class Pool:
         return of_class[shuffled(f"{self.part}/{number}", len(of_class))]
 
     def deal(self, counts: dict[str, int], distinct: "Distinct") -> Iterator[tuple[int, str]]:
-        """(index, true class) of `counts[class]` images a class, none of them near one dealt before."""
+        """Yield (index, true class) of `counts[class]` images per class, none similar to an earlier one."""
         for name, count in counts.items():
             waiting = self._waiting[CLASSES.index(name)]
             while count:
@@ -140,10 +140,10 @@ class Pool:
 
 
 class Distinct:
-    """Remembers the images taken; refuses one that is nearly the same as any of them."""
+    """Stores the images taken so far and refuses an image that is nearly the same as one of them."""
 
     def __init__(self) -> None:
-        self._coarse = np.empty((0, 49), np.float32)  # 7 x 7 means: never further apart than the 14 x 14 ones
+        self._coarse = np.empty((0, 49), np.float32)  # 7 x 7 means: never further apart than the 14 x 14 means
         self._fine = np.empty((0, 196), np.float32)
         self._count = 0
 
@@ -166,7 +166,7 @@ def _idx(file: Path, header: int) -> np.ndarray:
 
 
 def raw(tag: str, n: int) -> np.ndarray:
-    """(n,) uint64 random words, a pure function of `tag` (PCG64's raw stream is stable across numpy versions)."""
+    """(n,) uint64 random words that depend only on `tag` (PCG64's raw stream is stable across numpy versions)."""
     seed = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
     return np.random.PCG64(seed).random_raw(n)
 
@@ -180,7 +180,7 @@ def uniform(tag: str, n: int) -> np.ndarray:
 
 
 def apportion(shares: dict[str, float], total: int) -> dict[str, int]:
-    """Whole counts that sum to `total` and follow `shares` (largest remainder)."""
+    """Integer counts that sum to `total` in proportion to `shares` (largest remainder method)."""
     exact = {name: total * share / sum(shares.values()) for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
     rest = sorted(exact, key=lambda name: counts[name] - exact[name])
@@ -190,16 +190,16 @@ def apportion(shares: dict[str, float], total: int) -> dict[str, int]:
 
 
 def long_tail() -> dict[str, int]:
-    """Given label -> training images: exponential from HEAD down to HEAD / IMBALANCE."""
+    """Given label -> number of training images: exponential from HEAD down to HEAD / IMBALANCE."""
     last = len(TAIL) - 1
     return {name: round(HEAD * IMBALANCE ** (-rank / last)) for rank, name in enumerate(TAIL)}
 
 
 def noisy(pool: Pool, counts: dict[str, int], distinct: Distinct) -> Rows:
-    """Training rows with `counts` *given* labels a class, NOISE of each wrong.
+    """Training rows with `counts` *given* labels per class, of which the share NOISE is wrong.
 
-    The noise is proportional per given class: uniform noise over true classes would make most labels of the
-    rarest class wrong. Which class hides behind a wrong label follows the true classes' frequencies.
+    The noise is proportional per given class: noise that is uniform over true classes would make most labels of the
+    rarest class wrong. The true classes behind wrong labels follow their frequencies.
     """
     rows = Rows([], [], [], [], [])
     for given, count in counts.items():
@@ -211,7 +211,7 @@ def noisy(pool: Pool, counts: dict[str, int], distinct: Distinct) -> Rows:
 
 
 def hard(train: Rows, pool: Pool, distinct: Distinct) -> Rows:
-    """HARD test images a class whose true and best other score differ least under ridge regression on pixels."""
+    """HARD test images per class whose true and best other score differ least in a ridge regression on pixels."""
     x = np.stack(train.pixels).reshape(len(train.true), -1) / 255.0
     y = np.array([CLASSES.index(name) for name in train.true])
     weight = 1.0 / np.bincount(y, minlength=len(CLASSES))[y]
@@ -230,7 +230,7 @@ def hard(train: Rows, pool: Pool, distinct: Distinct) -> Rows:
 
 
 def production(pool: Pool, mix: dict[str, float], distinct: Distinct, changed: bool, tag: str) -> Rows:
-    """A window of unlabelled traffic; `changed`: a darker, blurred camera that hangs on its side."""
+    """A window of unlabelled traffic; `changed`: from a darker, blurred camera that is mounted on its side."""
     rows = pool.rows(pool.deal(apportion(mix, WINDOW), distinct), None)
     rows.given = [None] * len(rows.given)
     if changed:
@@ -246,7 +246,7 @@ def other_camera(pixels: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def lighting(pixels: np.ndarray) -> str:
-    """Brightness of the object itself, so that the slice does not just follow the class's area."""
+    """Brightness of the object itself: that of the whole image would only follow the area of the class."""
     inside = pixels[pixels > 16]
     return "bright" if inside.size and inside.mean() >= 150 else "dim"
 
@@ -258,7 +258,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def sources(name: str, splits: list[str | None], sites: dict[str | None, range]) -> list[str]:
-    """A camera for every row: uneven sizes, and a site serves one split only."""
+    """A camera for every row: sites have uneven sizes, and each site serves one split."""
     draws = uniform(f"{name}/source", len(splits)) ** 1.5  # more rows at the first sites
     cameras = {split: [f"site-{s:02d}/cam-{c}" for s in span for c in (1, 2)] for split, span in sites.items()}
     return [cameras[s][int(u * len(cameras[s]))] for s, u in zip(splits, draws, strict=True)]

@@ -29,7 +29,7 @@ class AdoptedTorch:
         for wrapper in WRAPPERS:
             if state and all(name.startswith(wrapper) for name in state):
                 state = {name.removeprefix(wrapper): value for name, value in state.items()}
-        self._model = timm_models.create(backbone, "none", len(classes), size)
+        self._model = timm_models.create_model(backbone, "none", len(classes), size)
         last = timm_models.classifier(self._model)
         place = next(name for name, module in self._model.named_modules() if module is last)
         rows = state[f"{place}.weight"].shape[0] if f"{place}.weight" in state else None

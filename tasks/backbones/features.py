@@ -1,8 +1,8 @@
-"""Network features of whole shards, computed once: a memory-mapped float16 array per shard.
+"""Cache of the network features of whole shards: one memory-mapped float16 array per shard, computed once.
 
-Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, rows as in the shard, and
-beside it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images
-section and the code between bytes and network. A new batch costs its own shards; nothing else is touched.
+Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, in the row order of the shard, and next to
+it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images section and the
+code between bytes and network. So a new batch computes only its own shards.
 """
 
 import os
@@ -27,7 +27,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B
 
 
 def feature_folder(root: Path, images: ImagesParams, key: str) -> Path:
-    """Where the shards' features of the network identified by `key` lie."""
+    """The cache folder of the features that the network identified by `key` computes."""
     return (
         cache_dir("features", root)
         / content_key(key, images.model_dump(), code_version("tasks.backbones.features"))[:16]
@@ -37,10 +37,10 @@ def feature_folder(root: Path, images: ImagesParams, key: str) -> Path:
 def feature_table(
     root: Path, samples: pa.Table, images: ImagesParams, key: str, build: Callable[[], Network], batch_size: int
 ) -> ShardTable:
-    """Features of `samples` (columns shard, row; N rows) on demand: `table[i]` gives (B, D) float16.
+    """Features of `samples` (columns shard, row; N rows), read on demand: `table[i]` gives (B, D) float16.
 
-    `key` names the network: its weights, code and input scaling. `build` makes it and is called only when some
-    shard's features are missing or unreadable, so that a warm call imports no torch.
+    `key` identifies the network: its weights, code and input scaling. `build` creates the network; it is called only
+    if the features of a shard are missing or unreadable, so that a warm call imports no torch.
     """
     folder = feature_folder(root, images, key)
     shards = sorted(set(samples.column("shard").to_pylist()))
@@ -58,19 +58,20 @@ def feature_table(
 
 
 def feature_file(folder: Path, shard: str) -> Path:
+    """The file with the features of `shard` in the cache folder `folder`."""
     return folder / f"{Path(shard).stem}.npy"
 
 
-def digest(file: Path) -> str:
-    """sha256 of a cached feature file, read from beside it: old shards are not hashed again."""
-    beside = file.with_suffix(".sha256")
-    if not beside.is_file():
+def feature_digest(file: Path) -> str:
+    """sha256 of a cached feature file, as stored next to it: old shards are not hashed again."""
+    stored = file.with_suffix(".sha256")
+    if not stored.is_file():
         _write_digest(file)
-    return beside.read_text().strip()
+    return stored.read_text().strip()
 
 
 def _open(file: Path) -> np.ndarray | None:
-    """The memory map, or None where the file is missing or torn: an unreadable entry is a missing one."""
+    """The memory map, or None if the file is missing or torn; both count as missing."""
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -80,32 +81,37 @@ def _open(file: Path) -> np.ndarray | None:
 def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
     file.with_suffix(".sha256").unlink(missing_ok=True)
     with atomic_path(file) as temporary, open(temporary, "wb") as out:
-        for part, values in _each(network, batches):
+        for part, values in _compute_batches(network, batches):
             if part.start == 0:
                 npy_header(out, np.float16, (rows, values.shape[1]))
             out.write(np.ascontiguousarray(values).data)
     _write_digest(file)
 
 
-def _each(network: Network, batches: Iterable[tuple[slice, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray]]:
-    """(slice, features) of each batch, in order. Under ONNX Runtime every core works on a batch of its own: cores that
-    share a batch of small images wait for each other half of the time."""
+def _compute_batches(
+    network: Network, batches: Iterable[tuple[slice, np.ndarray]]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (slice, features) of each batch, in order.
+
+    With ONNX Runtime each core computes its own batch: cores that share a batch of small images wait for each other
+    half of the time.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(network, OnnxFeatures) or cores == 1:
-        yield from ((part, _half(network(pixels))) for part, pixels in batches)
+        yield from ((part, _to_float16(network(pixels))) for part, pixels in batches)
         return
     with ThreadPoolExecutor(cores) as pool:
         waiting: deque = deque()
         for part, pixels in batches:
-            waiting.append((part, pool.submit(lambda pixels: _half(network(pixels)), pixels)))
+            waiting.append((part, pool.submit(lambda pixels: _to_float16(network(pixels)), pixels)))
             if len(waiting) > cores:
                 done, values = waiting.popleft()
                 yield done, values.result()
         yield from ((done, values.result()) for done, values in waiting)
 
 
-def _half(values: np.ndarray) -> np.ndarray:
-    """float16, with what float16 cannot hold clipped to its largest value (NaN stays: it must be seen)."""
+def _to_float16(values: np.ndarray) -> np.ndarray:
+    """Convert to float16, clipping values that float16 cannot hold; NaN stays, so that later checks see it."""
     top = np.finfo(np.float16).max
     return np.clip(values, -top, top).astype(np.float16)
 

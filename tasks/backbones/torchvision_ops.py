@@ -1,18 +1,18 @@
 """Make `import timm` work where torchvision's compiled operators do not fit the installed torch.
 
-timm imports torchvision, and torchvision declares fake kernels for `torchvision::nms` while it is imported. A
-torchvision built for CUDA beside a CPU torch cannot load its compiled part, so that the operator does not exist
-and the import dies. Evergreen never calls the operator: declaring its schema is enough.
+timm imports torchvision, which registers fake kernels for `torchvision::nms` during its import. A torchvision built for
+CUDA cannot load its compiled part next to a CPU torch. Then the operator does not exist and the import fails. Evergreen
+never calls the operator, so declaring its schema is enough.
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
-_declared = []  # keeps the torch.library.Library alive: its operators vanish with it
+_declared = []  # keeps the torch.library.Library alive: its operators are removed with it
 
 
-def make_importable() -> None:
-    """Call before the first `import timm`. Loads torchvision's operators, or declares them where that fails."""
+def make_timm_importable() -> None:
+    """Load torchvision's operators, or declare them if that fails. Call before the first `import timm`."""
     import torch
 
     if _declared or hasattr(torch.ops.torchvision, "nms"):

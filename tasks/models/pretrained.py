@@ -26,10 +26,10 @@ def network_key(embed: EmbedParams) -> str:
 
 def _network(root: Path, embed: EmbedParams, images: ImagesParams) -> Network:
     exported = content_key(network_key(embed), images.resolution, embed.batch_size)[:16]
-    return frozen.network(
-        lambda: timm_models.create(embed.backbone, "auto", 0, images.resolution),
+    return frozen.frozen_network(
+        lambda: timm_models.create_model(embed.backbone, "auto", 0, images.resolution),
         *timm_models.normalisation(embed.backbone),
         size=images.resolution,
         batch_size=embed.batch_size,
-        kept=cache_dir("networks", root) / f"{exported}.onnx",
+        export_file=cache_dir("networks", root) / f"{exported}.onnx",
     )

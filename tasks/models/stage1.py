@@ -38,7 +38,7 @@ def load(root: Path) -> tuple["torch.nn.Module", dict]:
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
     weights = stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
-    model = timm_models.create(about["backbone"], "none", len(about["classes"]), about["resolution"])
+    model = timm_models.create_model(about["backbone"], "none", len(about["classes"]), about["resolution"])
     model.load_state_dict(load_file(weights))
     return model.eval(), about
 
@@ -49,7 +49,7 @@ def stage1_features(root: Path, samples: pa.Table, images: ImagesParams, batch_s
 
     def network() -> features.Network:
         model, about = load(root)
-        return frozen.network(
+        return frozen.frozen_network(
             lambda: model, about["mean"], about["std"], size=about["resolution"], batch_size=batch_size
         )
 

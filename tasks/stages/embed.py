@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.backbones.features import digest, feature_file, feature_folder
+from tasks.backbones.features import feature_digest, feature_file, feature_folder
 from tasks.common.errors import StageInputError
 from tasks.common.files import write_json
 from tasks.common.params import EmbedParams, ImagesParams
@@ -35,7 +35,7 @@ def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
         entries[shard] = {
             "rows": len(np.load(npy, mmap_mode="r")),
             "file": npy.relative_to(folder.parent.parent).as_posix(),  # relative to <state>/cache
-            "sha256": digest(npy),
+            "sha256": feature_digest(npy),
         }
     about = {"backbone": embed.backbone, "dim": table.shape[1], "key": folder.name, "dtype": "float16"}
     write_json(root / "artifacts" / "embed" / "index.json", {**about, "shards": entries})

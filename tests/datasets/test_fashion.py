@@ -1,4 +1,4 @@
-"""The default data set keeps its promises: size, tail, noise, truth, groups, and that the script makes it."""
+"""The default data set: size, tail, noise, truth, groups, and the script that makes it."""
 
 import hashlib
 import importlib.util
@@ -56,7 +56,7 @@ def test_base_has_a_long_tail_of_fifty_to_one(rows, script):
     ordered = sorted(counts.values(), reverse=True)
     assert ordered[0] / ordered[-1] == pytest.approx(50, rel=0.05)
     steps = np.divide(ordered[:-1], ordered[1:])
-    assert steps.max() / steps.min() < 1.1  # exponential: every class is smaller than the one before by one factor
+    assert steps.max() / steps.min() < 1.1  # exponential: each class is smaller than the one before by the same factor
 
 
 @pytest.mark.parametrize("name", ["base", "batch-2"])
@@ -145,7 +145,7 @@ def test_hugging_face_metadata_and_images_read(rows):
 
 
 def test_the_script_makes_the_committed_bytes_from_its_source(script, tmp_path):
-    """With Debian's package: the whole of it, byte for byte. Without: the encoder gives the committed images' bytes."""
+    """Compares all bytes if Debian's package is installed, otherwise only what the encoder gives for some images."""
     if script.SOURCE.is_dir():
         script.make(script.SOURCE, tmp_path)
         for file in sorted(FASHION.glob("*.parquet")):

@@ -132,7 +132,7 @@ def _network(root: Path, task: str, images) -> None:
     from tasks.models import stage1
 
     torch.manual_seed(0)
-    model = timm_models.create(BACKBONE, "auto", len(CLASSES), SIZE)
+    model = timm_models.create_model(BACKBONE, "auto", len(CLASSES), SIZE)
     about = {
         "backbone": BACKBONE,
         "pretrained": "auto",

@@ -67,7 +67,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     from tasks.stages.train_backbone.trainer import Examples, Setting, fit
 
     torch.manual_seed(params.seed)
-    model = timm_models.create(params.backbone, params.pretrained, len(classes), images.resolution)
+    model = timm_models.create_model(params.backbone, params.pretrained, len(classes), images.resolution)
     mean, std = timm_models.normalisation(params.backbone)
     how = Setting(params, len(classes), mean, std, ranks)
     sets = [

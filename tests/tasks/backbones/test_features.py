@@ -1,4 +1,4 @@
-"""Feature cache and the stage `embed`: each shard once, nothing heavy when warm."""
+"""Feature cache and stage `embed`: each shard is computed once, and a warm call imports nothing heavy."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ IMAGES = ImagesParams(resolution=16)
 
 
 class MeanColour:
-    """A network double: the mean colour, (B, 3); counts its builds and images."""
+    """A fake network that returns the mean colour, (B, 3), and counts its builds and images."""
 
     def __init__(self):
         self.builds, self.images = 0, 0
@@ -82,7 +82,7 @@ def test_a_torn_entry_is_computed_again(root):
     whole = table(root, MeanColour())[:]
     folder = features.feature_folder(root, IMAGES, "mean-colour")
     for number, file in enumerate(sorted(folder.glob("*.npy"))):
-        file.write_bytes(file.read_bytes()[: (100, 140)[number]])  # in the header; in the values
+        file.write_bytes(file.read_bytes()[: (100, 140)[number]])  # inside the header; inside the values
     network = MeanColour()
     np.testing.assert_array_equal(table(root, network)[:], whole)
     assert network.images == 12
@@ -120,13 +120,13 @@ def test_embed_indexes_every_shard_with_its_digest_and_is_repeatable(root):
     assert "0 of 2 shards new" in warm.stdout
     assert index.read_bytes() == first
 
-    for file in (root / ".evergreen/cache/features").rglob("*.npy"):  # a lost cache comes back the same
+    for file in (root / ".evergreen/cache/features").rglob("*.npy"):  # a deleted cache is rebuilt with the same content
         os.unlink(file)
     embed.run(root, embed=everything.embed, images=everything.images)
     assert index.read_bytes() == first
 
 
-def test_embed_without_its_input_says_which_stage_is_missing(tmp_path):
+def test_embed_without_its_input_names_the_missing_stage(tmp_path):
     everything = params(tmp_path)
     with pytest.raises(StageInputError, match="run the stage validate first"):
         embed.run(tmp_path, embed=everything.embed, images=everything.images)

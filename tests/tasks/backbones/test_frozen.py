@@ -1,4 +1,4 @@
-"""Features of frozen networks under ONNX Runtime: torch's values, batches of any size, nothing heavy when kept."""
+"""Features of frozen networks under ONNX Runtime: torch's values, batches of any size, no torch once exported."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ HALVES = (0.5, 0.5, 0.5)
 
 def make(name: str = "tf_efficientnet_lite0"):
     torch.manual_seed(0)
-    return timm_models.create(name, "auto" if name == timm_models.OFFLINE_BACKBONE else "none", 0, SIZE)
+    return timm_models.create_model(name, "auto" if name == timm_models.OFFLINE_BACKBONE else "none", 0, SIZE)
 
 
-def network(kept=None, made=make):
-    return frozen.network(made, HALVES, HALVES, size=SIZE, batch_size=BATCH, kept=kept)
+def network(export_file=None, made=make):
+    return frozen.frozen_network(made, HALVES, HALVES, size=SIZE, batch_size=BATCH, export_file=export_file)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_last_batch_may_be_short_and_changes_nothing(exported, pixels):
     assert found(pixels[:0]).shape == (0, 1280)
 
 
-def test_a_kept_network_needs_neither_torch_nor_the_model(exported, pixels, tmp_path):
+def test_an_exported_network_needs_neither_torch_nor_the_model(exported, pixels, tmp_path):
     file, first = exported
     np.save(tmp_path / "pixels.npy", pixels)
     code = f"""
@@ -61,7 +61,7 @@ import numpy as np
 from tasks.backbones import frozen
 def never():
     raise AssertionError("the model was made")
-found = frozen.network(never, {HALVES}, {HALVES}, size={SIZE}, batch_size={BATCH}, kept=Path(sys.argv[1]))
+found = frozen.frozen_network(never, {HALVES}, {HALVES}, size={SIZE}, batch_size={BATCH}, export_file=Path(sys.argv[1]))
 np.save(sys.argv[3], found(np.load(sys.argv[2])))
 if heavy := {{"torch", "timm"}} & set(sys.modules):
     sys.exit(f"imported {{heavy}}")
@@ -72,7 +72,7 @@ if heavy := {{"torch", "timm"}} & set(sys.modules):
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), first(pixels))
 
 
-def test_a_machine_with_a_device_that_torch_cannot_use_takes_what_is_kept_too(exported, pixels, monkeypatch):
+def test_the_export_is_read_although_the_machine_has_a_device_that_torch_cannot_use(exported, pixels, monkeypatch):
     file, first = exported
     monkeypatch.setattr(frozen, "ACCELERATORS", ("/dev/null",))
 

@@ -23,7 +23,7 @@ def forward(backbone: str, net, pixels: np.ndarray):
 
 
 def test_packaged_weights_give_the_logits_they_gave_when_checked_against_the_original():
-    net = timm_models.create(timm_models.OFFLINE_BACKBONE, "none", 1000, 64)
+    net = timm_models.create_model(timm_models.OFFLINE_BACKBONE, "none", 1000, 64)
     net.load_state_dict(timm_models.packaged_weights(), strict=True)
     ramp = np.add.outer(np.arange(64) * 2, np.arange(64) * 2)[None, :, :, None] * np.array([1, 0.5, 0.25])
     logits, features = forward(timm_models.OFFLINE_BACKBONE, net, ramp.astype(np.uint8))
@@ -34,10 +34,10 @@ def test_packaged_weights_give_the_logits_they_gave_when_checked_against_the_ori
 def test_the_offline_default_is_pretrained_but_for_its_new_classifier(pixels):
     import torch
 
-    net = timm_models.create(timm_models.OFFLINE_BACKBONE, "auto", 3, 64)
+    net = timm_models.create_model(timm_models.OFFLINE_BACKBONE, "auto", 3, 64)
     assert torch.equal(net.conv_stem.weight, timm_models.packaged_weights()["conv_stem.weight"])
     assert timm_models.classifier(net).weight.shape == (3, 1280)
-    bare = timm_models.create(timm_models.OFFLINE_BACKBONE, "auto", 0, 64)
+    bare = timm_models.create_model(timm_models.OFFLINE_BACKBONE, "auto", 0, 64)
     assert torch.allclose(
         forward(timm_models.OFFLINE_BACKBONE, bare, pixels)[1], forward(timm_models.OFFLINE_BACKBONE, net, pixels)[1]
     )
@@ -46,14 +46,14 @@ def test_the_offline_default_is_pretrained_but_for_its_new_classifier(pixels):
 def test_altered_packaged_weights_are_refused(monkeypatch):
     monkeypatch.setattr(timm_models, "OFFLINE_SHA256", "0" * 64)
     with pytest.raises(EvergreenError, match=r"sha256 5793.*expected 000"):
-        timm_models.create(timm_models.OFFLINE_BACKBONE, "auto", 3, 64)
+        timm_models.create_model(timm_models.OFFLINE_BACKBONE, "auto", 3, 64)
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_every_family_splits_into_features_and_one_linear_classifier(backbone, pixels):
     import torch
 
-    net = timm_models.create(backbone, "none", 3, 64)
+    net = timm_models.create_model(backbone, "none", 3, 64)
     logits, features = forward(backbone, net, pixels)
     assert features.shape == (2, timm_models.feature_dim(net))
     with torch.inference_mode():
@@ -63,7 +63,7 @@ def test_every_family_splits_into_features_and_one_linear_classifier(backbone, p
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_blocks_go_from_stem_to_classifier_and_cover_the_backbone(backbone):
-    net = timm_models.create(backbone, "none", 3, 64)
+    net = timm_models.create_model(backbone, "none", 3, 64)
     blocks = timm_models.blocks(net)
     ours = [id(p) for block in blocks for p in block.parameters()]
     assert len(blocks) >= 4
@@ -77,20 +77,20 @@ def test_blocks_go_from_stem_to_classifier_and_cover_the_backbone(backbone):
 
 
 def test_a_transformer_takes_another_input_size():
-    net = timm_models.create("test_vit", "none", 2, 96)
+    net = timm_models.create_model("test_vit", "none", 2, 96)
     logits, _ = forward("test_vit", net, np.zeros((1, 96, 96, 3), np.uint8))
     assert logits.shape == (1, 2)
 
 
 def test_unknown_names_sizes_and_heads_are_refused_with_a_way_out():
     with pytest.raises(EvergreenError, match=r"resnet188.*did you mean.*resnet18"):
-        timm_models.create("resnet188", "none", 2, 64)
+        timm_models.create_model("resnet188", "none", 2, 64)
     with pytest.raises(EvergreenError, match=r"change images\.resolution"):
-        timm_models.create("inception_v3", "none", 2, 64)
+        timm_models.create_model("inception_v3", "none", 2, 64)
     with pytest.raises(EvergreenError, match="not in one linear classifier"):
-        timm_models.create("deit_tiny_distilled_patch16_224", "none", 2, 64)
+        timm_models.create_model("deit_tiny_distilled_patch16_224", "none", 2, 64)
     with pytest.raises(EvergreenError, match="no pretrained weights for mixer_s16_224"):
-        timm_models.create("mixer_s16_224", "auto", 2, 64)
+        timm_models.create_model("mixer_s16_224", "auto", 2, 64)
 
 
 def test_a_missing_hub_is_one_error_that_names_the_offline_default(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_missing_hub_is_one_error_that_names_the_offline_default(tmp_path, mon
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(EvergreenError, match=r"tf_efficientnet_lite0.*pretrained: none"):
-        timm_models.create("test_resnet", "auto", 2, 64)
+        timm_models.create_model("test_resnet", "auto", 2, 64)
 
 
 def test_input_is_scaled_normalised_and_channels_last_without_a_copy(pixels):

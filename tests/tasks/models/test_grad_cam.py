@@ -47,7 +47,7 @@ def test_the_heat_lies_on_the_planted_patch():
     from tasks.backbones import timm_models
     from tasks.models import grad_cam
 
-    model = timm_models.create("tf_efficientnet_lite0", "auto", 2, SIZE)
+    model = timm_models.create_model("tf_efficientnet_lite0", "auto", 2, SIZE)
     weight, bias = trained(model)
     pixels, labels, corners = planted(24)
     heat = grad_cam.grad_cam(model, ABOUT, weight, bias, pixels, labels)
@@ -71,7 +71,7 @@ def test_what_is_asked_for_decides_the_heat():
     from tasks.backbones import timm_models
     from tasks.models import grad_cam
 
-    model = timm_models.create("tf_efficientnet_lite0", "auto", 2, SIZE)
+    model = timm_models.create_model("tf_efficientnet_lite0", "auto", 2, SIZE)
     weight, bias = trained(model)
     pixels, labels, corners = planted(8)
     own = grad_cam.grad_cam(model, ABOUT, weight, bias, pixels, labels)
@@ -90,7 +90,7 @@ def test_networks_of_all_kinds_have_heat(backbone):
 
     torch.manual_seed(0)
     size = 224 if backbone.startswith("swin") else SIZE
-    model = timm_models.create(backbone, "none", 3, size)
+    model = timm_models.create_model(backbone, "none", 3, size)
     head = timm_models.classifier(model)
     weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)

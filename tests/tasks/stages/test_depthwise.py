@@ -61,7 +61,7 @@ def test_whatever_else_is_left_to_torch(change):
 def test_a_whole_network_trains_the_same():
     def gradients(context) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
-        model = timm_models.create("tf_efficientnet_lite0", "none", 3, 64)
+        model = timm_models.create_model("tf_efficientnet_lite0", "none", 3, 64)
         phases.set_mode(model, moving_statistics=False)
         with context:
             out = model(torch.randn(4, 3, 64, 64))

@@ -20,7 +20,7 @@ def tiny(
 ) -> export.Finished:
     """A small random network whose answers vary with its input; `spoil`: with a NaN in its head."""
     torch.manual_seed(0)
-    backbone = timm_models.create(name, "none", CLASSES, SIZE)
+    backbone = timm_models.create_model(name, "none", CLASSES, SIZE)
     about = {"backbone": name, "task": task, "resolution": SIZE, "mean": MEAN, "std": STD}
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(CLASSES, timm_models.feature_dim(backbone))).astype(np.float32)

@@ -72,7 +72,7 @@ def examples(seed: int = 0, multilabel: bool = False, width: int = 256) -> train
 
 def small(name: str = "test_efficientnet") -> torch.nn.Module:
     torch.manual_seed(0)
-    return timm_models.create(name, "none", 3, 32)
+    return timm_models.create_model(name, "none", 3, 32)
 
 
 def setting(params: TrainBackboneParams, **changes) -> trainer.Setting:
