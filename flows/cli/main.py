@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import production, versions
+from flows.cli import upgrade as upgrade_command
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import project_root, state_dir
@@ -31,6 +32,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keeps an image classifier true after it ships.",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=upgrade_command.version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -205,7 +215,7 @@ def tombstone(
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 
-for command in (*versions.COMMANDS, *production.COMMANDS):
+for command in (upgrade_command.upgrade, *versions.COMMANDS, *production.COMMANDS):
     app.command()(command)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
 from flows.project.suggest import Seen, fit, look
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import write_json
@@ -17,11 +18,6 @@ from tasks.common.params import Params
 from tasks.common.text import single_spaced
 from tasks.sources.records import Columns
 
-NEEDED = (  # of the template's tracked files
-    *("tasks/", "flows/", "monitoring/", "serving/"),
-    *("dvc.yaml", "pyproject.toml", "requirements.lock", "Makefile", "LICENSE", "NOTICE"),
-    *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
-)
 HEADER = """\
 # Written by `evergreen init` for {source}.
 # One section per stage. Lines "fitted:" say what was seen there; change what you know better. Unknown keys are
@@ -41,13 +37,17 @@ def _params_text(source: Path, seen: Seen) -> str:
 
 def render(params: Params, why: dict[str, str]) -> str:
     """`params` as YAML, each key under its description and, where there is one, the reason for its value."""
-    lines = []
-    for name, section in ((field.alias or name, getattr(params, name)) for name, field in Params.model_fields.items()):
-        lines += ["", f"{name}:"]
-        for key, about in type(section).model_fields.items():
-            lines += _comment(about.description or "")
-            lines += _comment(f"fitted: {why[path]}" if (path := f"{name}.{key}") in why else "")
-            lines += _entry(key, getattr(section, key))
+    sections = ((field.alias or name, getattr(params, name)) for name, field in Params.model_fields.items())
+    return "".join(render_section(name, section, why) for name, section in sections)
+
+
+def render_section(name: str, section: BaseModel, why: dict[str, str]) -> str:
+    """One section of params.yaml, after an empty line."""
+    lines = ["", f"{name}:"]
+    for key, about in type(section).model_fields.items():
+        lines += _comment(about.description or "")
+        lines += _comment(f"fitted: {why[path]}" if (path := f"{name}.{key}") in why else "")
+        lines += _entry(key, getattr(section, key))
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +80,7 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
     seen = look(source, columns)
     params = _params_text(source, seen)
-    files = _needed_files(template)
+    files = needed_files(template)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in files:
@@ -89,7 +89,7 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         (target / "params.yaml").write_text(params, encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return [*_first_commit(target), *_warnings(seen)]
+        return [*_first_commit(target, template, files), *_warnings(seen)]
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():
@@ -112,15 +112,6 @@ def _warnings(seen: Seen) -> list[str]:
     return notes
 
 
-def _needed_files(template: Path) -> list[str]:
-    tracked = _git(template, "ls-files", "-z").split("\0")
-    files = [name for name in tracked if name.startswith(NEEDED) and (template / name).is_file()]
-    missing = [name for name in NEEDED if not any(found.startswith(name) for found in files)]
-    if missing:
-        raise EvergreenError(f"{template} is no complete checkout of Evergreen: it lacks {', '.join(missing)}")
-    return files
-
-
 def _readme(name: str, source: Path) -> str:
     return f"""\
 # {single_spaced(name)}
@@ -135,15 +126,19 @@ An image classifier kept true by Evergreen. Its first data: `{single_spaced(sour
 """
 
 
-def _first_commit(target: Path) -> list[str]:
+def _first_commit(target: Path, template: Path, files: list[str]) -> list[str]:
     _git(target, "init", "--quiet", "--initial-branch=main")
     _git(target, "add", "--all")
+    staged = (entry.split("\t") for entry in _git(target, "ls-files", "--stage", "-z").split("\0") if entry)
+    ids = {name: about.split()[1] for about, name in staged}
+    record = record_text(version_at(target), template_revision(template), {name: ids[name] for name in files})
+    (target / RECORD).write_text(record, encoding="utf-8")
+    _git(target, "add", RECORD)
     notes, identity = [], []
     if not _has_identity(target):
         identity = ["-c", "user.name=Evergreen", "-c", "user.email=evergreen@localhost"]
         notes.append("git knows no user.name and user.email: the first commit is by Evergreen <evergreen@localhost>")
-    message = "Start the project from Evergreen's template"
-    _git(target, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", message)
+    _git(target, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", STARTED)
     return notes
 
 

@@ -62,3 +62,18 @@ def _run(root: Path, arguments: tuple[str, ...], env: dict[str, str] | None = No
         )
     except FileNotFoundError:
         raise EvergreenError("git is not installed or not on PATH: Evergreen records its versions in git") from None
+
+
+def git_bytes(root: Path, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> bytes:
+    """Output of git in `root` byte for byte, with `stdin` as its input. Raises EvergreenError with what git said."""
+    clean = {name: value for name, value in os.environ.items() if name not in _INHERITED}
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=root,
+        input=stdin,
+        capture_output=True,
+        env=clean | {"GIT_EDITOR": "true", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | (env or {}),
+    )
+    if done.returncode:
+        raise EvergreenError(f"git {arguments[0]} failed in {root}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.project.create import NEEDED, fit_params, init_project
+from flows.project.create import fit_params, init_project
+from flows.project.origin import NEEDED
 from flows.project.suggest import slug
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import Params, load_params, parse_params
@@ -143,7 +144,7 @@ def test_a_project_is_a_repository_with_what_it_needs(tmp_path, template):
     init_project(tmp_path / "mine", source, template)
     tracked = set(git(tmp_path / "mine", "ls-files").splitlines())
     needed = {f"{name}module.py" if name.endswith("/") else name for name in NEEDED}
-    assert tracked == needed | {"params.yaml", "tombstones.json", "README.md"}
+    assert tracked == needed | {"params.yaml", "tombstones.json", "README.md", "evergreen.json"}
     assert (tmp_path / "mine" / "tombstones.json").read_text() == "{}\n"
     assert git(tmp_path / "mine", "status", "--porcelain") == ""
     assert git(tmp_path / "mine", "log", "--format=%s") == "Start the project from Evergreen's template"
@@ -168,7 +169,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, template):
 def test_what_fails_leaves_the_target_as_it_was(tmp_path, template):
     source = photos(tmp_path / "birds", {"owl": 3})
     (template / "Makefile").unlink()
-    with pytest.raises(EvergreenError, match="no complete checkout of Evergreen: it lacks Makefile"):
+    with pytest.raises(EvergreenError, match="not a complete checkout of Evergreen: it lacks Makefile"):
         init_project(tmp_path / "mine", source, template)
     with pytest.raises(DataError, match="does not exist"):
         init_project(tmp_path / "mine", tmp_path / "nothing", template)
