@@ -12,7 +12,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.common.files import read_json, sha256_bytes, wait_for_lock, write_json
+from tasks.common.files import locked, read_json, sha256_bytes, write_json
 from tasks.common.params import AlertsParams, load_params
 from tasks.common.paths import state_dir
 
@@ -111,8 +111,8 @@ class Outbox:
             return []
         addresses = {_hash(address): (n, address) for n, address in enumerate(self._addresses())}
         problems = []
-        with open(self.folder / ".lock", "w") as lock:
-            wait_for_lock(lock, LOCK_SECONDS, f"the outbox {self.folder}")  # two processes would send an alert twice
+        # two processes at the same time would send an alert twice
+        with locked(self.folder / ".lock", LOCK_SECONDS, f"the outbox {self.folder}"):
             for file in waiting:
                 if not file.is_file():  # delivered by another process while this one waited
                     continue

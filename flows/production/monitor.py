@@ -10,7 +10,6 @@ Acting comes before the journal's entry: a run killed between acts again, and a 
 retraining's single flight, while a lost one would be lost for ever.
 """
 
-import fcntl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from monitoring.contracts import DriftDecision, Measures, Situation, Window
 from monitoring.journal import Journal, window_id
 from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
-from tasks.common.files import read_json, write_json
+from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
@@ -48,10 +47,8 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
     """`monitor` unless one runs already; what it saw is kept for `evergreen status`. Returns its sentence."""
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
-    with open(state / "monitor.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with try_locked(state / "monitor.lock") as mine:
+        if not mine:
             return "another monitor run is under way"
         seen = monitor(root, say, now)
         write_json(state / "monitor.json", seen.model_dump(mode="json"))

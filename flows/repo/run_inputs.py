@@ -6,16 +6,15 @@
 The kernel frees a flock when its process ends, so a killed process never blocks another run.
 """
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from flows.repo.git import check_repository, git
 from tasks.common.errors import EvergreenError
-from tasks.common.files import parse_yaml, read_json, wait_for_lock, write_json
+from tasks.common.files import locked, parse_yaml, read_json, write_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.releases.store import open_store
@@ -104,13 +103,6 @@ def lock_inputs(root: Path, key: str, say=print) -> Iterator[int]:
     """
     file = state_dir(root) / "seen" / f"{key}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("a run over the same inputs is in progress: waiting until it ends")
-            wait_for_lock(lock, RUN_SECONDS, "these inputs")
+    waits = partial(say, "a run over the same inputs is in progress: waiting until it ends")
+    with locked(file, RUN_SECONDS, "these inputs", on_wait=waits) as lock:
         yield lock
-    finally:
-        os.close(lock)

@@ -21,7 +21,7 @@ from pathlib import Path
 from flows.repo.git import git
 from flows.repo.run_inputs import record_ending, recorded_ending
 from tasks.common.failpoints import failpoint
-from tasks.common.files import atomic_path, read_json, sweep, wait_for_lock, write_json
+from tasks.common.files import atomic_path, locked, read_json, sweep, write_json
 from tasks.common.paths import main_checkout, state_dir
 
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
@@ -75,8 +75,7 @@ def _workspaces_locked(root: Path) -> Iterator[None]:
     """Keep other processes from making or removing workspaces."""
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
-    with open(state / "runs.lock", "w") as lock:
-        wait_for_lock(lock, LOCK_SECONDS, f"the workspaces in {state / 'runs'}")
+    with locked(state / "runs.lock", LOCK_SECONDS, f"the workspaces in {state / 'runs'}"):
         yield
 
 

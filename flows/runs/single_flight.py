@@ -13,15 +13,14 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.repo import run_inputs, workspace
 from flows.runs import launch
 from monitoring.alerts import alert
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json, wait_for_lock, write_json
+from tasks.common.files import locked, read_json, try_locked, wait_for_lock, write_json
 from tasks.common.paths import state_dir
 
 LOCK_SECONDS = 600.0  # a note is written in milliseconds
@@ -40,7 +39,7 @@ def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None
     _change(folder, lambda known: known | {id_: reason})
     ended = []
     while wanted(root):
-        with _try_flock(folder / "flight") as mine:
+        with try_locked(folder / "flight") as mine:
             if not mine:
                 ended.append("a retraining is under way: the reason is kept and looked at when it ends")
                 break
@@ -112,18 +111,5 @@ def _notes(folder: Path) -> dict[str, str]:
 
 
 def _change(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
-    with open(folder / "notes", "w") as lock:
-        wait_for_lock(lock, LOCK_SECONDS, f"the list of triggers in {folder}")
+    with locked(folder / "notes", LOCK_SECONDS, f"the list of triggers in {folder}"):
         write_json(folder / "wanted.json", change(_notes(folder)))
-
-
-@contextmanager
-def _try_flock(path: Path) -> Iterator[bool]:
-    """Whether the lock is ours, until the block ends."""
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

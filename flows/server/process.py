@@ -20,7 +20,7 @@ import psutil
 
 from flows.server.api import post
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json, wait_for_lock, write_json
+from tasks.common.files import locked, read_json, write_json
 from tasks.common.params import ServeParams, load_params
 from tasks.common.paths import state_dir
 
@@ -128,8 +128,8 @@ def ensure_server(root: Path, say=print) -> str:
         return about["url"]
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
-    with open(state / "server.lock", "w") as lock:
-        wait_for_lock(lock, 2 * START_SECONDS, "the start of the Prefect server")  # two runs at once start one
+    # two runs at once start one server
+    with locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server"):
         if about := running(root):
             return about["url"]
         say("starting the Prefect server (once; it stays up, `evergreen down` stops it)")

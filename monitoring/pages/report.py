@@ -16,7 +16,7 @@ from monitoring.pages import plots
 from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.render import OUTCOMES, check_window_id, name, render, when
 from monitoring.pages.window_page import drift_ratio, window_page
-from tasks.common.files import atomic_path, read_json, wait_for_lock, write_json
+from tasks.common.files import atomic_path, locked, read_json, write_json
 
 LOCK_SECONDS = 600.0  # writing an entry takes milliseconds, on a busy disk seconds
 CELLS = 400  # of the index page's strip
@@ -110,6 +110,5 @@ def _cells(entries: Sequence[dict]) -> list[tuple[str, str]]:
 def _index_lock(folder: Path) -> Iterator[None]:
     """One writer of the index at a time; the lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".index.lock", "a") as file:
-        wait_for_lock(file, LOCK_SECONDS, f"the index of reports in {folder}")
+    with locked(folder / ".index.lock", LOCK_SECONDS, f"the index of reports in {folder}"):
         yield

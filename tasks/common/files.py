@@ -1,9 +1,13 @@
-"""Small file helpers every stage shares: atomic writes, content keys, JSON.
+"""Small file helpers: atomic writes, locks, content keys, JSON.
 
 DVC outputs are hardlinks into its cache: writing one in place would corrupt an older release.
-So nothing here ever opens an existing file for writing; every write is temp + fsync + rename.
+So nothing here opens an existing file for writing; every write is temp + fsync + rename.
 
-A temporary file or folder is locked (flock) by its writer while that lives, so `sweep` can tell what a killed one left.
+Locks are flocks on open files. The kernel frees the lock of a killed process at once, a child can inherit it with the
+descriptor, and it can be shared. The filelock library offers none of the last two, and on a file system without flock
+it falls back to a lock file that outlives its holder.
+
+A writer holds a lock on its temporary file or folder, so `sweep` can tell what a killed writer left.
 """
 
 import fcntl
@@ -13,7 +17,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -24,17 +29,16 @@ from tasks.common.failpoints import failpoint
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed onto `path`.
+    """Yield a temporary path next to `path`; on success it is fsynced and renamed onto `path`.
 
     On any exception the temporary file is removed and `path` keeps its old content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, handle = _temporary_file(path)
+    temporary, handle = temporary_file(path.parent, path.name)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        fsync_file(temporary)
         failpoint("files.temporary")
         os.replace(temporary, path)
         failpoint("files.placed")
@@ -46,10 +50,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh temporary directory that replaces `path` as a whole on success.
+    """Yield a new temporary folder that replaces `path` as a whole on success.
 
-    Killed while it is replaced, `path` is as before, absent or as after, never a part of either. What killed writers
-    of this very `path` left beside it is removed first: it may be large, and far from the project.
+    A process killed during the replacement leaves `path` as before, absent or as after, never a mixture. Before that,
+    what killed writers of this `path` left next to it is removed: it may be large, and far from the project.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +80,18 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         os.close(handle)
 
 
-def _temporary_file(path: Path) -> tuple[Path, int]:
-    """A new locked file beside `path`, and the descriptor whose end frees it."""
+def temporary_file(folder: Path, name: str = "") -> tuple[Path, int]:
+    """A new locked file in `folder`, named after `name`, and its descriptor: closing that frees the lock."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.fchmod(handle, 0o644)  # mkstemp's 0600 would make shared caches unreadable for others
+        path = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            continue
         fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
-            return Path(name), handle
-        os.close(handle)  # a sweep came between
+            return path, handle
+        os.close(handle)  # a sweep removed the file between open and flock
 
 
 def _temporary_dir(path: Path) -> tuple[Path, int]:
@@ -95,51 +102,87 @@ def _temporary_dir(path: Path) -> tuple[Path, int]:
             fcntl.flock(handle, fcntl.LOCK_EX)
             temporary.chmod(0o755)
             return temporary, handle
-        except FileNotFoundError:  # a sweep came between
+        except FileNotFoundError:  # a sweep removed the folder between mkdtemp and flock
             continue
 
 
 def sweep(folder: Path, pattern: str = "**/.*.tmp") -> int:
-    """Remove the temporary files and folders beneath `folder` whose writers are dead; how many."""
+    """Remove the temporary files and folders under `folder` whose writers are dead; returns their number."""
     removed = 0
     for path in list(folder.glob(pattern)):
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:  # gone by now, or a link: not ours
+        except OSError:  # removed since, or a link, which we never make
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            removed += 1
-        except BlockingIOError:
-            pass  # its writer lives
+            if _try_flock(handle):  # else its writer is alive
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                removed += 1
         finally:
             os.close(handle)
     return removed
 
 
-def wait_for_lock(lock: IO | int, seconds: float, what: str, kind: int = fcntl.LOCK_EX) -> None:
-    """Take the flock of the open file `lock`; a dead holder's is free at once. `what` is locked, as a person says it.
+@contextmanager
+def locked(path: Path, seconds: float, what: str, on_wait: Callable[[], None] | None = None) -> Iterator[int]:
+    """Hold the lock file `path`, made if missing, during the block; yields its descriptor.
 
-    kind: fcntl.LOCK_EX or fcntl.LOCK_SH. Raises EvergreenError when a living process holds it longer than `seconds`.
+    on_wait: called once if another process holds the lock. Otherwise as `wait_for_lock`.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _try_flock(handle):
+            if on_wait:
+                on_wait()
+            wait_for_lock(handle, seconds, what)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`, made if missing, during the block; yields False if another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield _try_flock(handle)
+    finally:
+        os.close(handle)
+
+
+def wait_for_lock(lock: IO | int, seconds: float, what: str, kind: int = fcntl.LOCK_EX) -> None:
+    """Take the flock of the open file `lock`. `what` describes the locked resource in the error message.
+
+    kind: fcntl.LOCK_EX or fcntl.LOCK_SH. The lock of a dead holder is free at once. Raises EvergreenError when a
+    living process holds it longer than `seconds`.
     """
     deadline, pause = time.monotonic() + seconds, 0.001
-    while True:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise EvergreenError(
-                    f"{what} has been locked by another process for {seconds:g} s, which should take far less: look "
-                    "for one that hangs or was stopped (`ps`), end it, and start again"
-                ) from None
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
+    while not _try_flock(lock, kind):
+        if time.monotonic() > deadline:
+            raise EvergreenError(
+                f"{what} has been locked by another process for {seconds:g} s, which should take far less: look "
+                "for one that hangs or was stopped (`ps`), end it, and start again"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def _try_flock(lock: IO | int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of file `path` durable."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_dir(path: Path) -> None:
-    """Make a rename in `path` durable."""
+    """Make a rename in folder `path` durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -162,14 +205,17 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
+    """The value in the JSON file `path` (UTF-8)."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def sha256_bytes(data: bytes) -> str:
+    """sha256 of `data`, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path | str) -> str:
+    """sha256 of the content of `path`, in hex, without reading the file into memory as a whole."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,13 +4,12 @@ The journal lists the files that data/ held before an ingest wrote. If an ingest
 next lock holder removes the files that were added since and that no manifest lists.
 """
 
-import fcntl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.common.files import content_key, read_json, wait_for_lock
+from tasks.common.files import content_key, locked, read_json
 from tasks.common.paths import state_dir
 from tasks.dataset import shards
 
@@ -28,16 +27,15 @@ def data_lock(root: Path) -> Iterator[Path]:
     state.mkdir(parents=True, exist_ok=True)
     name = content_key(str(folder.resolve()))[:16]
     journal = state / f"{name}.json"
-    with open(state / f"{name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another ingest to end", file=sys.stderr)
-            wait_for_lock(lock, WAIT_SECONDS, f"the data set {folder}")
+    with locked(state / f"{name}.lock", WAIT_SECONDS, f"the data set {folder}", on_wait=_say_waiting):
         if journal.is_file():
             _remove_leftovers(folder, before=set(read_json(journal)))
             journal.unlink()
         yield journal
+
+
+def _say_waiting() -> None:
+    print("waiting for another ingest to end", file=sys.stderr)
 
 
 def data_files(folder: Path) -> Iterator[str]:

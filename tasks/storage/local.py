@@ -1,9 +1,7 @@
-"""Blobs in a local folder, written by temporary file and rename."""
+"""A store in a local folder, written by temporary file and rename."""
 
-import fcntl
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,23 +10,22 @@ from typing import BinaryIO
 
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
-from tasks.common.files import fsync_dir, sha256_bytes, sha256_file, wait_for_lock
-from tasks.storage.blobs import Conflict, Content, check_key, disk_full_is_said
+from tasks.common.files import fsync_dir, locked, sha256_bytes, sha256_file, sweep, temporary_file
+from tasks.storage.blobs import Conflict, Content, check_key, content_size, content_token, raise_disk_full
 
 LOCK_SECONDS = 120.0  # a writer holds the folder's lock while it hashes one object and renames a file
 
 
 class LocalStore:
-    """A folder. One flock serialises writers of all processes; files appear by rename, whole and fsynced.
+    """A `Store` in a folder. One flock serialises the writers of all processes; files appear by rename, fsynced.
 
-    Temporary files lie in `.tmp`, each locked by its writer while it lives: a lock that can be taken marks what
-    a killed writer left. The token is the sha256 of the content.
+    Temporary files lie in `.tmp`. Each writer locks its own while it lives, so `sweep` knows what killed writers left.
     """
 
     def __init__(self, root: Path):
-        self.root = root.resolve()  # the folder itself may be a link, nothing beneath it
+        self.root = root.resolve()  # the folder itself may be a link, but nothing under it
         self._tmp = self.root / ".tmp"
-        with disk_full_is_said(self.root, 0):
+        with raise_disk_full(self.root, 0):
             _make_dirs(self._tmp)
 
     def open(self, key: str) -> BinaryIO | None:
@@ -46,11 +43,11 @@ class LocalStore:
 
     def create(self, key: str, content: Content) -> None:
         path = self._path(key)
-        if path.is_file():  # the cheap way out when an upload is repeated: nothing is copied
-            if sha256_file(path) != _sha256(content):
+        if path.is_file():  # a repeated upload copies nothing
+            if sha256_file(path) != content_token(content):
                 raise Conflict(key)
             return
-        with disk_full_is_said(self.root, _size(content)), self._temporary(content) as temporary, self._lock():
+        with raise_disk_full(self.root, content_size(content)), self._temporary(content) as temporary, self._lock():
             if not path.exists():
                 self._place(temporary, path)
             elif sha256_file(path) != sha256_file(temporary):
@@ -58,7 +55,7 @@ class LocalStore:
 
     def swap(self, key: str, content: Content, expected: str | None) -> str:
         path = self._path(key)
-        with disk_full_is_said(self.root, _size(content)), self._temporary(content) as temporary:
+        with raise_disk_full(self.root, content_size(content)), self._temporary(content) as temporary:
             token = sha256_file(temporary)
             with self._lock():
                 if (sha256_file(path) if path.is_file() else None) != expected:
@@ -85,21 +82,7 @@ class LocalStore:
             fsync_dir(path.parent)
 
     def sweep(self) -> int:
-        removed = 0
-        for path in self._tmp.iterdir():
-            try:
-                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-                removed += 1
-            except BlockingIOError:
-                pass  # its writer lives
-            finally:
-                os.close(handle)
-        return removed
+        return sweep(self._tmp, "*")
 
     def _path(self, key: str) -> Path:
         path = self.root
@@ -109,25 +92,13 @@ class LocalStore:
                 raise EvergreenError(f"{path} is a link: a release store holds plain files only, remove the link")
         return path
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            wait_for_lock(handle, LOCK_SECONDS, f"the store {self.root}")
-            yield
-        finally:
-            os.close(handle)
+    def _lock(self):
+        return locked(self.root / ".lock", LOCK_SECONDS, f"the store {self.root}")
 
     @contextmanager
     def _temporary(self, content: Content) -> Iterator[Path]:
-        """A fsynced temporary file with `content`, locked; gone afterwards unless it was renamed."""
-        path = self._tmp / uuid.uuid4().hex
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.fstat(handle).st_nlink:
-                break
-            os.close(handle)  # a sweep came between open and flock
+        """A fsynced and locked temporary file with `content`, removed afterwards unless it was renamed."""
+        path, handle = temporary_file(self._tmp)
         try:
             with os.fdopen(handle, "wb") as file:
                 if isinstance(content, bytes):
@@ -155,11 +126,3 @@ def _make_dirs(folder: Path) -> None:
         _make_dirs(folder.parent)
         folder.mkdir(exist_ok=True)
         fsync_dir(folder.parent)
-
-
-def _size(content: Content) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _sha256(content: Content) -> str:
-    return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)

@@ -1,4 +1,4 @@
-"""Opening the store that a url names: a local folder or an S3 prefix."""
+"""Open the store that an address in params.yaml names: a local folder or an S3 prefix."""
 
 from pathlib import Path
 
@@ -10,16 +10,18 @@ from tasks.storage.local import LocalStore
 
 
 def open_blobs(url: str, root: Path, *, store: StoreParams) -> Store:
-    """The place `url` names: s3://bucket/prefix, reached as `store` says, or a folder, relative to the main checkout
-    of `root`. Raises EvergreenError for one that cannot be opened."""
+    """The store at `url`: s3://bucket/prefix, or a folder relative to the main checkout of `root`.
+
+    `store` says how to reach S3. Raises EvergreenError if the store cannot be opened.
+    """
     if url.startswith("s3://"):
-        from tasks.storage.s3_store import S3Store  # boto3 takes its time
+        from tasks.storage.s3_store import S3Store  # importing boto3 is slow
 
         return S3Store(url, endpoint_url=store.endpoint_url, single_writer=store.single_writer)
     if "://" in url:
         raise EvergreenError(
-            f"params.yaml names {without_secrets(url)!r} as a place to keep things (store.url, capture.url): expected "
-            "a folder (relative to the main checkout, or absolute) or s3://bucket/prefix"
+            f"{without_secrets(url)!r} in params.yaml (store.url or capture.url) is not a store: expected a folder "
+            "(relative to the main checkout, or absolute) or s3://bucket/prefix"
         )
     folder = main_checkout(root) / Path(url).expanduser()
     try:

@@ -1,5 +1,6 @@
-"""A prefix of an S3 bucket: its objects by their full names, boto3's errors as messages, readings that survive a broken
-connection. Credentials come from boto3's own chain.
+"""A prefix of an S3 bucket: objects by full name, readable errors, reads that survive a broken connection.
+
+Credentials come from boto3's own chain.
 """
 
 import io
@@ -18,16 +19,16 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 
 from tasks.common.errors import EvergreenError
 from tasks.storage.blobs import without_secrets
-from tasks.storage.s3_errors import Overtaken, explain, missing, status
+from tasks.storage.s3_errors import Overtaken, explain, is_not_found, status
 
 BLOCK = 1 << 20
-RESUMES = 5  # times a reading is taken up again where its connection broke
+RESUMES = 5  # times that one read continues after its connection broke
 
 
 class Bucket:
-    """What lies under `url` (s3://bucket/prefix); `endpoint_url` is that of an S3-compatible server, None for AWS.
+    """The objects under `url` (s3://bucket/prefix); `endpoint_url` is an S3-compatible server's, None for AWS.
 
-    Opening asks nothing of the server. Raises EvergreenError for addresses that are none.
+    Opening sends no request. Raises EvergreenError for an invalid address.
     """
 
     def __init__(self, url: str, endpoint_url: str | None = None):
@@ -36,32 +37,32 @@ class Bucket:
         self.s3 = client(endpoint_url)
 
     def check(self) -> None:
-        """Raises S3Error saying why, where the bucket cannot be listed."""
+        """List one object. Raises S3Error with the reason when the bucket cannot be listed."""
         with self.explained(f"listing s3://{self.name}/{self.prefix}"):
             self.s3.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
 
     def place(self, name: str) -> str:
-        """The object `name` as a message shows it."""
+        """The address of object `name`, for messages."""
         return f"s3://{self.name}/{name}"
 
     def get(self, name: str, **options) -> dict[str, Any] | None:
-        """S3's answer to GET: its head at once, its "Body" as it is read; None where there is no such object."""
+        """S3's answer to GET, whose "Body" is a stream; None if there is no such object."""
         with self.explained(f"reading {self.place(name)}"):
             try:
                 return self.s3.get_object(Bucket=self.name, Key=name, **options)
             except ClientError as error:
-                if missing(error):
+                if is_not_found(error):
                     return None
                 raise
 
     def stream(self, name: str) -> BinaryIO | None:
-        """The content of object `name`, to be closed by the caller; None where there is none."""
+        """The content of object `name`, which the caller closes; None if there is no such object."""
         if (found := self.get(name)) is None:
             return None
         return self.body(name, found)
 
     def body(self, name: str, found: dict[str, Any]) -> BinaryIO:
-        """The content that goes with `found`, an answer of `get`."""
+        """The content of object `name` as a stream; `found` is the answer of `get`."""
         return io.BufferedReader(_Reading(self, name, found), BLOCK)
 
     def objects(self, prefix: str) -> Iterator[dict[str, Any]]:
@@ -72,7 +73,7 @@ class Bucket:
 
     @contextmanager
     def explained(self, doing: str) -> Iterator[None]:
-        """boto3's errors as messages (tasks.storage.s3_errors). Their traceback, which may hold headers, ends here."""
+        """Raise boto3's errors as messages (s3_errors), without their traceback, which may hold headers."""
         try:
             yield
         except (BotoCoreError, ClientError) as error:
@@ -80,7 +81,7 @@ class Bucket:
 
 
 class _Reading(io.RawIOBase):
-    """The body of a GET; a broken connection is taken up again at the same byte of the same object."""
+    """The body of a GET; after a broken connection it continues at the same byte of the same object."""
 
     def __init__(self, bucket: Bucket, name: str, found: dict[str, Any]):
         self._bucket, self._name, self._found = bucket, name, found
@@ -109,9 +110,9 @@ class _Reading(io.RawIOBase):
         try:
             self._found = self._bucket.s3.get_object(Bucket=self._bucket.name, Key=self._name, **rest)
         except ClientError as error:
-            if missing(error) or status(error) == 412:
+            if is_not_found(error) or status(error) == 412:
                 raise Overtaken(
-                    f"{self._bucket.place(self._name)} was replaced or removed while it was read: try again"
+                    f"{self._bucket.place(self._name)} was replaced or removed while it was being read: try again"
                 ) from None
             raise
 
@@ -122,7 +123,7 @@ class _Reading(io.RawIOBase):
 
 
 def client(endpoint_url: str | None):
-    """A boto3 client for S3. Raises EvergreenError for an endpoint that is no plain http(s) address."""
+    """A boto3 client for S3. Raises EvergreenError for an endpoint that is not a plain http(s) address."""
     if endpoint_url is not None:
         parts = urlsplit(endpoint_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
@@ -134,20 +135,20 @@ def client(endpoint_url: str | None):
         retries={"mode": "standard", "total_max_attempts": 4},
         connect_timeout=10,
         read_timeout=60,
-        request_checksum_calculation="when_required",  # Content-MD5 instead: every S3-compatible server knows it
+        request_checksum_calculation="when_required",  # instead: Content-MD5, which all servers know
         response_checksum_validation="when_required",
     )
     session = botocore.session.get_session()
     session.register_component("data_loader", _service_models())
     try:
         return boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint_url, config=config)
-    except (BotoCoreError, ClientError) as error:  # a profile that is not there
+    except (BotoCoreError, ClientError) as error:  # a profile that does not exist
         raise explain(error, "opening S3", "", endpoint_url) from None
 
 
 @cache
 def _service_models() -> botocore.loaders.Loader:
-    """botocore's description of S3, kept: every session would read it again, a tenth of a second each time."""
+    """botocore's description of S3, cached: reading it takes a tenth of a second per session."""
     return botocore.session.get_session().get_component("data_loader")
 
 
@@ -161,7 +162,7 @@ def split_url(url: str) -> tuple[str, str]:
         or any(part in ("", ".", "..") for part in prefix.split("/") if prefix)
     ):
         raise EvergreenError(
-            f"{without_secrets(url)!r} is no place in S3: expected s3://bucket/prefix, without user or password "
+            f"{without_secrets(url)!r} is not an S3 address: expected s3://bucket/prefix, without user or password "
             "(credentials come from the environment)"
         )
     return found[1], f"{prefix}/" if prefix else ""

@@ -1,6 +1,6 @@
-"""What went wrong with S3, said so that its user can act; never a secret, never a server's own words.
+"""Turn S3 errors into messages that say what to do, without secrets.
 
-A server's message may repeat the key id, the string to sign or the policy: only its error code is shown.
+A server's own message may repeat the key id, the string to sign or the policy, so only its error code is shown.
 """
 
 from botocore import exceptions as boto
@@ -27,39 +27,39 @@ CHAIN = (
 
 
 class S3Error(EvergreenError):
-    """S3 did not do what was asked. Whether a write happened is open: read back."""
+    """An S3 request failed. A write may have happened all the same: the caller reads the key back."""
 
 
 class Overtaken(S3Error):
-    """What was being read is not there any more as it was."""
+    """The object was replaced or removed while it was being read."""
 
 
 def code(error: Exception) -> str:
-    """The S3 error code ("NoSuchKey", or a status "404" where there is no body); "" for an error of the transport."""
+    """The S3 error code: "NoSuchKey", a status like "404" if the reply has no body, "" for a transport error."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def status(error: Exception) -> int:
-    """HTTP status of the reply; 0 where none came."""
+    """HTTP status of the reply; 0 if there was no reply."""
     if not isinstance(error, ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def missing(error: Exception) -> bool:
-    """Is it the key that is not there (and not its bucket)?"""
+def is_not_found(error: Exception) -> bool:
+    """Whether the key does not exist, although its bucket does."""
     return status(error) == 404 and code(error) != "NoSuchBucket"
 
 
-def refused(error: Exception) -> bool:
-    """Did the server, or boto3 itself, surely not do it? False: no reply, or one that leaves it open."""
+def is_refused(error: Exception) -> bool:
+    """Whether the request certainly had no effect. False: no reply, or a reply that leaves it open."""
     if isinstance(error, ClientError):
         return 400 <= status(error) < 500 and status(error) not in (404, 408, 409, 412)
     return isinstance(error, NO_CREDENTIALS)
 
 
 def explain(error: BotoCoreError | ClientError, doing: str, bucket: str, endpoint: str | None) -> S3Error:
-    """`error`, which came up while `doing` something ("reading s3://b/k"), as one message saying what to do."""
+    """`error` as a message with a remedy. `doing` is the failed action ("reading s3://b/k")."""
     at = endpoint or "AWS"
     found = code(error)
     if isinstance(error, NO_CREDENTIALS):
@@ -78,15 +78,15 @@ def explain(error: BotoCoreError | ClientError, doing: str, bucket: str, endpoin
     elif found == "RequestTimeTooSkewed":
         why = "this machine's clock is wrong by more than S3 accepts: set it"
     elif found in ELSEWHERE or status(error) == 301:
-        why = f"the bucket {bucket!r} is in another region than was asked: set AWS_REGION to its own"
+        why = f"the bucket {bucket!r} is in another region than the one asked: set AWS_REGION to the bucket's region"
     elif status(error) in (401, 403):
         why = (
-            f"{at} forbids it ({found or status(error)}): the credentials are wrong, or lack a right; needed on the "
-            "bucket are s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, s3:AbortMultipartUpload and "
-            "s3:ListBucketMultipartUploads"
+            f"{at} forbids it ({found or status(error)}): the credentials are wrong, or lack a right. Evergreen "
+            "needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, s3:AbortMultipartUpload and "
+            "s3:ListBucketMultipartUploads on the bucket"
         )
     elif status(error) == 429 or status(error) >= 500:
-        why = f"{at} is in trouble or overloaded ({found or status(error)}), also after retries: try again later"
+        why = f"{at} fails or is overloaded ({found or status(error)}), even after retries: try again later"
     else:
         why = f"{at} answered {found or type(error).__name__}"
     return S3Error(f"{doing} failed: {why}.")

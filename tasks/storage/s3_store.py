@@ -1,14 +1,13 @@
-"""Named blobs beneath a prefix of an S3 bucket: the `Store` of tasks.storage.blobs where several machines share
-releases.
+"""A store under a prefix of an S3 bucket, for several machines that share releases.
 
-A swap reads, compares and writes on the condition that the object still has the ETag that was read (If-Match, or
-If-None-Match: * where there was none). The token is the sha256 of the content, as in a folder: an ETag is none (it
-depends on how an object was uploaded and encrypted), it only guards the moment between reading and writing.
+A swap reads, compares, and writes on the condition that the object still has the ETag that was read (If-Match, or
+If-None-Match: * for a new object). The token is the sha256 of the content, as in a folder. An ETag cannot be the
+token: it depends on how an object was uploaded and encrypted. It only guards the moment between reading and writing.
 
-Every write carries a mark of its own in the object's metadata. So when a reply is lost and the repeated request is
-told 412, because the first one came through, the object itself says whose it is.
+Every write puts its own mark into the object's metadata. If a reply is lost and the retry gets 412 because the first
+request succeeded, the mark tells whose write the object is.
 
-A server that ignores conditions would let two writers both win. A probe finds it before the first write.
+A server that ignores conditions would let two writers both win. A probe detects it before the first write.
 """
 
 import hashlib
@@ -25,26 +24,25 @@ from typing import Any, BinaryIO
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.common.failpoints import failpoint
-from tasks.common.files import sha256_bytes, sha256_file
-from tasks.storage.blobs import PART as KEY_PART
-from tasks.storage.blobs import Conflict, Content, check_key
+from tasks.common.files import sha256_bytes
+from tasks.storage.blobs import KEY_PART, Conflict, Content, check_key, content_size, content_token
 from tasks.storage.s3_bucket import Bucket
-from tasks.storage.s3_errors import Overtaken, S3Error, code, missing, refused, status
+from tasks.storage.s3_errors import Overtaken, S3Error, code, is_not_found, is_refused, status
 
-PART = 16 << 20  # bytes of a part of a large upload: what a write holds in memory
+PART = 16 << 20  # bytes of one part of a large upload: a write holds one in memory
 PARTS = 10_000  # S3's limit
-BUSY = 8  # tries of a write that S3 itself calls overtaken (409 ConditionalRequestConflict)
-STALE = timedelta(hours=24)  # an upload begun longer ago has no writer any more
-MARK = "evergreen-write"  # metadata: which write made this object
-PROBES = ".probe/"  # no key: list never shows it
+BUSY = 8  # tries of a write to which S3 answers 409 ConditionalRequestConflict
+STALE = timedelta(hours=24)  # the writer of an older unfinished upload is dead
+MARK = "evergreen-write"  # metadata key: which write made this object
+PROBES = ".probe/"  # not a valid key, so `list` never shows it
 _enforcing: dict[tuple[str | None, str], bool] = {}  # (endpoint, bucket) -> what the probe found in this process
 
 
 class S3Store:
-    """`url` is s3://bucket/prefix; `endpoint_url` that of an S3-compatible server, None for AWS. Credentials come from
-    boto3's own chain. `single_writer`: accept a server without conditional writes.
+    """A `Store` at `url` (s3://bucket/prefix).
 
-    Opening asks nothing of the server. Raises EvergreenError for addresses that are none.
+    endpoint_url: of an S3-compatible server, None for AWS. single_writer: accept a server without conditional writes.
+    Credentials come from boto3's own chain. Opening sends no request. Raises EvergreenError for an invalid address.
     """
 
     def __init__(self, url: str, *, endpoint_url: str | None = None, single_writer: bool = False):
@@ -55,7 +53,7 @@ class S3Store:
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         while (stream := self.open(key)) is not None:
-            with stream, suppress(Overtaken):  # the connection broke, and another content has come meanwhile: that one
+            with stream, suppress(Overtaken):  # replaced after the connection broke: read the new content
                 data = stream.read()
                 return data, sha256_bytes(data)
         return None
@@ -64,7 +62,7 @@ class S3Store:
         if not self._holds(key, content):
             try:
                 self._write(key, content, {"IfNoneMatch": "*"})
-            except Conflict:  # another writer was faster: fine if it wrote the same
+            except Conflict:  # another writer was faster, which is fine if it wrote the same
                 if not self._holds(key, content):
                     raise
 
@@ -73,7 +71,7 @@ class S3Store:
         if digest != expected:
             raise Conflict(key)
         self._write(key, content, {"IfMatch": found["ETag"]} if found else {"IfNoneMatch": "*"})
-        return _sha256(content)
+        return content_token(content)
 
     def list(self, prefix: str) -> Iterator[str]:
         keys = (
@@ -91,7 +89,7 @@ class S3Store:
             self.bucket.s3.delete_object(Bucket=self.bucket.name, Key=self._name(key))
 
     def sweep(self) -> int:
-        """Also refuses, before any work is done, a server that `_conditional` refuses."""
+        """See `Store.sweep`. Raises S3Error, before any work is done, for a server that `_conditional` refuses."""
         self._conditional()
         before, removed = datetime.now(UTC) - STALE, 0
         place = {"Bucket": self.bucket.name}
@@ -110,7 +108,7 @@ class S3Store:
         return self.bucket.prefix + check_key(key)
 
     def _current(self, key: str) -> tuple[dict[str, Any] | None, str | None]:
-        """(S3's answer, sha256 of the content) of what `key` holds; of what comes while that is read, of the new."""
+        """(S3's answer, sha256 of the content) of `key`; of the newer object if it is replaced during the read."""
         while (found := self.bucket.get(self._name(key))) is not None:
             with suppress(Overtaken):
                 return found, self._digest(key, found)
@@ -121,20 +119,19 @@ class S3Store:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _holds(self, key: str, content: Content) -> bool:
-        """Is this the content of `key`? False: there is none. Raises Conflict when it is another."""
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        """Whether `key` has this content. False if it is absent; raises Conflict for other content."""
         while (found := self.bucket.get(self._name(key))) is not None:
-            if found["ContentLength"] != size:  # the body need not come
+            if found["ContentLength"] != content_size(content):  # no need to read the body
                 found["Body"].close()
                 raise Conflict(key)
             with suppress(Overtaken):
-                if self._digest(key, found) != _sha256(content):
+                if self._digest(key, found) != content_token(content):
                     raise Conflict(key)
                 return True
         return False
 
     def _write(self, key: str, content: Content, condition: dict[str, str]) -> None:
-        """Write `content` if `condition` holds, at once and whole. Raises Conflict when it does not."""
+        """Write `content` atomically if `condition` holds; raises Conflict if it does not."""
         condition = condition if self._conditional() else {}
         mark = uuid.uuid4().hex
         with self.bucket.explained(f"writing {self.bucket.place(self._name(key))}"):
@@ -143,22 +140,22 @@ class S3Store:
                     self._upload(self._name(key), content, {MARK: mark}, condition)
                     return
                 except (BotoCoreError, ClientError) as error:
-                    if refused(error):
+                    if is_refused(error):
                         raise
                     if self._mark(key) == mark:
-                        return  # it stands, only the reply was lost
-                    if status(error) == 412 or code(error) == "NoSuchKey":  # to replace what is gone: 404
+                        return  # the write happened, only the reply was lost
+                    if status(error) == 412 or code(error) == "NoSuchKey":  # 404: the object to replace is gone
                         raise Conflict(key) from None
                     if status(error) != 409 or tries == BUSY:
                         raise
                 time.sleep(random.uniform(0, 0.05 * 2**tries))
 
     def _mark(self, key: str) -> str | None:
-        """Which write made the content of `key`."""
+        """The mark of the write that made the content of `key`; None if it is absent."""
         try:
             return self.bucket.s3.head_object(Bucket=self.bucket.name, Key=self._name(key))["Metadata"].get(MARK)
         except ClientError as error:
-            if missing(error):
+            if is_not_found(error):
                 return None
             raise
 
@@ -171,7 +168,7 @@ class S3Store:
         self.bucket.s3.put_object(**place, Body=data, ContentMD5=_md5(data), Metadata=metadata, **condition)
 
     def _upload_parts(self, place: dict, file: Path, metadata: dict[str, str], condition: dict[str, str]) -> None:
-        """Upload a large file with one part in memory; nothing is visible until the last request."""
+        """Upload a large file, one part in memory at a time; nothing is visible before the last request."""
         upload = place | {"UploadId": self.bucket.s3.create_multipart_upload(**place, Metadata=metadata)["UploadId"]}
         size = max(PART, -(-file.stat().st_size // PARTS))
         parts: list[dict] = []
@@ -184,7 +181,7 @@ class S3Store:
                     failpoint("store.part")
             self.bucket.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
         except BaseException:
-            with suppress(BotoCoreError, ClientError):  # what stays is aborted by a later sweep
+            with suppress(BotoCoreError, ClientError):  # a later sweep aborts what is left
                 self.bucket.s3.abort_multipart_upload(**upload)
             raise
 
@@ -196,13 +193,13 @@ class S3Store:
                 uploads = page.get("Uploads", [])
                 yield from (upload for upload in uploads if upload["Key"].startswith(self.bucket.prefix))
         except ClientError as error:
-            if status(error) not in (404, 405, 501):  # a server that cannot list them leaves them to its own rules
+            if status(error) not in (404, 405, 501):  # a server that cannot list them has its own rules for them
                 raise
 
     def _conditional(self) -> bool:
-        """Does the server enforce conditions? Asked once per process, server and bucket, with an object of our own.
+        """Whether the server enforces conditions, probed once per process, server and bucket with a test object.
 
-        Raises S3Error where it does not, unless there is a single writer.
+        Raises S3Error if it does not, unless `single_writer` is set.
         """
         place = (self.bucket.endpoint_url, self.bucket.name)
         if place not in _enforcing:
@@ -211,8 +208,8 @@ class S3Store:
         if not _enforcing[place] and not self.single_writer:
             raise S3Error(
                 f"the S3 server at {place[0] or 'AWS'} ignores conditional writes (If-Match, If-None-Match): two runs "
-                "that publish at once would overwrite each other unseen. Use a server that has them, or set "
-                "store.single_writer: true in params.yaml and see to it that one process at a time publishes."
+                "that publish at the same time would overwrite each other unnoticed. Use a server that supports them, "
+                "or set store.single_writer: true in params.yaml and let only one process at a time publish."
             )
         return _enforcing[place]
 
@@ -229,13 +226,13 @@ class S3Store:
                 raise
 
         try:
-            passes(b"1", IfNoneMatch="*")  # False only where the reply to a first try was lost: it is there
+            passes(b"1", IfNoneMatch="*")  # False only if the reply to a first try was lost: the object exists
             etag = self.bucket.s3.head_object(**place)["ETag"]
             if passes(b"2", IfNoneMatch="*") or passes(b"3", IfMatch=f'"{"0" * 32}"'):
                 return False
             return passes(b"4", IfMatch=etag) or self.bucket.s3.head_object(**place)["ETag"] != etag
         except ClientError as error:
-            if status(error) == 501:  # knows the header, and says that it lacks it
+            if status(error) == 501:  # it knows the header and says that it does not support it
                 return False
             raise
         finally:
@@ -244,9 +241,5 @@ class S3Store:
 
 
 def _md5(data: bytes) -> str:
-    """Content-MD5 (RFC 1864): the server refuses what was damaged on its way."""
+    """Content-MD5 (RFC 1864), by which the server detects damage in transit."""
     return b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def _sha256(content: Content) -> str:
-    return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)

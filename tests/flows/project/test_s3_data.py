@@ -236,11 +236,11 @@ def test_sources_that_are_none_say_so_and_leave_nothing(moto: Server, tmp_path: 
     put(Bucket=bucket, Key="both/a", Body=b"x")
     put(Bucket=bucket, Key="both/a/b.png", Body=b"x")
     for source, message in {
-        "nothing": r"there is nothing under s3://.*/nothing/",
+        "nothing": r"nothing was found under s3://.*/nothing/",
         "text": rf"s3://{bucket}/text holds no images",
         "up": r"object '../../x\.png' cannot be a file",
         "both": r"is both an object and a folder",
-        "text/labels.csv": r"there is nothing under",
+        "text/labels.csv": r"nothing was found under",
     }.items():
         with pytest.raises(DataError, match=message):
             take(root, params, f"s3://{bucket}/{source}")
@@ -249,7 +249,7 @@ def test_sources_that_are_none_say_so_and_leave_nothing(moto: Server, tmp_path: 
         take(root, params, f"s3://{bucket}/one")
     (root / ".evergreen/spool/left-by-a-kill").mkdir()
     monkeypatch.setattr(s3_spool, "RESERVE", 1 << 60)
-    with pytest.raises(DiskFull, match=r"disk_full.*Nothing was taken"):
+    with pytest.raises(DiskFull, match=r"disk_full.*Nothing was downloaded"):
         take(root, params, f"s3://{bucket}/text")
     assert [path.name for path in (root / ".evergreen/spool").iterdir()] == ["lock"]
     assert not (root / "data").exists()

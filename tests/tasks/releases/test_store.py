@@ -206,7 +206,7 @@ def fill() -> None:
         lambda: store.swap("champion.json", b"x" * 300_000, token),
     ):
         with pytest.raises(
-            DiskFull, match=r"disk full \(disk_full\): 0\.3 MB were to be written beneath .*store, 0\.\d MB"
+            DiskFull, match=r"disk full \(disk_full\): writing 0\.3 MB under .*store failed, where 0\.\d MB"
         ):
             write()
     assert store.read("champion.json") == (b"old", token)
