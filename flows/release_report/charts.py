@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.common.checks import Check
 from tasks.scoring import metrics
-from tasks.stages.evaluate.figures import Known
+from tasks.stages.evaluate.figures import Results
 
 SIDE = 300  # width and height of a square chart, in viewBox units
 NAMED = 5  # classes with a colour of their own in a precision-recall chart
@@ -62,7 +62,7 @@ def forest(checks: Sequence[Check]) -> list[dict]:
     return rows
 
 
-def reliability(known: Known) -> dict:
+def reliability(known: Results) -> dict:
     """The reliability diagram: accuracy against confidence, with 95 % intervals per bin and a histogram of confidence.
 
     Units: SIDE wide and high, y downwards.
@@ -82,7 +82,7 @@ def reliability(known: Known) -> dict:
     return {"points": points, "line": _line(bins.confidence, bins.accuracy), "bars": bars}
 
 
-def precision_recall(known: Known) -> dict:
+def precision_recall(known: Results) -> dict:
     """The mean precision-recall curve over classes, and the NAMED classes of lowest average precision."""
     truth = metrics.one_hot(known.targets, len(known.classes))
     average = metrics.average_precision(known.targets, known.probabilities)
@@ -102,7 +102,7 @@ def precision_recall(known: Known) -> dict:
     }
 
 
-def confusion(known: Known) -> dict:
+def confusion(known: Results) -> dict:
     """{"names", "rows": [{"name", "n", "cells": [{"share", "n", "own"}]}], "left_out"}: the confusion table.
 
     Rows are given labels, columns predicted ones, shares are of a row. With many classes, only the CELLS classes with

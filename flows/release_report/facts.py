@@ -23,7 +23,7 @@ from tasks.scoring import metrics
 from tasks.scoring.intervals import two_sided, wilson
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures
-from tasks.stages.evaluate.figures import Known
+from tasks.stages.evaluate.figures import Results
 
 RESAMPLES = 100  # bootstrap samples of the test set, for calibration error and log loss
 Z = two_sided(0.95)  # of the recalls' intervals
@@ -36,8 +36,8 @@ class Pair:
     """Both models' answers to the N images of predictions.parquet."""
 
     ids: list[str]
-    new: Known
-    old: Known | None  # None: there is no champion
+    new: Results
+    old: Results | None  # None: there is no champion
     sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool
     shots: list[str]  # (K,) many | medium | few
 
@@ -90,10 +90,10 @@ def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | Non
     )
 
 
-def _known(table: pa.Table, classes: list[str], task: str, targets: np.ndarray, thresholds: dict) -> Known:
+def _known(table: pa.Table, classes: list[str], task: str, targets: np.ndarray, thresholds: dict) -> Results:
     probabilities = np.array(table["probabilities"].to_pylist(), np.float64)
     bounds = np.array([thresholds.get(name, np.inf) for name in classes])
-    return Known(classes, task, bounds, targets, probabilities, answers(probabilities, bounds, task))
+    return Results(classes, task, bounds, targets, probabilities, answers(probabilities, bounds, task))
 
 
 def table(both: Pair, policy: GateParams) -> list[Row]:
@@ -205,7 +205,7 @@ class Mistake(NamedTuple):
     asked: int  # class whose Grad-CAM heat is shown
 
 
-def mistakes(known: Known, places: np.ndarray, most: int) -> list[Mistake]:
+def mistakes(known: Results, places: np.ndarray, most: int) -> list[Mistake]:
     """The most confident mistakes among the rows `places`; multi-label: by the most confident wrong label."""
     part = known.part(places)
     truth = metrics.one_hot(part.targets, len(known.classes))

@@ -19,7 +19,7 @@ from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.thresholds import answers
 from tasks.releases.bundle import digest, read, verify
 from tasks.scoring.targets import encode
-from tasks.stages.evaluate.figures import Known
+from tasks.stages.evaluate.figures import Results
 from tasks.stages.evaluate.stage import corrupted
 
 
@@ -41,7 +41,7 @@ def champion_metrics(
     targets = encode(test["label"], classes, about["task"])
     probabilities = np.array(test["probabilities"].to_pylist(), np.float32)
     predicted = answers(probabilities, thresholds, about["task"])
-    known = Known(classes, about["task"], thresholds, targets, probabilities, predicted)
+    known = Results(classes, about["task"], thresholds, targets, probabilities, predicted)
     model = OnnxModel(bundle_dir / "model.onnx")
 
     def predict(block: np.ndarray) -> np.ndarray:

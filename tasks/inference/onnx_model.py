@@ -1,4 +1,4 @@
-"""The exported model under ONNX Runtime: pixels in, logits, probabilities and features out. Needs no torch.
+"""Run the exported model under ONNX Runtime: pixels in, logits, probabilities and features out; no torch.
 
 N images, S the input's side in pixels, K classes, D feature dimensions.
 """
@@ -12,13 +12,15 @@ BATCH = 64  # images at once: bounds memory, and larger batches gain nothing on 
 
 
 class Outputs(NamedTuple):
+    """What the model returns for N images."""
+
     logits: np.ndarray  # (N, K) float32, temperature 1
     probabilities: np.ndarray  # (N, K) float32, temperature applied
     features: np.ndarray  # (N, D) float32
 
 
 class OnnxModel:
-    """`model(pixels)` runs model.onnx in batches. CUDA is used where ONNX Runtime was built with it."""
+    """`model(pixels)` runs model.onnx in batches. Uses CUDA if ONNX Runtime was built with it."""
 
     def __init__(self, path: Path | str, threads: int = 1):
         import onnxruntime
@@ -26,7 +28,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors come as exceptions
+        options.log_severity_level = 4  # errors are raised as exceptions
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)

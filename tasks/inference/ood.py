@@ -9,11 +9,12 @@ N images, K classes, D feature dimensions, M rows of the reference bank.
   multi-label models the sum over labels (Wang et al. 2021, "Can multi-label classification networks know what
   they don't know?"). Needs no bank.
 
-The threshold is set on images the model has not been trained on: the calibration split. That fixes the false alarms,
-not what is found, which depends on the features. Measured on 900 Fashion images at 32 pixels with a linear head, 2 %
-false alarms, on pure noise (AUROC; share flagged): pretrained lite0 knn .986; 81 %, energy .33; 0 %. lite0 with random
-weights, 3 seeds: knn .78 to .82; 0 to 4 %, energy .58 to .82; 2 to 9 %. So knn is the default, energy can be worse than
-chance, and no score is to be trusted unseen: `probes` let `calibrate` measure what this model's own score finds.
+The threshold is set on the calibration split, on which the model was not trained. That fixes the rate of false alarms,
+but not what is found, which depends on the features. Measured on 900 Fashion images at 32 pixels with a linear head,
+2 % false alarms, on pure noise (AUROC; share flagged): pretrained lite0 knn .986; 81 %, energy .33; 0 %. lite0 with
+random weights, 3 seeds: knn .78 to .82; 0 to 4 %, energy .58 to .82; 2 to 9 %. So knn is the default: energy can be
+worse than chance. Do not trust a score without measuring it: with `probes`, `calibrate` measures what this model's
+score finds.
 """
 
 from pathlib import Path
@@ -25,14 +26,14 @@ from tasks.dataset.shard_table import ShardTable
 BANK_ROWS = 2000
 NEIGHBOURS = 10
 CHUNK = 1024  # images scored at once: chunk x bank distances in memory
-FAR = float(np.finfo(np.float32).max)  # score of features or logits that are not finite: never familiar
+FAR = float(np.finfo(np.float32).max)  # score of features or logits that are not finite: always unfamiliar
 
 
 def bank_rows(strata: np.ndarray, rows: int = BANK_ROWS, seed: int = 0) -> np.ndarray:
     """Sorted indices of at most `rows` samples, shared equally among strata (classes). strata: (N,)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(strata))
-    turn = np.empty(len(strata), np.int64)  # this sample is its stratum's turn-th
+    turn = np.empty(len(strata), np.int64)  # position of the sample within its stratum
     for stratum in np.unique(strata):
         members = order[strata[order] == stratum]
         turn[members] = np.arange(len(members))
@@ -59,7 +60,7 @@ def fit(
         about["k"] = min(NEIGHBOURS, len(bank))
         tensors["bank"] = _normalised(bank).astype(np.float16)
     scores = score(features, logits, about, tensors)
-    # "higher" is a score that was seen, so at most the wanted share lies strictly above it
+    # "higher" picks an observed score, so that at most the wanted share lies strictly above it
     about["threshold"] = float(np.quantile(scores, 1 - false_rejection, method="higher"))
     about["false_rejection"] = float(np.mean(scores > about["threshold"]))
     return about, tensors
@@ -82,7 +83,7 @@ def score(
 
 
 def probes(size: int, count: int = 64) -> dict[str, np.ndarray]:
-    """Images no classifier should know, (count, size, size, 3) uint8 by name: pure noise, and one flat colour each."""
+    """Images that no classifier should find familiar, by name, (count, size, size, 3) uint8: noise, flat colours."""
     rng = np.random.default_rng(0)
     flat = rng.integers(0, 256, (count, 1, 1, 3), np.uint8)
     return {
@@ -92,8 +93,7 @@ def probes(size: int, count: int = 64) -> dict[str, np.ndarray]:
 
 
 def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
-    """Tensors of ood.safetensors, widened to float32 once: converting the bank per request would cost more than
-    the search."""
+    """Tensors of ood.safetensors as float32: converting the bank on each request would cost more than the search."""
     from safetensors.numpy import load_file
 
     return {name: value.astype(np.float32) for name, value in load_file(path).items()}
@@ -101,7 +101,7 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
 
 def _normalised(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float32)
-    with np.errstate(invalid="ignore"):  # of infinite features, which score FAR
+    with np.errstate(invalid="ignore"):  # infinite features give NaN here and score FAR
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 

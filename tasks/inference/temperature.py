@@ -1,11 +1,11 @@
-"""Temperature scaling: logits to calibrated probabilities."""
+"""Temperature scaling: turns logits into calibrated probabilities. N images, K classes."""
 
 import numpy as np
 
 from tasks.common.errors import DataError
 from tasks.scoring import metrics
 
-TEMPERATURES = (1 / 20, 20.0)  # outside, the logits say nothing or the network is broken
+TEMPERATURES = (1 / 20, 20.0)  # outside this range the logits carry no information or the network is broken
 
 
 def probabilities(logits: np.ndarray, temperature: float, task: str) -> np.ndarray:
@@ -18,12 +18,11 @@ def probabilities(logits: np.ndarray, temperature: float, task: str) -> np.ndarr
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature of least log-loss (Guo et al. 2017, "On calibration of modern neural networks").
+    """The temperature with the lowest log-loss (Guo et al. 2017, "On calibration of modern neural networks").
 
     logits: (N, K); targets: (N,) class indices or (N, K) of 0 and 1. log(temperature) has a standard normal prior,
-    worth half a nat in all at a factor e: without it a split that the model gets all right would ask for infinite
-    confidence, and 20 images for a wild one. The log-loss after is never above the one before. Raises DataError
-    for logits that are not finite.
+    worth half a nat in total at a factor e. Without it, a split without mistakes would ask for infinite confidence, and
+    20 images could ask for an extreme one. The log-loss never rises. Raises DataError for logits that are not finite.
     """
     from scipy.optimize import minimize_scalar
 
@@ -38,7 +37,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
         found = metrics.log_loss(probabilities(logits, np.exp(log_temperature), task), targets)
         return found + log_temperature**2 / (2 * len(logits))
 
-    grid = np.linspace(*np.log(TEMPERATURES), 21)  # 0, which changes nothing, is its middle
+    grid = np.linspace(*np.log(TEMPERATURES), 21)  # its middle is 0, which changes nothing
     best = int(np.argmin([loss(point) for point in grid]))
     found = minimize_scalar(loss, bounds=(grid[max(best - 1, 0)], grid[min(best + 1, 20)]), method="bounded").x
     return float(np.exp(min((found, grid[best]), key=loss)))

@@ -1,4 +1,4 @@
-"""Cross-validation folds that keep groups and near-duplicates together and every class in every training part.
+"""Cross-validation folds that keep groups and near-duplicates together, with every class in training.
 
 N samples, K classes, F folds.
 """
@@ -10,8 +10,8 @@ def assign_folds(members: np.ndarray, groups: np.ndarray, folds: int, seed: int)
     """Fold of each sample, (N,) int.
 
     `members` (N, K) bool says which classes a sample has; `groups` (N,) are group names: samples of one group share
-    a fold, and each class is spread as evenly as that allows. A class that ends in one fold only, as one of a single
-    group does, would be missing from training while that fold is held out: its samples are dealt singly.
+    a fold, and each class is spread as evenly as that allows. A class that is in one fold only (because it
+    has a single group) would be missing from training while that fold is held out: its samples are dealt one by one.
     """
     rng = np.random.default_rng(seed)
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -29,7 +29,9 @@ def assign_folds(members: np.ndarray, groups: np.ndarray, folds: int, seed: int)
         load[best] += counts
     rows = np.flatnonzero(fold < 0)
     patterns, pattern = np.unique(members[rows], axis=0, return_inverse=True)
-    for number in range(len(patterns)):  # singles of one label are alike: deal them in turn, emptiest fold first
+    for number in range(
+        len(patterns)
+    ):  # samples without a group: deal those of equal labels in turn, emptiest fold first
         here = rng.permutation(rows[pattern.ravel() == number])
         turn = np.argsort(_loads(load, patterns[number], weight), kind="stable")
         fold[here] = turn[np.arange(len(here)) % folds]
@@ -42,15 +44,15 @@ def assign_folds(members: np.ndarray, groups: np.ndarray, folds: int, seed: int)
 
 
 def _loads(load: np.ndarray, counts: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """How full each fold is of the classes in `counts`, (F,); all classes break ties."""
+    """(F,) load of each fold by the classes in `counts`; the load of all classes breaks ties."""
     return load @ (counts * weight) + 1e-9 * load.sum(axis=1)
 
 
 def training_masks(fold: np.ndarray, clusters: np.ndarray, members: np.ndarray, folds: int) -> np.ndarray:
     """(F, N) bool: which samples the probe of each fold may train on.
 
-    Not those of its fold, nor near-duplicates of them (`clusters`, (N,) names), which would give the answer away;
-    but a class left without any training sample by the near-duplicates gets its own back.
+    Not those of its fold, nor near-duplicates of them (`clusters`, (N,) names), which would give the answer away.
+    Exception: a class that would have no training sample left keeps its near-duplicates.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     held = np.zeros((cluster.max() + 1, folds), bool)

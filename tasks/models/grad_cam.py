@@ -1,11 +1,11 @@
-"""Where a model looked: Grad-CAM heat over its input (Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep
-Networks via Gradient-based Localization").
+"""Grad-CAM: a heat map of the image regions that speak for a class.
 
-For class c and a layer's map A (C channels of h x w places): weigh each channel by the mean over places of dy_c/dA,
-add the weighted channels up and keep what speaks *for* c (ReLU). Any layer may be asked. The last one knows most about
-classes, but on small inputs its map is one or two places wide; so the deepest layer is taken whose map is at least
-PLACES wide and through which the answer flows (a transformer that answers from its class token ignores the patches
-of its last block).
+After Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
+For class c and a layer's map A (C channels of h x w places): weight each channel by the mean over places of dy_c/dA,
+sum the weighted channels and keep what speaks *for* c (ReLU). Any layer would do. The last one knows most about
+classes, but on small inputs its map is only one or two places wide. So this module takes the deepest layer whose map is
+at least PLACES wide and that influences the answer (a transformer that answers from its class token ignores the
+patches of its last block).
 
 B images of one pass, N images, S the input's side in pixels, K classes, D feature dimensions.
 """
@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-PLACES = 4  # least width and height of a map that says where
+PLACES = 4  # smallest width and height of a map that is used
 BATCH = 8  # images whose maps and gradients are held at once
 
 
@@ -30,9 +30,9 @@ def grad_cam(
     pixels: np.ndarray,
     classes: Sequence[int],
 ) -> np.ndarray | None:
-    """(N, S, S) float32 heat in 0..1 for `classes` (N,) on uint8 `pixels` (N, S, S, 3); all 0 where nothing speaks
-    for the class. None where the network has no map of places.
+    """(N, S, S) float32 heat in 0..1 for `classes` (N,) on uint8 `pixels` (N, S, S, 3).
 
+    All 0 for an image in which nothing speaks for the class; None if the network has no spatial map.
     model, about: of stage1.load; weight (K, D), bias (K,): the classifier on its features, which may differ from
     the network's own.
     """
@@ -62,11 +62,11 @@ def grad_cam(
 
 
 def _scores(logits: "torch.Tensor", chosen: "torch.Tensor") -> "torch.Tensor":
-    return logits.gather(1, chosen[:, None]).sum()  # images do not mix in eval mode: one sum gives every gradient
+    return logits.gather(1, chosen[:, None]).sum()  # images do not mix in eval mode, so one sum gives every gradient
 
 
 def _heat(model: "torch.nn.Module", x: "torch.Tensor", score) -> "torch.Tensor | None":
-    """(B, h, w), not negative, of the deepest fitting layer."""
+    """(B, h, w) >= 0, of the deepest layer that fits."""
     import torch
 
     from tasks.backbones import timm_models
@@ -99,7 +99,7 @@ def _heat(model: "torch.nn.Module", x: "torch.Tensor", score) -> "torch.Tensor |
 
 
 def _layers(model: "torch.nn.Module") -> dict[str, tuple["torch.nn.Module", int]]:
-    """Module name -> (module, channels) of what timm names as the network's steps, first to last."""
+    """Module name -> (module, channels) of the stages in timm's feature_info, first to last."""
     info = getattr(model, "feature_info", None) or []
     modules = dict(model.named_modules())
     steps = [(one.get("module"), one.get("num_chs")) for one in info if isinstance(one, dict)]
@@ -107,8 +107,10 @@ def _layers(model: "torch.nn.Module") -> dict[str, tuple["torch.nn.Module", int]
 
 
 def as_map(output: "torch.Tensor", channels: int, model: "torch.nn.Module") -> "torch.Tensor | None":
-    """A layer's output as (B, C, h, w): convolutional maps as they are, channels-last ones turned, tokens laid out
-    on the grid of patches without the class and register tokens before them. None for anything else."""
+    """A layer's output as (B, C, h, w), or None if it has no spatial layout.
+
+    Channels-last maps are permuted. Tokens are laid out on the grid of patches, without class and register tokens.
+    """
     if output.ndim == 4:
         if output.shape[1] == channels:
             return output
@@ -123,8 +125,11 @@ def as_map(output: "torch.Tensor", channels: int, model: "torch.nn.Module") -> "
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 `pixels` (..., S, S, 3) under `heat` (..., S, S): cold places greyed and darkened, hot ones glowing from
-    red over orange to yellow, told apart by colour-blind readers too since they also grow lighter."""
+    """uint8 `pixels` (..., S, S, 3) under `heat` (..., S, S).
+
+    Cold places are grey and dark, hot ones go from red over orange to yellow. They also get lighter, so that
+    colour-blind readers can tell them apart.
+    """
     strength = np.clip(heat, 0, 1)[..., None].astype(np.float32)
     grey = pixels.astype(np.float32).mean(axis=-1, keepdims=True).repeat(3, axis=-1)
     stops = np.array([[120, 0, 40], [225, 60, 10], [255, 225, 70]], np.float32)

@@ -20,7 +20,7 @@ def pretrained_features(root: Path, samples: pa.Table, *, embed: EmbedParams, im
 
 
 def network_key(embed: EmbedParams) -> str:
-    """Names the network: its weights, and the code that builds and exports it."""
+    """Cache key of the network: its weights, and the code that builds and exports it."""
     return content_key("pretrained", embed.backbone, code_version("tasks.models.pretrained"))
 
 

@@ -1,8 +1,8 @@
-"""Linear probe: L2-regularised logistic regression on fixed features, several at once.
+"""Linear probes: L2-regularised logistic regression on fixed features, several fitted at once.
 
 N samples, D feature dimensions, K classes, M probes. Features are standardised (statistics of all N rows, no
 labels involved) and the scaling is folded into the weights. All M probes (the folds of a cross-validation)
-share each pass over the features, which is what such a fit costs: six cost hardly more than one.
+share each pass over the features. The passes are nearly all of the cost, so six probes cost little more than one.
 numpy and L-BFGS: no seed, no learning rate, no torch import, the same result each time.
 """
 
@@ -18,11 +18,13 @@ from tasks.dataset.shard_table import ShardTable
 Features = np.ndarray | ShardTable  # (N, D)
 
 ROWS = 4096  # a chunk of features in float32: 20 MB at D = 1280
-IN_MEMORY = 256 << 20  # bytes; standardised features up to this size are held, larger ones streamed each pass
+IN_MEMORY = (
+    256 << 20
+)  # bytes; standardised features up to this size stay in memory, larger ones are streamed in each pass
 FLOOR = 0.3  # of the median deviation
 L2 = 0.05  # weight of |W|^2 / 2 against the mean loss
 ITERATIONS = 20
-TOLERANCE = 1e-6  # relative gain of a step that ends a fit: what lies below moves no answer and takes half the time
+TOLERANCE = 1e-6  # relative gain of a step that ends a fit: smaller gains change no answer and take half the time
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Probe:
         return out
 
     def probabilities(self, x: Features) -> np.ndarray:
-        """(N, K): softmax over classes, or one sigmoid a class for a multi-label probe."""
+        """(N, K): softmax over classes, or one sigmoid per class for a multi-label probe."""
         return sigmoid(self.logits(x)) if self.multilabel else softmax(self.logits(x))
 
 
@@ -57,13 +59,13 @@ def select_logits(probes: Sequence[Probe], x: Features, which: np.ndarray) -> np
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, without overflow."""
+    """Softmax over the last axis, without overflow."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Without overflow."""
+    """The logistic function, without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
@@ -79,8 +81,8 @@ def fit(
 ) -> Probe:
     """One probe of `x` (N, D) on `y`: (N,) class numbers, or (N, K) of 0 and 1 for multi-label.
 
-    `sample_weight` (N,), >= 0; rows of weight 0 take no part. `start`: a probe to go on from.
-    Raises ValueError for arrays that do not fit.
+    `sample_weight` (N,), >= 0; rows of weight 0 are ignored. `start`: a probe to start from.
+    Raises ValueError for arrays whose shapes do not match.
     """
     weights = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight)
     return fit_many(x, y, classes, weights[None], l2=l2, iterations=iterations, start=start and [start])[0]
@@ -96,9 +98,9 @@ def fit_many(
     iterations: int = ITERATIONS,
     start: Sequence[Probe] | None = None,
 ) -> list[Probe]:
-    """M independent probes; probe m weighs sample n by `weights[m, n]`, shape (M, N).
+    """M independent probes; probe m weights sample n by `weights[m, n]`, shape (M, N).
 
-    `start`: M probes fitted on like data, to go on from.
+    `start`: M probes fitted on similar data, to start from.
     """
     from scipy.optimize import minimize
 
@@ -128,8 +130,11 @@ def fit_many(
 
 @contextmanager
 def _scipy_on_one_thread() -> Iterator[None]:
-    """Wheels of numpy and scipy bring an OpenBLAS each, whose waiting threads spin: in turns, as in an optimiser whose
-    loss is numpy's, they take the cores from one another (three times slower on two cores)."""
+    """Limit scipy's OpenBLAS to one thread.
+
+    Wheels of numpy and scipy each bring an OpenBLAS, whose waiting threads spin. An optimiser of scipy with a loss in
+    numpy uses both in turn, and they take the cores from each other (three times slower on two cores).
+    """
     from threadpoolctl import ThreadpoolController
 
     loaded = ThreadpoolController()
@@ -196,7 +201,7 @@ def _multilabel(logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 class _Standardised:
-    """(x - mean) / deviation in float32: held in memory when it fits, else made anew each pass."""
+    """(x - mean) / deviation in float32: kept in memory if it fits, else computed again in each pass."""
 
     def __init__(self, x: Features, mean: np.ndarray, deviation: np.ndarray):
         self.x, self.mean, self.scale = x, mean, 1 / deviation
@@ -222,7 +227,7 @@ def _chunks(x: Features) -> Iterator[tuple[slice, np.ndarray]]:
 def _moments(x: Features) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, (D,) float32 each.
 
-    The deviation has a floor: a feature almost constant here may not be so elsewhere, and its weight would be huge.
+    The deviation has a floor: a feature that is almost constant here may vary elsewhere, and its weight would be huge.
     """
     total = np.zeros(x.shape[1])
     square = np.zeros(x.shape[1])

@@ -4,14 +4,14 @@ Reads what train_backbone read and wrote; writes artifacts/train_head/{head.safe
 head.json: the method and every candidate's score} and metrics/train_head.json. N is the number of samples, K of
 classes, D of feature dimensions.
 
-Long-tailed data spoils the classifier more than the features (Kang et al. 2020, "Decoupling representation and
-classifier for long-tailed recognition"), so only the classifier is made anew:
+Long-tailed data harms the classifier more than the features (Kang et al. 2020, "Decoupling representation and
+classifier for long-tailed recognition"), so only the classifier is replaced. The methods:
 
-- crt: trained again on the features with every class weighing the same (Kang et al.)
+- crt: trained again on the features, with the same total weight for every class (Kang et al.)
 - logit_adjust: stage 1's, minus the log of the class's share (Menon et al. 2021, "Long-tail learning via logit
   adjustment")
 - tau_norm: stage 1's, each class's weights divided by their norm to the power tau (Kang et al.)
-- stage1: stage 1's as it is
+- stage1: stage 1's, unchanged
 
 Multi-label classes do not compete for one answer, so there only crt and stage1 apply.
 """
@@ -43,8 +43,10 @@ RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method's head, and what a choice among methods needs: logits (N, K), each of a sample that did not choose the
-    head's setting."""
+    """A method's head, and what the choice among methods needs.
+
+    logits (N, K) are cross-fitted: each row comes from a head whose setting was chosen without that sample.
+    """
 
     head: Head
     logits: np.ndarray
@@ -52,7 +54,7 @@ class Candidate:
 
 
 def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> None:
-    """Make the candidates, choose one, write it. Raises DataError for a method that does not fit the task."""
+    """Fit the candidates, choose one, write it. Raises DataError for a method that does not fit the task."""
     rows, (classes, task) = training_rows(root), classes_and_task(root)
     if train_head.method not in ("auto", *PREFERENCE[task]):
         raise DataError(
@@ -77,7 +79,7 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
 
 
 def stage1_head(root: Path) -> Head:
-    """The classifier that train_backbone left."""
+    """The classifier that train_backbone trained."""
     from tasks.backbones import timm_models
 
     last = timm_models.classifier(load(root)[0])
@@ -86,14 +88,14 @@ def stage1_head(root: Path) -> Head:
 
 
 def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int) -> list[Head]:
-    """crt: new classifiers of `x` (N, D) on `y` in which every class weighs the same, one for each of L2S.
+    """crt: new classifiers of `x` (N, D) on `y`, one for each of L2S, with the same total weight for every class.
 
-    For multi-label `y` a sample weighs as much as its rarest label, and as the commonest where it has none.
+    For multi-label `y`, a sample has the weight of its rarest label, or of the most common one if it has none.
     """
     share = 1 / np.maximum(class_counts(y, classes), 1)
     weight = share[y] if y.ndim == 1 else np.maximum((y * share).max(axis=1), share.min())
     heads, fitted = [], None
-    for l2 in L2S:  # each goes on from the one before, which is a little stiffer
+    for l2 in L2S:  # each starts from the one before, which has a stronger penalty
         fitted = probe.fit(x, y, classes, sample_weight=weight, l2=l2, iterations=iterations, start=fitted)
         heads.append(Head(fitted.weight, fitted.bias, l2))
     return heads
@@ -106,9 +108,9 @@ def logit_adjusted(stage1: Head, counts: np.ndarray) -> Head:
 
 
 def tau_normalised(stage1: Head, tau: float) -> Head:
-    """`stage1` with weights of norms ** (1 - tau), without bias: common classes have grown the larger norms.
+    """`stage1` with each class's norm to the power 1 - tau, and no bias: common classes grow larger norms.
 
-    Scaled back by the mean norm, so that the logits keep their size and calibration starts from sensible values.
+    Scaled by the mean norm, so that the logits keep their size and calibration starts from sensible values.
     """
     norms = np.linalg.norm(stage1.weight, axis=1, keepdims=True)
     weight = stage1.weight * (norms.mean() / np.maximum(norms, 1e-12)) ** tau
@@ -116,10 +118,10 @@ def tau_normalised(stage1: Head, tau: float) -> Head:
 
 
 def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed: int) -> Candidate:
-    """The best of a method's `heads` (one for each setting) on calibration samples `x` (N, D), `y`.
+    """The best of a method's `heads` (one per setting) on calibration samples `x` (N, D), `y`.
 
-    Its logits, and so its score, are cross-fitted: each fold's are of the head that is best on the other folds.
-    A setting that merely fits a rare class's one or two images gains nothing by it.
+    Its logits, and so its score, are cross-fitted: each fold gets those of the head that is best on the other folds.
+    A setting that only fits one or two images of a rare class gains nothing from that.
     """
     logits = [head.logits(x) for head in heads]
     fold = folds(y, seed)
@@ -132,14 +134,14 @@ def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed
 
 
 def _best(logits: list[np.ndarray], y: np.ndarray, rows: np.ndarray) -> int:
-    """Number of the logits with the best score on `rows`; the first of equals."""
+    """Index of the logits with the best score on `rows`; the first one on a tie."""
     if not y[rows].size:
         return 0
     return int(np.argmax([score(y[rows], one[rows]) for one in logits]))
 
 
 def folds(y: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) fold numbers, each class (multi-label: each sample) dealt out evenly in random order."""
+    """(N,) fold numbers: the samples of each class (multi-label: all samples) dealt evenly in random order."""
     rng = np.random.default_rng(seed)
     group = y if y.ndim == 1 else np.zeros(len(y), np.int64)
     order = np.concatenate([rng.permutation(np.flatnonzero(group == value)) for value in np.unique(group)])
@@ -149,19 +151,19 @@ def folds(y: np.ndarray, seed: int) -> np.ndarray:
 
 
 def score(y: np.ndarray, logits: np.ndarray) -> float:
-    """Balanced accuracy; for multi-label mean average precision, which needs no thresholds yet."""
+    """Balanced accuracy; for multi-label mean average precision, which needs no thresholds."""
     if y.ndim == 1:
         return balanced_accuracy(y, logits.argmax(axis=1), logits.shape[1])
     return mean_average_precision(y, logits)
 
 
 def choose(found: dict[str, Candidate], y: np.ndarray, seed: int) -> str:
-    """The method to use: the first, in `found`'s order of preference, that is within one standard error of the best.
+    """The first method, in `found`'s order of preference, that is within one standard error of the best.
 
-    With few calibration images of a rare class the best score is luck as often as merit; the paired error tells
-    (the one-standard-error rule of Breiman et al. 1984). Deterministic, ties included.
+    With few calibration images of a rare class, the best score is often luck; the paired error shows how much (the
+    one-standard-error rule of Breiman et al. 1984). Deterministic, including ties.
     """
-    best = max(found.values(), key=lambda one: one.score)  # the first of equals
+    best = max(found.values(), key=lambda one: one.score)  # the first one on a tie
     for name, one in found.items():
         if best.score - one.score <= standard_error(y, best.logits, one.logits, seed):
             return name
@@ -169,10 +171,10 @@ def choose(found: dict[str, Candidate], y: np.ndarray, seed: int) -> str:
 
 
 def standard_error(y: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int) -> float:
-    """Of the difference between the scores of logits `a` and `b` (N, K), which answer the same samples.
+    """Standard error of the difference between the scores of logits `a` and `b` (N, K) on the same samples.
 
-    Multi-class: from the samples' differences (right or wrong), their variance pooled over classes, because a
-    class of one image shows none of its own. Multi-label: of paired bootstrap resamples.
+    Multi-class: from the samples' differences (right or wrong), with their variance pooled over classes, because a
+    class with one image has none of its own. Multi-label: from paired bootstrap resamples.
     """
     if y.ndim == 1:
         difference = (a.argmax(axis=1) == y).astype(float) - (b.argmax(axis=1) == y)
@@ -186,6 +188,7 @@ def standard_error(y: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int) -> fl
 
 
 def write(root: Path, found: dict[str, Candidate], method: str, metric: str) -> None:
+    """Write the head of `method` and every candidate's score."""
     from safetensors.numpy import save_file
 
     head = found[method].head

@@ -1,7 +1,7 @@
-"""The model card (Mitchell et al. 2019, "Model cards for model reporting"), from bundle.json alone.
+"""Render the model card (Mitchell et al. 2019, "Model cards for model reporting") from bundle.json.
 
-Everything in it was counted or measured by an earlier stage. Names come from users: they are shown, never
-interpreted, as the card is read as Markdown and, by most viewers, as HTML.
+Earlier stages counted or measured everything in it. Names come from users. They are escaped, because viewers read
+the card as Markdown, and most also as HTML.
 """
 
 from tasks.common.nested import flatten
@@ -42,7 +42,7 @@ def render(about: dict) -> str:
 
 
 def table(header: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table; cells are escaped here."""
+    """A Markdown table; this function escapes the cells."""
     lines = [header, ("---",) * len(header), *(tuple(_cell(value) for value in row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

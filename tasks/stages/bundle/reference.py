@@ -1,9 +1,9 @@
-"""A model's own drift reference: what held-out images look like to it, frozen with it.
+"""Choose and build a model's own drift reference: held-out images with the model's features and answers.
 
-Monitoring compares production with this and not with the last window, so that slow drift stays visible. Rows come
-from the calibration and test splits; training images would look more certain than new ones ever can. Where enough of
-them are of production (labelled samples that came back), the newest of those are the reference: a model retrained for a
-changed camera was judged on that camera's images, and would call them a drift for ever beside all older ones.
+Monitoring compares production with this, not with the last window, so that slow drift stays visible. Rows come from
+the calibration and test splits: on training images the model would be more certain than on any new ones. If enough
+of them are production samples that came back with a label, the newest of those are the reference. A model retrained
+for a changed camera is judged on that camera's images; compared with all older ones, they would always count as drift.
 K classes, D feature dimensions, S the side of the model's input in pixels.
 """
 
@@ -27,20 +27,25 @@ BATCH = 64
 
 
 def choose(rows: dict[str, pa.Table], origins: pa.Table, count: int) -> pa.Table:
-    """Up to `count` held-out rows, those of the smallest ids: an id is a hash, so this is a random sample that growing
-    data hardly changes. rows: of artifacts.training_rows; origins: columns id, origin."""
+    """Up to `count` held-out rows, those with the smallest ids.
+
+    An id is a hash, so this is a random sample that growing data hardly changes. rows: of artifacts.training_rows;
+    origins: columns id, origin.
+    """
     held_out = pa.concat_tables([rows["calibration"], rows["test"]])
     held_out = _newest_production(held_out, origins)
     return held_out.take(pc.sort_indices(held_out["id"])[:count])
 
 
 def _newest_production(held_out: pa.Table, origins: pa.Table) -> pa.Table:
-    """The newest batches of production samples that hold ENOUGH rows together; `held_out` where there are too few."""
+    """The newest batches of production samples with ENOUGH rows together; `held_out` if there are too few."""
     origin = origins["origin"].take(pc.index_in(held_out["id"], origins["id"].combine_chunks()))
     came_back = held_out.filter(pc.is_in(origin, pa.array(["production", "review"])))
     last = came_back.append_column("at", pa.array(range(len(came_back)))).group_by("batch").aggregate([("at", "max")])
     chosen: list[str] = []
-    for batch in last.sort_by([("at_max", "descending")])["batch"].to_pylist():  # canonical order: as batches came
+    for batch in last.sort_by([("at_max", "descending")])[
+        "batch"
+    ].to_pylist():  # rows are in canonical order: as batches arrived
         chosen.append(batch)
         found = came_back.filter(pc.is_in(came_back["batch"], pa.array(chosen)))
         if len(found) >= ENOUGH:

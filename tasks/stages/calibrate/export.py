@@ -1,8 +1,8 @@
-"""The finished model as one ONNX file: raw pixels in, logits, probabilities and features out.
+"""Export the finished model as one ONNX file: raw pixels in, logits, probabilities and features out.
 
 Input `images` uint8 (N, S, S, 3), N free. Scaling, normalising, backbone, head and temperature are in the graph, so
-that nothing about the model has to be done again by whoever serves it. N images, S the side of the input in pixels,
-K classes, D feature dimensions. The same weights give the same bytes, wherever they are exported.
+that serving repeats no part of the model. The same weights give the same bytes, wherever they are exported.
+N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
 
 import contextlib
@@ -57,33 +57,33 @@ def export(path: Path, finished: Finished, sample: np.ndarray) -> float:
     """Write `path` and return its largest difference (see `difference`) from the training model.
 
     The file is checked under ONNX Runtime on random pixels and on `sample`, (N, S, S, 3) uint8 real ones, and
-    only then put in place. Raises EvergreenError when it differs by more than MAX_DIFFERENCE.
+    only then put in place. Raises EvergreenError if it differs by more than MAX_DIFFERENCE.
     """
     side = finished.about["resolution"]
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     checked = [pixels for pixels in (noise, noise[:1], sample) if len(pixels)]
     with atomic_path(path) as temporary:
-        for to_onnx in (_traced, _exported):  # the second takes five times as long and gets more networks right
+        for to_onnx in (_traced, _exported):  # the second is five times slower and exports more networks correctly
             try:
                 graph = to_onnx(finished, noise[:2])
                 temporary.write_bytes(graph.SerializeToString(deterministic=True))
                 model = OnnxModel(temporary)
                 found = np.max([difference(model(pixels), trained(finished, pixels)) for pixels in checked])
-            except Exception:  # exporter and runtime raise many types for what they do not know
+            except Exception:  # exporter and runtime raise many types for unsupported networks
                 if to_onnx is _exported:
                     raise
                 continue
-            if found <= MAX_DIFFERENCE:  # not so if any is NaN
+            if found <= MAX_DIFFERENCE:  # False if any is NaN
                 return float(found)
         raise EvergreenError(
-            f"the exported model differs from the trained one by {found:.3g}, at most {MAX_DIFFERENCE:g} expected: "
-            f"{finished.about['backbone']} does not survive the ONNX export with these versions of torch and "
+            f"the exported model differs from the trained one by {found:.3g}, expected at most {MAX_DIFFERENCE:g}: "
+            f"{finished.about['backbone']} cannot be exported to ONNX correctly with these versions of torch and "
             "onnxruntime; choose another train_backbone.backbone"
         )
 
 
 def trained(finished: Finished, pixels: np.ndarray) -> Outputs:
-    """What the training model makes of `pixels`, (N, S, S, 3) uint8, scaled as in training and not as in the graph."""
+    """Outputs of the training model for `pixels` (N, S, S, 3) uint8, scaled as in training, not as in the graph."""
     with torch.inference_mode():
         x = timm_models.to_input(pixels, finished.about["mean"], finished.about["std"], torch.device("cpu"))
         return Outputs(*(part.numpy() for part in finished.head(x)))
@@ -104,7 +104,7 @@ def _exported(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # onnxscript's deprecations say nothing about the model
         program = torch.onnx.export(
             finished,
-            (torch.from_numpy(example),),  # two images: from a batch of one the exporter makes N the constant 1
+            (torch.from_numpy(example),),  # two images: from a batch of one, the exporter makes N the constant 1
             input_names=["images"],
             output_names=list(Outputs._fields),
             dynamic_shapes=({0: torch.export.Dim("N")},),
@@ -116,7 +116,7 @@ def _exported(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
 
 
 def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without the exporter's remarks: stack traces name this machine's paths and change the bytes."""
+    """`model` without the exporter's metadata: its stack traces contain local paths and change the bytes."""
     from google.protobuf.message import Message
 
     def strip(message: Message) -> None:

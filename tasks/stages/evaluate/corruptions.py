@@ -1,9 +1,9 @@
-"""Corruptions a camera or a network can do to an image, at one fixed strength each, repeatable to the bit.
+"""Image corruptions as cameras or networks cause them, each at one fixed strength, repeatable to the bit.
 
 Applied to model input: uint8 (S, S, 3), S the side in pixels. Kinds and strengths follow the middle severities of
 Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions"; lengths are shares of S, so
-that a strength means the same at any size. Noise is drawn from the image's id: each model meets the same noise, in
-any order.
+that a strength means the same at any size. The image's id seeds its noise: every model gets the same noise, in any
+order of images.
 """
 
 import io
@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-DARK = 0.4  # of the light is left
+DARK = 0.4  # share of the light that is left
 BLUR = 0.02  # standard deviation, of S
 NOISE = 20.0  # standard deviation, of 255
 JPEG = 15  # quality
-CROP = 0.75  # of the side is left
+CROP = 0.75  # share of the side that is left
 
 
 def corrupt(name: str, pixels: np.ndarray, id_: str) -> np.ndarray:
@@ -48,7 +48,7 @@ def _grayscale(pixels: np.ndarray, id_: str) -> np.ndarray:
 
 
 def _crop(pixels: np.ndarray, id_: str) -> np.ndarray:
-    """The middle, enlarged: what a closer camera sees."""
+    """The middle of the image, enlarged: what a closer camera sees."""
     side = len(pixels)
     edge = side * (1 - CROP) / 2
     box = (edge, edge, side - edge, side - edge)

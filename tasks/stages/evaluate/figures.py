@@ -1,7 +1,7 @@
-"""The figures of one model as JSON: overall, by class, by how many training images a class had, by slice.
+"""A model's metrics as JSON: overall, by class, by number of training images of a class, by slice.
 
-N images, K classes. Shares are 0..1 and rounded to 6 digits; what is not defined (the recall of a class without
-images) is None, never NaN. Shapes of targets, predicted and probabilities as in tasks.scoring.metrics.
+N images, K classes. Shares are 0..1, rounded to 6 digits. What is undefined (the recall of a class without images) is
+None, never NaN. Shapes of targets, predicted and probabilities as in tasks.scoring.metrics.
 """
 
 import math
@@ -16,8 +16,8 @@ from tasks.scoring import metrics
 SHOTS = ("many", "medium", "few")
 
 
-class Known(NamedTuple):
-    """What is known of the model and of the rows it is judged on."""
+class Results(NamedTuple):
+    """A model's answers to labelled images, and what they are judged by."""
 
     classes: list[str]
     task: str
@@ -26,14 +26,15 @@ class Known(NamedTuple):
     probabilities: np.ndarray  # (N, K)
     predicted: np.ndarray  # (N,) or (N, K) bool
 
-    def part(self, rows: np.ndarray) -> "Known":
+    def part(self, rows: np.ndarray) -> "Results":
+        """The results of some rows: indices or a mask."""
         return self._replace(
             targets=self.targets[rows], probabilities=self.probabilities[rows], predicted=self.predicted[rows]
         )
 
 
 def tidy(value: Any) -> Any:
-    """`value` for JSON: NumPy taken out, numbers rounded to 6 digits, NaN as None. Infinity is left to be refused."""
+    """`value` for JSON: no NumPy types, 6 digits, NaN as None. Infinity stays, and writing JSON refuses it."""
     if isinstance(value, dict):
         return {key: tidy(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -46,10 +47,10 @@ def tidy(value: Any) -> Any:
 
 
 def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, task: str) -> dict:
-    """Every headline figure of N > 0 images. thresholds: (K,), used for multi-label only."""
+    """Every headline metric of N > 0 images. thresholds: (K,), used for multi-label only."""
     classes = probabilities.shape[1]
     predicted = answers(probabilities, thresholds, task)
-    bins = min(15, max(1, len(targets) // 2))  # two events a bin, or the debiased error has no variance to take off
+    bins = min(15, max(1, len(targets) // 2))  # two events per bin: the debiased error subtracts a variance
     found = brief(targets, predicted, classes) | {
         "average_precision": metrics.mean_average_precision(targets, probabilities),
         "ece": metrics.ece(probabilities, targets),
@@ -76,7 +77,7 @@ def brief(targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:
 
 
 def shot(train_images: int, many: int, few: int) -> str:
-    """many, medium or few: evaluate.many_shot and few_shot."""
+    """ "many", "medium" or "few", by evaluate.many_shot and few_shot."""
     return "many" if train_images > many else "few" if train_images < few else "medium"
 
 
@@ -89,7 +90,7 @@ def by_class(
     many: int,
     few: int,
 ) -> list[dict]:
-    """One row a class, in class order."""
+    """One row per class, in class order."""
     found = metrics.per_class(targets, predicted, len(classes))
     found["average_precision"] = metrics.average_precision(targets, probabilities)
     rows = []
@@ -109,7 +110,7 @@ def by_shot(rows: list[dict]) -> dict[str, dict | None]:
 
 
 def by_slice(slices: Sequence[Sequence[dict] | None], targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:
-    """`brief` of each "name=value"; slices: N lists of {name, value}, None for none."""
+    """`brief` of each "name=value"; slices: N lists of {name, value}, or None."""
     members: dict[str, list[int]] = {}
     for row, entries in enumerate(slices):
         for entry in entries or ():

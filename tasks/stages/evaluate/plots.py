@@ -1,8 +1,8 @@
-"""Pictures of a model's test results: PNG files, the same bytes for the same figures.
+"""Plots of a model's test results: PNG files, the same bytes for the same metrics.
 
-N images, K classes, B bins. Colours are told apart by colour-blind readers (Okabe & Ito 2008). Names come from users:
-they are cut to LETTERS, control characters go, and nothing in them is read as markup ("$" starts mathematics in
-matplotlib). The Agg renderer is used directly: no display, no global state.
+N images, K classes, B bins. Colour-blind readers can tell the colours apart (Okabe & Ito 2008). Names come from users:
+they are cut to LETTERS, lose control characters, and are never read as markup ("$" starts mathematics in matplotlib).
+The Agg renderer is used directly: no display, no global state.
 """
 
 import warnings
@@ -27,14 +27,14 @@ BLUE, ORANGE, VERMILION, GREEN, PURPLE, SKY, GREY = (
 )
 SHOT_COLOURS = {"many": BLUE, "medium": ORANGE, "few": VERMILION}
 LETTERS = 22  # of a class name
-MOST_CLASSES = 25  # in a picture by class; the report has them all
+MOST_CLASSES = 25  # in a plot by class; the report has all classes
 DPI = 110
-# for names in scripts that DejaVu, which comes with matplotlib, does not have
+# for scripts that matplotlib's own DejaVu lacks
 FALLBACK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Thai")
 
 
-def name(text: str, letters: int = LETTERS) -> str:
-    """`text` short and on one line."""
+def short_name(text: str, letters: int = LETTERS) -> str:
+    """`text` on one line, cut to `letters`."""
     return one_line(text, letters)
 
 
@@ -56,7 +56,7 @@ def _figure(path: Path, width: float, height: float, **grid) -> Iterator:
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script no font here has: boxes, no noise
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # no font for a script: boxes, and no warning
         figure = Figure((width, height), layout="constrained")
         axes = figure.subplots(**grid)
         yield figure, axes
@@ -65,7 +65,7 @@ def _figure(path: Path, width: float, height: float, **grid) -> Iterator:
 
 
 def reliability(path: Path, bins: Bins, confidence: np.ndarray, title: str) -> None:
-    """How often an answer is right against how sure it was; below, how sure the M events were: confidence (M,)."""
+    """Accuracy against confidence; below, a histogram of the M events' confidence (M,)."""
     with _figure(path, 4.6, 4.8, nrows=2, sharex=True, height_ratios=[4, 1]) as (_, (top, low)):
         top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
         spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / bins.count)
@@ -80,7 +80,7 @@ def reliability(path: Path, bins: Bins, confidence: np.ndarray, title: str) -> N
             linewidth=1.2,
             elinewidth=0.8,
             capsize=2,
-            label="this model (95 % of a bin's luck)",
+            label="this model (95 % interval of a bin)",
         )
         top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="came true", title=title)
         top.legend(frameon=False, loc="upper left")
@@ -89,14 +89,14 @@ def reliability(path: Path, bins: Bins, confidence: np.ndarray, title: str) -> N
 
 
 def confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    """matrix: (K, K), rows given, columns predicted; shown as shares of a row, for many classes the worst of them."""
+    """Confusion matrix (K, K), rows given, columns predicted, as shares of a row; with many classes only the worst."""
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
     shown = np.sort(np.argsort(-errors, kind="stable")[:MOST_CLASSES])
     share = matrix[np.ix_(shown, shown)] / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
     side = max(2.6 + 0.36 * len(shown), 3.8)
     with _figure(path, side + 0.4, side) as (figure, axes):
         picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        labels = [name(classes[k]) for k in shown]
+        labels = [short_name(classes[k]) for k in shown]
         axes.set_xticks(range(len(shown)), labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(shown)), labels)
         axes.set(
@@ -113,7 +113,7 @@ def confusion(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
 
 
 def label_errors(path: Path, rows: list[dict]) -> None:
-    """Multi-label stand-in of a confusion matrix: per class, images missed and false alarms; rows: figures.by_class."""
+    """For multi-label, in place of a confusion matrix: misses and false alarms by class; rows: figures.by_class."""
     missed = [0 if row["recall"] is None else round(row["support"] * (1 - row["recall"])) for row in rows]
     false = [0 if row["precision"] is None else round(row["predicted"] * (1 - row["precision"])) for row in rows]
     shown = np.argsort([-(a + b) for a, b in zip(missed, false, strict=True)], kind="stable")[:MOST_CLASSES]
@@ -122,7 +122,7 @@ def label_errors(path: Path, rows: list[dict]) -> None:
         axes.barh(places, [-missed[k] for k in shown], color=VERMILION, label="missed")
         axes.barh(places, [false[k] for k in shown], color=SKY, label="false alarms")
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(places, [name(rows[k]["class"]) for k in shown])
+        axes.set_yticks(places, [short_name(rows[k]["class"]) for k in shown])
         axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.set(
             xlabel="images", title=_part_of(len(shown), len(rows), "errors by label"), ylim=(len(shown) - 0.4, -0.6)
@@ -131,18 +131,18 @@ def label_errors(path: Path, rows: list[dict]) -> None:
 
 
 def precision_recall(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray, float]]) -> None:
-    """curves: class -> (precision, recall, average precision); the lowest six are named, the mean is bold."""
+    """Curves, class -> (precision, recall, average precision): the lowest six are named, the mean is bold."""
     with _figure(path, 7.2, 4.4) as (figure, axes):
         grid = np.linspace(0, 1, 201)
         ranked = sorted(curves, key=lambda label: curves[label][2])
         means = []
         for place, label in enumerate(ranked):
             precision, recall, average = curves[label]
-            envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or more
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]  # best precision at this recall or higher
             means.append(envelope[np.minimum(np.searchsorted(recall, grid), len(recall) - 1)])
             if place < 6:
                 colour = (VERMILION, ORANGE, PURPLE, GREEN, SKY, BLUE)[place]
-                axes.plot(recall, precision, color=colour, linewidth=1.1, label=f"{name(label)}  {average:.3f}")
+                axes.plot(recall, precision, color=colour, linewidth=1.1, label=f"{short_name(label)}  {average:.3f}")
             else:
                 axes.plot(recall, precision, color="#cccccc", linewidth=0.7, zorder=1)
         whole = np.mean([average for _, _, average in curves.values()])
@@ -166,15 +166,17 @@ def per_class(path: Path, rows: list[dict]) -> None:
             axes.text(1.02, place, text, va="center", fontsize=8, color=GREY)
         mean = np.mean([row["recall"] for row in known])
         axes.axvline(mean, color="black", linewidth=1, linestyle="--", label=f"mean {mean:.2f}")
-        axes.set_yticks(range(len(shown)), [name(row["class"]) for row in shown])
+        axes.set_yticks(range(len(shown)), [short_name(row["class"]) for row in shown])
         axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel="recall")
         axes.set_title(_part_of(len(shown), len(known), "recall by class"))
         figure.legend(frameon=False, loc="outside lower center", ncols=4)
 
 
 def worst(path: Path, pixels: np.ndarray, captions: Sequence[tuple[str, str, float]], what: str) -> None:
-    """The most confident mistakes. pixels: (M, S, S, 3) uint8; captions: two names, which `what` explains ("given →
-    predicted"), and the confidence, of each."""
+    """The most confident mistakes. pixels: (M, S, S, 3) uint8.
+
+    captions: two names and the confidence of each; `what` explains the names ("given → predicted").
+    """
     columns = min(max(len(captions), 1), 6)
     rows = max(1, -(-len(captions) // columns))
     width, height = 1.55 * max(columns, 3), 2.05 * rows + 0.4
@@ -183,7 +185,7 @@ def worst(path: Path, pixels: np.ndarray, captions: Sequence[tuple[str, str, flo
             axis.set_axis_off()
         for axis, image, (given, predicted, confidence) in zip(axes.flat, pixels, captions, strict=False):
             axis.imshow(image, interpolation="nearest")
-            caption = f"{name(given, 18)}\n→ {name(predicted, 16)}\n{confidence:.2f}"
+            caption = f"{short_name(given, 18)}\n→ {short_name(predicted, 16)}\n{confidence:.2f}"
             axis.set_title(caption, fontsize=7, loc="left")
         figure.suptitle(f"most confident mistakes: {what}" if captions else "no mistakes on the test set", fontsize=10)
 

@@ -1,4 +1,4 @@
-"""What `evaluate` leaves for people: report.json, pictures, and CSV files for `dvc plots`, all of the test split.
+"""What `evaluate` writes for people: report.json, plots, and CSV files for `dvc plots`, of the test split.
 
 N images, K classes.
 """
@@ -14,14 +14,18 @@ from tasks.common.files import write_json
 from tasks.dataset.shard_table import ShardTable
 from tasks.scoring import metrics
 from tasks.stages.evaluate import figures, plots
-from tasks.stages.evaluate.figures import Known
+from tasks.stages.evaluate.figures import Results
 
 WORST = 24  # mistakes shown
 
 
-def write(folder: Path, test: Known, table: list[dict], ece: float | None, ids: list[str], pixels: ShardTable) -> None:
-    """Everything but predictions.parquet into the new `folder`. table: figures.by_class; ids: of the N images, the
-    first N of `pixels`."""
+def write(
+    folder: Path, test: Results, table: list[dict], ece: float | None, ids: list[str], pixels: ShardTable
+) -> None:
+    """Write everything but predictions.parquet into the new `folder`.
+
+    table: of figures.by_class; ids: of the N images, the first N of `pixels`.
+    """
     bins = metrics.reliability(test.probabilities, test.targets)
     error = "" if ece is None else f", debiased calibration error {ece:.3f}"
     confidence, _ = metrics.events(test.probabilities, test.targets)
@@ -40,7 +44,7 @@ def write(folder: Path, test: Known, table: list[dict], ece: float | None, ids: 
         plots.label_errors(folder / "plots/confusion.png", table)
     worst = _mistakes(test)
     answer = metrics.one_hot(test.predicted, len(test.classes))
-    wrong = truth ^ answer  # for one label an image: the given and the predicted one
+    wrong = truth ^ answer  # with one label per image: the given and the predicted label
     plots.worst(
         folder / "plots/worst.png",
         pixels[np.array([row for row, _ in worst], int)],
@@ -82,8 +86,8 @@ def write(folder: Path, test: Known, table: list[dict], ece: float | None, ids: 
     )
 
 
-def _mistakes(test: Known) -> list[tuple[int, float]]:
-    """(row, confidence) of the WORST most confident mistakes. Multi-label: by how sure the worst label was."""
+def _mistakes(test: Results) -> list[tuple[int, float]]:
+    """(row, confidence) of the WORST most confident mistakes. Multi-label: by the confidence of the worst label."""
     if test.task == "multiclass":
         wrong = test.predicted != test.targets
         sure = test.probabilities.max(axis=1)
@@ -105,8 +109,8 @@ def _labels(classes: Sequence[str], there: np.ndarray) -> str:
 def _pairs(classes: Sequence[str], truth: np.ndarray, answer: np.ndarray) -> list[tuple[str, str]]:
     """(actual, predicted) for `dvc plots`' confusion template; truth, answer: (N, K) bool.
 
-    Labels an image has and got are a pair with themselves. Those it has and did not get stand opposite those it got
-    and does not have, in order: for one label an image that is the confusion itself.
+    A label that an image has and got is paired with itself. Missed labels are paired with false ones in order: with one
+    label per image, that is the confusion matrix itself.
     """
     pairs = []
     for there, given in zip(truth, answer, strict=True):
@@ -119,7 +123,7 @@ def _pairs(classes: Sequence[str], truth: np.ndarray, answer: np.ndarray) -> lis
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:  # in a fresh folder: nothing is overwritten
+    with open(path, "w", newline="", encoding="utf-8") as file:  # the folder is new: this overwrites nothing
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: how good the *exported* model is, on images nothing before it was trained or calibrated on.
+"""Stage `evaluate`: measures the *exported* model on images that no stage trained or calibrated on.
 
     artifacts/evaluate/predictions.parquet  test and hard images, calibrated probabilities (predictions_schema)
     artifacts/evaluate/report.json          every class, confusions, reliability bins, worst mistakes
@@ -8,7 +8,7 @@
     metrics/evaluate.json                   test, hard, slices, shots, corruptions, latency_ms, parity, size_mb, and
                                             for multi-label the thresholds the answers were made with
 
-Labels of test and hard images are the given ones: cleaning never touches them. N images, K classes, S the side of the
+Test and hard images have their given labels: cleaning never changes those. N images, K classes, S the side of the
 model's input in pixels.
 """
 
@@ -40,11 +40,11 @@ from tasks.scoring import metrics
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import figures, report
 from tasks.stages.evaluate.corruptions import corrupt
-from tasks.stages.evaluate.figures import Known
+from tasks.stages.evaluate.figures import Results
 
 BATCH = 256  # images in memory at once
 PARITY_IMAGES = 32
-WARM_UP = 5  # runs before the clock starts: the first ones allocate
+WARM_UP = 5  # runs before timing starts: the first ones allocate memory
 
 
 def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
@@ -68,22 +68,22 @@ def measure(
 ) -> None:
     """What `run` does, for the model under artifacts/calibrate/ whatever made it.
 
-    by_split: of artifacts.training_rows; calibration: calibration.json; parity: (model, pixels of the test and hard
-    images) -> how much the exported model differs from the one it was made from.
+    by_split: of artifacts.training_rows; calibration: calibration.json; parity: (exported model, pixels of the test and
+    hard images) -> its difference from the model that was exported.
     """
     classes, task = calibration["classes"], calibration["task"]
     model_file = artifacts.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
     if not len(by_split["test"]):
-        raise DataError("the test split holds no labelled image: label some of it, or change data.split in params.yaml")
+        raise DataError("the test split has no labelled image: label some of it, or change data.split in params.yaml")
     rows = pa.concat_tables([by_split["test"], by_split["hard"]])
     model = OnnxModel(model_file)
     pixels = pixel_table(root, rows, images)
     probabilities, scores = _predict(root, model, pixels, calibration)
     thresholds = np.array([calibration["thresholds"][name] for name in classes])
     targets = encode(rows["label"], classes, task)
-    known = Known(classes, task, thresholds, targets, probabilities, answers(probabilities, thresholds, task))
-    test = known.part(np.arange(len(by_split["test"])))
-    hard = known.part(np.arange(len(by_split["test"]), len(rows)))
+    results = Results(classes, task, thresholds, targets, probabilities, answers(probabilities, thresholds, task))
+    test = results.part(np.arange(len(by_split["test"])))
+    hard = results.part(np.arange(len(by_split["test"]), len(rows)))
     ids = by_split["test"]["id"].to_pylist()
     train_counts = class_counts(encode(by_split["train"]["label"], classes, task), len(classes))
     table = figures.by_class(
@@ -137,38 +137,38 @@ def _predictions(rows: pa.Table, probabilities: np.ndarray, scores: np.ndarray, 
     return pa.table([made[name] if name in made else rows[name] for name in schema.names], schema=schema)
 
 
-# --- robustness, speed, sameness -------------------------------------------------------------------------------
+# --- robustness, speed, parity -------------------------------------------------------------------------------
 
 
 def corrupted(
     predict: Callable[[np.ndarray], np.ndarray],
     pixels: ShardTable,
     ids: Sequence[str],
-    known: Known,
+    results: Results,
     evaluate: EvaluateParams,
 ) -> dict[str, dict]:
     """{accuracy, n, kept} under each corruption; `kept` is the share of the same images' clean accuracy.
 
-    predict: (B, S, S, 3) uint8 -> (B, K). ids: of the N images of `known`, which are the first N of `pixels`. The
+    predict: (B, S, S, 3) uint8 -> (B, K). ids: of the N images of `results`, which are the first N of `pixels`. The
     images are those of the smallest ids: ids are hashes, so they are a random sample, and the same for every model.
     """
     rows = np.sort(np.argsort(np.array(ids), kind="stable")[: evaluate.corruption_images])
-    part = known.part(rows)
-    clean = metrics.accuracy(part.targets, part.predicted, len(known.classes))
+    part = results.part(rows)
+    clean = metrics.accuracy(part.targets, part.predicted, len(results.classes))
     found = {}
     for name in evaluate.corruptions:
         parts = []
         for start in range(0, len(rows), BATCH):
             block = rows[start : start + BATCH]
-            spoilt = [corrupt(name, image, ids[row]) for row, image in zip(block, pixels[block], strict=True)]
-            parts.append(predict(np.stack(spoilt)))
-        predicted = answers(np.concatenate(parts), known.thresholds, known.task)
-        accuracy = metrics.accuracy(part.targets, predicted, len(known.classes))
+            changed = [corrupt(name, image, ids[row]) for row, image in zip(block, pixels[block], strict=True)]
+            parts.append(predict(np.stack(changed)))
+        predicted = answers(np.concatenate(parts), results.thresholds, results.task)
+        accuracy = metrics.accuracy(part.targets, predicted, len(results.classes))
         found[name] = {"accuracy": accuracy, "n": len(rows), "kept": accuracy / clean if clean else 0.0}
     return figures.tidy(found)
 
 
-def _raw(root: Path, rows: pa.Table, number: int) -> tuple[np.ndarray, list[bytes]]:
+def _encoded_images(root: Path, rows: pa.Table, number: int) -> tuple[np.ndarray, list[bytes]]:
     """(places in `rows`, encoded images) of at most `number` rows, evenly spread."""
     places = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))
     chosen = rows.select(["shard", "row"]).take(places).to_pylist()
@@ -180,8 +180,8 @@ def _raw(root: Path, rows: pa.Table, number: int) -> tuple[np.ndarray, list[byte
 
 
 def _latency(root: Path, model: OnnxModel, rows: pa.Table, images: ImagesParams, runs: int) -> dict[str, float]:
-    """Milliseconds from encoded bytes to probabilities of one image, one thread, as a server without a queue."""
-    _, encoded = _raw(root, rows, min(runs, PARITY_IMAGES))
+    """Milliseconds from encoded bytes to probabilities: one image, one thread, like a server without a queue."""
+    _, encoded = _encoded_images(root, rows, min(runs, PARITY_IMAGES))
     taken = []
     for turn in range(WARM_UP + runs):
         start = time.perf_counter()
@@ -194,10 +194,12 @@ def _latency(root: Path, model: OnnxModel, rows: pa.Table, images: ImagesParams,
 def _parity(
     root: Path, model: OnnxModel, pixels: ShardTable, rows: pa.Table, images: ImagesParams, calibration: dict
 ) -> dict:
-    """Largest difference in probability between the exported model on the pixels evaluation used, and the training
-    model on the encoded bytes: also sees pixels from a stale cache. rows: the first rows of `pixels`."""
+    """Largest difference in probability between exported and trained model. rows: the first rows of `pixels`.
+
+    The exported model gets the cached pixels, the trained one decodes the images: a stale cache shows as well.
+    """
     backbone, about = stage1.load(root)
-    places, encoded = _raw(root, rows, PARITY_IMAGES)
+    places, encoded = _encoded_images(root, rows, PARITY_IMAGES)
     fresh = np.stack([preprocess(data, images.resolution, images.fit, images.max_pixels) for data in encoded])
     logits = read_head(root).logits(TorchFeatures(backbone, about["mean"], about["std"])(fresh))
     trained = probabilities(logits, calibration["temperature"], calibration["task"])

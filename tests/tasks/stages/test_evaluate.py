@@ -211,7 +211,7 @@ def test_a_project_without_test_images_is_refused(evaluated, tmp_path):
         split = ["train" if value == "test" else value for value in table["split"].to_pylist()]
         (root / path).unlink()
         pq.write_table(replace(table, "split", split), root / path)
-    with pytest.raises(DataError, match="test split holds no labelled image"):
+    with pytest.raises(DataError, match="test split has no labelled image"):
         stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
 
 

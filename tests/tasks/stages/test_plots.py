@@ -89,9 +89,9 @@ def test_a_picture_shows_its_figures(tmp_path):
 
 
 def test_names_are_cut_and_kept_on_one_line():
-    assert plots.name("a\nb\x00c") == "a b c"
-    assert plots.name("x" * 200) == "x" * 21 + "…"
-    assert plots.name("$\\alpha$") == "$\\alpha$"
+    assert plots.short_name("a\nb\x00c") == "a b c"
+    assert plots.short_name("x" * 200) == "x" * 21 + "…"
+    assert plots.short_name("$\\alpha$") == "$\\alpha$"
 
 
 def test_importing_the_module_loads_no_matplotlib():

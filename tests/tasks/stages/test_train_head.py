@@ -195,7 +195,7 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
     assert about["settings"]["crt"] in train_head.L2S
     assert head["weight"].shape[0] == head["bias"].shape[0] == 3
     assert {value.dtype for value in head.values()} == {np.dtype(np.float32)}
-    # the network is untrained: a classifier that is trained anew must beat its random one by far
+    # the network is untrained: a newly trained classifier must beat its random one by far
     assert about["method"] == "crt"
     assert about["scores"]["crt"] > about["scores"]["stage1"] + 0.3
     assert read_json(root / "metrics/train_head.json")["score"] == about["scores"]["crt"]
