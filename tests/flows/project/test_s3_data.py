@@ -245,7 +245,7 @@ def test_sources_that_are_none_say_so_and_leave_nothing(moto: Server, tmp_path: 
         with pytest.raises(DataError, match=message):
             take(root, params, f"s3://{bucket}/{source}")
     put(Bucket=bucket, Key="one/a.png", Body=b"x")
-    with on_disk(root, f"s3://{bucket}/one", params), pytest.raises(DataError, match="another process takes in"):
+    with on_disk(root, f"s3://{bucket}/one", params), pytest.raises(DataError, match="another process is ingesting"):
         take(root, params, f"s3://{bucket}/one")
     (root / ".evergreen/spool/left-by-a-kill").mkdir()
     monkeypatch.setattr(s3_spool, "RESERVE", 1 << 60)
