@@ -1,14 +1,14 @@
-"""How honest are the finished model's probabilities on thousands of images it has never met?
+"""How well calibrated is the finished model on thousands of images it has never seen?
 
     python -m benchmarks.calibration [FASHION_MNIST] [--quick]
 
-Ingests datasets/fashion/base.parquet into a temporary project, runs the stages to `calibrate` for each seed, and
-asks the exported model for its probabilities of the test part of Fashion-MNIST, clean and in its natural (even)
-mix, without any image that is in a file of datasets/fashion. FASHION_MNIST is the folder with its idx.gz files
-(default: where Debian's package dataset-fashion-mnist puts them).
+Ingests datasets/fashion/base.parquet into a temporary project and runs the stages up to `calibrate` for each seed. Then
+it asks the exported model for its probabilities of the test part of Fashion-MNIST: clean, in its natural (even) mix,
+without any image that is in a file of datasets/fashion. FASHION_MNIST is the folder with its idx.gz files (default:
+where Debian's package dataset-fashion-mnist installs them).
 
 `ece_after` is tasks.scoring.metrics.debiased_ece after calibration (root mean square, Kumar et al. 2019), the
-strictest of the three reported. Expected: at most 0.02; about 4 minutes on 2 cores.
+strictest of the three reported measures. Expected: at most 0.02; about 4 minutes on 2 cores.
 """
 
 import argparse
@@ -37,25 +37,25 @@ from tasks.scoring import metrics
 
 SEEDS = 3
 QUICK = {"images": {"resolution": 32}, "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 1}}}
-LEAST = 5_000  # test images, for the figure to be kept
+LEAST = 5_000  # test images needed for a figure that is recorded
 GOAL = 0.02
 MEASURES = {"debiased_ece": metrics.debiased_ece, "ece": metrics.ece, "adaptive_ece": metrics.adaptive_ece}
 
 
 @cache
 def fashion_script() -> ModuleType:
-    """datasets/make_fashion.py, which knows Fashion-MNIST's files; by its path: another `datasets` may be installed."""
+    """The module datasets/make_fashion.py, loaded by its path: another `datasets` may be installed."""
     spec = importlib.util.spec_from_file_location("make_fashion", ROOT / "datasets" / "make_fashion.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    sys.modules[spec.name] = module  # its dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 def unseen(source: Path | None = None) -> tuple[np.ndarray, list[str]]:
-    """(pixels (N, 28, 28) uint8, N class names) of the test part, without images that datasets/fashion has.
+    """(pixels (N, 28, 28) uint8, N class names) of the test part, without images that are in datasets/fashion.
 
-    `source` None: the package's folder. Raises DataError where Fashion-MNIST is not there.
+    `source` None: the package's folder. Raises DataError if Fashion-MNIST is not there.
     """
     script = fashion_script()
     source = source or script.SOURCE
@@ -75,7 +75,7 @@ def unseen(source: Path | None = None) -> tuple[np.ndarray, list[str]]:
 
 
 def in_repository() -> tuple[set[str], set[bytes]]:
-    """Names (kept from Fashion-MNIST, also where a camera changed the image) and pixels of all images in datasets/."""
+    """Names and pixels of all images in datasets/; names are those of Fashion-MNIST, also after a camera change."""
     names, contents = set(), set()
     for file in sorted(FASHION.glob("*.parquet")):
         if "image" not in pq.read_schema(file).names:
@@ -87,7 +87,7 @@ def in_repository() -> tuple[set[str], set[bytes]]:
 
 
 def logits(model: OnnxModel, pixels: np.ndarray, images: ImagesParams) -> np.ndarray:
-    """(N, K) of the exported model, through the one resize of training and serving."""
+    """(N, K) outputs of the exported model, with the same resize as in training and serving."""
     parts = []
     for start in range(0, len(pixels), 64):
         block = [resize(Image.fromarray(one), images.resolution, images.fit) for one in pixels[start : start + 64]]
@@ -117,13 +117,13 @@ def _listed(values: dict[str, float]) -> str:
 
 
 def mix(labels: list[str]) -> str:
-    """Smallest and largest class of `labels`, in words: calibration holds for the mix it was made on."""
+    """Smallest and largest class of `labels`, in words: calibration only holds for the mix it was made on."""
     counts = Counter(labels).values()
     return f"{len(labels)} images, {min(counts)} to {max(counts)} a class"
 
 
 def figures_of(found: list[dict[str, dict[str, float]]], tested: str, fitted: str) -> list[Figure]:
-    """ece_after, the measure without calibration, and the other measures; a dict of `measure` a seed."""
+    """ece_after, the measure without calibration, and the other measures; takes one result of `measure` per seed."""
     figures = []
     for name in MEASURES:
         before, after = ([one[when][name] for one in found] for when in ("before", "after"))
@@ -147,7 +147,7 @@ def figures_of(found: list[dict[str, dict[str, float]]], tested: str, fitted: st
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", type=Path, help="folder with Fashion-MNIST's idx.gz files")
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of the images, one seed; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the images, one seed; records nothing")
     options = parser.parse_args(arguments)
     with timed("test images"):
         pixels, labels = unseen(options.source)

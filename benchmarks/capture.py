@@ -1,8 +1,9 @@
-"""What capture costs whoever is answered: one `record`, and the slowest predictions with and without it.
+"""What does capture cost the caller: one `record`, and the slowest predictions with and without it?
 
     python -m benchmarks.capture [--quick]
 
-Requests one at a time with pauses between them, as a server of moderate load; bare and captured in turns.
+Sends one request at a time with pauses between them, like a server under moderate load; alternates runs with and
+without capture.
 """
 
 import io

@@ -1,13 +1,14 @@
-"""How long the README's two commands take in a fresh clone, set-up apart, and what the demo's loop gains.
+"""How long do the README's two commands take in a fresh clone, without set-up, and what does the demo's loop gain?
 
     python -m benchmarks.commands [demo] [test] [elpv] [--quick]
 
-Clones this checkout's HEAD into an empty folder, runs `make setup`, then times `make demo` and `make test` there, and
-`make demo DATA=elpv` where `elpv` is named. Expected on two free cores: demo_minutes at most 8, of which the part up to
-the refused batch at most 5 (demo_training_minutes); test_minutes at most 10. From the demo's own record:
-first_shift_to_retrain_s, from the first image of the changed camera to a running retraining (labelling included), and
-accuracy_recovered_points, on traffic of that camera which nobody labelled, new model minus old (elpv: polycrystalline
-cells). A quick pass only clones and checks that the targets exist.
+Clones this checkout's HEAD into an empty folder and runs `make setup`. Then it times `make demo` and `make test` there,
+and `make demo DATA=elpv` if `elpv` is named. Expected on two free cores: demo_minutes at most 8, of which at most 5 up
+to the refused batch (demo_training_minutes); test_minutes at most 10.
+
+The demo's own record gives two more figures. first_shift_to_retrain_s is the time from the first image of the changed
+camera to a running retraining, labelling included. accuracy_recovered_points is new model minus old on unlabelled
+traffic of that camera (elpv: polycrystalline cells). A quick pass only clones and checks that the targets exist.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def make(clone: Path, *arguments: str) -> float:
 
 
 def play(clone: Path, target: str) -> tuple[float, dict]:
-    """(minutes that a demo takes in `clone`, what it wrote down itself); its services are stopped."""
+    """(minutes that a demo takes in `clone`, the record it wrote); then stops its services."""
     minutes = make(clone, *MAKE[target])
     played = read_json(clone / ".demo/.evergreen/demo.json")
     subprocess.run([clone / ".venv/bin/evergreen", "down"], cwd=clone / ".demo", check=True)
@@ -43,7 +44,7 @@ def play(clone: Path, target: str) -> tuple[float, dict]:
 
 
 def from_the_demo(target: str, minutes: float, played: dict) -> list[Figure]:
-    """Figures of one demo; `played`: what it wrote down itself."""
+    """Figures of one demo; `played` is the record it wrote."""
     end = "" if target == "demo" else f"_{target}"
     before, after = played["accuracy_before"], played["accuracy_after"]
     training, waited = played["minutes_of_training_part"], played["first_shift_to_retrain_s"]
@@ -81,7 +82,7 @@ def main() -> None:
             else:
                 figures += from_the_demo(target, *play(clone, target))
     kept = FOLDER / "commands.json"
-    if kept.is_file() and not options.quick:  # one target measured alone leaves the other's figure
+    if kept.is_file() and not options.quick:  # measuring one target keeps the figures of the other
         measured = {figure.name for figure in figures}
         older = [Figure(**{key: entry[key] for key in Figure.model_fields}) for entry in read_json(kept)]
         figures += [figure for figure in older if figure.name not in measured]

@@ -3,18 +3,19 @@
     python -m benchmarks.drift_alarms [FASHION_MNIST] [--quick]
 
 Windows of 50, 200, 1,000 and 10,000 rows are drawn from answered Fashion-MNIST images (see
-benchmarks.fashion_windows) and measured against references of 500 others, each of its own: a threshold that is right
-for one lucky reference is no figure. Each reference's windows follow each other in time, so that persistence is as in
-production. A row may be in several windows; in windows of 10,000 every row of the pool is there, some twice.
+benchmarks.fashion_windows). They are measured against references of 500 other rows each, several of them: a threshold
+that is right for one lucky reference proves nothing. The windows of each reference follow each other in time, so that
+persistence works as in production. A row may be in several windows; windows of 10,000 hold every row of the pool, some
+twice.
 
 - `null_false_alarm_rate`: share of windows after which the decision is more than `watch`; goal at most 0.01.
 - `null_drifted_rate_n<rows>`: share of windows in which any measure drifts, at drift.false_alarm_rate of 0.01.
 - `null_drifted_rate_sessions`: the same where the rows of a window of 200 come in sessions: 20 times 10 images of one
-  class each. Rows that depend on each other are what no threshold here can know: no goal.
+  class each. No goal: no threshold here can account for rows that depend on each other.
 - `null_evidently_*_rate`: share of windows in which Evidently's DataDriftPreset at its defaults finds a column drifted,
-  or half of them (its own rule), and in which its embedding methods find drift; of fewer windows, as they are slow.
+  or half of them (its own rule), and in which its embedding methods find drift. On fewer windows, as they are slow.
 
-Where PyPI's `elpv-dataset` is installed its photos give windows of 50, too (`null_false_alarm_rate_elpv` with the same
+If PyPI's `elpv-dataset` is installed, its photos give windows of 50 too (`null_false_alarm_rate_elpv` with the same
 goal, `null_drifted_rate_elpv`).
 Expected: at most 0.01; about 5 minutes on 2 cores.
 """
@@ -42,7 +43,7 @@ SESSION = 10  # images
 
 
 def sessions(pool: pa.Table, rows: int, rng: np.random.Generator) -> pa.Table:
-    """`rows` rows in sessions of one class each; the classes are drawn as the pool has them."""
+    """`rows` rows in sessions of one class each; classes are drawn with their frequency in the pool."""
     labels = np.array(pool["label"].to_pylist())
     chosen = []
     for label in rng.choice(labels, rows // SESSION):
@@ -51,7 +52,7 @@ def sessions(pool: pa.Table, rows: int, rng: np.random.Generator) -> pa.Table:
 
 
 def many(pool: pa.Table, rows: int, rng: np.random.Generator) -> pa.Table:
-    """`rows` rows, all of the pool and then again some where it has fewer; a repeated row is another image."""
+    """`rows` rows: all of the pool, then some repeated if it has fewer; a repeated row counts as another image."""
     if rows <= len(pool):
         return draw(pool, rows, rng)
     table = pool.take(np.concatenate([np.arange(len(pool)), rng.integers(0, len(pool), rows - len(pool))]))
@@ -62,7 +63,7 @@ def many(pool: pa.Table, rows: int, rng: np.random.Generator) -> pa.Table:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     source_argument(parser)
-    parser.add_argument("--quick", action="store_true", help="a few windows; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="a few windows; records nothing")
     args = parser.parse_args(argv)
     quick = args.quick
     references, each, pool, peers = (2, 2, 700, 1) if quick else (20, 25, 6000, 10)
@@ -115,8 +116,10 @@ def _rate(name: str, found: list[bool], seeds: int, peer: str = "", goal: float 
 
 
 def elpv_rate(cache: Path, drift, params) -> list[tuple[str, bool]] | None:
-    """(outcome, whether anything drifted) of windows of 50 solar cells of one kind, 50 for each of 5 references; None
-    where elpv-dataset is not installed."""
+    """(outcome, whether anything drifted) of 50 windows of 50 solar cells of one kind for each of 5 references.
+
+    None if elpv-dataset is not installed.
+    """
     try:
         from elpv_dataset.utils import load_dataset
     except ImportError:

@@ -2,17 +2,17 @@
 
     python -m benchmarks.drift_power [FASHION_MNIST] [--pacs PARQUET] [--quick]
 
-210 injected shifts of 10 kinds (benchmarks.fashion_windows.KINDS) and 3 strengths, 7 of each, every one in two windows
-of 500 different rows, measured against references of 500 others.
+210 injected shifts: 10 kinds (benchmarks.fashion_windows.KINDS) at 3 strengths, 7 of each. Each is injected into two
+windows of 500 different rows, which are measured against references of 500 others.
 
-- `shift_detection_rate`: share of shifts of medium strength for which the second window decides more than `watch`:
-  with decide.persistence of 2 of 3 both windows must have drifted. Goal at least 0.95.
-- `shift_detection_rate_weak`, `_strong`, and `shift_detection_<kind>` at medium strength: where it is missed.
-- `power_vs_bbsd_ratio`: share of all shifted windows found, over the share that Bonferroni-corrected Kolmogorov-Smirnov
-  tests on softmax outputs find (Rabanser et al. 2019, "Failing loudly"), both with thresholds that a share of 0.01 of
-  the same null windows exceeds: what differs is what is looked at, not how strictly. Goal at least 1.
+- `shift_detection_rate`: share of shifts of medium strength for which the second window decides more than `watch`.
+  With decide.persistence of 2 of 3, both windows must have drifted. Goal at least 0.95.
+- `shift_detection_rate_weak`, `_strong`, and `shift_detection_<kind>` at medium strength: show where shifts are missed.
+- `power_vs_bbsd_ratio`: share of all shifted windows found, over the share found by Bonferroni-corrected
+  Kolmogorov-Smirnov tests on softmax outputs (Rabanser et al. 2019, "Failing loudly"). Both use thresholds that a share
+  of 0.01 of the same null windows exceeds, so only the inputs differ, not the strictness. Goal at least 1.
 - `shift_evidently_*_rate`: what Evidently finds at its defaults in one window of each kind at medium strength.
-- `pacs_*`: with --pacs, a Parquet file of the PACS pictures (columns image, domain, label): a model of photos meets
+- `pacs_*`: with --pacs, a Parquet file of the PACS pictures (columns image, domain, label). A model of photos meets
   other photos, art, cartoons and sketches, 5 windows of 100 each; decisions of more than `watch` from the second on.
 
 Expected: 0.95 and 1.0 or more; about 5 minutes on 2 cores.
@@ -40,11 +40,11 @@ from tasks.common.params import DriftParams, Params, load_params
 from tasks.dataset.decode import decode
 
 REFERENCE = 500
-RATE = 0.01  # of false alarms at which powers are compared
+RATE = 0.01  # false alarm rate at which powers are compared
 
 
 def bbsd(table: pa.Table, reference: Reference) -> float:
-    """Least p-value of two-sample KS tests on the softmax outputs, times their number."""
+    """Smallest p-value of the two-sample KS tests on the softmax outputs, times the number of tests."""
     now, was = evidently_peers.vectors(table, "probabilities"), reference.arrays.probabilities
     n = distances.effective(len(now), len(was))
     pairs = [(np.array([distances.ks(now[:, k], np.sort(was[:, k]))]), np.array([n])) for k in range(now.shape[1])]
@@ -52,13 +52,13 @@ def bbsd(table: pa.Table, reference: Reference) -> float:
 
 
 def ours(table: pa.Table, reference: Reference, drift: DriftParams) -> float:
-    """The least family-wise p-value of all judged measures."""
+    """The smallest family-wise p-value of all measures that decide."""
     found = measure_window(table, window(0, len(table)), reference, drift)
     return min(f.p_value for f in found.findings if f.p_value is not None and not f.name.startswith("missing."))
 
 
 class Powers:
-    """Scores (low: drift) of null and shifted windows by ours and by softmax outputs."""
+    """Scores (low: drift) of null and shifted windows, by our measures and by softmax outputs."""
 
     def __init__(self) -> None:
         self.null: dict[str, list[float]] = defaultdict(list)
@@ -69,7 +69,7 @@ class Powers:
         where["bbsd"].append(bbsd(table, reference))
 
     def power(self, name: str) -> float:
-        """Share of shifted windows below what a share of RATE of null windows lies below."""
+        """Share of shifted windows that score below the RATE quantile of the null windows."""
         bound = np.sort(self.null[name])[max(int(RATE * len(self.null[name])), 1) - 1]
         return float(np.mean(np.array(self.shifted[name]) < bound))
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     source_argument(parser)
     parser.add_argument("--pacs", type=Path, help="Parquet file of PACS: image, domain, label")
-    parser.add_argument("--quick", action="store_true", help="a few windows; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="a few windows; records nothing")
     args = parser.parse_args(argv)
     quick = args.quick
     pool, shifted, rows, each, nulls = (500, 60, 60, 1, 5) if quick else (5500, 1000, 500, 7, 60)
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def two_windows(cast: Cast, kind: str, strength: str, rows: int, rng: np.random.Generator) -> list[pa.Table]:
-    """Two windows after a shift, without a common image where there are enough."""
+    """Two windows after a shift, without a common image if there are enough images."""
     if kind in fashion_windows.IMAGE_SHIFTS:
         both = cast.window(kind, strength, min(2 * rows, len(cast.shifted[kind, strength])), rng)
         half = len(both) // 2
@@ -155,7 +155,7 @@ def figures_of(found: dict, powers: Powers, peers: dict[str, list[bool]], seeds:
 
 
 def pacs_rates(file: Path, cache: Path, params: Params, quick: bool) -> list[Figure]:
-    """Decisions on windows of each of PACS's domains by a model of photos."""
+    """Decisions of a model of photos on windows of each PACS domain."""
     table = pq.read_table(file, columns=["image", "domain", "label"])
     domains, labels = np.array(table["domain"].to_pylist(), str), np.array(table["label"].to_pylist(), str)
     rng = np.random.default_rng(0)

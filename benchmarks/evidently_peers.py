@@ -1,4 +1,4 @@
-"""Evidently, at its defaults, on the windows that our measures see."""
+"""Run Evidently at its defaults on the windows that our measures see."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ from monitoring.drift.arrays import NUMBERS
 
 
 def alarms(window: pa.Table, reference: pa.Table) -> dict[str, bool]:
-    """Name of a method -> whether it finds drift. Both tables: log_schema's columns."""
+    """Name of a method -> whether it finds drift. Both tables have the columns of log_schema."""
     found = preset(frame(window), frame(reference))
     return {"preset_any_column": found[0] > 0, "preset_half_of_columns": found[1] >= 0.5} | embeddings(
         vectors(window), vectors(reference)
@@ -38,7 +38,7 @@ def preset(window: dict[str, np.ndarray], reference: dict[str, np.ndarray], **op
 
 
 def run(window: dict[str, np.ndarray], reference: dict[str, np.ndarray], **options) -> dict:
-    """DataDriftPreset's result as a dict; its time is what is measured."""
+    """The result of DataDriftPreset as a dict; benchmarks measure the time of this call."""
     os.environ["DO_NOT_TRACK"] = "1"
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report

@@ -1,7 +1,7 @@
 """Many real images: the training part of Fashion-MNIST as manifests in Hugging Face's layout.
 
-As they are (28 x 28 PNGs), or each as an article photographed before some background (640 x 480 JPEGs of about 60 kB):
-what costs a camera's image decoding, at the same labels.
+Images are written as they are (28 x 28 PNGs), or as photos of the article in front of a background (640 x 480 JPEGs of
+about 60 kB): these cost as much to decode as images of a camera, with the same labels.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 def training_part(source: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(60000, 28, 28) uint8 images and their class names, in the files' order.
 
-    `source` None: where Debian's package puts Fashion-MNIST. Raises DataError where it is not.
+    `source` None: where Debian's package installs Fashion-MNIST. Raises DataError if it is not there.
     """
     script = fashion_script()
     source = source or script.SOURCE
@@ -45,8 +45,10 @@ def png(image: np.ndarray, index: int) -> bytes:
 
 
 def photo(image: np.ndarray, index: int) -> bytes:
-    """The article of `image` (28 x 28), enlarged, before a part of one of scikit-learn's two photos: a 640 x 480 JPEG.
-    `index` draws the part, its light and the article's place."""
+    """A 640 x 480 JPEG: the article of `image` (28 x 28), enlarged, in front of a part of a scikit-learn photo.
+
+    `index` decides the part, its light and the article's place.
+    """
     rng = np.random.default_rng(index)
     background = _backgrounds()[int(rng.integers(2))]
     side = float(rng.uniform(0.4, 0.88))  # of the background's 640 x 427
@@ -83,7 +85,7 @@ def write_manifest(
 ) -> Path:
     """Write images `first` .. `first + count` (columns image, label) to `file`, each as `encode(image, number)`.
 
-    `source` as in `training_part`. Raises DataError where it has too few images.
+    `source` as in `training_part`. Raises DataError if it has too few images.
     """
     images, labels = training_part(source)
     if first + count > len(images):

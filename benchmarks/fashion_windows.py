@@ -1,8 +1,8 @@
 """Production windows of Fashion-MNIST with and without injected shifts, answered by a real model.
 
-The model is a linear head on frozen pretrained features (64 pixels), trained on 9 of the 10 classes: the tenth can
-arrive as a new one. Its reference, the null windows and the shifted ones come from disjoint images. Windows are drawn
-from a pool of answered rows, so that a thousand of them cost a thousand draws, not a thousand trainings.
+The model is a linear head on frozen pretrained features (64 pixels), trained on 9 of the 10 classes, so that the tenth
+can appear as a new one. Its reference, the null windows and the shifted windows come from disjoint images. Windows are
+drawn from a pool of answered rows: a thousand windows cost a thousand draws, not a thousand trainings.
 """
 
 import io
@@ -27,7 +27,7 @@ from tasks.inspection.measure import measure
 from tasks.models import probe
 from tasks.releases import reference
 
-NEW = "Sandal"  # the class no model here knows
+NEW = "Sandal"  # the class that no model here knows
 SIZE = 64
 BACKBONE = "tf_efficientnet_lite0"
 STRENGTHS = ("weak", "medium", "strong")
@@ -68,7 +68,7 @@ IMAGE_SHIFTS: dict[str, tuple[Callable[[np.ndarray, float, int], np.ndarray], tu
     "compression": (_pillow(_compress), (50.0, 20.0, 8.0)),
 }
 MIX_SHIFTS: dict[str, tuple[float, float, float]] = {
-    "class mix": (2.0, 4.0, 8.0),  # times as common as before, one class
+    "class mix": (2.0, 4.0, 8.0),  # one class becomes so many times as common
     "class missing": (0.5, 1.0, 2.0),  # classes
     "new class": (0.1, 0.25, 0.5),  # share of the window
 }
@@ -77,7 +77,7 @@ KINDS = (*IMAGE_SHIFTS, *MIX_SHIFTS)
 
 @dataclass(frozen=True)
 class Model:
-    """Pretrained features, a linear head, an out-of-distribution score; as a bundle's model answers."""
+    """Pretrained features, a linear head, an out-of-distribution score; answers like the model of a bundle."""
 
     about: dict
     tensors: dict[str, np.ndarray]
@@ -126,11 +126,11 @@ class Model:
 class Cast:
     model: Model
     clean: pa.Table  # answered rows of the 9 classes, disjoint from what the model was trained on
-    new: pa.Table  # of the tenth
+    new: pa.Table  # answered rows of the tenth class
     shifted: dict[tuple[str, str], pa.Table]  # (kind, strength) -> rows
 
     def window(self, kind: str, strength: str, rows: int, rng: np.random.Generator, moved: int = 0) -> pa.Table:
-        """`rows` different rows of production after a shift. moved: seed of which classes a change of mix concerns."""
+        """`rows` different production rows after a shift. moved: seed that selects the classes of a change of mix."""
         if kind in IMAGE_SHIFTS:
             return draw(self.shifted[kind, strength], rows, rng)
         value = MIX_SHIFTS[kind][STRENGTHS.index(strength)]
@@ -156,7 +156,7 @@ def draw(table: pa.Table, rows: int, rng: np.random.Generator, weight: np.ndarra
 def cast(clean: int, shifted: int, source: Path | None = None, trained: int = 1800, kinds=IMAGE_SHIFTS) -> Cast:
     """Train and answer: `clean` rows without a shift, `shifted` rows for every image shift and strength.
 
-    source: folder with Fashion-MNIST's idx.gz files (default: the package's). Raises DataError where it is not.
+    source: folder with Fashion-MNIST's idx.gz files (default: the package's). Raises DataError if it is not there.
     """
     images, labels = _fashion(source)
     known = np.flatnonzero(labels != NEW)
@@ -204,5 +204,5 @@ def fit_head(images: Sequence[np.ndarray], labels: np.ndarray) -> Model:
 
 
 def reference_table(rows: pa.Table) -> pa.Table:
-    """Answered rows as a bundle's reference.parquet holds them."""
+    """Answered rows in the form of a bundle's reference.parquet."""
     return rows.select(reference.schema("multiclass").names)

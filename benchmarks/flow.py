@@ -1,14 +1,15 @@
-"""What the flow costs over its functions, and what a run with nothing to do costs.
+"""What does the flow cost on top of its functions, and what does a run with nothing to do cost?
 
     python -m benchmarks.flow [--quick] [--rounds N]
 
-- flow_overhead_ratio: wall time of `evergreen retrain` (worktree, process, Prefect, DVC, gate, publish) over the
-  same stage functions and gate called bare in one fresh process, on the default set, both from empty caches and
-  on a Prefect server that is up. Expected: at most 1.1.
-- noop_retrain_s: `evergreen retrain` with nothing new, a whole process. Expected: well under 3 s.
+- flow_overhead_ratio: wall time of `evergreen retrain` (worktree, process, Prefect, DVC, gate, publish) over that of
+  the same stage functions and gate called directly in one fresh process. Both run on the default set from empty caches,
+  with a Prefect server already up. Expected: at most 1.1.
+- noop_retrain_s: `evergreen retrain` with nothing new, as a whole process. Expected: well under 3 s.
 - up_to_date_check_s: the check inside it. Expected: under 0.3 s.
 
-Rounds alternate flow and bare; the median ratio is reported. A full round takes a few minutes on 2 cores.
+Rounds alternate between flow and bare functions; the median ratio is reported. A full round takes a few minutes on 2
+cores.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from flows.repo.git import git, identity_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
-QUICK = {  # every stage does its real work, on little; a network of few layers takes seconds less to export
+QUICK = {  # every stage does its real work, on little data; a small network exports seconds faster
     "images": {"resolution": 32},
     "train_backbone": {
         "backbone": "test_efficientnet",
@@ -66,7 +67,7 @@ print(time.perf_counter() - start)
 
 
 def project(folder: Path, quick: bool) -> Path:
-    """A clone of this checkout with the default set ingested; faster parameters for a quick pass."""
+    """A clone of this checkout with the default set ingested; with faster parameters for a quick pass."""
     root = folder / "project"
     git(folder, "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root))
     if quick:
@@ -86,7 +87,7 @@ def project(folder: Path, quick: bool) -> Path:
 def run(root: Path, *arguments: str, cwd: Path | None = None, expect: int = 0) -> tuple[float, str]:
     """(seconds, output) of a fresh Python process with the project's code."""
     env = {**os.environ, "PYTHONPATH": str(root)}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every library anew is no cost of ours
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise every process compiles all libraries, which is not our cost
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], cwd=cwd or root, env=env, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -96,7 +97,7 @@ def run(root: Path, *arguments: str, cwd: Path | None = None, expect: int = 0) -
 
 
 def forget(root: Path) -> None:
-    """Empty every cache and the release store: the next run starts from scratch. data/ and the server stay."""
+    """Empty every cache and the release store, so that the next run starts from scratch; keep data/ and the server."""
     for name in ("cache", "runs", "seen", "releases", "remote"):
         shutil.rmtree(root / ".evergreen" / name, ignore_errors=True)
     shutil.rmtree(root / ".dvc" / "cache" / "runs", ignore_errors=True)
@@ -116,7 +117,7 @@ def bare(root: Path) -> float:
 
 
 def flow(root: Path, quick: bool) -> float:
-    if not quick:  # else what the bare run left in the caches of pixels and features saves a test some seconds
+    if not quick:  # a quick pass keeps the caches of the bare run: that saves a test some seconds
         forget(root)
     return run(root, "-m", "flows.cli", "retrain")[0]
 
@@ -137,7 +138,10 @@ def main() -> None:
             )
             ratios, times = [], []
             for number in range(rounds):
-                without, with_flow = bare(root), flow(root, options.quick)  # the flow last: it leaves nothing to do
+                without, with_flow = (
+                    bare(root),
+                    flow(root, options.quick),
+                )  # the flow last: then nothing is left to do
                 ratios.append(with_flow / without)
                 times.append((with_flow, without))
                 print(f"round {number + 1}: flow {with_flow:.1f} s, bare {without:.1f} s", flush=True)

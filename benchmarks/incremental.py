@@ -1,17 +1,18 @@
-"""What do the stages before training cost after 5 % new images, against starting from scratch?
+"""What do the stages before training cost after 5 % new images, compared with starting from scratch?
 
     python -m benchmarks.incremental [FASHION_MNIST] [--rounds N] [--quick]
 
-20,000 images are ingested and inspected, validated, embedded and cleaned. Then 1,000 more are ingested (timed apart)
-and the four stages run again, in one fresh process as a retrain runs them. From scratch is the same on the same 21,000
-images with every cache empty. Rounds alternate the two, each starting from the same files. The images are articles of
-Fashion-MNIST's training part: photographed before a background (640 x 480 JPEGs), and as they are (28 x 28 PNGs).
-FASHION_MNIST is the folder with its idx.gz files (default: where Debian's package dataset-fashion-mnist puts them).
+20,000 images are ingested and inspected, validated, embedded and cleaned. Then 1,000 more are ingested (timed
+separately) and the four stages run again, in one fresh process, as in a retrain. From scratch is the same on the same
+21,000 images with every cache empty. Rounds alternate between the two and start from the same files. The images are
+articles of Fashion-MNIST's training part, as photos in front of a background (640 x 480 JPEGs) and as they are (28 x 28
+PNGs). FASHION_MNIST is the folder with its idx.gz files (default: where Debian's package dataset-fashion-mnist
+installs them).
 
-The ratios are of wall times, starts of interpreters and libraries included; of each kind the shortest of all rounds,
-since others' work on the machine only ever adds. What is left after new images is mostly fixed (importing Great
-Expectations) or of all rows (`clean`), so that the ratio is the smaller the dearer an image is to decode and the more
-there are: `incremental_pretrain_ratio` is of the photos, `incremental_pretrain_ratio_28px` of the thumbnails.
+The ratios are of wall times and include starting interpreters and importing libraries. For each kind the shortest of
+all rounds counts, since other work on the machine only adds time. The cost after new images is mostly fixed (importing
+Great Expectations) or depends on all rows (`clean`). So the ratio falls as images become more expensive to decode and
+more numerous: `incremental_pretrain_ratio` is of the photos, `incremental_pretrain_ratio_28px` of the thumbnails.
 Expected: 0.2 and 0.4; about 10 minutes on 2 cores.
 """
 
@@ -33,7 +34,7 @@ from benchmarks.scratch import say, scratch_project
 
 Encode = Callable[[np.ndarray, int], bytes]
 STAGES = ("inspect", "validate", "embed", "clean")
-QUICK_STAGES = STAGES[:2]  # a quick pass spares itself three starts of torch
+QUICK_STAGES = STAGES[:2]  # a quick pass skips the stages that import torch
 RUN = """
 import sys, time
 from pathlib import Path
@@ -58,18 +59,18 @@ print(ingest(root, Path(sys.argv[2]), data=params.data, images=params.images, in
 
 
 def copy(project: Path, to: Path) -> Path:
-    """A copy of `project` by hard links: no code of ours ever writes into an existing file."""
+    """A copy of `project` by hard links: Evergreen never writes into an existing file."""
     return shutil.copytree(project, to, copy_function=os.link)
 
 
 def forget(project: Path) -> None:
-    """Back to what a fresh clone has: data/, parameters, tombstones."""
+    """Delete everything that a fresh clone does not have; keep data/, parameters and tombstones."""
     for name in (".evergreen", "artifacts", "metrics"):
         shutil.rmtree(project / name)
 
 
 def run(project: Path, what: str, stages: Sequence[str] = STAGES) -> tuple[float, dict[str, float]]:
-    """Wall seconds of the stages in one fresh process: all, and of each (its imports included)."""
+    """Wall seconds of the stages in one fresh process: in all, and of each (its imports included)."""
     used = python(RUN, project, *stages)
     lines = [line.split() for line in used.output.splitlines() if line.startswith("seconds ")]
     seconds = {name: float(value) for _, name, value in lines}
@@ -83,11 +84,11 @@ def listed(seconds: dict[str, float]) -> str:
 
 @dataclass
 class Rounds:
-    """(wall seconds, of each stage) after new images and from scratch, and wall seconds of ingesting the new ones."""
+    """(wall seconds, per stage) after new images and from scratch, and wall seconds of ingesting the new images."""
 
     old: int
     new: int
-    size: float  # bytes an image, mean
+    size: float  # mean bytes per image
     warm: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     cold: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     ingest: list[float] = field(default_factory=list)

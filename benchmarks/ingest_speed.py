@@ -1,18 +1,18 @@
-"""What does taking images in cost, beside only decoding them?
+"""What does ingest cost, compared with only decoding the images?
 
     python -m benchmarks.ingest_speed [--rounds N] [--quick]
 
-- ingest_vs_decode_ratio: images a CPU second of `ingest` and `inspect` (two readings, two hashes, measures, near
-  duplicates, splits, shards, children to decode in) over those of a bare loop of Pillow's `Image.open(f).load()` on
-  the same files: 400 JPEGs of 1200 x 900 (quality 90), patchworks of parts of scikit-learn's two photos.
-- ingest_small_images_per_second: images a CPU second of `ingest` and `inspect` on 28 x 28 PNGs.
+- ingest_vs_decode_ratio: images per CPU second of `ingest` and `inspect` (two readings, two hashes, measures,
+  near-duplicates, splits, shards, child processes that decode), over those of a bare loop of Pillow's
+  `Image.open(f).load()` on the same files: 400 JPEGs of 1200 x 900 (quality 90), patchworks of parts of scikit-learn's
+  two photos.
+- ingest_small_images_per_second: images per CPU second of `ingest` and `inspect` on 28 x 28 PNGs.
 
-CPU seconds are those of a whole process tree, user and system; inspect.workers is 1, and all processes share one
-core: two threads of one core would slow each other down, and ingest's two processes be charged for it. A process
-takes the same images in several times, each time into an empty project. The first time pays for imports and for its
-first memory, which a virtual machine gets from its host at up to a millisecond a photo; it goes into the second ratio
-only. Of the other times, of all rounds, the least disturbed counts, for either peer. Expected: a ratio of about 0.8;
-3 minutes on 2 cores.
+CPU seconds are those of a whole process tree, user and system. inspect.workers is 1, and all processes share one core:
+two threads of one core would slow each other down, and only ingest's two processes would pay for it. A process ingests
+the same images several times, each time into an empty project. The first time pays for imports and for first memory,
+which a virtual machine gets from its host at up to a millisecond per photo; it counts only in the second ratio. Of the
+other times in all rounds the fastest counts, for both peers. Expected: a ratio of about 0.8; 3 minutes on 2 cores.
 """
 
 import argparse
@@ -65,8 +65,10 @@ for _ in range(int(sys.argv[2])):
 
 
 def photos(folder: Path, count: int, seed: int = 0) -> Path:
-    """`count` different JPEGs of 1200 x 900 in two class folders of `folder`: six parts of real photos each, in
-    their own resolution (enlarged ones would hold less detail, and decode faster, than a photo)."""
+    """`count` different JPEGs of 1200 x 900 in two class folders of `folder`, each of six parts of real photos.
+
+    The parts have their own resolution: enlarged ones would have less detail than a photo and decode faster.
+    """
     images = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     sources = [Image.open(images / f"{name}.jpg").convert("RGB") for name in ("china", "flower")]
     rng = np.random.default_rng(seed)
@@ -86,7 +88,7 @@ def photos(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def thumbnails(folder: Path, count: int, seed: int = 0) -> Path:
-    """`count` different grey PNGs of 28 x 28 in two class folders of `folder`, parts of a photo made small."""
+    """`count` different grey PNGs of 28 x 28 in two class folders of `folder`: reduced parts of a photo."""
     images = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     photo = Image.open(images / "china.jpg").convert("L")
     rng = np.random.default_rng(seed)
@@ -101,7 +103,7 @@ def thumbnails(folder: Path, count: int, seed: int = 0) -> Path:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """All processes started in here share one core (Linux)."""
+    """All processes started inside this context share one core (Linux)."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
@@ -115,16 +117,16 @@ class Runs:
     """CPU seconds of one kind of work on `images` images."""
 
     images: int
-    warm: list[float] = field(default_factory=list)  # of every pass but a process's first
-    whole: list[float] = field(default_factory=list)  # of a process's start and first pass
+    warm: list[float] = field(default_factory=list)  # of every pass except the first of a process
+    whole: list[float] = field(default_factory=list)  # of the start and first pass of a process
 
     def add(self, passes: list[float], process: float) -> None:
-        """A process that took `process` seconds, `passes` of them for its passes."""
+        """Add a process that took `process` seconds, of which `passes` are its passes."""
         self.warm += passes[1:]
         self.whole.append(process - sum(passes[1:]))
 
     def rates(self) -> list[float]:
-        """Images a CPU second of the warm passes, the best first."""
+        """Images per CPU second of the warm passes, the best first."""
         return sorted((self.images / seconds for seconds in self.warm), reverse=True)
 
 
@@ -156,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def figures_of(ours: Runs, bare: Runs, small: Runs, peer: str) -> list[Figure]:
-    """`ours` and `bare` are of the same images."""
+    """The figures; `ours` and `bare` are of the same images."""
     one, other = ours.rates(), bare.rates()
     middle = (
         f"middle pass {median(one):.0f} / {median(other):.0f}, best {one[0]:.0f} / {other[0]:.0f} images a CPU second"

@@ -1,12 +1,12 @@
-"""Which stages and runs typical edits set off, against what the edited files can really change.
+"""Which stages and runs do typical edits trigger, and which of them can the edited files really change?
 
     python -m benchmarks.invalidation [--quick]
 
 Commits each edit of EDITS in a copy of this project whose stages are recorded as done; no stage runs. DVC says which
-stages would re-run, the input key whether a run starts, the code versions which caches would be filled again. What must
-happen is known in a second way: the modules that a stage, or a cache's module, really loads (benchmarks.loaded), the
-sections that a stage's `run` takes, and that prose changes no cached value. Modules that only carry values
-(tasks.common.code names them) do not count. Expected: nothing needless, nothing missed.
+stages would re-run, the input key says whether a run starts, and code versions say which caches would be filled again.
+A second method says what must happen: the modules that a stage or a cache's module really loads (benchmarks.loaded),
+the sections that the `run` of a stage takes, and the rule that prose changes no cached value. Modules that only carry
+values (tasks.common.code lists them) do not count. Expected: nothing needless, nothing missed.
 """
 
 import argparse
@@ -83,12 +83,12 @@ EDITS = (
     ("stage evaluate", "tasks/stages/evaluate/stage.py", CODE),
     ("stage bundle", "tasks/stages/bundle/stage.py", CODE),
 )
-QUICK = 5  # edits; with them one stage, one cache and a part of the judging, whose imports take no second each
+QUICK = 5  # edits; with them one stage, one cache and a part of the judging, whose imports take under a second each
 
 
 @dataclass
 class Found:
-    """What an edit sets off: names of stages and of modules that fill caches; whether a run starts."""
+    """What an edit triggers: names of stages, names of modules that fill caches, whether a run starts."""
 
     stages: set[str] = field(default_factory=set)
     caches: set[str] = field(default_factory=set)
@@ -125,7 +125,7 @@ def _commit(project: Path) -> None:
 
 
 def measured(project: Path, caches: list[str], edit: tuple) -> Found:
-    """What `edit` sets off in `project`, which is left as it was."""
+    """What `edit` triggers in `project`, which is restored afterwards."""
     key, versions = run_inputs.input_key(project, {}), _versions(project, caches)
     _, file, change = edit
     if isinstance(change, str):
@@ -152,7 +152,7 @@ def _versions(project: Path, caches: list[str]) -> dict[str, str]:
 
 
 def expected(stages: list[str], caches: list[str], judge: str, edit: tuple) -> Found:
-    """What `edit` can change, by what is really loaded."""
+    """What `edit` can change, according to what is really loaded."""
     _, file, change = edit
     if not isinstance(change, str):
         return Found({name for name in stages if change[0] in sections(name)}, starts=True)
@@ -176,7 +176,7 @@ def loaded(entry: str) -> frozenset[str]:
 
 
 def carried() -> frozenset[str]:
-    """The release store and what it loads: it brings the champion's bytes, whichever way."""
+    """The release store and what it loads: these modules only carry the champion's bytes."""
     return loaded(STORE)
 
 
@@ -199,7 +199,7 @@ def _entries(tree: ast.Module) -> Iterator[str]:
 
 
 def figures_of(pairs: list[tuple[Found, Found]]) -> list[Figure]:
-    """pairs: (measured, expected) of each edit."""
+    """The figures; `pairs` holds (measured, expected) of each edit."""
     of = f"of {len(pairs)} edits"
     reruns = sum(len(a.stages) for a, _ in pairs)
     runs = sum(a.starts for a, _ in pairs)

@@ -1,7 +1,8 @@
-"""What is killed by `benchmarks.kills`: small real projects, an operation on each, and what a reader sees of it.
+"""The scenarios of `benchmarks.kills`: small real projects, an operation to kill on each, and what readers then see.
 
-A scenario makes a project once; `act` is the operation (the seed varies its data), `state` what readers see, `again`
-what the next start does without a human, `whole` what must hold after that. Everything is repeatable.
+A scenario makes its project once. `act` is the operation (the seed varies its data), `state` returns what readers see,
+`again` does what the next start does without a human, `whole` checks what must hold after that. Everything can be
+repeated.
 """
 
 import os
@@ -33,13 +34,13 @@ NAME = "classifier"
 
 
 def check(held: bool, what: str) -> None:
-    """Raises AssertionError, with `python -O` too."""
+    """Raise AssertionError, also under `python -O`."""
     if not held:
         raise AssertionError(what)
 
 
 def no_leftovers(root: Path) -> None:
-    """No temporary file, no workspace of a dead run, no worktree git has to forget."""
+    """Check that no temporary file, no workspace of a dead run and no stale git worktree is left."""
     left = [path for path in root.rglob(".*.tmp") if ".git" not in path.parts]
     left += list((root / ".evergreen/releases/.tmp").glob("*"))
     left += [path for path in root.glob(".evergreen/runs/*") if not (path / "ended.json").is_file()]
@@ -49,7 +50,7 @@ def no_leftovers(root: Path) -> None:
 
 
 def start(root: Path) -> None:
-    """What `evergreen retrain` completes before it begins."""
+    """Do what `evergreen retrain` completes before it begins."""
     releases = versions_project.store(root)
     reconcile(root, releases, NAME)
     held.reconcile(root, releases)
@@ -102,7 +103,7 @@ class Ingest:
 
 
 def _bundle(root: Path, seed: int) -> str:
-    """A bundle of 2 to 6 files; its digest."""
+    """Make a bundle of 2 to 6 files and return its digest."""
     folder, rng = root / "artifacts/bundle", np.random.default_rng(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -205,7 +206,7 @@ class Gc:
 
     @staticmethod
     def state(root: Path) -> object:
-        Gc.whole(root)  # whatever is removed, what is kept can be restored
+        Gc.whole(root)  # everything that is kept can still be restored
         return sorted(versions_project.store(root).retired())
 
     @staticmethod
@@ -238,7 +239,7 @@ class Forget:
 
     @staticmethod
     def again(root: Path, seed: int) -> None:
-        forget(root, Forget._id(seed), "asked")  # completes what was cut off
+        forget(root, Forget._id(seed), "asked")  # completes what was interrupted
 
     @staticmethod
     def whole(root: Path) -> None:
@@ -250,7 +251,7 @@ class Forget:
 
     @staticmethod
     def _id(seed: int) -> str:
-        return sha256_bytes(versions_project.image(1, seed))  # of a batch, a bundle's reference, a picture
+        return sha256_bytes(versions_project.image(1, seed))  # in a batch, a bundle's reference and a picture
 
 
 class Verify:
@@ -296,7 +297,7 @@ DVC_YAML = """stages:
 
 
 def _toy(root: Path) -> None:
-    """One stage, one batch, nothing released."""
+    """A project with one stage, one batch and no release."""
     versions_project.start(root)
     (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "tasks").mkdir()
@@ -307,7 +308,7 @@ def _toy(root: Path) -> None:
 
 
 def _run(root: Path, run_id: str, seed: int) -> tuple[Path, int, str]:
-    """A run up to its bundle: (worktree, descriptor of its lock, how the stage came about)."""
+    """A run up to its bundle: (worktree, descriptor of its lock, how the stage was done)."""
 
     def stage(name: str, tree: Path) -> None:
         _bundle(tree, seed)
@@ -336,7 +337,7 @@ class Workspace:
 
     @staticmethod
     def act(root: Path, seed: int) -> None:
-        for number in range(2):  # the second finds the first, which died, and restores its stage
+        for number in range(2):  # the second run finds the first, which died, and restores its stage
             _, lock, _ = _run(root, f"run-{number}", seed)
             os.close(lock)
             workspace.reconcile(root)
@@ -409,7 +410,7 @@ class Override:
     def make(root: Path) -> None:
         _toy(root)
         Keep.act(root, 7)
-        shutil.rmtree(root / ".evergreen/runs")  # so that its workspace is made anew
+        shutil.rmtree(root / ".evergreen/runs")  # so that its workspace is created again
         git(root, "worktree", "prune")
 
     @staticmethod
@@ -437,7 +438,7 @@ class Override:
 
 
 class Files:
-    """Atomic writes, and the objects that journals and queues of production are made of."""
+    """Atomic writes, and the objects of which journals and queues of production consist."""
 
     points = ("files.temporary", "files.placed", "files.folder", "files.aside", "files.folder_placed")
     points += ("store.temporary", "store.placed")
@@ -464,7 +465,7 @@ class Files:
 
     @staticmethod
     def state(root: Path) -> object:
-        """Three writes, each whole or not there."""
+        """Three files, each complete or missing."""
         found = {file.read_text() for file in (root / "folder").glob("*")}
         check(len(found) <= 1 and len(list((root / "folder").glob("*"))) in (0, 5), "half a folder")
         read_json(root / "file.json")

@@ -1,11 +1,11 @@
-"""kill -9 at every point: what readers see is before or after, and the next start completes it without a human.
+"""kill -9 at every point: readers see the state before or after, and the next start completes it without a human.
 
     python -m benchmarks.kills [--quick] [--only SCENARIO]
 
-Each scenario of `benchmarks.kill_scenarios` runs in a process of its own that ends with SIGKILL at one of its points,
-five times: the seed varies the data, and at which of the times the point is reached it happens. Then another process
-looks, does what the next start does, and looks again. Expected: kill_points >= 30, kills_between_states 0. A quick
-pass takes one point of each scenario.
+Each scenario of `benchmarks.kill_scenarios` runs in its own process, which ends with SIGKILL at one of its points. This
+is repeated five times: the seed varies the data, and which of the visits to the point kills. Then another process looks
+at the state, does what the next start does, and looks again. Expected: kill_points >= 30, kills_between_states 0. A
+quick pass takes one point of each scenario.
 """
 
 import argparse
@@ -30,11 +30,11 @@ SERVER.set_forkserver_preload(
     ["benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"]
 )
 WORKERS = 2
-UNKNOWN = 255  # how multiprocessing says that the fork server told nothing of the child's end: try once more
+UNKNOWN = 255  # multiprocessing's code when the fork server did not report the child's exit: try once more
 
 
 def in_child(task: str, scenario: str, root: Path, seed: int, point: str, out: Path) -> None:
-    """One step of a kill, as a process of its own; its result lies in `out`."""
+    """One step of a kill in its own process; it writes its result into `out`."""
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -76,12 +76,12 @@ def child(task: str, scenario: str, root: Path, seed: int = 0, point: str = "") 
 
 
 def place(folder: Path, scenario: str) -> Path:
-    """Where a scenario's project lies: always at the same depth."""
+    """The folder of a scenario's project: always at the same depth."""
     return folder / scenario / "project"
 
 
 def kill(folder: Path, template: Path, scenario: str, point: str, seed: int, reference: dict) -> str | None:
-    """Kill once and look; what is wrong, None when nothing is."""
+    """Kill once and check; returns what is wrong, or None."""
     name = f"{scenario}: {point} seed {seed}"
     times = reference["hits"].get(point, 0)
     if not times:
@@ -141,8 +141,8 @@ def matrix(folder: Path, wanted: dict[str, tuple[str, ...]], seeds: int) -> tupl
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one point of each scenario, one seed; nothing is kept")
-    parser.add_argument("--only", help="one scenario; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="one point of each scenario, one seed; records nothing")
+    parser.add_argument("--only", help="one scenario; records nothing")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args(arguments)
     wanted = {name: found.points for name, found in SCENARIOS.items() if options.only in (None, name)}

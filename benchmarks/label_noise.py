@@ -2,16 +2,17 @@
 
     python -m benchmarks.label_noise [--cifar10n FILE] [--quick]
 
-On datasets/fashion's training rows, whose injected errors truth.parquet tells, and on redraws of those errors. With
---cifar10n also on three times 10,000 images of CIFAR-10 with people's labels: FILE is a Parquet with the columns
-image {bytes}, clean_label, aggre (9 % wrong) and worse (40 % wrong). All see the same frozen backbone's features:
+Runs on the training rows of datasets/fashion, whose injected errors are listed in truth.parquet, and on redraws of
+those errors. With --cifar10n it also runs on three times 10,000 images of CIFAR-10 with labels by people. FILE is a
+Parquet file with the columns image {bytes}, clean_label, aggre (9 % wrong) and worse (40 % wrong). All methods see the
+features of the same frozen backbone:
 
 - clean: tasks.stages.clean.judge.judge_training as the stage calls it
 - cleanlab, probe: find_label_issues() on the out-of-fold probabilities of clean's probe on the labels as given
 - cleanlab, clean's: the same on the very probabilities that clean judges (its probe's second, weighted round)
 - CleanLearning: cleanlab's own pipeline, scikit-learn's logistic regression in 5 folds
 
-AUROC is of the quality score for wrong against right labels, F1 of what is flagged; the ratio is to the best peer
+AUROC is of the quality score for wrong against right labels, F1 is of the flagged rows. The ratio is to the best peer
 of each draw. Expected: AUROC about .98, ratio about 1.1 on fashion; about a minute on 2 cores, two more for CIFAR-10N.
 """
 
@@ -80,7 +81,7 @@ def fashion(params: Params, step: int = 1) -> LabelSet:
 
 
 def redraw(labels: LabelSet, seed: int) -> LabelSet:
-    """Other images get the wrong labels; how often each class is mistaken for which stays exactly the same."""
+    """Give wrong labels to other images; how often each class is mistaken for which stays the same."""
     rng = np.random.default_rng(seed)
     given = labels.given.copy()
     for number in range(len(labels.classes)):
@@ -110,7 +111,7 @@ def cifar10n(file: Path, params: Params, rows: int, draw: int = 0) -> list[Label
 
 
 def features(images: list[bytes], params: Params) -> np.ndarray:
-    """(N, D) float16 features of the pretrained backbone, as the stage `embed` makes them."""
+    """(N, D) float16 features of the pretrained backbone, as stage `embed` computes them."""
     import torch
 
     from tasks.backbones import timm_models
@@ -135,7 +136,7 @@ def features(images: list[bytes], params: Params) -> np.ndarray:
 
 
 def compare(labels: LabelSet, params: Params) -> dict[str, Result]:
-    """All methods on one set. Raises DataError when this script no longer knows how `clean` works."""
+    """All methods on one set. Raises DataError if `clean` works differently than this script assumes."""
     folds, seed = params.clean.folds, params.clean.seed
     clusters = np.arange(len(labels.given)).astype(str)  # no near-duplicates in either set
     judged, _ = judge.judge_training(labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed)
@@ -173,7 +174,7 @@ def cleanlab_defaults(labels: LabelSet, probabilities: np.ndarray) -> Result:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    flagged = find_label_issues(labels.given, probabilities, n_jobs=1)  # more processes: same result, slower
+    flagged = find_label_issues(labels.given, probabilities, n_jobs=1)  # more processes: the same result, more slowly
     return score(labels.wrong, flagged, get_label_quality_scores(labels.given, probabilities))
 
 
@@ -181,7 +182,7 @@ def clean_learning(labels: LabelSet) -> Result:
     from cleanlab.classification import CleanLearning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its logistic regression stops at 100 iterations: that is its default
+        warnings.simplefilter("ignore")  # its logistic regression stops at 100 iterations, its default
         found = CleanLearning(seed=0).find_label_issues(labels.x.astype(np.float32), labels.given)
     return score(labels.wrong, found["is_label_issue"].to_numpy(), found["label_quality"].to_numpy())
 
@@ -193,7 +194,7 @@ def score(wrong: np.ndarray, flagged: np.ndarray, quality: np.ndarray) -> Result
 
 
 def figures_of(results: list[dict[str, Result]], suffix: str = "") -> list[Figure]:
-    """The two figures over the draws in `results`."""
+    """The two figures, over the draws in `results`."""
     peers = [name for name in results[0] if name != "clean"]
     auroc = [found["clean"].auroc for found in results]
     f1 = [found["clean"].f1 for found in results]
@@ -226,7 +227,7 @@ def _spread(values: list[float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cifar10n", type=Path, help="Parquet with image, clean_label, aggre, worse")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, two draws; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, two draws; records nothing")
     options = parser.parse_args(arguments)
     params = load_params(ROOT / "params.yaml")
     shipped = fashion(params, QUICK if options.quick else 1)

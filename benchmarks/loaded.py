@@ -1,9 +1,10 @@
-"""Modules of this repository that a module really loads, late imports too: imports done, not sources read.
+"""The modules of this repository that a module really loads, late imports included.
 
     python -m benchmarks.loaded tasks.stages.inspect
 
-A check of tasks.common.code.import_closure by another way: the module is imported in this process, then whatever the
-functions of the loaded modules would import (by their bytecode) is imported too, until nothing new is loaded.
+Checks tasks.common.code.import_closure by another method: it runs imports instead of reading sources. The module is
+imported in this process. Then everything that functions of the loaded modules would import (according to their
+bytecode) is imported too, until nothing new is loaded.
 """
 
 import dis
@@ -17,7 +18,7 @@ PACKAGES = ("tasks", "serving", "monitoring")
 
 
 def loaded(entry: str) -> set[str]:
-    """Of PACKAGES, and `entry` itself."""
+    """Loaded modules of PACKAGES, and `entry` itself."""
     importlib.import_module(entry)
     done: set[str] = set()
     while new := ({entry} | {name for name in sys.modules if name.split(".")[0] in PACKAGES}) - done:
@@ -29,7 +30,7 @@ def loaded(entry: str) -> set[str]:
 
 
 def late_imports(code: CodeType) -> Iterator[str]:
-    """Modules of PACKAGES that functions and classes in `code` import; its own imports have been done."""
+    """Modules of PACKAGES that functions and classes in `code` import; its top-level imports have run already."""
     for inner in (const for const in code.co_consts if isinstance(const, CodeType)):
         module = ""
         for step in dis.get_instructions(inner):
@@ -42,7 +43,7 @@ def late_imports(code: CodeType) -> Iterator[str]:
 
 
 def _is_module(package: str, name: str) -> bool:
-    """Is `name`, imported from `package`, a module of it?"""
+    """Whether `name`, imported from `package`, is a module of it."""
     return hasattr(importlib.import_module(package), "__path__") and find_spec(f"{package}.{name}") is not None
 
 

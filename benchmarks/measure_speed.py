@@ -1,13 +1,13 @@
-"""What does measuring a window cost, and what a whole monitor run?
+"""What does measuring a window cost, and a whole monitor run?
 
     python -m benchmarks.measure_speed [--quick]
 
-1. 20 columns of 10^4, 10^5 and 10^6 logged rows against a reference of 10,000: our Kolmogorov-Smirnov distances with
-   their p-values (monitoring.drift.distances, all rows, nothing sampled), and Evidently's DataDriftPreset with
-   num_method "ks", which computes the same; ours must equal SciPy's ks_2samp to the last digit but rounding. Each in a
-   process of    its own, interleaved; seconds and memory are those of the step, without imports and data.
+1. 20 columns of 10^4, 10^5 and 10^6 logged rows against a reference of 10,000. Ours: Kolmogorov-Smirnov distances with
+   their p-values (monitoring.drift.distances, all rows, nothing sampled). Peer: Evidently's DataDriftPreset with
+   num_method "ks", which computes the same. Ours must equal SciPy's ks_2samp up to rounding. Each runs in its own
+   process, interleaved; seconds and memory are those of the step, without imports and data.
 2. `monitor_run_s_1e5`: a production log of 100,000 rows of D = 1,280 features, as capture writes it: reading the
-   window, measuring it, deciding. The calibration is cached, as in every run but a model's first.
+   window, measuring it, deciding. The calibration is cached, as in every run except a model's first.
 
 - `measure_vs_evidently_ratio`: Evidently's seconds over ours at 10^6 rows; goal at least 20.
 Expected: more than 20; about 5 minutes on 2 cores.
@@ -35,7 +35,7 @@ from monitoring.drift import calibration, distances
 from monitoring.log.schema import log_schema
 
 COLUMNS, REFERENCE, GOAL = 20, 10_000, 20.0
-FILE = 256  # rows, as capture.buffer_rows
+FILE = 256  # rows; the same as capture.buffer_rows
 K, D = 10, 1280
 
 
@@ -45,7 +45,7 @@ def columns(rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def ours(now: dict[str, np.ndarray], ordered: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """(distance, p-value) by column; `ordered` is sorted, as it is once for a model."""
+    """(distance, p-value) by column; `ordered` is sorted, which happens once per model."""
     found = {}
     for name, values in now.items():
         finite = values[np.isfinite(values)]
@@ -59,11 +59,11 @@ def peak_mb() -> float:
 
 
 def child(which: str, rows: int) -> dict:
-    """One step in this process: seconds, megabytes its peak grew by, and for ours whether SciPy agrees."""
+    """One step in this process: seconds, megabytes by which its peak grew, and for ours whether SciPy agrees."""
     now, then = columns(rows, 0), columns(REFERENCE, 1)
     small = {name: values[:500] for name, values in now.items()}, {name: values[:500] for name, values in then.items()}
     if which == "evidently":
-        evidently_peers.run(*small, num_method="ks")  # its imports, and whatever it does but once
+        evidently_peers.run(*small, num_method="ks")  # its imports, and whatever it does only once
         before, start = peak_mb(), time.perf_counter()
         evidently_peers.run(now, then, num_method="ks")
         return {"s": time.perf_counter() - start, "mb": peak_mb() - before}
@@ -86,7 +86,7 @@ def step(which: str, rows: int) -> dict:
 
 
 def log_rows(rows: int, rng: np.random.Generator, start: int) -> pa.Table:
-    """Rows of one file, in log_schema, without images."""
+    """Rows of one file in log_schema, without images."""
     probabilities = rng.dirichlet(np.full(K, 0.3), rows)
     classes = np.array([f"class {k}" for k in range(K)])
     made = {
@@ -112,7 +112,7 @@ def log_rows(rows: int, rng: np.random.Generator, start: int) -> pa.Table:
 
 
 def monitor_run(rows: int, folder: Path) -> tuple[list[float], float]:
-    """Seconds of 3 whole runs over a log of `rows` rows, and of the calibration, once for a model."""
+    """Seconds of 3 whole runs over a log of `rows` rows, and of the calibration, which happens once per model."""
     from benchmarks.windows import reference_of
     from monitoring.contracts import Situation
     from monitoring.decide import decide
@@ -151,7 +151,7 @@ def monitor_run(rows: int, folder: Path) -> tuple[list[float], float]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few rows; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="few rows; records nothing")
     parser.add_argument("--child", nargs=2, metavar=("WHICH", "ROWS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:

@@ -3,12 +3,12 @@
     python -m benchmarks.peak_memory [FASHION_MNIST] [--quick]
 
 Takes 2,000 and 20,000 images of Fashion-MNIST's training part through ingest, inspect, validate, embed and clean
-(training goes by batches), each in a process of its own, and samples the memory of each process tree (decoding
-children included): the sum over its processes, pages they share counted once, pages of mapped files counted while
-they are resident. FASHION_MNIST is the folder with its idx.gz files (default: where Debian's package
-dataset-fashion-mnist puts them).
+(training works in batches), each in its own process. It samples the memory of each process tree, decoding children
+included: the sum over its processes, with shared pages counted once and pages of mapped files counted while resident.
+FASHION_MNIST is the folder with its idx.gz files (default: where Debian's package dataset-fashion-mnist installs
+them).
 
-`peak_memory_growth_10x` is the highest of the steps with 20,000 images over the highest with 2,000. Expected: at
+`peak_memory_growth_10x` is the highest peak of the steps with 20,000 images over the highest with 2,000. Expected: at
 most 1.2; about 4 minutes on 2 cores.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.record import Figure, report
 from benchmarks.scratch import say
 
 STEPS = ("ingest", "inspect", "validate", "embed", "clean")
-QUICK_STEPS = STEPS[:2]  # a quick pass spares itself the starts of Great Expectations and torch
+QUICK_STEPS = STEPS[:2]  # a quick pass skips the steps that import Great Expectations and torch
 STAGE = """import sys
 from pathlib import Path
 from tasks.stages.runner import run_stage
@@ -42,7 +42,7 @@ def project(folder: Path) -> Path:
 
 
 def measure(root: Path, manifest: Path, steps: Sequence[str]) -> dict[str, Usage]:
-    """What each of `steps` takes in the empty project at `root`."""
+    """What each of `steps` uses in the empty project at `root`."""
     used = {}
     for step in steps:
         code, argument = (INGEST, manifest) if step == "ingest" else (STAGE, step)

@@ -1,4 +1,4 @@
-"""Fresh processes for the benchmarks, and what they and their children took: seconds, CPU seconds, memory."""
+"""Run fresh processes for the benchmarks and measure their trees: seconds, CPU seconds, memory."""
 
 import os
 import subprocess
@@ -19,31 +19,31 @@ SAMPLE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and all its descendants took. Memory is in bytes, at its peak."""
+    """What a process and all its descendants used. Memory is in bytes, at its peak."""
 
     wall: float  # seconds from start to end, the interpreter's start included
     cpu: float  # seconds, user and system
     largest: int  # resident memory of the largest process
-    tree: int  # sampled sum over processes, pages they share counted once; 0 unless sampled
-    tree_private: int  # of that, what is not backed by a file: the kernel cannot take it back; 0 unless sampled
+    tree: int  # sampled sum over processes, shared pages counted once; 0 unless sampled
+    tree_private: int  # the part not backed by a file, which the kernel cannot reclaim; 0 unless sampled
     output: str  # what it printed
 
 
 def python(code: str, *arguments: object, sample: bool = False) -> Usage:
-    """Run `code` with `arguments` as sys.argv[1:] in a Python process of its own that imports this checkout.
+    """Run `code` with `arguments` as sys.argv[1:] in a new Python process that imports this checkout.
 
     `sample`: look at the memory of its process tree every SAMPLE_SECONDS (Linux). Raises EvergreenError if it fails.
     """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     env.pop("EVERGREEN_STATE", None)
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every library anew is no cost of ours
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise every process compiles all libraries, which is not our cost
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start = time.perf_counter()
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=env, stdout=out, stderr=err
         )
         watch = _Watch(child.pid) if sample else None
-        _, status, used = os.wait4(child.pid, 0)  # its waited-for descendants' usage too
+        _, status, used = os.wait4(child.pid, 0)  # includes the usage of its reaped descendants
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         peak = watch.end() if watch else (0, 0, 0)
@@ -67,7 +67,7 @@ class _Watch:
     def _run(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
             found = [_proportional(pid) for pid in tree(self.pid)]
-            # not getrusage's maxrss: a child inherits that of the process it was forked from
+            # not getrusage's maxrss: a child inherits it from the process it was forked from
             self.largest = max([self.largest, *(whole for whole, _ in found)])
             self.peak = max(self.peak, sum(whole for whole, _ in found))
             self.peak_private = max(self.peak_private, sum(private for _, private in found))
@@ -79,7 +79,7 @@ class _Watch:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """`pid` and its descendants, as far as they are still there."""
+    """`pid` and those of its descendants that are still alive."""
     children = defaultdict(list)
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -96,19 +96,19 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def tree_cpu() -> float:
-    """CPU seconds, user and system, of this process, its living descendants and the dead ones it waited for (Linux)."""
+    """CPU seconds, user and system, of this process, its living descendants and its reaped children (Linux)."""
     ticks = 0
     for pid in tree(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended: its parent's fields hold what it took
+        except OSError:  # it has just ended: its parent's fields now include its usage
             continue
         ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _proportional(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process, shared pages by their share: all, and those not backed by a file."""
+    """Resident bytes of a process, with its proportion of shared pages: all, and those not backed by a file."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:  # it has just ended

@@ -1,9 +1,9 @@
-"""Writer processes that promote at once: does the history hold every version exactly once, without a gap?
+"""Many writers promote at the same time: does the history hold every version exactly once, without a gap?
 
     python -m benchmarks.promotions [--quick]
 
 8 processes make 200 promotions each in a release store in a folder, then in one on a real S3 server with conditional
-writes (moto). A writer that loses a race reads what is live and tries again, as a run does. Expected:
+writes (moto). A writer that loses a race reads the live version and tries again, as a run does. Expected:
 promotions_lost_or_doubled 0. A quick pass makes 3 x 5.
 """
 
@@ -25,13 +25,13 @@ from tasks.common.params import StoreParams
 from tasks.releases.store import PointerMoved, Releases, open_store, successor
 
 ROOT = Path(__file__).resolve().parent.parent
-PAUSE = 0.1  # seconds at most between a lost race and the next try
+PAUSE = 0.1  # longest time between a lost race and the next try, seconds
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tasks.releases.store", "tasks.storage.s3_store"])
 
 
 def promote_many(store: StoreParams, writer: int, count: int, start) -> None:
-    """Make `count` promotions, one after the other, once all writers are at `start`."""
+    """Make `count` promotions, one after the other, once all writers have reached `start`."""
     releases = open_store(store, ROOT)
     start.wait()
     for number in range(count):
@@ -41,11 +41,11 @@ def promote_many(store: StoreParams, writer: int, count: int, start) -> None:
                 releases.promote(successor(releases.live(), git_rev="0" * 40, bundle="0" * 64, **about))
                 break
             except PointerMoved:
-                time.sleep(random.uniform(0, PAUSE))  # a run judges again here, for minutes
+                time.sleep(random.uniform(0, PAUSE))  # at this point a run judges again, for minutes
 
 
 def race(store: StoreParams, writers: int, count: int) -> tuple[int, float]:
-    """(promotions lost, doubled or out of order; promotions a second) of `writers` processes x `count`."""
+    """(promotions lost, doubled or out of order; promotions per second) of `writers` processes x `count`."""
     start = SERVER.Barrier(writers + 1)
     processes = [SERVER.Process(target=promote_many, args=(store, w, count, start)) for w in range(writers)]
     for process in processes:
@@ -61,7 +61,7 @@ def race(store: StoreParams, writers: int, count: int) -> tuple[int, float]:
 
 
 def wrong(releases: Releases, writers: int, count: int) -> int:
-    """What the history has too few, too often, or in no order."""
+    """Versions that the history lost or repeated, plus gaps and breaks in its order."""
     history = releases.history()
     found = Counter(pointer.version for pointer in history)
     expected = Counter(f"v{w}.{n}.0" for w in range(writers) for n in range(count))

@@ -1,7 +1,7 @@
-"""What a benchmark measured, printed as a table and kept in docs/benchmarks/<script>.json.
+"""Print the figures of a benchmark as a table and record them in docs/benchmarks/<script>.json.
 
-A figure that misses its goal stays in; the reason stands in docs/benchmarks/README.md. `--quick` passes (CI's
-check that no script rots) measure too little to be quoted and are printed only.
+A figure that misses its goal stays in; docs/benchmarks/README.md gives the reason. `--quick` passes (CI's check that
+no script rots) measure too little to be quoted and are only printed.
 """
 
 import os
@@ -44,8 +44,8 @@ def machine() -> str:
 
 
 def report(script: str, command: str, figures: list[Figure], quick: bool = False) -> None:
-    """Print `figures`; keep them as docs/benchmarks/<script>.json unless this was a quick pass."""
-    table = Table(title=f"{script}{' (quick pass: not kept)' if quick else ''}")
+    """Print `figures` and write docs/benchmarks/<script>.json, unless this was a quick pass."""
+    table = Table(title=f"{script}{' (quick pass: not recorded)' if quick else ''}")
     for column in ("figure", "value", "goal", "met", "peer", "spread"):
         table.add_column(column)
     for figure in figures:

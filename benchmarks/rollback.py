@@ -1,15 +1,15 @@
-"""Is every version there again, byte for byte, and how soon?
+"""Does rollback restore every version byte for byte, and how fast?
 
     python -m benchmarks.rollback [--quick]
 
-A project gets 20 versions, each with data, model and calibration of its own (the default set's images in 20 batches,
-bundles of 17 MB). Then it is rolled back to each, in an order that jumps to and fro: `evergreen rollback`'s function
-hashes the version's bundle and data and moves the pointer; the version is restored into a new folder, and every file
-is compared with what was there when it was published. Last comes a version of 1 GB of data, restored from the local
-cache and, with the cache gone, from the remote.
+A project gets 20 versions, each with its own data, model and calibration (the images of the default set in 20 batches,
+bundles of 17 MB). Then it is rolled back to each, in an order that jumps back and forth. The function of `evergreen
+rollback` hashes the version's bundle and data and moves the pointer. The version is restored into a new folder, and
+every file is compared with what was published. Last comes a version of 1 GB of data, restored from the local cache and
+then, with the cache deleted, from the remote.
 
-`rollback_pointer_s` is the slowest of the 20 until the pointer has moved, hashing included; `restore_1gb_s` the slower
-of the two restores, every file hashed. Expected: at most 2 s and 60 s, every version identical; about 3 minutes.
+`rollback_pointer_s` is the slowest of the 20 until the pointer has moved, hashing included. `restore_1gb_s` is the
+slower of the two restores, every file hashed. Expected: at most 2 s and 60 s, every version identical; about 3 minutes.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from tasks.common.params import load_params
 from tasks.releases.store import Pointer, open_store
 
 VERSIONS = 20
-ENCODED = 1 << 20  # bytes an image of the large version has
+ENCODED = 1 << 20  # bytes per image of the large version
 PER_SHARD = 64
 
 
 def published(root: Path, versions: int, megabytes: float) -> list[tuple[Pointer, dict[str, str]]]:
-    """Publish `versions` versions; each with the sha256 of its data and bundle."""
+    """Publish `versions` versions; returns each with the sha256 of its data and bundle."""
     found = []
     for number, rows in enumerate(fashion_rows(versions), 1):
         add_batch(root, number, [rows])
@@ -49,14 +49,14 @@ def state(data: Path, bundle: Path) -> dict[str, str]:
 
 
 def order(count: int) -> list[int]:
-    """Each of `count` versions once, the live one (the last) not first."""
+    """Each of `count` versions once; the live one (the last) does not come first."""
     rng = np.random.default_rng(0)
     found = rng.permutation(count).tolist()
     return found if found[0] != count - 1 else found[::-1]
 
 
 def roll_back_to_each(root: Path, versions: list[tuple[Pointer, dict[str, str]]]) -> tuple[list[float], int]:
-    """Seconds until the pointer had moved, for each; and how many versions came back other than they were."""
+    """Seconds until the pointer had moved, for each version; and how many versions came back different."""
     seconds, wrong = [], 0
     releases = open_store(load_params(root / "params.yaml").store, root)
     for place in order(len(versions)):
@@ -72,8 +72,11 @@ def roll_back_to_each(root: Path, versions: list[tuple[Pointer, dict[str, str]]]
 
 
 def restore_large(root: Path, number: int, shards: int) -> tuple[list[float], float, int, int]:
-    """Seconds of the two restores of a version with `shards` large shards, seconds until its pointer moved, its bytes,
-    and how many restores were wrong."""
+    """Restore a version with `shards` large shards twice.
+
+    Returns the seconds of the two restores, the seconds until its pointer moved, its bytes, and how many restores were
+    wrong.
+    """
     rng = np.random.default_rng(1)
     shutil.rmtree(root / "data")
     rows = [[(rng.bytes(ENCODED), "cat", "train") for _ in range(PER_SHARD)] for _ in range(shards)]

@@ -1,4 +1,4 @@
-"""Temporary projects for the benchmarks: this checkout's parameters, an image set taken in, nothing else touched."""
+"""Temporary projects for the benchmarks: this checkout's parameters with an image set ingested."""
 
 import os
 import sys
@@ -21,11 +21,11 @@ FASHION = ROOT / "datasets" / "fashion"
 
 
 def scratch_project(folder: Path, source: Path = FASHION / "base.parquet", changes: dict | None = None) -> Path:
-    """A project in `folder` (made if need be, must be empty) with `source` ingested; returns `folder`.
+    """Make a project in `folder` (empty or not existing) with `source` ingested; returns `folder`.
 
-    It has this checkout's params.yaml, with `changes` {section: {key: value}}, its dvc.yaml and no tombstones.
-    Its state is `folder`/.evergreen: EVERGREEN_STATE is taken out of this process's environment, since several
-    projects of one process would share caches through it.
+    It has this checkout's params.yaml, with `changes` {section: {key: value}}, its dvc.yaml and no tombstones. Its
+    state is `folder`/.evergreen: EVERGREEN_STATE is removed from this process's environment, because otherwise several
+    projects of one process would share caches.
     """
     os.environ.pop("EVERGREEN_STATE", None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def scratch_project(folder: Path, source: Path = FASHION / "base.parquet", chang
 
 
 def change_params(project: Path, changes: dict) -> None:
-    """Set keys of the project's params.yaml; `changes` is {section: {key: value}}, as deep as it needs to be."""
+    """Set keys of the project's params.yaml; `changes` is {section: {key: value}}, nested as deep as needed."""
     values = yaml.safe_load((project / "params.yaml").read_text())
     _merge(values, changes)
     with atomic_path(project / "params.yaml") as temporary:
@@ -57,7 +57,7 @@ def _merge(values: dict, changes: dict) -> None:
 
 
 def small_set(file: Path, source: Path = FASHION / "base.parquet", divisor: int = 8, least: int = 6) -> Path:
-    """Write to `file` a `divisor`-th of each class and split of `source`, at least `least` rows: for quick passes."""
+    """Write a `divisor`-th of each class and split of `source` to `file`, at least `least` rows: for quick passes."""
     table = pq.read_table(source)
     keep: list[int] = []
     groups: dict[tuple, list[int]] = {}
@@ -71,7 +71,7 @@ def small_set(file: Path, source: Path = FASHION / "base.parquet", divisor: int 
 
 
 def run_stages(project: Path, *names: str) -> dict[str, float]:
-    """Run the stages in order; seconds of each. Says on stderr what runs."""
+    """Run the stages in order and return the seconds of each. Prints on stderr what runs."""
     seconds = {}
     for name in names:
         with timed(name) as clock:
@@ -81,14 +81,14 @@ def run_stages(project: Path, *names: str) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds of a `timed` block: by the wall, and of all this process's threads together."""
+    """Seconds of a `timed` block: wall time, and CPU time of all threads of this process."""
 
     wall = cpu = 0.0
 
 
 @contextmanager
 def timed(what: str) -> Iterator[Clock]:
-    """Measure the block; say on stderr that it began and how long it took."""
+    """Measure the block; print on stderr that it began and how long it took."""
     say(f"{what} ...")
     clock, wall, cpu = Clock(), time.perf_counter(), time.process_time()
     yield clock

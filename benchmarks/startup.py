@@ -1,9 +1,9 @@
-"""How long short commands take to start: `evergreen --help` and `evergreen --version`, warm.
+"""How long do short commands take to start: `evergreen --help` and `evergreen --version`, warm?
 
     python -m benchmarks.startup [--before CHECKOUT] [--quick]
 
---before names another checkout of Evergreen: both are measured in turns, in the same run, and the ratio is reported.
-Expected: `evergreen --help` in at most 0.2 s; a few seconds in all.
+--before is the path of another checkout of Evergreen: both are measured in turns, in the same run, and the ratio is
+reported. Expected: `evergreen --help` in at most 0.2 s; a few seconds in all.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROUNDS = 7
 
 
 def seconds(checkout: Path, *arguments: str) -> float:
-    """Wall time of the command line of `checkout` in a process of its own."""
+    """Wall time of the command line of `checkout` in a new process."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "flows.cli", *arguments]
     subprocess.run(command, cwd=checkout, check=True, capture_output=True)
@@ -38,7 +38,7 @@ def main() -> None:
         for checkout, found in zip(checkouts, taken, strict=True):
             found.append(seconds(checkout, "--help"))
             if number == 0:
-                found.clear()  # the first one compiles and fills the page cache
+                found.clear()  # drop the first: it compiles and fills the page cache
     own = median(taken[0])
     spread = f"{min(taken[0]):.3f} to {max(taken[0]):.3f} of {len(taken[0])}"
     figures = [Figure(name="help_s", value=own, unit="s", goal=0.2, better="lower", spread=spread)]

@@ -1,6 +1,6 @@
-"""Writes the table of all kept figures into docs/benchmarks/README.md: `python -m benchmarks.table`.
+"""Write the table of all recorded figures into docs/benchmarks/README.md: `python -m benchmarks.table`.
 
-A test holds the page to the JSON files, so no figure in it is typed by hand.
+A test compares the page with the JSON files, so no figure on it is typed by hand.
 """
 
 from benchmarks.record import FOLDER, Figure
@@ -10,7 +10,7 @@ START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 def table() -> str:
-    """The figures of docs/benchmarks/*.json as a Markdown table, a line each."""
+    """The figures of docs/benchmarks/*.json as a Markdown table, one line per figure."""
     lines = ["| figure | measured | goal | met | against | spread | command |", "|---|---|---|---|---|---|---|"]
     for file in sorted(FOLDER.glob("*.json")):
         for entry in read_json(file):

@@ -1,12 +1,12 @@
-"""How fast does stage 1 train on CPUs, beside torch as it comes?
+"""How fast does stage 1 train on CPUs, compared with plain torch?
 
     python -m benchmarks.train_speed [--rounds N] [--quick]
 
-train_speed_ratio_48, train_speed_ratio_64: images a second of the last phase of `train_backbone` (the default
-backbone, all parts open, batches of 64, images of that many pixels a side) over those of the same loop in one process
-on all cores with torch's own gradients. Rounds alternate, every run is a fresh process, and only epochs after the first
-count: the start of processes does not. Nothing else may run beside it, for processes in step wait for the slowest.
-Expected: 1.1 to 1.3 on 2 cores; 6 minutes.
+train_speed_ratio_48, train_speed_ratio_64: images per second of the last phase of `train_backbone` (the default
+backbone, all parts open, batches of 64, images of that many pixels per side), over those of the same loop in one
+process on all cores with torch's own gradients. Rounds alternate, every run is a fresh process, and only epochs after
+the first count, so the start of processes does not. Nothing else may run at the same time, because processes in step
+wait for the slowest. Expected: 1.1 to 1.3 on 2 cores; 6 minutes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ print(*(train(side, images, how) for how in plain))
 
 
 def train(side: int, images: int, plain: bool) -> float:
-    """Images a second of two epochs after a first one; `plain`: one process and torch's own gradients."""
+    """Images per second of two epochs after a first one; `plain`: one process and torch's own gradients."""
     import torch
 
     from tasks.backbones import timm_models

@@ -2,14 +2,14 @@
 
     python -m benchmarks.two_stage [--quick]
 
-On datasets/fashion (training split long-tailed 50:1, labels cleaned; test split balanced, labels clean), for each
+Runs on datasets/fashion (training split long-tailed 50:1, labels cleaned; test split balanced, labels clean), for each
 seed, in one process, in turn:
 
-- two-stage: stages train_backbone and train_head as params.yaml has them
-- plain: train_backbone alone on the same rows, with its classifier as trained, and with as many more whole epochs of
-  its last phase (everything trains, cosine) as stage 2 and its pass over the features cost, rounded up
+- two-stage: stages train_backbone and train_head with params.yaml as it is
+- plain: train_backbone alone on the same rows, with its classifier as trained. It gets as many more whole epochs of its
+  last phase (everything trains, cosine) as stage 2 and its pass over the features cost, rounded up
 
-Time is this process's CPU time: on a shared machine wall time says more about the neighbours. The figure is the
+Time is this process's CPU time: on a shared machine, wall time depends mostly on other processes. The figure is the
 difference of balanced accuracies on the test split in points. Expected: above 0; about 5 minutes on 2 cores.
 """
 
@@ -35,12 +35,12 @@ from tasks.stages.runner import run_stage
 from tasks.stages.train_head import stage1_head
 
 SEEDS = 3
-MANY, FEW = 100, 50  # training images of a many-shot class are more, of a few-shot class fewer
+MANY, FEW = 100, 50  # training images: a many-shot class has more than MANY, a few-shot class fewer than FEW
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One trained model: per-class recall (K,) on the test split, CPU seconds its training took."""
+    """One trained model: per-class recall (K,) on the test split, and the CPU seconds of its training."""
 
     recall: np.ndarray
     seconds: float
@@ -53,7 +53,7 @@ class Arm:
 
 
 def prepare(folder: Path, quick: bool) -> Path:
-    """A project up to the stage `clean`, and the pixel cache warm: both arms train from the same files."""
+    """A project up to stage `clean` with a warm pixel cache: both arms train from the same files."""
     small = QUICK if quick else {}
     source = {"source": small_set(folder / "small.parquet", divisor=16)} if quick else {}
     project = scratch_project(folder / "project", changes=small, **source)
@@ -62,7 +62,7 @@ def prepare(folder: Path, quick: bool) -> Path:
 
 
 def epoch_seconds(project: Path) -> float:
-    """CPU seconds of one epoch of the last phase: a training of two such epochs less one of a single one."""
+    """CPU seconds of one epoch of the last phase: a training of two such epochs minus one of a single epoch."""
     before = load_params(project / "params.yaml").train_backbone
     seconds = []
     for count in (1, 2):
@@ -117,7 +117,7 @@ def groups(project: Path) -> dict[str, np.ndarray]:
 
 
 def figures_of(two: list[Arm], own: list[Arm], one: list[Arm], parts: dict[str, np.ndarray]) -> list[Figure]:
-    """Two-stage, its own first stage and plain fine-tuning, an Arm a seed each."""
+    """Figures of two-stage training, its own first stage and plain fine-tuning, with one Arm per seed each."""
     common = {"unit": "points", "goal": None, "better": "higher", "seeds": len(two)}
     seconds = [sum(arm.seconds for arm in arms) / len(arms) for arms in (two, one)]
     figures = [
@@ -157,7 +157,7 @@ def _each(values: list[float]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of the images, one seed; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the images, one seed; records nothing")
     options = parser.parse_args(arguments)
     two, own, one = [], [], []
     with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as folder:

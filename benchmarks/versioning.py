@@ -1,15 +1,15 @@
-"""What does it cost to version and to restore 50,000 images, as shards and as the files themselves?
+"""What does it cost to version and to restore 50,000 images, as shards and as single files?
 
     python -m benchmarks.versioning [--images N] [--peer-images N] [--quick]
 
-The same images (28 x 28 PNG, all different) lie in data/ as an ingest leaves them (shards, a batch manifest) and, for
-the peer, in a folder as files. Versioning is `dvc add` and the push: ours ends with reading back and hashing the
-remote's objects, the peer's is plain `dvc push`. Restoring is `dvc pull` with the cache and the files gone. Both run in
-one process on one machine through DVC's own API, taking turns. Making the images and the ingest are not timed.
+The same images (28 x 28 PNG, all different) are in data/ as ingest writes them (shards, a batch manifest) and, for the
+peer, as files in a folder. Versioning is `dvc add` and the push: ours then reads back and hashes the remote's objects,
+the peer's is plain `dvc push`. Restoring is `dvc pull` with the cache and the files deleted. Both run in one process on
+one machine through DVC's own API, taking turns. Making the images and the ingest are not timed.
 
 `publish_vs_dvc_ratio` and `restore_vs_dvc_ratio` are the peer's wall time over ours. With --peer-images the peer gets
 fewer images and its time is scaled by the number of images (DVC's cost is per file); the ratio of both at that number
-is kept beside it. Expected: at least 20 each.
+is recorded too. Expected: at least 20 each.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def peer(root: Path, encoded: list[bytes]) -> dict[str, float]:
 
 
 def restored(root: Path, name: str) -> float:
-    """Seconds to get folder `name` back, with neither it nor the cache there."""
+    """Seconds to restore folder `name` when both it and the cache are deleted."""
     files = sorted(file for file in (root / name).rglob("*") if file.is_file())
     before = [file.read_bytes() for file in files[-20:]]
     for gone in (root / name, root / ".dvc/cache", root / ".dvc/tmp"):
@@ -81,7 +81,10 @@ def restored(root: Path, name: str) -> float:
 def figures_of(
     large: dict[str, float], plain: dict[str, float], small: dict[str, float], count: int, plain_count: int
 ) -> list[Figure]:
-    """large: ours with `count` images; plain: the peer with `plain_count`; small: ours with as many as the peer."""
+    """Figures of three results: `large` and `small` are ours, `plain` is the peer.
+
+    `large` has `count` images, `plain` has `plain_count`, `small` as many as `plain`.
+    """
     scale = count / plain_count
     scaled = f", the peer's time is of {plain_count} scaled by {scale:g}" if scale != 1 else ""
     figures = []
@@ -112,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         small = ours(Path(scratch) / "first", encoded[:plain_count])
         plain = peer(Path(scratch) / "peer", encoded[:plain_count])
         large = ours(Path(scratch) / "ours", encoded)
-        if plain_count == count:  # the same twice, the peer between them: the slower one counts
+        if plain_count == count:  # the same measurement twice, before and after the peer: the slower one counts
             large = {what: max(large[what], small[what]) for what in large}
     command = "python -m benchmarks.versioning" + (f" --peer-images {plain_count}" if plain_count != count else "")
     report("versioning", command, figures_of(large, plain, small, count, plain_count), options.quick)

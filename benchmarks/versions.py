@@ -1,4 +1,4 @@
-"""Projects with versions for the benchmarks: git, DVC, shards, bundles, a release store; no training."""
+"""Projects with versions for the benchmarks: git, DVC, shards, bundles and a release store, without training."""
 
 import shutil
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ TASK = "multiclass"
 
 
 def start(root: Path) -> Path:
-    """An empty project in git and DVC with this checkout's parameters; its remote is beneath .evergreen."""
+    """An empty project in git and DVC with this checkout's parameters; its remote is under .evergreen."""
     (root / ".dvc").mkdir(parents=True)
     for name in ("params.yaml", ".dvc/config", ".dvc/.gitignore"):
         (root / name).write_bytes((ROOT / name).read_bytes())
@@ -50,7 +50,7 @@ def fashion_rows(parts: int) -> Iterator[list[tuple[bytes, str, str]]]:
 
 
 def add_batch(root: Path, number: int, rows: list[list[tuple[bytes, str, str]]]) -> None:
-    """Batch `number` in data/, one shard for each list of (encoded image, label, split)."""
+    """Write batch `number` into data/: one shard for each list of (encoded image, label, split)."""
     data, batch = root / "data", f"b-{number:012d}"
     shards.create_dataset(data, TASK)
     names = [shards.write_shard(data, _table(part, batch), TASK) for part in rows]
@@ -76,7 +76,7 @@ def _table(rows: list[tuple[bytes, str, str]], batch: str) -> pa.Table:
 
 
 def release(root: Path, number: int, megabytes: float = 17) -> Pointer:
-    """Record data/, then publish a bundle of its own (model, calibration, description) as one version."""
+    """Record data/, then publish a new bundle (model, calibration, description) as one version."""
     record_data(root)
     commit_data(root, f"batch {number}")
     bundle, rng = root / "artifacts/bundle", np.random.default_rng(number)
@@ -103,7 +103,7 @@ def release(root: Path, number: int, megabytes: float = 17) -> Pointer:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of every file beneath `folder`."""
+    """Path -> sha256 of every file under `folder`."""
     return {str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""What the drift benchmarks share: a reference of answered rows, and windows measured and decided in turn."""
+"""Shared by the drift benchmarks: a reference of answered rows, and windows measured and decided in turn."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,16 +17,16 @@ from tasks.common.params import DecideParams, DriftParams
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)
-MORE = ("label", "retrain")  # than `watch`
+MORE = ("label", "retrain")  # decisions that are more than `watch`
 
 
 def reference_of(rows: pa.Table, about: dict, cache: Path) -> Reference:
-    """The reference that answered `rows` would be in a bundle."""
+    """The reference of a bundle whose answered rows are `rows`."""
     return reference.from_table(reference_table(rows), about, content_key(rows["id"].to_pylist()), cache)
 
 
 def window(number: int, rows: int) -> Window:
-    """The quarter of an hour `number`."""
+    """The window of quarter of an hour `number`."""
     start = START + number * QUARTER
     name = f"{start:%Y%m%dT%H%M%SZ}-{start + QUARTER:%Y%m%dT%H%M%SZ}"
     about = {"version": "v0.1.0", "bundle": "ab" * 32, "rows": rows, "used": rows}
@@ -36,7 +36,7 @@ def window(number: int, rows: int) -> Window:
 def follow(
     tables: Iterable[pa.Table], reference: Reference, drift: DriftParams, policy: DecideParams
 ) -> Iterator[tuple[str, bool]]:
-    """(outcome, whether anything drifted) of each window, decided in turn with those before it."""
+    """Yield (outcome, whether anything drifted) of each window, each decided after the ones before it."""
     past: list[Measures] = []
     for number, table in enumerate(tables):
         past.append(measure_window(table, window(number, len(table)), reference, drift))

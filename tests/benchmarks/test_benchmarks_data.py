@@ -1,4 +1,4 @@
-"""The benchmarks of the data's side measure what they say, and a quick pass of each runs."""
+"""The data benchmarks measure what they claim, and a quick pass of each runs."""
 
 import gzip
 import hashlib
@@ -22,14 +22,14 @@ from tasks.dataset.decode import decode
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
-    """Where figures would be kept: a quick pass must leave it empty."""
+    """The folder for recorded figures, which a quick pass must leave empty."""
     monkeypatch.setattr(record, "FOLDER", tmp_path / "kept")
     return tmp_path / "kept"
 
 
 @pytest.fixture(scope="session")
 def fashion_mnist(tmp_path_factory) -> Path:
-    """A folder like Fashion-MNIST's, its training part made of the images of datasets/fashion."""
+    """A folder in the form of Fashion-MNIST, whose training part has the images of datasets/fashion."""
     folder = tmp_path_factory.mktemp("fashion-mnist")
     tables = [pq.read_table(FASHION / f"{name}.parquet", columns=["image"]) for name in ("base", "batch-2")]
     encoded = [row["bytes"] for table in tables for row in table["image"].to_pylist()]
@@ -48,7 +48,7 @@ def fashion_mnist(tmp_path_factory) -> Path:
 # --- processes
 
 
-def test_a_process_is_charged_for_its_children_and_their_memory():
+def test_usage_of_a_process_includes_its_children():
     code = """
 import subprocess, sys
 burn = "import time; block = bytearray(150 << 20)\\nwhile time.process_time() < 0.5: pass"
@@ -62,7 +62,7 @@ print("done")
         assert 150e6 < size < 300e6
 
 
-def test_a_failed_process_is_no_measurement():
+def test_a_failed_process_raises():
     with pytest.raises(EvergreenError, match=r"(?s)ended with 3.*it broke"):
         python("import sys; print('it broke'); sys.exit(3)")
 
@@ -79,7 +79,7 @@ def test_photos_are_different_real_photos_of_one_megapixel(tmp_path):
             assert np.asarray(image).std() > 30
 
 
-def test_articles_are_photographed_before_different_backgrounds(fashion_mnist):
+def test_articles_are_in_front_of_different_backgrounds(fashion_mnist):
     images, _ = training_part(fashion_mnist)
     pictures = [photo(images[0], index) for index in (0, 1)]
     assert pictures[0] == photo(images[0], 0) != pictures[1]
@@ -89,13 +89,13 @@ def test_articles_are_photographed_before_different_backgrounds(fashion_mnist):
             assert (image.format, image.size, image.mode) == ("JPEG", (640, 480), "RGB")
 
 
-def test_manifests_continue_where_the_first_ended(fashion_mnist, tmp_path):
+def test_a_second_manifest_continues_after_the_first(fashion_mnist, tmp_path):
     parts = [write_manifest(tmp_path / f"{first}.parquet", first, 20, fashion_mnist) for first in (0, 20)]
     paths = [row["path"] for part in parts for row in pq.read_table(part)["image"].to_pylist()]
     assert paths == [f"train-{index:05d}.png" for index in range(40)]
 
 
-def test_missing_and_too_few_images_are_named(fashion_mnist, tmp_path):
+def test_missing_and_too_few_images_are_reported(fashion_mnist, tmp_path):
     with pytest.raises(DataError, match="install Debian's package dataset-fashion-mnist"):
         write_manifest(tmp_path / "x.parquet", 0, 10, tmp_path)
     with pytest.raises(DataError, match="2000 training images, 2005 are needed"):
@@ -105,7 +105,7 @@ def test_missing_and_too_few_images_are_named(fashion_mnist, tmp_path):
 # --- ingest_speed
 
 
-def test_rates_leave_the_start_out_and_take_the_least_disturbed_pass():
+def test_rates_exclude_the_start_and_use_the_fastest_pass():
     ours, bare, small = ingest_speed.Runs(400), ingest_speed.Runs(400), ingest_speed.Runs(4000)
     ours.add([6.0, 4.0, 5.0], process=17.0)  # 8 s of start and first pass
     ours.add([6.0, 5.0, 4.5], process=17.0)
@@ -118,7 +118,7 @@ def test_rates_leave_the_start_out_and_take_the_least_disturbed_pass():
     assert found["ingest_small_images_per_second"].value == pytest.approx(2000)
 
 
-def test_cpu_seconds_of_a_process_count_its_living_and_its_dead_children():
+def test_cpu_seconds_of_a_process_include_living_and_dead_children():
     burn = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\n"
     code = f"""
 import subprocess, sys
@@ -152,7 +152,7 @@ def test_a_quick_pass_of_incremental(fashion_mnist, kept, capsys):
 # --- peak_memory
 
 
-def test_growth_is_of_the_highest_step_of_each_size():
+def test_growth_compares_the_highest_step_of_each_size():
     def used(tree: int) -> Usage:
         return Usage(1.0, 1.0, tree, tree, tree // 2, "")
 

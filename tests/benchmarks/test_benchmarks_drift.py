@@ -1,4 +1,4 @@
-"""The benchmarks of drift measure what they say, and a quick pass of each runs."""
+"""The drift benchmarks measure what they claim, and a quick pass of each runs."""
 
 import gzip
 import struct
@@ -26,7 +26,7 @@ def images() -> tuple[np.ndarray, list[str]]:
 
 @pytest.fixture(scope="module")
 def fashion_mnist(images, tmp_path_factory) -> Path:
-    """A folder like Fashion-MNIST's, its training part from datasets/fashion."""
+    """A folder in the form of Fashion-MNIST, whose training part has the images of datasets/fashion."""
     folder, (pixels, names) = tmp_path_factory.mktemp("fashion-mnist"), images
     labels = np.array([fashion_script().CLASSES.index(name) for name in names], np.uint8)
     header = struct.pack(">IIII", 2051, len(pixels), 28, 28)
@@ -37,7 +37,7 @@ def fashion_mnist(images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
-    """Where figures would be kept: a quick pass must leave it empty."""
+    """The folder for recorded figures, which a quick pass must leave empty."""
     monkeypatch.setattr(record, "FOLDER", tmp_path / "kept")
     return tmp_path / "kept"
 
@@ -51,17 +51,17 @@ def test_every_shift_changes_images_more_with_its_strength(images):
         assert 0 < gaps[0] < gaps[1] < gaps[2], kind
 
 
-def test_powers_are_compared_at_the_same_rate_of_false_alarms():
+def test_powers_are_compared_at_the_same_false_alarm_rate():
     powers = drift_power.Powers()
     powers.null["ours"] = np.linspace(0.01, 1, 200).tolist()
     powers.shifted["ours"] = [0.0, 0.012, 0.5]
     assert powers.power("ours") == pytest.approx(2 / 3, abs=1e-9)
-    powers.null["bbsd"] = [0.0] * 200  # always alarmed: no power left at a rate of 1 %
+    powers.null["bbsd"] = [0.0] * 200  # always alarms: no power at a rate of 1 %
     powers.shifted["bbsd"] = [0.0, 0.0, 0.0]
     assert powers.power("bbsd") == 0
 
 
-def test_a_missing_package_is_named(tmp_path):
+def test_a_missing_package_is_reported(tmp_path):
     with pytest.raises(DataError, match="install Debian's package dataset-fashion-mnist"):
         fashion_windows.cast(10, 10, tmp_path)
 

@@ -1,4 +1,4 @@
-"""The quick passes of the benchmarks around the flow; `flow` itself is in tests/loop/test_loop.py."""
+"""Quick passes of the benchmarks of runs; tests/loop/test_loop.py tests that of `flow`."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.loop
 
 
 @pytest.mark.parametrize(("script", "figures"), [("commands", 2), ("promotions", 1), ("startup", 1)])
-def test_the_quick_pass_reports_every_figure_and_keeps_none(script, figures):
+def test_the_quick_pass_reports_every_figure_and_records_none(script, figures):
     quick_pass(script, figures)
 
 

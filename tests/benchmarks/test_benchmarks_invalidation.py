@@ -1,16 +1,16 @@
-"""What typical edits set off: a quick pass of the benchmark, and the figures it makes of what it found."""
+"""What typical edits trigger: a quick pass of the benchmark, and the figures it computes."""
 
 from benchmarks import invalidation, record
 from benchmarks.invalidation import EDITS, Found, figures_of
 from tests.support.checkout import ROOT
 
 
-def test_every_edit_is_of_a_file_that_is_there():
+def test_each_edit_changes_an_existing_file():
     assert len(EDITS) >= 30
     assert [file for _, file, _ in EDITS if not (ROOT / file).is_file()] == []
 
 
-def test_needless_and_missed_are_counted_apart():
+def test_needless_and_missed_are_counted_separately():
     pairs = [
         (
             Found({"inspect", "embed"}, {"tasks.dataset.pixels"}, True),

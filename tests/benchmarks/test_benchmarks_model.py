@@ -1,4 +1,4 @@
-"""The benchmarks of the model's side measure what they say, and a quick pass of each runs."""
+"""The model benchmarks measure what they claim, and a quick pass of each runs."""
 
 import gzip
 import struct
@@ -22,7 +22,7 @@ from tasks.dataset.decode import decode
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
-    """Where figures would be kept: a quick pass must leave it empty."""
+    """The folder for recorded figures, which a quick pass must leave empty."""
     monkeypatch.setattr(record, "FOLDER", tmp_path / "kept")
     return tmp_path / "kept"
 
@@ -35,7 +35,7 @@ def labelled(given: list[int], true: list[int], classes: int = 3) -> LabelSet:
 # --- scratch projects
 
 
-def test_a_scratch_project_has_this_checkouts_parameters_but_for_the_changes(tmp_path, monkeypatch):
+def test_a_scratch_project_has_this_checkouts_parameters_with_the_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("EVERGREEN_STATE", str(tmp_path / "elsewhere"))
     source = small_set(tmp_path / "small.parquet", divisor=100, least=2)
     project = scratch_project(tmp_path / "project", source, {"train_backbone": {"epochs": {"all": 7}}})
@@ -62,7 +62,7 @@ def test_a_small_set_keeps_every_class_and_split_and_the_long_tail(tmp_path):
 # --- label_noise
 
 
-def test_a_redraw_moves_the_errors_but_keeps_who_is_mistaken_for_whom():
+def test_a_redraw_moves_the_errors_but_keeps_the_confusions():
     rng = np.random.default_rng(0)
     true = rng.integers(0, 3, 300)
     given = np.where(rng.random(300) < 0.2, (true + 1) % 3, true)
@@ -106,7 +106,7 @@ def test_a_quick_pass_of_label_noise(kept, capsys):
     assert "label_noise_auroc" in said.out
     assert "label_noise_f1_vs_cleanlab_ratio" in said.out
     for method in ("clean ", "cleanlab, probe", "cleanlab, clean's", "CleanLearning"):
-        assert said.err.count(f" {method}") == 2, method  # once a draw
+        assert said.err.count(f" {method}") == 2, method  # once per draw
     assert not kept.exists()
 
 
@@ -139,11 +139,11 @@ def test_a_quick_pass_of_two_stage(kept, capsys):
 
 @pytest.fixture
 def fashion_mnist(tmp_path) -> tuple[Path, np.ndarray]:
-    """A folder like Fashion-MNIST's, its test part half of images in datasets/fashion; and which of them are not."""
+    """A folder in the form of Fashion-MNIST, half of whose test images are in datasets/fashion; and which are not."""
     table = pq.read_table(FASHION / "base.parquet", columns=["image", "label"])[:240]
     images = np.stack([np.asarray(decode(row["bytes"], 10**6)) for row in table["image"].to_pylist()])
     new = np.arange(240) % 2 == 0
-    images[new, 0, 0] ^= 255  # one pixel: an image that is nowhere in datasets/
+    images[new, 0, 0] ^= 255  # one pixel makes it an image that is not in datasets/
     names, _ = calibration.in_repository()
     new &= np.array([f"t10k-{number:05d}.png" not in names for number in range(240)])
     classes = calibration.fashion_script().CLASSES
@@ -156,19 +156,19 @@ def fashion_mnist(tmp_path) -> tuple[Path, np.ndarray]:
     return folder, images[new]
 
 
-def test_images_of_the_repository_are_no_unseen_test_images(fashion_mnist):
+def test_images_of_the_repository_do_not_count_as_unseen(fashion_mnist):
     folder, new = fashion_mnist
     pixels, labels = calibration.unseen(folder)
     assert np.array_equal(pixels, new)
     assert len(labels) == len(new) > 50
 
 
-def test_a_missing_package_is_named(tmp_path):
+def test_a_missing_package_is_reported(tmp_path):
     with pytest.raises(DataError, match="install Debian's package dataset-fashion-mnist"):
         calibration.unseen(tmp_path)
 
 
-def test_too_few_images_are_no_figure(fashion_mnist, kept):
+def test_too_few_images_give_no_figure(fashion_mnist, kept):
     with pytest.raises(DataError, match="at least 5000 expected"):
         calibration.main([str(fashion_mnist[0])])
     assert not kept.exists()

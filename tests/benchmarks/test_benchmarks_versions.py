@@ -1,4 +1,4 @@
-"""The benchmarks of versions measure what they say, and a quick pass of each runs."""
+"""The version benchmarks measure what they claim, and a quick pass of each runs."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from benchmarks import record, rollback, versioning
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """Where figures would be kept: a quick pass must leave it empty."""
+    """The folder for recorded figures, which a quick pass must leave empty."""
     monkeypatch.setattr(record, "FOLDER", tmp_path / "kept")
     return tmp_path / "kept"
 
 
-def test_ratios_are_the_peers_time_over_ours_and_say_when_they_are_scaled():
+def test_ratios_are_the_peers_time_over_ours_and_say_if_they_are_scaled():
     large, small = {"publish": 2.0, "restore": 1.0}, {"publish": 1.0, "restore": 0.5}
     plain = {"publish": 20.0, "restore": 30.0}
     found = {figure.name: figure for figure in versioning.figures_of(large, plain, small, 500, 100)}
