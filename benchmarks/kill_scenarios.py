@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.publishing import held
+from flows.publishing import held, run_records
 from flows.publishing.outcomes import Ending
-from flows.publishing.publish import publish, reconcile
+from flows.publishing.publish import Publication, publish, reconcile
 from flows.publishing.rollback import rollback
 from flows.repo import run_inputs, workspace
 from flows.repo.git import git
@@ -53,7 +53,7 @@ def start(root: Path) -> None:
     """Do what `evergreen retrain` completes before it begins."""
     releases = versions_project.store(root)
     reconcile(root, releases, NAME)
-    held.reconcile(root, releases)
+    run_records.reconcile(root, releases)
     workspace.reconcile(root)
 
 
@@ -118,8 +118,8 @@ def _publish(root: Path, seed: int) -> None:
     _bundle(root, seed)
     (root / "dvc.lock").write_text(f"# {seed}\n")
     releases = versions_project.store(root)
-    about = {"name": NAME, "run_id": f"run-{seed}", "why": "a test", "by": "ann"}
-    publish(root, releases, bundle_dir=root / "artifacts/bundle", expected=releases.live(), push=lambda: None, **about)
+    new = Publication(worktree=root, name=NAME, run_id=f"run-{seed}", why="a test", by="ann")
+    publish(new, releases, releases.live(), push=lambda worktree: None)
 
 
 class Publish:
@@ -381,8 +381,8 @@ class Keep:
     def act(root: Path, seed: int, run_id: str = "run-1") -> None:
         tree, lock, _ = _run(root, run_id, seed)
         releases = versions_project.store(root)
-        rev = held.keep(tree, releases, NAME, run_id, "held: a test")
-        held.record(releases, tree, run_id, Ending(outcome="held", sentence="held: a test"), rev)
+        rev = run_records.preserve_held(tree, releases, NAME, run_id, "held: a test")
+        run_records.record(releases, tree, run_id, Ending(outcome="held", sentence="held: a test"), rev)
         write_json(tree.parent / "ended.json", {"outcome": "held", "version": None, "sentence": "held: a test"})
         os.close(lock)
 

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.scratch import FASHION, ROOT
 from flows.project.ingest import commit_data
-from flows.publishing.publish import publish
+from flows.publishing.publish import Publication, publish
 from flows.repo.git import git
 from flows.repo.pipeline import open_repo, record_data
-from flows.repo.push import dvc_push
 from tasks.common.files import sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
@@ -89,17 +88,9 @@ def release(root: Path, number: int, megabytes: float = 17) -> Pointer:
     write_manifest(bundle)
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
-    return publish(
-        root,
-        releases,
-        name=params.bundle.name,
-        run_id=f"run-{number}",
-        bundle_dir=bundle,
-        why=f"version {number}",
-        by="benchmark",
-        expected=releases.live(),
-        push=lambda: dvc_push(root),
-    )
+    why, by = f"version {number}", "benchmark"
+    new = Publication(worktree=root, name=params.bundle.name, run_id=f"run-{number}", why=why, by=by)
+    return publish(new, releases, releases.live())
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -45,6 +45,8 @@ LONGEST += [
     "kill_points",
     "benchmarks_data",
     "rollback",
+    "held",
+    "history",
 ]
 LONGEST += ["publish", "capture", "release_report", "ingest_atomic", "review", "export", "evaluate", "gc"]
 

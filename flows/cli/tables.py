@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flows.publishing.rollback import Period
+from flows.publishing.history import Period
 from flows.versions.diff import Versions
 
 MOST = 40  # rows of one table

@@ -26,7 +26,7 @@ def releases(
     from rich.console import Console
 
     from flows.cli.tables import print_releases, print_runs
-    from flows.publishing.rollback import open_project, periods
+    from flows.publishing.history import open_project, periods
 
     _, store = open_project(project_root())
     found, retired, ended = periods(store.history()), store.retired(), store.runs() if runs else {}
@@ -73,7 +73,8 @@ def rollback(
     ] = False,
 ) -> None:
     """Make an old version live again: a new pointer forward, after its model and data have been hashed."""
-    from flows.publishing.rollback import left_in, open_project
+    from flows.publishing.history import open_project
+    from flows.publishing.rollback import remaining_batches
     from flows.publishing.rollback import rollback as roll_back
 
     root = project_root()
@@ -85,7 +86,7 @@ def rollback(
     typer.echo(f"{live.version} is live (promotion {live.seq})")
     if restore is not None:
         typer.echo(f"its model and data are in {restore}, every file hashed")
-    for batch in [] if model_only or before is None else left_in(root, live, before):
+    for batch in [] if model_only or before is None else remaining_batches(root, live, before):
         typer.echo(
             f"{batch.batch} ({batch.kind}, {batch.rows} images) came after it and is not tombstoned: the next run over "
             f"new inputs trains on it again, unless: evergreen tombstone {batch.batch} --why ..."

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from flows.publishing.rollback import periods, rollback
+from flows.publishing.history import periods
+from flows.publishing.rollback import rollback
 from monitoring.alerts import alert
 from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen

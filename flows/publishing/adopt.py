@@ -1,8 +1,8 @@
-"""`evergreen adopt`: a model that is deployed already becomes the first champion, measured on this project's images.
+"""`evergreen adopt`: make a model that is already deployed the first champion, measured on this project's images.
 
-As for a run there is a workspace of HEAD; inspect and validate run (or are restored), the bundle is built, the same
-publication follows. The release's dvc.yaml holds those two stages and a frozen one, `adopt`, with what came of it, so
-that `dvc pull` at its tag brings data and model, and `dvc repro` runs nothing.
+As in a run, the work happens in a workspace of HEAD: inspect and validate run (or are restored), the bundle is built,
+and it is published the same way. The release's dvc.yaml holds these two stages and a frozen stage `adopt` with the
+results. So `dvc pull` at its tag brings data and model, and `dvc repro` runs nothing.
 """
 
 import os
@@ -13,14 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from flows.publishing import held
+from flows.publishing import run_records
+from flows.publishing.history import open_project
 from flows.publishing.outcomes import Ending
-from flows.publishing.publish import publish
-from flows.publishing.rollback import open_project
+from flows.publishing.publish import Publication, publish
 from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
-from flows.repo.push import dvc_push
 from tasks.adopt.build import build, open_model
 from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
@@ -36,8 +35,10 @@ OUTS = ("calibrate", "evaluate", "bundle")
 
 
 def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Pointer:
-    """Publish `model` as the first version. Raises EvergreenError for a model that does not fit, without data, and
-    where something is live."""
+    """Publish `model` as the first version.
+
+    Raises EvergreenError if the model does not fit the data, if there is no data, or if a version is live.
+    """
     params, releases = open_project(root)
     if (live := releases.live()) is not None:
         raise EvergreenError(
@@ -49,7 +50,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
     tombstones = releases.tombstones()
     key = run_inputs.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
-        open_model(model, read_task(root / "data"))  # what does not fit is said before any work
+        open_model(model, read_task(root / "data"))  # a model that does not fit is refused before any work
     main = main_checkout(root)
     run_id = workspace.new_run_id(key)
     tree, lock = workspace.create(main, run_id, tombstones)
@@ -67,19 +68,10 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
         found = read_json(tree / "metrics/evaluate.json")["test"]
         metric = "balanced_accuracy" if found.get("balanced_accuracy") is not None else "macro_f1"
         sentence = f"adopted from {model.path.name}; {metric.replace('_', ' ')} on test {found[metric]:.3f}"
-        pointer = publish(
-            tree,
-            releases,
-            name=params.bundle.name,
-            run_id=run_id,
-            bundle_dir=tree / "artifacts/bundle",
-            why=f"{sentence}: {why}",
-            by=by,
-            expected=None,
-            push=lambda: dvc_push(tree),
-        )
+        new = Publication(worktree=tree, name=params.bundle.name, run_id=run_id, why=f"{sentence}: {why}", by=by)
+        pointer = publish(new, releases, None)
         ending = Ending(outcome="promoted", sentence=sentence, version=pointer.version)
-        held.record(releases, tree, run_id, ending)
+        run_records.record(releases, tree, run_id, ending)
         write_json(tree.parent / "ended.json", ending.model_dump())
         return pointer
     except BaseException:
@@ -91,7 +83,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
 
 
 def _record(tree: Path, model: Deployed) -> None:
-    """Write the release's dvc.yaml and dvc.lock: the stages that ran, and what `adopt` made."""
+    """Write the release's dvc.yaml and dvc.lock: the stages that ran, and a frozen stage with what `adopt` made."""
     stages = parse_yaml((tree / "dvc.yaml").read_text())["stages"]
     named = ["--backbone", model.backbone] if model.backbone else []
     stage = {

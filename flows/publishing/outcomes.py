@@ -1,4 +1,4 @@
-"""How a run ends, and the exit code a schedule or script sees."""
+"""How a run can end, and the exit code that a schedule or script sees."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ EXIT_CODES: dict[str, int] = {"promoted": 0, "held": 0, "unchanged": 0, "refused
 
 
 class Ending(Frozen):
-    """`sentence` tells a person what happened and why."""
+    """How a run ended; `sentence` tells a person what happened and why."""
 
     outcome: Outcome
     sentence: str

@@ -1,4 +1,4 @@
-"""Publication: make a judged bundle the one that is live, so that a kill at any point leaves before or after.
+"""Publish a judged bundle: make it live, so that a kill at any point leaves the old version live or the new one.
 
     1  upload the bundle's immutable objects      nothing points at them yet
     2  read them back and hash
@@ -6,7 +6,7 @@
     4  compare-and-swap the pointer               the one commit point
     5  stage tag                                  derived from the pointer, completed by `reconcile`
 
-Everything before 4 may be repeated and is found again by the bundle's digest; everything after it follows from
+Every step before 4 can be repeated: what it made is found again by the bundle's digest. Every step after 4 follows from
 the pointer.
 """
 
@@ -14,63 +14,69 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.publishing import registry
+from flows.repo.push import dvc_push
+from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_file
 from tasks.releases.store import Pointer, PointerMoved, Releases, StoreDamaged, successor
 
 
-def publish(
-    worktree: Path,
-    releases: Releases,
-    *,
-    name: str,
-    run_id: str,
-    bundle_dir: Path,
-    why: str,
-    by: str,
-    expected: Pointer | None,
-    push: Callable[[], None],
-) -> Pointer:
-    """Make the bundle in `bundle_dir` live in place of `expected`, which it was judged against.
+class Publication(Frozen):
+    """What is published, for which reason and by whom. The bundle is artifacts/bundle in `worktree`."""
 
-    `push` sends the data and models that the run's dvc.lock names to the DVC remote and raises unless all of
-    them are there (`dvc_push`). Returns the new pointer, or the live one when that is this very bundle already.
-    Raises PointerMoved when another run was first: judge again.
+    worktree: Path
+    name: str  # bundle.name in params.yaml: the prefix of the version's tags
+    run_id: str
+    why: str
+    by: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.worktree / "artifacts/bundle"
+
+
+def publish(
+    new: Publication, releases: Releases, expected: Pointer | None, push: Callable[[Path], None] = dvc_push
+) -> Pointer:
+    """Make `new` live in place of `expected`, which it was judged against; returns the new pointer.
+
+    If this very bundle is live already, its pointer is returned. push: sends the data and models that dvc.lock in the
+    worktree records to the DVC remote, and raises unless all of them arrived. Raises PointerMoved if another run
+    published first: judge again.
     """
     failpoint("publish.start")
-    digest = sha256_file(bundle_dir / "MANIFEST.json")
+    digest = sha256_file(new.bundle / "MANIFEST.json")
     live = releases.live()
     if live is not None and live.bundle == digest:
         return live
     if (live and live.uid) != (expected and expected.uid):
         raise PointerMoved(live)
-    if releases.put_bundle(bundle_dir) != digest:
-        raise EvergreenError(f"{bundle_dir} changed while it was published: nothing was made live, start the run again")
+    if releases.put_bundle(new.bundle) != digest:
+        raise EvergreenError(f"{new.bundle} changed while it was published: nothing was made live, start the run again")
     failpoint("publish.uploaded")
     releases.audit_bundle(digest)
     failpoint("publish.audited")
-    message = f"Release {name} of run {run_id}\n\n{why}"
-    known = registry.versions(worktree, name)
+    message = f"Release {new.name} of run {new.run_id}\n\n{new.why}"
+    known = registry.versions(new.worktree, new.name)
     version = registry.version_of(known, digest)
-    rev = known[version].rev if version else registry.commit_release(worktree, message, digest)
+    rev = known[version].rev if version else registry.commit_release(new.worktree, message, digest)
     failpoint("publish.committed")
-    push()
+    push(new.worktree)
     failpoint("publish.pushed")
     taken = [pointer.version for pointer in releases.history()]
-    version, tag = registry.register(worktree, name, rev, message, digest, taken)
+    version, tag = registry.register(new.worktree, new.name, rev, message, digest, taken)
     failpoint("publish.registered")
-    pointer = releases.promote(
-        successor(expected, version=version, run_id=run_id, git_rev=tag.rev, bundle=digest, by=by, why=why)
-    )
+    about = {"version": version, "run_id": new.run_id, "git_rev": tag.rev, "bundle": digest}
+    pointer = releases.promote(successor(expected, by=new.by, why=new.why, **about))
     failpoint("publish.promoted")
-    assign_stages(worktree, releases, name)
+    assign_stages(new.worktree, releases, new.name)
     failpoint("publish.assigned")
     return pointer
 
 
 def assign_stages(root: Path, releases: Releases, name: str) -> list[str]:
-    """Give every promotion since the last tagged one its stage tag, in order; what was done."""
+    """Give every promotion since the last tagged one its stage tag, in order; returns what was done."""
     live = releases.live()
     done = []
     for seq in range(registry.last_assigned(root, name) + 1, live.seq + 1 if live else 0):
@@ -88,8 +94,10 @@ def assign_stages(root: Path, releases: Releases, name: str) -> list[str]:
 
 
 def reconcile(root: Path, releases: Releases, name: str) -> list[str]:
-    """Complete what a killed run left, at the start of the next: its record in the history, its stage tag, its
-    unfinished uploads. `root` is any checkout of the repository. Returns what was done."""
+    """Complete what a killed publication left: its record in the history, its stage tag, its unfinished uploads.
+
+    Each run calls this first. `root` is any checkout of the repository. Returns what was done.
+    """
     done = []
     if (live := releases.live()) is not None and releases.record(live):
         done.append(f"recorded promotion {live.seq} ({live.version}) in the history")

@@ -1,11 +1,12 @@
-"""Which versions exist and which was live when, in git: the `releases` branch and tags in GTO's convention.
+"""Record in git which versions exist and which was live when: the `releases` branch, and tags as GTO defines them.
 
     releases                     one commit per release: params, dvc.lock, metrics, data.dvc, tombstones of its run
     <name>@v0.2.0                a version; its message names the bundle
-    <name>#prod#7                version <its commit> went live; its message names the pointer
+    <name>#prod#7                the version of this commit went live; its message names the pointer
+    refs/evergreen/held/<run>    the commit of a held run
 
-Everything here is derived from the release store and can be completed after a kill. Nothing touches the user's
-checkout, index or branches: commits are made from a temporary index, the branch moves by compare-and-swap.
+All of it is derived from the release store and can be completed after a kill. Nothing touches the user's checkout,
+index or branches: commits are made from a temporary index, and the branch moves by compare-and-swap.
 """
 
 import random
@@ -22,14 +23,15 @@ from tasks.common.text import single_spaced
 from tasks.releases.store import Pointer
 
 BRANCH = "refs/heads/releases"
+HELD = "refs/evergreen/held"
 RECORDED = ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "tombstones.json", "metrics")  # what a run may change
 FIRST = "v0.1.0"
-RACES = 50  # a lost race means that another run got through, so this many in a row are no race
-LOCKED = 10  # tries while a tag's lock is held
+RACES = 50  # each lost race means that another run succeeded; this many in a row have another cause
+TAG_TRIES = 10  # while another process holds the tag's lock
 
 
 class Tag(Frozen):
-    """A tag of the registry. GTO and we count annotated ones only: a lightweight one merely takes a name."""
+    """A tag of the registry. Evergreen and GTO count annotated tags only: a lightweight one just takes a name."""
 
     name: str  # without refs/tags/
     rev: str  # the commit
@@ -43,18 +45,20 @@ class Tag(Frozen):
 
 
 def check_branch(root: Path) -> None:
-    """Raises EvergreenError where `releases` must not be moved: it is checked out (files would change under the
-    user), or it is a branch of the user's own."""
+    """Raise EvergreenError if Evergreen must not move the branch `releases`.
+
+    That is so if it is checked out (the user's files would no longer match HEAD), or if the user made it.
+    """
     for entry in git(root, "worktree", "list", "--porcelain").split("\n\n"):
         lines = entry.splitlines()
         if f"branch {BRANCH}" in lines:
             raise EvergreenError(
                 f"the branch releases is checked out in {lines[0].removeprefix('worktree ')}, and Evergreen commits to "
-                "it: switch that checkout to another branch (`git switch --detach` keeps the files as they are)"
+                "it: switch that checkout to another branch (`git switch --detach` leaves the files as they are)"
             )
     if _tip(root) and not git(root, "log", "-1", "--format=%H", "--grep=^Evergreen-Bundle: ", BRANCH):
         raise EvergreenError(
-            "there is a branch releases that Evergreen did not make, and Evergreen keeps its releases under that name: "
+            "the branch releases was not made by Evergreen, which records its releases under that name: "
             "rename yours (`git branch -m releases another-name`)"
         )
 
@@ -62,8 +66,8 @@ def check_branch(root: Path) -> None:
 def commit_release(worktree: Path, message: str, bundle: str) -> str:
     """Commit what the run in `worktree` recorded to the `releases` branch; returns the commit.
 
-    Its tree is the run's HEAD with the files of RECORDED as they are now, its parents are the branch's tip and
-    the run's HEAD. A commit that a killed run made of the same bundle and the same files is returned instead.
+    Its tree is the run's HEAD with the files of RECORDED as they are now. Its parents are the branch's tip and the
+    run's HEAD. If a killed run has committed the same bundle and files already, that commit is returned.
     """
     check_branch(worktree)
     head = git(worktree, "rev-parse", "HEAD")
@@ -79,16 +83,16 @@ def commit_release(worktree: Path, message: str, bundle: str) -> str:
         try:
             git(worktree, "update-ref", "-m", "evergreen: release", BRANCH, commit, tip or "0" * len(commit))
             return commit
-        except EvergreenError as refused:  # another run was first or holds the ref's lock; or git cannot write at all
+        except EvergreenError as refused:  # another run was first or holds the ref's lock, or git cannot write
             error = refused
             time.sleep(random.uniform(0, 0.05))
     raise error
 
 
-def commit_apart(worktree: Path, message: str, bundle: str, ref: str) -> str:
-    """Commit what the run in `worktree` recorded under `ref`, on no branch; returns the commit.
+def commit_held(worktree: Path, message: str, bundle: str, ref: str) -> str:
+    """Commit what the run in `worktree` recorded, under `ref` and outside any branch; returns the commit.
 
-    It is what `commit_release` would commit, kept from git's own clean-up by the ref alone.
+    The content is that of `commit_release`. Only the ref keeps git's gc from deleting it.
     """
     head, tree = git(worktree, "rev-parse", "HEAD"), _tree(worktree)
     text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
@@ -121,7 +125,7 @@ def _tree(worktree: Path) -> str:
 
 
 def _commit_of(root: Path, tip: str, bundle: str, tree: str) -> str | None:
-    """The newest release commit of `bundle`, if it has `tree`."""
+    """The newest release commit of `bundle` if its tree is `tree`, else None."""
     found = git(root, "log", "-1", "--first-parent", "--format=%H %T", f"--grep=^Evergreen-Bundle: {bundle}$", tip)
     commit, _, found_tree = found.partition(" ")
     return commit if found_tree == tree else None
@@ -151,11 +155,11 @@ def version_of(known: dict[str, Tag], bundle: str) -> str | None:
 def register(
     root: Path, name: str, rev: str, message: str, bundle: str, taken: Collection[str] = ()
 ) -> tuple[str, Tag]:
-    """The version of `bundle`: the one a killed run registered, else the next, tagged now at `rev`.
+    """The version of `bundle`: the one that a killed run registered, else the next one, tagged now at `rev`.
 
-    `taken` are versions known from elsewhere (the store's history: a fresh clone may lack tags). Two runs never
-    make two versions of one bundle: "is there one" and "which is next" are answered by the same list of tags, and
-    a version can be tagged once.
+    `taken` are versions known from elsewhere (the store's history: a fresh clone may lack tags). Two runs never make
+    two versions of one bundle: the same list of tags answers "is there one" and "which is next", and a version can be
+    tagged only once.
     """
     for _ in range(RACES):
         known = versions(root, name)
@@ -164,14 +168,14 @@ def register(
         text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
         version = next_version([*known, *taken])
         if not _make_tag(root, f"{name}@{version}", rev, text):
-            taken = [*taken, version]  # by another run, as the next look will tell; or by a lightweight tag
+            taken = [*taken, version]  # by another run, as the next iteration sees, or by a lightweight tag
     raise EvergreenError(f"{RACES} versions of {name} were registered by others while this run tried to: try again")
 
 
 def assign_prod(root: Path, name: str, pointer: Pointer) -> bool:
-    """Tag the version of `pointer` as gone live; False if it is tagged already.
+    """Make the stage tag of `pointer`, which says that its version went live; False if the tag exists.
 
-    Raises EvergreenError when this repository does not have the version's commit.
+    Raises EvergreenError if this repository does not have the version's commit.
     """
     for _ in range(RACES):
         stages = _tags(root, f"{name}#*")
@@ -179,7 +183,7 @@ def assign_prod(root: Path, name: str, pointer: Pointer) -> bool:
             return False
         counters = [tag.name.rpartition("#")[2] for tag in stages]
         number = 1 + max((int(counter) for counter in counters if counter.isdecimal()), default=0)
-        # GTO orders by the tags' whole seconds: two promotions within one must not swap places
+        # GTO sorts by the tags' whole seconds: two promotions within one second must keep their order
         at = max(int(pointer.at.timestamp()), 1 + max((tag.at for tag in stages), default=0))
         text = f"{pointer.version} went live: {single_spaced(pointer.why)}\n\nEvergreen-Seq: {pointer.seq}\n"
         text += f"Evergreen-Pointer: {pointer.uid}\n"
@@ -189,7 +193,7 @@ def assign_prod(root: Path, name: str, pointer: Pointer) -> bool:
 
 
 def last_assigned(root: Path, name: str) -> int:
-    """The number of the last promotion that has its stage tag; 0 before the first."""
+    """The number of the last promotion that has a stage tag; 0 before the first."""
     seqs = [tag.trailer("Evergreen-Seq") for tag in _tags(root, f"{name}#prod#*") if tag.at]
     return max((int(seq) for seq in seqs if seq and seq.isdecimal()), default=0)
 
@@ -203,26 +207,23 @@ def _tags(root: Path, pattern: str) -> list[Tag]:
 
 
 def _make_tag(root: Path, name: str, rev: str, message: str, at: int | None = None) -> bool:
-    """Make an annotated tag; False if the name is taken."""
+    """Make an annotated tag; False if a tag of that name exists."""
     env = {"GIT_COMMITTER_DATE": f"@{at} +0000"} if at else None
     options = ["--annotate", "--no-sign", "--cleanup=whitespace", "-m", message]
     error = None
-    for _ in range(LOCKED):
+    for _ in range(TAG_TRIES):
         try:
             git(root, *identity_options(root), "tag", *options, name, f"{rev}^{{commit}}", env=env)
             return True
         except EvergreenError as refused:
             if git(root, "for-each-ref", f"refs/tags/{name}"):
                 return False
-            error = refused  # another run is making it this moment (its lock is there, its tag is not), or git cannot
+            error = refused  # another run is making it right now (it has the lock), or git cannot write
             time.sleep(random.uniform(0, 0.1))
     raise error
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(major, minor, patch); empty for anything but a plain version."""
+    """(major, minor, patch) of a version such as v0.2.0; empty for anything else."""
     found = re.fullmatch(r"v(\d+)\.(\d+)\.(\d+)", version)
     return tuple(int(number) for number in found.groups()) if found else ()
-
-
-HELD = "refs/evergreen/held"

@@ -66,13 +66,13 @@ def _nothing_new(root: Path, ended: dict, say) -> int:
 
 def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int, say) -> int:
     """One run over the inputs `key`, unless another machine on this release store has made it."""
-    from flows.publishing import held
+    from flows.publishing import run_records
     from flows.runs import lease
 
     releases, run_id = open_store(load_params(root / "params.yaml").store, root), workspace.new_run_id(key)
     lease.take(releases, root, key, run_id, say)
     try:
-        if ended := held.ended(releases, key):
+        if ended := run_records.latest_ending(releases, key):
             run_inputs.record_ending(root, key, ended)
             return _nothing_new(root, ended, say)
         return _start(root, key, tombstones, reason, flight, say, run_id)
@@ -128,7 +128,7 @@ def _tell_of_the_dead(root: Path, url: str) -> None:
 
 def _no_longer_live(root: Path, version: str | None) -> str | None:
     """What became of `version` if it was rolled back since; None for anything else."""
-    from flows.publishing.rollback import open_project, withdrawn
+    from flows.publishing.history import open_project, withdrawn
 
     releases = open_project(root)[1]
     live = releases.live()
@@ -182,13 +182,13 @@ def _wait(process: subprocess.Popen) -> int:
 def _complete(root: Path, say) -> None:
     """Complete what killed runs left: what they published, what holds them, their workspaces. Refuse early what
     publishing would refuse."""
-    from flows.publishing import held, registry
+    from flows.publishing import registry, run_records
     from flows.publishing.publish import reconcile
 
     params = load_params(root / "params.yaml")
     main, releases = main_checkout(root), open_store(params.store, root)
     registry.check_branch(main)
-    done = reconcile(main, releases, params.bundle.name) + held.reconcile(main, releases)
+    done = reconcile(main, releases, params.bundle.name) + run_records.reconcile(main, releases)
     for line in done:  # before the workspaces go, which say what a published run was started for
         say(line)
     for run_id in workspace.reconcile(root):

@@ -17,12 +17,11 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.markup import escape
 
-from flows.publishing import held
+from flows.publishing import run_records
+from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
-from flows.publishing.publish import publish
-from flows.publishing.rollback import withdrawal_of, withdrawn_sentence
-from flows.repo.push import dvc_push
+from flows.publishing.publish import Publication, publish
 from flows.runs import lease, steps
 from flows.runs.summary import summary
 from flows.server.process import ui_url
@@ -63,7 +62,7 @@ def retrain(run_id: str, reason: str, by: str):
     except TableRefused as refused:
         ending = Ending(outcome="refused", sentence=str(refused))
         refused_page = "table"
-    held.record(releases, root, run_id, ending, rev)
+    run_records.record(releases, root, run_id, ending, rev)
     write_json(root.parent / "ended.json", ending.model_dump())
     _report(root, params, releases, run_id, reason, ending, refused_page)
     get_run_logger().info("%s: %s", ending.outcome, ending.sentence)
@@ -111,7 +110,7 @@ def _timed(name: str, step: Callable[[], str], about: Callable[[], str] = str) -
 
 def _gate_and_publish(root: Path, params: Params, releases: Releases, run_id: str, reason: str, by: str) -> Ending:
     """Judge against the live champion; the loser of a race judges again against the new one."""
-    challenger, key = digest(root / "artifacts/bundle"), held.input_key(root)
+    challenger, key = digest(root / "artifacts/bundle"), run_records.recorded_input_key(root)
     for _ in range(RACES):
         champion = releases.live()
         if champion is not None and champion.bundle == challenger:
@@ -136,7 +135,7 @@ def _keep(root: Path, params: Params, releases: Releases, run_id: str, ending: E
     kept: list[str] = []
 
     def keep() -> None:
-        kept.append(held.keep(root, releases, params.bundle.name, run_id, ending.sentence))
+        kept.append(run_records.preserve_held(root, releases, params.bundle.name, run_id, ending.sentence))
 
     try:
         _timed("keep", lambda: steps.simple_step("keep", keep) or "kept")
@@ -165,15 +164,7 @@ def _publish(root: Path, params: Params, releases: Releases, champion, run_id: s
     def publish_bundle() -> None:
         published.append(
             publish(
-                root,
-                releases,
-                name=params.bundle.name,
-                run_id=run_id,
-                bundle_dir=root / "artifacts/bundle",
-                why=why,
-                by=by,
-                expected=champion,
-                push=lambda: dvc_push(root),
+                Publication(worktree=root, name=params.bundle.name, run_id=run_id, why=why, by=by), releases, champion
             )
         )
 
@@ -191,7 +182,7 @@ def main(run_id: str, reason: str, by: str) -> int:
         console.print(f"  [dim]{ui_url(PREFECT_API_URL.value(), str(run.id))}[/]")
 
     releases = open_store(load_params(root / "params.yaml").store, root)
-    with lease.kept(releases, held.input_key(root), run_id):
+    with lease.kept(releases, run_records.recorded_input_key(root), run_id):
         state = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
     file = root.parent / "ended.json"
     if not file.is_file():  # an error: the flow is Failed or Crashed with its traceback in the log

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flows.publishing import held
+from flows.publishing import run_records
 from flows.publishing.publish import reconcile
 from flows.repo import workspace
 from monitoring.alerts import alert_once, retry_alerts
@@ -38,7 +38,7 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
         "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
         "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),
         "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
-        "unfinished records of runs": lambda: len(held.reconcile(root, releases)),  # from their workspaces
+        "unfinished records of runs": lambda: len(run_records.reconcile(root, releases)),  # from their workspaces
         "dead runs": lambda: len(workspace.reconcile(root)),
         "overlong logs": lambda: trim(state_dir(root)),
     }

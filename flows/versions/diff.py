@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.publishing import registry
-from flows.publishing.rollback import batches_at, find, open_project
+from flows.publishing.history import find, open_project
+from flows.publishing.rollback import batches_at
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, Objects, file_at, open_objects, outs_at, yaml_at
 from flows.repo.run_inputs import stage_dependencies

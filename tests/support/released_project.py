@@ -9,16 +9,17 @@ No model is trained: what `bundle` would make is a small file per version.
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.publishing.publish import publish
+from flows.publishing.publish import Publication, publish
 from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
-from flows.repo.push import dvc_push
 from tasks.common.files import atomic_path, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import ANNOTATIONS, cleaned_schema
@@ -157,23 +158,14 @@ def release(main: Path, number: int) -> Pointer:
 
 
 def publish_run(main: Path, tree: Path, why: str) -> Pointer:
-    from flows.publishing import held
+    from flows.publishing import run_records
     from flows.publishing.outcomes import Ending
 
     releases = store(main)
-    pointer = publish(
-        tree,
-        releases,
-        name=NAME,
-        run_id=tree.parent.name,
-        bundle_dir=tree / "artifacts/bundle",
-        why=why,
-        by="ann",
-        expected=releases.live(),
-        push=lambda: dvc_push(tree),
-    )
+    new = Publication(worktree=tree, name=NAME, run_id=tree.parent.name, why=why, by="ann")
+    pointer = publish(new, releases, releases.live())
     ending = Ending(outcome="promoted", sentence=why, version=pointer.version)
-    held.record(releases, tree, tree.parent.name, ending)
+    run_records.record(releases, tree, tree.parent.name, ending)
     run_inputs.record_ending(
         main,
         read_json(tree.parent / "started.json")["key"],
@@ -184,3 +176,12 @@ def publish_run(main: Path, tree: Path, why: str) -> Pointer:
 
 def store(main: Path) -> Releases:
     return open_store(load_params(main / "params.yaml").store, main)
+
+
+def evergreen(main: Path, *arguments: str, code: int = 0, failpoint: str = "") -> str:
+    """Run a command in `main`, expect the exit code `code`, and return what it printed."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "EVERGREEN_FAILPOINT": failpoint}
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    done = subprocess.run(command, cwd=main, env=env, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr

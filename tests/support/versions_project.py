@@ -12,10 +12,9 @@ import yaml
 from PIL import Image
 
 from flows.project.ingest import commit_data
-from flows.publishing.publish import publish
+from flows.publishing.publish import Publication, publish
 from flows.repo.git import git
 from flows.repo.pipeline import open_repo, record_data
-from flows.repo.push import dvc_push
 from tasks.common.files import sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
@@ -147,17 +146,8 @@ def release(root: Path, number: int, model: bytes | None = None) -> Pointer:
     finally:
         repo.close()
     releases = store(root)
-    return publish(
-        root,
-        releases,
-        name=NAME,
-        run_id=f"run-{number}",
-        bundle_dir=root / "artifacts/bundle",
-        why=f"release {number}",
-        by="ann",
-        expected=releases.live(),
-        push=lambda: dvc_push(root),
-    )
+    new = Publication(worktree=root, name=NAME, run_id=f"run-{number}", why=f"release {number}", by="ann")
+    return publish(new, releases, releases.live())
 
 
 def store(root: Path) -> Releases:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
 from flows.publishing import held as held_runs
+from flows.publishing import run_records
 from flows.publishing.adopt import adopt
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import Ending
@@ -368,9 +369,9 @@ def finished_run(project: Path, challenger: Path, run_id: str) -> tuple[Path, in
 def hold(project: Path, tree: Path, lock: int, verdict: GateVerdict) -> None:
     """What the flow does for a held run."""
     run_id = tree.parent.name
-    rev = held_runs.keep(tree, store(project), "classifier", run_id, verdict.sentence)
+    rev = run_records.preserve_held(tree, store(project), "classifier", run_id, verdict.sentence)
     ending = Ending(outcome="held", sentence=verdict.sentence, verdict=verdict)
-    held_runs.record(store(project), tree, run_id, ending, rev)
+    run_records.record(store(project), tree, run_id, ending, rev)
     write_json(tree.parent / "ended.json", ending.model_dump())
     os.close(lock)
 

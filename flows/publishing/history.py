@@ -1,0 +1,113 @@
+"""What was live when, and which versions were withdrawn by a rollback: pure functions over the pointer history.
+
+A version that was rolled back from is *withdrawn*. If a retrain gives that same model again, or starts from the same
+inputs, the run is held for a person and not promoted: otherwise the next schedule would undo the rollback.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import AwareDatetime
+
+from tasks.common.checks import Frozen
+from tasks.common.errors import EvergreenError
+from tasks.common.params import Params, load_params
+from tasks.releases.store import Pointer, Releases, open_store
+
+
+def open_project(root: Path) -> tuple[Params, Releases]:
+    """(params.yaml, release store) of the project at `root`."""
+    params = load_params(root / "params.yaml")
+    return params, open_store(params.store, root)
+
+
+class Period(Frozen):
+    """A period in which one version was live; `until` None: it is live now."""
+
+    seq: int
+    version: str
+    since: AwareDatetime
+    until: AwareDatetime | None
+    by: str
+    why: str
+    run_id: str
+    bundle: str
+    git_rev: str
+    again: bool  # the version had been live before: a rollback, or a return after one
+
+
+class Withdrawal(Frozen):
+    """`release` went live once and was rolled back by `rollback`."""
+
+    release: Pointer
+    rollback: Pointer
+
+
+def periods(history: Sequence[Pointer]) -> list[Period]:
+    """What was live when, oldest first."""
+    found, earlier = [], set()
+    for place, pointer in enumerate(history):
+        end = history[place + 1].at if place + 1 < len(history) else None
+        about = pointer.model_dump(include={"seq", "version", "by", "why", "run_id", "bundle", "git_rev"})
+        found.append(Period(**about, since=pointer.at, until=end, again=pointer.version in earlier))
+        earlier.add(pointer.version)
+    return found
+
+
+def withdrawn(history: Sequence[Pointer]) -> dict[str, Withdrawal]:
+    """Bundle digest -> the rollback that withdrew it, to a version older than the bundle's first release.
+
+    A withdrawn bundle must not go live automatically. If a person makes it live again, it is no longer withdrawn.
+    """
+    first: dict[str, Pointer] = {}
+    found: dict[str, Withdrawal] = {}
+    for pointer in history:
+        known = first.setdefault(pointer.bundle, pointer)
+        if known is not pointer:
+            found.pop(pointer.bundle, None)
+            newer = (release for release in first.values() if release.seq > known.seq)
+            found = {release.bundle: Withdrawal(release=release, rollback=pointer) for release in newer} | found
+    return found
+
+
+def withdrawal_of(releases: Releases, bundle: str, key: str | None = None) -> Withdrawal | None:
+    """The withdrawal that forbids publishing `bundle`, made by a run over the inputs `key`; None: it may go live.
+
+    On another machine the same inputs may give a slightly different model, so the input key in the run record of a
+    withdrawn release is compared too.
+    """
+    found = withdrawn(releases.history())
+    if bundle in found or key is None:
+        return found.get(bundle)
+    runs = ((entry, releases.run(entry.release.run_id) or {}) for entry in found.values())
+    return next((entry for entry, run in runs if run.get("key") == key), None)
+
+
+def withdrawn_sentence(entry: Withdrawal) -> str:
+    """The message of a run that made a withdrawn version again."""
+    release, rollback = entry.release, entry.rollback
+    return (
+        f"this is {release.version} again, which {rollback.by} rolled back to {rollback.version} on "
+        f"{rollback.at:%Y-%m-%d %H:%M} UTC ({rollback.why}): held. `evergreen rollback {release.version}` puts it "
+        "back; `evergreen tombstone BATCH` excludes a batch from the next run"
+    )
+
+
+def find(history: Sequence[Pointer], version: str | None) -> Pointer:
+    """The newest pointer to `version`; None: to the version that was live before the live one first went live.
+
+    So each of several rollbacks goes further back, never forward. Raises EvergreenError.
+    """
+    if not history:
+        raise EvergreenError("nothing has been released yet: `evergreen retrain` makes the first version")
+    live = history[-1]
+    if version is None:
+        first = next(place for place, pointer in enumerate(history) if pointer.version == live.version)
+        if first == 0:
+            raise EvergreenError(f"{live.version} is the first version: there is no older one to roll back to")
+        version = history[first - 1].version
+    found = [pointer for pointer in history if pointer.version == version]
+    if not found:
+        known = ", ".join(dict.fromkeys(pointer.version for pointer in history))
+        raise EvergreenError(f"no version {version!r} was ever live; there are: {known}")
+    return found[-1]
