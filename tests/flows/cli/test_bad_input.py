@@ -187,7 +187,7 @@ def test_every_mistake_in_params_is_told_at_once(project, tmp_path):
         says(evergreen(project, "retrain"), 1, *words)
     (project / "params.yaml").write_text(good.replace("task: multiclass", "task: multilabel"))
     source = images(tmp_path / "more", {"cat": 1})
-    says(evergreen(project, "ingest", str(source)), 1, "is a multiclass data set", "data.task: multilabel: put it back")
+    says(evergreen(project, "ingest", str(source)), 1, "is a multiclass data set", "multilabel: restore the old value")
     (project / "params.yaml").write_text(good)
     assert {**before, "status": ""} == state(project)
     takes_more(project)
