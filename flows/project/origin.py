@@ -51,7 +51,7 @@ def template_revision(template: Path) -> str | None:
         return None
 
 
-def code_version(texts: dict[str, str]) -> str:
+def evergreen_version(texts: dict[str, str]) -> str:
     """The version of Evergreen whose files are `texts` (path -> text): version.py, or pyproject.toml before 0.2."""
     for name, pattern in ((VERSION_FILE, r'^VERSION = "(.+)"'), ("pyproject.toml", r'^version = "(.+)"')):
         if found := re.search(pattern, texts.get(name, ""), re.MULTILINE):
@@ -62,7 +62,7 @@ def code_version(texts: dict[str, str]) -> str:
 def version_at(folder: Path) -> str:
     """The version of the Evergreen code in `folder`."""
     files = {name: folder / name for name in (VERSION_FILE, "pyproject.toml")}
-    return code_version({name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()})
+    return evergreen_version({name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()})
 
 
 def record_text(version: str, template: str | None, files: dict[str, str]) -> str:

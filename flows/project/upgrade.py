@@ -212,7 +212,7 @@ def _base(root: Path, ours: dict[str, File], commit: str | None) -> tuple[str, d
         for name in (origin.VERSION_FILE, "pyproject.toml")
         if name in files
     }
-    return origin.code_version(about), files
+    return origin.evergreen_version(about), files
 
 
 def _result(ours: dict[str, File], steps: list[Step]) -> tuple[dict[str, File], dict[str, bytes]]:

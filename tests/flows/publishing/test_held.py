@@ -63,8 +63,8 @@ def test_an_override_is_audited(main):
 
 def test_a_held_run_outlives_its_workspace(main):
     end(main, "run-4", "held", keep=True)
-    held = git(main, "for-each-ref", "--format=%(refname)", "refs/evergreen/held")
-    assert held == "refs/evergreen/held/run-4"
+    ref = git(main, "for-each-ref", "--format=%(refname)", "refs/evergreen/held")
+    assert ref == "refs/evergreen/held/run-4"
     remove_workspace(main, "run-4")
     shutil.rmtree(main / ".dvc/cache")  # as on another machine
     live = held.override(main, "run-4", by="bob", why="good enough")

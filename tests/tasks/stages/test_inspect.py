@@ -175,7 +175,7 @@ def test_missing_files_are_named(project):
         project.inspect()
     project.batch("b-1", [{"image": PNG[0]}], [{"id": ID[0], "label": "b", "why": "review"}])
     (project.root / "data" / "annotations" / "b-1.parquet").unlink()
-    with pytest.raises(DataError, match=r"annotations/b-1\.parquet is missing, batch b-1"):
+    with pytest.raises(DataError, match=r"annotations/b-1\.parquet is missing, but batch b-1"):
         project.inspect()
 
 
