@@ -1,18 +1,23 @@
 """The journal: each window's measures and decision, stored next to the production log.
 
-    windows/<window id>.json       {measures, decision}: written once, the id sorts by time
+    windows/<window id>.json       {schema, measures, decision}: written once, the id sorts by time
     retrains/<window id>.json      empty; windows whose decision started a retraining, for the cooldown
 
 One small object per window: this works on a local folder and on S3, and monitors cannot overwrite each other.
 """
 
 import json
+import logging
 from datetime import UTC, datetime
 
 from monitoring.contracts import DriftDecision, Measures
+from tasks.common.errors import NewerFormat, refuse_newer
 from tasks.storage.blobs import Conflict, Store
 
+SCHEMA_VERSION = 1  # of a window; those of Evergreen 0.1 do not say it
 TIME = "%Y%m%dT%H%M%SZ"
+
+logger = logging.getLogger("evergreen.journal")
 
 
 def window_id(start: datetime, end: datetime) -> str:
@@ -23,7 +28,7 @@ def window_id(start: datetime, end: datetime) -> str:
 class Journal:
     """The windows stored in `store` (the log's).
 
-    `skipped` lists entries that could not be read, because they are damaged or have an older schema. They count as if
+    `skipped` lists entries that could not be read, because they are damaged or of a newer Evergreen. They count as if
     the window had not happened.
     """
 
@@ -35,6 +40,7 @@ class Journal:
         """Save one window; False if another entry exists (the first one stays: it was acted on)."""
         key = f"windows/{measures.window.id}.json"
         entry = {"measures": measures.model_dump(mode="json"), "decision": decision.model_dump(mode="json")}
+        entry["schema"] = SCHEMA_VERSION
         if decision.outcome == "retrain":
             self.record_retrain(measures.window.id)
         try:
@@ -52,8 +58,13 @@ class Journal:
                 break
             try:
                 entry = json.loads(self.store.read(key)[0])
+                refuse_newer(entry.get("schema"), SCHEMA_VERSION, f"{key} in the monitor's journal")
                 pair = Measures.model_validate(entry["measures"]), DriftDecision.model_validate(entry["decision"])
-            except (ValueError, KeyError, TypeError):
+            except NewerFormat as error:
+                logger.warning("%s", error)
+                self.skipped.append(key)
+                continue
+            except (ValueError, KeyError, TypeError, AttributeError):
                 self.skipped.append(key)
                 continue
             found.append(pair)

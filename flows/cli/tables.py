@@ -16,12 +16,15 @@ MOST = 40  # rows of one table
 LETTERS = 400  # of a reason
 
 
-def print_releases(console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]]) -> None:
-    """What was live when, newest first."""
+def print_releases(
+    console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]], made_by: dict[str, str]
+) -> None:
+    """What was live when, newest first. made_by: version -> the version of Evergreen that made it."""
     for period in reversed(periods[-MOST:]):
         until = f"until {_time(period.until)} UTC" if period.until else "live"
         gone = ", retired" if period.version in retired else ""
         line = f"from {_time(period.since)} UTC, {until}{gone}, by {period.by}, run {period.run_id}"
+        line += f", Evergreen {made_by[period.version]}" if period.version in made_by else ""
         _entry(console, period.version, line, period.why, "green" if period.until is None else "")
     _more(console, len(periods))
 

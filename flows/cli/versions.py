@@ -26,17 +26,18 @@ def releases(
     from rich.console import Console
 
     from flows.cli.tables import print_releases, print_runs
-    from flows.publishing.history import open_project, periods
+    from flows.publishing.history import evergreen_versions, open_project, periods
 
     _, store = open_project(project_root())
     found, retired, ended = periods(store.history()), store.retired(), store.runs() if runs else {}
     if as_json:
         about = {"releases": [period.model_dump(mode="json") for period in found], "retired": retired}
+        about["evergreen"] = evergreen_versions(store, found)
         typer.echo(json.dumps(about | ({"runs": ended} if runs else {}), indent=2, ensure_ascii=False))
     elif not found and not ended:
         typer.echo("nothing has been released yet: `evergreen retrain` makes the first version")
     else:
-        print_releases(Console(), found, retired)
+        print_releases(Console(), found, retired, evergreen_versions(store, found))
         print_runs(Console(), ended)
 
 

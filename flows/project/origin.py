@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.repo.git import git
-from tasks.common.errors import EvergreenError
-from tasks.common.schemas import refuse_newer
+from tasks.common.errors import EvergreenError, refuse_newer
 
 NEEDED = (  # of the template's tracked files
     *("tasks/", "flows/", "monitoring/", "serving/"),

@@ -54,6 +54,12 @@ def periods(history: Sequence[Pointer]) -> list[Period]:
     return found
 
 
+def evergreen_versions(releases: Releases, found: Sequence[Period]) -> dict[str, str]:
+    """Version -> the version of Evergreen that made it, as its run recorded it (since Evergreen 0.2)."""
+    runs = ((period.version, releases.run(period.run_id)) for period in found if not period.again)
+    return {version: run["evergreen"] for version, run in runs if run and "evergreen" in run}
+
+
 def withdrawn(history: Sequence[Pointer]) -> dict[str, Withdrawal]:
     """Bundle digest -> the rollback that withdrew it, to a version older than the bundle's first release.
 

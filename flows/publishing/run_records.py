@@ -1,6 +1,7 @@
 """The record of each run in the release store, and the commit that outlives a held run's workspace.
 
-    runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions}
+    runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions,
+                                       evergreen: its version, schema}
 
 A held run is stored completely: its bundle in the release store, its data and models in the DVC remote, its dvc.lock in
 a commit under refs/evergreen/held/<run id>. So it can be approved long after its workspace is gone, and from another
@@ -21,6 +22,7 @@ from flows.repo.push import dvc_push
 from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.version import VERSION
 from tasks.releases.store import Pointer, Releases
 
 MANIFEST = "artifacts/bundle/MANIFEST.json"
@@ -31,7 +33,7 @@ def record(releases: Releases, tree: Path, run_id: str, ending: Ending, rev: str
     started = tree.parent / "started.json"
     about = read_json(started) if started.is_file() else {}
     bundle = sha256_file(tree / MANIFEST) if (tree / MANIFEST).is_file() else None
-    ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": []}
+    ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": [], "evergreen": VERSION}
     releases.put_run(run_id, about | ended | ending.model_dump(mode="json"))
 
 

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from flows.repo.git import git
 from flows.repo.run_inputs import record_ending, recorded_ending
+from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, locked, read_json, sweep, write_json
 from tasks.common.paths import main_checkout, state_dir
 
+STATE_SCHEMA = 1  # of .evergreen/; a later one will be stated in .evergreen/schema.json
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
 LOCK_SECONDS = 600.0  # checking out a large repository, or removing dead workspaces, takes seconds
 STALE_SECONDS = 60.0  # git holds the lock of a ref for milliseconds
@@ -33,6 +35,18 @@ SWEPT = ("seen", "quarantine", "validation", "cache", "ingest", "trigger", "forg
 def new_run_id(key: str) -> str:
     """A run id that sorts by time and shows the input key; the pid makes it unique within a microsecond."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{key[:6]}-{os.getpid()}"
+
+
+def check_code_and_state(root: Path) -> None:
+    """Raise EvergreenError where this Evergreen cannot run the project: its code is older, or its state newer."""
+    if (root / "flows/run.py").is_file() and not (root / "flows/runs/process.py").is_file():
+        raise EvergreenError(
+            f"{root} has the code of an Evergreen before 0.2, which this command cannot run: `evergreen upgrade` shows "
+            "what a newer one would change, or use the `evergreen` of the project's own .venv"
+        )
+    file = state_dir(root) / "schema.json"
+    if file.is_file():
+        refuse_newer(read_json(file).get("schema"), STATE_SCHEMA, str(file.parent))
 
 
 def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tuple[Path, int]:

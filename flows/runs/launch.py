@@ -86,6 +86,7 @@ def _start(
     """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
     if flight is None:
         _complete(root, say)
+    workspace.check_code_and_state(root)
     load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
     _check_places(root)
     url = ensure_server(root, say)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import post
 from flows.server.process import auth_string, created, environment, healthy, running, stop_server
@@ -37,6 +38,7 @@ def up(root: Path, say=print) -> list[str]:
 
     Raises EvergreenError when a service does not come up; the others stay.
     """
+    check_code_and_state(root)
     auth_string(load_params(root / "params.yaml").serve)  # before anything starts: no password, no network
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)

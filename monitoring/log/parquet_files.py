@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monitoring.log.schema import SCHEMA_VERSION
+from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.storage.blobs import Store
 
 ROW_GROUP = 64  # rows: as many images are in memory at once
 IN_MEMORY = 32 << 20  # bytes; a larger remote file is read from a temporary file
+VERSION_KEY = b"evergreen.schema"  # in the file's metadata
 COMPRESSED = ("image", "thumbnail")  # already compressed, by JPEG or PNG
 REPEATED = ["source", "reason", "version", "bundle", "format", "mode"]  # worth a dictionary
 
@@ -30,6 +33,7 @@ UNREADABLE = (pa.ArrowException, OSError, WrongSchema)  # what reading a damaged
 
 def parquet_bytes(table: pa.Table) -> bytes:
     """`table` as the bytes of a Parquet file, with checksums and small row groups."""
+    table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION)})
     buffer = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -75,6 +79,11 @@ def open_parquet(file: BinaryIO, schema: pa.Schema) -> pq.ParquetFile:
     """
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     found = parquet.schema_arrow
+    version = (found.metadata or {}).get(VERSION_KEY, b"1")
+    try:
+        refuse_newer(int(version), SCHEMA_VERSION, "this file of the production log")
+    except (ValueError, EvergreenError) as error:
+        raise WrongSchema(str(error)) from None
     for field in schema:
         at = found.get_field_index(field.name)
         if at < 0 or not found.field(at).type.equals(field.type):

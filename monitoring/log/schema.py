@@ -4,6 +4,8 @@ import pyarrow as pa
 
 from tasks.common.schemas import MEASURES, label_type
 
+SCHEMA_VERSION = 1  # of answers and of late labels; files of Evergreen 0.1 do not say it
+
 
 def log_schema(task: str) -> pa.Schema:
     """The production log: one row per answer.

@@ -44,3 +44,23 @@ class TableRefused(EvergreenError):
 
 class StageInputError(EvergreenError):
     """A stage's input file is missing or incomplete: run the stage named in the text first."""
+
+
+class NewerFormat(EvergreenError):
+    """A stored file has a schema that only a newer Evergreen can read."""
+
+
+def refuse_newer(found: object, newest: int, what: str) -> None:
+    """Raise EvergreenError where `what`, stored with schema version `found` (None: 1), is of a newer Evergreen.
+
+    Every stored format has a version number of its own. Readers accept every earlier one.
+    """
+    if found is None:
+        return
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise EvergreenError(f"{what} has the schema version {found!r}: expected a number from 1 to {newest}")
+    if found > newest:
+        raise NewerFormat(
+            f"{what} was written by a newer Evergreen: schema {found}, this one reads up to {newest}. Take over the "
+            "newer code with `evergreen upgrade`"
+        )

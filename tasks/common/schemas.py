@@ -23,8 +23,6 @@ from typing import Literal
 
 import pyarrow as pa
 
-from tasks.common.errors import EvergreenError
-
 Split = Literal["train", "calibration", "test", "hard"]
 SPLITS: tuple[str, ...] = ("train", "calibration", "test", "hard")
 
@@ -158,19 +156,3 @@ def predictions_schema(task: str) -> pa.Schema:
             ("ood", pa.float32()),  # out-of-distribution score, high = unfamiliar
         ]
     )
-
-
-def refuse_newer(found: object, newest: int, what: str) -> None:
-    """Raise EvergreenError where `what`, stored with schema version `found` (None: 1), is of a newer Evergreen.
-
-    Every stored format has a version number of its own. Readers accept every earlier one.
-    """
-    if found is None:
-        return
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise EvergreenError(f"{what} has the schema version {found!r}: expected a number from 1 to {newest}")
-    if found > newest:
-        raise EvergreenError(
-            f"{what} was written by a newer Evergreen: schema {found}, this one reads up to {newest}. Take over the "
-            "newer code with `evergreen upgrade`"
-        )

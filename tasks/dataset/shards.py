@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from tasks.common.errors import DataError
+from tasks.common.errors import DataError, refuse_newer
 from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
 from tasks.common.schemas import sample_schema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of everything under data/: shards, batch manifests, annotations; dataset.json says it
 ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
 SHARD_BYTES = 64 << 20  # target size of a shard
 
@@ -61,8 +61,7 @@ def read_task(data: Path) -> str:
             f"{data} does not hold a data set (dataset.json is missing): run `evergreen ingest` or `dvc pull` first"
         )
     about = read_json(marker)
-    if about["schema"] != SCHEMA_VERSION:
-        raise DataError(f"{marker}: schema {about['schema']}, this version of Evergreen reads {SCHEMA_VERSION}")
+    refuse_newer(about.get("schema"), SCHEMA_VERSION, str(marker))
     return about["task"]
 
 

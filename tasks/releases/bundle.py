@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from tasks.common.errors import EvergreenError
+from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.files import read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import current_names, current_values
 
@@ -64,15 +64,15 @@ def verify(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict:
-    """bundle.json of a bundle. Raises BundleDamaged for one that is missing or of another schema version."""
+    """bundle.json of a bundle. Raises BundleDamaged if it is missing, NewerFormat if only a newer Evergreen
+    can read it."""
     file = folder / "bundle.json"
     if not file.is_file():
         raise BundleDamaged(f"{folder} holds no bundle (no bundle.json): run the bundle stage first")
     about = read_json(file)
-    if about.get("schema") not in range(1, SCHEMA_VERSION + 1):
-        raise BundleDamaged(
-            f"{file} has schema {about.get('schema')}, this version of Evergreen reads 1 to {SCHEMA_VERSION}"
-        )
+    if "schema" not in about:
+        raise BundleDamaged(f"{file} states no schema version: it is not a bundle's")
+    refuse_newer(about["schema"], SCHEMA_VERSION, str(file))
     if "preprocess" in about:
         about["preprocess"] = current_names(about["preprocess"])
     if "params" in about:

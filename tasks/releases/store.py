@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.common.errors import EvergreenError
+from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
 from tasks.common.params import StoreParams
 from tasks.common.paths import cache_dir
@@ -36,6 +36,8 @@ from tasks.storage.places import open_blobs
 LIVE = "champion.json"
 TOMBSTONES = "tombstones.json"
 RETIRED = "retired.json"
+POINTER_SCHEMA = 1
+RUN_SCHEMA = 1  # of runs/<run id>.json; records of Evergreen 0.1 do not say it
 SWAPS = 200  # tries of an update that others keep overtaking; each lost try means another writer got through
 
 
@@ -171,6 +173,7 @@ class Releases:
     def _pointer(self, key: str) -> tuple[Pointer | None, str | None]:
         if (found := self.store.read(key)) is None:
             return None, None
+        refuse_newer(_schema(found[0]), POINTER_SCHEMA, f"{key} in the release store")
         try:
             return Pointer.model_validate_json(found[0]), found[1]
         except ValidationError as error:
@@ -198,16 +201,22 @@ class Releases:
 
     def put_run(self, run_id: str, record: dict[str, Any]) -> None:
         """Keep what is known of run `run_id` (JSON values); the newest record replaces an older one."""
-        self._update(f"runs/{run_id}.json", lambda _: record)
+        self._update(f"runs/{run_id}.json", lambda _: {"schema": RUN_SCHEMA} | record)
 
     def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
         """Run id -> record, of the ids that hold `part`, in the order of run ids (which begin with the time)."""
         keys = [key for key in self.store.list("runs/") if key.endswith(".json") and part in key]
-        return {key[len("runs/") : -len(".json")]: self._load(key)[0] for key in keys}
+        return {key[len("runs/") : -len(".json")]: self._load_run(key) for key in keys}
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """The record of run `run_id`; None where there is none."""
-        return self._load(f"runs/{run_id}.json")[0]
+        return self._load_run(f"runs/{run_id}.json")
+
+    def _load_run(self, key: str) -> dict[str, Any] | None:
+        record = self._load(key)[0]
+        if isinstance(record, dict):
+            refuse_newer(record.pop("schema", None), RUN_SCHEMA, f"{key} in the release store")
+        return record
 
     def tombstones(self) -> dict[str, dict[str, str]]:
         """Batch id -> {why, at, by} of every batch that must not be trained on."""
@@ -263,6 +272,15 @@ def cached_bundle(releases: Releases, digest: str, root: Path) -> Path:
     Files that are there already are hashed again, and a damaged bundle is replaced. Raises StoreDamaged.
     """
     return releases.get_bundle(digest, cache_dir("bundles", root) / digest)
+
+
+def _schema(content: bytes) -> object:
+    """The schema version that the JSON `content` states; None where it states none, or is not JSON."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return None
+    return value.get("schema") if isinstance(value, dict) else None
 
 
 def _record_key(seq: int) -> str:

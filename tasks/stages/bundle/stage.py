@@ -15,6 +15,7 @@
 
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -121,9 +122,20 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
         "git_revision": git_revision(root),
         "params": load_params(root / "params.yaml").model_dump(mode="json", by_alias=True),
         "metrics": {stage: without_used(read_json(file)) for stage, file in files.items() if file.is_file()},
-        "versions": {"python": platform.python_version()}
+        "versions": evergreen_version(root)
+        | {"python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
+
+
+def evergreen_version(root: Path) -> dict[str, str]:
+    """{"evergreen": its version}, of the code at `root`.
+
+    Read as text: an import would make the version code of this stage, and each new version would run it again.
+    """
+    file = root / "tasks/common/version.py"
+    found = re.search(r'^VERSION = "(.+)"', file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
+    return {"evergreen": found[1]} if found else {}
 
 
 def per_class(rows: pa.Table, classes: list[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from serving.predictor import Predictor
 from tasks.common.artifacts import record_used
-from tasks.common.errors import StageInputError
+from tasks.common.errors import NewerFormat, StageInputError
 from tasks.common.params import load_params
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
@@ -88,7 +88,7 @@ def test_no_bundle_and_a_newer_schema_are_told(folder, tmp_path):
         bundle.verify(tmp_path)
     about = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(about | {"schema": 99}))
-    with pytest.raises(bundle.BundleDamaged, match="schema 99"):
+    with pytest.raises(NewerFormat, match="schema 99"):
         bundle.read(folder)
 
 
