@@ -40,6 +40,8 @@ LONGEST = [
 LONGEST += [
     "bad_commands",
     "train_backbone",
+    "training_loop",
+    "deployed_models",
     "benchmarks_model",
     "forget",
     "kill_points",
