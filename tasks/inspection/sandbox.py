@@ -28,6 +28,7 @@ R = TypeVar("R")
 CHUNK_ITEMS, CHUNK_BYTES = 64, 2 << 20  # per message to a child: amortises its cost, bounds what is in flight
 IDLE_SECONDS = 30  # children wait this long for more work before they exit
 GRACE_SECONDS = 3.0  # how long children may finish their chunk when their parent is interrupted
+DEATHS = 2  # of an item's own process until it counts as the cause: a process can die for reasons of the machine's
 ITEM_SECONDS = 60.0  # CPU time; the largest allowed image decodes in a few seconds
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread reserves address space
@@ -94,10 +95,13 @@ def _retry_singly(
         yield from future.result()
         return
     for item in chunk:
-        try:
-            yield from pools.submit(function, [item], seconds).result()
-        except BrokenProcessPool:
-            yield Crashed("the decoding process died")
+        for _ in range(DEATHS):
+            try:
+                (result,) = pools.submit(function, [item], seconds).result()
+                break
+            except BrokenProcessPool:
+                result = Crashed("the decoding process died")
+        yield result
 
 
 def _chunks(items: Iterable[bytes]) -> Iterator[list[bytes]]:
