@@ -140,9 +140,9 @@ def retrain(
 ) -> None:
     """Run the whole loop over what HEAD names: train, calibrate, evaluate, gate, publish. Exit codes: 0 promoted,
     held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected."""
-    from flows.runs.single_flight import run_and_tell
+    from flows.runs.single_flight import run_and_alert
 
-    raise typer.Exit(run_and_tell(project_root(), reason, force, say=typer.echo))
+    raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
 @app.command()
