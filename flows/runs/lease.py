@@ -40,7 +40,7 @@ UNREADABLE = {"run_id": "?", "holder": "?", "host": "another machine", "beat": 0
 def take(releases: Releases, root: Path, key: str, run_id: str, say=print, expires: float = EXPIRES) -> None:
     """Take the lease on the inputs `key` for run `run_id`, after another machine's run over them has ended or died.
 
-    The caller holds `run_inputs.lock_inputs`, so a lease of this same checkout belongs to a dead run: it is taken over at
+    The caller holds `run_inputs.lock_inputs`, so a lease of this same checkout belongs to a dead run: take it over at
     once. expires: seconds; tests shorten it. Raises EvergreenError after a day of waiting.
     """
     name, mine = _name(key), {"run_id": run_id, "holder": _holder(root), "host": platform.node(), "beat": 0}

@@ -259,7 +259,7 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
         log.write(b"the last line\n")
     write_json(state / "monitor.json", {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
     said = housekeeping(project, now=datetime.now(UTC) + timedelta(days=100))
-    assert "log files past their time" in said
+    assert "expired log files" in said
     assert "1 overlong logs" in said
     assert "ALARM: no monitor run has succeeded" in said
     assert "no monitor run has succeeded" in alerts[-1]["message"]
