@@ -134,7 +134,7 @@ def supervise(root: Path) -> None:
             except (
                 EvergreenError,
                 OSError,
-            ) as error:  # a full disk, a taken port, a server that does not start: try again
+            ) as error:  # a full disk, a port, a server that does not start
                 print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
                 time.sleep(BACK_OFF[0] * 5)
             time.sleep(TICK)

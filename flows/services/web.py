@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from flows.production import review
+from flows.production.queue_export import export_queue
 from flows.server.events import request_retrain
 from flows.services.webhook import router
 from monitoring.pages.access import is_loopback
@@ -35,7 +35,7 @@ def review_page(root: Path) -> str:
     """Render the images that wait for a label now, as HTML."""
     with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
         page = Path(folder) / "queue.html"
-        review.queue(root, html=page, home="/")
+        export_queue(root, html=page, home="/")
         return page.read_text(encoding="utf-8")
 
 

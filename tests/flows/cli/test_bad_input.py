@@ -232,7 +232,7 @@ def test_dirty_detached_nameless_and_without_data(project, tmp_path):
     (tmp_path / "gitconfig").write_text("[user]\n    useConfigOnly = true\n")  # no guess from this machine's name
     nobody = {"GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
     source = images(tmp_path / "more", {"cat": 1}, seed=8)
-    says(evergreen(project, "ingest", str(source), env=nobody), 0, "HEAD is on no branch", "`git switch -c NAME`")
+    says(evergreen(project, "ingest", str(source), env=nobody), 0, "HEAD is detached", "`git switch -c NAME`")
     assert git(project, "log", "-1", "--format=%an %ae") == "evergreen evergreen@localhost"
     assert git(project, "config", "--local", "--list").count("user.") == 0
 

@@ -105,13 +105,13 @@ def test_changed_traffic_is_watched_then_labels_are_asked_for(project, tmp_path,
     answer(project, tmp_path, 2, start + 16 * MINUTE)
     second = monitor(project, now=start + 30 * MINUTE)
     assert second.outcome == "label", second.sentence
-    assert waiting(log_of(project)), "samples were put into the review queue"
+    assert waiting(log_of(project)), "samples were added to the review queue"
     entries = Journal(log_of(project).store).recent(9)
     assert [decision.outcome for _, decision in entries] == ["watch", "label"]
     assert entries[0][0].window.rows == ROWS + 10, "the rows that waited are in the first window"
     assert entries[0][0].window.end == entries[1][0].window.start, "no row falls between two windows"
     label = next(alert for alert in alerts if "labels are needed" in alert["title"])
-    assert "samples were put into the review queue" in label["message"]
+    assert "samples were added to the review queue" in label["message"]
     assert Path(second.report).name in label["message"]
     assert list((project / ".evergreen" / "evidently").glob("*/snapshots/*.json"))
 
@@ -149,7 +149,7 @@ def test_two_at_the_same_time_are_one(project):
 
     with open(project / ".evergreen" / "monitor.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert monitor_and_record(project) == "another monitor run is under way"
+        assert monitor_and_record(project) == "another monitor run is active"
 
 
 # --- late labels

@@ -195,7 +195,7 @@ def test_queue_to_csv_to_labels_to_data_and_again(root, tmp_path, monkeypatch):
     write_csv(out, *(list(row.values()) for row in rows), header=rows[0].keys())
     result = run.invoke(app, ["label", str(out), "--annotator", "ann"])
     assert result.exit_code == 0, result.output
-    assert "9 labels taken, 0 were there already, 3 rows without a label" in result.output
+    assert "9 labels taken, 0 already known, 3 rows without a label" in result.output
     assert live_labels(root) == {row["id"]: "Trouser" for row in rows[:9]}
     assert len(waiting(the_log(root))) == 3
     batch = batches(root / "data")[-1]
@@ -209,7 +209,7 @@ def test_queue_to_csv_to_labels_to_data_and_again(root, tmp_path, monkeypatch):
     assert git(root, "show", "--stat", "--format=", "HEAD").split()[0] == "data.dvc"
     before = git(root, "rev-parse", "HEAD"), len(list(the_log(root).store.list("labels/")))
     result = run.invoke(app, ["label", str(out), "--annotator", "ann"])
-    assert "0 labels taken, 9 were there already" in result.output
+    assert "0 labels taken, 9 already known" in result.output
     assert before == (git(root, "rev-parse", "HEAD"), len(list(the_log(root).store.list("labels/"))))
 
 
@@ -321,7 +321,7 @@ def test_thumbnails_count_for_accuracy_but_not_for_training(tmp_path):
     ids = the_log(root).window(*review.EVER, ["id"])[0]["id"].to_pylist()
     found = label(root, write_csv(tmp_path / "l.csv", *((name, "Bag") for name in ids)))
     assert (found.kept, found.without_image, found.ingested) == (4, 4, None)
-    assert "thumbnails only" in "\n".join(found.lines())
+    assert "only a thumbnail" in "\n".join(found.lines())
     assert len(batches(root / "data")) == 1
 
 
