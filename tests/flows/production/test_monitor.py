@@ -130,7 +130,7 @@ def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_ke
     assert new_labels(project, log, released) >= 20
     answer(project, tmp_path, 1, released + 33 * MINUTE)
     before = len(Journal(log.store).recent(9))
-    with pytest.raises(EvergreenError, match=r"a retraining is wanted .*window .*no Prefect server"):
+    with pytest.raises(EvergreenError, match=r"a retraining was requested .*window .*no Prefect server"):
         monitor(project, now=released + 48 * MINUTE)
     assert len(Journal(log.store).recent(9)) == before, "a decision that could not be carried out is made again"
     assert Journal(log.store).retrains() == []
