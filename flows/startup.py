@@ -15,6 +15,15 @@ def collect_less_garbage() -> None:
     atexit.register(freeze)
 
 
+class _NoPandas:
+    """An import hook. `sys.modules["pandas"] = None` does not do: pyarrow's compiled import returns the None."""
+
+    @staticmethod
+    def find_spec(name: str, *_) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
 def keep_pandas_out() -> None:
     """Let pyarrow make its first array without importing pandas, for commands that never pass it a pandas object.
 
@@ -25,8 +34,8 @@ def keep_pandas_out() -> None:
     import pyarrow
 
     if "pandas" not in sys.modules:
-        sys.modules["pandas"] = None  # `import pandas` raises ModuleNotFoundError
+        sys.meta_path.insert(0, _NoPandas)
         try:
             pyarrow.array([0])
         finally:
-            del sys.modules["pandas"]
+            sys.meta_path.remove(_NoPandas)

@@ -163,7 +163,7 @@ def _check_writable(root: Path) -> None:
     for folder in (main / Path(url).expanduser(), main / ".dvc" / remote):  # an S3 address is not a folder here
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise EvergreenError(
-                f"you may not write to {folder.resolve()}, where releases and their data are stored: change its "
+                f"{folder.resolve()}, where releases and their data are stored, is not writable for you: change its "
                 "permissions, or name another place (store.url in params.yaml, the remote in .dvc/config)"
             )
 

@@ -147,7 +147,10 @@ def test_init_says_what_will_stop_the_first_run(tmp_path):
         says(evergreen(tmp_path, "init", "mine", "--data", str(tmp_path / source)), 1, *words)
         assert not (tmp_path / "mine").exists()
     says(
-        evergreen(tmp_path, "init", "kinds.csv/mine", "--data", "one"), 1, "kinds.csv/mine: Not a directory", "beneath"
+        evergreen(tmp_path, "init", "kinds.csv/mine", "--data", "one"),
+        1,
+        "kinds.csv/mine: Not a directory",
+        "through a file",
     )
     says(evergreen(tmp_path, "init", "one", "--data", "one"), 1, "one is not empty: name a new folder")
     says(evergreen(tmp_path, "init", "a", "--data", "one"), 0, "only one class, 'cat': a classifier needs")
