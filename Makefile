@@ -1,20 +1,20 @@
-# Two commands do everything on a bare checkout: `make demo` and `make test`. Each sets up .venv by itself
-# (seconds to a few minutes, once per change of requirements.lock) and never runs a resolver.
+# Two commands do everything on a bare checkout: `make demo` and `make test`. Each sets up .venv first
+# (seconds to a few minutes, once per change of requirements.lock); only `make lock` resolves versions.
 
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
-# uv does not read pip's configuration: hand over what the user has set there (a local CPU wheel of torch, say)
+# uv does not read pip's configuration, so pass on what the user set there (for example a local CPU wheel of torch)
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $$PIP_FIND_LINKS)
 export DO_NOT_TRACK := 1
-# the libraries' bytecode belongs into .venv: where it may not be written every process compiles torch and all anew
+# keep the libraries' bytecode in .venv: without it every process would compile torch and the others again
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test lint lock clean
 
 setup: .venv/ready
 
-# the stamp holds the lock's hash: touching the file or checking out another branch and back installs nothing
+# the stamp holds the lock's hash, so touching the file or switching branches and back installs nothing
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, found {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@if [ "$$(cat $@ 2>/dev/null)" != "$$(cat requirements.lock pyproject.toml | sha256sum)" ]; then \
@@ -27,14 +27,14 @@ setup: .venv/ready
 	  cat requirements.lock pyproject.toml | sha256sum > $@; \
 	else touch $@; fi
 
-# DATA=elpv: the same story on photos of solar cells, which are installed then, under their own licence
+# DATA=elpv: the same demo on photos of solar cells, which it installs, under their own licence
 DATA ?= fashion
 
 demo: setup
 	@$(BIN)/python -m flows.demo $(DATA)
 
-# Git and DVC wait for the disk at each of their small files: 1.5 GB at most lie in memory where there is plenty.
-# Large pages, too: a sixth of the kernel's work was to hand out small ones.
+# Git and DVC wait for the disk at each small file, so tests use memory where there is plenty (1.5 GB at most).
+# Large memory pages save a sixth of the kernel's work.
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2> /dev/null | tail -n 1)" -gt 8000000 ] 2> /dev/null && echo /dev/shm)
 
 test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1

@@ -1,4 +1,7 @@
-"""The `evergreen` command. Every command imports late: `evergreen retrain` with nothing new stays under a second."""
+"""The `evergreen` command.
+
+Every command imports what it needs when it runs, so that `evergreen retrain` with nothing new stays under a second.
+"""
 
 import errno
 import sys
@@ -13,16 +16,16 @@ from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import project_root, state_dir
 
-INTERRUPTED = 130  # as shells have it: 128 + SIGINT
-REFUSED = {  # what the machine may refuse, and what a user does about it; any other OSError is a bug
+INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
+ADVICE = {  # errors of the machine, and what the user can do; any other OSError is a bug
     errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
     errno.EACCES: "make it readable and writable for you",
     errno.EPERM: "make it readable and writable for you",
-    errno.EROFS: "work in a checkout that can be written to",
+    errno.EROFS: "work in a checkout on a writable disk",
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
-    errno.ENOTDIR: "name a place that is not beneath a file",
+    errno.ENOTDIR: "choose a path that does not lead through a file",
     errno.ENAMETOOLONG: "use a shorter name",
 }
 
@@ -30,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Keeps an image classifier true after it ships.",
+    help="Keep an image classifier accurate after it ships: monitor it, retrain it, and roll it back.",
 )
 
 
@@ -44,7 +47,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: a user's error is one message and exit code 1, never a traceback."""
+    """Run the command line: a user's error is one message and exit code 1, never a traceback."""
     collect_less_garbage()
     try:
         app()
@@ -52,20 +55,20 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in REFUSED:
+        if error.errno not in ADVICE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        advice = f"{REFUSED[error.errno]}, then run the same command again"
+        advice = f"{ADVICE[error.errno]}, then run the same command again"
         typer.secho(f"error: {place}{error.strerror}: {advice}", fg="red", err=True)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            typer.echo("interrupted: nothing half done counts; the same command starts again from there", err=True)
+            typer.echo("interrupted: finished steps are kept; run the same command to continue", err=True)
         raise
 
 
 def _one_line(text: str) -> str:
-    """`text`, which a stranger wrote, for the terminal: control and bidirectional characters escaped, shortened."""
+    """Make untrusted `text` safe for the terminal: escape control and bidirectional characters, shorten it."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= 240 else f"{shown[:100]} ... {shown[-130:]}"
 
@@ -73,11 +76,15 @@ def _one_line(text: str) -> str:
 @app.command()
 def init(
     project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
-    data: Annotated[Path, typer.Option(help="Your images: class folders, a CSV/JSONL/Parquet manifest, or Parquet.")],
-    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
-    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
+    data: Annotated[
+        Path, typer.Option(help="Your images: a folder per class, or a CSV, JSONL or Parquet file that lists them.")
+    ],
+    label: Annotated[str | None, typer.Option(help="Name of the label column, if it cannot be guessed.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
+    ] = None,
 ) -> None:
-    """Start a project of your own: the pipeline's code, a params.yaml that fits your images, a git repository."""
+    """Create a project for your images: a git repository with the pipeline's code and a fitting params.yaml."""
     import shlex
 
     from flows.project.create import init_project
@@ -87,7 +94,7 @@ def init(
     template = Path(__file__).resolve().parents[2]
     for note in init_project(project, data, template, Columns(label=label, image=image)):
         typer.echo(note)
-    typer.echo(f"{project} is ready. Look through {project / 'params.yaml'}, then:")
+    typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
     typer.echo(f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named} && evergreen retrain")
@@ -96,17 +103,24 @@ def init(
 @app.command()
 def ingest(
     source: Annotated[
-        str | None, typer.Argument(help="Folder or manifest, also s3://bucket/prefix; default: the set in datasets/.")
+        str | None,
+        typer.Argument(help="Folder, manifest or s3://bucket/prefix. Default: the example images in datasets/."),
     ] = None,
-    hard: Annotated[bool, typer.Option("--hard", help="Add to the hard set: never trained or calibrated on.")] = False,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Add to the hard set, which is never trained or calibrated on.")
+    ] = False,
     production: Annotated[bool, typer.Option("--production", help="Mark as production samples.")] = False,
-    label: Annotated[str | None, typer.Option(help="Name of the label column, where it cannot be guessed.")] = None,
-    image: Annotated[str | None, typer.Option(help="Name of the image or path column, likewise.")] = None,
+    label: Annotated[str | None, typer.Option(help="Name of the label column, if it cannot be guessed.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
+    ] = None,
     annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="Start a new data set though data.dvc names another.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a new data set even if data.dvc names an existing one.")
+    ] = False,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
 ) -> None:
-    """Take new images and labels into data/. Doing it twice changes nothing; killed, nothing half is visible."""
+    """Add new images and labels to data/. Known images are skipped; an interrupted command leaves nothing behind."""
     keep_pandas_out()
     from flows.project.ingest import detached, ingest_command
     from tasks.sources.source import Columns
@@ -126,28 +140,31 @@ def ingest(
         for line in report.quarantined[:10]:
             typer.echo(f"  quarantined {_one_line(str(line))}")
         if len(report.quarantined) > 10:
-            typer.echo(f"  ... and {len(report.quarantined) - 10} more in {state_dir(project_root()) / 'quarantine'}")
+            folder = state_dir(project_root()) / "quarantine"
+            typer.echo(f"  ... and {len(report.quarantined) - 10} more, listed in {folder}")
     if all(report.offered == len(report.quarantined) for report in reports):
-        raise EvergreenError(f"nothing in {source} could be used; the reasons are above")
+        raise EvergreenError(f"nothing in {source} could be used: see the reasons above")
     if commit and any(report.batch for report in reports) and detached(project_root()):
-        typer.echo("note: HEAD is on no branch, so neither is this commit: `git switch -c NAME` keeps it", err=True)
+        typer.echo("note: HEAD is detached, so no branch holds this commit: `git switch -c NAME` creates one", err=True)
 
 
 @app.command()
 def retrain(
-    reason: Annotated[str, typer.Option(help="Why; kept with the release.")] = "started by hand",
-    force: Annotated[bool, typer.Option("--force", help="Run though nothing is new.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; recorded with the release.")] = "started by hand",
+    force: Annotated[bool, typer.Option("--force", help="Run even if nothing is new.")] = False,
 ) -> None:
-    """Run the whole loop over what HEAD names: train, calibrate, evaluate, gate, publish. Exit codes: 0 promoted,
-    held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected."""
-    from flows.runs.single_flight import run_and_tell
+    """Train, evaluate and judge a new model on the committed data and code, and publish it if it is better.
 
-    raise typer.Exit(run_and_tell(project_root(), reason, force, say=typer.echo))
+    Exit codes: 0 promoted, held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected.
+    """
+    from flows.runs.single_flight import run_and_alert
+
+    raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
 @app.command()
 def status() -> None:
-    """What is live, what runs and where to look, what the monitor last saw, what comes next."""
+    """Show what is live, what runs and where, what the monitor last found, and what comes next."""
     from datetime import UTC, datetime
 
     from flows.repo.workspace import alive_runs
@@ -174,8 +191,10 @@ def status() -> None:
 
 @app.command()
 def up() -> None:
-    """Start everything: Prefect server, schedules and automations, report pages, Evidently's UI. Detached; started
-    again whatever dies; loopback only unless params.yaml says otherwise."""
+    """Start all services in the background: Prefect server, schedules, report pages, Evidently's UI.
+
+    A service that dies is restarted. All listen on this machine only, unless params.yaml says otherwise.
+    """
     from flows.services.up import up as start
 
     start(project_root(), typer.echo)
@@ -183,7 +202,7 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop everything `evergreen up` or a run started here; a run in flight resumes from its finished stages later."""
+    """Stop all services and runs of this project. A stopped run later continues from its finished stages."""
     from flows.services.up import down as stop
 
     count = stop(project_root())
@@ -193,10 +212,10 @@ def down() -> None:
 @app.command()
 def tombstone(
     batch: Annotated[str, typer.Argument(help="Batch id, b-...")],
-    why: Annotated[str, typer.Option(help="Kept for whoever asks later.")],
+    why: Annotated[str, typer.Option(help="Why; recorded with the tombstone.")],
     undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
 ) -> None:
-    """Keep a batch but never train on it again (or allow it again with --undo)."""
+    """Keep a batch, but never train on it again."""
     import getpass
 
     from tasks.common.params import load_params

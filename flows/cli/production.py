@@ -1,6 +1,6 @@
 """The `evergreen` commands about production: score, review, monitor, webhook.
 
-Only light imports at the top: every `evergreen` command loads this module.
+Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,16 @@ COMMANDS: list[Callable] = []
 def score(
     source: Annotated[str, typer.Argument(help="Folder or manifest of images, or s3://bucket/prefix.")],
     name: Annotated[
-        str | None, typer.Option("--source", help="Camera or site of images that name none; quotas go by it.")
+        str | None, typer.Option("--source", help="Camera or site of images that name none; label quotas use it.")
     ] = None,
     at_column: Annotated[
-        str | None, typer.Option("--at-column", help="Column with the time, where it cannot be guessed.")
+        str | None, typer.Option("--at-column", help="Column with the time, if it cannot be guessed.")
     ] = None,
-    source_column: Annotated[str | None, typer.Option("--source-column", help="Column with the camera.")] = None,
+    source_column: Annotated[
+        str | None, typer.Option("--source-column", help="Column with the camera or site.")
+    ] = None,
 ) -> None:
-    """Answer every image with the live model and write the production log, as serving with capture does."""
+    """Answer images with the live model and write the answers to the production log."""
     from flows.production.score import score as run
 
     found = run(project_root(), source, name=name, at_column=at_column, source_column=source_column)
@@ -34,18 +36,22 @@ def score(
 
 def queue(
     pick: Annotated[
-        float | None, typer.Option(help="First pick the most informative samples of so many last hours.")
+        float | None, typer.Option(help="First pick the most informative samples of this many latest hours.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write them to fill in, images beside it.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a table to fill in, with the images in a folder next to it.")
+    ] = None,
     label_studio: Annotated[
-        Path | None, typer.Option("--label-studio", help="Write Label Studio tasks (.json) and its interface (.xml).")
+        Path | None, typer.Option("--label-studio", help="Write Label Studio's tasks (.json) and interface (.xml).")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page to label on, in any browser.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page on which to label in any browser.")] = None,
 ) -> None:
-    """Which production samples wait for a label; write them out for people."""
-    from flows.production.review import queue as run
+    """List the production samples that wait for a label, or write them to a file for people to label."""
+    from flows.production.queue_export import export_queue
 
-    waiting, picked = run(project_root(), pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html)
+    waiting, picked = export_queue(
+        project_root(), pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html
+    )
     if pick is not None:
         typer.echo(f"{len(picked)} samples picked")
     typer.echo(f"{len(waiting)} samples wait for a label")
@@ -58,17 +64,19 @@ def queue(
 
 def label(
     file: Annotated[Path, typer.Argument(help="CSV, JSON lines or Parquet (id, label, annotator); Label Studio JSON.")],
-    annotator: Annotated[str | None, typer.Option(help="Who gave labels that name nobody; default: you.")] = None,
-    quota: Annotated[bool, typer.Option(help="Limit what one source may give without having been asked.")] = True,
-    new_classes: Annotated[bool, typer.Option("--new-classes", help="Accept labels the model does not know.")] = False,
-    ingest: Annotated[bool, typer.Option(help="Take the labelled images into data/, for the next retrain.")] = True,
+    annotator: Annotated[str | None, typer.Option(help="Who gave labels without an annotator. Default: you.")] = None,
+    quota: Annotated[bool, typer.Option(help="Limit the unsolicited labels of each source.")] = True,
+    new_classes: Annotated[
+        bool, typer.Option("--new-classes", help="Accept labels that the model does not know.")
+    ] = False,
+    ingest: Annotated[bool, typer.Option(help="Add the labelled images to data/ for the next retraining.")] = True,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
 ) -> None:
-    """Take people's labels of production samples: into the log, and with the images into data/."""
-    from flows.production.review import label as run
+    """Import people's labels of production samples into the log and, with the images, into data/."""
+    from flows.production.labels import take_labels
 
     options = {"quota": quota, "new_classes": new_classes, "ingest": ingest, "commit": commit}
-    found = run(project_root(), file, annotator=annotator, **options)
+    found = take_labels(project_root(), file, annotator=annotator, **options)
     for line in found.lines():
         typer.echo(line)
     if found.refused and not (found.kept or found.repeated):  # nothing in it could be used
@@ -79,7 +87,7 @@ COMMANDS += [score, queue, label]
 
 
 def monitor() -> None:
-    """Look at the newest window of production now: measure, decide, report, act. `evergreen up` does it on schedule."""
+    """Check the newest window of production for drift now, and act on it. `evergreen up` does it on schedule."""
     from flows.production.monitor import monitor_and_record
 
     typer.echo(monitor_and_record(project_root(), typer.echo))

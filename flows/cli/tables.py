@@ -1,4 +1,4 @@
-"""Releases, runs and differences as tables for the terminal. Names come from users: they are shown, not interpreted."""
+"""Print releases, runs and differences as tables. Names come from users, so rich must not interpret them as markup."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,14 +12,14 @@ from rich.text import Text
 from flows.publishing.history import Period
 from flows.versions.diff import Versions
 
-MOST = 40  # rows of one table
-LETTERS = 400  # of a reason
+MOST = 40  # rows printed of one table
+LETTERS = 400  # characters printed of a reason
 
 
 def print_releases(
     console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]], made_by: dict[str, str]
 ) -> None:
-    """What was live when, newest first. made_by: version -> the version of Evergreen that made it."""
+    """Print which version was live when, newest first. made_by: version -> the Evergreen version that made it."""
     for period in reversed(periods[-MOST:]):
         until = f"until {_time(period.until)} UTC" if period.until else "live"
         gone = ", retired" if period.version in retired else ""
@@ -30,7 +30,7 @@ def print_releases(
 
 
 def print_runs(console: Console, runs: dict[str, dict[str, Any]]) -> None:
-    """How runs ended, newest first."""
+    """Print how runs ended, newest first."""
     if runs:
         console.print(Text("runs", style="italic"))
     for run_id, run in list(reversed(runs.items()))[:MOST]:
@@ -40,7 +40,7 @@ def print_runs(console: Console, runs: dict[str, dict[str, Any]]) -> None:
 
 
 def _entry(console: Console, name: str, line: str, why: str, style: str = "") -> None:
-    """A line, and beneath it, indented, why: a table's cell would be a narrow tower of it."""
+    """Print a line and, indented under it, the reason, which would be too long for a table's cell."""
     console.print(Text.assemble((name, f"bold {style}".strip()), "  ", (_cell(line), style)), soft_wrap=True)
     why = _cell(why)
     shown = why if len(why) <= LETTERS else f"{why[: LETTERS - 1]}\u2026 (--json shows all)"
@@ -48,7 +48,7 @@ def _entry(console: Console, name: str, line: str, why: str, style: str = "") ->
 
 
 def print_diff(console: Console, found: Versions) -> None:
-    """Every difference, a table a kind."""
+    """Print every difference, one table per kind."""
     console.print(Text(f"{found.a} -> {found.b}", style="bold"))
     for kind, entries in found.batches.items():
         for entry in entries:

@@ -1,6 +1,6 @@
 """The `evergreen` commands about versions: releases, diff, rollback, approval, verify, gc, forget.
 
-Only light imports at the top: every `evergreen` command loads this module.
+Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
 
 import getpass
@@ -15,14 +15,14 @@ from tasks.common.paths import project_root
 
 COMMANDS: list[Callable] = []
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def releases(
-    runs: Annotated[bool, typer.Option("--runs", help="How every run ended too, held and rejected ones.")] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="Also list how every run ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What was live when, by whom and why, newest first."""
+    """List which version was live when, by whom and why, newest first."""
     from rich.console import Console
 
     from flows.cli.tables import print_releases, print_runs
@@ -42,11 +42,11 @@ def releases(
 
 
 def diff(
-    a: Annotated[str | None, typer.Argument(help="Version; default: the one live before B.")] = None,
-    b: Annotated[str | None, typer.Argument(help="Version; default: the live one.")] = None,
+    a: Annotated[str | None, typer.Argument(help="Version. Default: the one that was live before B.")] = None,
+    b: Annotated[str | None, typer.Argument(help="Version. Default: the live one.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What changed from version A to version B: data, labels, params, code, metrics, and the likely why."""
+    """Show what changed from version A to B: data, labels, params, code, metrics, and the likely reason."""
     from rich.console import Console
 
     from flows.cli.tables import print_diff
@@ -61,19 +61,21 @@ def diff(
 
 def rollback(
     version: Annotated[str | None, typer.Argument(help="Default: the version before the live one.")] = None,
-    why: Annotated[str, typer.Option(help="Kept with the pointer.")] = "by hand",
+    why: Annotated[str, typer.Option(help="Why; recorded in the release history.")] = "by hand",
     tombstone: Annotated[
-        list[str] | None, typer.Option(help="A batch never to be trained on again; repeatable.")
+        list[str] | None, typer.Option(help="Batch that is never trained on again; can be given several times.")
     ] = None,
     tombstone_new: Annotated[
-        bool, typer.Option("--tombstone-new", help="Tombstone every batch the target was made without.")
+        bool, typer.Option("--tombstone-new", help="Tombstone every batch that the older version was made without.")
     ] = False,
-    restore: Annotated[Path | None, typer.Option(help="New folder for the target's bundle and data.")] = None,
+    restore: Annotated[
+        Path | None, typer.Option(help="New folder to restore the version's model and data into.")
+    ] = None,
     model_only: Annotated[
-        bool, typer.Option("--model-only", help="Though the target's data cannot be restored.")
+        bool, typer.Option("--model-only", help="Roll back even if the version's data cannot be restored.")
     ] = False,
 ) -> None:
-    """Make an old version live again: a new pointer forward, after its model and data have been hashed."""
+    """Make an older version live again, after checking every byte of its model and data."""
     from flows.publishing.history import open_project
     from flows.publishing.rollback import remaining_batches
     from flows.publishing.rollback import rollback as roll_back
@@ -86,19 +88,19 @@ def rollback(
     )
     typer.echo(f"{live.version} is live (promotion {live.seq})")
     if restore is not None:
-        typer.echo(f"its model and data are in {restore}, every file hashed")
+        typer.echo(f"its model and data are in {restore}; the hash of every file was checked")
     for batch in [] if model_only or before is None else remaining_batches(root, live, before):
         typer.echo(
             f"{batch.batch} ({batch.kind}, {batch.rows} images) came after it and is not tombstoned: the next run over "
-            f"new inputs trains on it again, unless: evergreen tombstone {batch.batch} --why ..."
+            f"new inputs trains on it again, unless you run: evergreen tombstone {batch.batch} --why ..."
         )
 
 
 def approve(
     run: Annotated[str, typer.Argument(help="Run id; `evergreen releases --runs` lists them.")],
-    why: Annotated[str, typer.Option(help="Kept with the version.")] = "",
+    why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "",
 ) -> None:
-    """Publish a held run, if the gate does not reject it against what is live now."""
+    """Publish a held run, unless the gate rejects it against the model that is live now."""
     from flows.publishing.held import approve as publish_held
 
     live = publish_held(project_root(), run, by=getpass.getuser(), why=why)
@@ -107,17 +109,17 @@ def approve(
 
 def promote(
     run: Annotated[str, typer.Argument(help="Run id; `evergreen releases --runs` lists them.")],
-    why: Annotated[str, typer.Option(help="Kept with the version.")] = "",
-    override: Annotated[bool, typer.Option("--override", help="Against the gate's word.")] = False,
+    why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "",
+    override: Annotated[bool, typer.Option("--override", help="Overrule the gate.")] = False,
 ) -> None:
-    """Publish a held or rejected run against the gate's word: who and why are kept with the version."""
+    """Publish a held or rejected run against the gate's verdict; who and why are recorded with the version."""
     from flows.publishing.held import override as publish_anyway
     from tasks.common.errors import EvergreenError
 
     if not override:
         raise EvergreenError(
-            f"a run that passes the gate is promoted by itself. Approve a held one with `evergreen approve {run}`, or "
-            f'go against the gate with `evergreen promote {run} --override --why "..."`'
+            f"a run that passes the gate is promoted automatically. Approve a held run with `evergreen approve {run}`, "
+            f'or overrule the gate with `evergreen promote {run} --override --why "..."`'
         )
     live = publish_anyway(project_root(), run, by=getpass.getuser(), why=why)
     typer.echo(f"{live.version} is live (promotion {live.seq}): {live.why}")
@@ -125,18 +127,26 @@ def promote(
 
 def adopt(
     path: Annotated[Path, typer.Argument(help="The model: an .onnx file, or .safetensors with --backbone.")],
-    classes: Annotated[str, typer.Option(help="File of class names in the model's order, one a line; or a,b,c.")],
+    classes: Annotated[str, typer.Option(help="Class names in the model's order: a file with one per line, or a,b,c.")],
     size: Annotated[int, typer.Option(min=8, max=4096, help="Side of the model's input in pixels.")],
-    mean: Annotated[tuple[float, float, float], typer.Option(help="Of channels scaled to 0..1.")] = (0.5, 0.5, 0.5),
-    std: Annotated[tuple[float, float, float], typer.Option(help="Of channels scaled to 0..1.")] = (0.5, 0.5, 0.5),
-    fit: Annotated[str | None, typer.Option(help="squash, crop or pad; default: images.fit of params.yaml.")] = None,
+    mean: Annotated[
+        tuple[float, float, float], typer.Option(help="Mean of the channels, scaled to 0..1, for normalisation.")
+    ] = (0.5, 0.5, 0.5),
+    std: Annotated[tuple[float, float, float], typer.Option(help="Standard deviation of the channels, likewise.")] = (
+        0.5,
+        0.5,
+        0.5,
+    ),
+    fit: Annotated[str | None, typer.Option(help="squash, crop or pad. Default: images.fit in params.yaml.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="The timm model whose weights a .safetensors file holds.")
+        str | None, typer.Option(help="timm name of the model whose weights the .safetensors file holds.")
     ] = None,
-    features: Annotated[str | None, typer.Option(help="ONNX tensor to use as features, where none is found.")] = None,
-    why: Annotated[str, typer.Option(help="Kept with the version.")] = "deployed before",
+    features: Annotated[
+        str | None, typer.Option(help="ONNX tensor to use as features, if none is found automatically.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "deployed before",
 ) -> None:
-    """Make a model that is deployed already the first version; the next challenger must beat it."""
+    """Make a model that is already deployed the first version, which the next challenger must beat."""
     from flows.publishing.adopt import adopt as adopt_model
     from tasks.adopt.build import read_classes
     from tasks.adopt.deployed import Deployed
@@ -161,34 +171,44 @@ COMMANDS += [releases, diff, rollback, approve, promote, adopt]
 
 
 def verify(
-    version: Annotated[str | None, typer.Argument(help="One version; default: all that are kept.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, also of files unchanged since.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Put back what has a whole copy elsewhere.")] = False,
+    version: Annotated[str | None, typer.Argument(help="One version. Default: all that are kept.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte, even of files that have not changed since.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Restore objects that have an intact copy elsewhere.")
+    ] = False,
 ) -> None:
-    """Is every object of every kept version there, and right? Exit code 1 when anything is missing or damaged."""
+    """Check that every object of every kept version exists and is intact. Exit code 1 if not."""
     from flows.versions.verify import verify_command
 
     raise typer.Exit(verify_command(project_root(), version, deep, repair))
 
 
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only say what would go.")] = False,
-    keep: Annotated[int | None, typer.Option(help="Retire all versions but the newest so many.")] = None,
-    keep_days: Annotated[float | None, typer.Option(help="Retire versions not live for so many days.")] = None,
-    grace_hours: Annotated[float, typer.Option(help="Keep whatever is younger: it may be in the making.")] = 24.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only show what would be deleted.")] = False,
+    keep: Annotated[int | None, typer.Option(help="Retire all versions except this many newest ones.")] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(help="Retire versions that have not been live for this many days.")
+    ] = None,
+    grace_hours: Annotated[
+        float, typer.Option(help="Keep everything younger than this: a run may still be writing it.")
+    ] = 24.0,
 ) -> None:
-    """Remove what no kept version needs, from the release store, DVC's cache and remote, and the caches."""
+    """Delete what no kept version needs from the release store, DVC's cache and remote, and the caches."""
     from flows.versions.gc import gc_command
 
     gc_command(project_root(), yes, keep, keep_days, grace_hours)
 
 
 def forget(
-    what: Annotated[str, typer.Argument(help="An image's id (64 hex digits), or a source: all of its images.")],
-    why: Annotated[str, typer.Option(help="Kept in the ledger.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Erase; without, only say what would go.")] = False,
+    what: Annotated[
+        str, typer.Argument(help="Id of an image (64 hex digits), or a source, whose images are all erased.")
+    ],
+    why: Annotated[str, typer.Option(help="Why; recorded in the ledger of erasures.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Erase. Without it, only show what would be erased.")] = False,
 ) -> None:
-    """Erase images wherever their bytes or pixels lie; says which versions lose data. Cannot be undone."""
+    """Erase images everywhere, and show which versions lose data. This cannot be undone."""
     from flows.versions.forget import forget_command
 
     forget_command(project_root(), what, why, yes)

@@ -1,4 +1,4 @@
-"""What follows from a drift decision: an event that starts a retraining, samples for the review queue, alerts."""
+"""Carry out a drift decision: start a retraining by an event, fill the review queue, send alerts."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -23,13 +23,13 @@ def act(
     link: str = "",
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Do what `decision` asks for; sentences of what was done.
+    """Do what `decision` asks for; returns sentences on what was done.
 
-    since: start of the first of the windows that drifted (None: of this one): people are asked about all of them.
-    link: of the window's report, for the alerts.
+    since: start of the first drifted window (None: this window), because people are asked about all of them.
+    link: address of the window's report, for the alerts.
 
-    Raises EvergreenError when a retraining was decided and no server takes the event: then the decision is not kept,
-    and the next run comes to it again.
+    Raises EvergreenError if a retraining was decided and no server takes the event. Then the decision is not recorded,
+    so the next run reaches it again.
     """
     window, done = measures.window, []
     if decision.outcome == "retrain":
@@ -47,15 +47,15 @@ def act(
                 log, limited, since or window.start, window.end, f"window {window.id}: {decision.sentence}"
             )
             done.append(
-                f"{len(chosen)} samples were put into the review queue, {waits + len(chosen)} wait for a label."
+                f"{len(chosen)} samples were added to the review queue; {waits + len(chosen)} wait for a label."
             )
         else:
-            done.append(f"{waits} samples wait for a label already, so none was added.")
+            done.append(f"{waits} samples already wait for a label, so none was added.")
     if decision.outcome == "none":
         for outcome in ("watch", "label", "retrain"):
             alert_once(root, f"drift {outcome}", outcome, None)
         problems = []
-    else:  # once while it lasts: it is decided anew with every window
+    else:  # alert once while the drift lasts: every window reaches the same decision
         problems = alert_once(
             root,
             f"drift {decision.outcome}",
@@ -71,13 +71,15 @@ def act(
 
 
 def new_labels(root: Path, log: Log, since: datetime) -> int:
-    """How many samples got a true label at or after `since` (when the live model came) that a run could learn from:
-    none while HEAD names nothing that no run has seen, whatever the log holds."""
+    """Count the samples with a true label given at or after `since` that a run could learn from.
+
+    since: when the live model was released. The count is 0 while a run has already used everything that HEAD names.
+    """
     from flows.repo.run_inputs import current_inputs
 
     try:
         if current_inputs(root)[2] is not None:
             return 0
-    except EvergreenError:  # no data.dvc: nothing can be retrained from this checkout
+    except EvergreenError:  # no data.dvc: this checkout cannot retrain anything
         return 0
     return len(set(log.labels(since=since)["id"].to_pylist()))

@@ -1,13 +1,13 @@
-"""One monitor run: the newest window of production -> measures -> decision -> report -> act.
+"""One monitor run: measure the newest window of production, decide, act, report.
 
-A window is what the live model answered since the last one, up to now less the time a capture may hold an answer back.
-It stays open until it has decide.min_rows rows, or is a day old. Nothing here imports torch or Prefect: with nothing
-to look at a run costs one listing of the log.
+A window holds what the live model answered since the previous window. It ends before now by the time for which capture
+may hold an answer back. It stays open until it has decide.min_rows rows or is a day old. Nothing here imports torch or
+Prefect: a run without a full window costs one listing of the log.
 
-    .evergreen/monitor.json    when the last run ended well, and what it said
+    .evergreen/monitor.json    when the last run succeeded, and what it found
 
-Acting comes before the journal's entry: a run killed between acts again, and a second event is coalesced by the
-retraining's single flight, while a lost one would be lost for ever.
+The run acts before it writes the journal. A run that is killed in between acts again, and single flight merges the
+second event with the first. In the other order the event would be lost.
 """
 
 from collections.abc import Callable
@@ -28,28 +28,31 @@ from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
 
-LONGEST = timedelta(days=1)  # of a window; after a longer silence the newest day is what counts
-HEAVY = ("image",)  # of the log's columns: encoded bytes; pages show the thumbnails
-PAST = 30  # windows that a page's trend and a decision's persistence look back
+LONGEST = timedelta(days=1)  # longest window; after a longer silence only the newest day counts
+HEAVY = ("image",)  # log columns that are not read: encoded bytes; pages show the thumbnails
+PAST = 30  # windows shown in a page's trend and used for a decision's persistence
 
 
 class Seen(Frozen):
-    """What one run did. `sentence` is for people."""
+    """The result of one run. `sentence` is for people."""
 
     at: datetime
-    outcome: str  # of the decision; "waiting": too few rows yet; "nothing": no model is live
+    outcome: str  # of the decision; "waiting": too few rows so far; "nothing": no model is live
     sentence: str
     window: str | None = None
     report: str | None = None  # path of our page
 
 
 def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
-    """`monitor` unless one runs already; what it saw is kept for `evergreen status`. Returns its sentence."""
+    """Run `monitor` unless another run is active, and record the result for `evergreen status`.
+
+    Returns the result's sentence.
+    """
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     with try_locked(state / "monitor.lock") as mine:
         if not mine:
-            return "another monitor run is under way"
+            return "another monitor run is active"
         seen = monitor(root, say, now)
         write_json(state / "monitor.json", seen.model_dump(mode="json"))
         for problem in retry_alerts(root):
@@ -60,7 +63,7 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
 
 
 def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:
-    """The new champion against its predecessor, as soon as enough true labels came since the last look."""
+    """Compare the champion with its predecessor once enough true labels came since the last comparison."""
     from flows.production.reevaluate import due, reevaluate
 
     params = load_params(root / "params.yaml")
@@ -73,18 +76,18 @@ def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:
 def monitor(
     root: Path, say: Callable[[str], None] = print, now: datetime | None = None, settle: float | None = None
 ) -> Seen:
-    """One run. now: end of the window, with `settle` seconds (None: what a capture may hold back) taken off."""
+    """Do one run. The window ends `settle` seconds before `now`; None: as long as capture may hold answers back."""
     now = (now or datetime.now(UTC)).astimezone(UTC)
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
     live = releases.live()
     if live is None:
-        return Seen(at=now, outcome="nothing", sentence="no model is live yet: there is nothing to monitor")
+        return Seen(at=now, outcome="nothing", sentence="no model is live yet, so there is nothing to monitor")
     log = open_log(root, params)
     journal = Journal(log.store)
     past = journal.recent(max(params.decide.persistence[1], PAST))
     for key in journal.skipped:
-        say(f"{key} of the journal cannot be read and is left out")
+        say(f"skipped {key} of the journal, which cannot be read")
     situation = _situation(root, params, live, log, journal, now)
     start = _start(past, live, now)
     held_back = params.capture.flush_seconds + 1 if settle is None else settle
@@ -101,7 +104,7 @@ def monitor(
     from monitoring.decide import decide
 
     decision = decide([*same, measures], situation, params.decide)
-    # the event first: what fails to be drawn must not keep a model from being mended
+    # act before drawing the report: an error in a page must not stop a retraining
     drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
     since = min(drifted, default=None)
     done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
@@ -117,7 +120,7 @@ def monitor(
 
 
 def _link(root: Path, window: str) -> str:
-    """Where people find the window's page: its address while the pages are served, else its file."""
+    """Return the address of the window's page while the pages are served, else its file."""
     from monitoring.pages.site import reports_dir
 
     services = state_dir(root) / "services.json"
@@ -126,7 +129,7 @@ def _link(root: Path, window: str) -> str:
 
 
 def _start(past: list[tuple[Measures, DriftDecision]], live: Pointer, now: datetime) -> datetime:
-    """End of the live model's last window, or when it went live; a day ago at most."""
+    """Return the end of the live model's last window, or when it went live; at most a day ago."""
     ends = [m.window.end for m, _ in past if m.window.bundle == live.bundle]
     return max([live.at.astimezone(UTC), now - LONGEST, *ends[-1:]]).replace(microsecond=0)
 
@@ -147,7 +150,7 @@ def _situation(root: Path, params: Params, live: Pointer, log: Log, journal: Jou
 
 
 def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, start: datetime, sentence: str) -> Seen:
-    """A run without a window: silence is judged all the same, and whether labels or age ask for a retraining."""
+    """Finish a run without a full window: still check for silence, and whether labels or age call for a retraining."""
     from monitoring.decide import decide
 
     decision = decide([], situation, params.decide)
@@ -164,7 +167,7 @@ def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, s
 def _measure(
     root: Path, params: Params, releases: Releases, live: Pointer, log: Log, start: datetime, end: datetime
 ) -> tuple[Measures, pa.Table, Path]:
-    """What the window's rows measure, those rows, and the live bundle's folder."""
+    """Measure the window; returns (measures, the rows used, the live bundle's folder)."""
     from monitoring.drift import reference
     from monitoring.drift.window import measure_window
 
@@ -194,7 +197,7 @@ def _measure(
 def write_report(
     root: Path, params: Params, table: pa.Table, bundle: Path, measures: Measures, decision: DriftDecision, past, done
 ) -> Path:
-    """Our page and Evidently's snapshot of the window; the page's path."""
+    """Write the window's page and its Evidently snapshot; returns the page's path."""
     import pyarrow.parquet as pq
 
     from monitoring.pages import evidently, report

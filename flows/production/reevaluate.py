@@ -1,10 +1,10 @@
-"""Accuracy in production on true labels that came late, and the way back when a new champion is surely worse.
+"""Accuracy on late labels, and a rollback if the new champion is certainly worse than its predecessor.
 
-The champion and its predecessor are compared on the same images: those the champion answered and people labelled. Its
-own answers are in the log, the predecessor's are computed. Where the log keeps no image bytes, the predecessor's own
-labelled answers of its time stand in, which is weaker: traffic may have changed between them.
+Both models are compared on the same images: those that the champion answered and people labelled. The champion's
+answers are in the log; the predecessor's are computed. If the log keeps no image bytes, the predecessor's own labelled
+answers of its time replace them. That is weaker, because traffic may have changed in between.
 
-b: images only the champion got right; c: only the predecessor; N: compared.
+b: images that only the champion got right; c: only the predecessor; N: images compared.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
 from tasks.scoring import intervals
 
 Z = 2.326  # one-sided 99 %: "surely"
-COMPARED = 500  # newest labelled images
+COMPARED = 500  # the newest labelled images that are compared, at most
 LOOK_BACK = timedelta(days=30)  # for the predecessor's own answers
 
 
@@ -54,12 +54,12 @@ def unpaired_difference(right: int, n: int, right_before: int, n_before: int) ->
 
 
 def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
-    """Compare, say, and roll back where params.yaml's decide.rollback_drop says so. Returns a sentence."""
+    """Compare champion and predecessor; roll back if decide.rollback_drop says so. Returns one sentence."""
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
     live = releases.live()
     if live is None:
-        return "no model is live yet: there is nothing to evaluate"
+        return "no model is live yet, so there is nothing to evaluate"
     log, now = open_log(root, params), now or datetime.now(UTC)
     rows = labelled(log, live.at, now, live.bundle)
     write_json(state_dir(root) / "reevaluated.json", {"bundle": live.bundle, "labelled": len(rows)})
@@ -72,7 +72,7 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
         return sentence
     found = compare(root, params, releases, log, rows, live, before)
     if found is None:
-        return f"{sentence}; too little is known of {before.version} to compare"
+        return f"{sentence}; too few labelled answers of {before.version} to compare"
     sentence += (
         f"; against {before.version}{'' if found.paired else ' (on its own traffic)'} {100 * found.difference:+.1f} "
         f"points ({100 * found.low:+.1f} .. {100 * found.high:+.1f}, N = {found.n})"
@@ -83,24 +83,24 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
     back = rollback(root, before.version, by="policy", why=f"accuracy on late labels fell: {sentence}")
     done = f"rolled back to {back.version}"
     for problem in alert(
-        root, "rollback", f"{live.version} is surely worse than its predecessor. {sentence}", done=done
+        root, "rollback", f"{live.version} is certainly worse than its predecessor. {sentence}", done=done
     ):
         say(problem)
     return f"{sentence}: {done}"
 
 
 def due(root: Path, log: Log, live: Pointer, new: int) -> bool:
-    """Did at least `new` labels for the live model's answers come since it was last re-evaluated?"""
+    """Whether at least `new` labels for the live model's answers came since its last re-evaluation."""
     file = state_dir(root) / "reevaluated.json"
     last = read_json(file) if file.is_file() else {}
     before = last["labelled"] if last.get("bundle") == live.bundle else 0
     if len(set(log.labels(since=live.at)["id"].to_pylist())) < before + new:
-        return False  # the cheap bound: labels of any model's answers
+        return False  # a cheap upper bound: labels of any model's answers
     return len(labelled(log, live.at, datetime.now(UTC), live.bundle)) >= before + new
 
 
 def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
-    """What the live version replaced; None for the first, and after a rollback: a person's decision stands."""
+    """The version that the live one replaced; None for the first, and after a rollback, which a person decided."""
     history = releases.history()
     if periods(history)[-1].again:
         return None
@@ -109,7 +109,7 @@ def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
 
 
 def labelled(log: Log, since: datetime, now: datetime, bundle: str) -> pa.Table:
-    """Answers of model `bundle` in [since, now) that have a true label: id, at, prediction, label; newest COMPARED."""
+    """Read the newest COMPARED labelled answers of model `bundle` in [since, now): id, at, prediction, label."""
     truth = majority_labels(log.labels(since=since))
     if not len(truth):
         return pa.table({"id": pa.array([], pa.string()), "at": [], "prediction": [], "label": []})
@@ -129,7 +129,7 @@ def labelled(log: Log, since: datetime, now: datetime, bundle: str) -> pa.Table:
 def compare(
     root: Path, params: Params, releases: Releases, log: Log, rows: pa.Table, live: Pointer, before: Pointer
 ) -> Comparison | None:
-    """Champion against predecessor on `rows` (`labelled`), or on each one's own answers; None: too little is known."""
+    """Compare both models on `rows` (of `labelled`), else on their own answers; None if too few are labelled."""
     times = rows["at"].to_pylist()
     found = log.find(rows["id"].to_pylist(), min(times), max(times) + timedelta(microseconds=1), ["id", "image"])
     bytes_of = {row["id"]: row["image"] for row in found.to_pylist() if row["image"]}
@@ -155,7 +155,7 @@ def _right(rows: pa.Table) -> list[bool]:
 
 
 def _same(answer, label) -> bool:
-    """Multi-label answers are right when every label is."""
+    """Whether an answer is right; a multi-label answer only if every label is."""
     if isinstance(label, str) or label is None:
         return answer == label
     return answer is not None and set(answer) == set(label)

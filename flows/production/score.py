@@ -1,8 +1,8 @@
-"""`evergreen score`: a folder, manifest or S3 prefix through the live model, into the production log.
+"""`evergreen score`: answer the images of a folder, manifest or S3 prefix with the live model and log the answers.
 
-The same model, preprocessing and log as serving. Where the source says when an image was taken, that is the time of
-the answer, and scoring the same source again with the same model leaves the log as it is. N images pass through
-memory a few at a time.
+Model, preprocessing and log are those of serving. If the source says when an image was taken, that is the time of the
+answer; scoring the same source again with the same model then leaves the log unchanged. Only a few images are in memory
+at once.
 """
 
 from collections import Counter
@@ -19,27 +19,27 @@ from tasks.sources.fields import Unusable
 from tasks.sources.source import Columns, open_source
 
 BATCH = 64  # images predicted at once
-BUFFER_ROWS, BUFFER_BYTES = 4096, 64 << 20  # held until they are written, one file an hour of theirs
+BUFFER_ROWS, BUFFER_BYTES = 4096, 64 << 20  # answers in memory before they are written, one file per hour of time
 
 
 @dataclass
 class Summary:
-    """What a scoring found."""
+    """The result of one scoring."""
 
     version: str
-    rows: int = 0  # logged, unreadable ones included
+    rows: int = 0  # logged, including unreadable images
     classes: Counter = field(default_factory=Counter)  # predicted class -> images
-    needs_review: int = 0  # not sure or unfamiliar
+    needs_review: int = 0  # uncertain or unfamiliar
     unfamiliar: int = 0  # out of distribution
     unreadable: Counter = field(default_factory=Counter)  # reason -> images
-    examples: list[str] = field(default_factory=list)  # of unreadable ones, for people
+    examples: list[str] = field(default_factory=list)  # of unreadable images, for people
 
     def lines(self) -> list[str]:
-        """For the terminal."""
-        found = [f"{self.rows} images through {self.version}, in the production log"]
+        """Describe it for the terminal."""
+        found = [f"{self.version} answered {self.rows} images; the answers are in the production log"]
         width = max(map(len, self.classes), default=0)
         found += [f"  {name:<{width}}  {count:>7}" for name, count in self.classes.most_common()]
-        found.append(f"  to be looked at: {self.needs_review} ({self.unfamiliar} of them unlike what the model knows)")
+        found.append(f"  worth a review: {self.needs_review} ({self.unfamiliar} of them unlike the training images)")
         if self.unreadable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unreadable.items()))
             found += [f"  unreadable: {reasons}", *(f"    {line}" for line in self.examples)]
@@ -54,10 +54,10 @@ def score(
     at_column: str | None = None,
     source_column: str | None = None,
 ) -> Summary:
-    """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log it.
+    """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log the answers.
 
-    name: source (camera, site) of images that name none. Images without a time get that of their answer.
-    Raises EvergreenError when nothing is live, the source cannot be read or holds nothing.
+    name: source (camera, site) of images that name none. Images without a time get the time of their answer.
+    Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
     from monitoring.log.production_log import open_log
     from monitoring.log.rows import Answer, log_row, log_table
@@ -79,7 +79,7 @@ def score(
             offered += 1
             try:
                 readable.append((one, one.read()))
-            except Unusable as error:  # no bytes, so no id: it is reported, not logged
+            except Unusable as error:  # without bytes there is no id, so it is reported but not logged
                 _unreadable(found, one.where, error.reason, error.detail)
         answers = model.predictor.predict([data for _, data in readable])
         for (one, data), said in zip(readable, answers, strict=True):
@@ -99,7 +99,7 @@ def score(
             log.append(log_table(rows, log.task))
             rows, size = [], 0
     if not offered:
-        raise EvergreenError(f"{source} has no rows: nothing to score")
+        raise EvergreenError(f"{source} is empty: expected images to score")
     if rows:
         log.append(log_table(rows, log.task))
     return found
@@ -113,7 +113,7 @@ def _unreadable(found: Summary, where: str, reason: str, detail: str) -> None:
 
 def _offered(source: str, root: Path, params: Params, at_column: str | None, source_column: str | None) -> Iterator:
     columns = Columns(time=at_column, source=source_column, unlabelled=True)
-    with on_disk(root, source, params, columns) as path:  # batched in here: rows read their files when asked to
+    with on_disk(root, source, params, columns) as path:  # inside the block, because rows read their files late
         yield from _batches(track(open_source(path, columns).rows(), f"scoring {source}"))
 
 

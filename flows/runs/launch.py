@@ -1,7 +1,7 @@
-"""`evergreen retrain` before anything heavy is imported: is there something to do, where, and as which process.
+"""`evergreen retrain`: check whether there is something to do, then start one run as a process of its own.
 
-The up-to-date check hashes what HEAD names (git's own object ids) and the tombstones; if a run over exactly
-these inputs has ended, that ending is reported and nothing starts.
+The up-to-date check imports nothing heavy. It hashes what HEAD names (git's own object ids) and the tombstones. If a
+run over exactly these inputs has ended, the command reports that ending and starts nothing.
 """
 
 import getpass
@@ -21,7 +21,7 @@ from tasks.releases.store import open_store
 
 
 def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
-    """Start one run in a workspace and a process of its own, and wait for it. Returns its exit code.
+    """Start one run in its own workspace and process and wait for it. Returns the exit code.
 
     0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
     """
@@ -30,28 +30,27 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     key, tombstones, ended = run_inputs.current_inputs(root)
     if ended and not force:
         return _nothing_new(root, ended, say)
-    if force:  # one that is asked for goes ahead, whatever else runs
+    if force:  # a forced run does not wait for others
         return _start(root, key, tombstones, reason, None, say)
     with run_inputs.lock_inputs(root, key, say) as flight:
-        _complete(root, say)
-        key, tombstones, ended = run_inputs.current_inputs(
-            root
-        )  # by the run that was waited for, or one whose starter was killed
+        _complete_killed_runs(root, say)
+        # again: the run we waited for may have ended with these inputs, or one whose starter was killed
+        key, tombstones, ended = run_inputs.current_inputs(root)
         if not ended:
             return _start_here(root, key, tombstones, reason, flight, say)
         if workspace.crashed_runs(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
-            _tell_of_the_dead(root, ensure_server(root, say))
+            _mark_dead_runs(root, ensure_server(root, say))
         return _nothing_new(root, ended, say)
 
 
 def _finish_erasure(root: Path, say) -> None:
-    """Complete an `evergreen forget` that was killed: it may have left data.dvc changed and not committed."""
+    """Complete an `evergreen forget` that was killed: it may have left a change of data.dvc uncommitted."""
     journals = sorted((workspace.state_dir(root) / "forget").glob("*.json"))
     if not journals or list(workspace.alive_runs(root)):
         return
     from flows.versions.forget import forget
 
-    say("completing an erasure that was cut off")
+    say("completing an erasure that was interrupted")
     for image in read_json(journals[0])["plan"]["ids"][:1]:
         forget(root, image, "completed at the next start")
 
@@ -65,7 +64,7 @@ def _nothing_new(root: Path, ended: dict, say) -> int:
 
 
 def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int, say) -> int:
-    """One run over the inputs `key`, unless another machine on this release store has made it."""
+    """Start one run over the inputs `key`, unless another machine on this release store has finished one."""
     from flows.publishing import run_records
     from flows.runs import lease
 
@@ -77,20 +76,20 @@ def _start_here(root: Path, key: str, tombstones: dict, reason: str, flight: int
             return _nothing_new(root, ended, say)
         return _start(root, key, tombstones, reason, flight, say, run_id)
     finally:
-        lease.give_back(releases, key, run_id)  # where its process did not, and could not any more
+        lease.give_back(releases, key, run_id)  # in case its process was killed and could not
 
 
 def _start(
     root: Path, key: str, tombstones: dict, reason: str, flight: int | None, say, run_id: str | None = None
 ) -> int:
-    """One run over the inputs `key`; `flight`: the lock that holds these, for its process to inherit."""
+    """Start one run over the inputs `key`; its process inherits `flight`, the lock on these inputs."""
     if flight is None:
-        _complete(root, say)
+        _complete_killed_runs(root, say)
     workspace.check_code_and_state(root)
     load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
-    _check_places(root)
+    _check_writable(root)
     url = ensure_server(root, say)
-    _tell_of_the_dead(root, url)
+    _mark_dead_runs(root, url)
     run_id = run_id or workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
     write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
@@ -103,7 +102,7 @@ def _start(
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
     }
     command = [sys.executable, "-m", "flows.runs.process", run_id, reason, getpass.getuser()]
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, until it can end in order
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child unblocks it once it can end cleanly
     try:
         process = subprocess.Popen(
             command, cwd=tree, env=env, pass_fds=[lock, *([flight] if flight is not None else [])]
@@ -120,15 +119,15 @@ def _start(
     return code
 
 
-def _tell_of_the_dead(root: Path, url: str) -> None:
-    """Let Prefect's runs of killed processes be crashed: they would look alive for ever."""
+def _mark_dead_runs(root: Path, url: str) -> None:
+    """Mark the flow runs of killed processes as crashed in Prefect: they would look alive forever."""
     died = workspace.crashed_runs(root)
     mark_crashed(url, died)
     workspace.clear_crashed(root, died)
 
 
 def _no_longer_live(root: Path, version: str | None) -> str | None:
-    """What became of `version` if it was rolled back since; None for anything else."""
+    """Say that `version` was rolled back since; None if it was not."""
     from flows.publishing.history import open_project, withdrawn
 
     releases = open_project(root)[1]
@@ -140,13 +139,13 @@ def _no_longer_live(root: Path, version: str | None) -> str | None:
         return None
     rollback = found[0].rollback
     return (
-        f"{version} was rolled back to {rollback.version} since, by {rollback.by} ({rollback.why}): live is "
-        f"{live.version}. `evergreen rollback {version}` puts it back."
+        f"since then {rollback.by} rolled {version} back to {rollback.version} ({rollback.why}); {live.version} is "
+        f"live. `evergreen rollback {version}` makes {version} live again."
     )
 
 
-def _check_places(root: Path) -> None:
-    """Raises EvergreenError where a release could not be kept: publishing would say so after all the training."""
+def _check_writable(root: Path) -> None:
+    """Raise EvergreenError if a release could not be stored: publishing would find out only after the training."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
 
@@ -156,22 +155,22 @@ def _check_places(root: Path) -> None:
     except DvcException as error:
         raise EvergreenError(f"DVC cannot read {main / '.dvc/config'}: {error}") from error
     if (name := config["core"].get("remote")) not in config["remote"]:
-        named = f"core.remote names {name!r}, which is none" if name else "there is no default one"
+        found = f"core.remote names {name!r}, which is not defined" if name else "no default remote"
         raise EvergreenError(
-            f"no DVC remote to keep data and models in ({main / '.dvc/config'}: {named}): "
-            "`dvc remote add --default store ../.evergreen/remote`, or another place; commit .dvc/config"
+            f"no DVC remote to store data and models in ({main / '.dvc/config'}: {found}): run "
+            "`dvc remote add --default store ../.evergreen/remote`, or name another place, and commit .dvc/config"
         )
     remote = config["remote"][name]["url"]
-    for folder in (main / Path(url).expanduser(), main / ".dvc" / remote):  # an address of S3 is no folder here
+    for folder in (main / Path(url).expanduser(), main / ".dvc" / remote):  # an S3 address is not a folder here
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise EvergreenError(
-                f"releases and their data are kept in {folder.resolve()}, which is not writable for you: make it so, "
-                "or name another place (store.url in params.yaml, the remote in .dvc/config)"
+                f"{folder.resolve()}, where releases and their data are stored, is not writable for you: change its "
+                "permissions, or name another place (store.url in params.yaml, the remote in .dvc/config)"
             )
 
 
 def _wait(process: subprocess.Popen) -> int:
-    """The child's exit code. Ctrl-C reaches it too (same terminal): wait for it to end in order."""
+    """Return the child's exit code. Ctrl-C reaches the child too (same terminal), so keep waiting for it."""
     while True:
         try:
             code = process.wait()
@@ -180,9 +179,11 @@ def _wait(process: subprocess.Popen) -> int:
             continue
 
 
-def _complete(root: Path, say) -> None:
-    """Complete what killed runs left: what they published, what holds them, their workspaces. Refuse early what
-    publishing would refuse."""
+def _complete_killed_runs(root: Path, say) -> None:
+    """Complete what killed runs left: half-published releases, records of held runs, workspaces.
+
+    Refuses a branch that publishing would refuse, before the training rather than after it.
+    """
     from flows.publishing import registry, run_records
     from flows.publishing.publish import reconcile
 
@@ -190,7 +191,7 @@ def _complete(root: Path, say) -> None:
     main, releases = main_checkout(root), open_store(params.store, root)
     registry.check_branch(main)
     done = reconcile(main, releases, params.bundle.name) + run_records.reconcile(main, releases)
-    for line in done:  # before the workspaces go, which say what a published run was started for
+    for line in done:  # first: a workspace, deleted below, says why its published run was started
         say(line)
     for run_id in workspace.reconcile(root):
-        say(f"run {run_id} had died: this one continues from its finished stages")
+        say(f"run {run_id} died: this run continues from its finished stages")

@@ -1,15 +1,15 @@
-"""One run over the same inputs at a time among machines that share a release store.
+"""Leases: of all machines that share a release store, only one runs the same inputs at a time.
 
-    leases/<input key>.json in the store    {run_id, holder, host, beat}: a run over these inputs lives
-    .evergreen/holder                       names this checkout's state among all that share the store
+    leases/<input key>.json in the store    {run_id, holder, host, beat}: a run over these inputs is alive
+    .evergreen/holder                       the name of this checkout among all that share the store
 
-On one machine flocks do this (`flows.repo.workspace`), and the kernel frees them. Of another machine nobody can see
-whether a process lives: so a run changes its lease every BEAT seconds, and whoever waits takes over one that has not
-changed for EXPIRES seconds of the waiter's own clock (Gray and Cheriton,
-"Leases", SOSP 1989; two clocks are never compared).
+On one machine file locks do this (`flows.repo.workspace`), and the kernel frees them when a process dies. A process on
+another machine cannot be watched. So a run rewrites its lease every BEAT seconds. A waiting run takes over a lease that
+has not changed for EXPIRES seconds of the waiter's own clock; two clocks are never compared (Gray and Cheriton,
+"Leases", SOSP 1989).
 
-A lease saves doubled work and promises nothing more. The fence is the pointer's compare-and-swap: a run that was
-suspended, lost its lease and woke up cannot publish over what went live meanwhile without being judged against it.
+The lease only avoids duplicate work. Safety comes from the compare-and-swap on champion.json: a run that was suspended,
+lost its lease and woke up is judged against whatever went live meanwhile before it can publish.
 """
 
 import json
@@ -30,18 +30,18 @@ from tasks.common.paths import state_dir
 from tasks.releases.store import Releases
 from tasks.storage.blobs import Conflict
 
-BEAT = 20.0  # seconds between two changes of a living run's lease
-EXPIRES = 180.0  # a run beats from the end of its imports on: half a minute on a busy machine
-POLL = 2.0
-AWAY = (EvergreenError, OSError)  # what a store raises that cannot be reached or read
+BEAT = 20.0  # seconds between two renewals of a lease
+EXPIRES = 180.0  # seconds; the first renewal follows the imports, which take half a minute on a busy machine
+POLL = 2.0  # seconds
+AWAY = (EvergreenError, OSError)  # raised by a store that cannot be reached or read
 UNREADABLE = {"run_id": "?", "holder": "?", "host": "another machine", "beat": 0}
 
 
 def take(releases: Releases, root: Path, key: str, run_id: str, say=print, expires: float = EXPIRES) -> None:
-    """Hold the inputs `key` for run `run_id`: at once, or when another machine's run over them has ended or died.
+    """Take the lease on the inputs `key` for run `run_id`, after another machine's run over them has ended or died.
 
-    The caller holds `run_inputs.lock_inputs`, so a lease of this checkout is a dead run's and is taken over at once.
-    expires: seconds (a test's). Raises EvergreenError after a day of waiting.
+    The caller holds `run_inputs.lock_inputs`, so a lease of this same checkout belongs to a dead run: take it over at
+    once. expires: seconds; tests shorten it. Raises EvergreenError after a day of waiting.
     """
     name, mine = _name(key), {"run_id": run_id, "holder": _holder(root), "host": platform.node(), "beat": 0}
     deadline, token, since, told = time.monotonic() + RUN_SECONDS, None, time.monotonic(), False
@@ -53,25 +53,25 @@ def take(releases: Releases, root: Path, key: str, run_id: str, say=print, expir
         if found is None or found["holder"] == mine["holder"] or expired:
             try:
                 releases.store.swap(name, _bytes(mine), current)
-            except Conflict:  # another was faster, or it lives after all
+            except Conflict:  # another machine was faster, or the run is alive after all
                 continue
             if found is not None and found["holder"] != mine["holder"]:
-                say(f"run {found['run_id']} on {found['host']} has shown no life for {expires:g} s: going ahead")
+                say(f"run {found['run_id']} on {found['host']} gave no sign of life for {expires:g} s: going ahead")
             return
         if not told:
-            say(f"run {found['run_id']} on {found['host']} is over these very inputs: waiting for its end")
+            say(f"run {found['run_id']} on {found['host']} uses the same inputs: waiting for it to end")
             told = True
         if time.monotonic() > deadline:
             raise EvergreenError(
-                f"run {found['run_id']} on {found['host']} has been over these very inputs for a day and is alive: "
-                "look there for one that hangs, end it, and start again (`--force` goes ahead beside it)"
+                f"run {found['run_id']} on {found['host']} has used the same inputs for a day and is still alive: look "
+                "there whether it hangs, end it, and start again (`--force` starts without waiting)"
             )
         time.sleep(min(POLL, expires / 10))
 
 
 @contextmanager
-def kept(releases: Releases, key: str | None, run_id: str, beat: float = BEAT) -> Iterator[None]:
-    """Renew the lease that `take` got for `run_id`, until the block ends; then give it back. Without one: nothing."""
+def renewed(releases: Releases, key: str | None, run_id: str, beat: float = BEAT) -> Iterator[None]:
+    """Renew the lease of `run_id` during the block, then give it back. Without a lease, do nothing."""
     if key is None or not _may_hold(releases, key, run_id):
         yield
         return
@@ -87,21 +87,23 @@ def kept(releases: Releases, key: str | None, run_id: str, beat: float = BEAT) -
 
 
 def give_back(releases: Releases, key: str, run_id: str) -> None:
-    """Free the inputs `key` if `run_id` holds them still. Never an error: a lease that stays expires."""
+    """Remove the lease on `key` if `run_id` still holds it. Never raises: a lease that stays expires."""
     try:
         if _is_of(releases, key, run_id):
             releases.store.remove(_name(key))
     except AWAY as error:
-        logging.getLogger(__name__).warning("the lease of these inputs could not be given back: %s", error)
+        logging.getLogger(__name__).warning("the lease on these inputs could not be given back: %s", error)
 
 
 def elsewhere(releases: Releases, root: Path) -> list[tuple[str, str, datetime]]:
-    """(run, host, last sign of life by the store's clock) of every lease that another checkout holds. A dead run's
-    stays until its inputs are run again: after a day, the longest that a run may take, it is left out."""
+    """List the leases of other checkouts: (run, host, last sign of life by the store's clock).
+
+    The lease of a dead run stays until its inputs are run again. This list leaves it out after RUN_SECONDS, a day.
+    """
     file, found = state_dir(root) / "holder", []
     mine = file.read_text() if file.is_file() else None
     for name in releases.store.list("leases/"):
-        with suppress(*AWAY):  # given back meanwhile
+        with suppress(*AWAY):  # it was given back meanwhile
             about, _ = _read(releases, name)
             at = releases.store.about(name)[1]
             if about and about["holder"] != mine and (datetime.now(UTC) - at).total_seconds() < RUN_SECONDS:
@@ -115,17 +117,17 @@ def _beat(releases: Releases, key: str, run_id: str, beat: float, ended: threadi
         try:
             found, token = _read(releases, name)
             if found is None or found["run_id"] != run_id:
-                log.warning("another run took these inputs over while this one showed no life; the gate decides")
+                log.warning("another run took over these inputs while this run was silent; the gate will decide")
                 return
             releases.store.swap(name, _bytes(found | {"beat": found["beat"] + 1}), token)
-        except (*AWAY, Conflict) as error:  # tried again at the next beat
-            log.warning("the lease of these inputs could not be renewed: %s", error)
+        except (*AWAY, Conflict) as error:  # the next beat tries again
+            log.warning("the lease on these inputs could not be renewed: %s", error)
 
 
 def _may_hold(releases: Releases, key: str, run_id: str) -> bool:
     try:
         return _is_of(releases, key, run_id)
-    except AWAY:  # a store that is away for a moment must not cost the run; the next beat knows more
+    except AWAY:  # a store that is unreachable for a moment must not cost the run; the next beat reads it again
         return True
 
 
@@ -139,13 +141,13 @@ def _read(releases: Releases, name: str) -> tuple[dict | None, str | None]:
         return None, None
     try:
         return {**UNREADABLE, **json.loads(found[0])}, found[1]
-    except (ValueError, TypeError):  # whoever wrote it does not renew it: it expires
+    except (ValueError, TypeError):  # its writer does not renew it, so it expires
         return UNREADABLE, found[1]
 
 
 def _holder(root: Path) -> str:
     file = state_dir(root) / "holder"
-    if not file.is_file():  # where two make it at once, a lease under the lost name expires like a stranger's
+    if not file.is_file():  # if two processes race here, a lease under the lost name expires as any other
         with atomic_path(file) as temporary:
             temporary.write_text(uuid.uuid4().hex)
     return file.read_text()

@@ -1,9 +1,9 @@
-"""The process of one run: what `evergreen retrain` starts inside the run's worktree.
+"""The process of one run, which `evergreen retrain` starts inside the run's worktree.
 
     python -m flows.runs.process RUN_ID REASON BY
 
-Apart from `flows.runs.retrain`, because the processes that a training starts import their parent's main module again:
-they have no use for Prefect, which takes seconds.
+It is not `flows.runs.retrain` itself: the worker processes of a training import their parent's main module again, and
+they would spend seconds on importing Prefect, which they do not use.
 """
 
 if __name__ == "__main__":
@@ -12,14 +12,13 @@ if __name__ == "__main__":
 
     from flows.startup import collect_less_garbage
 
-    collect_less_garbage()  # before the first import worth the name
+    collect_less_garbage()  # before the first heavy import
     from flows.runs.retrain import main
 
     try:
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGINT}
-        )  # flows.runs.launch blocks it while modules are imported
+        # flows.runs.launch blocks Ctrl-C while modules are imported
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = main(*sys.argv[1:4])
-    except KeyboardInterrupt:  # Prefect has noted that its run crashed; finished stages are kept
+    except KeyboardInterrupt:  # Prefect has marked the run as crashed; finished stages stay
         code = 130
     sys.exit(code)

@@ -1,12 +1,13 @@
-"""One retraining at a time for schedules, alarms and webhooks: a second trigger waits as a note, not as a process.
+"""One triggered retraining at a time: a second trigger leaves a note for the first and ends.
 
-    .evergreen/trigger/wanted.json    reasons that no run has taken up yet
-    .evergreen/trigger/flight         flock: held by the process that is taking them up
+    .evergreen/trigger/wanted.json    notes: reasons that no run has handled yet
+    .evergreen/trigger/flight         file lock of the process that is handling them
 
-Whoever finds the flight held leaves a note and ends; the holder looks again before it ends. A note whose inputs the run
-already used costs the up-to-date check alone. Locks are flocks: a killed process blocks nobody, and as a note goes only
-when its run has ended, the next trigger takes up what a killed one had begun. A person's `evergreen
-retrain` goes ahead at once (losers of a race gate again); a trigger waits for it and runs only what it did not cover.
+Triggers are schedules, alarms and webhooks. A trigger that finds the lock held leaves its note; the lock holder reads
+the notes again before it ends. If the holder's run already used the same inputs, a note costs only the up-to-date
+check. A killed process frees its lock. A note is deleted only after its run has ended, so the next trigger repeats what
+a killed one had begun. A person's `evergreen retrain` starts at once (if another run publishes first, it is judged
+again). A trigger waits for that run and then runs only what it did not cover.
 """
 
 import fcntl
@@ -23,14 +24,14 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, read_json, try_locked, wait_for_lock, write_json
 from tasks.common.paths import state_dir
 
-LOCK_SECONDS = 600.0  # a note is written in milliseconds
+LOCK_SECONDS = 600.0  # generous: writing a note takes milliseconds
 ENDINGS = ("promoted", "held", "rejected", "refused")
 
 
 def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None = None) -> str:
-    """Retrain because of `reason`, or leave it to the run in flight. Returns what happened, a sentence.
+    """Retrain because of `reason`, or leave it to the run in flight. Returns one sentence on what happened.
 
-    run: takes the joined reasons, returns a sentence (a test's; default: a real run).
+    run: takes the joined reasons and returns a sentence; a real run by default, tests replace it.
     Raises EvergreenError when the run failed.
     """
     folder = state_dir(root) / "trigger"
@@ -41,7 +42,7 @@ def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None
     while wanted(root):
         with try_locked(folder / "flight") as mine:
             if not mine:
-                ended.append("a retraining is under way: the reason is kept and looked at when it ends")
+                ended.append("a retraining is under way: it handles this reason when it ends")
                 break
             while notes := _notes(folder):
                 try:
@@ -49,30 +50,28 @@ def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None
                     ended.append(run(reason) if run else _run(root, reason, say))
                 finally:
                     _change(folder, lambda known, done=notes: {n: why for n, why in known.items() if n not in done})
-        # a note left between the last look and the lock's release is found by the loop
-    return ended[-1] if ended else "taken up by another run"
+        # the outer loop finds a note that came between the last look and the release of the lock
+    return ended[-1] if ended else "another run handles this reason"
 
 
 def wanted(root: Path) -> list[str]:
-    """Reasons that wait, or were being taken up when their process was killed."""
+    """List the reasons that wait, and those whose process was killed."""
     return list(_notes(state_dir(root) / "trigger").values())
 
 
-def run_and_tell(root: Path, reason: str, force: bool = False, say=print) -> int:
-    """`launch.retrain`, and an alert about how it ended. A run with nothing to do tells nobody."""
+def run_and_alert(root: Path, reason: str, force: bool = False, say=print) -> int:
+    """Run `launch.retrain` and send an alert on how it ended; no alert when there is nothing to do."""
     key, _, ended = run_inputs.current_inputs(root)
     if ended and not force:
         return launch.retrain(root, reason, force, say=say)
     try:
         code = launch.retrain(root, reason, force, say=say)
     except EvergreenError as error:
-        alert(root, "failed", f"a retraining could not start: {error}", done=f"nothing; wanted: {reason}")
+        alert(root, "failed", f"a retraining could not start: {error}", done=f"nothing; the reason was: {reason}")
         raise
     ending = run_inputs.recorded_ending(root, key)
     if code == 1 or code > 128 or ending is None:
-        alert(
-            root, "failed", f"a retraining ended with exit code {code}; its flow run in Prefect says why", done=reason
-        )
+        alert(root, "failed", f"a retraining ended with exit code {code}; see its flow run in Prefect", done=reason)
     elif ending["outcome"] in ENDINGS:
         version = f" {ending['version']}" if ending.get("version") else ""
         alert(root, ending["outcome"], f"{ending['outcome']}{version}: {ending['sentence']}", done=f"because: {reason}")
@@ -81,19 +80,19 @@ def run_and_tell(root: Path, reason: str, force: bool = False, say=print) -> int
 
 def _run(root: Path, reason: str, say) -> str:
     _wait_for_others(root, say)
-    code = run_and_tell(root, reason, say=say)
+    code = run_and_alert(root, reason, say=say)
     if code not in (0, 3, 4):
-        raise EvergreenError(f"the retraining ended with exit code {code}: its own flow run says why")
+        raise EvergreenError(f"the retraining ended with exit code {code}; see its flow run in Prefect")
     _, _, ending = run_inputs.current_inputs(root)
-    if ending is None:  # refused: its batch is tombstoned, so the inputs are others now
+    if ending is None:  # refused: the batch is tombstoned, which changed the inputs
         return f"ended with exit code {code}"
     return f"{ending['outcome']}: {ending['sentence']}"
 
 
 def _wait_for_others(root: Path, say) -> None:
-    """Until no run that a person started lives: its flock ends with its process, however that ends."""
+    """Wait until no run that a person started is alive: its lock ends with its process."""
     for run_id in list(workspace.alive_runs(root)):
-        say(f"waiting for run {run_id}, which may cover this already")
+        say(f"waiting for run {run_id}, which may already cover this")
         try:
             lock = os.open(state_dir(root) / "runs" / run_id / "lock", os.O_RDWR)
         except FileNotFoundError:
@@ -105,7 +104,7 @@ def _wait_for_others(root: Path, say) -> None:
 
 
 def _notes(folder: Path) -> dict[str, str]:
-    """Note id -> reason."""
+    """Read the notes: id -> reason."""
     file = folder / "wanted.json"
     return read_json(file) if file.is_file() else {}
 

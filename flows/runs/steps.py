@@ -1,9 +1,10 @@
-"""The plain functions as Prefect tasks: names, retries, timeouts, and artifacts people look at."""
+"""Prefect tasks around plain functions: names, retries, timeouts, and the artifacts people look at."""
 
 import base64
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -15,17 +16,18 @@ from tasks.common.errors import EvergreenError
 from tasks.common.nested import flatten
 from tasks.gate.verdict import GateVerdict
 
-TIMEOUT = timedelta(hours=12).total_seconds()  # a hang at 2 AM must end as a failure somebody is told of
+T = TypeVar("T")
+TIMEOUT = timedelta(hours=12).total_seconds()  # a run that hangs at 2 AM must end as a failure that sends an alert
 
 
 def _transient(task_, task_run, state) -> bool:
-    """Retry what may pass (a full disk being cleaned, a busy server), never what the user must mend."""
+    """Retry errors that may pass (a full disk, a busy server), never one that the user must fix."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, OSError) and not isinstance(error, EvergreenError)
 
 
 def _step(name: str, retries: int = 1):
-    """A task named `name`. Correctness never depends on Prefect: no cache, no persisted result."""
+    """Make a task named `name`. No cache, no persisted result: correctness never depends on Prefect."""
     return task(
         name=name,
         task_run_name=name,
@@ -48,12 +50,12 @@ def _repo(root: Path):
 
 
 def data_step(root: Path) -> None:
-    """Check out data/ as data.dvc says."""
+    """Check out data/ as recorded in data.dvc."""
     _step("data")(lambda: restore_data(_repo(root)))()
 
 
 def stage_step(name: str, root: Path) -> Outcome:
-    """Bring stage `name` up to date and show its figures in Prefect's UI."""
+    """Bring stage `name` up to date and show its metrics in Prefect's UI."""
 
     def current() -> Outcome:
         outcome = bring_up_to_date(_repo(root), name)
@@ -64,7 +66,7 @@ def stage_step(name: str, root: Path) -> Outcome:
 
 
 def show_metrics(name: str, root: Path, outcome: str) -> None:
-    """metrics/<name>.json as a table; the pictures of `evaluate` as a page."""
+    """Show metrics/<name>.json as a table, and the stage's plots as a page."""
     figures = {path: leaf for path, leaf in flatten(artifacts.figures(root, name)).items() if leaf != {}}
     key = name.replace("_", "-")
     create_table_artifact(
@@ -77,7 +79,7 @@ def show_metrics(name: str, root: Path, outcome: str) -> None:
         create_markdown_artifact(
             key=f"{key}-plots",
             markdown="\n\n".join(f"## {plot.stem.replace('_', ' ')}\n\n{_picture(plot)}" for plot in plots),
-            description="reliability, confusion, precision and recall, and the worst mistakes",
+            description="reliability, confusion matrix, precision and recall, worst mistakes",
         )
 
 
@@ -86,7 +88,7 @@ def _picture(path: Path) -> str:
 
 
 def show_verdict(verdict: GateVerdict) -> None:
-    """The gate's checks as a table, its sentence as the description."""
+    """Show the gate's checks as a table under its sentence."""
     create_table_artifact(
         key="verdict",
         table=[
@@ -105,8 +107,10 @@ def show_verdict(verdict: GateVerdict) -> None:
 
 
 def show_page(key: str, page: Path, text: str, sentence: str, markdown: str = "") -> None:
-    """A page of this machine, linked and named in Prefect: browsers do not follow file links from http pages, so the
-    path is there to copy, and the page's first screen is shown beside it."""
+    """Show a local page in Prefect: a link, its path to copy, and `markdown` as a preview.
+
+    Browsers do not follow file links from http pages, so people need the path.
+    """
     create_link_artifact(key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
     path = str(page).replace("`", "'")
     create_markdown_artifact(key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence)
@@ -121,6 +125,6 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def simple_step(name: str, function):
-    """Run `function()` as a task named `name`, without retries: for steps that decide or publish."""
+def simple_step(name: str, function: Callable[[], T]) -> T:
+    """Run `function` as a task without retries and return its result: for steps that decide or publish."""
     return _step(name, retries=0)(function)()

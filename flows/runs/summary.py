@@ -1,4 +1,4 @@
-"""One line a stage for the terminal, from its own metrics file."""
+"""One line per stage for the terminal, from the stage's metrics file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def _calibrate(m: dict) -> str:
 
 
 def _evaluate(m: dict) -> str:
-    metric = "balanced_accuracy" if "balanced_accuracy" in m["test"] else "macro_f1"  # multi-label has no such thing
+    metric = "balanced_accuracy" if "balanced_accuracy" in m["test"] else "macro_f1"  # multi-label has none
     line = f"{metric.replace('_', ' ')}: test {m['test'][metric]:.3f}"
     if m.get("hard"):
         line += f", hard set {m['hard'][metric]:.3f}"

@@ -1,8 +1,7 @@
-"""Prefect's REST API without importing Prefect: its client costs two seconds, most questions a few milliseconds.
+"""A client of Prefect's REST API that does not import Prefect, whose own client takes two seconds to load.
 
-A 4xx/5xx reply or no reply at all raises EvergreenError with the address and the server's own words. What a server
-asks to repeat is repeated first, as Prefect's own client does: over SQLite a busy server answers 503, having done
-nothing.
+A 4xx/5xx reply, or none, raises EvergreenError with the address and the server's own words. Before that, requests are
+retried as Prefect's own client does: with SQLite a busy server answers 503 without having done anything.
 """
 
 import base64
@@ -17,12 +16,12 @@ from typing import Any
 
 from tasks.common.errors import EvergreenError
 
-AGAIN = (429, 502, 503)  # "later": the statuses that Prefect's own client repeats
-TRIES, LONGEST_WAIT = 6, 5.0  # seconds between two tries, at most
+RETRIED = (429, 502, 503)  # the statuses that Prefect's own client retries
+TRIES, LONGEST_WAIT = 6, 5.0  # wait: seconds between two tries, at most
 
 
 def call(method: str, url: str, body: Any = None, seconds: float = 20) -> Any:
-    """One request, JSON in and out; None for an empty reply. Signs in where PREFECT_API_AUTH_STRING is set."""
+    """Send one request, JSON in and out; None for an empty reply. Signs in if PREFECT_API_AUTH_STRING is set."""
     headers = {"Content-Type": "application/json"}
     if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
@@ -34,7 +33,7 @@ def call(method: str, url: str, body: Any = None, seconds: float = 20) -> Any:
                 text = got.read()
             return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
-            if error.code in AGAIN and number < TRIES:
+            if error.code in RETRIED and number < TRIES:
                 time.sleep(_wait(error.headers.get("Retry-After"), number))
                 continue
             raise EvergreenError(
@@ -48,16 +47,17 @@ def call(method: str, url: str, body: Any = None, seconds: float = 20) -> Any:
 
 
 def _wait(asked: str | None, number: int) -> float:
-    """Seconds before the next try: as many as the server asks for, else twice as long each time."""
+    """Seconds before the next try: what the server asks for, else twice as long each time."""
     return min(int(asked) if asked and asked.isdecimal() else 0.1 * 2**number, LONGEST_WAIT)
 
 
 def post(url: str, body: Any) -> Any:
+    """Send one POST request; see `call`."""
     return call("POST", url, body)
 
 
 def emit(api: str, event: str, resource: str, payload: dict[str, Any]) -> str:
-    """Send one event and return its id once the server has it; automations that expect it start at once."""
+    """Send one event and return its id once the server has it; automations that wait for it start at once."""
     id_ = str(uuid.uuid4())
     about = {
         "id": id_,

@@ -1,8 +1,7 @@
-"""The Prefect events that start a retraining: `evergreen.<cause>.retrain`, each with an automation
-(flows.services.runner).
+"""The Prefect events that start a retraining: `evergreen.<cause>.retrain`.
 
-drift: the monitor decided it, the payload names the window; webhook: another system asked; person: the button on the
-report pages.
+Each event has an automation (flows.services.runner). Causes: drift (the monitor decided; the payload names the window),
+webhook (another system asked), person (the button on the report pages).
 """
 
 import os
@@ -18,17 +17,17 @@ EVENTS = tuple(f"evergreen.{cause}.retrain" for cause in CAUSES)
 
 
 def resource(name: str) -> str:
-    """Prefect's id of the model `name`, on its events."""
+    """Resource id of the model `name` in Prefect's events."""
     return f"evergreen.{name}"
 
 
 def request_retrain(root: Path, cause: str, reason: str, window: str | None = None) -> str:
-    """Send the event; its id. Raises EvergreenError where no server takes it: then nothing was started."""
+    """Send the event and return its id. Raises EvergreenError if no server takes it: then nothing was started."""
     api = os.environ.get("PREFECT_API_URL") or (running(root) or {}).get("url")
     if not api:
         raise EvergreenError(
-            f"a retraining is wanted ({reason}), but no Prefect server runs here to start it: `evergreen up` starts "
-            "the services, `evergreen retrain` one run"
+            f"a retraining was requested ({reason}), but no Prefect server runs here to start it: run `evergreen up` "
+            "to start the services, or `evergreen retrain` for one run"
         )
     name = load_params(root / "params.yaml").bundle.name
     return emit(api, f"evergreen.{cause}.retrain", resource(name), {"reason": reason, "window": window or ""})

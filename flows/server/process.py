@@ -1,8 +1,9 @@
-"""A Prefect server of one's own: started when none is configured, kept running, found again.
+"""The project's own Prefect server: start it if no server is configured, keep it running, find it again.
 
-A temporary server per run would cost 10-20 s each time and be orphaned by a kill, so one detached `prefect server`
-serves all runs of a project until `evergreen down`. SQLite under .evergreen/prefect on loopback by default; a Postgres
-URL, another port or another address (then with a password) by params.yaml's `serve` section.
+A temporary server per run would cost 10-20 s each time and outlive a killed run. So one detached `prefect server`
+serves all runs of a project until `evergreen down`. By default it uses SQLite under .evergreen/prefect and listens on
+loopback. The `serve` section of params.yaml can name a Postgres URL, another port, or another address (which then needs
+a password).
 """
 
 import os
@@ -28,7 +29,7 @@ START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create i
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-QUIET = {  # libraries that would phone home or draw banners
+QUIET = {  # stops libraries from phoning home and from printing banners
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",
@@ -38,8 +39,8 @@ QUIET = {  # libraries that would phone home or draw banners
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Environment of a process that talks to the project's server (or to the user's, where one is configured)."""
-    # PREFECT__*: of the flow run this command may be part of; its child is a run of its own
+    """Environment of a process that talks to the project's server, or to the one that the user configured."""
+    # PREFECT__* belong to the flow run that may have started this command; a child starts a flow run of its own
     values = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")} | QUIET
     values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
     values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
@@ -47,9 +48,9 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def server_environment(serve: ServeParams) -> dict[str, str]:
-    """What the server itself needs beside `environment`: its database, and a password beyond loopback.
+    """What the server needs in addition to `environment`: its database, and a password beyond loopback.
 
-    Raises EvergreenError where it is to listen on the network without a password.
+    Raises EvergreenError if it should listen on the network without a password.
     """
     values = {}
     if database := os.environ.get(serve.database_env):
@@ -60,24 +61,24 @@ def server_environment(serve: ServeParams) -> dict[str, str]:
 
 
 def auth_string(serve: ServeParams) -> str | None:
-    """ "user:password" of a server beyond loopback; None on loopback."""
+    """ "user:password" of a server that listens beyond loopback; None on loopback."""
     if serve.host in LOOPBACK:
         return None
     password = os.environ.get(serve.password_env)
     if not password:
         raise EvergreenError(
-            f"serve.host in params.yaml is {serve.host}: beyond loopback a password is needed. Set the environment "
-            f"variable {serve.password_env}, or use 127.0.0.1 (and a tunnel)."
+            f"serve.host in params.yaml is {serve.host}: an address beyond loopback needs a password. Set the "
+            f"environment variable {serve.password_env}, or use 127.0.0.1 (and a tunnel)."
         )
     return f"evergreen:{password}"
 
 
 def _asyncpg(url: str, variable: str) -> str:
-    """`url` with the driver Prefect needs; the address is never repeated in an error, it holds a password."""
+    """`url` with the driver that Prefect needs. Errors never repeat the address: it holds a password."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in ("postgres", "postgresql", "postgresql+asyncpg", "sqlite+aiosqlite"):
         raise EvergreenError(
-            f"{variable} holds no database URL that Prefect knows: expected postgresql+asyncpg://user:password@host/name"
+            f"{variable} is not a database URL that Prefect knows: expected postgresql+asyncpg://user:password@host/name"
         )
     return f"{'postgresql+asyncpg' if scheme.startswith('postgres') else scheme}://{rest}"
 
@@ -92,7 +93,7 @@ def healthy(url: str, seconds: float = 2.0) -> bool:
 
 
 def created(pid: int) -> float | None:
-    """When process `pid` was created; None when it is dead. With the pid it names one process for ever."""
+    """When process `pid` was created; None if it is dead. Together with the pid this identifies one process."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -103,8 +104,10 @@ def created(pid: int) -> float | None:
 
 
 def running(root: Path) -> dict | None:
-    """{pid, created, url, ui} of the project's own server if it answers. After a restart of the machine the server of
-    another project may answer at its address."""
+    """{pid, created, url, ui} of the project's own server if it answers, else None.
+
+    The process is compared too: after a reboot, the server of another project may answer at this address.
+    """
     file = state_dir(root) / "server.json"
     if not file.is_file():
         return None
@@ -114,16 +117,16 @@ def running(root: Path) -> dict | None:
 
 
 def ensure_server(root: Path, say=print) -> str:
-    """The API address to use: PREFECT_API_URL if set, else the project's own server, started if need be.
+    """Return the API address to use: PREFECT_API_URL if set, else the project's own server, started if needed.
 
-    Raises EvergreenError when the configured server does not answer or ours does not come up.
+    Raises EvergreenError if the configured server does not answer or ours does not start.
     """
     if url := os.environ.get("PREFECT_API_URL"):
         if not healthy(url, 10):
             raise EvergreenError(f"PREFECT_API_URL={url} does not answer: start that server, or unset the variable")
         return url
     if auth := auth_string(load_params(root / "params.yaml").serve):
-        os.environ["PREFECT_API_AUTH_STRING"] = auth  # of this process and those it starts
+        os.environ["PREFECT_API_AUTH_STRING"] = auth  # for this process and its children
     if about := running(root):
         return about["url"]
     state = state_dir(root)
@@ -132,7 +135,7 @@ def ensure_server(root: Path, say=print) -> str:
     with locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server"):
         if about := running(root):
             return about["url"]
-        say("starting the Prefect server (once; it stays up, `evergreen down` stops it)")
+        say("starting the Prefect server (it keeps running; `evergreen down` stops it)")
         return _start(root, state)
 
 
@@ -142,7 +145,7 @@ def _start(root: Path, state: Path, tries: int = 5) -> str:
     port = free_port(serve.prefect_port, serve.host)
     shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host
     url = f"http://{shown}:{port}/api"
-    # beyond loopback the browser's own idea of the address is the right one
+    # beyond loopback only the browser knows the right address
     ui_api = url if serve.host in LOOPBACK else "/api"
     with open(state / "server.log", "ab") as log:
         process = subprocess.Popen(
@@ -157,12 +160,13 @@ def _start(root: Path, state: Path, tries: int = 5) -> str:
     deadline = time.monotonic() + START_SECONDS
     while not (healthy(url) and _listens(process.pid, port)):
         if process.poll() is not None:
-            if tries > 1 and free_port(port, serve.host) != port:  # another project's server was faster to take it
+            if tries > 1 and free_port(port, serve.host) != port:  # another project's server took it first
                 return _start(root, state, tries - 1)
-            raise EvergreenError(f"the Prefect server ended with {process.returncode}; see {state / 'server.log'}")
+            log_file = state / "server.log"
+            raise EvergreenError(f"the Prefect server ended with exit code {process.returncode}; see {log_file}")
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGTERM)
-            raise EvergreenError(f"the Prefect server was not up in {START_SECONDS} s; see {state / 'server.log'}")
+            raise EvergreenError(f"the Prefect server did not start in {START_SECONDS} s; see {state / 'server.log'}")
         time.sleep(0.2)
     about = {"pid": process.pid, "created": created(process.pid), "url": url, "ui": url.removesuffix("/api")}
     write_json(state / "server.json", about)
@@ -170,24 +174,24 @@ def _start(root: Path, state: Path, tries: int = 5) -> str:
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Does process `pid`, or one of its children, listen on `port`?"""
+    """Whether process `pid` or one of its children listens on `port`."""
     try:
         process = psutil.Process(pid)
         family = (process, *process.children(recursive=True))
         connections = [connection for one in family for connection in one.net_connections("tcp")]
-    except psutil.Error:  # one of them has just ended
+    except psutil.Error:  # one of them ended meanwhile
         return False
     return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def stop_server(root: Path) -> bool:
-    """Stop the project's own server and its children; False when none runs."""
+    """Stop the project's own server and its children; False if none runs."""
     about = running(root)
     file = state_dir(root) / "server.json"
     file.unlink(missing_ok=True)
     if about is None:
         return False
-    with suppress(ProcessLookupError):  # it ends by itself this moment
+    with suppress(ProcessLookupError):  # it has just ended by itself
         os.killpg(about["pid"], signal.SIGTERM)
         deadline = time.monotonic() + 15
         while healthy(about["url"], 0.5) and time.monotonic() < deadline:
@@ -198,26 +202,26 @@ def stop_server(root: Path) -> bool:
 
 
 def free_port(wanted: int, host: str = "127.0.0.1") -> int:
-    """`wanted` if nobody listens there, else one the system picks."""
+    """Return `wanted` if it is free, else a free port that the system picks."""
     for port in (wanted, 0):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: TIME_WAIT is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT counts as free
             try:
                 probe.bind((host, port))
             except OSError:
                 continue
             return probe.getsockname()[1]
-    raise EvergreenError(f"no port can be opened on {host}: is serve.host in params.yaml an address of this machine?")
+    raise EvergreenError(f"cannot open a port on {host}: is serve.host in params.yaml an address of this machine?")
 
 
 def ui_url(api: str, run_id: str = "") -> str:
-    """Page of a flow run in Prefect's UI."""
+    """Address of Prefect's UI, or of a flow run's page in it."""
     base = api.removesuffix("/api")
     return f"{base}/runs/flow-run/{run_id}" if run_id else base
 
 
 def mark_crashed(api: str, run_ids: list[str]) -> None:
-    """Tell Prefect that the flow runs of these names died: a killed process cannot say so itself."""
+    """Mark the flow runs of these names as crashed in Prefect: a killed process cannot do it itself."""
     if not run_ids:
         return
     running = {"name": {"any_": run_ids}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}

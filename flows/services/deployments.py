@@ -1,8 +1,9 @@
-"""What Prefect runs for a project, by schedule, event or button: four flows, each a thin shell over a plain function.
+"""The four Prefect flows of a project, started by schedule, event or button.
 
-`flows.services.runner` deploys them from one process; `prefect.yaml` deploys the same ones to a work pool. They run in
-the project's folder, and none depends on Prefect for being right: single flight, windows and locks are the functions'
-own."""
+Each is a thin shell around a plain function. `flows.services.runner` deploys them from one process, `prefect.yaml`
+deploys the same flows to a work pool. They run in the project's folder. Correctness does not depend on Prefect: the
+functions bring their own locks, windows and single flight.
+"""
 
 import fcntl
 from contextlib import contextmanager
@@ -24,10 +25,10 @@ def _root() -> Path:
 
 @flow(name="retrain-when-needed", **OPTIONS)
 def retrain_when_needed(reason: str = "asked for in Prefect"):
-    """Retrain if anything is new; a second request while one runs is kept and looked at afterwards."""
+    """Retrain if anything is new; a request that comes during a run is handled after it."""
     from flows.runs.single_flight import trigger
 
-    return _told("retraining", lambda: trigger(_root(), reason, say=get_run_logger().info))
+    return _report_outcome("retraining", lambda: trigger(_root(), reason, say=get_run_logger().info))
 
 
 @flow(name="monitor", **OPTIONS)
@@ -35,28 +36,28 @@ def monitor():
     """Measure the newest window of production, decide, report, act."""
     from flows.production.monitor import monitor_and_record
 
-    return _told("monitor", lambda: monitor_and_record(_root(), say=get_run_logger().info))
+    return _report_outcome("monitor", lambda: monitor_and_record(_root(), say=get_run_logger().info))
 
 
 @flow(name="reevaluate", **OPTIONS)
 def reevaluate():
-    """Accuracy on true labels that came late; a champion surely worse than its predecessor is rolled back."""
+    """Measure accuracy on late labels; roll back a champion that is certainly worse than its predecessor."""
     from flows.production.reevaluate import reevaluate as run
 
-    return _told("re-evaluation", lambda: run(_root(), say=get_run_logger().info))
+    return _report_outcome("re-evaluation", lambda: run(_root(), say=get_run_logger().info))
 
 
 @flow(name="housekeeping", **OPTIONS)
 def housekeeping():
-    """Retention, sweeps, reconciliation, undelivered alerts."""
+    """Apply retention, delete leftovers, complete what was interrupted, send undelivered alerts."""
     from flows.services.housekeeping import housekeeping as run
 
-    return _told("housekeeping", lambda: run(_root(), say=get_run_logger().info))
+    return _report_outcome("housekeeping", lambda: run(_root(), say=get_run_logger().info))
 
 
 @contextmanager
-def _living():
-    """A flock of this flow run's own while it lives: a killed process cannot tell Prefect that it died."""
+def _alive_lock():
+    """Hold a file lock named after this flow run: a killed process cannot tell Prefect that it died."""
     folder = state_dir(_root()) / "flow-runs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / str(flow_run.get_id() or "by-hand")
@@ -66,8 +67,8 @@ def _living():
         path.unlink(missing_ok=True)
 
 
-def lives(root: Path, run_id: str) -> bool:
-    """Does the process of flow run `run_id` live? What a killed one left is removed."""
+def is_alive(root: Path, run_id: str) -> bool:
+    """Whether the process of flow run `run_id` is alive; deletes the lock file that a killed one left."""
     path = state_dir(root) / "flow-runs" / run_id
     try:
         with open(path) as lock:
@@ -80,12 +81,12 @@ def lives(root: Path, run_id: str) -> bool:
     return False
 
 
-def _told(what: str, function):
-    """The sentence `function` returns as the run's state; an error people can mend as its message and an alert."""
+def _report_outcome(what: str, function):
+    """Run `function` and make its sentence the flow run's state; an error becomes a failed state and an alert."""
     from monitoring.alerts import alert_once
 
     try:
-        with _living():
+        with _alive_lock():
             sentence = function()
     except EvergreenError as error:
         get_run_logger().error("%s", error)

@@ -1,4 +1,4 @@
-"""What nobody should have to think of: retention, what killed writers left, unfinished releases, undelivered alerts."""
+"""The nightly clean-up: retention, leftovers of killed writers, unfinished releases, undelivered alerts."""
 
 import time
 from collections.abc import Callable
@@ -20,25 +20,25 @@ from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
 from tasks.releases.store import open_store
 
-LONGEST_LOG = 50 << 20  # bytes of a service's log; then it begins anew
+LONGEST_LOG = 50 << 20  # bytes of a service's log before it is cut
 
 
 def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
-    """Do all of it; what fails is told and does not stop the rest. Returns a sentence.
+    """Run every clean-up step, whether or not an earlier one failed. Returns one sentence.
 
-    Raises EvergreenError at the end when anything failed.
+    Raises EvergreenError at the end if any step failed.
     """
     now = now or datetime.now(UTC)
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
     log = open_log(root, params)
     steps: dict[str, Callable[[], int]] = {
-        "log files past their time": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
+        "expired log files": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
         "journal entries": lambda: Journal(log.store).prune(params.report.keep),
         "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
-        "pieces of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),
+        "leftovers of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),
         "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
-        "unfinished records of runs": lambda: len(run_records.reconcile(root, releases)),  # from their workspaces
+        "unfinished records of runs": lambda: len(run_records.reconcile(root, releases)),  # read from their workspaces
         "dead runs": lambda: len(workspace.reconcile(root)),
         "overlong logs": lambda: trim(state_dir(root)),
     }
@@ -57,12 +57,12 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
     silent = monitor_silence(root, now - timedelta(days=1), now)
     alert_once(root, "monitor silence", "silence", silent)
     if failed:
-        raise EvergreenError(f"housekeeping could not do everything: {'; '.join(failed)}")
-    return f"removed or mended: {', '.join(done) or 'nothing'}{f'. ALARM: {silent}' if silent else ''}"
+        raise EvergreenError(f"housekeeping failed in part: {'; '.join(failed)}")
+    return f"removed or repaired: {', '.join(done) or 'nothing'}{f'. ALARM: {silent}' if silent else ''}"
 
 
 def trim(folder: Path) -> int:
-    """Empty service logs that grew too long; their writers append, so they go on at the beginning."""
+    """Cut service logs that grew too long down to their last MB. Their writers append, so they simply go on."""
     count = 0
     for path in folder.glob("*.log"):
         if path.stat().st_size > LONGEST_LOG:

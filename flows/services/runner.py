@@ -1,10 +1,9 @@
-"""One process that deploys the project's flows and runs what is due: schedules, events, Prefect's own buttons.
+"""The process that deploys the project's flows and runs them by schedule, event or button in Prefect.
 
-    python -m flows.services.runner        (what `evergreen up` supervises; in the project's folder, PREFECT_API_URL
-    set)
+    python -m flows.services.runner        (in the project's folder, with PREFECT_API_URL set; `evergreen up` does it)
 
-Schedules are in UTC, so no hour is skipped or doubled when clocks change. What was missed while nothing ran is made up
-by one run, however much it was: redeploying drops the server's late runs, `missed` counts what they were.
+Schedules are in UTC, so no hour is skipped or repeated when clocks change. If any runs were missed while the services
+were down, one run makes up for all of them. Redeploying drops the server's late runs, so `missed` counts them itself.
 """
 
 import asyncio
@@ -27,13 +26,13 @@ from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import project_root, state_dir
 
-POLL_SECONDS = 2  # between looks for due runs; Prefect's 10 s would be most of the time from an alarm to its run
-ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # of intervals, so that a restart does not move them
+POLL_SECONDS = 2  # between polls for due runs; Prefect's default of 10 s would dominate the time from alarm to run
+ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # start of all intervals, so that a restart does not shift them
 FINISHED = ["COMPLETED", "FAILED", "CRASHED", "RUNNING", "PENDING"]
 
 
 def schedules(params: Params) -> dict[Flow, CronSchedule | IntervalSchedule]:
-    """When each flow runs."""
+    """Map each flow to its schedule in params.yaml."""
     serve = params.serve
     return {
         flows.retrain_when_needed: CronSchedule(cron=serve.retrain_cron, timezone="UTC"),
@@ -46,7 +45,7 @@ def schedules(params: Params) -> dict[Flow, CronSchedule | IntervalSchedule]:
 
 
 def deployed(params: Params) -> list[RunnerDeployment]:
-    """The deployments `<flow>/<model name>`, with their schedules and the automations that start a retraining."""
+    """Make the deployments `<flow>/<model name>` with their schedules and the automations that start a retraining."""
     name = params.bundle.name
     made = []
     for flow_, schedule in schedules(params).items():
@@ -75,7 +74,7 @@ def deployed(params: Params) -> list[RunnerDeployment]:
 
 
 async def missed(schedule: CronSchedule | IntervalSchedule, last: datetime | None, now: datetime) -> int:
-    """How many runs were due after `last` (the newest that ran; None: there was none) and up to `now`."""
+    """Count the runs that were due after `last`, the newest that ran (None: none ever ran), up to `now`."""
     if last is None:
         return 0
     from prefect.server.schemas import schedules as server
@@ -85,7 +84,7 @@ async def missed(schedule: CronSchedule | IntervalSchedule, last: datetime | Non
 
 
 def last_run(api: str, deployment: str) -> datetime | None:
-    """When the newest run of deployment id `deployment` that took place was due."""
+    """When the newest run of deployment id `deployment` was due; only runs that took place count."""
     body = {
         "flow_runs": {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": FINISHED}}},
         "sort": "EXPECTED_START_TIME_DESC",
@@ -96,13 +95,13 @@ def last_run(api: str, deployment: str) -> datetime | None:
 
 
 def mark_dead(api: str, name: str, root: Path) -> int:
-    """Tell Prefect which runs of the deployments called `name` died with their process; how many."""
+    """Mark flow runs of the deployments called `name` whose process died as crashed; returns how many."""
     body = {
         "deployments": {"name": {"any_": [name]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
         "limit": 200,
     }
-    dead = [run for run in post(f"{api}/flow_runs/filter", body) if not flows.lives(root, run["id"])]
+    dead = [run for run in post(f"{api}/flow_runs/filter", body) if not flows.is_alive(root, run["id"])]
     state = {"type": "CRASHED", "message": "its process died"}
     for run in dead:
         post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
@@ -110,7 +109,7 @@ def mark_dead(api: str, name: str, root: Path) -> int:
 
 
 async def make_up(api: str, name: str, params: Params, root: Path, now: datetime) -> list[str]:
-    """One run for each deployment that missed any while nothing ran; names of those runs."""
+    """Start one run for each deployment that missed any; returns the names of those runs."""
     started = []
     for flow_, schedule in schedules(params).items():
         (about,) = post(
@@ -121,7 +120,7 @@ async def make_up(api: str, name: str, params: Params, root: Path, now: datetime
         reasons = wanted(root) if flow_ is flows.retrain_when_needed else []
         if not due and not reasons:
             continue
-        why = f"{due} scheduled run(s) were missed" if due else "a retraining was cut off"
+        why = f"{due} scheduled run(s) were missed" if due else "a retraining was interrupted"
         parameters = {"reason": why} if flow_ is flows.retrain_when_needed else {}
         state = {"type": "SCHEDULED", "message": why}
         run = post(f"{api}/deployments/{about['id']}/create_flow_run", {"state": state, "parameters": parameters})
@@ -130,8 +129,8 @@ async def make_up(api: str, name: str, params: Params, root: Path, now: datetime
 
 
 async def serve(root: Path, params: Params, made: list[RunnerDeployment]) -> None:
-    """Deploy, make up for what was missed, and run what is due until SIGTERM."""
-    # a pause at the end would drop what falls due while this process is restarted
+    """Deploy the flows, make up for missed runs, then run what is due until SIGTERM."""
+    # pausing the schedules at shutdown would drop what falls due while this process restarts
     runner = Runner(name=f"evergreen-{params.bundle.name}", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
     for deployment in made:
         await runner.aadd_deployment(deployment)
@@ -143,11 +142,11 @@ async def serve(root: Path, params: Params, made: list[RunnerDeployment]) -> Non
 
 
 def main() -> None:
+    """Serve the project of the current folder."""
     root = project_root()
     params = load_params(root / "params.yaml")
-    asyncio.run(
-        serve(root, params, deployed(params))
-    )  # `deployed` outside the loop: inside, Prefect returns coroutines
+    made = deployed(params)  # outside the event loop: inside it, Prefect returns coroutines
+    asyncio.run(serve(root, params, made))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The process behind `evergreen up`: starts the project's services and starts again whichever died, with back-off.
+"""The process behind `evergreen up`: start the project's services and restart those that die, with back-off.
 
     python -m flows.services.supervisor        (in the project's folder)
 
-It holds a flock on .evergreen/services.lock while it lives, writes every pid and address to .evergreen/services.json,
-and looks once a minute whether the monitor is silent. Everything it starts, directly or not, carries EVERGREEN_SERVICES
-in its environment: that is how `evergreen down` finds what a killed supervisor or a runner's own session left.
+While it is alive it holds a file lock on .evergreen/services.lock. It writes every pid and address to
+.evergreen/services.json and checks once a minute whether the monitor is silent. Every process that it starts, directly
+or not, has EVERGREEN_SERVICES in its environment. By that `evergreen down` finds what a killed supervisor left, and
+processes that the runner put into sessions of their own.
 """
 
 import fcntl
@@ -27,13 +28,13 @@ from tasks.common.params import Params, load_params
 from tasks.common.paths import project_root, state_dir
 
 MARK = "EVERGREEN_SERVICES"
-BACK_OFF = (1.0, 60.0)  # seconds before a service is started again: first, at most
-STEADY = 60.0  # seconds after which a service counts as well and its back-off begins anew
-TICK, LOOK = 1.0, 60.0  # seconds between looks at the services, and at the monitor's silence
+BACK_OFF = (1.0, 60.0)  # seconds before a restart: the first, the longest
+STEADY = 60.0  # seconds after which a service counts as healthy and its back-off starts over
+TICK, LOOK = 1.0, 60.0  # seconds between checks of the services, and of the monitor's silence
 
 
 def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[str], str | None]]]:
-    """Service -> what makes (its command, its address): the port is looked for when it is started."""
+    """Map each service to a function that makes (its command, its address), with a port that is free at its start."""
     from monitoring.pages.evidently import evidently_ui_command
     from monitoring.pages.site import workspace_dir
 
@@ -47,7 +48,7 @@ def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[st
 
     def evidently():
         ports["evidently"] = free_port(serve.evidently_port)
-        # loopback always: its own `--secret` guards writes only
+        # always on loopback: Evidently's `--secret` protects writes only
         return evidently_ui_command(workspace_dir(root), ports["evidently"]), f"http://127.0.0.1:{ports['evidently']}"
 
     def pages():
@@ -59,7 +60,7 @@ def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[st
 
 
 class Child:
-    """One service: started, watched, started again."""
+    """One service: start it, watch it, restart it."""
 
     def __init__(self, name: str, make: Callable[[], tuple[list[str], str | None]]):
         self.name, self.make = name, make
@@ -68,12 +69,12 @@ class Child:
         self.restarts, self.started, self.again, self.wait = -1, 0.0, 0.0, BACK_OFF[0]
 
     def look(self, root: Path, env: dict[str, str]) -> bool:
-        """Start it if it is down and its time has come; whether anything changed."""
+        """Start the service if it is down and its back-off is over; returns whether anything changed."""
         now = time.monotonic()
         if self.process is not None:
             if self.process.poll() is None:
                 return False
-            print(f"{self.name} ended with {self.process.returncode}", flush=True)
+            print(f"{self.name} ended with exit code {self.process.returncode}", flush=True)
             self.wait = BACK_OFF[0] if now - self.started > STEADY else min(self.wait * 2, BACK_OFF[1])
             self.process, self.again = None, now + self.wait
             return True
@@ -88,14 +89,15 @@ class Child:
         return True
 
     def about(self) -> dict[str, Any]:
+        """The service's entry in services.json."""
         pid = self.process.pid if self.process else None
         return {"pid": pid, "created": created(pid) if pid else None, "url": self.url, "restarts": self.restarts}
 
 
 def supervise(root: Path) -> None:
-    """Until SIGTERM. Ends at once when another supervisor of this project lives."""
+    """Supervise until SIGTERM. Ends at once if another supervisor of this project is alive."""
     state = state_dir(root)
-    lock = open(state / "services.lock", "w")  # noqa: SIM115 (held while this process lives)
+    lock = open(state / "services.lock", "w")  # noqa: SIM115 (held for the life of this process)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -129,7 +131,10 @@ def supervise(root: Path) -> None:
                     looked = time.monotonic()
                     alert_once(root, "monitor silence", "silence", monitor_silence(root, since, datetime.now(UTC)))
                     retry_alerts(root)
-            except (EvergreenError, OSError) as error:  # a full disk, a port, a server that will not start: again
+            except (
+                EvergreenError,
+                OSError,
+            ) as error:  # a full disk, a port, a server that does not start
                 print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
                 time.sleep(BACK_OFF[0] * 5)
             time.sleep(TICK)

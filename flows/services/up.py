@@ -1,7 +1,7 @@
-"""`evergreen up`, `down` and `status`: everything a project runs, with one command each.
+"""`evergreen up`, `down` and `status`: start, stop and show everything that a project runs.
 
 .evergreen/services.json    pids and addresses, written by the supervisor (flows.services.supervisor)
-.evergreen/<service>.log    what each service says
+.evergreen/<service>.log    output of each service
 """
 
 import fcntl
@@ -28,22 +28,22 @@ from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 
-START_SECONDS = 300  # all services, cold, on a busy machine: a server's database 60 s, Evidently's imports 30 s
-GIVE_UP = 3  # times a service may have to be started again before `up` says so
+START_SECONDS = 300  # for all services on a cold, busy machine: the server's database 60 s, Evidently's imports 30 s
+GIVE_UP = 3  # restarts of one service after which `up` reports it as broken
 SERVICES = ("prefect", "runner", "pages", "evidently")
 
 
 def up(root: Path, say=print) -> list[str]:
-    """Start whatever does not run, wait until all of it answers; one line per service. Doing it twice changes nothing.
+    """Start every service that is down and wait until all answer; returns one line per service. Idempotent.
 
-    Raises EvergreenError when a service does not come up; the others stay.
+    Raises EvergreenError if a service does not start; the others keep running.
     """
     check_code_and_state(root)
-    auth_string(load_params(root / "params.yaml").serve)  # before anything starts: no password, no network
+    auth_string(load_params(root / "params.yaml").serve)  # raises before anything starts if a password is missing
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     if not supervised(root):
-        _stop([pid for pid, _ in _recorded(root)])  # left by a killed supervisor; what they started goes on
+        _stop([pid for pid, _ in _recorded(root)])  # left by a killed supervisor; runs that they started go on
         for name in ("services.json", "serving.json"):
             (state / name).unlink(missing_ok=True)
         env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}
@@ -69,22 +69,24 @@ def up(root: Path, say=print) -> list[str]:
         if said >= set(SERVICES):
             return [_line(*service) for service in services(root)]
         if process is not None and process.poll() is not None and not supervised(root):
-            raise EvergreenError(f"the services ended with {process.returncode}; see {state / 'services.log'}")
+            log_file = state / "services.log"
+            raise EvergreenError(f"the services ended with exit code {process.returncode}; see {log_file}")
         for name, service in _services(root).get("services", {}).items():
             if service.get("restarts", 0) >= GIVE_UP:
-                raise EvergreenError(f"{name} does not stay up: {_last_line(state / f'{name}.log')} (in {name}.log)")
+                raise EvergreenError(f"{name} keeps ending: {_last_line(state / f'{name}.log')} (in {name}.log)")
         if time.monotonic() > deadline:
             late = ", ".join(sorted(set(SERVICES) - said))
-            raise EvergreenError(f"not up in {START_SECONDS} s: {late}; see {state}/<service>.log and services.log")
+            logs = f"{state}/<service>.log and services.log"
+            raise EvergreenError(f"did not start in {START_SECONDS} s: {late}; see {logs}")
         time.sleep(0.2)
 
 
 def down(root: Path) -> int:
-    """Stop every process of this project's services, runs they started included; how many there were."""
+    """Stop every process of this project's services and the runs they started; returns how many."""
     about, count = _services(root), len(list(members(root)))
     if about.get("pid") and created(about["pid"]) == about.get("created"):
         _stop([about["pid"]], seconds=20)
-    for _ in range(5):  # a service that was being started while the others ended
+    for _ in range(5):  # a service may have been starting while the others ended
         if not (left := list(members(root))):
             break
         _stop([process.pid for process in left])
@@ -95,18 +97,18 @@ def down(root: Path) -> int:
 
 
 def members(root: Path) -> Iterator[psutil.Process]:
-    """Every process that `evergreen up` started here, directly or not, whatever its session; never this one."""
+    """Yield every process that `evergreen up` started here, directly or not; never this one or its parents."""
     mark, own = str(state_dir(root)), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         try:
             if process.pid not in own and process.environ().get(MARK) == mark:
                 yield process
-        except psutil.Error:  # ended meanwhile, a zombie, or another user's
+        except psutil.Error:  # it ended meanwhile, is a zombie, or belongs to another user
             continue
 
 
 def supervised(root: Path) -> bool:
-    """Does a supervisor of this project live?"""
+    """Whether a supervisor of this project is alive."""
     try:
         lock = os.open(state_dir(root) / "services.lock", os.O_RDWR)
     except FileNotFoundError:
@@ -121,7 +123,7 @@ def supervised(root: Path) -> bool:
 
 
 def services(root: Path) -> list[tuple[str, str | None, bool]]:
-    """(service, its address, does it answer) in the order people look."""
+    """List (service, its address, whether it answers), in the order in which people look."""
     about = _services(root)
     known = about.get("services", {})
     server = running(root)
@@ -140,11 +142,11 @@ def services(root: Path) -> list[tuple[str, str | None, bool]]:
 
 
 def status_lines(root: Path) -> list[str]:
-    """What runs and where, what the monitor last saw, what comes next."""
+    """Describe what runs and where, what the monitor last saw, and what comes next."""
     lines = [_line(*service) for service in services(root)]
     about = _services(root)
     if not supervised(root):
-        lines[0] += "" if not about else "   the services' supervisor is dead: `evergreen up` starts it again"
+        lines[0] += "" if not about else "   the supervisor of the services died: `evergreen up` restarts it"
     monitor = state_dir(root) / "monitor.json"
     if monitor.is_file():
         last = read_json(monitor)
@@ -162,7 +164,7 @@ def status_lines(root: Path) -> list[str]:
 
 
 def next_runs(api: str, name: str) -> list[tuple[str, datetime]]:
-    """(flow, when it runs next) of the deployments called `name`, soonest first."""
+    """List (flow, when it runs next) of the deployments called `name`, soonest first."""
     deployments = post(f"{api}/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
     flows = {flow["id"]: flow["name"] for flow in post(f"{api}/flows/filter", {})}
     found = []
@@ -187,7 +189,7 @@ def _line(name: str, url: str | None, well: bool) -> str:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def _minutes(at: str) -> str:
@@ -201,13 +203,13 @@ def _services(root: Path) -> dict:
 
 
 def _recorded(root: Path) -> list[tuple[int, float]]:
-    """(pid, creation time) of services in services.json that live still."""
+    """List (pid, creation time) of the services in services.json that are still alive."""
     pairs = [(s.get("pid"), s.get("created")) for s in _services(root).get("services", {}).values()]
     return [(pid, made) for pid, made in pairs if pid and made and created(pid) == made]
 
 
 def _stop(pids: list[int], seconds: float = 6) -> None:
-    """SIGTERM, and SIGKILL for whatever lives after `seconds`."""
+    """Send SIGTERM, and SIGKILL to processes that are alive after `seconds`."""
     processes = []
     for pid in pids:
         try:

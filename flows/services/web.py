@@ -1,8 +1,8 @@
-"""The project's pages and its webhook as one server.
+"""The web server of a project: its pages and its webhook under one address.
 
-    python -m flows.services.web PORT [EVIDENTLY_PORT]        (what `evergreen up` supervises; in the project's folder)
+    python -m flows.services.web PORT [EVIDENTLY_PORT]        (in the project's folder; `evergreen up` does it)
 
-The webhook stands beside the pages' guard, not behind it: a signature, not a password, lets its messages in.
+The password of the pages does not protect the webhook: its messages are accepted by their signature.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from flows.production import review
+from flows.production.queue_export import export_queue
 from flows.server.events import request_retrain
 from flows.services.webhook import router
 from monitoring.pages.access import is_loopback
@@ -22,25 +22,25 @@ from tasks.common.paths import project_root
 
 
 def buttons(root: Path) -> Actions:
-    """What people can start from the pages."""
+    """Map the actions that people can start from the pages to functions."""
 
     def retrain() -> str:
         request_retrain(root, "person", "the button on the report pages")
-        return "Asked for: a retraining starts within seconds, or after the one that runs. Prefect shows it."
+        return "Requested: a retraining starts within seconds, or after the current one. Prefect shows it."
 
     return {"retrain": ("Retrain now", retrain)}
 
 
 def review_page(root: Path) -> str:
-    """HTML of the images that wait for a label, as they are now."""
+    """Render the images that wait for a label now, as HTML."""
     with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
         page = Path(folder) / "queue.html"
-        review.queue(root, html=page, home="/")
+        export_queue(root, html=page, home="/")
         return page.read_text(encoding="utf-8")
 
 
 def app(root: Path, evidently_port: int | None = None) -> FastAPI:
-    """Everything under one address."""
+    """Make the app: the webhook, and the pages at every other path."""
     site = site_of(root, evidently_port=evidently_port, actions=buttons(root), review=lambda: review_page(root))
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     made.include_router(router(root))
@@ -49,13 +49,16 @@ def app(root: Path, evidently_port: int | None = None) -> FastAPI:
 
 
 def main(port: int, evidently_port: int | None = None) -> None:
-    """Serve until SIGTERM. Raises EvergreenError beyond loopback without a password."""
+    """Serve until SIGTERM. Raises EvergreenError if it should listen beyond loopback without a password."""
     import uvicorn
 
     root = project_root()
     serve = load_params(root / "params.yaml").serve
     if not is_loopback(serve.host) and not site_of(root).password:
-        raise EvergreenError(f"serve.host is {serve.host}: set {serve.password_env}, beyond loopback it is needed")
+        raise EvergreenError(
+            f"serve.host in params.yaml is {serve.host}: an address beyond loopback needs a password. Set the "
+            f"environment variable {serve.password_env}."
+        )
     uvicorn.run(app(root, evidently_port), host=serve.host, port=port, log_level="warning", server_header=False)
 
 

@@ -2,13 +2,13 @@
 
     POST /hooks/retrain   {"reason": "camera 3 was replaced"}
 
-The scheme is that of the Standard Webhooks specification: the headers webhook-id, webhook-timestamp (Unix seconds) and
-webhook-signature, the last "v1," + base64 of HMAC-SHA256 over "id.timestamp.body". A message is good for five minutes
-and for one use, kept on disk, so that a restart does not forget it. Whoever holds the key decides when to retrain, and
-nothing else: the reason is text for people.
+Messages are signed after the Standard Webhooks specification: the headers webhook-id, webhook-timestamp (Unix seconds)
+and webhook-signature, which is "v1," + base64 of HMAC-SHA256 over "id.timestamp.body". A message is valid for five
+minutes and can be used once. Used messages are recorded on disk, so a restart does not forget them. The holder of the
+key can only start a retraining: the reason is text for people.
 
-200 started; 401 wrong or no signature, or too old; 409 used before; 413 too large; 422 not the body above;
-503 no key is set, or Prefect does not answer (the message may be sent again).
+Status codes: 200 started; 401 wrong or missing signature, or too old; 409 used before; 413 too large; 422 not the body
+above; 503 no key is set, or Prefect does not answer (then the message may be sent again).
 """
 
 import base64
@@ -30,45 +30,49 @@ from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.common.text import single_spaced
 
-MINUTES_5 = 300  # seconds a message may be old, or its sender's clock ahead
+TOLERANCE = 300  # seconds a message may be old, or its sender's clock ahead
+REMEMBERED = 4 * TOLERANCE  # seconds; long after a message is refused as too old
 LARGEST = 64 << 10  # bytes of body
 
 
 def secret_key(secret: str) -> bytes:
-    """The key of `secret`: base64 after "whsec_", as the specification writes it, else the text itself."""
+    """Return the key in `secret`: base64 after "whsec_", as the specification writes it, else the text itself."""
     if secret.startswith("whsec_"):
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
-            raise EvergreenError("the webhook's secret begins with whsec_ but is no base64 after that") from None
+            raise EvergreenError("the webhook's secret begins with whsec_, but what follows is not base64") from None
     return secret.encode()
 
 
 def signature(key: bytes, id_: str, timestamp: str, body: bytes) -> str:
+    """Sign a message as the specification says."""
     signed = hmac.new(key, f"{id_}.{timestamp}.".encode() + body, hashlib.sha256)
     return "v1," + base64.b64encode(signed.digest()).decode()
 
 
 def verified(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> str:
-    """The id of a message that is signed with `key` and fresh. Raises PermissionError otherwise, saying nothing of
-    what was expected."""
+    """Return the id of a message that is signed with `key` and fresh.
+
+    Raises PermissionError otherwise, without saying what was expected.
+    """
     id_, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not id_ or len(id_) > 256 or "." in id_ or not timestamp.isascii() or not timestamp.isdigit():
-        raise PermissionError("webhook-id, webhook-timestamp (Unix seconds) and webhook-signature are needed")
+        raise PermissionError("expected the headers webhook-id, webhook-timestamp (Unix seconds), webhook-signature")
     expected = signature(key, id_, timestamp, body).encode()
-    given = headers.get("webhook-signature", "").split()[:10]  # several while a key is changed
+    given = headers.get("webhook-signature", "").split()[:10]  # several while a key is being replaced
     if not any([hmac.compare_digest(expected, one.encode()) for one in given]):
         raise PermissionError("the signature is wrong")
-    if abs(now - int(timestamp[:15])) > MINUTES_5:
+    if abs(now - int(timestamp[:15])) > TOLERANCE:
         raise PermissionError("the message is more than five minutes old, or from the future")
     return id_
 
 
 def claim(folder: Path, id_: str, now: float) -> Path | None:
-    """Mark message `id_` as used, for ever as far as its signature is good; None when it was."""
+    """Mark message `id_` as used for as long as its signature is valid; None if it was used before."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
-        if now - old.stat().st_mtime > 4 * MINUTES_5:  # its timestamp has been refused for long
+        if now - old.stat().st_mtime > REMEMBERED:
             old.unlink(missing_ok=True)
     path = folder / hashlib.sha256(id_.encode()).hexdigest()
     try:
@@ -81,19 +85,19 @@ def claim(folder: Path, id_: str, now: float) -> Path | None:
 
 
 def reason_of(body: bytes) -> str:
-    """One line of plain text from the message. Raises ValueError when there is none."""
+    """Return the message's reason as one line of plain text. Raises ValueError if there is none."""
     try:
         about = json.loads(body)
     except (ValueError, RecursionError):
-        raise ValueError("the body is no JSON") from None
+        raise ValueError("the body is not JSON") from None
     reason = about.get("reason") if isinstance(about, dict) else None
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('expected {"reason": "some text"}')
-    return re.sub(r"\{(?=[{%#])", "{ ", single_spaced(reason))[:500]  # it passes through a template language
+    return re.sub(r"\{(?=[{%#])", "{ ", single_spaced(reason))[:500]  # Prefect puts it through a template language
 
 
 def router(root: Path) -> APIRouter:
-    """The route, for an app of the project at `root`."""
+    """Make the route for the project at `root`."""
     hooks = APIRouter()
 
     @hooks.post("/hooks/retrain")
@@ -122,7 +126,7 @@ def router(root: Path) -> APIRouter:
         try:
             event = request_retrain(root, "webhook", f"webhook: {reason}")
         except EvergreenError as error:
-            used.unlink(missing_ok=True)  # nothing was started: the sender may try again
+            used.unlink(missing_ok=True)  # nothing was started, so the sender may try again
             raise HTTPException(503, str(error)) from None
         return {"event": event}
 

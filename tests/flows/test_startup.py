@@ -1,4 +1,4 @@
-"""What a short command leaves out."""
+"""What short commands do not import."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 from tests.support.checkout import ROOT
 
 
-def test_pyarrow_does_without_pandas_until_somebody_asks_for_it():
+def test_pyarrow_works_without_pandas_until_it_is_needed():
     """In a process of its own: this one has pandas."""
     code = """
 import sys

@@ -147,7 +147,10 @@ def test_init_says_what_will_stop_the_first_run(tmp_path):
         says(evergreen(tmp_path, "init", "mine", "--data", str(tmp_path / source)), 1, *words)
         assert not (tmp_path / "mine").exists()
     says(
-        evergreen(tmp_path, "init", "kinds.csv/mine", "--data", "one"), 1, "kinds.csv/mine: Not a directory", "beneath"
+        evergreen(tmp_path, "init", "kinds.csv/mine", "--data", "one"),
+        1,
+        "kinds.csv/mine: Not a directory",
+        "through a file",
     )
     says(evergreen(tmp_path, "init", "one", "--data", "one"), 1, "one is not empty: name a new folder")
     says(evergreen(tmp_path, "init", "a", "--data", "one"), 0, "only one class, 'cat': a classifier needs")
@@ -232,7 +235,7 @@ def test_dirty_detached_nameless_and_without_data(project, tmp_path):
     (tmp_path / "gitconfig").write_text("[user]\n    useConfigOnly = true\n")  # no guess from this machine's name
     nobody = {"GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
     source = images(tmp_path / "more", {"cat": 1}, seed=8)
-    says(evergreen(project, "ingest", str(source), env=nobody), 0, "HEAD is on no branch", "`git switch -c NAME`")
+    says(evergreen(project, "ingest", str(source), env=nobody), 0, "HEAD is detached", "`git switch -c NAME`")
     assert git(project, "log", "-1", "--format=%an %ae") == "evergreen evergreen@localhost"
     assert git(project, "config", "--local", "--list").count("user.") == 0
 

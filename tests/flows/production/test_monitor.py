@@ -105,13 +105,13 @@ def test_changed_traffic_is_watched_then_labels_are_asked_for(project, tmp_path,
     answer(project, tmp_path, 2, start + 16 * MINUTE)
     second = monitor(project, now=start + 30 * MINUTE)
     assert second.outcome == "label", second.sentence
-    assert waiting(log_of(project)), "samples were put into the review queue"
+    assert waiting(log_of(project)), "samples were added to the review queue"
     entries = Journal(log_of(project).store).recent(9)
     assert [decision.outcome for _, decision in entries] == ["watch", "label"]
     assert entries[0][0].window.rows == ROWS + 10, "the rows that waited are in the first window"
     assert entries[0][0].window.end == entries[1][0].window.start, "no row falls between two windows"
     label = next(alert for alert in alerts if "labels are needed" in alert["title"])
-    assert "samples were put into the review queue" in label["message"]
+    assert "samples were added to the review queue" in label["message"]
     assert Path(second.report).name in label["message"]
     assert list((project / ".evergreen" / "evidently").glob("*/snapshots/*.json"))
 
@@ -130,7 +130,7 @@ def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_ke
     assert new_labels(project, log, released) >= 20
     answer(project, tmp_path, 1, released + 33 * MINUTE)
     before = len(Journal(log.store).recent(9))
-    with pytest.raises(EvergreenError, match=r"a retraining is wanted .*window .*no Prefect server"):
+    with pytest.raises(EvergreenError, match=r"a retraining was requested .*window .*no Prefect server"):
         monitor(project, now=released + 48 * MINUTE)
     assert len(Journal(log.store).recent(9)) == before, "a decision that could not be carried out is made again"
     assert Journal(log.store).retrains() == []
@@ -149,7 +149,7 @@ def test_two_at_the_same_time_are_one(project):
 
     with open(project / ".evergreen" / "monitor.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert monitor_and_record(project) == "another monitor run is under way"
+        assert monitor_and_record(project) == "another monitor run is active"
 
 
 # --- late labels
@@ -259,7 +259,7 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
         log.write(b"the last line\n")
     write_json(state / "monitor.json", {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
     said = housekeeping(project, now=datetime.now(UTC) + timedelta(days=100))
-    assert "log files past their time" in said
+    assert "expired log files" in said
     assert "1 overlong logs" in said
     assert "ALARM: no monitor run has succeeded" in said
     assert "no monitor run has succeeded" in alerts[-1]["message"]

@@ -86,7 +86,7 @@ def test_nothing_to_score_and_nothing_live(root, log, tmp_path):
     with pytest.raises(EvergreenError, match="does not exist"):
         score(root, str(tmp_path / "absent"))
     (tmp_path / "empty.csv").write_text("path\n")
-    with pytest.raises(EvergreenError, match="nothing to score"):
+    with pytest.raises(EvergreenError, match="expected images to score"):
         score(root, str(tmp_path / "empty.csv"))
     (tmp_path / "new").mkdir()
     text = (root / "params.yaml").read_text()
@@ -100,8 +100,8 @@ def test_the_command_prints_the_summary(root, log, tmp_path, monkeypatch):
     file = traffic(tmp_path / "traffic.parquet", 1, 20)
     result = CliRunner().invoke(app, ["score", str(file)])
     assert result.exit_code == 0, result.output
-    assert f"20 images through {VERSION}" in result.output
-    assert "to be looked at: " in result.output
+    assert f"{VERSION} answered 20 images" in result.output
+    assert "worth a review: " in result.output
 
 
 def test_an_s3_prefix(tmp_path, request):

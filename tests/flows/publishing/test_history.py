@@ -102,7 +102,7 @@ def test_the_next_schedule_does_not_promote_what_was_rolled_back(main, capsys):
     assert launch.retrain(main, "schedule", say=print) == 0  # the same inputs: nothing starts
     said = capsys.readouterr().out
     assert "nothing new since run run-3" in said
-    assert "v0.3.0 was rolled back to v0.2.0 since, by bob (rollback: worse on night shifts)" in said
+    assert "since then bob rolled v0.3.0 back to v0.2.0 (rollback: worse on night shifts)" in said
     assert store(main).live().version == "v0.2.0"
 
 
@@ -121,14 +121,14 @@ def test_the_same_model_or_the_same_inputs_are_held_after_a_rollback(main):
 
 
 def test_the_flow_holds_the_model_that_was_rolled_back(main):
-    from flows.runs.retrain import _gate_and_publish
+    from flows.runs.retrain import Run, _gate_and_publish
 
     third = store(main).live()
     rollback(main, by="bob", why="worse")
     tree = released_project.run(main, "run-4", 0.5)  # a forced run: the same model once more
     assert sha256_file(tree / run_records.MANIFEST) == third.bundle
     params = load_params(tree / "params.yaml")
-    ending = _gate_and_publish(tree, params, store(main), "run-4", "forced", "ann")
+    ending = _gate_and_publish(Run(tree, params, store(main), "run-4", "forced", "ann"))
     assert ending.outcome == "held"
     assert "this is v0.3.0 again, which bob rolled back to v0.2.0" in ending.sentence
     assert store(main).live().version == "v0.2.0"

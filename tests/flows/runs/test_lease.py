@@ -36,7 +36,7 @@ from tasks.storage.places import open_blobs
 store = StoreParams.model_validate_json(sys.argv[1])
 releases = Releases(open_blobs(store.url, Path("/"), store=store))
 lease.take(releases, Path(sys.argv[2]), sys.argv[3], "their-run")
-with lease.kept(releases, sys.argv[3], "their-run", beat=0.1):
+with lease.renewed(releases, sys.argv[3], "their-run", beat=0.1):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -76,7 +76,7 @@ def test_the_second_machine_waits_for_the_end_of_the_first_ones_run(shared, rele
     assert waiting.is_alive()
     assert len(said) == 1
     assert "run their-run on" in said[0]
-    assert said[0].endswith("waiting for its end")
+    assert said[0].endswith("waiting for it to end")
     process.communicate("end\n")
     waiting.join(30)
     assert not waiting.is_alive()
@@ -92,7 +92,7 @@ def test_a_killed_machines_lease_expires(shared, releases, machines):  # noqa: F
     lease.take(releases, ours, KEY, "our-run", said.append, expires=1.0)
     assert 1.0 <= time.monotonic() - began < 30
     assert said[-1].startswith("run their-run on")
-    assert "no life for 1 s: going ahead" in said[-1]
+    assert "no sign of life for 1 s: going ahead" in said[-1]
 
 
 def test_a_run_of_this_very_checkout_is_known_to_be_dead(releases, machines):
@@ -106,11 +106,11 @@ def test_a_run_of_this_very_checkout_is_known_to_be_dead(releases, machines):
 def test_a_run_that_lost_its_lease_leaves_the_new_holders_alone(releases, machines, caplog):
     ours, theirs = machines
     lease.take(releases, theirs, KEY, "suspended")
-    with lease.kept(releases, KEY, "suspended", beat=0.5):
+    with lease.renewed(releases, KEY, "suspended", beat=0.5):
         name = f"leases/{KEY}.json"
         releases.store.remove(name)
         lease.take(releases, ours, KEY, "next")
-        while "another run took these inputs over" not in caplog.text:
+        while "another run took over these inputs" not in caplog.text:
             time.sleep(0.05)
     assert lease._is_of(releases, KEY, "next")
 
@@ -119,7 +119,7 @@ def test_a_store_that_is_away_for_a_while_costs_the_run_nothing(tmp_path, machin
     releases = Releases(LocalStore(tmp_path / "store"))
     lease.take(releases, machines[0], KEY, "our-run")
     file = tmp_path / f"store/leases/{KEY}.json"
-    with lease.kept(releases, KEY, "our-run", beat=0.1):
+    with lease.renewed(releases, KEY, "our-run", beat=0.1):
         file.unlink()
         file.mkdir()  # reading it is an error of the operating system
         while "could not be renewed" not in caplog.text:
@@ -127,13 +127,13 @@ def test_a_store_that_is_away_for_a_while_costs_the_run_nothing(tmp_path, machin
     assert "could not be given back" in caplog.text
 
 
-def test_a_lease_nobody_can_read_expires(releases, machines):
+def test_an_unreadable_lease_expires(releases, machines):
     releases.store.create(f"leases/{KEY}.json", b"{no json")
     lease.take(releases, machines[0], KEY, "next", expires=0.5)
     assert lease._is_of(releases, KEY, "next")
 
 
-def test_status_tells_of_runs_on_other_machines(toy: Path, tmp_path: Path, monkeypatch):
+def test_status_shows_runs_on_other_machines(toy: Path, tmp_path: Path, monkeypatch):
     from flows.cli.main import app
 
     params = yaml.safe_load((toy / "params.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Prefect's REST API over a real socket: what is asked to be repeated is, everything else is said at once."""
+"""The client of Prefect's REST API over a real socket: it retries busy servers and reports other errors at once."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def url(server: Receiver) -> str:
 
 
 @pytest.mark.parametrize("asked", [None, "0", "Sun, 22 Nov 2026 07:28:00 GMT"])
-def test_a_busy_server_is_asked_again_and_hears_the_request_once(asked, monkeypatch):
+def test_a_request_to_a_busy_server_is_retried_and_counts_once(asked, monkeypatch):
     monkeypatch.setattr(api, "LONGEST_WAIT", 0.01)
     with receiver() as server:
         server.before = [(503, asked), (429, asked)]
@@ -22,7 +22,7 @@ def test_a_busy_server_is_asked_again_and_hears_the_request_once(asked, monkeypa
         assert server.before == []
 
 
-def test_a_server_that_stays_busy_is_an_error_with_its_words_and_so_is_every_other_refusal_at_once(monkeypatch):
+def test_a_server_that_stays_busy_and_any_other_refusal_are_errors(monkeypatch):
     monkeypatch.setattr(api, "LONGEST_WAIT", 0.01)
     with receiver() as server:
         server.before = [(503, None)] * TRIES
@@ -35,7 +35,7 @@ def test_a_server_that_stays_busy_is_an_error_with_its_words_and_so_is_every_oth
         assert server.got == []
 
 
-def test_what_the_server_asks_for_is_waited_but_never_for_long():
+def test_the_client_waits_as_long_as_the_server_asks_within_a_limit():
     assert api._wait("2", 1) == 2
     assert api._wait("3600", 1) == api._wait(None, 30) == api.LONGEST_WAIT
     assert api._wait(None, 1) < api._wait(None, 2)

@@ -3,7 +3,6 @@
 One project serves the whole module; the tests build on each other, as a day of operation does.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -16,197 +15,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
-from flows.runs import single_flight
 from flows.server import process
 from flows.server.api import post
 from flows.server.events import request_retrain
-from flows.server.process import auth_string, created, server_environment
+from flows.server.process import created
 from flows.services import up
-from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
-from tasks.common.params import ServeParams, load_params
+from tasks.common.params import load_params
 from tests.support.checkout import ROOT
 from tests.support.live_project import make
 from tests.support.receiver import receiver
+from tests.support.waiting import until
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 HOUR = timedelta(hours=1)
-
-
-def until(what: Callable[[], object], seconds: float = 60, why: str = ""):
-    """The first true value of `what()`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, why or f"not within {seconds} s"
-        time.sleep(0.1)
-    return found
-
-
-# --- schedules, under a clock of their own
-
-
-@pytest.fixture(scope="module")
-def params():
-    return load_params(ROOT / "params.yaml")
-
-
-def due(schedule, last: datetime | None, now: datetime) -> int:
-    from flows.services.runner import missed
-
-    return asyncio.run(missed(schedule, last, now))
-
-
-def test_runs_missed_in_downtime_are_counted_and_made_up_by_one(params):
-    from flows.services import deployments, runner
-
-    nightly = runner.schedules(params)[deployments.retrain_when_needed]
-    last = datetime(2026, 3, 1, 2, tzinfo=UTC)
-    assert due(nightly, last, last) == 0
-    assert due(nightly, last, last + 23 * HOUR) == 0
-    assert due(nightly, last, last + 24 * HOUR) == 1
-    assert due(nightly, last, last + 24 * 10 * HOUR) == 10
-    assert due(nightly, None, last) == 0, "a project that never ran missed nothing"
-    quarter = runner.schedules(params)[deployments.monitor]
-    assert due(quarter, last, last + HOUR) == 4
-
-
-@pytest.mark.parametrize("day", [datetime(2026, 3, 29, tzinfo=UTC), datetime(2026, 10, 25, tzinfo=UTC)])
-def test_no_run_is_skipped_or_doubled_when_clocks_change(params, day, monkeypatch):
-    from flows.services import deployments, runner
-
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        start = day - timedelta(days=1)
-        for flow, runs in ((deployments.retrain_when_needed, 3), (deployments.monitor, 3 * 24 * 4)):
-            assert due(runner.schedules(params)[flow], start - timedelta(seconds=1), start + 72 * HOUR - MOMENT) == runs
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-MOMENT = timedelta(seconds=1)
-
-
-# --- single flight, with real processes
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from flows.runs.single_flight import trigger
-root, reason = Path(sys.argv[1]), sys.argv[2]
-def run(joined):
-    with open(root / "ran.txt", "a") as log:
-        log.write(joined + "\\n")
-    while not (root / "go").exists():
-        time.sleep(0.01)
-    return "ran"
-print(trigger(root, reason, run=run))
-"""
-
-
-def started(root: Path, reason: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(root), reason], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-
-
-def ran(root: Path) -> list[str]:
-    return (root / "ran.txt").read_text().splitlines() if (root / "ran.txt").is_file() else []
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    return tmp_path
-
-
-def test_triggers_during_a_run_are_one_more_run_with_all_their_reasons(folder):
-    first = started(folder, "schedule")
-    until(lambda: ran(folder) == ["schedule"])
-    others = [started(folder, reason) for reason in ("drift", "webhook", "drift")]
-    for other in others:
-        assert "under way" in other.communicate(timeout=30)[0]
-    (folder / "go").touch()
-    assert first.communicate(timeout=30)[0].strip() == "ran"
-    assert len(ran(folder)) == 2
-    assert set(ran(folder)[1].split("; ")) == {"drift", "webhook"}
-    assert single_flight.wanted(folder) == []
-
-
-def test_a_killed_run_blocks_nobody_and_its_reason_is_taken_up(folder):
-    first = started(folder, "schedule")
-    until(lambda: ran(folder))
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    (folder / "go").touch()
-    second = started(folder, "drift")
-    assert second.communicate(timeout=30)[0].strip() == "ran"
-    assert ran(folder) == ["schedule", "schedule; drift"]
-    assert single_flight.wanted(folder) == []
-
-
-def test_a_run_that_fails_is_not_tried_for_ever(folder):
-    def fails(reason: str) -> str:
-        raise EvergreenError("no space left")
-
-    with pytest.raises(EvergreenError, match="no space"):
-        single_flight.trigger(folder, "schedule", run=fails)
-    assert single_flight.wanted(folder) == []
-    assert single_flight.trigger(folder, "next", run=lambda reason: f"ran: {reason}") == "ran: next"
-
-
-def test_a_trigger_waits_for_a_run_a_person_started(folder):
-    import fcntl
-    import threading
-
-    run = folder / ".evergreen" / "runs" / "r-1"
-    run.mkdir(parents=True)
-    lock = open(run / "lock", "w")  # noqa: SIM115
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    said: list[str] = []
-    waiting = threading.Thread(target=single_flight._wait_for_others, args=(folder, said.append))
-    waiting.start()
-    until(lambda: said)
-    assert "r-1" in said[0]
-    assert waiting.is_alive()
-    lock.close()
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-# --- beyond loopback
-
-
-def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(monkeypatch):
-    serve = ServeParams(host="0.0.0.0", password_env="TEST_PASSWORD", database_env="TEST_DATABASE")
-    monkeypatch.delenv("TEST_PASSWORD", raising=False)
-    with pytest.raises(EvergreenError, match="TEST_PASSWORD"):
-        auth_string(serve)
-    monkeypatch.setenv("TEST_PASSWORD", "hush")
-    monkeypatch.setenv("TEST_DATABASE", "postgres://u:pw@db/prefect")
-    assert server_environment(serve) == {
-        "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:pw@db/prefect",
-        "PREFECT_SERVER_API_AUTH_STRING": "evergreen:hush",
-        "PREFECT_API_AUTH_STRING": "evergreen:hush",
-    }
-    monkeypatch.setenv("TEST_DATABASE", "mysql://u:pw@db/prefect")
-    with pytest.raises(EvergreenError, match="TEST_DATABASE") as error:
-        server_environment(serve)
-    assert "pw" not in str(error.value)
-    assert auth_string(ServeParams()) is None
-
-
-# --- everything together
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +81,7 @@ def test_everything_answers_and_doing_it_twice_changes_nothing(running):
         assert connection.laddr.ip == "127.0.0.1", "loopback only"
 
 
-def test_another_projects_server_at_the_same_address_is_not_taken_for_ones_own(running, tmp_path):
+def test_another_projects_server_at_the_same_address_is_recognised(running, tmp_path):
     """As after a restart of the machine: this project's server is gone, another's has its port."""
     root, _ = running
     theirs = read_json(root / ".evergreen" / "server.json")
@@ -337,7 +165,7 @@ def test_a_signed_webhook_over_the_pages_address_starts_one(running):
     assert until(lambda: because(root, "webhook: a camera was replaced"), 60)
 
 
-def test_the_monitor_runs_as_a_deployment_and_status_tells_what_it_saw(running):
+def test_the_monitor_runs_as_a_deployment_and_status_shows_what_it_found(running):
     root, _ = running
     api = about(root)["api"]
     (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
@@ -347,7 +175,7 @@ def test_the_monitor_runs_as_a_deployment_and_status_tells_what_it_saw(running):
     assert any("monitor:" in line and "waiting" in line for line in up.status_lines(root))
 
 
-def test_services_that_were_killed_are_started_again_and_a_run_that_died_with_them_is_told(running):
+def test_killed_services_are_restarted_and_a_run_that_died_with_them_is_marked(running):
     root, _ = running
     api, before = about(root)["api"], about(root)["services"]
     (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["housekeeping"]}}})
@@ -397,15 +225,6 @@ def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
     deployed = post(f"{about(root)['api']}/deployments/filter", {})
     pooled = {d["entrypoint"].rpartition(":")[2] for d in deployed if d["work_pool_name"] == "evergreen"}
     assert pooled == {"retrain_when_needed", "monitor", "reevaluate", "housekeeping"}
-
-
-def test_prefect_yaml_says_what_params_yaml_says(params):
-    listed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    schedules = {entry["entrypoint"].rpartition(":")[2]: entry["schedules"][0] for entry in listed}
-    assert schedules["retrain_when_needed"]["cron"] == params.serve.retrain_cron
-    assert schedules["reevaluate"]["cron"] == params.serve.reevaluate_cron
-    assert schedules["housekeeping"]["cron"] == params.serve.housekeeping_cron
-    assert schedules["monitor"]["interval"] == 60 * params.serve.monitor_minutes
 
 
 def test_down_leaves_no_process_and_up_finds_none(running):

@@ -1,4 +1,4 @@
-"""The signed webhook: whoever has the key starts one retraining per message, nobody else starts any."""
+"""The signed webhook: each message signed with the key starts one retraining, and nothing else starts any."""
 
 import base64
 import hashlib
@@ -95,7 +95,7 @@ def test_the_specifications_own_example_verifies():
     assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_message_is_good_once_even_after_a_restart(client, events, tmp_path):
+def test_a_message_can_be_used_once_even_after_a_restart(client, events, tmp_path):
     headers = signed()
     assert send(client, headers) == 200
     assert send(client, headers) == 409
@@ -105,7 +105,7 @@ def test_a_message_is_good_once_even_after_a_restart(client, events, tmp_path):
     assert len(events.got) == 1
 
 
-def test_of_many_at_the_same_time_one_gets_through(client, events):
+def test_one_of_many_concurrent_copies_is_accepted(client, events):
     headers = signed()
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda _: send(client, headers), range(16)))
@@ -128,7 +128,7 @@ def test_of_many_at_the_same_time_one_gets_through(client, events):
         {"webhook-id": "x" * 300},
     ],
 )
-def test_what_is_tampered_with_is_refused(client, events, change):
+def test_a_tampered_message_is_refused(client, events, change):
     assert send(client, signed() | change) == 401
     assert events.got == []
 
@@ -144,13 +144,13 @@ def test_five_minutes_of_clock_difference_are_fine_and_no_more(client, seconds, 
     assert send(client, signed(at=time.time() + seconds)) == code
 
 
-def test_while_a_key_is_changed_either_signature_is_enough(client):
+def test_either_signature_is_enough_while_a_key_is_replaced(client):
     good = signed()
     old = signed(secret="whsec_" + base64.b64encode(b"x" * 32).decode())["webhook-signature"]
     assert send(client, good | {"webhook-signature": f"{old} {good['webhook-signature']}"}) == 200
 
 
-def test_when_prefect_does_not_answer_the_message_may_be_sent_again(client, events):
+def test_the_message_may_be_sent_again_if_prefect_did_not_answer(client, events):
     headers = signed()
     events.status = 500
     assert send(client, headers) == 503
@@ -159,23 +159,23 @@ def test_when_prefect_does_not_answer_the_message_may_be_sent_again(client, even
     assert send(client, headers) == 409
 
 
-def test_without_a_key_the_webhook_is_off(client, monkeypatch):
+def test_the_webhook_is_off_without_a_key(client, monkeypatch):
     monkeypatch.delenv("EVERGREEN_WEBHOOK_SECRET")
     assert send(client, signed()) == 503
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"reason": 3}', b'{"reason": "  "}', b"\xff", b"[" * 50_000])
-def test_a_signed_message_without_a_reason_is_told_so(client, events, body):
+def test_a_signed_message_without_a_reason_is_refused(client, events, body):
     assert send(client, signed(body=body), body) == 422
     assert events.got == []
 
 
-def test_a_large_body_is_refused_before_it_is_read_whole(client):
+def test_a_large_body_is_refused_before_it_is_read_completely(client):
     body = b"x" * (webhook.LARGEST + 1)
     assert send(client, signed(body=body), body) == 413
 
 
-def test_used_messages_are_forgotten_once_their_signature_is_stale(tmp_path):
+def test_used_messages_are_forgotten_once_they_are_too_old(tmp_path):
     now = time.time()
     first = webhook.claim(tmp_path, "a", now)
     assert webhook.claim(tmp_path, "a", now) is None
@@ -185,7 +185,7 @@ def test_used_messages_are_forgotten_once_their_signature_is_stale(tmp_path):
 
 
 @given(st.text(max_size=700))
-def test_a_reason_is_one_short_line_that_no_template_understands(text):
+def test_a_reason_is_one_short_line_without_template_syntax(text):
     body = json.dumps({"reason": text}).encode()
     try:
         reason = webhook.reason_of(body)
@@ -199,6 +199,6 @@ def test_a_reason_is_one_short_line_that_no_template_understands(text):
 
 
 def test_a_broken_secret_says_what_is_wrong_and_not_what_it_is():
-    with pytest.raises(EvergreenError, match="no base64") as error:
+    with pytest.raises(EvergreenError, match="not base64") as error:
         webhook.secret_key("whsec_***hush***")
     assert "hush" not in str(error.value)

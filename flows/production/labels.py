@@ -1,10 +1,9 @@
-"""`evergreen queue` and `evergreen label`: what people are asked, and what they answer.
+"""`evergreen label`: take people's labels of production samples.
 
-An answer goes two ways: into the production log, where it is joined by id to what the model said (live accuracy), and
-with the image's bytes into data/, so that the next retrain learns from it. Both are idempotent.
+A label goes two ways. The production log joins it by id to the model's answer, which gives the live accuracy. Together
+with the image's bytes it also goes into data/, so that the next retraining learns from it. Both steps are idempotent.
 """
 
-import csv
 import getpass
 import json
 import tempfile
@@ -17,16 +16,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.production.queue_export import label_classes
 from flows.project.ingest import ingest_command
 from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import late_labels_schema
-from monitoring.review import label_studio, page
+from monitoring.review import label_studio
 from monitoring.review import queue as review_queue
-from monitoring.review.queue import Queued
 from tasks.common.cells import optional_text
 from tasks.common.errors import DataError
-from tasks.common.files import atomic_path, write_json
-from tasks.common.params import Params, load_params
+from tasks.common.params import load_params
 from tasks.ingest.batch import IngestReport
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
@@ -35,118 +33,30 @@ from tasks.sources.records import Columns, json_records, parquet_records, text_r
 READERS = {".csv": text_records, ".tsv": text_records, ".jsonl": json_records, ".ndjson": json_records}
 READERS |= {".parquet": parquet_records}
 BLOCK = 64  # images in memory at once
-QUOTA_FROM = 20  # labels that any source may give without having been asked
+QUOTA_FROM = 20  # unsolicited labels that every source may give
 EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
-
-
-# --- the queue, out
-
-
-def queue(
-    root: Path,
-    *,
-    pick_hours: float | None = None,
-    csv_file: Path | None = None,
-    label_studio_file: Path | None = None,
-    html: Path | None = None,
-    home: str | None = None,
-) -> tuple[list[Queued], list[Queued]]:
-    """(samples that wait for a label, those of them picked just now).
-
-    pick_hours: first pick from the newest answers, those of so many hours before the last one. csv_file: to be filled
-    in, the images beside it in a folder of its name. label_studio_file: tasks, and the labelling interface beside it
-    (.xml). html: a page to label on; home: where it leads back to. Raises EvergreenError.
-    """
-    params = load_params(root / "params.yaml")
-    log = open_log(root, params)
-    picked = []
-    if pick_hours is not None and (last := log.last_at()) is not None:
-        end = last + timedelta(microseconds=1)
-        because = f"asked for by {getpass.getuser()}"
-        picked = review_queue.enqueue(log, params.review, end - timedelta(hours=pick_hours), end, because)
-    entries = review_queue.waiting(log)
-    classes = _classes(root, params)
-    multilabel, pixels = params.data.task == "multilabel", params.images.max_pixels
-    if csv_file:
-        _write_csv(csv_file, log, entries)
-    if label_studio_file:
-        write_json(
-            label_studio_file, [label_studio.task(*found, pixels) for found in review_queue.images(log, entries)]
-        )
-        with atomic_path(label_studio_file.with_suffix(".xml")) as temporary:
-            temporary.write_text(label_studio.config(classes, multilabel), encoding="utf-8")
-    if html:
-        page.write(html, review_queue.images(log, entries), len(entries), classes, multilabel, pixels, home)
-    return entries, picked
-
-
-def _write_csv(path: Path, log: Log, entries: list[Queued]) -> None:
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ["id", "label", "prediction", "confidence", "why", "source", "at", "image"]
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        for entry, image in review_queue.images(log, entries):
-            shown = ""
-            if image:
-                picture = folder / f"{entry.id}{_suffix(image)}"
-                with atomic_path(picture) as part:
-                    part.write_bytes(image)
-                shown = f"{folder.name}/{picture.name}"
-            said = entry.prediction if isinstance(entry.prediction, str) else "|".join(entry.prediction or [])
-            confidence = "" if entry.confidence is None else f"{entry.confidence:.3f}"
-            row = [entry.id, "", said, confidence, entry.why, entry.source or "", entry.at.isoformat(), shown]
-            writer.writerow([_harmless(value) for value in row])
-
-
-def _harmless(value: str) -> str:
-    """Spreadsheets run a cell that begins like a formula; only `id`, `label` and `annotator` are ever read back."""
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-
-def _suffix(image: bytes) -> str:
-    kinds = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
-    return kinds.get(image[:2], ".img")
-
-
-def _classes(root: Path, params: Params) -> list[str]:
-    """What a label may be: data.classes, else the classes of the live model; [] where there is neither."""
-    if params.data.classes:
-        return list(params.data.classes)
-    from tasks.releases.bundle import read
-    from tasks.releases.store import cached_bundle, open_store
-
-    releases = open_store(params.store, root)
-    pointer = releases.live()
-    if pointer is None:
-        return []
-    return read(cached_bundle(releases, pointer.bundle, root))["classes"]
-
-
-# --- labels, in
 
 
 @dataclass
 class Labelled:
-    """What became of a file of labels."""
+    """The outcome of importing one file of labels."""
 
     rows: int = 0
-    left: int = 0  # without a label: not looked at, or skipped
+    left: int = 0  # without a label: not seen yet, or skipped
     kept: int = 0  # new in the log
-    repeated: int = 0  # there already
+    repeated: int = 0  # already in the log
     refused: list[str] = field(default_factory=list)  # "labels.csv line 3: why"
-    without_image: int = 0  # in the log as a thumbnail only: they count for accuracy, not for training
+    without_image: int = 0  # only a thumbnail is in the log: counts for accuracy, not for training
     ingested: IngestReport | None = None
 
     def lines(self) -> list[str]:
-        """For the terminal."""
-        found = [f"{self.kept} labels taken, {self.repeated} were there already, {self.left} rows without a label"]
+        """Describe it for the terminal."""
+        found = [f"{self.kept} labels taken, {self.repeated} already known, {self.left} rows without a label"]
         found += [f"  refused {line}" for line in self.refused[:10]]
         if len(self.refused) > 10:
             found.append(f"  ... and {len(self.refused) - 10} more refused")
         if self.without_image:
-            found.append(f"  {self.without_image} of them are in the log as thumbnails only: not for training")
+            found.append(f"  {self.without_image} of them have only a thumbnail in the log: not used for training")
         if self.ingested:
             found.append(self.ingested.sentence())
         return found
@@ -154,6 +64,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Given:
+    """One label of the file; `where` names its place for error messages."""
+
     where: str
     id: str
     label: str | list[str]
@@ -161,7 +73,7 @@ class _Given:
     at: datetime | None
 
 
-def label(
+def take_labels(
     root: Path,
     file: Path,
     *,
@@ -171,16 +83,16 @@ def label(
     ingest: bool = True,
     commit: bool = True,
 ) -> Labelled:
-    """Take the labels in `file`: CSV, JSON lines or Parquet with columns id, label and maybe annotator, labelled_at,
-    or Label Studio's JSON export. What cannot be taken is refused row by row with its reason.
+    """Take the labels in `file` into the log and data/; a row that cannot be used is refused with its reason.
 
-    quota: of labels that nobody asked for, no source may give more than review.max_source_share (nor more than
-    QUOTA_FROM): a flood of feedback from one place must not teach the model. new_classes: accept labels the model
-    does not know. ingest: take the labelled images into data/, too. Raises EvergreenError.
+    file: CSV, JSON lines or Parquet with the columns id and label, optionally annotator and labelled_at; or a JSON
+    export of Label Studio. quota: each source may give at most review.max_source_share of the unsolicited labels (but
+    always QUOTA_FROM), so that a flood of feedback from one place does not teach the model. new_classes: accept labels
+    that the model does not know. ingest: also take the labelled images into data/. Raises EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
-    classes = None if new_classes else _classes(root, params) or None
+    classes = None if new_classes else label_classes(root, params) or None
     result = Labelled()
     given = list(_read(file, params.data.task, classes, annotator or getpass.getuser(), result))
     located = {row["id"]: row for row in log.find([one.id for one in given], *EVER, ["id", "at", "source"]).to_pylist()}
@@ -212,7 +124,7 @@ def _read(file: Path, task: str, classes: list[str] | None, annotator: str, resu
 
 def _records(file: Path) -> Iterator[tuple[str, dict]]:
     if not file.is_file():
-        raise DataError(f"{file} does not exist: expected labels as .csv, .jsonl, .parquet or Label Studio's .json")
+        raise DataError(f"{file} does not exist: expected labels as .csv, .jsonl, .parquet, or .json of Label Studio")
     if file.suffix.lower() == ".json":
         try:
             found = list(label_studio.labels(json.loads(file.read_text(encoding="utf-8-sig"))))
@@ -222,7 +134,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict]]:
         return
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise DataError(f"{file}: expected labels as {', '.join(READERS)} or Label Studio's .json")
+        raise DataError(f"{file}: expected labels as {', '.join(READERS)}, or .json of Label Studio")
     for where, roles, record in reader(file, Columns(image="id"), True):
         names = {"id": "id", "label": roles.label, "annotator": roles.annotator, "labelled_at": roles.labelled_at}
         yield where, {role: record.get(column) for role, column in names.items() if column}
@@ -230,14 +142,14 @@ def _records(file: Path) -> Iterator[tuple[str, dict]]:
 
 def _is_known(one: _Given, located: dict[str, dict], result: Labelled) -> bool:
     if one.id not in located:
-        result.refused.append(f"{one.where}: {one.id[:70]!r} is not in the production log (or no longer)")
+        result.refused.append(f"{one.where}: {one.id[:70]!r} is not in the production log, or was erased from it")
     return one.id in located
 
 
 def _within_quota(
     given: list[_Given], located: dict[str, dict], log: Log, share: float, result: Labelled
 ) -> list[_Given]:
-    """Without what a source gives beyond its share of the labels that nobody asked for; new and earlier ones count."""
+    """Refuse what a source gives beyond its quota of unsolicited labels; earlier labels count too."""
     asked = {entry.id for entry in review_queue.queued(log)}
     earlier = {name for name in log.labels()["id"].to_pylist() if name not in asked}
     rest = [name for name in earlier if name not in located]
@@ -252,8 +164,8 @@ def _within_quota(
         if one.id not in asked and one.id not in counted:
             if have[source] >= limit:
                 result.refused.append(
-                    f"{one.where}: source {source!r} has given {limit} labels that nobody asked for, its quota "
-                    "(review.max_source_share); --no-quota takes them all the same"
+                    f"{one.where}: source {source!r} has reached its quota of {limit} unsolicited labels "
+                    "(review.max_source_share); --no-quota takes them anyway"
                 )
                 continue
             counted.add(one.id)
@@ -263,7 +175,7 @@ def _within_quota(
 
 
 def _keep(log: Log, given: list[_Given], result: Labelled) -> None:
-    """Into the log what its annotator has not said already."""
+    """Add the labels to the log, except those that their annotator gave before."""
     said = {(row["id"], row["annotator"]): row["label"] for row in log.labels().to_pylist()}
     now, new = datetime.now(UTC), {}
     for one in given:
@@ -284,8 +196,10 @@ def _keep(log: Log, given: list[_Given], result: Labelled) -> None:
 def _ingest(
     root: Path, log: Log, given: list[_Given], located: dict[str, dict], result: Labelled, commit: bool
 ) -> None:
-    """The labelled images whose bytes are in the log, as one batch of data/ (origin production)."""
-    given = sorted(given, key=lambda one: (located[one.id]["at"], one.id))  # the log is read hour by hour
+    """Take the labelled images whose bytes are in the log into data/, as one batch of origin production."""
+    given = sorted(
+        given, key=lambda one: (located[one.id]["at"], one.id)
+    )  # in the log's order, which is read hour by hour
     schema = late_labels_schema(log.task)
     manifest = pa.schema(
         [
