@@ -52,7 +52,7 @@ def test_a_source_that_cannot_be_used_is_an_error_and_changes_nothing(project, t
     for source, *words in (
         ("empty", "empty is empty", "expected images in class folders, or a manifest"),
         ("nowhere", "nowhere does not exist", "expected a folder of images or a .csv, .jsonl or .parquet manifest"),
-        ("notes.txt", "notes.txt: .txt is no manifest", "expected a folder of images"),
+        ("notes.txt", "notes.txt: .txt is not a manifest", "expected a folder of images"),
         ("photos.zip", "is an archive: unpack it"),
         ("kinds.csv", "no label column; columns found: 'path', 'kind'", "--label NAME"),
         ("kinds.csv --label species", "no column 'species'", "columns found: 'path', 'kind'"),
@@ -102,7 +102,7 @@ def test_odd_images_and_hostile_names_are_taken_or_quarantined_with_their_reason
         "cat/half.png: truncated",
         "cat/link.png: outside_root ('cat/link.png' leads out of mixed)",
         "etc: outside_root (a linked folder is not followed: name its target instead)",
-        "cat/pipe.png: missing_file (no regular file)",
+        "cat/pipe.png: missing_file (not a regular file)",
         r"new\nline/znew\nline.png: bad_label ('new\nline' has control characters",
         "bad_label (250 characters, at most 200 allowed)",
         "bad_label (not valid Unicode text)",

@@ -1,4 +1,4 @@
-"""The release store: nothing half written, no promotion lost or doubled, no damaged byte handed out.
+"""The release store: nothing half written, no promotion lost or duplicated, no damaged byte returned.
 
 In a folder, on an S3 server with conditional writes, and on one without, for a single writer: the same tests.
 """
@@ -165,7 +165,7 @@ def test_a_killed_write_is_whole_or_absent(local: LocalStore, failpoint: str, th
     assert (local.read("objects/x") is not None) == there
     assert local.sweep() == (0 if there else 1)
     assert list((local.root / ".tmp").iterdir()) == []
-    local.create("objects/x", b"new")  # the dead writer's lock blocks nobody
+    local.create("objects/x", b"new")  # the dead writer's lock blocks no one
 
 
 def test_sweep_leaves_the_files_of_living_writers(local: LocalStore):
@@ -285,7 +285,7 @@ def promote_many(params: StoreParams, writer: int, count: int) -> None:
                 continue
 
 
-def test_four_writers_lose_and_double_nothing(shared: StoreParams):
+def test_four_writers_lose_and_duplicate_nothing(shared: StoreParams):
     each = 25 if "://" not in shared.url else 8
     writers = [start(promote_many, shared, w, each) for w in range(4)]
     for writer in writers:
@@ -358,7 +358,7 @@ def test_bundles_share_their_common_files(releases: Releases, tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
 @pytest.mark.parametrize("victim", ["objects", "bundles"])
-def test_damage_is_found_before_use_and_mended_by_uploading_again(
+def test_damage_is_found_before_use_and_repaired_by_uploading_again(
     releases: Releases, tmp_path: Path, how: str, victim: str
 ):
     bundle = make_bundle(tmp_path / "bundle", model="weights")
@@ -400,7 +400,7 @@ def test_a_manifest_cannot_write_outside_its_folder(releases: Releases, tmp_path
     releases.store.create(f"objects/{digest}", b"evil")
     manifest = json.dumps({"files": {name: {"sha256": digest, "bytes": 4}}}).encode()
     releases.store.create(f"bundles/{sha256_bytes(manifest)}.json", manifest)
-    with pytest.raises(StoreDamaged, match="no file name beneath"):
+    with pytest.raises(StoreDamaged, match="not a file name inside"):
         releases.get_bundle(sha256_bytes(manifest), tmp_path / "deep" / "got")
     assert not any(p.name == "evil" for p in tmp_path.rglob("*"))
 
