@@ -1,4 +1,4 @@
-"""The contracts between stages: schemas of the tables they exchange and the small decision models.
+"""The contracts between stages: schemas of the tables that they exchange.
 
 N is the number of samples, K of classes, D of feature dimensions, S the side of the model's input in pixels.
 Tables are Parquet; `label` is a string for multi-class and a list of strings for multi-label data sets.
@@ -28,7 +28,7 @@ from tasks.common.errors import EvergreenError
 Split = Literal["train", "calibration", "test", "hard"]
 SPLITS: tuple[str, ...] = ("train", "calibration", "test", "hard")
 
-# Why a row was not taken. A closed list: dashboards and tests count on it.
+# Why a row was quarantined. A closed list: dashboards and tests rely on it.
 QUARANTINE_REASONS = (
     "empty_file",  # 0 bytes
     "unknown_format",  # magic bytes are not of an allowed image format
@@ -38,7 +38,7 @@ QUARANTINE_REASONS = (
     "decoder_crashed",  # the decoding process died or ran out of its memory or time
     "too_small",  # under 8 pixels on a side
     "outside_root",  # the manifest's path leaves its folder or is a link out of it
-    "missing_file",  # the manifest names a file that is not there
+    "missing_file",  # the manifest names a file that does not exist
     "archive",  # an archive where an image was expected
     "bad_label",  # empty, over 200 characters, or of the wrong type
     "unknown_label",  # not among data.classes
@@ -54,6 +54,7 @@ SLICE = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
 
 
 def label_type(task: str) -> pa.DataType:
+    """Arrow type of a label: a string, or a list of strings for a multi-label data set."""
     return pa.string() if task == "multiclass" else pa.list_(pa.string())
 
 
@@ -63,7 +64,7 @@ def sample_schema(task: str) -> pa.Schema:
         [
             ("id", pa.string()),  # sha256 of the encoded bytes, hex
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            ("label", label_type(task)),  # as first given; null while not labelled
+            ("label", label_type(task)),  # as first given; null if not labelled
             ("source", pa.string()),  # group key (camera, site, session); null: a group of its own
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("origin", pa.string()),  # import | production | review | synthetic
@@ -161,7 +162,7 @@ def predictions_schema(task: str) -> pa.Schema:
 
 
 def refuse_newer(found: object, newest: int, what: str) -> None:
-    """Raise EvergreenError where `what`, stored with schema version `found` (None: 1), is of a newer Evergreen.
+    """Raise EvergreenError if `what`, stored with schema version `found` (None: 1), comes from a newer Evergreen.
 
     Every stored format has a version number of its own. Readers accept every earlier one.
     """
