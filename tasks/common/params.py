@@ -420,7 +420,7 @@ class Params(Section):
     alerts: AlertsParams = AlertsParams()
 
     def section(self, name: str) -> Section:
-        """The section `name` of params.yaml (`validate` is the attribute `validate_`, because pydantic owns that name)."""
+        """The section `name` of params.yaml (`validate` is the attribute `validate_`: pydantic owns that name)."""
         return getattr(self, "validate_" if name == "validate" else name)
 
 
