@@ -129,7 +129,7 @@ def test_a_folder_with_a_manifest_that_lacks_a_label_column_is_not_taken_for_a_c
 
 def test_two_manifests_are_refused(tmp_path):
     tree(tmp_path, {"a.csv": "file,label\n", "b.jsonl": '{"file": "x", "label": "y"}\n'})
-    with pytest.raises(DataError, match=r"2 manifests \(a.csv, b.jsonl\): name the one"):
+    with pytest.raises(DataError, match=r"2 manifests \(a.csv, b.jsonl\): give the path of one"):
         open_source(tmp_path)
 
 
@@ -262,7 +262,7 @@ def test_a_file_name_that_is_not_utf8_can_be_read_and_stored(tmp_path):
         ({"a.txt": b"x", "b.pdf": b"x", "c.txt": b"x"}, "", r"no images \(found 1 .pdf, 2 .txt\)"),
         ({"all.zip": b"PK"}, "", "Unpack archives first"),
         ({"all.zip": b"PK"}, "all.zip", "is an archive: unpack it"),
-        ({"a.docx": b"x"}, "a.docx", "no manifest"),
+        ({"a.docx": b"x"}, "a.docx", "is not a manifest"),
         ({"m.csv": ""}, "m.csv", "is empty: expected a header"),
         ({"m.csv": "label,kind\nx,y\n"}, "m.csv", "no image or path column; columns found: 'label', 'kind'"),
         ({"m.csv": "file,kind\nx,y\n"}, "m.csv", "no label column; columns found: 'file', 'kind'"),
