@@ -101,7 +101,7 @@ def test_odd_images_and_hostile_names_are_taken_or_quarantined_with_their_reason
         "cat/text.jpg: unknown_format (expected one of JPEG, PNG, WEBP, BMP, TIFF, GIF, MPO, PPM)",
         "cat/half.png: truncated",
         "cat/link.png: outside_root ('cat/link.png' leads out of mixed)",
-        "etc: outside_root (a linked folder is not followed: name its target instead)",
+        "etc: outside_root (a linked folder is not followed: ingest its target instead)",
         "cat/pipe.png: missing_file (not a regular file)",
         r"new\nline/znew\nline.png: bad_label ('new\nline' has control characters",
         "bad_label (250 characters, at most 200 allowed)",
