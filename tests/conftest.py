@@ -23,7 +23,7 @@ collect_less_garbage()
 
 # files that one worker runs one after the other: a server, or a library that takes seconds to import, serves them all
 TOGETHER = {
-    "s3": ("store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
+    "s3": ("store", "store_contract", "bundle_store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
     "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site"),
     "great_expectations": ("adopt", "validate", "validate_batches"),
 }

@@ -1,4 +1,4 @@
-"""What later stages read of earlier ones: file paths, training rows, classes."""
+"""Outputs of earlier stages that later stages read: training rows, classes, recorded params."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ USED = "params"  # the key of metrics/<stage>.json that says what the stage has 
 
 
 def training_rows(root: Path) -> dict[str, pa.Table]:
-    """Labelled rows by split ("train", "calibration", "test", "hard"), each in canonical order, maybe empty.
+    """Split -> labelled rows ("train", "calibration", "test", "hard"), in canonical order, possibly empty.
 
-    Columns of schemas.accepted_schema; `label` is the one to train with, after cleaning. Rows that `clean`
-    dropped are not there. Raises StageInputError for a missing file and for files of different runs.
+    Columns are those of schemas.accepted_schema; `label` is the one to train with, after cleaning. Rows that `clean`
+    dropped are left out. Raises StageInputError for a missing file and for files of different runs.
     """
     accepted = pq.read_table(stage_output(root / "artifacts/validate/accepted.parquet", "validate"))
     cleaned = pq.read_table(stage_output(root / "artifacts/clean/labels.parquet", "clean"))
@@ -29,7 +29,7 @@ def training_rows(root: Path) -> dict[str, pa.Table]:
         unknown = cleaned["id"].filter(pc.is_null(place))[0].as_py()
         raise StageInputError(
             f"artifacts/clean/labels.parquet names {place.null_count} samples (first: {unknown}) that are not in "
-            "artifacts/validate/accepted.parquet: they are of different runs. Run the stage clean again."
+            "artifacts/validate/accepted.parquet: the files come from different runs. Run the stage clean again."
         )
     rows = accepted.take(place)
     rows = rows.set_column(rows.schema.get_field_index("label"), "label", cleaned["label"])
@@ -38,14 +38,14 @@ def training_rows(root: Path) -> dict[str, pa.Table]:
 
 
 def classes_and_task(root: Path) -> tuple[list[str], str]:
-    """(the K class names in model order, "multiclass" or "multilabel") as `validate` settled them."""
+    """(the K class names in model order, "multiclass" or "multilabel") as `validate` recorded them."""
     classes = read_json(stage_output(root / "artifacts/validate/classes.json", "validate"))
     label = pq.read_schema(stage_output(root / "artifacts/validate/accepted.parquet", "validate")).field("label").type
     return classes, "multilabel" if pa.types.is_list(label) else "multiclass"
 
 
 def stage_output(path: Path, stage: str) -> Path:
-    """`path` if it is there; StageInputError naming the stage that makes it otherwise."""
+    """`path`, if the file exists. Raises StageInputError with the stage that makes it."""
     if not path.is_file():
         raise StageInputError(f"{path} is missing: run the stage {stage} first (`dvc repro {stage}`)")
     return path

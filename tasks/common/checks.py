@@ -1,4 +1,4 @@
-"""One check of a decision, shared by the gate and the drift decision."""
+"""The record of one check in a decision, shared by the gate and the drift decision."""
 
 from typing import Literal
 
@@ -6,11 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
+    """An immutable model that refuses unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Check(Frozen):
-    """One thing looked at for a decision. An error is never a pass."""
+    """One check of a decision, with value and bound. An error is never a pass."""
 
     name: str  # e.g. "test.balanced_accuracy", "class.Bag.recall", "parity"
     status: Literal["pass", "fail", "error"]

@@ -1,9 +1,9 @@
-"""Which modules a module needs, and a version of their code: one mechanism for every cache key and dvc.yaml.
+"""The modules that a module imports, and a version of their code, for all cache keys and for dvc.yaml.
 
 `import_closure` follows imports through this repository, inside functions too. `code_version` hashes the code of that
 closure, so that changed code never reads what older code cached. Comments, docstrings and blank lines do not count:
-an edit of prose recomputes nothing. A cache key names the module it is in, and nothing else: keep the function that
-fills an expensive cache in a small module, and the key covers no more than what decides the value.
+an edit of prose recomputes nothing. A cache key names the module it is in, and nothing else. Put the function that
+fills an expensive cache into a small module, so that the key covers only what decides the value.
 """
 
 import ast
@@ -18,8 +18,8 @@ import tasks
 ROOT = Path(tasks.__file__).resolve().parent.parent
 PACKAGES = ("tasks", "serving", "monitoring")  # imports are followed through these
 
-# They decide where files lie, how errors read, how progress shows or how a stage is called. Parameters reach a stage
-# by value, and both DVC and the cache keys record those values. None of them can change a stage's result.
+# These decide where files lie, how errors read, how progress shows or how a stage is called. Parameters reach a stage
+# by value, and both DVC and the cache keys record those values. So none of these modules can change a stage's result.
 PLUMBING = frozenset(
     {
         "tasks",
@@ -31,8 +31,8 @@ PLUMBING = frozenset(
         "tasks.common.progress",
     }
 )
-# They carry bytes, rows and tables and compute nothing, so a cached value does not depend on them. A stage does (it
-# may carry other things), so dvc.yaml lists them. A key whose entry has a table's layout includes that schema itself.
+# These move bytes, rows and tables and compute nothing, so a cached value does not depend on them. A stage does (it may
+# move other things), so dvc.yaml lists them. A key whose entry has a table's layout includes that schema itself.
 CARRIERS = frozenset(
     {
         "tasks.common.schemas",
@@ -65,7 +65,7 @@ def code_version(*entries: str, root: Path = ROOT) -> str:
 
 
 def import_closure(*entries: str, root: Path = ROOT, skip: Collection[str] = PLUMBING) -> list[str]:
-    """Modules that `entries` import, directly or not, sorted: themselves included, `skip` neither listed nor followed.
+    """Modules that `entries` import, directly or not, sorted, with themselves; `skip` is neither listed nor followed.
 
     A package whose `__init__.py` holds only a docstring is not listed. Imports for type checkers are ignored.
     Raises ValueError for a module that is not a file of this repository.
@@ -85,7 +85,7 @@ def import_closure(*entries: str, root: Path = ROOT, skip: Collection[str] = PLU
 
 
 def module_file(name: str, root: Path = ROOT) -> Path:
-    """The file of module or package `name` under `root`. Raises ValueError where there is none."""
+    """The file of module or package `name` under `root`. Raises ValueError if there is none."""
     path = root.joinpath(*name.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
@@ -105,7 +105,7 @@ def _is_empty(name: str, root: Path) -> bool:
 
 @lru_cache(maxsize=512)
 def _read(source: bytes) -> tuple[str, tuple[Import, ...], bool]:
-    """(hash of the code in `source`, its imports, is there more than a docstring?)."""
+    """(hash of the code in `source`, its imports, whether it holds more than a docstring)."""
     tree = ast.parse(source)
     lines = source.decode().splitlines()
     for first, last in _docstrings(tree):
@@ -139,7 +139,7 @@ def _imports(body: list[ast.stmt]) -> Iterator[Import]:
 
 
 def _statements(node: ast.AST) -> list[ast.stmt]:
-    """The statements directly inside `node`: expressions, which hold no import, are not looked at."""
+    """The statements directly inside `node`. Expressions are skipped, because they hold no import."""
     found = []
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
         inside = getattr(node, field, None)

@@ -1,6 +1,6 @@
 """Errors a user can act on: what was found, where, what was expected, what to do.
 
-Anything the user can cause or mend is an `EvergreenError`; the CLI prints its text without a traceback.
+Anything the user can cause or fix is an `EvergreenError`; the CLI prints its text without a traceback.
 Everything else is a bug and keeps its traceback.
 """
 
@@ -18,7 +18,7 @@ class DataError(EvergreenError):
 
 
 def _first(reasons: list[str], most: int = 10) -> str:
-    """A thousand classes have a thousand reasons; the validation page lists them all."""
+    """The first reasons, because a thousand classes may give a thousand; the validation page lists all."""
     more = len(reasons) - most
     return "; ".join(reasons[:most]) + (f"; and {more} more" if more > 0 else "")
 
@@ -35,7 +35,7 @@ class BatchRefused(EvergreenError):
 
 
 class TableRefused(EvergreenError):
-    """The whole table (all live batches together) failed validation; nothing can be trained."""
+    """The whole table (all live batches together) failed validation, so nothing can be trained."""
 
     def __init__(self, reasons: list[str]):
         self.reasons = list(reasons)
@@ -43,7 +43,7 @@ class TableRefused(EvergreenError):
 
 
 class StageInputError(EvergreenError):
-    """A stage's input file is missing or incomplete: run the stage named in the text first."""
+    """A stage's input file is missing or incomplete; the text names the stage to run first."""
 
 
 class NewerFormat(EvergreenError):
@@ -51,7 +51,7 @@ class NewerFormat(EvergreenError):
 
 
 def refuse_newer(found: object, newest: int, what: str) -> None:
-    """Raise EvergreenError where `what`, stored with schema version `found` (None: 1), is of a newer Evergreen.
+    """Raise EvergreenError if `what`, stored with schema version `found` (None: 1), comes from a newer Evergreen.
 
     Every stored format has a version number of its own. Readers accept every earlier one.
     """

@@ -1,8 +1,8 @@
-"""Points at which a test kills the process, as power loss or the out-of-memory killer would.
+"""Points at which a test kills the process, as a power loss or the out-of-memory killer would.
 
-`EVERGREEN_FAILPOINT=ingest.after_shard evergreen ingest ...` ends with SIGKILL when that point is reached: no
-handler runs, no file is flushed. `ingest.after_shard:3` ends at its third time. Names are "<module>.<where>"; every
-one is listed in POINTS. Without the variable a point costs one look-up.
+`EVERGREEN_FAILPOINT=ingest.after_shard evergreen ingest ...` ends with SIGKILL when it reaches that point: no handler
+runs, no file is flushed. `ingest.after_shard:3` kills the third time. Names are "<module>.<where>"; POINTS lists them
+all. Without the variable, a point costs one look-up.
 """
 
 import os
@@ -32,7 +32,7 @@ hits: Counter[str] = Counter()  # how often each point was reached, while the va
 
 
 def failpoint(name: str) -> None:
-    """Kill this process if the environment asks for it at `name`; nothing otherwise."""
+    """Kill this process if EVERGREEN_FAILPOINT names this point."""
     if not (wanted := os.environ.get("EVERGREEN_FAILPOINT")):
         return
     hits[name] += 1
@@ -42,5 +42,5 @@ def failpoint(name: str) -> None:
 
 
 def names() -> list[str]:
-    """All points, as the variable names them."""
+    """All points in the form that the variable takes."""
     return [f"{module}.{where}" for module, places in POINTS.items() for where in places]

@@ -1,4 +1,4 @@
-"""params.yaml as one frozen schema: every section named after its stage, every mistake reported at once.
+"""The schema of params.yaml: one section per stage, and every mistake reported at once.
 
 Each field says what it does and what changing it costs; unknown keys are refused.
 
@@ -30,10 +30,14 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
+    """One immutable section of params.yaml, without unknown keys and infinite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SplitFractions(Section):
+    """Shares of the source groups that go to each split; they sum to 1."""
+
     train: Share = 0.7
     calibration: Share = 0.15
     test: Share = 0.15
@@ -90,6 +94,8 @@ class ImagesParams(Section):
 
 
 class InspectParams(Section):
+    """How images are measured and near-duplicates found."""
+
     near_duplicate_bits: Annotated[int, Field(ge=0, le=7)] = Field(
         4,
         description="perceptual hashes (64 bit; distances are even) at most this far apart are candidate "
@@ -114,6 +120,8 @@ class Expectation(Section):
 
 
 class ValidateParams(Section):
+    """When a batch or the whole table is refused, and which rows are quarantined."""
+
     min_rows: Positive = Field(50, description="fewer labelled training rows refuse the table")
     max_null_labels: Share = Field(0.5, description="share of a batch's rows without label above which it is refused")
     max_quarantined: Share = Field(0.2, description="share of a batch's rows quarantined above which it is refused")
@@ -134,12 +142,14 @@ class ValidateParams(Section):
 
 
 class EmbedParams(Section):
+    """The frozen pretrained backbone that gives the pretrained features."""
+
     backbone: str = Field("tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning; keyed cache")
     batch_size: Positive = 64
 
 
 class CleanParams(Section):
-    """What may be done to a training label that is more probably wrong than right. What may not is queued."""
+    """Limits of automatic changes to training labels that are probably wrong; the others are queued for review."""
 
     folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds, grouped by source")
     relabel_confidence: Share = Field(
@@ -162,6 +172,8 @@ class UnfreezePhases(Section):
 
 
 class TrainBackboneParams(Section):
+    """Stage 1 of the training: the backbone on the natural distribution."""
+
     backbone: str = Field("tf_efficientnet_lite0", description="any timm model name")
     pretrained: Literal["auto", "none"] = Field(
         "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
@@ -185,6 +197,8 @@ class TrainBackboneParams(Section):
 
 
 class TrainHeadParams(Section):
+    """Stage 2 of the training: a class-balanced head on stage-1 features."""
+
     method: Literal["auto", "crt", "tau_norm", "logit_adjust", "stage1"] = Field(
         "auto",
         description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data",
@@ -194,6 +208,8 @@ class TrainHeadParams(Section):
 
 
 class CalibrateParams(Section):
+    """Thresholds of classes and of the out-of-distribution score."""
+
     cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
         description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold. "
@@ -211,6 +227,8 @@ class CalibrateParams(Section):
 
 
 class EvaluateParams(Section):
+    """What the exported model is measured on."""
+
     corruptions: list[Literal["dark", "blur", "noise", "jpeg", "grayscale", "crop"]] = ["dark", "blur", "noise", "jpeg"]
     corruption_images: Positive = Field(300, description="test images per corruption (the first by id hash)")
     latency_runs: Positive = 50
@@ -219,11 +237,15 @@ class EvaluateParams(Section):
 
 
 class BundleParams(Section):
+    """The published bundle: its name and its drift reference."""
+
     name: str = Field("classifier", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="model name in tags and registry")
     reference_rows: Positive = Field(500, description="held-out samples kept as the model's drift reference")
 
 
 class GateParams(Section):
+    """When the gate promotes, holds or rejects a challenger."""
+
     superior_on: list[str] = Field(
         ["test", "newest"],
         min_length=1,
@@ -259,6 +281,8 @@ class GateParams(Section):
 
 
 class StoreParams(Section):
+    """Where releases are stored."""
+
     url: str = Field(
         ".evergreen/releases",
         description="release store: a folder (relative to the main checkout) or s3://bucket/prefix",
@@ -272,7 +296,7 @@ class StoreParams(Section):
 
 
 class CaptureParams(Section):
-    """What the production log keeps of each answer."""
+    """Which answers the production log stores, and for how long."""
 
     url: str = Field(
         ".evergreen/production", description="the log: a folder (relative to the main checkout) or s3://bucket/prefix"
@@ -306,7 +330,7 @@ class DriftParams(Section):
 
 
 class DecideParams(Section):
-    """From measures to one of none, watch, label, retrain."""
+    """How drift measures become one decision: none, watch, label or retrain."""
 
     min_rows: Positive = Field(30, description="smaller windows decide nothing")
     persistence: tuple[Positive, Positive] = Field(
@@ -330,7 +354,7 @@ class DecideParams(Section):
 
 
 class ReviewParams(Section):
-    """Which samples people are asked to label."""
+    """How many samples the review queue gets, and from which sources."""
 
     budget: Positive = Field(100, description="samples put into the queue by one decision")
     max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
@@ -363,7 +387,7 @@ class ServeParams(Section):
 
 
 class AlertsParams(Section):
-    """Who is told of what. Addresses hold secrets: they come from the environment."""
+    """Which events send alerts. Addresses hold secrets, so they come from the environment."""
 
     urls_env: str = Field("EVERGREEN_ALERTS", description="environment variable with apprise URLs, space-separated")
     events: list[
@@ -372,7 +396,7 @@ class AlertsParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """All sections of params.yaml."""
 
     data: DataParams = DataParams()
     images: ImagesParams = ImagesParams()
@@ -396,7 +420,7 @@ class Params(Section):
     alerts: AlertsParams = AlertsParams()
 
     def section(self, name: str) -> Section:
-        """The section `name` of params.yaml (`validate` is spelt `validate_` here: pydantic owns that name)."""
+        """The section `name` of params.yaml (`validate` is the attribute `validate_`: pydantic owns that name)."""
         return getattr(self, "validate_" if name == "validate" else name)
 
 
@@ -410,7 +434,7 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         lines += [
-            f"  {'.'.join(map(str, mistake['loc']))}: {_said(mistake)} (found {repr(mistake['input'])[:80]})"
+            f"  {'.'.join(map(str, mistake['loc']))}: {_message(mistake)} (found {repr(mistake['input'])[:80]})"
             for mistake in error.errors()
         ]
     if params is None or lines:
@@ -431,10 +455,10 @@ def _costs(listed: list[Any]) -> dict[str, Any]:
 
 
 def _unsafe_for_dvc(values: dict[Any, Any]) -> Iterator[tuple[str, str]]:
-    """(path, problem) of what DVC cannot read, or cannot tell from something else.
+    """(path, problem) of each value that DVC cannot read or cannot tell from another value.
 
     DVC compares params with ==, hashes them as JSON with sorted keys, and leaves out the keys DROPPED_BY_DVC. A
-    change that this hides would restore the outputs of other params. It fails on dates wherever they stand.
+    change hidden in this way would restore the outputs of other params. DVC also fails on dates anywhere.
     """
     for section, value in values.items():
         if section == "images" and isinstance(value, dict):
@@ -471,8 +495,8 @@ def _dropped(key: str, path: tuple[str, ...]) -> str:
     return f"DVC ignores keys named {key!r}, so a change of this one would retrain nothing: {instead}"
 
 
-def _said(mistake: Any) -> str:
-    """pydantic's words; of an unknown key, which one may have been meant."""
+def _message(mistake: Any) -> str:
+    """pydantic's message; for an unknown key, the similar key that may be meant."""
     if mistake["type"] != "extra_forbidden":
         return mistake["msg"]
     *above, key = mistake["loc"]

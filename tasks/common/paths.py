@@ -1,7 +1,7 @@
-"""Where things are: the project (or a run's worktree of it) and the state all its worktrees share.
+"""Where the project lies, and the state that all its worktrees share.
 
-State lives in `.evergreen/` of the main checkout: caches, workspaces of runs, the release store, the
-Prefect server's home. A run's worktree finds the same state through git's common directory.
+State lies in `.evergreen/` of the main checkout: caches, workspaces of runs, the release store, the Prefect server's
+home. A run's worktree finds the same state through git's common directory.
 """
 
 import os
@@ -23,7 +23,7 @@ def project_root(start: Path | str | None = None) -> Path:
 
 
 def main_checkout(root: Path) -> Path:
-    """The main checkout of the git repository `root` is a (work)tree of; `root` itself without git."""
+    """The main checkout of the git repository to which the worktree `root` belongs; `root` itself without git."""
     dot_git = root / ".git"
     if not dot_git.is_file():
         return root
@@ -41,7 +41,7 @@ def state_dir(root: Path | None = None) -> Path:
 
 
 def cache_dir(kind: str, root: Path | None = None) -> Path:
-    """A folder for derived, rebuildable files of one kind ("inspect", "pixels", "features", ...)."""
+    """The folder for rebuildable files of one kind ("inspect", "pixels", "features", ...), made if missing."""
     folder = state_dir(root) / "cache" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Progress of long work in the terminal (stderr); silent where nobody watches."""
+"""A progress bar for long work, on stderr and only in a terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `items` under a progress bar named `what`; plain iteration when stderr is no terminal."""
+    """Yield from `items` and show a progress bar named `what`, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -1,4 +1,4 @@
-"""The contracts between stages: schemas of the tables they exchange and the small decision models.
+"""The contracts between stages: schemas of the tables that they exchange.
 
 N is the number of samples, K of classes, D of feature dimensions, S the side of the model's input in pixels.
 Tables are Parquet; `label` is a string for multi-class and a list of strings for multi-label data sets.
@@ -26,7 +26,7 @@ import pyarrow as pa
 Split = Literal["train", "calibration", "test", "hard"]
 SPLITS: tuple[str, ...] = ("train", "calibration", "test", "hard")
 
-# Why a row was not taken. A closed list: dashboards and tests count on it.
+# Why a row was quarantined. A closed list: dashboards and tests rely on it.
 QUARANTINE_REASONS = (
     "empty_file",  # 0 bytes
     "unknown_format",  # magic bytes are not of an allowed image format
@@ -36,7 +36,7 @@ QUARANTINE_REASONS = (
     "decoder_crashed",  # the decoding process died or ran out of its memory or time
     "too_small",  # under 8 pixels on a side
     "outside_root",  # the manifest's path leaves its folder or is a link out of it
-    "missing_file",  # the manifest names a file that is not there
+    "missing_file",  # the manifest names a file that does not exist
     "archive",  # an archive where an image was expected
     "bad_label",  # empty, over 200 characters, or of the wrong type
     "unknown_label",  # not among data.classes
@@ -52,6 +52,7 @@ SLICE = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
 
 
 def label_type(task: str) -> pa.DataType:
+    """Arrow type of a label: a string, or a list of strings for a multi-label data set."""
     return pa.string() if task == "multiclass" else pa.list_(pa.string())
 
 
@@ -61,7 +62,7 @@ def sample_schema(task: str) -> pa.Schema:
         [
             ("id", pa.string()),  # sha256 of the encoded bytes, hex
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            ("label", label_type(task)),  # as first given; null while not labelled
+            ("label", label_type(task)),  # as first given; null if not labelled
             ("source", pa.string()),  # group key (camera, site, session); null: a group of its own
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("origin", pa.string()),  # import | production | review | synthetic

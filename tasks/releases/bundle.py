@@ -1,11 +1,10 @@
-"""The bundle format: reading, checking against its manifest, naming by digest."""
+"""The bundle format: read it, check it against its manifest, name it by digest."""
 
 import json
-import os
 from pathlib import Path
 
 from tasks.common.errors import EvergreenError, refuse_newer
-from tasks.common.files import read_json, sha256_bytes, sha256_file, write_json
+from tasks.common.files import fsync_file, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import current_names, current_values
 
 SCHEMA_VERSION = 2  # 1 called preprocess.resolution and params.images.resolution `size`; `read` translates
@@ -15,21 +14,20 @@ MANIFEST = "MANIFEST.json"
 
 
 class BundleDamaged(EvergreenError):
-    """A bundle is not what its manifest says; the text names every file."""
+    """A bundle differs from its manifest; the text names every file."""
 
 
 def write_manifest(folder: Path) -> None:
-    """Write MANIFEST.json over the files in `folder`, each made durable first: with the manifest it is whole."""
+    """Write MANIFEST.json for the files in `folder`, each made durable first: a bundle with a manifest is complete."""
     files = {}
     for file in sorted(folder.iterdir()):
-        with open(file, "rb") as written:
-            os.fsync(written.fileno())
+        fsync_file(file)
         files[file.name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
     write_json(folder / MANIFEST, {"files": files})
 
 
 def digest(folder: Path) -> str:
-    """The bundle's name: sha256 of its MANIFEST.json. Raises BundleDamaged where there is none."""
+    """The bundle's name: sha256 of its MANIFEST.json. Raises BundleDamaged if that is missing."""
     return sha256_bytes(_manifest(folder))
 
 
@@ -40,11 +38,11 @@ def verify(folder: Path) -> None:
             name: (entry["sha256"], entry["bytes"]) for name, entry in json.loads(_manifest(folder))["files"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleDamaged(f"{folder / MANIFEST} is no manifest of a bundle: {error!r}") from None
+        raise BundleDamaged(f"{folder / MANIFEST} is not the manifest of a bundle: {error!r}") from None
     problems = []
     for name, (sha256, size) in files.items():
         file = folder / name
-        if Path(name).name != name or file.is_symlink():  # a manifest may only speak of this folder's own files
+        if Path(name).name != name or file.is_symlink():  # a manifest may only list files of this folder
             problems.append(f"{name} is not a plain file of the folder")
         elif not file.is_file():
             problems.append(f"{name} is missing")

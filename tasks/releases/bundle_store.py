@@ -4,8 +4,8 @@
     objects/<sha256>           the bundles' files, shared between bundles
     redacted/<digest>.json     {"bundle": <digest>}: the bundle that stands in for one with erased images
 
-So a bundle whose manifest is there is whole, everything can be checked against its own name, and uploading
-again changes nothing.
+So a bundle with a manifest is complete, every object can be checked against its own name, and a repeated upload
+changes nothing.
 """
 
 import hashlib
@@ -18,20 +18,19 @@ from typing import Any
 
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
-from tasks.common.files import atomic_dir, fsync_dir, sha256_bytes, sha256_file
+from tasks.common.files import atomic_dir, fsync_dir, fsync_file, sha256_bytes, sha256_file
+from tasks.releases.bundle import MANIFEST
 from tasks.storage.blobs import Conflict, Content, Store
-
-MANIFEST = "MANIFEST.json"
 
 
 class StoreDamaged(EvergreenError):
-    """The store holds something it must not, or lacks something it must hold; the text names every place."""
+    """Content of the store is missing, damaged or unexpected; the text names every place."""
 
 
 def put(store: Store, folder: Path) -> str:
-    """Upload the bundle in `folder`; returns its digest. An object that is there but damaged is replaced.
+    """Upload the bundle in `folder`; returns its digest. A damaged object in the store is replaced.
 
-    Raises EvergreenError when a file is not what MANIFEST.json says.
+    Raises EvergreenError if a file differs from MANIFEST.json.
     """
     if not (folder / MANIFEST).is_file():
         raise EvergreenError(f"{folder} holds no bundle (no {MANIFEST}): run the bundle stage first")
@@ -52,14 +51,14 @@ def put(store: Store, folder: Path) -> str:
 
 
 def resolve(store: Store, digest: str) -> str:
-    """The digest under which bundle `digest` is kept now: its own, unless images in it were erased."""
+    """The digest under which bundle `digest` is stored now: its own, unless images in it were erased."""
     while found := store.read(f"redacted/{digest}.json"):
         digest = json.loads(found[0])["bundle"]
     return digest
 
 
 def damage(store: Store, digest: str) -> list[str]:
-    """Read bundle `digest` back and hash every object: what is wrong, one phrase each; empty when all is well."""
+    """Read bundle `digest` back and hash every object: one phrase per problem; empty if the bundle is intact."""
     digest = resolve(store, digest)
     key = f"bundles/{digest}.json"
     manifest = store.read(key)
@@ -81,16 +80,16 @@ def audit(store: Store, digest: str) -> None:
     """Raises StoreDamaged naming every object of bundle `digest` that is missing or damaged."""
     if problems := damage(store, digest):
         raise StoreDamaged(
-            f"bundle {digest} in the release store is not whole: {'; '.join(problems)}. Publish it again from its "
+            f"bundle {digest} in the release store is damaged: {'; '.join(problems)}. Publish it again from its "
             "run's workspace, or restore these files from a backup."
         )
 
 
 def get(store: Store, digest: str, dest: Path) -> Path:
-    """Restore bundle `digest` as folder `dest`, every file hashed on its way; `dest` appears whole or not at all.
+    """Restore bundle `digest` as folder `dest`, with every file hashed; `dest` appears complete or not at all.
 
-    A `dest` that already is this bundle stays. Of a bundle with erased images comes the one that stands in for it
-    (see `resolve`). Raises StoreDamaged.
+    A `dest` that already is this bundle stays. A bundle with erased images is replaced by its redacted one (see
+    `resolve`). Raises StoreDamaged.
     """
     digest = resolve(store, digest)
     if _is_bundle(dest, digest):
@@ -105,10 +104,10 @@ def get(store: Store, digest: str, dest: Path) -> Path:
             file = temporary / name
             file.parent.mkdir(parents=True, exist_ok=True)
             if _copy(store, f"objects/{sha256}", file) != sha256:
-                audit(store, digest)  # names all that is wrong, not only the first
-                raise StoreDamaged(f"objects/{sha256} ({name}) arrived damaged though the store's copy is whole")
+                audit(store, digest)  # names every problem, not only the first
+                raise StoreDamaged(f"objects/{sha256} ({name}) arrived damaged although the store's copy is intact")
         (temporary / MANIFEST).write_bytes(manifest)
-        _fsync(temporary / MANIFEST)
+        fsync_file(temporary / MANIFEST)
         fsync_dir(temporary)
     return dest
 
@@ -120,24 +119,24 @@ def files(manifest: bytes, where: Path | str) -> dict[str, str]:
         for name, entry in found.items():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or name != str(path) or name in (".", MANIFEST):
-                raise ValueError(f"{name!r} is no file name beneath the bundle")
+                raise ValueError(f"{name!r} is not a file name inside the bundle")
             if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
-                raise ValueError(f"{name}: {entry['sha256']!r} is no sha256")
+                raise ValueError(f"{name}: {entry['sha256']!r} is not a sha256")
         return {name: entry["sha256"] for name, entry in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreDamaged(f"{where} is no manifest of a bundle: {error}") from None
+        raise StoreDamaged(f"{where} is not the manifest of a bundle: {error}") from None
 
 
 def _put(store: Store, key: str, content: Content) -> None:
     try:
         store.create(key, content)
-    except Conflict:  # the key is the content's own hash: what is there instead can only be damage
+    except Conflict:  # the key is the content's hash, so any other content is damage
         logging.getLogger(__name__).warning("%s in the release store was damaged and is replaced", key)
         store.swap(key, content, store.read(key)[1])
 
 
 def _copy(store: Store, key: str, to: Path) -> str | None:
-    """Stream `key` into file `to`, fsynced; the sha256 of what came, None when the key is missing."""
+    """Stream `key` into file `to`, fsynced; returns the sha256 of the received bytes, None if the key is missing."""
     if (stream := store.open(key)) is None:
         return None
     digest = hashlib.sha256()
@@ -146,13 +145,8 @@ def _copy(store: Store, key: str, to: Path) -> str | None:
             digest.update(block)
             file.write(block)
     if to != Path(os.devnull):
-        _fsync(to)
+        fsync_file(to)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _is_bundle(folder: Path, digest: str) -> bool:

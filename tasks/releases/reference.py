@@ -1,4 +1,4 @@
-"""Schema of a bundle's reference.parquet, the model's own drift reference."""
+"""Schema of a bundle's reference.parquet: the held-out samples against which drift is measured."""
 
 import io
 

@@ -1,16 +1,16 @@
-"""The release store: what is live, what was live when, the bundles, the runs, the tombstones.
+"""The release store: the live version, its history, bundles, runs and tombstones.
 
-    champion.json              the pointer; changed by compare-and-swap only, the one commit point of a promotion
-    pointers/<seq>.json        every pointer there ever was, in order: what was live when
+    champion.json              the pointer; its compare-and-swap is the one commit point of a promotion
+    pointers/<seq>.json        every pointer in order: what was live when
     bundles/, objects/         the bundles (tasks.releases.bundle_store)
-    runs/<run id>.json         what each run ended with
+    runs/<run id>.json         how each run ended
     runs/<run id>/report.html  its release report (flows.release_report.page)
-    leases/<input key>.json    a run over these inputs lives, on some machine (flows.runs.lease)
-    tombstones.json            batches never to be trained on again
-    retired.json               versions whose bytes may be gone: told to everybody before gc removes any
+    leases/<input key>.json    a run over these inputs is alive, on some machine (flows.runs.lease)
+    tombstones.json            batches that are never trained on again
+    retired.json               versions whose bytes may be gone; written before gc removes any
 
-A pointer is recorded under pointers/ right after it went live; should a kill come between, then by `record` at
-the next start, and in any case before another pointer replaces it: the history has no gaps.
+A pointer is recorded under pointers/ right after it goes live. If the process is killed in between, `record` does it
+at the next start, and always before another pointer replaces this one. So the history has no gaps.
 """
 
 import json
@@ -38,12 +38,14 @@ TOMBSTONES = "tombstones.json"
 RETIRED = "retired.json"
 POINTER_SCHEMA = 1
 RUN_SCHEMA = 1  # of runs/<run id>.json; records of Evergreen 0.1 do not say it
-SWAPS = 200  # tries of an update that others keep overtaking; each lost try means another writer got through
+SWAPS = 200  # tries of an update under contention; each lost try means that another writer succeeded
 
 
 class Pointer(BaseModel):
-    """What is live. `seq` counts promotions from 1 without gaps; `uid` makes no two pointers equal, so a stale
-    compare-and-swap can never mistake a newer pointer for the one it read."""
+    """The live version. `seq` counts promotions from 1 without gaps.
+
+    `uid` makes every pointer unique, so a stale compare-and-swap cannot mistake a newer pointer for the one it read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +54,7 @@ class Pointer(BaseModel):
     uid: str = Field(pattern=r"^[0-9a-f]{32}$")
     version: str  # "v0.2.0"; the git tag <name>@v0.2.0
     run_id: str
-    prev: str | None  # version that was live before; None: the first
+    prev: str | None  # version that was live before; None for the first
     git_rev: str  # commit on the releases branch: params, dvc.lock, data.dvc of this version
     bundle: str = Field(pattern=r"^[0-9a-f]{64}$")  # sha256 of the bundle's MANIFEST.json
     at: AwareDatetime  # UTC
@@ -61,23 +63,23 @@ class Pointer(BaseModel):
 
 
 class PointerMoved(EvergreenError):
-    """Another promotion came first. `current` is what is live now: judge against it and try again."""
+    """Another promotion came first. `current` is live now: judge the challenger against it and try again."""
 
     def __init__(self, current: Pointer | None):
         self.current = current
         found = f"{current.version} (promotion {current.seq}, run {current.run_id})" if current else "nothing"
         super().__init__(
-            f"another run published first: live is now {found}. The candidate must be judged against that before it "
-            "can be published; start the run again if it does not do so by itself."
+            f"another run published first: {found} is now live. This run's model must be judged against that before "
+            "it can be published; start the run again if that does not happen by itself."
         )
 
 
 def successor(
     current: Pointer | None, *, version: str, run_id: str, git_rev: str, bundle: str, by: str, why: str
 ) -> Pointer:
-    """The pointer that may replace `current` (None: the store's first). A rollback is one to an old version."""
+    """The pointer that may replace `current` (None: the store's first). A rollback points to an old version."""
     at = datetime.now(UTC)
-    if current is not None:  # time runs forward through the history even where a clock was set back
+    if current is not None:  # times increase along the history even if a clock was set back
         at = max(at, current.at + timedelta(microseconds=1))
     return Pointer(
         seq=current.seq + 1 if current else 1,
@@ -94,12 +96,12 @@ def successor(
 
 
 def open_store(store: StoreParams, root: Path) -> "Releases":
-    """The release store params.yaml names; a relative folder is beneath the main checkout of `root`."""
+    """The release store of params.yaml; a relative folder lies in the main checkout of `root`."""
     return Releases(open_blobs(store.url, root, store=store))
 
 
 class Releases:
-    """Everything kept about releases, over the primitives of one `Store`."""
+    """Everything stored about releases, in one `Store`."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -107,29 +109,29 @@ class Releases:
     # the pointer and its history
 
     def live(self) -> Pointer | None:
-        """What is live now; None before the first promotion. Raises StoreDamaged for an unreadable pointer."""
+        """The live pointer; None before the first promotion. Raises StoreDamaged if it is unreadable."""
         return self._pointer(LIVE)[0]
 
     def promoted(self, seq: int) -> Pointer | None:
-        """The recorded promotion number `seq`."""
+        """The recorded pointer of promotion number `seq`; None if there is none."""
         return self._pointer(_record_key(seq))[0]
 
     def history(self) -> list[Pointer]:
-        """Every promotion, oldest first: what was live when, from its `at` until the next one's."""
+        """Every promotion, oldest first. Each was live from its `at` until the next one's."""
         live = self.live()
         pointers = [pointer for key in self.store.list("pointers/") if (pointer := self._pointer(key)[0])]
         if live is not None and (not pointers or pointers[-1].seq < live.seq):
-            pointers.append(live)  # went live, its record was cut off by a kill
+            pointers.append(live)  # it went live, but a kill prevented its record
         return pointers
 
     def promote(self, pointer: Pointer) -> Pointer:
-        """Make `pointer` live if what it was made to succeed is live still.
+        """Make `pointer` live if its predecessor is still live; raises PointerMoved otherwise.
 
-        Raises PointerMoved otherwise. Where an error leaves it open whether the swap happened (a lost reply),
-        the store is read back: a promotion that stands is a success.
+        If an error leaves it open whether the swap happened (a lost reply), the store is read back: a promotion that
+        took effect is a success.
         """
         current, token = self._pointer(LIVE)
-        if self._stands(pointer):
+        if self._took_effect(pointer):
             return pointer
         if (current.seq if current else 0, current.version if current else None) != (pointer.seq - 1, pointer.prev):
             raise PointerMoved(current)
@@ -137,13 +139,13 @@ class Releases:
             self.record(current)
         if self.promoted(pointer.seq) is not None and self.live() == current:
             raise StoreDamaged(
-                f"{LIVE} says promotion {pointer.seq - 1} is live, but {_record_key(pointer.seq)} is there already: "
-                f"{LIVE} was removed or an old one put back. Copy the newest file of pointers/ over it."
+                f"{LIVE} says promotion {pointer.seq - 1} is live, but {_record_key(pointer.seq)} already exists: "
+                f"{LIVE} was removed or replaced by an old one. Copy the newest file of pointers/ over it."
             )
         try:
             self.store.swap(LIVE, _json(pointer.model_dump(mode="json", by_alias=True)), token)
         except Exception as error:
-            if not self._stands(pointer):
+            if not self._took_effect(pointer):
                 if isinstance(error, Conflict):
                     raise PointerMoved(self.live()) from None
                 raise
@@ -152,7 +154,7 @@ class Releases:
         return pointer
 
     def record(self, pointer: Pointer) -> bool:
-        """Write `pointer`, which went live, into the history; False if it was there."""
+        """Write `pointer`, which went live, into the history; False if it was recorded before."""
         if self.promoted(pointer.seq) == pointer:
             return False
         try:
@@ -165,8 +167,8 @@ class Releases:
             ) from None
         return True
 
-    def _stands(self, pointer: Pointer) -> bool:
-        """Did `pointer` go live, now or (since superseded) earlier?"""
+    def _took_effect(self, pointer: Pointer) -> bool:
+        """Whether `pointer` is live or was live earlier."""
         live = self.live()
         return pointer in (live, self.promoted(pointer.seq) if live and live.seq > pointer.seq else None)
 
@@ -180,36 +182,36 @@ class Releases:
             first = error.errors()[0]
             raise StoreDamaged(
                 f"{key} in the release store cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
-                f"Every pointer is kept twice: the newest file of pointers/ and {LIVE} are the same."
+                f"Every pointer is stored twice: the newest file of pointers/ has the same content as {LIVE}."
             ) from None
 
     # bundles
 
     def put_bundle(self, folder: Path) -> str:
-        """Upload the bundle in `folder`, its manifest last; returns its digest. Repeating it changes nothing."""
+        """Upload the bundle in `folder`, its manifest last; returns its digest. Repeating this changes nothing."""
         return bundle_store.put(self.store, folder)
 
     def audit_bundle(self, digest: str) -> None:
-        """Read bundle `digest` back and hash it. Raises StoreDamaged naming all that is missing or damaged."""
+        """Read bundle `digest` back and hash it. Raises StoreDamaged naming everything missing or damaged."""
         bundle_store.audit(self.store, digest)
 
     def get_bundle(self, digest: str, dest: Path) -> Path:
-        """Restore bundle `digest` as folder `dest`, hash-checked, whole or not at all. Raises StoreDamaged."""
+        """Restore bundle `digest` as folder `dest`, hash-checked, completely or not at all. Raises StoreDamaged."""
         return bundle_store.get(self.store, digest, dest)
 
     # runs and tombstones
 
     def put_run(self, run_id: str, record: dict[str, Any]) -> None:
-        """Keep what is known of run `run_id` (JSON values); the newest record replaces an older one."""
+        """Store the record of run `run_id` (JSON values), replacing an older one."""
         self._update(f"runs/{run_id}.json", lambda _: {"schema": RUN_SCHEMA} | record)
 
     def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
-        """Run id -> record, of the ids that hold `part`, in the order of run ids (which begin with the time)."""
+        """Run id -> record of the ids that contain `part`, in the order of run ids, which begin with the time."""
         keys = [key for key in self.store.list("runs/") if key.endswith(".json") and part in key]
         return {key[len("runs/") : -len(".json")]: self._load_run(key) for key in keys}
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """The record of run `run_id`; None where there is none."""
+        """The record of run `run_id`; None if there is none."""
         return self._load_run(f"runs/{run_id}.json")
 
     def _load_run(self, key: str) -> dict[str, Any] | None:
@@ -236,7 +238,7 @@ class Releases:
         return self._load(RETIRED)[0] or {}
 
     def retire(self, version: str, why: str, by: str) -> None:
-        """Give `version` up: nothing keeps its bytes any more. The first reason given stays."""
+        """Mark `version` as retired, so that gc may remove its bytes. The first reason given stays."""
         entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
         self._update(RETIRED, lambda known: {version: entry} | (known or {}))
 
@@ -250,10 +252,10 @@ class Releases:
         try:
             return json.loads(found[0]), found[1]
         except ValueError as error:
-            raise StoreDamaged(f"{key} in the release store is no JSON ({error}): restore it from a backup") from None
+            raise StoreDamaged(f"{key} in the release store is not JSON ({error}): restore it from a backup") from None
 
     def _update(self, key: str, change: Callable[[Any], Any]) -> None:
-        """Read, change, compare-and-swap, until it fits: concurrent writers lose nothing."""
+        """Read, change and compare-and-swap until it succeeds, so that concurrent writers lose nothing."""
         for _ in range(SWAPS):
             before, token = self._load(key)
             if (after := change(before)) == before:
@@ -263,13 +265,13 @@ class Releases:
                 return
             except Conflict:
                 time.sleep(random.uniform(0, 0.02))
-        raise EvergreenError(f"{key} in the release store changed {SWAPS} times while it was to be updated: try again")
+        raise EvergreenError(f"{key} in the release store changed {SWAPS} times during an update: try again")
 
 
 def cached_bundle(releases: Releases, digest: str, root: Path) -> Path:
-    """The folder of bundle `digest` in the cache of the project at `root`, restored from the store if need be.
+    """The folder of bundle `digest` in the cache of the project at `root`, restored from the store if needed.
 
-    Files that are there already are hashed again, and a damaged bundle is replaced. Raises StoreDamaged.
+    Cached files are hashed again, and a damaged bundle is replaced. Raises StoreDamaged.
     """
     return releases.get_bundle(digest, cache_dir("bundles", root) / digest)
 

@@ -1,1 +1,1 @@
-"""Safe readers of folders, manifests and S3 prefixes that people bring."""
+"""Safe readers of folders, manifests and S3 prefixes that users provide."""

@@ -1,8 +1,7 @@
-"""Values people put into manifests, as the types samples have: labels, times, splits, slices.
+"""Parse a manifest's raw values into the types that samples have: labels, times and splits.
 
-Every function takes one raw value (from CSV text, JSON or Parquet) and returns the typed one; None stays None.
-What cannot be understood raises `Unusable` with a reason from schemas.QUARANTINE_REASONS: that row is
-quarantined, the others go on.
+Every function takes one raw value (from CSV text, JSON or Parquet) and returns the typed one; None stays None. An
+unreadable value raises `Unusable` with a reason from schemas.QUARANTINE_REASONS: only that row is quarantined.
 """
 
 import unicodedata
@@ -30,7 +29,7 @@ SPLIT_WORDS = {
 
 
 class Unusable(Exception):
-    """A row that cannot be taken; `reason` is one of schemas.QUARANTINE_REASONS."""
+    """A row that cannot be used; `reason` is one of schemas.QUARANTINE_REASONS."""
 
     def __init__(self, reason: str, detail: str):
         self.reason, self.detail = reason, detail
@@ -38,7 +37,7 @@ class Unusable(Exception):
 
 
 def label(value: Any, task: str, classes: Collection[str] | None) -> str | list[str] | None:
-    """The label as a sample has it: a class name, or the sorted list of them (multilabel; [] = none applies).
+    """The label of a sample: a class name, or a sorted list of them (multilabel; [] = none applies).
 
     In a multilabel data set a string is split at "|". Whole numbers become their decimal text.
     """
@@ -58,10 +57,10 @@ def label(value: Any, task: str, classes: Collection[str] | None) -> str | list[
 
 
 def _class_name(value: Any, classes: Collection[str] | None) -> str:
-    if isinstance(value, Unusable):  # the reader has found out already
+    if isinstance(value, Unusable):  # the reader has already refused it
         raise value
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with gaps reaches us as floats
+        value = int(value)  # whole numbers in a column with gaps arrive as floats
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -73,7 +72,7 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
         raise Unusable("bad_label", f"{len(name)} characters, at most {LABEL_LENGTH} allowed")
     if not is_encodable(name):
         raise Unusable("bad_label", "not valid Unicode text")
-    if any(unicodedata.category(character) == "Cc" for character in name):  # lists of classes are one a line
+    if any(unicodedata.category(character) == "Cc" for character in name):  # files list classes one per line
         raise Unusable("bad_label", f"{name[:60]!r} has control characters (a newline, a NUL)")
     if classes is not None and name not in classes:
         raise Unusable("unknown_label", f"{name!r} is not in data.classes")
@@ -91,7 +90,7 @@ def moment(value: Any) -> datetime | None:
         found = _moment(value)
         return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
     except (ValueError, OverflowError, OSError, TypeError):
-        raise Unusable("bad_time", f"{str(value)[:60]!r} is no time, expected e.g. 2024-05-31T12:00:00Z") from None
+        raise Unusable("bad_time", f"{str(value)[:60]!r} is not a time: expected e.g. 2024-05-31T12:00:00Z") from None
 
 
 def _moment(value: Any) -> datetime:

@@ -1,6 +1,6 @@
-"""Read manifests, CSV, JSON lines and Parquet, as records {column: raw value}, a few rows at a time.
+"""Read manifests (CSV, JSON lines, Parquet) as records {column: raw value}, a few rows at a time.
 
-A file that cannot be read, or lacks the columns asked for, raises DataError with the columns it has.
+A file that cannot be read, or that lacks a requested column, raises DataError with the columns it has.
 """
 
 import csv
@@ -28,9 +28,9 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of a manifest's columns; None: guessed from ALIASES, whatever their case.
+    """Names of a manifest's columns; None: found by ALIASES, ignoring case.
 
-    Beside these every column `slice_<name>` is a slice, and `slice` a list of {name, value}.
+    In addition, every column `slice_<name>` is a slice, and `slice` is a list of {name, value}.
     """
 
     image: str | None = None  # a path, or the image itself
@@ -40,19 +40,19 @@ class Columns:
     annotator: str | None = None
     labelled_at: str | None = None
     split: str | None = None
-    unlabelled: bool = False  # take the rows without labels, whatever columns there are
+    unlabelled: bool = False  # ignore any label column
 
 
-Record = tuple[str, Columns, dict[str, Any]]  # where (for messages), the columns' names, the values
+Record = tuple[str, Columns, dict[str, Any]]  # (where, for messages; the columns' names; the values)
 
 
 def find_columns(names: Sequence[str], columns: Columns, where: str, class_labels: Sequence[str] = ()) -> Columns:
-    """`columns` with every name that was left open filled in from the manifest's `names`, or left None.
+    """`columns` with each missing name filled in from the manifest's `names` where one fits.
 
-    Raises DataError, listing `names`, where a named column, the image or the label is not there.
+    Raises DataError, which lists `names`, if a named column, the image or the label is missing.
     """
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: more than one column is called {doubled[0]!r}: rename one")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: more than one column is called {duplicates[0]!r}: rename one")
     found, lower = {}, {name.lower(): name for name in reversed(names)}
     listing = ", ".join(map(repr, names[:40])) or "none"
     for role, aliases in ALIASES.items():
@@ -76,7 +76,7 @@ def find_columns(names: Sequence[str], columns: Columns, where: str, class_label
 
 
 def text_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
-    """CSV: UTF-8, a header line; comma, semicolon or tab, whichever the header has most of. Empty cells are None."""
+    """CSV in UTF-8; the separator is the most frequent of , ; and tab in the header. Empty cells are None."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             header = lines.readline()
@@ -98,6 +98,7 @@ def text_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]
 
 
 def json_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
+    """JSON lines in UTF-8: one object per line, whose keys are the columns."""
     roles = None
     try:
         with open(file, encoding="utf-8-sig") as lines:
@@ -114,7 +115,7 @@ def json_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]
 
 
 def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
-    """A few rows at a time, without read-ahead: memory stays far under a row group of photos."""
+    """Parquet, BATCH rows at a time and without read-ahead: memory stays far below a row group of photos."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -142,21 +143,21 @@ def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Reco
 
 
 def _values(column: Any) -> Any:
-    """A Parquet column as Python values; images stay where they are until their row is asked for."""
+    """A Parquet column as Python values; images stay in Arrow until their row is reached."""
     import pyarrow as pa
 
     if pa.types.is_struct(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return column
-    if pa.types.is_timestamp(column.type):  # nanoseconds and unheard-of zones do not fit a datetime
+    if pa.types.is_timestamp(column.type):  # a datetime cannot hold nanoseconds and unknown zones
         column = column.cast(pa.timestamp("us", tz="UTC"), safe=False)
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError):  # a time outside of the years 1 to 9999: its row alone shall fail
+    except (ValueError, OverflowError):  # a time outside the years 1 to 9999: only its row fails
         return column.cast(pa.string()).to_pylist()
 
 
 def _class_labels(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Columns that Hugging Face's schema metadata declares as ClassLabel (or a list of it): their class names."""
+    """Column -> class names, for the columns that Hugging Face's metadata declares as ClassLabel or a list of it."""
     found = {}
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
@@ -167,12 +168,12 @@ def _class_labels(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
             if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
                 found[name] = [str(value) for value in inner["names"]]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return {}  # metadata of another make: the column's values speak for themselves
+        return {}  # metadata of another form: use the column's values as they are
     return found
 
 
 def _named(value: Any, names: list[str]) -> Any:
-    """ClassLabel numbers as names; -1 is how `datasets` marks a missing label."""
+    """ClassLabel numbers as names; the `datasets` library writes -1 for a missing label."""
     if isinstance(value, list):
         return [_named(part, names) for part in value]
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""Files beneath a folder and nowhere else: what a stranger's manifest or folder may make us read.
+"""Read files of a user's folder, and nothing outside it.
 
-Refused are `..`, absolute paths and links that lead out of the root, whatever is no regular file (a pipe would
-hang us), and files too large to be one image.
+A manifest or folder may come from a stranger. Refused are `..`, absolute paths, links out of the root, files that are
+not regular (a pipe would block us), and files too large to be one image.
 """
 
 import os
@@ -14,11 +14,11 @@ from tasks.common.errors import DataError
 from tasks.sources.fields import Unusable
 
 FILE_BYTES = 256 << 20  # larger files are refused before they are read
-JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave behind
+JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # made by file managers
 
 
-def beneath(root: Path, written: str) -> Path:
-    """The existing regular file `written` names beneath `root`. Raises Unusable (outside_root, missing_file)."""
+def resolve_inside(root: Path, written: str) -> Path:
+    """The existing regular file at the path `written` under `root`. Raises Unusable (outside_root, missing_file)."""
     shown = repr(without_surrogates(written[:200]))
     if ".." in Path(written).parts:
         raise Unusable("outside_root", f"{shown} contains '..'")
@@ -28,8 +28,8 @@ def beneath(root: Path, written: str) -> Path:
         if not found.is_relative_to(base):
             raise Unusable("outside_root", f"{shown} leads out of {base.name}")
         if not stat.S_ISREG(found.stat().st_mode):
-            raise Unusable("missing_file", f"{shown} is no file")
-    except (OSError, ValueError, RuntimeError) as error:  # not there, name too long, NUL byte, a loop of links
+            raise Unusable("missing_file", f"{shown} is not a file")
+    except (OSError, ValueError, RuntimeError) as error:  # missing, name too long, NUL byte, a loop of links
         raise Unusable("missing_file", f"{shown}: {getattr(error, 'strerror', None) or error}") from None
     return found
 
@@ -37,12 +37,12 @@ def beneath(root: Path, written: str) -> Path:
 def read_file(file: Path) -> bytes:
     """The content of a regular file. Raises Unusable (missing_file, too_many_pixels)."""
     try:
-        # a pipe or a link may have taken the file's place since it was listed
+        # a pipe or a link may have replaced the file since it was listed
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with open(handle, "rb") as opened:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
-                raise Unusable("missing_file", "no regular file")
+                raise Unusable("missing_file", "not a regular file")
             if about.st_size > FILE_BYTES:
                 raise Unusable("too_many_pixels", f"a file of {about.st_size} bytes, at most {FILE_BYTES} are read")
             return opened.read(about.st_size)
@@ -50,8 +50,8 @@ def read_file(file: Path) -> bytes:
         raise Unusable("missing_file", error.strerror or "cannot be read") from None
 
 
-def listed(folder: Path) -> list[os.DirEntry]:
-    """Entries of a folder in byte order, without hidden ones and litter. Raises DataError."""
+def list_entries(folder: Path) -> list[os.DirEntry]:
+    """Entries of a folder in byte order, without hidden files and JUNK. Raises DataError."""
     try:
         with os.scandir(folder) as found:
             entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in JUNK]
@@ -61,9 +61,9 @@ def listed(folder: Path) -> list[os.DirEntry]:
 
 
 def walk(root: Path) -> Iterator[os.DirEntry]:
-    """Everything beneath `root` that is no folder, a folder's files before its subfolders. Links are not entered."""
+    """All files under `root`, a folder's files before its subfolders. Linked folders are yielded, not entered."""
     folders = [os.fspath(root)]
     while folders:
-        entries = listed(Path(folders.pop()))
+        entries = list_entries(Path(folders.pop()))
         yield from (entry for entry in entries if not entry.is_dir(follow_symlinks=False))
         folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]

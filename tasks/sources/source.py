@@ -1,4 +1,4 @@
-"""Read what people have, class folders, CSV, JSON lines or Parquet, as one stream of offered rows.
+"""Read class folders, CSV, JSON lines or Parquet as one stream of offered rows.
 
 | source                               | label            | split |
 |---|---|---|
@@ -8,9 +8,9 @@
 | .csv .tsv .jsonl .parquet, or a folder that holds one | a column | a column |
 | Hugging Face image Parquet, or a folder of it | a column (ClassLabel: its names) | a column or train-*.parquet |
 
-Rows come in a fixed order, one at a time; image files are read only when asked for. A row that cannot be used
-says why in `refused`; a source that cannot be used raises DataError. Paths are taken beneath the manifest's
-folder (tasks.sources.safe_files). Nothing is ever written to a source.
+Rows come one at a time, in a fixed order; `Offered.read` reads an image file only when it is needed. An unusable row
+gives the reason in `refused`; an unusable source raises DataError. Paths are relative to the manifest's folder and
+may not leave it (tasks.sources.safe_files). Nothing is written to a source.
 """
 
 import re
@@ -24,7 +24,7 @@ from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
 from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
 from tasks.sources.records import Columns, json_records, parquet_records, text_records
-from tasks.sources.safe_files import beneath, listed, read_file, walk
+from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk
 
 IMAGE_SUFFIXES = {
     *("", ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -42,10 +42,10 @@ ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar",
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """One row of a source. `label` is as found (fields.label understands it), the other values are typed."""
+    """One row of a source. `label` is the raw value, which fields.label parses; the other values are typed."""
 
     where: str  # for messages: "labels.csv line 12"
-    path: str | None = None  # beneath the source, "/"-separated; kept beside the bytes
+    path: str | None = None  # relative to the source, "/"-separated; stored with the bytes
     image: bytes | Path | None = None  # the encoded image, or a checked file that holds it
     label: Any = None
     source: str | None = None
@@ -53,7 +53,7 @@ class Offered:
     slices: tuple[tuple[str, str], ...] = ()  # (name, value), sorted
     annotator: str | None = None
     labelled_at: datetime | None = None
-    split: tuple[str, ...] = ()  # where it may go; one: that split is given; empty: any but hard
+    split: tuple[str, ...] = ()  # allowed splits; one: given by the source; empty: any but hard
     refused: Unusable | None = None
 
     def read(self) -> bytes:
@@ -65,14 +65,14 @@ class Offered:
 
 @dataclass(frozen=True)
 class Source:
-    """A source whose form is known. `rows()` may be called again and gives the same rows."""
+    """A source of known form. Each call of `rows()` gives the same rows."""
 
     path: Path
-    manifests: tuple[Path, ...] = ()  # none: a folder of images
+    manifests: tuple[Path, ...] = ()  # empty: a folder of images
     columns: Columns = field(default_factory=Columns)
 
     def rows(self, images: bool = True) -> Iterator[Offered]:
-        """The rows in order; `images=False` leaves out images that lie inside a manifest, which is much faster."""
+        """The rows in order. `images=False` skips images stored inside a manifest, which is much faster."""
         if not self.manifests:
             yield from _folder_rows(self.path)
             return
@@ -84,7 +84,7 @@ class Source:
 
 
 def open_source(path: Path, columns: Columns | None = None) -> Source:
-    """Find out what `path` is. Raises DataError naming what was found and what would do."""
+    """Detect the form of the source at `path`. Raises DataError with what was found and what was expected."""
     columns = columns or Columns()
     if not path.exists():
         raise DataError(f"{path} does not exist: expected a folder of images or a .csv, .jsonl or .parquet manifest")
@@ -95,7 +95,7 @@ def open_source(path: Path, columns: Columns | None = None) -> Source:
         raise DataError(f"{path} is an archive: unpack it and name the folder")
     if suffix not in READERS:
         raise DataError(
-            f"{path}: {suffix or 'a file without suffix'} is no manifest: expected a folder of images or "
+            f"{path}: {suffix or 'a file without suffix'} is not a manifest: expected a folder of images or "
             f"one of {', '.join(READERS)}"
         )
     _check_columns(path, columns)
@@ -103,7 +103,7 @@ def open_source(path: Path, columns: Columns | None = None) -> Source:
 
 
 def named_paths(manifest: Path, columns: Columns | None = None) -> Iterator[str]:
-    """The images' paths as `manifest` writes them, unchecked; an image inside of it has none."""
+    """The image paths in `manifest`, unchecked. Images stored inside it have none."""
     for _, roles, record in READERS[manifest.suffix.lower()](manifest, columns or Columns(), True):
         value = record.get(roles.image)
         if isinstance(value, dict):
@@ -117,9 +117,9 @@ def _check_columns(manifest: Path, columns: Columns) -> None:
 
 
 def _open_folder(path: Path, columns: Columns) -> Source:
-    """A manifest in a folder is taken for the folder, if its columns say that it describes images."""
+    """A folder is read through the manifest in it whose columns describe images, otherwise as images."""
     manifests = _manifests(path)
-    if not manifests and (path / "data").is_dir():  # where a Hugging Face repository keeps its Parquet
+    if not manifests and (path / "data").is_dir():  # Hugging Face repositories keep their Parquet there
         manifests = [file for file in _manifests(path / "data") if file.suffix.lower() == ".parquet"]
     fitting, errors = [], []
     for file in manifests:
@@ -133,16 +133,16 @@ def _open_folder(path: Path, columns: Columns) -> Source:
         return Source(path, tuple(named[:1] or fitting), columns)
     if fitting:
         names = ", ".join(file.name for file in fitting[:10])
-        raise DataError(f"{path} holds {len(fitting)} manifests ({names}): name the one to take")
-    if errors and sum(1 for entry in listed(path) if entry.is_dir() and _has_images(Path(entry.path))) < 2:
-        raise errors[0]  # a manifest beside one folder of images was meant to describe them
+        raise DataError(f"{path} holds {len(fitting)} manifests ({names}): give the path of one of them")
+    if errors and sum(1 for entry in list_entries(path) if entry.is_dir() and _has_images(Path(entry.path))) < 2:
+        raise errors[0]  # a manifest next to one folder of images was meant to describe them
     if not _has_images(path):
         raise DataError(_no_images(path))
     return Source(path, (), columns)
 
 
 def _manifests(path: Path) -> list[Path]:
-    files = [Path(entry.path) for entry in listed(path) if entry.is_file()]
+    files = [Path(entry.path) for entry in list_entries(path) if entry.is_file()]
     return [file for file in files if file.suffix.lower() in READERS]
 
 
@@ -163,7 +163,7 @@ def _no_images(path: Path) -> str:
 
 
 def _folder_rows(root: Path) -> Iterator[Offered]:
-    folders = [entry.name.lower() for entry in listed(root) if entry.is_dir()]
+    folders = [entry.name.lower() for entry in list_entries(root) if entry.is_dir()]
     layered = bool(folders) and all(name in SPLIT_WORDS for name in folders)
     by_name = _splits_by_name([SPLIT_WORDS[name] for name in folders]) if layered else {}
     for entry in walk(root):
@@ -180,14 +180,14 @@ def _folder_rows(root: Path) -> Iterator[Offered]:
 
 
 def _follow(root: Path, link: Path) -> Path:
-    """The file beneath `root` that `link` leads to. Raises Unusable."""
+    """The file under `root` to which `link` leads. Raises Unusable."""
     if link.is_dir():
-        raise Unusable("outside_root", "a linked folder is not followed: name its target instead")
-    return beneath(root, str(link.relative_to(root)))
+        raise Unusable("outside_root", "a linked folder is not followed: ingest its target instead")
+    return resolve_inside(root, str(link.relative_to(root)))
 
 
 def _splits_by_name(names: Sequence[str | None]) -> dict[str | None, tuple[str, ...]]:
-    """Splits that folders or files are named after. Where there is no calibration or test, train gives of its own."""
+    """Name -> allowed splits. If calibration or test is missing, rows of train may also go there."""
     found = {name: (name,) for name in names if name}
     if "train" in found:
         found["train"] = ("train", *(name for name in ("calibration", "test") if name not in found))
@@ -195,7 +195,7 @@ def _splits_by_name(names: Sequence[str | None]) -> dict[str | None, tuple[str, 
 
 
 def _split_of_name(file: Path) -> str | None:
-    """The split a Parquet file is named after, as Hugging Face does: train-00000-of-00001.parquet."""
+    """The split in a Parquet file's name, as Hugging Face writes it: train-00000-of-00001.parquet."""
     word = re.sub(r"-\d{5}-of-\d{5}(-\w+)?$", "", file.stem.lower())
     return SPLIT_WORDS.get(word) if file.suffix.lower() == ".parquet" else None
 
@@ -228,21 +228,21 @@ def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given
 
 
 def _image(value: Any, root: Path) -> tuple[bytes | Path, str | None]:
-    """(bytes or checked file, path kept beside it) of a path, bytes, or Hugging Face's {bytes, path}."""
+    """(bytes or checked file, path to store) of a path, bytes, or Hugging Face's {bytes, path}."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:
-            return value["bytes"], _kept(value.get("path"))
+            return value["bytes"], _stored_path(value.get("path"))
         value = value.get("path")
     if isinstance(value, bytes):
         return value, None
     if is_missing(value) or not isinstance(value, str) or not value:
         raise Unusable("missing_file", "no path and no bytes")
-    file = beneath(root, value)
+    file = resolve_inside(root, value)
     return file, without_surrogates(file.relative_to(root.resolve()).as_posix())
 
 
-def _kept(path: Any) -> str | None:
-    """A path to keep beside the bytes: it tells nothing of the machine and is harmless to write to."""
+def _stored_path(path: Any) -> str | None:
+    """`path` as stored with the bytes: it reveals nothing about the machine and is safe to write to."""
     if not isinstance(path, str) or not path:
         return None
     pure = PurePosixPath(without_surrogates(path))

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError,
 
 from tasks.common.errors import EvergreenError
 from tasks.storage.blobs import without_secrets
-from tasks.storage.s3_errors import Overtaken, explain, is_not_found, status
+from tasks.storage.s3_errors import ObjectChanged, explain, is_not_found, status
 
 BLOCK = 1 << 20
 RESUMES = 5  # times that one read continues after its connection broke
@@ -111,7 +111,7 @@ class _Reading(io.RawIOBase):
             self._found = self._bucket.s3.get_object(Bucket=self._bucket.name, Key=self._name, **rest)
         except ClientError as error:
             if is_not_found(error) or status(error) == 412:
-                raise Overtaken(
+                raise ObjectChanged(
                     f"{self._bucket.place(self._name)} was replaced or removed while it was being read: try again"
                 ) from None
             raise

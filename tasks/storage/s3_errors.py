@@ -27,10 +27,10 @@ CHAIN = (
 
 
 class S3Error(EvergreenError):
-    """An S3 request failed. A write may have happened all the same: the caller reads the key back."""
+    """An S3 request failed. A write may still have happened: the caller reads the key back."""
 
 
-class Overtaken(S3Error):
+class ObjectChanged(S3Error):
     """The object was replaced or removed while it was being read."""
 
 

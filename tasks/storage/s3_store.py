@@ -27,7 +27,7 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_bytes
 from tasks.storage.blobs import KEY_PART, Conflict, Content, check_key, content_size, content_token
 from tasks.storage.s3_bucket import Bucket
-from tasks.storage.s3_errors import Overtaken, S3Error, code, is_not_found, is_refused, status
+from tasks.storage.s3_errors import ObjectChanged, S3Error, code, is_not_found, is_refused, status
 
 PART = 16 << 20  # bytes of one part of a large upload: a write holds one in memory
 PARTS = 10_000  # S3's limit
@@ -53,7 +53,7 @@ class S3Store:
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         while (stream := self.open(key)) is not None:
-            with stream, suppress(Overtaken):  # replaced after the connection broke: read the new content
+            with stream, suppress(ObjectChanged):  # replaced after the connection broke: read the new content
                 data = stream.read()
                 return data, sha256_bytes(data)
         return None
@@ -110,7 +110,7 @@ class S3Store:
     def _current(self, key: str) -> tuple[dict[str, Any] | None, str | None]:
         """(S3's answer, sha256 of the content) of `key`; of the newer object if it is replaced during the read."""
         while (found := self.bucket.get(self._name(key))) is not None:
-            with suppress(Overtaken):
+            with suppress(ObjectChanged):
                 return found, self._digest(key, found)
         return None, None
 
@@ -124,7 +124,7 @@ class S3Store:
             if found["ContentLength"] != content_size(content):  # no need to read the body
                 found["Body"].close()
                 raise Conflict(key)
-            with suppress(Overtaken):
+            with suppress(ObjectChanged):
                 if self._digest(key, found) != content_token(content):
                     raise Conflict(key)
                 return True

@@ -22,7 +22,7 @@ from tasks.releases.store import Releases
 from tasks.storage.local import LocalStore
 from tests.support.checkout import ROOT, git
 from tests.support.s3_servers import credentials, moto  # noqa: F401  (fixtures)
-from tests.tasks.releases.test_store import opened, shared  # noqa: F401  (fixture)
+from tests.support.stores import opened, shared  # noqa: F401  (fixture)
 
 KEY = "0123456789abcdef01234567"
 OTHER = """

@@ -1,4 +1,4 @@
-"""Import closures and code versions: the toy package on disk, and the rules that hold for every cache key here."""
+"""Import closures and code versions: of a toy package, and the rules for every cache key of this repository."""
 
 import ast
 import textwrap
@@ -199,7 +199,7 @@ def test_there_are_cache_keys_to_check():
 
 @pytest.mark.parametrize(("module", "entries"), SITES, ids=[module for module, _ in SITES])
 def test_a_cache_key_names_the_module_that_computes_the_value(module, entries):
-    """Its own module, as text (`__name__` is "__main__" under `python -m`): then no import can be forgotten."""
+    """Its own module, as text (`__name__` is "__main__" under `python -m`), so that no import is left out."""
     assert entries == [module]
 
 

@@ -1,218 +1,22 @@
-"""The release store: nothing half written, no promotion lost or doubled, no damaged byte handed out.
+"""The release store: no promotion or tombstone lost or duplicated, in every kind of store."""
 
-In a folder, on an S3 server with conditional writes, and on one without, for a single writer: the same tests.
-"""
-
-import json
-import os
-import subprocess
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tasks.common.errors import EvergreenError
-from tasks.common.files import sha256_bytes, write_json
 from tasks.common.params import StoreParams
 from tasks.releases.bundle_store import StoreDamaged
 from tasks.releases.store import Pointer, PointerMoved, Releases, open_store, successor
-from tasks.storage.blobs import Conflict, DiskFull, Store
 from tasks.storage.local import LocalStore
-from tasks.storage.places import open_blobs
-from tests.support.checkout import ROOT
 from tests.support.children import killed_at, start
-from tests.support.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
-
-
-def place(kind: str, tmp_path: Path, request) -> StoreParams:
-    """An empty store of this kind as params.yaml would name it."""
-    if kind == "local":
-        return StoreParams(url=str(tmp_path / "store"))
-    request.getfixturevalue("credentials")
-    server = request.getfixturevalue(kind)
-    url = f"s3://{server.bucket()}/some/team"
-    return StoreParams(url=url, endpoint_url=server.endpoint, single_writer=not server.conditional)
-
-
-def opened(params: StoreParams) -> Store:
-    return open_blobs(params.url, Path("/"), store=params)
-
-
-@pytest.fixture(params=["local", "moto", "rclone"])
-def params(request, tmp_path: Path) -> StoreParams:
-    return place(request.param, tmp_path, request)
-
-
-@pytest.fixture(params=["local", "moto"])
-def shared(request, tmp_path: Path) -> StoreParams:
-    """A store for several writers at once."""
-    return place(request.param, tmp_path, request)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
-
-
-@pytest.fixture
-def store(params: StoreParams) -> Store:
-    return opened(params)
-
-
-@pytest.fixture
-def releases(store: Store) -> Releases:
-    return Releases(store)
-
-
-def overwrite(store: Store, key: str, data: bytes | None) -> None:
-    """What no writer of ours would do: other bytes under `key`, or none."""
-    if isinstance(store, LocalStore):
-        (store.root / key).unlink()
-        if data is not None:
-            (store.root / key).write_bytes(data)
-    elif data is None:
-        store.bucket.s3.delete_object(Bucket=store.bucket.name, Key=store.bucket.prefix + key)
-    else:
-        store.bucket.s3.put_object(Bucket=store.bucket.name, Key=store.bucket.prefix + key, Body=data)
-
-
-def make_bundle(folder: Path, **content: str) -> Path:
-    """A tiny bundle: its files and MANIFEST.json as the bundle stage writes it."""
-    folder.mkdir(parents=True)
-    files = {}
-    for name, text in content.items():
-        (folder / name).write_text(text)
-        files[name] = {"sha256": sha256_bytes(text.encode()), "bytes": len(text)}
-    write_json(folder / "MANIFEST.json", {"files": files})
-    return folder
+from tests.support.stores import opened, overwrite, place
 
 
 def after(current: Pointer | None, version: str, run_id: str = "r") -> Pointer:
     return successor(
         current, version=version, run_id=run_id, git_rev="0" * 40, bundle="0" * 64, by="test", why="because"
     )
-
-
-# primitives
-
-
-def test_create_is_once_and_for_all(store: Store, tmp_path: Path):
-    (tmp_path / "file").write_bytes(b"one")
-    store.create("a/b", b"one")
-    store.create("a/b", tmp_path / "file")  # the same content again
-    with pytest.raises(Conflict):
-        store.create("a/b", b"two")
-    assert store.read("a/b")[0] == b"one"
-
-
-def test_swap_only_replaces_what_was_read(store: Store):
-    first = store.swap("p", b"1", None)
-    second = store.swap("p", b"2", first)
-    for stale in (None, first):
-        with pytest.raises(Conflict):
-            store.swap("p", b"3", stale)
-    assert store.read("p") == (b"2", second)
-    assert store.read("q") is None
-
-
-def test_list_shows_keys_and_nothing_else(store: Store):
-    for key in ("b/2", "b/1", "a", "bb"):
-        store.create(key, b"x")
-    assert list(store.list("b/")) == ["b/1", "b/2"]
-    assert list(store.list("")) == ["a", "b/1", "b/2", "bb"]
-    assert list(store.list("none/")) == []
-
-
-@pytest.mark.parametrize(
-    "key", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".lock", "a/.hidden", "a\\b", "a b", "a\n", "a" * 600]
-)
-def test_no_key_leaves_the_store(local: LocalStore, key: str):
-    # names are checked before a server is asked: a store at which none listens will do
-    away = opened(StoreParams(url="s3://bucket/x", endpoint_url="http://127.0.0.1:9"))
-    for attempt in (
-        method
-        for store in (local, away)
-        for method in (
-            lambda store=store: store.create(key, b"x"),
-            lambda store=store: store.read(key),
-            lambda store=store: store.swap(key, b"x", None),
-            lambda store=store: store.remove(key),
-        )
-    ):
-        with pytest.raises(EvergreenError, match="cannot name anything"):
-            attempt()
-
-
-def test_links_inside_the_store_are_refused(local: LocalStore, tmp_path: Path):
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside/secret").write_text("s")
-    (local.root / "objects").symlink_to(tmp_path / "outside")
-    with pytest.raises(EvergreenError, match="is a link"):
-        local.read("objects/secret")
-    with pytest.raises(EvergreenError, match="is a link"):
-        local.create("objects/new", b"x")
-    assert [p.name for p in (tmp_path / "outside").iterdir()] == ["secret"]
-
-
-def write_until_killed(root: str) -> None:
-    LocalStore(Path(root)).create("objects/x", b"new")
-
-
-@pytest.mark.parametrize(("failpoint", "there"), [("store.temporary", False), ("store.placed", True)])
-def test_a_killed_write_is_whole_or_absent(local: LocalStore, failpoint: str, there: bool):
-    assert killed_at(failpoint, write_until_killed, str(local.root))
-    assert (local.read("objects/x") is not None) == there
-    assert local.sweep() == (0 if there else 1)
-    assert list((local.root / ".tmp").iterdir()) == []
-    local.create("objects/x", b"new")  # the dead writer's lock blocks nobody
-
-
-def test_sweep_leaves_the_files_of_living_writers(local: LocalStore):
-    with local._temporary(b"in flight") as path:
-        assert local.sweep() == 0
-        assert path.read_bytes() == b"in flight"
-
-
-def test_about_tells_size_and_time_and_remove_makes_absent(store: Store):
-    store.create("a/b", b"four")
-    size, at = store.about("a/b")
-    assert size == 4
-    assert abs((datetime.now(UTC) - at).total_seconds()) < 60
-    for _ in range(2):
-        store.remove("a/b")
-        assert store.read("a/b") is None
-        assert store.open("a/b") is None
-    store.create("a/b", b"another")
-    assert store.read("a/b")[0] == b"another"
-
-
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path):
-    """In a namespace of its own the test mounts a real disk of 256 KB."""
-    (tmp_path / "disk").mkdir()
-    fill = f"exec {sys.executable} -c 'from tests.tasks.releases.test_store import fill; fill()'"
-    script = f"mount -t tmpfs -o size=256k none {tmp_path}/disk && {fill}"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "DISK": str(tmp_path / "disk")}
-    command = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c", script]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def fill() -> None:
-    store = LocalStore(Path(os.environ["DISK"]) / "store")
-    token = store.swap("champion.json", b"old", None)
-    for write in (
-        lambda: store.create("objects/x", b"x" * 300_000),
-        lambda: store.swap("champion.json", b"x" * 300_000, token),
-    ):
-        with pytest.raises(
-            DiskFull, match=r"disk full \(disk_full\): writing 0\.3 MB under .*store failed, where 0\.\d MB"
-        ):
-            write()
-    assert store.read("champion.json") == (b"old", token)
-    assert list(store.list("")) == ["champion.json"]
-    assert list((store.root / ".tmp").iterdir()) == []
-    store.create("objects/x", b"x" * 30_000)
 
 
 # the pointer
@@ -285,7 +89,7 @@ def promote_many(params: StoreParams, writer: int, count: int) -> None:
                 continue
 
 
-def test_four_writers_lose_and_double_nothing(shared: StoreParams):
+def test_four_writers_lose_and_duplicate_nothing(shared: StoreParams):
     each = 25 if "://" not in shared.url else 8
     writers = [start(promote_many, shared, w, each) for w in range(4)]
     for writer in writers:
@@ -335,74 +139,6 @@ def test_a_lost_or_unreadable_pointer_is_named_not_guessed(releases: Releases):
         releases.live()
     overwrite(releases.store, "champion.json", recorded)  # what the message says
     assert releases.live() == first
-
-
-# bundles
-
-
-def test_a_bundle_comes_back_byte_for_byte(releases: Releases, tmp_path: Path):
-    bundle = make_bundle(tmp_path / "bundle", **{"model.onnx": "weights", "bundle.json": "{}"})
-    digest = releases.put_bundle(bundle)
-    assert digest == sha256_bytes((bundle / "MANIFEST.json").read_bytes())
-    assert releases.put_bundle(bundle) == digest
-    releases.audit_bundle(digest)
-    got = releases.get_bundle(digest, tmp_path / "got")
-    assert {p.name: p.read_bytes() for p in got.iterdir()} == {p.name: p.read_bytes() for p in bundle.iterdir()}
-
-
-def test_bundles_share_their_common_files(releases: Releases, tmp_path: Path):
-    releases.put_bundle(make_bundle(tmp_path / "a", backbone="same", head="1"))
-    releases.put_bundle(make_bundle(tmp_path / "b", backbone="same", head="2"))
-    assert len(list(releases.store.list("objects/"))) == 3
-
-
-@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize("victim", ["objects", "bundles"])
-def test_damage_is_found_before_use_and_mended_by_uploading_again(
-    releases: Releases, tmp_path: Path, how: str, victim: str
-):
-    bundle = make_bundle(tmp_path / "bundle", model="weights")
-    digest = releases.put_bundle(bundle)
-    (key,) = releases.store.list(f"{victim}/")
-    data = releases.store.read(key)[0]
-    damaged = {"flip": bytes([data[0] ^ 1]) + data[1:], "truncate": data[:-1], "delete": None}
-    overwrite(releases.store, key, damaged[how])
-    with pytest.raises(StoreDamaged, match=key):
-        releases.audit_bundle(digest)
-    with pytest.raises(StoreDamaged, match=key):
-        releases.get_bundle(digest, tmp_path / "got")
-    assert not (tmp_path / "got").exists()
-    assert releases.put_bundle(bundle) == digest
-    releases.audit_bundle(digest)
-    assert (releases.get_bundle(digest, tmp_path / "got") / "model").read_text() == "weights"
-
-
-def test_a_damaged_restored_copy_is_replaced(releases: Releases, tmp_path: Path):
-    digest = releases.put_bundle(make_bundle(tmp_path / "bundle", model="weights"))
-    got = releases.get_bundle(digest, tmp_path / "got")
-    (got / "model").write_text("Weights")
-    assert (releases.get_bundle(digest, got) / "model").read_text() == "weights"
-
-
-def test_a_bundle_that_is_not_its_manifest_is_not_uploaded(releases: Releases, tmp_path: Path):
-    bundle = make_bundle(tmp_path / "bundle", model="weights")
-    (bundle / "model").write_text("other")
-    with pytest.raises(EvergreenError, match="is not what MANIFEST"):
-        releases.put_bundle(bundle)
-    assert list(releases.store.list("bundles/")) == []
-    with pytest.raises(EvergreenError, match="holds no bundle"):
-        releases.put_bundle(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "MANIFEST.json", "."])
-def test_a_manifest_cannot_write_outside_its_folder(releases: Releases, tmp_path: Path, name: str):
-    digest = sha256_bytes(b"evil")
-    releases.store.create(f"objects/{digest}", b"evil")
-    manifest = json.dumps({"files": {name: {"sha256": digest, "bytes": 4}}}).encode()
-    releases.store.create(f"bundles/{sha256_bytes(manifest)}.json", manifest)
-    with pytest.raises(StoreDamaged, match="no file name beneath"):
-        releases.get_bundle(sha256_bytes(manifest), tmp_path / "deep" / "got")
-    assert not any(p.name == "evil" for p in tmp_path.rglob("*"))
 
 
 # runs and tombstones

@@ -1,4 +1,4 @@
-"""What people bring, folders and manifests, arrives as one stream of typed rows; what is wrong says so."""
+"""Folders and manifests become one stream of typed rows; unusable rows and sources give the reason."""
 
 import json
 import os
@@ -73,17 +73,17 @@ def test_split_folders_give_the_split_and_val_means_calibration(tmp_path):
     }
 
 
-def test_train_folder_gives_calibration_images_of_its_own_where_there_are_none(tmp_path):
+def test_train_rows_may_go_to_calibration_if_that_folder_is_missing(tmp_path):
     tree(tmp_path, {"train/cat/a.png": png(1), "test/cat/b.png": png(2)})
     assert [r.split for r in rows(tmp_path)] == [("test",), ("train", "calibration")]
 
 
-def test_a_class_called_test_beside_others_is_a_class(tmp_path):
+def test_a_class_named_test_next_to_others_is_a_class(tmp_path):
     tree(tmp_path, {"test/a.png": png(1), "production/b.png": png(2)})
     assert [(r.label, r.split) for r in rows(tmp_path)] == [("production", ()), ("test", ())]
 
 
-def test_flat_folder_is_unlabelled_and_litter_is_passed_over(tmp_path):
+def test_a_flat_folder_is_unlabelled_and_junk_is_skipped(tmp_path):
     tree(tmp_path, {"b.png": png(1), "a.jpg": png(2), ".DS_Store": b"x", "Thumbs.db": b"x", "__MACOSX/c.png": b"x"})
     assert [(r.path, r.label) for r in rows(tmp_path)] == [("a.jpg", None), ("b.png", None)]
 
@@ -127,9 +127,9 @@ def test_a_folder_with_a_manifest_that_lacks_a_label_column_is_not_taken_for_a_c
         open_source(tmp_path)
 
 
-def test_two_manifests_are_a_question(tmp_path):
+def test_two_manifests_are_refused(tmp_path):
     tree(tmp_path, {"a.csv": "file,label\n", "b.jsonl": '{"file": "x", "label": "y"}\n'})
-    with pytest.raises(DataError, match=r"2 manifests \(a.csv, b.jsonl\): name the one"):
+    with pytest.raises(DataError, match=r"2 manifests \(a.csv, b.jsonl\): give the path of one"):
         open_source(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_a_hugging_face_repository_gives_splits_by_file_name(tmp_path):
     assert [r.split for r in rows(tmp_path)] == [("test",), ("train",), ("train",), ("calibration",)]
 
 
-def test_paths_kept_beside_bytes_tell_nothing_of_the_machine(tmp_path):
+def test_paths_stored_with_bytes_reveal_nothing_about_the_machine(tmp_path):
     paths = ["a/b.png", "/home/me/secret/c.png", "../../d.png"]
     file = hugging_face(tmp_path / "x.parquet", [0, 0, 0], pa.int64(), CLASS_LABEL, paths)
     assert [r.path for r in rows(file)] == ["a/b.png", "c.png", "d.png"]
@@ -194,7 +194,7 @@ def test_parquet_of_paths_and_nanosecond_times(tmp_path):
     assert row.taken_at == datetime(2024, 5, 31, 12, tzinfo=UTC)
 
 
-def test_rows_without_images_leave_their_bytes_alone(tmp_path):
+def test_rows_without_images_do_not_read_their_bytes(tmp_path):
     file = hugging_face(tmp_path / "x.parquet", [1, 0], pa.int64(), CLASS_LABEL)
     assert [(r.label, r.image) for r in open_source(file).rows(images=False)] == [("dog", None), ("cat", None)]
 
@@ -232,7 +232,7 @@ def test_hostile_paths_are_refused_row_by_row(tmp_path):
     assert dict(zip(written, reasons(root / "m.jsonl"), strict=True)) == written
 
 
-def test_links_in_folders_are_followed_only_beneath_the_root(tmp_path):
+def test_links_in_folders_are_followed_only_inside_the_root(tmp_path):
     root = tree(tmp_path / "root", {"cat/a.png": png(1)})
     outside = tree(tmp_path / "outside", {"b.png": png(2)})
     (root / "cat/in.png").symlink_to("a.png")
@@ -242,7 +242,7 @@ def test_links_in_folders_are_followed_only_beneath_the_root(tmp_path):
     assert found == {"cat/a.png": None, "cat/in.png": None, "cat/out.png": "outside_root", "dog": "outside_root"}
 
 
-def test_a_file_name_that_is_no_utf8_can_be_read_and_stored(tmp_path):
+def test_a_file_name_that_is_not_utf8_can_be_read_and_stored(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / os.fsdecode(b"\xff.png")).write_bytes(png(1))
     (tmp_path / os.fsdecode(b"\xfe")).mkdir()
@@ -262,7 +262,7 @@ def test_a_file_name_that_is_no_utf8_can_be_read_and_stored(tmp_path):
         ({"a.txt": b"x", "b.pdf": b"x", "c.txt": b"x"}, "", r"no images \(found 1 .pdf, 2 .txt\)"),
         ({"all.zip": b"PK"}, "", "Unpack archives first"),
         ({"all.zip": b"PK"}, "all.zip", "is an archive: unpack it"),
-        ({"a.docx": b"x"}, "a.docx", "no manifest"),
+        ({"a.docx": b"x"}, "a.docx", "is not a manifest"),
         ({"m.csv": ""}, "m.csv", "is empty: expected a header"),
         ({"m.csv": "label,kind\nx,y\n"}, "m.csv", "no image or path column; columns found: 'label', 'kind'"),
         ({"m.csv": "file,kind\nx,y\n"}, "m.csv", "no label column; columns found: 'file', 'kind'"),
@@ -280,7 +280,7 @@ def test_a_source_that_cannot_be_read_says_what_was_found(tmp_path, files, name,
         rows(tmp_path / name)
 
 
-def test_a_wrong_label_column_lists_the_columns_there_are(tmp_path):
+def test_a_wrong_label_column_lists_the_existing_columns(tmp_path):
     tree(tmp_path, {"m.csv": "file,label\nx,y\n"})
     with pytest.raises(DataError, match=r"no column 'kind' \(for the label\); columns found: 'file', 'label'"):
         open_source(tmp_path / "m.csv", Columns(label="kind"))
@@ -331,7 +331,7 @@ def test_labels_that_cannot_be_used(value, task, reason):
     assert error.value.reason == reason
 
 
-def test_a_time_no_calendar_knows_costs_its_row_only(tmp_path):
+def test_an_impossible_time_refuses_only_its_row(tmp_path):
     image = pa.array([png(1), png(2)], pa.binary())
     times = pa.array([2**62, 0], pa.timestamp("us", tz="Mars/Phobos"))
     pq.write_table(pa.table({"image": image, "label": ["x", "x"], "time": times}), tmp_path / "m.parquet")
@@ -369,7 +369,7 @@ def test_whatever_a_row_holds_it_can_be_stored_or_is_refused(record, task):
         assert reason is None or reason in QUARANTINE_REASONS
 
 
-def test_bad_times_and_splits_cost_their_row_only(tmp_path):
+def test_bad_times_and_splits_refuse_only_their_row(tmp_path):
     tree(tmp_path, {"a.png": png(1), "m.csv": "file,label,time,split\na.png,x,yesterday,\na.png,x,,weird\na.png,x,,\n"})
     assert reasons(tmp_path / "m.csv") == ["bad_time", "bad_split", None]
 

@@ -1,4 +1,4 @@
-"""S3 as it is: lost replies, overtaken writers, broken connections, missing rights; on two real servers."""
+"""S3 in practice: lost replies, faster writers, broken connections, missing rights, on two real servers."""
 
 import os
 import random
@@ -33,7 +33,7 @@ def proxy(moto: Server) -> Proxy:  # noqa: F811
 
 @pytest.fixture
 def pair(moto: Server, proxy: Proxy) -> tuple[S3Store, S3Store]:  # noqa: F811
-    """The same place, through the proxy and past it; both have been probed."""
+    """The same store, through the proxy and directly; both have been probed."""
     url = f"s3://{moto.bucket()}/team"
     far, near = S3Store(url, endpoint_url=proxy.endpoint), S3Store(url, endpoint_url=moto.endpoint)
     far.sweep()
@@ -140,7 +140,7 @@ def test_busy_is_asked_again_and_trouble_is_an_error_that_wrote_nothing(pair, pr
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_two_writers_over_a_bad_network_promote_each_version_once(pair, proxy: Proxy, seed: int):
-    """A failure replays from its seed as far as threads do."""
+    """A failure can be replayed from its seed, apart from the order of threads."""
     far, near = pair
     draw, lock = random.Random(seed), threading.Lock()
 
@@ -277,7 +277,7 @@ def test_a_reading_that_breaks_off_goes_on_where_it_was(pair, proxy: Proxy):
 
 
 def test_what_is_replaced_while_its_reading_breaks_off_is_read_anew(pair, proxy: Proxy):
-    """As the pointer may be, when another run publishes."""
+    """This can happen to the pointer when another run publishes."""
     far, near = pair
     old, new = os.urandom(3 * MB), os.urandom(2 * MB)
     near.create("p", old)
