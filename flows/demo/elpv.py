@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from flows.demo.production import Story
-from flows.project.create import render
-from flows.project.suggest import fit, look
+from flows.project.create import render_params
+from flows.project.suggest import profile_source, suggest_params
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, sha256_bytes
 from tasks.common.params import UnfreezePhases
@@ -185,7 +185,7 @@ def deal(cells: list[Cell], places: dict[tuple, int]) -> dict[tuple, list[Cell]]
 
 def write_params(project: Path, manifest: Path) -> None:
     """Write the params.yaml of `evergreen init` for `manifest`, made smaller and quicker."""
-    params, why = fit(look(manifest))
+    params, why = suggest_params(profile_source(manifest))
     epochs = UnfreezePhases(**EPOCHS)
     sections = {
         "images": params.images.model_copy(update={"resolution": SIZE}),
@@ -199,7 +199,8 @@ def write_params(project: Path, manifest: Path) -> None:
     why["evaluate.corruptions"] = "the camera stands in a dark chamber, in focus, and saves without loss"
     why["gate.max_ece"] = "on 160 test images a well calibrated model shows up to 0.07 by chance"
     with atomic_path(project / "params.yaml") as temporary:
-        temporary.write_text(render(params.model_copy(update=sections), why).lstrip(), encoding="utf-8")
+        text = render_params(params.model_copy(update=sections), why).lstrip()
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _given(cell: Cell, name: str, split: str | None) -> str | None:

@@ -1,8 +1,6 @@
-"""Start a project of one's own: a git repository with Evergreen's code and a params.yaml that fits the data."""
+"""`evergreen init`: make a project, a git repository with Evergreen's code and a params.yaml that fits the data."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -11,8 +9,9 @@ import yaml
 from pydantic import BaseModel
 
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
-from flows.project.suggest import Seen, fit, look
-from tasks.common.errors import DataError, EvergreenError
+from flows.project.suggest import SourceProfile, profile_source, suggest_params
+from flows.repo.git import git
+from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params
 from tasks.common.text import single_spaced
@@ -20,23 +19,23 @@ from tasks.sources.records import Columns
 
 HEADER = """\
 # Written by `evergreen init` for {source}.
-# One section per stage. Lines "fitted:" say what was seen there; change what you know better. Unknown keys are
+# One section per stage. Lines "fitted:" say what was found in the data; change what you know better. Unknown keys are
 # refused and all mistakes are reported at once. The schema is tasks/common/params.py.
 """
 
 
 def fit_params(source: Path, columns: Columns | None = None) -> str:
     """The text of a params.yaml that fits the images and labels at `source`. Raises DataError."""
-    return _params_text(source, look(source, columns))
+    return _params_text(source, profile_source(source, columns))
 
 
-def _params_text(source: Path, seen: Seen) -> str:
-    params, why = fit(seen)
-    return HEADER.format(source=single_spaced(source.name)) + render(params, why)
+def _params_text(source: Path, profile: SourceProfile) -> str:
+    params, why = suggest_params(profile)
+    return HEADER.format(source=single_spaced(source.name)) + render_params(params, why)
 
 
-def render(params: Params, why: dict[str, str]) -> str:
-    """`params` as YAML, each key under its description and, where there is one, the reason for its value."""
+def render_params(params: Params, why: dict[str, str]) -> str:
+    """`params` as YAML; above each key its description and, if `why` has one, the reason for its value."""
     sections = ((field.alias or name, getattr(params, name)) for name, field in Params.model_fields.items())
     return "".join(render_section(name, section, why) for name, section in sections)
 
@@ -70,16 +69,16 @@ def _flow(value: Any) -> str:
 def init_project(target: Path, source: Path, template: Path, columns: Columns | None = None) -> list[str]:
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
-    Returns notes for the user. Raises EvergreenError when `target` is not empty or lies in the template, or
-    git fails; then `target` is left as it was. Nothing is set in the user's git configuration.
+    Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the template, or if git
+    fails; `target` is then left as it was. The user's git configuration is not changed.
     """
     existed = target.exists()
     if existed and (not target.is_dir() or any(target.iterdir())):
         raise EvergreenError(f"{target} is not empty: name a new folder for the project")
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
-    seen = look(source, columns)
-    params = _params_text(source, seen)
+    profile = profile_source(source, columns)
+    params = _params_text(source, profile)
     files = needed_files(template)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         (target / "params.yaml").write_text(params, encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return [*_first_commit(target, template, files), *_warnings(seen)]
+        return [*_first_commit(target, template, files), *_warnings(profile)]
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():
@@ -99,14 +98,14 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         raise
 
 
-def _warnings(seen: Seen) -> list[str]:
-    """What will stop the first run, said before anybody has waited for it."""
+def _warnings(profile: SourceProfile) -> list[str]:
+    """What will stop the first run, said before the user has waited for it."""
     notes = []
-    if len(seen.classes) < 2:
-        found = f"only one class, {next(iter(seen.classes))!r}" if seen.classes else "no label"
-        notes.append(f"note: there is {found}: a classifier needs images of two classes at least")
-    few = sorted((count, name) for name, count in seen.classes.items() if count < 3)
-    if few and len(seen.classes) > 1:
+    if len(profile.classes) < 2:
+        found = f"only one class, {next(iter(profile.classes))!r}" if profile.classes else "no label"
+        notes.append(f"note: there is {found}: a classifier needs images of at least two classes")
+    few = sorted((count, name) for name, count in profile.classes.items() if count < 3)
+    if few and len(profile.classes) > 1:
         shown = ", ".join(f"{name!r} {count}" for count, name in few[:5]) + (", ..." if len(few) > 5 else "")
         notes.append(f"note: classes with fewer than 3 images ({shown}) cannot be told apart well or tested")
     return notes
@@ -127,39 +126,25 @@ An image classifier kept true by Evergreen. Its first data: `{single_spaced(sour
 
 
 def _first_commit(target: Path, template: Path, files: list[str]) -> list[str]:
-    _git(target, "init", "--quiet", "--initial-branch=main")
-    _git(target, "add", "--all")
-    staged = (entry.split("\t") for entry in _git(target, "ls-files", "--stage", "-z").split("\0") if entry)
+    git(target, "init", "--quiet", "--initial-branch=main")
+    git(target, "add", "--all")
+    staged = (entry.split("\t") for entry in git(target, "ls-files", "--stage", "-z").split("\0") if entry)
     ids = {name: about.split()[1] for about, name in staged}
     record = record_text(version_at(target), template_revision(template), {name: ids[name] for name in files})
     (target / RECORD).write_text(record, encoding="utf-8")
-    _git(target, "add", RECORD)
+    git(target, "add", RECORD)
     notes, identity = [], []
     if not _has_identity(target):
         identity = ["-c", "user.name=Evergreen", "-c", "user.email=evergreen@localhost"]
-        notes.append("git knows no user.name and user.email: the first commit is by Evergreen <evergreen@localhost>")
-    _git(target, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", STARTED)
+        notes.append("git has no user.name and user.email: the first commit is by Evergreen <evergreen@localhost>")
+    git(target, *identity, "-c", "commit.gpgsign=false", "commit", "--quiet", "--no-verify", "-m", STARTED)
     return notes
 
 
 def _has_identity(target: Path) -> bool:
+    """Has the user configured a name and an address? useConfigOnly keeps git from guessing them from the host."""
     try:
-        _git(target, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+        git(target, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     except EvergreenError:
         return False
     return True
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    """Output of git in `folder`, whatever repository the caller's environment points at. Raises EvergreenError."""
-    hidden = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], env=environment, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise EvergreenError("git is not installed: Evergreen keeps its code and versions in it") from None
-    if done.returncode:
-        raise DataError(f"git {arguments[0]} in {folder} failed: {done.stderr.strip() or done.returncode}")
-    return done.stdout

@@ -1,4 +1,4 @@
-"""Commands that change data/: restore it first, change it, store it with DVC, commit data.dvc alone."""
+"""Commands that change data/: restore it first, change it, store it with DVC, and commit data.dvc alone."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,10 +18,10 @@ DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
 def ingest_command(
     root: Path, source: Path | str | None, *, kind: str, commit: bool, new: bool, **options
 ) -> list[IngestReport]:
-    """Take `source` (a path, s3://..., or None: the default set of the repository) into data/ and commit data.dvc.
+    """Add `source` to data/ and commit data.dvc; it is a path, s3://..., or None for the repository's default set.
 
-    Raises EvergreenError when data.dvc names data that is neither here nor to be had, unless `new` or the
-    result is exactly what data.dvc names.
+    Raises EvergreenError if data.dvc names data that cannot be restored, unless `new` is set or the result is exactly
+    what data.dvc names.
     """
     params = load_params(root / "params.yaml")
     check_repository(root, commit=False)
@@ -40,7 +40,7 @@ def ingest_command(
         found = record_data(root)
     if expected and not new and found != expected:
         (root / "data.dvc").write_bytes(before)
-        for file in set((root / "data").rglob("*")) - here:  # else the next ingest took it for the data set
+        for file in set((root / "data").rglob("*")) - here:  # otherwise the next ingest would take it for the data set
             if file.is_file():
                 file.unlink()
         raise EvergreenError(
@@ -53,7 +53,7 @@ def ingest_command(
 
 
 def _restore(root: Path) -> str | None:
-    """Bring data/ to what data.dvc says; the md5 that could not be restored, None when all is well."""
+    """Restore data/ as data.dvc records it; returns the md5 that could not be restored, None if all is well."""
     if not (root / "data.dvc").is_file() or (root / "data" / "dataset.json").is_file():
         return None
     with _dvc_errors(root), closing(open_repo(root)) as repo:
@@ -67,7 +67,7 @@ def _restore(root: Path) -> str | None:
 
 @contextmanager
 def _dvc_errors(root: Path) -> Iterator[None]:
-    """DVC's own errors (a data.dvc or .dvc/config that cannot be read, a lock, a link it cannot make) as ours."""
+    """Turn DVC's own errors (unreadable data.dvc or .dvc/config, a lock, a link it cannot make) into EvergreenError."""
     from dvc.exceptions import DvcException
 
     try:
@@ -75,13 +75,13 @@ def _dvc_errors(root: Path) -> Iterator[None]:
     except DvcException as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise EvergreenError(
-            f"DVC cannot work with {root / 'data'}: {error}{cause}. Mend data.dvc or .dvc/config (`git checkout` "
-            "brings back the committed ones) and run the same command again: what is in data/ stays."
+            f"DVC cannot work with {root / 'data'}: {error}{cause}. Repair data.dvc or .dvc/config (`git checkout` "
+            "restores the committed ones) and run the same command again: what is in data/ stays."
         ) from error
 
 
 def detached(root: Path) -> bool:
-    """Is HEAD on no branch? What is committed there is lost from sight with the next `git switch`."""
+    """Is HEAD detached? The next `git switch` would leave a commit made there on no branch."""
     return git(root, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
 
 
@@ -100,7 +100,7 @@ def _ingest(root: Path, params: Params, source: Path | str, kind: str, options: 
 
 @contextmanager
 def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | None = None) -> Iterator[Path]:
-    """`source` as a path: an s3:// address is copied to .evergreen/spool for as long as the block lasts."""
+    """`source` as a path; an s3:// address is copied to .evergreen/spool and deleted when the block ends."""
     if not str(source).startswith("s3://"):
         yield Path(source)
         return
@@ -111,7 +111,7 @@ def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | N
 
 
 def commit_data(root: Path, message: str) -> None:
-    """Commit data.dvc, and nothing else the user may have staged."""
+    """Commit data.dvc, and nothing else that the user may have staged."""
     git(root, "add", "data.dvc")
     if git(root, "status", "--porcelain", "--", "data.dvc"):
         git(root, *identity_options(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)

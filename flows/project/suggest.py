@@ -1,6 +1,6 @@
-"""Look at somebody's images and labels, a bounded sample of them, and choose parameters that fit.
+"""Suggest parameters for a user's images and labels, from all rows and a bounded sample of the images.
 
-`look` measures, `fit` decides; each choice carries the sentence that stands beside it in params.yaml.
+`profile_source` measures, `suggest_params` decides. Each choice comes with the reason that params.yaml shows above it.
 """
 
 import platform
@@ -24,15 +24,15 @@ from tasks.sources.records import Columns
 from tasks.sources.source import open_source
 
 SAMPLE = 500  # images whose header is read
-DECODED = 50  # of these, decoded to tell grey from colour
-REACH = 5_000  # rows of a manifest that holds its images within which the sample is taken
+DECODED = 50  # of these, decoded to tell grey images from colour ones
+REACH = 5_000  # the sample comes from the first rows of a manifest: reading on would read all of its images
 CPU_SIZE = 128  # 224 pixels cost three times as much: an hour for 20,000 images on two cores
 SIZES = (64, 96, 128, 224)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a source looks like."""
+class SourceProfile:
+    """What a source contains."""
 
     name: str
     rows: int
@@ -46,8 +46,8 @@ class Seen:
     grey: bool
 
 
-def look(source: Path, columns: Columns | None = None) -> Seen:
-    """Count all rows, open a sample of the images. Raises DataError when there is nothing to see."""
+def profile_source(source: Path, columns: Columns | None = None) -> SourceProfile:
+    """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
     opened = open_source(source, columns)
     rows, labels, splits, sources = 0, [], set(), set()
     for row in opened.rows(images=False):
@@ -73,11 +73,11 @@ def look(source: Path, columns: Columns | None = None) -> Seen:
                 colours.append(_is_grey(image))
         except (Unusable, Undecodable) as error:
             problem = problem or f"{row.where}: {error}"
-        except Exception as error:  # the header was fine, the pixels are not; ingest will say so image by image
+        except Exception as error:  # the header is fine, the pixels are not; ingest reports each such image
             problem = problem or f"{row.where}: {error}"
     if not sides:
         raise DataError(f"{source}: none of {len(wanted)} sampled images can be opened, e.g. {problem}")
-    return Seen(
+    return SourceProfile(
         name=(source if source.is_dir() else source.with_suffix("")).resolve().name,
         rows=rows,
         multilabel=multilabel,
@@ -116,52 +116,55 @@ def _is_grey(image) -> bool:
     return int(np.abs(small - small[..., :1]).max()) <= 8
 
 
-def fit(seen: Seen) -> tuple[Params, dict[str, str]]:
-    """Parameters for what was seen, and for every changed one ("section.key") the reason."""
-    smallest = min(seen.classes.values(), default=0)
-    common = median(seen.classes.values()) if seen.classes else 0
-    side, aspect = median(seen.sides), median(seen.aspects)
+def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
+    """Parameters for a profile, and for every changed one ("section.key") the reason."""
+    smallest = min(profile.classes.values(), default=0)
+    common = median(profile.classes.values()) if profile.classes else 0
+    side, aspect = median(profile.sides), median(profile.aspects)
     values: dict[str, dict] = {
-        "data": {"task": "multilabel" if seen.multilabel else "multiclass"},
+        "data": {"task": "multilabel" if profile.multilabel else "multiclass"},
         "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
         "validate": {
-            "min_rows": int(np.clip(0.35 * seen.labelled, 10, 50)),
+            "min_rows": int(np.clip(0.35 * profile.labelled, 10, 50)),
             "min_per_class": _min_per_class(smallest),
-            "expectations": _expectations(min(seen.sides)),
+            "expectations": _expectations(min(profile.sides)),
         },
         "clean": {"rare_class": int(np.clip(common // 4, 5, 20))},
-        "train_backbone": {"epochs": _epochs(seen.rows), "augment": _augment(seen)},
-        "bundle": {"name": slug(seen.name)},
+        "train_backbone": {"epochs": _epochs(profile.rows), "augment": _augment(profile)},
+        "bundle": {"name": slug(profile.name)},
     }
     why = {
-        "data.task": f"{seen.rows} rows, {seen.labelled} labelled, {len(seen.classes)} classes"
-        + (", some rows with several labels" if seen.multilabel else ", one label a row"),
+        "data.task": f"{profile.rows} rows, {profile.labelled} labelled, {len(profile.classes)} classes"
+        + (", some rows with several labels" if profile.multilabel else ", one label per row"),
         "images.resolution": f"the median shorter side is {side:g} pixels; a larger one costs time with its square"
         + ("" if accelerated() else f"; no GPU here, so at most {CPU_SIZE}"),
         "images.fit": f"the median aspect is {aspect:.2f}; crop keeps the shape as well, but loses the edges",
-        "validate.min_rows": f"{seen.labelled} labelled rows before they are split",
+        "validate.min_rows": f"{profile.labelled} labelled rows before they are split",
         "validate.min_per_class": f"the smallest class has {smallest} images",
         "clean.rare_class": f"half of the classes have at most {common:g} images",
-        "train_backbone.epochs": f"{seen.rows} rows: less data, more epochs",
-        "train_backbone.augment": _augment_note(seen),
-        "data.split": _split_note(seen),
+        "train_backbone.epochs": f"{profile.rows} rows: less data, more epochs",
+        "train_backbone.augment": _augment_note(profile),
+        "data.split": _split_note(profile),
     }
     return parse_params(values, "the fitted parameters"), why
 
 
 def _size(side: float) -> int:
-    """The size nearest above three quarters of the median shorter side; bounded where a CPU has to train it."""
+    """The smallest size of at least three quarters of the median shorter side; limited if a CPU has to train it."""
     size = next((size for size in SIZES if size >= 0.75 * side), SIZES[-1])
     return size if accelerated() else min(size, CPU_SIZE)
 
 
 def accelerated() -> bool:
-    """Is there a GPU to train on? Asks for its driver's tool: importing torch for this would cost seconds."""
+    """Is there a GPU to train on? Looks for the driver's command: importing torch would take seconds."""
     return shutil.which("nvidia-smi") is not None or (sys.platform == "darwin" and platform.machine() == "arm64")
 
 
 def _min_per_class(smallest: int) -> dict[str, int]:
-    """By hash a class of 40 images lands in a split of 15 % with probability .998, one of 15 with .91."""
+    """Minimum images of each class per split.
+
+    The hash puts one of 40 images into a split of 15 % with probability .998, and one of 15 images with .91.
+    """
     held_out = 1 if smallest >= 40 else 0
     return {"train": 3 if smallest >= 10 else 1, "calibration": held_out, "test": held_out}
 
@@ -183,36 +186,36 @@ def _epochs(rows: int) -> dict[str, int]:
     return {"frozen": 1, "last": 1, "all": 2}
 
 
-def _mirrored_differ(seen: Seen) -> bool:
-    """Do class names say that a mirrored image is of another class, or of none?"""
-    words = {word for name in seen.classes for word in re.split(r"[^a-z0-9]+", name.lower())}
-    characters = bool(seen.classes) and all(len(name) == 1 for name in seen.classes)
+def _mirrored_differ(profile: SourceProfile) -> bool:
+    """Do the class names suggest that a mirrored image has another class, or none?"""
+    words = {word for name in profile.classes for word in re.split(r"[^a-z0-9]+", name.lower())}
+    characters = bool(profile.classes) and all(len(name) == 1 for name in profile.classes)
     return characters or bool(words & {"left", "right", "clockwise"})
 
 
-def _augment(seen: Seen) -> list[str]:
-    return ["crop", *([] if _mirrored_differ(seen) else ["flip"]), *([] if seen.grey else ["colour"])]
+def _augment(profile: SourceProfile) -> list[str]:
+    return ["crop", *([] if _mirrored_differ(profile) else ["flip"]), *([] if profile.grey else ["colour"])]
 
 
-def _augment_note(seen: Seen) -> str:
+def _augment_note(profile: SourceProfile) -> str:
     flip = (
         "no flip: class names depend on left and right"
-        if _mirrored_differ(seen)
+        if _mirrored_differ(profile)
         else ("remove flip if a mirrored image would be of another class")
     )
-    colour = "no colour: the images are grey" if seen.grey else "remove colour if it tells the classes apart"
+    colour = "no colour: the images are grey" if profile.grey else "remove colour if it tells the classes apart"
     return f"{flip}; {colour}"
 
 
-def _split_note(seen: Seen) -> str:
-    if seen.splits:
-        return f"the source names {', '.join(sorted(seen.splits))}: that is kept, these shares are for other images"
-    if seen.sources:
-        return f"{seen.sources} source groups: each lies in one split as a whole"
-    return "no source column: only near-duplicates are kept together; name cameras or sites if there are any"
+def _split_note(profile: SourceProfile) -> str:
+    if profile.splits:
+        return f"the source names {', '.join(sorted(profile.splits))}: these stay, the shares are for other images"
+    if profile.sources:
+        return f"{profile.sources} source groups: each is in one split as a whole"
+    return "no source column: only near-duplicates stay together; name cameras or sites if there are any"
 
 
 def slug(name: str) -> str:
-    """`name` as bundle.name wants it: lower case letters, digits and "-", a letter first."""
+    """`name` as bundle.name requires it: lower case letters, digits and "-", starting with a letter."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return (plain if plain[:1].isalpha() else f"model-{plain}".strip("-"))[:63].rstrip("-")

@@ -1,7 +1,7 @@
-"""`evergreen diff A B`: what two versions differ in, and what of it most likely changed the model.
+"""`evergreen diff A B`: how two versions differ, and which difference most likely changed the model.
 
-Read from the versions' commits and DVC's objects alone. Images are labelled, accepted samples as `clean` left them, by
-their given label; a sample of several labels counts for each.
+Everything is read from the versions' commits and DVC's objects. Images are counted by given label, for labelled,
+accepted samples as `clean` left them. A sample with several labels counts for each of them.
 """
 
 import io
@@ -28,12 +28,20 @@ from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
 
-CODE = ("dvc.yaml", "requirements.lock")  # what else decides a model, beside the stages' code
+CODE = ("dvc.yaml", "requirements.lock")  # what decides a model, in addition to the stages' code
 ACTIONS = ("relabel", "drop", "queue")
-LOWER = ("ece", "loss", "brier", "latency", "size_mb", "parity", "difference")  # parts of names of figures to be low
+LOWER = (
+    "ece",
+    "loss",
+    "brier",
+    "latency",
+    "size_mb",
+    "parity",
+    "difference",
+)  # parts of the names of figures that should be low
 NEUTRAL = ("n", "classes", "images", "corruption_images")  # counts: neither better nor worse
 
-Change = tuple[Any, Any]  # (in A, in B); None: not there
+Change = tuple[Any, Any]  # (in A, in B); None: absent
 
 
 class Versions(Frozen):
@@ -53,9 +61,9 @@ class Versions(Frozen):
 
 
 def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
-    """What version `b` (None: the live one) changed against `a` (None: the one live before it).
+    """Compare version `b` (None: the live one) with version `a` (None: the one live before `b`).
 
-    Raises EvergreenError for a version that never was live, or whose commit is not here.
+    Raises EvergreenError for a version that was never live, or whose commit this repository lacks.
     """
     main = main_checkout(root)
     _, releases = open_project(root)
@@ -64,7 +72,9 @@ def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
     if a is None:
         before = [pointer.version for pointer in history[: history.index(new)] if pointer.version != new.version]
         if not before:
-            raise EvergreenError(f"nothing was live before {new.version}: name two versions, evergreen diff A B")
+            raise EvergreenError(
+                f"nothing was live before {new.version}: name two versions, as in `evergreen diff A B`"
+            )
         a = before[-1]
     old = find(history, a)
     for pointer in (old, new):
@@ -78,24 +88,24 @@ def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
 
 
 def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]) -> Versions:
-    """a, b: (name, commit)."""
-    revs, unreadable = (a[1], b[1]), []
-    rows = [_labels(root, objects, rev, unreadable) for rev in revs]
+    """Compare two commits; a, b: (name, commit)."""
+    revs, reader = (a[1], b[1]), _Reader(root, objects)
+    rows = [reader.labels(rev) for rev in revs]
     both = all(table is not None for table in rows)
     about: dict[str, Any] = {
-        "batches": _batches(root, objects, revs, unreadable),
+        "batches": reader.batches(revs),
         "images": _images(*rows) if both else {},
         "actions": _actions(*rows) if both else {},
         "relabelled": _relabelled(*rows) if both else [],
         "params": changed(*(flatten(_params_at(root, rev)) for rev in revs)),
         "code": code_between(root, revs),
-        "metrics": _metrics(root, objects, revs, unreadable),
+        "metrics": reader.metrics(revs),
     }
-    return Versions(a=a[0], b=b[0], **about, unreadable=unreadable, why=likely_why(**about))
+    return Versions(a=a[0], b=b[0], **about, unreadable=reader.unreadable, why=likely_why(**about))
 
 
 def code_between(root: Path, revs: tuple[str, str]) -> list[str]:
-    """Files that differ and that a stage of either version needs: others cannot have changed the model."""
+    """Files that differ and that a stage of either version needs; no other file can have changed the model."""
     needed = {path for rev in revs for path in stage_dependencies(yaml_at(root, rev, "dvc.yaml"))}
     return git(root, "diff", "--name-only", *revs, "--", *CODE, *sorted(needed)).splitlines()
 
@@ -106,12 +116,12 @@ def _params_at(root: Path, rev: str) -> dict[str, Any]:
 
 
 def changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
-    """Key -> (in a, in b) of everything that differs, in order of the keys."""
+    """Key -> (in a, in b) of everything that differs, sorted by key."""
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
 def direction(name: str, a: Any, b: Any) -> str:
-    """Is the figure `name` better in b than in a? "" where it is no figure of quality, or not comparable."""
+    """Is the figure `name` better in b than in a? "" if it does not measure quality, or cannot be compared."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
     if not numbers or a == b or name.split(".")[-1] in NEUTRAL or name.startswith("thresholds."):
         return ""
@@ -119,45 +129,62 @@ def direction(name: str, a: Any, b: Any) -> str:
     return "better" if (b < a) == lower else "worse"
 
 
-def _labels(root: Path, objects: Objects, rev: str, unreadable: list[str]) -> pa.Table | None:
-    """Every labelled sample of commit `rev`: id, split, given, action. None where it is not to be had."""
-    outs = outs_at(root, rev)
-    if "artifacts/clean" in outs or "artifacts/validate" not in outs:
-        found = _file(root, objects, rev, "artifacts/clean", "labels.parquet", unreadable)
-        return pq.read_table(io.BytesIO(found), columns=["id", "split", "given", "action"]) if found else None
-    # an adopted model: nothing was cleaned
-    if not (found := _file(root, objects, rev, "artifacts/validate", "accepted.parquet", unreadable)):
-        return None
-    table = pq.read_table(io.BytesIO(found), columns=["id", "split", "label"])
-    table = table.filter(pc.is_valid(table["label"])).rename_columns(["id", "split", "given"])
-    return table.append_column("action", pa.array(["keep"] * len(table)))
+class _Reader:
+    """Reads what commits record in DVC; `unreadable` collects what could not be read, and why."""
 
+    def __init__(self, root: Path, objects: Objects):
+        self.root, self.objects = root, objects
+        self.unreadable: list[str] = []
 
-def _file(root: Path, objects: Objects, rev: str, out: str, name: str, unreadable: list[str]) -> bytes | None:
-    oid = outs_at(root, rev).get(out)
-    try:
-        if oid is None or name not in (files := objects.files(oid)):
-            unreadable.append(f"{out}/{name} of {rev[:12]}: not recorded")
+    def labels(self, rev: str) -> pa.Table | None:
+        """Every labelled sample of commit `rev`: id, split, given, action. None if it cannot be read."""
+        outs = outs_at(self.root, rev)
+        if "artifacts/clean" in outs or "artifacts/validate" not in outs:
+            found = self._file(rev, "artifacts/clean", "labels.parquet")
+            return pq.read_table(io.BytesIO(found), columns=["id", "split", "given", "action"]) if found else None
+        # an adopted model: nothing was cleaned
+        if not (found := self._file(rev, "artifacts/validate", "accepted.parquet")):
             return None
-        return objects.read(files[name])
-    except ObjectLost as lost:
-        unreadable.append(f"{out}/{name} of {rev[:12]}: {lost}")
-        return None
+        table = pq.read_table(io.BytesIO(found), columns=["id", "split", "label"])
+        table = table.filter(pc.is_valid(table["label"])).rename_columns(["id", "split", "given"])
+        return table.append_column("action", pa.array(["keep"] * len(table)))
 
+    def batches(self, revs: tuple[str, str]) -> dict[str, list[dict]]:
+        """Batches added, removed, tombstoned, and allowed again between two commits."""
+        found: dict[str, list[dict]] = {}
+        try:
+            a, b = ({batch.batch: batch for batch in batches_at(self.root, self.objects, rev)} for rev in revs)
+            for name, ours, theirs in (("added", b, a), ("removed", a, b)):
+                mine = [batch for key, batch in ours.items() if key not in theirs]
+                found[name] = [{"batch": batch.batch, "kind": batch.kind, "rows": batch.rows} for batch in mine]
+        except ObjectLost as lost:
+            self.unreadable.append(f"the batches: {lost}")
+        a, b = (yaml_at(self.root, rev, "tombstones.json") for rev in revs)
+        for name, ours, theirs in (("tombstoned", b, a), ("allowed again", a, b)):
+            mine = {key: about for key, about in ours.items() if key not in theirs}
+            found[name] = [{"batch": key, "why": about.get("why", "")} for key, about in mine.items()]
+        return {name: entries for name, entries in found.items() if entries}
 
-def _batches(root: Path, objects: Objects, revs: tuple[str, str], unreadable: list[str]) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
-    try:
-        a, b = ({batch.batch: batch for batch in batches_at(root, objects, rev)} for rev in revs)
-        for name, ours, theirs in (("added", b, a), ("removed", a, b)):
-            mine = [batch for key, batch in ours.items() if key not in theirs]
-            found[name] = [{"batch": batch.batch, "kind": batch.kind, "rows": batch.rows} for batch in mine]
-    except ObjectLost as lost:
-        unreadable.append(f"the batches: {lost}")
-    a, b = (yaml_at(root, rev, "tombstones.json") for rev in revs)
-    for name, ours, theirs in (("tombstoned", b, a), ("allowed again", a, b)):
-        found[name] = [{"batch": key, "why": about.get("why", "")} for key, about in ours.items() if key not in theirs]
-    return {name: entries for name, entries in found.items() if entries}
+    def metrics(self, revs: tuple[str, str]) -> dict[str, tuple[Any, Any, str]]:
+        """Differences in metrics/evaluate.json, and in each class's recall from the evaluation's report."""
+        figures_of = []
+        for rev in revs:
+            figures = flatten(without_used(yaml_at(self.root, rev, "metrics/evaluate.json")))
+            if report := self._file(rev, "artifacts/evaluate", "report.json"):
+                figures |= {f"recall of {row['class']}": row["recall"] for row in json.loads(report)["classes"]}
+            figures_of.append(figures)
+        return {name: (a, b, direction(name, a, b)) for name, (a, b) in changed(*figures_of).items()}
+
+    def _file(self, rev: str, out: str, name: str) -> bytes | None:
+        oid = outs_at(self.root, rev).get(out)
+        try:
+            if oid is None or name not in (files := self.objects.files(oid)):
+                self.unreadable.append(f"{out}/{name} of {rev[:12]}: not recorded")
+                return None
+            return self.objects.read(files[name])
+        except ObjectLost as lost:
+            self.unreadable.append(f"{out}/{name} of {rev[:12]}: {lost}")
+            return None
 
 
 def _names(label: Any) -> list[str]:
@@ -188,29 +215,16 @@ def _actions(a: pa.Table, b: pa.Table) -> dict[str, dict[str, Change]]:
 
 
 def _relabelled(a: pa.Table, b: pa.Table) -> list[dict]:
-    """Samples of both versions whose given label differs: an annotation came between."""
+    """Samples of both versions whose given label differs: an annotation changed it."""
     before = dict(zip(a["id"].to_pylist(), a["given"].to_pylist(), strict=True))
     after = zip(b["id"].to_pylist(), b["given"].to_pylist(), strict=True)
     return [{"id": i, "a": before[i], "b": given} for i, given in after if i in before and before[i] != given]
 
 
-def _metrics(
-    root: Path, objects: Objects, revs: tuple[str, str], unreadable: list[str]
-) -> dict[str, tuple[Any, Any, str]]:
-    """metrics/evaluate.json, and each class's recall from the evaluation's report."""
-    sides = []
-    for rev in revs:
-        figures = flatten(without_used(yaml_at(root, rev, "metrics/evaluate.json")))
-        if report := _file(root, objects, rev, "artifacts/evaluate", "report.json", unreadable):
-            figures |= {f"recall of {row['class']}": row["recall"] for row in json.loads(report)["classes"]}
-        sides.append(figures)
-    return {name: (a, b, direction(name, a, b)) for name, (a, b) in changed(*sides).items()}
-
-
 def likely_why(
     batches: dict, images: dict, actions: dict, relabelled: list, params: dict, code: list, metrics: dict
 ) -> str:
-    """One sentence: how the model moved, and what changed that can have moved it, the strongest suspects named."""
+    """One sentence: how the model changed, and which differences can have caused it, the likeliest ones named."""
     causes = []
     for name, word in (("added", "new batches"), ("removed", "batches gone"), ("tombstoned", "batches tombstoned")):
         if entries := batches.get(name):
@@ -231,9 +245,8 @@ def likely_why(
     how = "The figures of the test set are the same"
     if headline:
         a, b, way = metrics[headline]
-        how = f"{headline.removeprefix('test.').replace('_', ' ')} on test went from {a} to {b}" + f" ({way})" * bool(
-            way
-        )
+        name = headline.removeprefix("test.").replace("_", " ")
+        how = f"{name} on test went from {a} to {b}{f' ({way})' if way else ''}"
         how = how[0].upper() + how[1:]
     classes = {
         n.removeprefix("recall of "): (a, b) for n, (a, b, way) in metrics.items() if n.startswith("recall of ") and way
@@ -242,8 +255,8 @@ def likely_why(
         name, (a, b) = max(classes.items(), key=lambda item: abs(item[1][1] - item[1][0]))
         how += f", most for {name} (recall {a:.3f} -> {b:.3f})"
     if not causes:
-        return f"{how}. Data, labels, params and code are the same: what is left is the machine or chance."
-    alone = " This alone changed." if len(causes) == 1 else ""
+        return f"{how}. Data, labels, params and code are the same: what remains is the machine or chance."
+    alone = " Nothing else changed." if len(causes) == 1 else ""
     return f"{how}. What changed between them: {'; '.join(causes)}.{alone}"
 
 

@@ -51,7 +51,7 @@ def test_photos_in_class_folders(tmp_path):
 
 def test_the_text_says_what_was_seen_and_describes_every_key(tmp_path):
     text = fit_params(photos(tmp_path / "s", {"owl": 6, "swan": 4}, side=90))
-    assert "# fitted: 10 rows, 10 labelled, 2 classes, one label a row" in text
+    assert "# fitted: 10 rows, 10 labelled, 2 classes, one label per row" in text
     assert "# fitted: the median shorter side is 90 pixels" in text
     assert "# side S of the model's S x S input, pixels" in text
     assert max(map(len, text.splitlines())) <= 120
@@ -185,7 +185,7 @@ def test_without_a_git_identity_the_commit_is_evergreen_s_and_nothing_is_configu
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
     (note,) = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
-    assert "git knows no user.name" in note
+    assert "git has no user.name" in note
     monkeypatch.delenv("GIT_DIR")
     assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
     assert list(home.iterdir()) == []

@@ -126,4 +126,4 @@ def test_nothing_changed_is_said():
     nothing = dict(batches={}, images={}, actions={}, relabelled=[], params={}, code=[], metrics={})
     assert "are the same" in likely_why(**nothing)
     alone = likely_why(**nothing | {"params": {"clean.folds": (5, 4)}})
-    assert "params: clean.folds 5 -> 4. This alone changed." in alone
+    assert "params: clean.folds 5 -> 4. Nothing else changed." in alone
