@@ -1,4 +1,4 @@
-"""`evergreen init`: a project of one's own, with parameters that fit the data."""
+"""`evergreen init`: a new project with parameters that fit the data."""
 
 import os
 import subprocess
@@ -90,7 +90,7 @@ def test_small_images_do_not_break_the_expectations_written_for_them(tmp_path):
 
 
 @pytest.mark.parametrize(("labels", "task"), [(["a", "b"], "multiclass"), (["a|b", "b"], "multilabel")])
-def test_several_labels_a_row_make_the_task_multilabel(tmp_path, labels, task):
+def test_several_labels_per_row_make_the_task_multilabel(tmp_path, labels, task):
     source = photos(tmp_path / "s", {"x": 2})
     lines = [f"x/{number}.png,{label}" for number, label in enumerate(labels)]
     (source / "m.csv").write_text("\n".join(["path,label", *lines]))
@@ -176,7 +176,7 @@ def test_what_fails_leaves_the_target_as_it_was(tmp_path, template):
     assert not (tmp_path / "mine").exists()
 
 
-def test_without_a_git_identity_the_commit_is_evergreen_s_and_nothing_is_configured(tmp_path, template, monkeypatch):
+def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_path, template, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))

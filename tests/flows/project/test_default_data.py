@@ -1,4 +1,4 @@
-"""data.dvc in a fresh clone names exactly what ingesting the default set gives: same input, same bytes."""
+"""In a fresh clone, ingesting the default set gives exactly what data.dvc names: same input, same bytes."""
 
 import shutil
 

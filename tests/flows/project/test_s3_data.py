@@ -1,5 +1,7 @@
-"""A project whose releases and data lie in S3: runs push there, what was damaged there is mended, sources come from
-there. On two real servers."""
+"""A project with releases and data in S3: runs push there, damage there is repaired, and sources come from there.
+
+The tests use two real servers.
+"""
 
 import csv
 import subprocess
@@ -61,7 +63,7 @@ def objects(server: Server, bucket: str, prefix: str) -> dict[str, bytes]:
 # DVC's remote
 
 
-def test_one_setting_moves_the_dvc_remote_and_what_is_damaged_there_is_mended(toy: Path, server: Server):
+def test_one_setting_moves_the_dvc_remote_and_damage_there_is_repaired(toy: Path, server: Server):
     bucket = server.bucket()
     use_s3(toy, f"s3://{bucket}/team", server.endpoint)
     tree = a_run(toy)
@@ -84,7 +86,7 @@ def test_one_setting_moves_the_dvc_remote_and_what_is_damaged_there_is_mended(to
         assert objects(server, bucket, "team/dvc/files/md5/") == before
 
 
-def test_a_push_believes_in_a_deleted_object_the_audit_does_not(toy: Path, moto: Server):  # noqa: F811
+def test_dvc_push_trusts_its_index_of_deleted_objects_the_audit_does_not(toy: Path, moto: Server):  # noqa: F811
     bucket = moto.bucket()
     use_s3(toy, f"s3://{bucket}/team", moto.endpoint)
     tree = a_run(toy)
@@ -111,7 +113,7 @@ def test_an_audit_fetches_nothing_twice(toy: Path, moto: Server):  # noqa: F811
         assert {path for path in fetched if not path.endswith(".dir")} == set()  # the listing itself is read
 
 
-def test_what_is_lost_here_and_there_stops_publication(toy: Path, moto: Server):  # noqa: F811
+def test_an_object_lost_in_cache_and_remote_stops_publication(toy: Path, moto: Server):  # noqa: F811
     bucket = moto.bucket()
     use_s3(toy, f"s3://{bucket}/team", moto.endpoint)
     tree = a_run(toy)
@@ -156,7 +158,7 @@ def test_a_push_that_cannot_reach_its_bucket_says_why(toy: Path, moto: Server, m
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
-    """Three sources of the same 12 images: class folders, a CSV with images beside it, Parquet."""
+    """Three sources of the same 12 images: class folders, a CSV next to its images, Parquet."""
     root = tmp_path_factory.mktemp("sources")
     images = [(label, data) for label in ("Bag", "Trouser") for data in image_bytes(label, 6)]
     (root / "manifest/images").mkdir(parents=True)
@@ -227,7 +229,7 @@ def test_signed_requests_fetch_a_source_too(sources: Path, rclone: Server, tmp_p
     assert take(root, params, f"s3://{bucket}/folders/").taken == 12
 
 
-def test_sources_that_are_none_say_so_and_leave_nothing(moto: Server, tmp_path: Path, monkeypatch):  # noqa: F811
+def test_invalid_sources_are_refused_and_leave_nothing(moto: Server, tmp_path: Path, monkeypatch):  # noqa: F811
     bucket = moto.bucket()
     root, params = project(tmp_path / "project", moto.endpoint)
     put = moto.client().put_object

@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 
 def end(main: Path, run_id: str, outcome: str, keep: bool) -> Path:
-    """A run whose model nobody published, as the flow leaves it."""
+    """A run that ended without a publication, as the flow leaves it."""
     tree = released_project.run(main, run_id, 0.6)
     sentence = f"{outcome}: not shown to be better"
     ending = Ending(outcome=outcome, sentence=sentence)

@@ -63,11 +63,11 @@ def test_withdrawn_is_what_was_rolled_back_and_not_put_back(versions, expected):
     ("versions", "before"),
     [(["v1", "v2", "v3"], "v2"), (["v1", "v2", "v3", "v2"], "v1"), (["v1", "v2", "v1", "v3"], "v1")],
 )
-def test_rollback_after_rollback_goes_further_back_never_forth(versions, before):
+def test_rollback_after_rollback_goes_further_back_never_forward(versions, before):
     assert find(history_of(*versions), None).version == before
 
 
-def test_nothing_before_the_first_and_unknown_versions_are_said():
+def test_going_back_before_the_first_or_to_an_unknown_version_is_an_error():
     with pytest.raises(EvergreenError, match="is the first version"):
         find(history_of("v1", "v2", "v1"), None)
     with pytest.raises(EvergreenError, match="no version 'v7' was ever live; there are: v1, v2"):
@@ -76,7 +76,7 @@ def test_nothing_before_the_first_and_unknown_versions_are_said():
         find([], None)
 
 
-def test_releases_tell_what_was_live_when_by_whom_and_why(main):
+def test_releases_lists_what_was_live_when_by_whom_and_why(main):
     rollback(main, "v0.1.0", by="bob", why="worse on night shifts")
     found = json.loads(evergreen(main, "releases", "--json"))["releases"]
     assert [row["version"] for row in found] == ["v0.1.0", "v0.2.0", "v0.3.0", "v0.1.0"]

@@ -33,7 +33,7 @@ def no_push() -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's repository: two commits, and work in progress that nobody may touch."""
+    """A user's repository: two commits, and work in progress that no command may touch."""
     main = tmp_path_factory.mktemp("template") / "main"
     main.mkdir()
     git(main, "init", "--quiet", "--initial-branch=main")
@@ -179,7 +179,7 @@ def test_an_unchanged_champion_is_not_published_twice(project: Project):
     assert_in_order(project)
 
 
-def test_who_was_judged_against_another_champion_must_judge_again(project: Project):
+def test_a_run_judged_against_another_champion_must_judge_again(project: Project):
     one, two, three = (project.run(f"run-{n}") for n in (1, 2, 3))
     first = project.publish(one, None)
     second = project.publish(two, first)

@@ -111,7 +111,7 @@ def test_the_pointer_step_takes_less_than_two_seconds(main):
     assert store(main).live().version == "v0.1.0"
 
 
-def test_damage_of_the_live_version_does_not_stop_the_way_back(main, tmp_path):
+def test_damage_of_the_live_version_does_not_stop_a_rollback(main, tmp_path):
     releases = store(main)
     live = releases.live()
     manifest = json.loads(releases.store.read(f"bundles/{live.bundle}.json")[0])
@@ -169,7 +169,7 @@ def test_a_folder_that_is_not_empty_is_never_restored_into(main, tmp_path):
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
 
 
-def test_what_is_live_already_is_said_but_can_be_restored(main, tmp_path):
+def test_the_live_version_is_refused_but_can_be_restored(main, tmp_path):
     with pytest.raises(EvergreenError, match=r"v0\.3\.0 is live already"):
         rollback(main, "v0.3.0", by="bob", why="-")
     before = store(main).live()

@@ -85,7 +85,7 @@ def test_rerunning_with_new_data_leaves_the_older_version_intact_in_the_cache(to
     assert (toy / "artifacts" / "out").read_text() == "1\n"
 
 
-def test_data_is_restored_from_the_cache_then_from_the_remote_else_named(toy):
+def test_data_is_restored_from_the_cache_then_the_remote_else_it_is_an_error(toy):
     repo = open_repo(toy)
     repo.push()
     shutil.rmtree(toy / "data")

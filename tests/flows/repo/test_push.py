@@ -84,7 +84,7 @@ def test_what_was_damaged_in_the_remote_is_pushed_again(tree: Path, how: str):
     }
 
 
-def test_an_object_lost_here_and_there_stops_publication(tree: Path):
+def test_an_object_without_an_undamaged_copy_stops_publication(tree: Path):
     dvc_push(tree)
     shard = _md5(tree / "data/shard-1.parquet")
     objects(tree.parent / "remote")[shard].unlink()

@@ -65,7 +65,7 @@ def test_by_default_the_live_version_against_the_one_before(main):
     assert not diff(main, "v0.2.0", "v0.2.0").metrics
 
 
-def test_the_users_checkout_is_not_asked(main, tmp_path):
+def test_diff_does_not_read_the_users_checkout(main, tmp_path):
     """An edited, half-deleted checkout without a cache gives the same answer, from the remote."""
     expected = diff(main, "v0.1.0", "v0.3.0")
     copy = released_project.copy(tmp_path)
@@ -79,7 +79,7 @@ def test_the_users_checkout_is_not_asked(main, tmp_path):
     assert not (copy / "data").exists()
 
 
-def test_an_object_that_is_lost_is_said_and_the_rest_is_compared(main, tmp_path):
+def test_a_lost_object_is_reported_and_the_rest_is_compared(main, tmp_path):
     copy = released_project.copy(tmp_path)
     for place in (copy / ".dvc/cache", copy / ".evergreen/remote"):
         shutil.rmtree(place)
@@ -90,7 +90,7 @@ def test_an_object_that_is_lost_is_said_and_the_rest_is_compared(main, tmp_path)
     assert any(line.startswith("the batches:") for line in found.unreadable)
 
 
-def test_unknown_versions_and_no_version_before_are_said(main):
+def test_unknown_versions_and_no_version_before_are_errors(main):
     with pytest.raises(EvergreenError, match=r"no version 'v9'.*v0\.1\.0, v0\.2\.0, v0\.3\.0"):
         diff(main, "v9", "v0.2.0")
     with pytest.raises(EvergreenError, match=r"nothing was live before v0\.1\.0"):
@@ -122,7 +122,7 @@ def test_better_depends_on_the_figure():
     assert direction("corruptions.blur.n", 3, 2) == direction("x", None, 0.5) == direction("thresholds.bag", 1, 2) == ""
 
 
-def test_nothing_changed_is_said():
+def test_equal_versions_are_reported_as_equal():
     nothing = dict(batches={}, images={}, actions={}, relabelled=[], params={}, code=[], metrics={})
     assert "are the same" in likely_why(**nothing)
     alone = likely_why(**nothing | {"params": {"clean.folds": (5, 4)}})

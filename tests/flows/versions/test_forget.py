@@ -1,4 +1,4 @@
-"""`evergreen forget`: nothing of the image is left anywhere, everything else is as it was, killed or not."""
+"""`evergreen forget`: no trace of the image remains, and everything else is unchanged, killed or not."""
 
 import os
 import re
@@ -161,7 +161,7 @@ def test_an_image_is_gone_from_everywhere_and_nothing_else_is(project: Path):
     assert not cached & {Path(shard).stem for shard in dry.shards}
 
 
-def test_the_ledger_says_what_went_and_names_nobody(project: Path):
+def test_the_ledger_says_what_was_erased_and_names_no_person(project: Path):
     name = name_of(BATCH, ROW)
     forget(project, name, "asked by letter", yes=True)
     text = (project / erasures.FILE).read_text()
@@ -207,7 +207,7 @@ def test_a_second_erasure_follows_the_first(project: Path):
     assert holds(project, 1, 0) == holds(project, 1, 3) == []
 
 
-def test_a_whole_batch_can_go(project: Path, tmp_path: Path):
+def test_a_whole_batch_can_be_erased(project: Path, tmp_path: Path):
     """Also one that only an older version has: it is found in the cache and the remote."""
     before = ids(project)
     pointer = store(project).history()[2]
@@ -242,7 +242,7 @@ def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
     assert holds(project, 1, 0) == []
 
 
-def test_not_while_a_run_is_alive_and_not_what_is_not_there(project: Path):
+def test_a_living_run_and_an_unknown_image_are_refused(project: Path):
     with pytest.raises(EvergreenError, match="no image with id or source 'nobody'"):
         forget(project, "nobody", "asked")
     _, lock = workspace.create(project, "20260101T000000000000-abcdef-1", {})

@@ -1,4 +1,4 @@
-"""`evergreen gc` on real releases: afterwards every kept version comes back byte for byte, and the garbage is gone."""
+"""`evergreen gc` on real releases: every retained version is restored byte for byte, and the garbage is gone."""
 
 import os
 import shutil
@@ -117,7 +117,7 @@ def test_a_held_run_is_a_root(project: Path):
     store(project).audit_bundle(digest)
 
 
-def test_versions_are_given_up_on_request_only_and_never_the_last_two(project: Path, tmp_path: Path):
+def test_versions_are_retired_on_request_only_and_never_the_last_two(project: Path, tmp_path: Path):
     releases = store(project)
     history = releases.history()
     kept = [restored(project, pointer, tmp_path / "look") for pointer in history[1:]]
@@ -158,7 +158,7 @@ def test_nothing_is_removed_when_a_root_cannot_be_read(project: Path):
 
 
 @pytest.mark.parametrize("point", ["gc.retired", "gc.removed"])
-def test_killed_in_the_middle_it_is_completed_by_the_next(project: Path, tmp_path: Path, point: str):
+def test_a_killed_gc_is_completed_by_the_next(project: Path, tmp_path: Path, point: str):
     pointer = store(project).history()[2]
     before = restored(project, pointer, tmp_path / "look")
     assert killed_at(point, gc, project, yes=True, keep=2, grace_hours=0)

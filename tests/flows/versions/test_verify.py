@@ -1,4 +1,4 @@
-"""`evergreen verify` on real releases: what is deleted, cut short or altered is named, and mended where it can be."""
+"""`evergreen verify` on real releases: deleted, truncated and altered files are named, and repaired if possible."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_a_damaged_cache_is_named_before_a_checkout_serves_it(project: Path):
     assert cache[oid].read_bytes() == whole
 
 
-def test_what_is_whole_nowhere_says_so_and_repair_does_not_pretend(project: Path):
+def test_an_object_without_an_undamaged_copy_is_reported_and_not_repaired(project: Path):
     remote, cache = objects(project / ".evergreen/remote"), objects(project / ".dvc/cache")
     (listing,) = json.loads(
         next(f.read_text() for oid, f in remote.items() if oid.endswith(".dir") and f.read_text().count("relpath") == 2)

@@ -1,4 +1,4 @@
-"""verify, gc and forget where releases and the DVC remote lie on a real S3 server."""
+"""verify, gc and forget with releases and the DVC remote on a real S3 server."""
 
 from pathlib import Path
 
