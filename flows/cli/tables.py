@@ -1,4 +1,7 @@
-"""Print releases, runs and differences as tables. Names come from users, so rich must not interpret them as markup."""
+"""Print releases, runs and differences as tables.
+
+Names come from users, so rich must not interpret them as markup.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,4 +1,7 @@
-"""Adopt the weights of a timm classifier in a safetensors file. N images, K classes, D feature dimensions."""
+"""Adopt the weights of a timm classifier in a safetensors file.
+
+N images, K classes, D feature dimensions.
+"""
 
 from pathlib import Path
 
