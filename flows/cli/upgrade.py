@@ -1,4 +1,7 @@
-"""`evergreen upgrade` and `evergreen --version`. Only light imports at the top: every command loads this module."""
+"""`evergreen upgrade` and `evergreen --version`.
+
+Only light imports at the top: every command loads this module.
+"""
 
 import os
 import subprocess

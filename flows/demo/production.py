@@ -1,4 +1,4 @@
-"""The demo's second half: production changes, an alarm follows, people label, a retrained model takes over.
+"""The demo's second half: production changes, people label, a retrained model takes over.
 
 Nothing is staged: the live model answers the traffic through ONNX Runtime, the monitor decides, Prefect's automation
 starts the run. Only the person who labels is played: their labels come from truth.parquet, which nothing else reads.

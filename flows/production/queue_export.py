@@ -1,4 +1,4 @@
-"""`evergreen queue`: write the samples that wait for a label in the forms in which people can label them.
+"""`evergreen queue`: write the samples that wait for a label, in forms to label them.
 
 A sample is asked for once. `flows.production.labels` takes the labels back.
 """

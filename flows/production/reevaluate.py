@@ -1,4 +1,4 @@
-"""Accuracy on late labels, and a rollback if the new champion is certainly worse than its predecessor.
+"""Accuracy on late labels, and a rollback if the new champion is certainly worse.
 
 Both models are compared on the same images: those that the champion answered and people labelled. The champion's
 answers are in the log; the predecessor's are computed. If the log keeps no image bytes, the predecessor's own labelled

@@ -1,4 +1,4 @@
-"""`evergreen score`: answer the images of a folder, manifest or S3 prefix with the live model and log the answers.
+"""`evergreen score`: answer a folder, manifest or S3 prefix with the live model; log it.
 
 Model, preprocessing and log are those of serving. If the source says when an image was taken, that is the time of the
 answer; scoring the same source again with the same model then leaves the log unchanged. Only a few images are in memory

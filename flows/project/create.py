@@ -1,4 +1,4 @@
-"""`evergreen init`: make a project, a git repository with Evergreen's code and a params.yaml that fits the data."""
+"""`evergreen init`: a git repository with Evergreen's code and params that fit the data."""
 
 import shutil
 from pathlib import Path

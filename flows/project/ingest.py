@@ -1,4 +1,4 @@
-"""Commands that change data/: restore it first, change it, store it with DVC, and commit data.dvc alone."""
+"""Commands that change data/: restore, change, store with DVC, commit data.dvc alone."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,4 +1,4 @@
-"""Three-way merge of a project's code: Evergreen as it was, the project as it is, Evergreen as it is now.
+"""Three-way merge of code: Evergreen as it was, the project now, Evergreen now.
 
 Files that the user never touched are taken over. Files that both changed go through `git merge-file`. A file that
 moved is merged at its new place.

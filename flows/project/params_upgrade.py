@@ -1,4 +1,4 @@
-"""params.yaml of an older Evergreen in today's names: edited as text, so values, comments and order stay."""
+"""An older params.yaml in today's names; values, comments and order stay."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

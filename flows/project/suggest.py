@@ -1,4 +1,4 @@
-"""Suggest parameters for a user's images and labels, from all rows and a bounded sample of the images.
+"""Suggest parameters for a user's images and labels, from a bounded sample.
 
 `profile_source` measures, `suggest_params` decides. Each choice comes with the reason that params.yaml shows above it.
 """

@@ -1,4 +1,4 @@
-"""`evergreen upgrade`: give a project the code of a newer Evergreen without losing what its user changed.
+"""`evergreen upgrade`: newer Evergreen code, without losing what the user changed.
 
 A project runs its own copy of the code. The upgrade is a three-way merge: Evergreen's code as the project got it, the
 project's code now, Evergreen's code now. Without conflicts it is one commit, so one `git revert` undoes it. Data, logs

@@ -1,4 +1,4 @@
-"""`evergreen adopt`: make a model that is already deployed the first champion, measured on this project's images.
+"""`evergreen adopt`: make a model that is already deployed the first champion.
 
 As in a run, the work happens in a workspace of HEAD: inspect and validate run (or are restored), the bundle is built,
 and it is published the same way. The release's dvc.yaml holds these two stages and a frozen stage `adopt` with the

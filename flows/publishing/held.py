@@ -1,4 +1,4 @@
-"""A person's decision about a run that was not promoted: `evergreen approve` and `evergreen promote --override`.
+"""`evergreen approve` and `promote --override`: a person decides about a run.
 
 Held runs were not promoted automatically and wait for a person's approval. flows.publishing.run_records says how they
 are stored.

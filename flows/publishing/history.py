@@ -1,4 +1,4 @@
-"""What was live when, and which versions were withdrawn by a rollback: pure functions over the pointer history.
+"""What was live when, and what a rollback withdrew, from the pointer history.
 
 A version that was rolled back from is *withdrawn*. If a retrain gives that same model again, or starts from the same
 inputs, the run is held for a person and not promoted: otherwise the next schedule would undo the rollback.

@@ -1,4 +1,4 @@
-"""Collects the gate's evidence: challenger and champion on the same images, each by its own exported model."""
+"""Collects the gate's evidence: challenger and champion on the same images."""
 
 from pathlib import Path
 

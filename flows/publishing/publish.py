@@ -1,4 +1,4 @@
-"""Publish a judged bundle: make it live, so that a kill at any point leaves the old version live or the new one.
+"""Publish a judged bundle: a kill at any point leaves the old version or the new one live.
 
     1  upload the bundle's immutable objects      nothing points at them yet
     2  read them back and hash

@@ -1,4 +1,4 @@
-"""Record in git which versions exist and which was live when: the `releases` branch, and tags as GTO defines them.
+"""Record in git which versions exist and which was live when, as GTO defines it.
 
     releases                     one commit per release: params, dvc.lock, metrics, data.dvc, tombstones of its run
     <name>@v0.2.0                a version; its message names the bundle

@@ -1,4 +1,4 @@
-"""`evergreen rollback`: make an older version live again, and restore its model and data into a folder.
+"""`evergreen rollback`: make an older version live again, or restore it into a folder.
 
 A rollback is a new pointer, forward in history, to that version: the history loses nothing. The data of versions is
 read from DVC's objects and never from a checkout.

@@ -1,4 +1,4 @@
-"""Run DVC's stages in this process: the same functions and lock as `dvc repro`, without an interpreter per stage.
+"""Run DVC's stages in this process: the same functions and lock as `dvc repro`.
 
 `bring_up_to_date` leaves exactly what `dvc repro <stage>` leaves: afterwards `dvc status` is clean and `dvc repro` runs
 nothing. In a workspace that `dvc repro` has finished, it finds every stage unchanged.

@@ -1,4 +1,4 @@
-"""What decides a run's result: the input key, its lock, and how earlier runs over the same inputs ended.
+"""What decides a run's result: the input key, its lock, how earlier runs over it ended.
 
     .evergreen/seen/<input key>.json    how the run over these inputs ended: the up-to-date check
     .evergreen/seen/<input key>.lock    flock held by the process of the one run over these inputs

@@ -1,4 +1,4 @@
-"""One workspace per run: a detached git worktree of the user's HEAD that shares DVC's cache and remote.
+"""One workspace per run: a detached git worktree of HEAD that shares DVC's cache.
 
     .evergreen/runs/<run id>/lock       flock held by the run's process while it lives
     .evergreen/runs/<run id>/tree/      the worktree; the newest ones stay, so that `dvc status` still works there

@@ -1,4 +1,4 @@
-"""`evergreen retrain`: check whether there is something to do, then start one run as a process of its own.
+"""`evergreen retrain`: check whether there is something to do, then start one run.
 
 The up-to-date check imports nothing heavy. It hashes what HEAD names (git's own object ids) and the tombstones. If a
 run over exactly these inputs has ended, the command reports that ending and starts nothing.

@@ -1,4 +1,6 @@
-"""A client of Prefect's REST API that does not import Prefect, whose own client takes two seconds to load.
+"""A client of Prefect's REST API that does not import Prefect.
+
+Prefect's own client takes two seconds to load.
 
 A 4xx/5xx reply, or none, raises EvergreenError with the address and the server's own words. Before that, requests are
 retried as Prefect's own client does: with SQLite a busy server answers 503 without having done anything.

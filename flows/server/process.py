@@ -1,4 +1,4 @@
-"""The project's own Prefect server: start it if no server is configured, keep it running, find it again.
+"""The project's own Prefect server: start it, keep it running, find it again.
 
 A temporary server per run would cost 10-20 s each time and outlive a killed run. So one detached `prefect server`
 serves all runs of a project until `evergreen down`. By default it uses SQLite under .evergreen/prefect and listens on

@@ -1,4 +1,4 @@
-"""The nightly clean-up: retention, leftovers of killed writers, unfinished releases, undelivered alerts."""
+"""The nightly clean-up: retention, leftovers, unfinished releases, unsent alerts."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The process behind `evergreen up`: start the project's services and restart those that die, with back-off.
+"""The process behind `evergreen up`: starts services and restarts those that die.
 
     python -m flows.services.supervisor        (in the project's folder)
 

@@ -1,4 +1,4 @@
-"""Everything that `evergreen gc` could delete: each stored file, its size and age, and whether a root needs it."""
+"""Everything that `evergreen gc` could delete, and whether a root needs it."""
 
 import os
 import shutil

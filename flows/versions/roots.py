@@ -1,4 +1,4 @@
-"""What `evergreen gc` must not delete: everything that a retained version, a branch, a checkout or a run needs.
+"""What `evergreen gc` must not delete: all that a version, branch, checkout or run needs.
 
 Every root is read completely before anything is deleted. If a commit, listing or manifest is missing, `read_roots`
 raises, and gc deletes nothing. A tombstone removes no root: a tombstoned batch is part of the versions that used it.

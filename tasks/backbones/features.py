@@ -1,4 +1,4 @@
-"""Cache of the network features of whole shards: one memory-mapped float16 array per shard, computed once.
+"""Cache of the features of whole shards: one memory-mapped float16 array per shard.
 
 Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, in the row order of the shard, and next to
 it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images section and the

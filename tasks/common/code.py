@@ -1,4 +1,4 @@
-"""The modules that a module imports, and a version of their code, for all cache keys and for dvc.yaml.
+"""Import closures and a version of their code, for cache keys and dvc.yaml.
 
 `import_closure` follows imports through this repository, inside functions too. `code_version` hashes the code of that
 closure, so that changed code never reads what older code cached. Comments, docstrings and blank lines do not count:

@@ -1,4 +1,4 @@
-"""One array over many shards: reads the rows of a table's samples on demand from per-shard memory maps.
+"""One array over many shards: reads a table's rows on demand from memory maps.
 
 Training and evaluation index it like a NumPy array, although the data may exceed memory.
 """

@@ -1,1 +1,1 @@
-"""Running an exported model: logits to calibrated probabilities, thresholds, out-of-distribution score."""
+"""Running an exported model: calibrated probabilities, thresholds, out-of-distribution score."""

@@ -1,4 +1,6 @@
-"""Run the exported model under ONNX Runtime: pixels in, logits, probabilities and features out; no torch.
+"""Run the exported model under ONNX Runtime: pixels in, probabilities and features out.
+
+Outputs are logits, probabilities and features; no torch is needed.
 
 N images, S the input's side in pixels, K classes, D feature dimensions.
 """

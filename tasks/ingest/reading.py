@@ -1,4 +1,4 @@
-"""The first reading of a source: what is new, what is refused, each image's split, which labels are added.
+"""The first reading of a source: new images, refusals, splits, added labels.
 
 Every row is hashed; a new image is decoded once and measured. Memory holds its measures and some hundred bytes more,
 never its pixels or encoded bytes. This module writes nothing.

@@ -1,4 +1,4 @@
-"""The split of each new image: decided once, never changed, and the same as that of its near-duplicates.
+"""The split of each new image: decided once, shared with its near-duplicates.
 
 N new images lie in G groups of identical hash and thumbnail; `pairs` (P, 2) are near-duplicate groups.
 An image goes to the first of these that exists:

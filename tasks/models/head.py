@@ -1,4 +1,7 @@
-"""The stage-2 classifier: a linear layer on the stage-1 features. N samples, K classes, D feature dimensions."""
+"""The stage-2 classifier: a linear layer on the stage-1 features.
+
+N samples, K classes, D feature dimensions.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

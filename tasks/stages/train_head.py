@@ -1,4 +1,4 @@
-"""Stage `train_head`: stage 2, a class-balanced classifier on the frozen stage-1 features, in seconds.
+"""Stage `train_head`: a class-balanced classifier on the frozen stage-1 features.
 
 Reads what train_backbone read and wrote; writes artifacts/train_head/{head.safetensors: weight (K, D), bias (K,);
 head.json: the method and every candidate's score} and metrics/train_head.json. N is the number of samples, K of

@@ -1,4 +1,4 @@
-"""A prefix of an S3 bucket: objects by full name, readable errors, reads that survive a broken connection.
+"""A prefix of an S3 bucket: readable errors, reads that survive a broken connection.
 
 Credentials come from boto3's own chain.
 """

@@ -1,4 +1,4 @@
-"""Choose and build a model's own drift reference: held-out images with the model's features and answers.
+"""Choose and build a model's own drift reference from held-out images.
 
 Monitoring compares production with this, not with the last window, so that slow drift stays visible. Rows come from
 the calibration and test splits: on training images the model would be more certain than on any new ones. If enough

@@ -1,4 +1,4 @@
-"""Stage `bundle`: everything that serving and monitoring need, in one folder with a manifest of its files.
+"""Stage `bundle`: all that serving and monitoring need, in one folder with a manifest.
 
     artifacts/bundle/
       model.onnx           the finished model, see tasks.stages.calibrate.export

@@ -1,4 +1,4 @@
-"""Stage `calibrate`: calibrated probabilities, thresholds, an out-of-distribution score, and the exported model.
+"""Stage `calibrate`: probabilities, thresholds, out-of-distribution score, exported model.
 
     artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}}
     artifacts/calibrate/ood.safetensors    reference bank of the out-of-distribution score (empty for energy)

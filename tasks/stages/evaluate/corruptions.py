@@ -1,4 +1,6 @@
-"""Image corruptions as cameras or networks cause them, each at one fixed strength, repeatable to the bit.
+"""Image corruptions as cameras or networks cause them, at one fixed strength each.
+
+Repeatable to the bit.
 
 Applied to model input: uint8 (S, S, 3), S the side in pixels. Kinds and strengths follow the middle severities of
 Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions"; lengths are shares of S, so

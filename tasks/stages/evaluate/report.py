@@ -1,4 +1,4 @@
-"""What `evaluate` writes for people: report.json, plots, and CSV files for `dvc plots`, of the test split.
+"""What `evaluate` writes for people: report.json, plots, and CSV files for `dvc plots`.
 
 N images, K classes.
 """

@@ -1,4 +1,4 @@
-"""The training loop of stage 1, on arrays: keeps the best epoch, resumable, in one process or several.
+"""The training loop of stage 1, on arrays: keeps the best epoch, can be resumed.
 
 N is the number of samples, K of classes, D of feature dimensions, S the side of the input in pixels.
 

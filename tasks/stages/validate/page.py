@@ -1,4 +1,4 @@
-"""Renders the page that shows what `validate` found: one HTML file without scripts that loads nothing.
+"""Renders the page of `validate`: one HTML file without scripts that loads nothing.
 
 Labels, file names and reasons come from outside. So Jinja's autoescape escapes every value, and a content security
 policy forbids scripts.

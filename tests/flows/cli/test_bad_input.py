@@ -261,7 +261,7 @@ def test_a_data_dvc_that_cannot_be_read(project, tmp_path):
     (project / "data.dvc").write_text((project / "data.dvc").read_text() + "<<<<<<< HEAD\n")
     shutil.rmtree(project / "data")
     source = images(tmp_path / "more", {"cat": 1})
-    says(evergreen(project, "ingest", str(source)), 1, "data.dvc", "`git checkout` brings back the committed ones")
+    says(evergreen(project, "ingest", str(source)), 1, "data.dvc", "`git checkout` restores the committed ones")
     git(project, "checkout", "-q", "data.dvc")
     takes_more(project)
 

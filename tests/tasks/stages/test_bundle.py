@@ -69,7 +69,7 @@ def test_missing_extra_truncated_and_linked_files_are_all_named_at_once(folder):
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}'])
 def test_a_broken_manifest_is_refused(folder, manifest):
     (folder / "MANIFEST.json").write_text(manifest)
-    with pytest.raises(bundle.BundleDamaged, match="no manifest"):
+    with pytest.raises(bundle.BundleDamaged, match="not the manifest"):
         bundle.verify(folder)
 
 
