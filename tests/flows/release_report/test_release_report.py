@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.publishing.outcomes import Ending
-from flows.release_report import charts, facts, images
+from flows.release_report import charts, facts, heat
 from flows.release_report import page as release_page
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
@@ -171,13 +171,13 @@ def test_heat_is_computed_once_per_model(run, monkeypatch):
     make_champion(root, params, releases)
     verdict = second_verdict(root, params, releases)
     ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict)
-    asked, grad_cam = [], images._grad_cam
+    asked, grad_cam = [], heat._grad_cam
 
     def counted(*arguments):
         asked.append(arguments)
         return grad_cam(*arguments)
 
-    monkeypatch.setattr(images, "_grad_cam", counted)
+    monkeypatch.setattr(heat, "_grad_cam", counted)
     first, second = (tiles(release_page.write(root, params, releases, RUN, ending)) for _ in range(2))
     assert len(asked) == 1
     assert first == second
