@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from standardwebhooks import webhooks
 
 from flows.services import webhook
 from tasks.common.errors import EvergreenError
@@ -64,6 +66,13 @@ def client(tmp_path, monkeypatch, events) -> TestClient:
     return TestClient(app)
 
 
+class At(datetime):
+    """datetime whose now() is fixed."""
+
+    def __new__(cls, seconds):
+        return type("Fixed", (datetime,), {"now": classmethod(lambda _, tz=None: datetime.fromtimestamp(seconds, tz))})
+
+
 def signed(id_: str = "msg-1", body: bytes = BODY, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
     """Headers as the Standard Webhooks specification has them, made without the code under test."""
     stamp = str(int(time.time() if at is None else at))
@@ -88,11 +97,24 @@ def test_a_signed_message_starts_one_retraining_with_its_reason(client, events):
     assert event["payload"]["reason"] == "webhook: camera 3 was replaced"
 
 
-def test_the_specifications_own_example_verifies():
+def test_the_specifications_own_example_verifies(monkeypatch):
     """Example of the Standard Webhooks specification's reference libraries."""
+    monkeypatch.setattr(webhooks, "datetime", At(1614265330))
     key = webhook.secret_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    found = webhook.signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
-    assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    assert webhook.verified(key, headers, b'{"test": 2432232314}') == headers["webhook-id"]
+
+
+def test_a_secret_without_prefix_is_the_key_itself():
+    """Secrets that were set before the specification's format was known keep working."""
+    key, stamp = b"an old secret", str(int(time.time()))
+    mac = base64.b64encode(hmac.new(key, b"m." + stamp.encode() + b"." + BODY, hashlib.sha256).digest()).decode()
+    headers = {"webhook-id": "m", "webhook-timestamp": stamp, "webhook-signature": f"v1,{mac}"}
+    assert webhook.verified(webhook.secret_key("an old secret"), headers, BODY) == "m"
 
 
 def test_a_message_can_be_used_once_even_after_a_restart(client, events, tmp_path):
@@ -126,6 +148,9 @@ def test_one_of_many_concurrent_copies_is_accepted(client, events):
         {"webhook-timestamp": "-5"},
         {"webhook-id": "a.b"},
         {"webhook-id": "x" * 300},
+        {"webhook-timestamp": "nan"},
+        {"webhook-signature": "v1"},
+        {"webhook-signature": "v1,?"},
     ],
 )
 def test_a_tampered_message_is_refused(client, events, change):
@@ -164,9 +189,14 @@ def test_the_webhook_is_off_without_a_key(client, monkeypatch):
     assert send(client, signed()) == 503
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"reason": 3}', b'{"reason": "  "}', b"\xff", b"[" * 50_000])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"reason": 3}', b'{"reason": "  "}', b"[" * 50_000])
 def test_a_signed_message_without_a_reason_is_refused(client, events, body):
     assert send(client, signed(body=body), body) == 422
+    assert events.got == []
+
+
+def test_a_signed_body_that_is_not_utf_8_is_refused(client, events):
+    assert send(client, signed(body=b"\xff"), b"\xff") == 401
     assert events.got == []
 
 
