@@ -37,9 +37,12 @@ def secret_key(secret: str) -> bytes:
     """Return the key in `secret`: base64 after "whsec_", as the specification writes it, else the text itself."""
     if secret.startswith("whsec_"):
         try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
             raise EvergreenError("the webhook's secret begins with whsec_, but what follows is not base64") from None
+        if not key:  # anybody could sign with an empty key
+            raise EvergreenError("the webhook's secret is whsec_ with nothing after it: expected base64 of the key")
+        return key
     return secret.encode()
 
 
@@ -109,6 +112,8 @@ def router(root: Path) -> APIRouter:
             id_ = verified(secret_key(secret), request.headers, body)
         except PermissionError as error:
             raise HTTPException(401, str(error)) from None
+        except EvergreenError as error:
+            raise HTTPException(503, f"the webhook is off: {error}") from None
         try:
             reason = reason_of(body)
         except ValueError as error:

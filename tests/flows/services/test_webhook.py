@@ -232,3 +232,13 @@ def test_a_broken_secret_says_what_is_wrong_and_not_what_it_is():
     with pytest.raises(EvergreenError, match="not base64") as error:
         webhook.secret_key("whsec_***hush***")
     assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_***hush***"])
+def test_an_unusable_secret_turns_the_webhook_off(client, events, monkeypatch, secret):
+    monkeypatch.setenv("EVERGREEN_WEBHOOK_SECRET", secret)
+    answer = client.post("/hooks/retrain", content=BODY, headers=signed())
+    assert answer.status_code == 503
+    assert "the webhook is off" in answer.json()["detail"]
+    assert "hush" not in answer.text
+    assert events.got == []
