@@ -106,7 +106,7 @@ def check(work: Path) -> None:
     run(project, NEW_COMMAND, project, "verify", "--deep")
     expect(run(project, NEW_COMMAND, project, "rollback", "v0.1.0"), "v0.1.0 is live")
     expect(run(project, NEW_COMMAND, project, "status"), "live:        v0.1.0")
-    expect(run(project, NEW_COMMAND, project, "retrain"), "nothing new", "v0.2.0 was rolled back")
+    expect(run(project, NEW_COMMAND, project, "retrain"), "nothing new", "rolled v0.2.0 back")
     expect(run(ROOT, NEW_COMMAND, project, "upgrade"), "already: nothing to do")
 
     git(project, *identity_options(project), "revert", "--no-edit", upgrade)
