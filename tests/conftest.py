@@ -55,7 +55,7 @@ LONGEST += ["publish", "capture", "release_report", "ingest_atomic", "review", "
 
 def pytest_collection_finish() -> None:
     gc.collect()
-    gc.freeze()  # what the libraries hold is no garbage in any test
+    gc.freeze()  # what the libraries hold is not garbage in any test
 
 
 @pytest.hookimpl(trylast=True)

@@ -292,7 +292,7 @@ def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
 
     endings = {run["state_name"] for run in ask("flow_runs", {})}
     assert {"Promoted", "Refused", "Unchanged", "Crashed"} <= endings
-    assert "Running" not in endings, "a killed run must not look alive for ever"
+    assert "Running" not in endings, "a killed run must not look alive forever"
     keys = {artifact["key"] for artifact in ask("artifacts", {})}
     assert {"inspect", "validate", "clean", "evaluate", "evaluate-plots", "verdict"} <= keys
     assert {"release-report", "validation-page"} <= keys

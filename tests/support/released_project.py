@@ -110,7 +110,7 @@ def run(main: Path, run_id: str, quality: float = 0.8) -> Path:
     """The worktree that a finished run over HEAD leaves; `quality` makes its figures and its bundle."""
     tombstones = store(main).tombstones()
     tree, lock = workspace.create(main, run_id, tombstones)
-    shutil.rmtree(main / ".dvc/cache/runs", ignore_errors=True)  # `quality` is no input that DVC knows of
+    shutil.rmtree(main / ".dvc/cache/runs", ignore_errors=True)  # `quality` is not an input that DVC knows
     repo = open_repo(tree)
     restore_data(repo)
     bring_up_to_date(repo, "validate", lambda _, root: _stage(root, quality))

@@ -155,7 +155,7 @@ def store(root: Path) -> Releases:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Path -> sha256 of every file beneath `folder`."""
+    """Path -> sha256 of every file under `folder`."""
     return {str(f.relative_to(folder)): sha256_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""kill -9 at the points no other test kills at, what a dead run leaves, and that nothing waits for ever.
+"""kill -9 at the points no other test kills at, what a dead run leaves, and that nothing waits forever.
 
 The full matrix, every point five times, is `python -m benchmarks.kills`.
 """
@@ -210,7 +210,7 @@ def test_a_published_run_that_was_killed_before_its_record_gets_it(tmp_path: Pat
     assert not folder.exists()
 
 
-# --- nothing waits for ever -------------------------------------------------------------------------------------
+# --- nothing waits forever -------------------------------------------------------------------------------------
 
 
 def test_a_lock_is_free_at_once_when_its_holder_is_killed_and_named_when_it_hangs(tmp_path: Path):
