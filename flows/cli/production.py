@@ -36,7 +36,7 @@ def score(
 
 def queue(
     pick: Annotated[
-        float | None, typer.Option(help="First pick the most informative samples of this many latest hours.")
+        float | None, typer.Option(min=0, help="First pick the most informative samples of this many latest hours.")
     ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write a table to fill in, with the images in a folder next to it.")
@@ -60,6 +60,8 @@ def queue(
     if not any((csv, label_studio, html)):
         for entry in waiting[:20]:
             typer.echo(f"  {entry.id[:12]}  {entry.at:%Y-%m-%d %H:%M}  {entry.why:<10}  {entry.source or ''}")
+        if len(waiting) > 20:
+            typer.echo(f"  ... and {len(waiting) - 20} more")
 
 
 def label(

@@ -89,6 +89,8 @@ def upgrade(
     commit = apply(found)
     for line in ending(found, commit):
         typer.echo(line)
+    if commit is None:
+        raise typer.Exit(1)
 
 
 def _run_newer(source: Path, root: Path, yes: bool, base: str | None) -> int:

@@ -79,6 +79,10 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
     profile = profile_source(source, columns)
     params = _params_text(source, profile)
+    if (template / RECORD).is_file():
+        raise EvergreenError(
+            f"{template} is a project, whose changes are its own: run `evergreen init` of a clone of Evergreen instead"
+        )
     files = needed_files(template)
     try:
         target.mkdir(parents=True, exist_ok=True)

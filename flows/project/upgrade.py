@@ -6,6 +6,7 @@ and releases are not touched: each format has a version number, and readers acce
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ import yaml
 
 from flows.project import origin
 from flows.project.merge import File, Step, merge_code
-from flows.project.moves import old_names
+from flows.project.moves import moved_to, old_names
 from flows.project.params_upgrade import Migrated, migrate_params
 from flows.repo.git import git, git_bytes, identity_options
 from flows.repo.run_inputs import stage_dependencies
@@ -88,6 +89,11 @@ def check_project(root: Path, source: Path) -> None:
     for name, (what, end) in UNDER_WAY.items():
         if (root / git(root, "rev-parse", "--git-path", name)).exists():
             raise EvergreenError(f"{what} is under way in {root}: end it first ({end}), then upgrade")
+    if git(root, "ls-files", "--unmerged"):
+        raise EvergreenError(
+            f"conflicts in {root} wait for you (`git status` lists them): resolve them, `git add` each, `git commit`. "
+            "Or give up with `git reset --hard`. Then upgrade"
+        )
     if (branch := git(root, "rev-parse", "--abbrev-ref", "HEAD")) == "HEAD":
         raise EvergreenError(f"HEAD of {root} is on no branch: `git switch BRANCH` first, so that the upgrade has one")
     changed = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -112,12 +118,14 @@ def plan(root: Path, source: Path, base: str | None = None) -> Plan:
     old, was = _base(root, ours, base)
     names = origin.needed_files(source)
     new = origin.version_at(source)
+    _refuse_older(root, old, source, new)
     theirs = _hashed(root, source, names)
     texts = {file.id: (source / name).read_bytes() for name, file in theirs.items()}
 
     def read(file: File) -> bytes:
         return texts[file.id] if file.id in texts else _blob(root, file, old)
 
+    _refuse_taken(root, was, ours, theirs)
     labels = ("yours", f"Evergreen {old}", f"Evergreen {new}")
     steps = merge_code(was, ours, theirs, read, labels)
     entries, made = _result(ours, steps)
@@ -125,10 +133,10 @@ def plan(root: Path, source: Path, base: str | None = None) -> Plan:
     if migrated and migrated.text != read(ours["params.yaml"]).decode():
         entries["params.yaml"], made["params.yaml"] = File(ours["params.yaml"].mode, ""), migrated.text.encode()
     template = origin.template_revision(source)
-    _keep_base(entries, made, theirs, texts)
+    _keep_base(entries, made, theirs, {step.path for step in steps if step.kind == "conflict"})
     record = origin.record_text(new, template, {name: file.id for name, file in theirs.items()})
     entries[origin.RECORD], made[origin.RECORD] = File("100644", ""), record.encode()
-    _check_clashes(entries)
+    _check_clashes(root, entries, ours)
 
     def after(path: str) -> bytes:
         return made[path] if path in made else read(entries[path])
@@ -177,7 +185,7 @@ def _blob(root: Path, file: File, version: str) -> bytes:
         raise EvergreenError(
             f"{root} lacks the git object {file.id[:12]}, a file of Evergreen {version} as this project got it: an "
             f"upgrade needs it to tell your changes apart. In a shallow clone, `git fetch --unshallow` brings "
-            f"it. ({error})"
+            f"it; else name the commit that holds Evergreen's code unchanged with `--base`. ({error})"
         ) from None
 
 
@@ -228,19 +236,54 @@ def _result(ours: dict[str, File], steps: list[Step]) -> tuple[dict[str, File], 
     return entries, made
 
 
-def _keep_base(
-    entries: dict[str, File], made: dict[str, bytes], theirs: dict[str, File], texts: dict[str, bytes]
-) -> None:
-    """Keep Evergreen's own text of each file that differs from it now: the next upgrade's base."""
+def _keep_base(entries: dict[str, File], made: dict[str, bytes], theirs: dict[str, File], conflicts: set[str]) -> None:
+    """Keep Evergreen's own text of each file that differs from it now, or may once its conflict is resolved.
+
+    The next upgrade merges from it, in a clone too.
+    """
     for name in [name for name in entries if name.startswith(origin.KEPT)]:
         del entries[name]
     for name, file in theirs.items():
-        if name not in entries or name in made or entries[name].id != file.id:
+        if name not in entries or name in made or name in conflicts or entries[name].id != file.id:
             entries[origin.KEPT + name] = file
 
 
-def _check_clashes(entries: dict[str, File]) -> None:
+def _refuse_older(root: Path, old: str, source: Path, new: str) -> None:
+    """Raise EvergreenError where the project has a newer Evergreen than `source`; unknown versions pass."""
+    try:
+        older = tuple(map(int, new.split("."))) < tuple(map(int, old.split(".")))
+    except ValueError:
+        return
+    if older:
+        raise EvergreenError(
+            f"{root} has Evergreen {old}, and {source} is the older {new}, which may not read newer files. "
+            "To go back, `git revert` the commit of the upgrade"
+        )
+
+
+def _refuse_taken(root: Path, was: dict[str, File], ours: dict[str, File], theirs: dict[str, File]) -> None:
+    """Raise EvergreenError where a file of the user is at the new place of a file of Evergreen that moves."""
+    targets = {moved_to(name) for name in was if name not in theirs} - was.keys()
+    if taken := sorted(name for name in targets if name in theirs and name in ours):
+        raise EvergreenError(
+            f"{', '.join(taken)}: your own in {root}, but Evergreen's files move there. Move yours, commit, and upgrade"
+        )
+
+
+def _check_clashes(root: Path, entries: dict[str, File], ours: dict[str, File]) -> None:
+    """Raise EvergreenError where a file of the user would be overwritten or hidden."""
+    if there := sorted(name for name in entries if name not in ours and os.path.lexists(root / name)):
+        more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+        raise EvergreenError(
+            f"{', '.join(there[:5])}{more}: not in git (ignored, perhaps), and the upgrade would overwrite them. Move "
+            "them elsewhere, then upgrade"
+        )
     for name in entries:
+        if name.endswith(".py") and f"{name.removesuffix('.py')}/__init__.py" in entries:
+            raise EvergreenError(
+                f"{name} is a module of yours, and Evergreen now has a package of that name, which would hide it: "
+                "rename yours, commit, and upgrade"
+            )
         for parent in list(Path(name).parents)[:-1]:
             if parent.as_posix() in entries:
                 raise EvergreenError(
@@ -310,7 +353,7 @@ def _longest_run(root: Path) -> float | None:
         return None
     seen, found = set(), []
     for pointer in history:
-        if pointer.version in seen:
+        if pointer.version in seen or pointer.why.startswith("approved"):  # waited for a person
             continue
         seen.add(pointer.version)
         try:

@@ -537,8 +537,8 @@ def load_run_params(path: Path | str) -> Params:
     if "size" in values.get("images", {}):
         raise ParamsError(
             f"{path} says images.size ({params.images.resolution}), the old name of images.resolution. DVC ignores "
-            "keys named `size`, so a change of it would retrain nothing: rename it to `resolution` (or run "
-            "`evergreen upgrade`) and commit"
+            "keys named `size`, so a change of it would retrain nothing: rename it to `resolution` and "
+            "commit"
         )
     if missing := [name for name in STAGE_SECTIONS if name not in values]:
         raise ParamsError(

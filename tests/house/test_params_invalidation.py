@@ -192,7 +192,7 @@ def test_the_old_name_of_the_resolution_is_read_but_not_run_with(project):
     images = {"size" if key == "resolution" else key: value for key, value in ORIGINAL["images"].items()}
     project.write(ORIGINAL | {"images": images})
     assert load_params(project.root / "params.yaml").images.resolution == ORIGINAL["images"]["resolution"]
-    with pytest.raises(ParamsError, match=r"images\.size \(64\), the old name of images\.resolution.*upgrade"):
+    with pytest.raises(ParamsError, match=r"images\.size \(64\), the old name of images\.resolution.*rename it"):
         project.bring("inspect")
 
 

@@ -195,3 +195,11 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
 def test_a_hostile_folder_name_stays_a_comment(tmp_path):
     source = photos(tmp_path / "x\ngate: {margin: 1}", {"a": 2})
     assert fitted(source).gate.margin != 1
+
+
+def test_a_project_is_not_a_template(template, tmp_path):
+    """Its own changes would be recorded as Evergreen's, and the next upgrade would drop them."""
+    (template / "evergreen.json").write_text("{}")
+    with pytest.raises(EvergreenError, match="run `evergreen init` of a clone of Evergreen"):
+        init_project(tmp_path / "second", photos(tmp_path / "s", {"a": 3, "b": 3}), template)
+    assert not (tmp_path / "second").exists()

@@ -246,13 +246,62 @@ def test_evergreen_itself_is_not_a_project(project, evergreen):
 
 
 def test_untracked_files_in_the_way_are_never_overwritten(project, evergreen):
-    write(project, {"evergreen.json": "mine"})
     head = git(project, "rev-parse", "HEAD")
-    found = plan(project, evergreen)
+    planned = plan(project, evergreen)
+    write(project, {"evergreen.json": "mine"})
+    with pytest.raises(EvergreenError, match=r"evergreen\.json: not in git"):
+        plan(project, evergreen)
     with pytest.raises(EvergreenError, match=r"evergreen\.json"):
-        apply(found)
+        apply(planned)  # the file came after the plan
     assert (project / "evergreen.json").read_text() == "mine"
     assert git(project, "rev-parse", "HEAD") == head
+
+
+def test_ignored_files_in_the_way_are_never_overwritten(project, evergreen):
+    commit(project, {".gitignore": "tasks/common/\n"})
+    write(project, {"tasks/common/files.py": "PRECIOUS = 1\n"})
+    with pytest.raises(EvergreenError, match=r"tasks/common/files\.py: not in git"):
+        plan(project, evergreen)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tasks/common/files.py", r"tasks/common/files\.py: your own .*Evergreen's files move there"),
+        ("tasks/common.py", r"tasks/common\.py is a module of yours, and Evergreen now has a package of that name"),
+    ],
+)
+def test_a_file_of_the_user_where_evergreen_moves_one_is_never_lost(project, evergreen, name, expected):
+    commit(project, {name: "MINE = 1\n"})
+    with pytest.raises(EvergreenError, match=expected):
+        plan(project, evergreen)
+    assert (project / name).read_text() == "MINE = 1\n"
+
+
+def test_an_older_evergreen_is_refused(project, evergreen, tmp_path):
+    apply(plan(project, evergreen))
+    older = new_evergreen(tmp_path / "older", {"tasks/common/version.py": 'VERSION = "0.1.9"\n'})
+    with pytest.raises(EvergreenError, match=r"has Evergreen 0\.2\.0, and .* is the older 0\.1\.9"):
+        plan(project, older)
+
+
+def test_the_base_of_a_resolved_conflict_is_in_every_clone(project, evergreen, tmp_path):
+    """The user deleted a file that Evergreen changed, and keeps it with a change of their own."""
+    git(project, "rm", "-q", "tasks/gate.py")
+    git(project, "commit", "-qm", "no gate")
+    assert apply(plan(project, evergreen)) is None
+    with pytest.raises(EvergreenError, match=r"conflicts in .* wait for you .*git reset --hard"):
+        plan(project, evergreen)
+    write(project, {"tasks/gate/judge.py": "MARGIN = 9\n"})
+    git(project, "add", "tasks/gate/judge.py")
+    git(project, "commit", "--no-edit", "-q")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", project.as_uri(), str(clone))
+    newer = {"tasks/common/version.py": 'VERSION = "0.3.0"\n', "tasks/gate/judge.py": "MARGIN = 4\n"}
+    found = plan(clone, new_evergreen(tmp_path / "newest", newer))
+    assert kinds(found)["tasks/gate/judge.py"] == "conflict"
+    assert apply(found) is None
+    assert git(clone, "show", ":1:tasks/gate/judge.py") == NEW["tasks/gate/judge.py"].strip()
 
 
 def test_the_map_leads_from_every_old_path_to_a_file_of_this_tree():
