@@ -83,6 +83,14 @@ def init(
     image: Annotated[
         str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="What the paths of your images say, e.g. '{site}/{class}/{group}_{*}': {class}, {group} (never "
+            "divided between splits), {source}, {split}, {time}, {name}; {*} is ignored, {**} is any number of "
+            "folders, every other name is a slice. Kept in params.yaml for later ingests."
+        ),
+    ] = None,
 ) -> None:
     """Create a project for your images: a git repository with the pipeline's code and a fitting params.yaml."""
     import shlex
@@ -92,8 +100,8 @@ def init(
 
     named = (("--label", label), ("--image", image))
     template = Path(__file__).resolve().parents[2]
-    for note in init_project(project, data, template, Columns(label=label, image=image)):
-        typer.echo(note)
+    for note in init_project(project, data, template, Columns(label=label, image=image), layout):
+        typer.echo(_one_line(note))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
@@ -115,6 +123,13 @@ def ingest(
         str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
     ] = None,
     annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="What the paths say, e.g. '{site}/{class}/{group}_{*}'; 'none': class folders and columns alone. "
+            "Default: data.layout of params.yaml."
+        ),
+    ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Start a new data set even if data.dvc names an existing one.")
     ] = False,
@@ -134,6 +149,7 @@ def ingest(
         new=new,
         columns=Columns(**{name: value for name, value in given.items() if value}),
         annotator=annotator,
+        layout=layout,
     )
     for report in reports:
         typer.echo(report.sentence())

@@ -25,11 +25,15 @@ def score(
     source_column: Annotated[
         str | None, typer.Option("--source-column", help="Column with the camera or site.")
     ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="What the paths say, e.g. '{source}/{time}_{*}'; see `evergreen init`.")
+    ] = None,
 ) -> None:
     """Answer images with the live model and write the answers to the production log."""
     from flows.production.score import score as run
 
-    found = run(project_root(), source, name=name, at_column=at_column, source_column=source_column)
+    columns = {"at_column": at_column, "source_column": source_column}
+    found = run(project_root(), source, name=name, layout=layout, **columns)
     for line in found.lines():
         typer.echo(line)
 

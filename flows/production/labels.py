@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.production.queue_export import label_classes
-from flows.project.ingest import ingest_command
+from flows.project.ingest import NO_LAYOUT, ingest_command
 from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import late_labels_schema
 from monitoring.review import label_studio
@@ -226,7 +226,9 @@ def _ingest(
                 if block:
                     writer.write_table(pa.Table.from_pylist(block, schema=manifest))
         if rows:
-            (result.ingested,) = ingest_command(root, file, kind="production", commit=commit, new=False)
+            (result.ingested,) = ingest_command(
+                root, file, kind="production", commit=commit, new=False, layout=NO_LAYOUT
+            )
 
 
 def _sample(one: _Given, image: bytes, at: dict) -> dict:

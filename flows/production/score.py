@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.project.ingest import on_disk
+from flows.project.ingest import chosen_layout, on_disk
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params
 from tasks.common.progress import track
@@ -53,10 +53,13 @@ def score(
     name: str | None = None,
     at_column: str | None = None,
     source_column: str | None = None,
+    layout: str | None = None,
 ) -> Summary:
     """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log the answers.
 
-    name: source (camera, site) of images that name none. Images without a time get the time of their answer.
+    name: source (camera, site) of images that name none. layout: a template of tasks.sources.layouts, whose {source}
+    and {time} are logged; data.layout does not apply, because production has no class folders.
+    Images without a time get the time of their answer.
     Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
     from monitoring.log.production_log import open_log
@@ -73,7 +76,7 @@ def score(
     rows: list[dict] = []
     size = 0
     offered = 0
-    for batch in _offered(source, root, params, at_column, source_column):
+    for batch in _offered(source, root, params, at_column, source_column, layout):
         readable = []
         for one in batch:
             offered += 1
@@ -111,10 +114,17 @@ def _unreadable(found: Summary, where: str, reason: str, detail: str) -> None:
         found.examples.append(f"{where}: {reason} ({detail})")
 
 
-def _offered(source: str, root: Path, params: Params, at_column: str | None, source_column: str | None) -> Iterator:
+def _offered(
+    source: str,
+    root: Path,
+    params: Params,
+    at_column: str | None,
+    source_column: str | None,
+    layout: str | None,
+) -> Iterator:
     columns = Columns(time=at_column, source=source_column, unlabelled=True)
     with on_disk(root, source, params, columns) as path:  # inside the block, because rows read their files late
-        yield from _batches(track(open_source(path, columns).rows(), f"scoring {source}"))
+        yield from _batches(track(open_source(path, columns, chosen_layout(layout)).rows(), f"scoring {source}"))
 
 
 def _batches(rows: Iterator) -> Iterator[list]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
-from flows.project.suggest import SourceProfile, profile_source, suggest_params
+from flows.project.suggest import SourceProfile, layout_notes, profile_source, suggest_params
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
@@ -24,9 +24,9 @@ HEADER = """\
 """
 
 
-def fit_params(source: Path, columns: Columns | None = None) -> str:
+def fit_params(source: Path, columns: Columns | None = None, layout: str | None = None) -> str:
     """The text of a params.yaml that fits the images and labels at `source`. Raises DataError."""
-    return _params_text(source, profile_source(source, columns))
+    return _params_text(source, profile_source(source, columns, layout))
 
 
 def _params_text(source: Path, profile: SourceProfile) -> str:
@@ -66,9 +66,12 @@ def _flow(value: Any) -> str:
     return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)[1:-2]
 
 
-def init_project(target: Path, source: Path, template: Path, columns: Columns | None = None) -> list[str]:
+def init_project(
+    target: Path, source: Path, template: Path, columns: Columns | None = None, layout: str | None = None
+) -> list[str]:
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
+    `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it.
     Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the template, or if git
     fails; `target` is then left as it was. The user's git configuration is not changed.
     """
@@ -77,7 +80,7 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
         raise EvergreenError(f"{target} is not empty: name a new folder for the project")
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
-    profile = profile_source(source, columns)
+    profile = profile_source(source, columns, layout)
     params = _params_text(source, profile)
     if (template / RECORD).is_file():
         raise EvergreenError(
@@ -104,7 +107,7 @@ def init_project(target: Path, source: Path, template: Path, columns: Columns | 
 
 def _warnings(profile: SourceProfile) -> list[str]:
     """What will stop the first run, said before the user has waited for it."""
-    notes = []
+    notes = layout_notes(profile)
     if len(profile.classes) < 2:
         found = f"only one class, {next(iter(profile.classes))!r}" if profile.classes else "no label"
         notes.append(f"note: there is {found}: a classifier needs images of at least two classes")

@@ -13,13 +13,22 @@ from tasks.ingest.batch import IngestReport, ingest
 from tasks.sources.source import Columns
 
 DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
+NO_LAYOUT = "none"  # what --layout takes to ignore data.layout
 
 
 def ingest_command(
-    root: Path, source: Path | str | None, *, kind: str, commit: bool, new: bool, **options
+    root: Path,
+    source: Path | str | None,
+    *,
+    kind: str,
+    commit: bool,
+    new: bool,
+    layout: str | None = None,
+    **options,
 ) -> list[IngestReport]:
     """Add `source` to data/ and commit data.dvc; it is a path, s3://..., or None for the repository's default set.
 
+    layout: a template of tasks.sources.layouts, NO_LAYOUT, or None for data.layout of params.yaml.
     Raises EvergreenError if data.dvc names data that cannot be restored, unless `new` is set or the result is exactly
     what data.dvc names.
     """
@@ -29,6 +38,8 @@ def ingest_command(
         raise EvergreenError(
             "the source to ingest is an empty name: expected a folder, a manifest or s3://bucket/prefix"
         )
+    if source is not None:
+        options["layout"] = chosen_layout(layout, params.data.layout)
     jobs = [(source, kind)] if source is not None else _default_set(root)
     expected = _restore(root)
     here = set((root / "data").rglob("*"))
@@ -50,6 +61,11 @@ def ingest_command(
     if commit:
         commit_data(root, "; ".join(report.sentence() for report in reports))
     return reports
+
+
+def chosen_layout(asked: str | None, fallback: str | None = None) -> str | None:
+    """The template to read paths with: `asked`, or else `fallback`; None if `asked` is NO_LAYOUT."""
+    return None if asked == NO_LAYOUT else asked or fallback
 
 
 def _restore(root: Path) -> str | None:

@@ -7,8 +7,8 @@ import platform
 import re
 import shutil
 import sys
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -44,14 +44,22 @@ class SourceProfile:
     sides: tuple[int, ...]  # shorter side of each sampled image, pixels
     aspects: tuple[float, ...]  # longer by shorter side
     grey: bool
+    layout: str | None = None  # the template that the paths were read with
+    misfits: tuple[str, ...] = ()  # paths that do not fit it
+    found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
 
 
-def profile_source(source: Path, columns: Columns | None = None) -> SourceProfile:
+def profile_source(source: Path, columns: Columns | None = None, layout: str | None = None) -> SourceProfile:
     """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
-    opened = open_source(source, columns)
+    opened = open_source(source, columns, layout)
     rows, labels, splits, sources = 0, [], set(), set()
+    misfits, slices = [], defaultdict(set)
     for row in opened.rows(images=False):
         rows += 1
+        if row.refused is not None and row.refused.reason == "bad_path":
+            misfits.append(row.where)
+        for name, value in row.slices:
+            slices[name].add(value)
         labels.append(row.label)
         sources.add(row.source)
         splits.update(row.split if len(row.split) == 1 else row.split[:1])
@@ -88,6 +96,10 @@ def profile_source(source: Path, columns: Columns | None = None) -> SourceProfil
         sides=tuple(sides),
         aspects=tuple(aspects),
         grey=bool(colours) and all(colours),
+        layout=layout,
+        misfits=tuple(misfits),
+        found={"classes": len(counts), "sources": len(sources - {None})}
+        | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
     )
 
 
@@ -122,7 +134,7 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
     common = median(profile.classes.values()) if profile.classes else 0
     side, aspect = median(profile.sides), median(profile.aspects)
     values: dict[str, dict] = {
-        "data": {"task": "multilabel" if profile.multilabel else "multiclass"},
+        "data": {"task": "multilabel" if profile.multilabel else "multiclass", "layout": profile.layout},
         "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
         "validate": {
             "min_rows": int(np.clip(0.35 * profile.labelled, 10, 50)),
@@ -146,6 +158,8 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "train_backbone.augment": _augment_note(profile),
         "data.split": _split_note(profile),
     }
+    if profile.layout:
+        why["data.layout"] = f"as given; it finds {_listed(profile.found)}"
     return parse_params(values, "the fitted parameters"), why
 
 
@@ -213,6 +227,27 @@ def _split_note(profile: SourceProfile) -> str:
     if profile.sources:
         return f"{profile.sources} source groups: each is in one split as a whole"
     return "no source column: only near-duplicates stay together; name cameras or sites if there are any"
+
+
+def layout_notes(profile: SourceProfile) -> list[str]:
+    """What the layout found in the paths, and which paths do not fit it."""
+    if profile.layout is None:
+        return []
+    notes = [f"layout {profile.layout}: {_listed(profile.found)}"]
+    if profile.misfits:
+        shown = ", ".join(map(repr, profile.misfits[:3])) + (", ..." if len(profile.misfits) > 3 else "")
+        count = f"{len(profile.misfits)} of {profile.rows} paths"
+        notes.append(f"note: {count} do not fit the layout and will be quarantined: {shown}")
+    taken = profile.rows - len(profile.misfits)
+    for name, count in profile.found.items():
+        if name.startswith("values of ") and count > max(20, taken // 5):
+            advice = "too many for a slice; write {*} in the layout to ignore them"
+            notes.append(f"note: {count} {name} in {taken} images: {advice}")
+    return notes
+
+
+def _listed(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.items() if count) or "nothing"
 
 
 def slug(name: str) -> str:

@@ -59,6 +59,12 @@ class DataParams(Section):
     )
     seed: Count = Field(0, description="seed of the split hash; recorded splits never move when it changes")
     split: SplitFractions = Field(SplitFractions(), description="shares of source groups per split")
+    layout: str | None = Field(
+        None,
+        description="what the paths of a source say, e.g. {site}/{class+group}/{group}_{*}: class, group, source, "
+        "split, time and slices; null: class folders, or a manifest's columns. Used by `evergreen ingest`; images "
+        "that are in the data set keep what they have",
+    )
 
 
 def current_names(images: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ QUARANTINE_REASONS = (
     "archive",  # an archive where an image was expected
     "bad_label",  # empty, over 200 characters, or of the wrong type
     "unknown_label",  # not among data.classes
+    "bad_path",  # the path does not fit the layout (data.layout)
     "bad_split",  # not train, calibration, test or hard
     "bad_time",  # taken_at cannot be read as a time
     "bridges_splits",  # near-duplicate of samples in two splits, or of another split than its source's

@@ -75,18 +75,20 @@ def ingest(
     kind: str = "import",
     columns: Columns | None = None,
     annotator: str | None = None,
+    layout: str | None = None,
 ) -> IngestReport:
     """Take what is new in `source` (see tasks.sources.source) into root/data as one batch.
 
     The sha256 of an image's bytes says whether it is new. Images of tombstoned batches count as known: otherwise the
     next schedule would bring back what was found bad. A label that an image does not have yet, or not from this
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
-    earlier ones. `annotator` is used for rows that name none. Waits while another ingest into the same data set runs.
+    earlier ones. `annotator` is used for rows that name none. `layout` says what paths mean (tasks.sources.layouts);
+    rows whose path does not fit are refused. Waits while another ingest into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:
         raise DataError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
-    opened = open_source(source, columns)
+    opened = open_source(source, columns, layout)
     folder = root / "data"
     with data_lock(root) as journal:
         if shards.batches(folder):

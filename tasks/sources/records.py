@@ -6,7 +6,7 @@ A file that cannot be read, or that lacks a requested column, raises DataError w
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Columns:
     labelled_at: str | None = None
     split: str | None = None
     unlabelled: bool = False  # ignore any label column
+    label_optional: bool = False  # the class is read from the path where no column has it
 
 
 Record = tuple[str, Columns, dict[str, Any]]  # (where, for messages; the columns' names; the values)
@@ -68,7 +69,7 @@ def find_columns(names: Sequence[str], columns: Columns, where: str, class_label
         found["label"] = None
     elif found["label"] is None and len(class_labels) == 1:
         found["label"] = class_labels[0]
-    elif found["label"] is None:
+    elif found["label"] is None and not columns.label_optional:
         raise DataError(
             f"{where}: no label column; columns found: {listing}. Name it (--label NAME), or call it `label`"
         )
@@ -124,7 +125,7 @@ def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Reco
         schema = parquet.schema_arrow
         names_of = _class_labels(schema.metadata)
         roles = find_columns(schema.names, columns, str(file), list(names_of))
-        wanted = {getattr(roles, f.name) for f in fields(roles) if f.name != "unlabelled"}
+        wanted = {getattr(roles, role) for role in ALIASES}
         taken = [n for n in schema.names if n in wanted or n == "slice" or n.startswith("slice_")]
         if not images:
             taken.remove(roles.image)

@@ -8,6 +8,8 @@
 | .csv .tsv .jsonl .parquet, or a folder that holds one | a column | a column |
 | Hugging Face image Parquet, or a folder of it | a column (ClassLabel: its names) | a column or train-*.parquet |
 
+A layout (tasks.sources.layouts) reads label, split and more from the path instead; a manifest's own columns win.
+
 Rows come one at a time, in a fixed order; `Offered.read` reads an image file only when it is needed. An unusable row
 gives the reason in `refused`; an unusable source raises DataError. Paths are relative to the manifest's folder and
 may not leave it (tasks.sources.safe_files). Nothing is written to a source.
@@ -23,6 +25,7 @@ from typing import Any
 from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
 from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
+from tasks.sources.layouts import Layout, parse_layout, sample_values
 from tasks.sources.records import Columns, json_records, parquet_records, text_records
 from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk
 
@@ -70,9 +73,22 @@ class Source:
     path: Path
     manifests: tuple[Path, ...] = ()  # empty: a folder of images
     columns: Columns = field(default_factory=Columns)
+    layout: Layout | None = None
 
     def rows(self, images: bool = True) -> Iterator[Offered]:
-        """The rows in order. `images=False` skips images stored inside a manifest, which is much faster."""
+        """The rows in order. `images=False` skips images stored inside a manifest, which is much faster.
+
+        With a layout they are read all the same, because their paths are stored with them.
+        """
+        if self.layout is None:
+            yield from self._rows(images)
+            return
+        splits = {} if self.manifests else _splits_by_name(_layout_splits(self.path, self.layout))
+        for row in self._rows(images=True):
+            # the layout replaces what a folder's structure means, and fills the gaps of a manifest
+            yield _placed(row if self.manifests else replace(row, label=None, split=()), self.layout, splits)
+
+    def _rows(self, images: bool) -> Iterator[Offered]:
         if not self.manifests:
             yield from _folder_rows(self.path)
             return
@@ -83,9 +99,36 @@ class Source:
                 yield _offer(where, roles, record, file.parent, given)
 
 
-def open_source(path: Path, columns: Columns | None = None) -> Source:
-    """Detect the form of the source at `path`. Raises DataError with what was found and what was expected."""
+def open_source(path: Path, columns: Columns | None = None, layout: str | None = None) -> Source:
+    """Detect the form of the source at `path`. `layout` is a template of tasks.sources.layouts.
+
+    Raises DataError with what was found and what was expected, also when no path at all fits the layout.
+    """
     columns = columns or Columns()
+    if layout is None:
+        return _open(path, columns)
+    parsed = parse_layout(layout)
+    opened = replace(
+        _open(path, replace(columns, label_optional="class" in parsed.fields or columns.label_optional)), layout=parsed
+    )
+    _check_layout(opened, parsed)
+    return opened
+
+
+def _check_layout(opened: Source, layout: Layout) -> None:
+    misfit = None
+    for row in opened.rows():
+        if row.refused is None or row.refused.reason != "bad_path":
+            return
+        misfit = misfit or row.refused
+    if misfit is not None:
+        raise DataError(
+            f"{opened.path}: none of its paths fits the layout, e.g. {misfit.detail}. A path that fits looks like "
+            f"{layout.example()!r}. Give --layout TEMPLATE, or --layout none to use class folders and columns alone"
+        )
+
+
+def _open(path: Path, columns: Columns) -> Source:
     if not path.exists():
         raise DataError(f"{path} does not exist: expected a folder of images or a .csv, .jsonl or .parquet manifest")
     if path.is_dir():
@@ -177,6 +220,36 @@ def _folder_rows(root: Path) -> Iterator[Offered]:
             yield replace(row, image=_follow(root, file) if entry.is_symlink() else file)
         except Unusable as error:
             yield replace(row, refused=error)
+
+
+def _layout_splits(root: Path, layout: Layout) -> list[str]:
+    """The splits that paths under `root` name."""
+    found: dict[str, None] = {}
+    for entry in walk(root) if "split" in layout.fields else ():
+        try:
+            found[split(layout.read(without_surrogates(Path(entry.path).relative_to(root).as_posix()))["split"])] = None
+        except Unusable:
+            continue  # its row is refused
+    return [name for name in found if name]
+
+
+def _placed(row: Offered, layout: Layout, splits: dict[str | None, tuple[str, ...]]) -> Offered:
+    """`row` with what its path says where the row itself says nothing."""
+    if row.refused is not None:
+        return row
+    try:
+        values = sample_values(layout.read(row.path or ""))
+    except Unusable as error:
+        return replace(row, refused=error)
+    if values["split"]:
+        values["split"] = splits.get(values["split"][0], values["split"])
+    slices = dict(values.pop("slices")) | dict(row.slices)
+    missing = {name: value for name, value in values.items() if _absent(getattr(row, name))}
+    return replace(row, slices=tuple(sorted(slices.items())), **missing)
+
+
+def _absent(value: Any) -> bool:
+    return is_missing(value) or value == ()
 
 
 def _follow(root: Path, link: Path) -> Path:

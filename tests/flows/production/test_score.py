@@ -74,6 +74,19 @@ def test_a_folder_with_what_is_no_image(root, log, tmp_path):
     assert "4.png: unknown_format" in text
 
 
+def test_a_layout_gives_source_and_time(root, log, tmp_path):
+    for n, data in enumerate(image_bytes("Bag", 3)):
+        file = tmp_path / "photos" / ("door" if n < 2 else "north/door") / f"2026-01-0{n + 1}_x.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    found = score(root, str(tmp_path / "photos"), layout="{source}/{time}_{*}")
+    logged = log.window(*EVER)[0]
+    assert logged["source"].to_pylist() == ["door"] * 2
+    assert logged["at"].to_pylist() == [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
+    assert dict(found.unreadable) == {"bad_path": 1}
+    assert "does not fit the layout '{source}/{time}_{*}'" in "\n".join(found.lines())
+
+
 def test_files_are_written_as_memory_fills(root, log, tmp_path, monkeypatch):
     monkeypatch.setattr("flows.production.score.BUFFER_ROWS", 64)
     moment = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ import yaml
 
 from flows.project.create import fit_params, init_project
 from flows.project.origin import NEEDED
-from flows.project.suggest import slug
+from flows.project.suggest import layout_notes, profile_source, slug
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import Params, load_params, parse_params
 from tasks.ingest.batch import ingest
@@ -190,6 +190,35 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
     assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
     assert list(home.iterdir()) == []
     assert "user" not in git(tmp_path / "mine", "config", "--local", "--list")
+
+
+def in_views(root: Path, classes: tuple[str, ...], objects: int = 2, views: int = 2) -> Path:
+    """root/<class>/<object>_<view>.png, each object seen in so many views."""
+    parts = cutouts(len(classes) * objects * views)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(objects):
+            for view in range(views):
+                (root / name / f"{number:05d}_{view:03d}.png").write_bytes(encode(parts.pop()))
+    return root
+
+
+def test_a_layout_is_reported_and_kept_for_later_ingests(tmp_path, template):
+    source = in_views(tmp_path / "signs", ("stop", "yield"))
+    (source / "stop" / "overview.png").write_bytes(encode(cutouts(1)[0]))
+    notes = init_project(tmp_path / "mine", source, template, layout="{class+group}/{group}_{view}")
+    assert notes[-2:] == [
+        "layout {class+group}/{group}_{view}: 2 classes, 4 sources, 2 values of view",
+        "note: 1 of 9 paths do not fit the layout and will be quarantined: 'stop/overview.png'",
+    ]
+    assert load_params(tmp_path / "mine" / "params.yaml").data.layout == "{class+group}/{group}_{view}"
+    assert "# fitted: as given; it finds 2 classes" in (tmp_path / "mine" / "params.yaml").read_text()
+
+
+def test_a_slice_with_a_value_per_image_is_advised_against(tmp_path):
+    source = photos(tmp_path / "s", {"a": 25, "b": 25})
+    (note,) = layout_notes(profile_source(source, layout="{class}/{frame}"))[1:]
+    assert note.startswith("note: 25 values of frame in 50 images: too many for a slice; write {*}")
 
 
 def test_a_hostile_folder_name_stays_a_comment(tmp_path):

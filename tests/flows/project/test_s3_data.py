@@ -198,9 +198,10 @@ def project(folder: Path, endpoint: str) -> tuple[Path, Params]:
     return folder, load_params(folder / "params.yaml")
 
 
-def take(root: Path, params: Params, source: str) -> IngestReport:
+def take(root: Path, params: Params, source: str, layout: str | None = None) -> IngestReport:
+    sections = {"data": params.data, "images": params.images, "inspect": params.inspect}
     with on_disk(root, source, params, Columns()) as path:
-        return ingest(root, path, data=params.data, images=params.images, inspect=params.inspect, columns=Columns())
+        return ingest(root, path, columns=Columns(), layout=layout, **sections)
 
 
 def shards(root: Path) -> dict[str, str]:
@@ -220,6 +221,16 @@ def test_a_source_in_s3_gives_what_it_gives_on_disk(sources: Path, moto: Server,
     assert shards(there) == shards(here)
     assert [path.name for path in (there / ".evergreen/spool").iterdir()] == ["lock"]
     assert take(there, params, f"s3://{bucket}/{source}").taken == 0
+
+
+def test_a_layout_reads_the_paths_after_the_prefix(sources: Path, moto: Server, tmp_path: Path):  # noqa: F811
+    bucket = moto.bucket()
+    upload(moto, sources, bucket)
+    root, params = project(tmp_path / "project", moto.endpoint)
+    report = take(root, params, f"s3://{bucket}/folders", "{class}/{session}/{name}")
+    assert (report.taken, [refused.reason for refused in report.quarantined]) == (12, ["bad_path"] * 2)
+    (shard,) = (root / "data").rglob("*.parquet")
+    assert pq.read_table(shard)["slice"].to_pylist() == [[{"name": "session", "value": "one day"}]] * 12
 
 
 def test_signed_requests_fetch_a_source_too(sources: Path, rclone: Server, tmp_path: Path):  # noqa: F811
