@@ -19,9 +19,9 @@ def params():
 
 
 def due(schedule, last: datetime | None, now: datetime) -> int:
-    from flows.services.runner import missed
+    from flows.services import runner
 
-    return asyncio.run(missed(schedule, last, now))
+    return asyncio.run(runner.missed(schedule, last, now))
 
 
 def test_runs_missed_in_downtime_are_counted_and_made_up_by_one(params):
