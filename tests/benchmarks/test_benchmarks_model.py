@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import calibration, label_noise, record, train_speed, two_stage
+from benchmarks import calibration, label_noise, recipe, recipe_peers, record, train_speed, two_stage
 from benchmarks.label_noise import LabelSet, Result
 from benchmarks.scratch import FASHION, ROOT, scratch_project, small_set
 from benchmarks.two_stage import Arm
@@ -131,6 +131,66 @@ def test_gains_are_paired_by_seed_and_grouped_by_support():
 def test_a_quick_pass_of_two_stage(kept, capsys):
     two_stage.main(["--quick"])
     assert "two_stage_gain_points" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+# --- recipe
+
+
+def test_splits_keep_groups_whole_and_give_every_class_something_to_train_on():
+    labels = np.repeat(["a", "b", "c"], [300, 200, 3])
+    groups = np.concatenate([np.arange(500) // 4, [900, 900, 900]])  # class c is a single group
+    split = recipe.split_by_group(labels, groups, seed=0)
+    assert all(len(set(split[groups == one])) == 1 for one in np.unique(groups))
+    assert set(split[labels == "c"]) == {"train"}
+    for name in ("a", "b"):
+        found = Counter(split[labels == name])
+        assert found["train"] / 300 > 0.6 if name == "a" else found["train"] / 200 > 0.6
+        assert min(found["test"], found["calibration"]) >= 16
+    assert np.array_equal(split, recipe.split_by_group(labels, groups, seed=0))
+    assert not np.array_equal(split, recipe.split_by_group(labels, groups, seed=1))
+
+
+def measured(name: str, seed: int, ours: float, script: float, probe: float) -> dict:
+    arms = zip(recipe.ARMS, (ours, script, probe), strict=True)
+    return {"set": name, "seed": seed} | {arm: {"score": score, "seconds": 1.0, "how": ""} for arm, score in arms}
+
+
+def test_a_set_is_behind_when_its_whole_interval_is_below_zero():
+    sure = [measured("sure", seed, 80.0, 85.0 + 0.1 * seed, 70.0) for seed in range(3)]
+    unsure = [measured("unsure", seed, 80.0 + 10 * seed, 95.0, 70.0) for seed in range(3)]
+    found = {figure.name: figure for figure in recipe.figures_of(sure + unsure)}
+    assert found["recipe_vs_script_points"].value == pytest.approx((-5.1 - 5) / 2)
+    assert found["recipe_vs_probe_points"].value == pytest.approx((10 + 20) / 2)
+    assert found["recipe_sets_behind"].value == 1
+    assert found["recipe_sets_behind"].spread == "sure (script)"
+    assert found["recipe_unsure_points"].value == pytest.approx(90)
+    one = {figure.name: figure for figure in recipe.figures_of(sure[:1])}
+    assert one["recipe_sets_behind"].value == 0  # a single seed shows nothing
+
+
+def test_the_probe_of_the_recipes_benchmark_learns():
+    rng = np.random.default_rng(0)
+    y = {split: np.repeat([0, 1, 2], 20) for split in ("train", "calibration", "test")}
+    x = {split: rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[y[split]] for split in y}
+    assert recipe_peers.linear_probe(x, y, 3)[0] > 0.9
+
+
+def test_a_quick_pass_of_recipe_is_kept_until_the_recipe_changes(kept, tmp_path, capsys, monkeypatch):
+    recipe.main([str(tmp_path / "results"), "--quick"])
+    said = capsys.readouterr()
+    assert "recipe_vs_script_points" in said.out
+    assert "epochs" in (result := tmp_path / "results/fashion-0.json").read_text()
+    recipe.main([str(tmp_path / "results"), "--quick"])
+    again = capsys.readouterr()
+    assert "recipe_vs_script_points" in again.out
+    assert "recipe ..." in said.err
+    assert "recipe ..." not in again.err
+    monkeypatch.setattr(recipe, "recipe_key", lambda params: "another")
+    monkeypatch.setattr(recipe, "run_stages", lambda *stages: pytest.fail("measured again"))
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        recipe.main([str(tmp_path / "results"), "--quick"])
+    assert result.is_file()
     assert not kept.exists()
 
 
