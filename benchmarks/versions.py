@@ -65,6 +65,7 @@ def _table(rows: list[tuple[bytes, str, str]], batch: str) -> pa.Table:
         "image": [{"bytes": encoded, "path": None} for encoded, _, _ in rows],
         "label": [label for _, label, _ in rows],
         "source": [None] * count,
+        "group": [None] * count,
         "taken_at": [None] * count,
         "origin": ["import"] * count,
         "batch": [batch] * count,

@@ -29,6 +29,9 @@ ADVICE = {  # errors of the machine, and what the user can do; any other OSError
     errno.ENAMETOOLONG: "use a shorter name",
 }
 
+GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
+SOURCE_HELP = "Column with the camera or site: a slice, divided between the splits."
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -83,6 +86,8 @@ def init(
     image: Annotated[
         str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
     ] = None,
+    group: Annotated[str | None, typer.Option(help=GROUP_HELP)] = None,
+    camera: Annotated[str | None, typer.Option("--source", help=SOURCE_HELP)] = None,
     layout: Annotated[
         str | None,
         typer.Option(
@@ -98,9 +103,10 @@ def init(
     from flows.project.create import init_project
     from tasks.sources.records import Columns
 
-    named = (("--label", label), ("--image", image))
+    named = (("--label", label), ("--image", image), ("--group", group), ("--source", camera))
     template = Path(__file__).resolve().parents[2]
-    for note in init_project(project, data, template, Columns(label=label, image=image), layout):
+    columns = Columns(label=label, image=image, group=group, source=camera)
+    for note in init_project(project, data, template, columns, layout):
         typer.echo(_one_line(note))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
@@ -122,6 +128,8 @@ def ingest(
     image: Annotated[
         str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
     ] = None,
+    group: Annotated[str | None, typer.Option(help=GROUP_HELP)] = None,
+    camera: Annotated[str | None, typer.Option("--source", help=SOURCE_HELP)] = None,
     annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
     layout: Annotated[
         str | None,
@@ -140,7 +148,7 @@ def ingest(
     from flows.project.ingest import detached, ingest_command
     from tasks.sources.source import Columns
 
-    given = {"label": label, "image": image}
+    given = {"label": label, "image": image, "group": group, "source": camera}
     reports = ingest_command(
         project_root(),
         source,
@@ -150,6 +158,7 @@ def ingest(
         columns=Columns(**{name: value for name, value in given.items() if value}),
         annotator=annotator,
         layout=layout,
+        say=lambda text: typer.echo(_one_line(text)),
     )
     for report in reports:
         typer.echo(report.sentence())

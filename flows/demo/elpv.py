@@ -69,6 +69,7 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("split", pa.string()),
         ("source", pa.string()),
+        ("group", pa.string()),
         ("slice_cell", pa.string()),
     ]
 )
@@ -212,7 +213,14 @@ def _given(cell: Cell, name: str, split: str | None) -> str | None:
 
 def _row(cell: Cell, split: str | None, label: str | None) -> dict:
     image = {"bytes": cell.data, "path": cell.path}
-    return {"image": image, "label": label, "split": split, "source": cell.string, "slice_cell": cell.kind}
+    return {
+        "image": image,
+        "label": label,
+        "split": split,
+        "source": cell.string,
+        "group": cell.string,
+        "slice_cell": cell.kind,
+    }
 
 
 def _write(file: Path, table: pa.Table) -> None:

@@ -40,7 +40,7 @@ class SourceProfile:
     classes: dict[str, int]  # class -> rows
     labelled: int
     splits: frozenset[str]  # given by the source
-    sources: int  # distinct source groups
+    groups: int  # distinct groups
     sides: tuple[int, ...]  # shorter side of each sampled image, pixels
     aspects: tuple[float, ...]  # longer by shorter side
     grey: bool
@@ -52,7 +52,7 @@ class SourceProfile:
 def profile_source(source: Path, columns: Columns | None = None, layout: str | None = None) -> SourceProfile:
     """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
     opened = open_source(source, columns, layout)
-    rows, labels, splits, sources = 0, [], set(), set()
+    rows, labels, splits, groups, sources = 0, [], set(), set(), set()
     misfits, slices = [], defaultdict(set)
     for row in opened.rows(images=False):
         rows += 1
@@ -61,6 +61,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         for name, value in row.slices:
             slices[name].add(value)
         labels.append(row.label)
+        groups.add(row.group)
         sources.add(row.source)
         splits.update(row.split if len(row.split) == 1 else row.split[:1])
     if rows == 0:
@@ -92,13 +93,13 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         classes=dict(counts),
         labelled=labelled,
         splits=frozenset(splits),
-        sources=len(sources - {None}),
+        groups=len(groups - {None}),
         sides=tuple(sides),
         aspects=tuple(aspects),
         grey=bool(colours) and all(colours),
         layout=layout,
         misfits=tuple(misfits),
-        found={"classes": len(counts), "sources": len(sources - {None})}
+        found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
     )
 
@@ -224,9 +225,9 @@ def _augment_note(profile: SourceProfile) -> str:
 def _split_note(profile: SourceProfile) -> str:
     if profile.splits:
         return f"the source names {', '.join(sorted(profile.splits))}: these stay, the shares are for other images"
-    if profile.sources:
-        return f"{profile.sources} source groups: each is in one split as a whole"
-    return "no source column: only near-duplicates stay together; name cameras or sites if there are any"
+    if profile.groups:
+        return f"{profile.groups} groups: each is in one split as a whole"
+    return "no group column: only near-duplicates stay together; name objects, sessions or tracks if there are any"
 
 
 def layout_notes(profile: SourceProfile) -> list[str]:

@@ -59,7 +59,7 @@ NOT_PAGES = ("cache", "runs", "remote", "releases", "prefect", "production", "fo
 def forget(
     root: Path, what: str, why: str, *, yes: bool = False, step: Callable[[str], None] = lambda text: None
 ) -> ErasurePlan:
-    """Find image `what` (an id: 64 hex digits), or all images of source `what`, and with `yes` erase them.
+    """Find image `what` (an id: 64 hex digits), or all images of source or group `what`, and with `yes` erase them.
 
     An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError if nothing is found, or
     if a run is alive: it might still write what is being erased.
@@ -81,7 +81,9 @@ def forget(
         return completed
     if not plan.ids:
         known = erasures.why_erased(erasures.read_ledger(root), what)
-        raise EvergreenError(known or f"no image with id or source {what!r} is in the data, the versions or the log")
+        raise EvergreenError(
+            known or f"no image with id, source or group {what!r} is in the data, the versions or the log"
+        )
     if yes:
         at = datetime.now(UTC).isoformat(timespec="microseconds")
         about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why}

@@ -51,18 +51,18 @@ class ErasurePlan(Frozen):
 
 
 def matching_ids(root: Path, params: Params, what: str) -> set[str]:
-    """Ids of the images that `what` names: an id, or a source whose images in all versions and the log are meant."""
+    """Ids of the images that `what` names: an id, or a source or group whose images are meant."""
     if re.fullmatch(r"[0-9a-f]{64}", what):
         return {what}
     found: set[str] = set()
     for file in (root / "data").glob("*.parquet"):
-        found |= erase.ids_with_source(file, what)
+        found |= erase.ids_of(file, what)
     for _, stream in _parquet_objects(root):
-        found |= erase.ids_with_source(stream, what)
+        found |= erase.ids_of(stream, what)
     log = log_store(root, params)
     for key in log_keys(log):
         with log.open(key) as stream:
-            found |= erase.ids_with_source(pa.BufferReader(stream.read()), what)
+            found |= erase.ids_of(pa.BufferReader(stream.read()), what)
     return found
 
 

@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class SplitFractions(Section):
-    """Shares of the source groups that go to each split; they sum to 1."""
+    """Shares of the images that go to each split; they sum to 1."""
 
     train: Share = 0.7
     calibration: Share = 0.15
@@ -58,7 +58,7 @@ class DataParams(Section):
         None, description="allowed labels; null: every label with enough support in the training split"
     )
     seed: Count = Field(0, description="seed of the split hash; recorded splits never move when it changes")
-    split: SplitFractions = Field(SplitFractions(), description="shares of source groups per split")
+    split: SplitFractions = Field(SplitFractions(), description="shares of images per split; groups stay whole")
     layout: str | None = Field(
         None,
         description="what the paths of a source say, e.g. {site}/{class+group}/{group}_{*}: class, group, source, "
@@ -157,7 +157,7 @@ class EmbedParams(Section):
 class CleanParams(Section):
     """Limits of automatic changes to training labels that are probably wrong; the others are queued for review."""
 
-    folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds, grouped by source")
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds; groups stay whole")
     relabel_confidence: Share = Field(
         0.9, description="relabel when another class is right with at least this probability, image and label weighed"
     )

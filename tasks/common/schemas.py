@@ -43,7 +43,7 @@ QUARANTINE_REASONS = (
     "bad_path",  # the path does not fit the layout (data.layout)
     "bad_split",  # not train, calibration, test or hard
     "bad_time",  # taken_at cannot be read as a time
-    "bridges_splits",  # near-duplicate of samples in two splits, or of another split than its source's
+    "bridges_splits",  # near-duplicate of samples in two splits, or of another split than its group's
     "in_hard_set",  # near-duplicate of a hard-set image
     "forgotten",  # its bytes were erased on request (`evergreen forget`)
     "expectation",  # breaks an expectation of the validation suite
@@ -64,7 +64,8 @@ def sample_schema(task: str) -> pa.Schema:
             ("id", pa.string()),  # sha256 of the encoded bytes, hex
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             ("label", label_type(task)),  # as first given; null if not labelled
-            ("source", pa.string()),  # group key (camera, site, session); null: a group of its own
+            ("source", pa.string()),  # where it comes from (camera, site): a slice
+            ("group", pa.string()),  # what is never divided (object, session, track); version 1 of shards has none
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("origin", pa.string()),  # import | production | review | synthetic
             ("batch", pa.string()),
@@ -96,6 +97,7 @@ def samples_schema(task: str) -> pa.Schema:
             ("split", pa.string()),
             ("label", label_type(task)),  # effective: after annotations
             ("source", pa.string()),
+            ("group", pa.string()),  # of a version-1 shard: the source
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("origin", pa.string()),
             ("slice", SLICE),
@@ -123,7 +125,7 @@ MEASURES = [  # of one image, by inspect; null where the image could not be deco
 
 def accepted_schema(task: str) -> pa.Schema:
     """artifacts/validate/accepted.parquet: decodable, valid, not excluded; labelled or not; canonical order."""
-    keep = ("id", "shard", "row", "batch", "split", "label", "source", "taken_at", "slice")
+    keep = ("id", "shard", "row", "batch", "split", "label", "source", "group", "taken_at", "slice")
     return pa.schema([field for field in samples_schema(task) if field.name in keep])
 
 

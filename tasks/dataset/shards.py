@@ -1,13 +1,17 @@
 """The data set on disk: immutable Parquet shards, batch manifests, annotations.
 
     data/
-      dataset.json                      {"schema": 1, "task": "multiclass"}
+      dataset.json                      {"schema": 2, "task": "multiclass"}
       <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes read last
       batches/<seq>-<batch>.json        written last: a shard exists only once a manifest lists it
       annotations/<sha256[:24]>.parquet further labels of known samples
 
 Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
 shard once, and the same input gives the same bytes.
+
+A group (object, session, track) is never divided between splits or folds. Shards of version 1 have no groups: there
+the source (camera, site, session) was the group key, so a source recorded there is a group of that name for life. In
+newer shards the source is only a slice.
 """
 
 import json
@@ -15,7 +19,9 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +29,8 @@ from tasks.common.errors import DataError, refuse_newer
 from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
 from tasks.common.schemas import sample_schema
 
-SCHEMA_VERSION = 1  # of everything under data/: shards, batch manifests, annotations; dataset.json says it
+SCHEMA_VERSION = 2  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest.
+#                     Version 1 of shards has no column `group`: there the source was the group key.
 ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
 SHARD_BYTES = 64 << 20  # target size of a shard
 
@@ -77,6 +84,13 @@ def create_dataset(data: Path, task: str) -> None:
     write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
 
 
+def raise_schema(data: Path) -> None:
+    """Let dataset.json say the present schema, before files of it are added to an older data set."""
+    task = read_task(data)
+    if read_json(data / "dataset.json").get("schema") != SCHEMA_VERSION:
+        write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
+
+
 def batches(data: Path) -> list[BatchManifest]:
     """All batches in ingest order."""
     found = [BatchManifest.model_validate_json(p.read_text()) for p in (data / "batches").glob("*.json")]
@@ -116,19 +130,24 @@ def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
     return shards
 
 
-def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> str:
+def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str, version: int = SCHEMA_VERSION) -> str:
     """Write one shard (sample_schema), named by its content, and return the file name. Same rows, same bytes.
 
     `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter). Memory then
     holds one table, not the shard. The file carries the `huggingface` schema metadata, so that
-    `datasets`, DuckDB and pandas read the image column as it is.
+    `datasets`, DuckDB and pandas read the image column as it is. `version` 1 writes a shard without groups.
     """
-    schema = sample_schema(task).with_metadata({"huggingface": json.dumps(_hugging_face(task))})
+    schema = sample_schema(task)
+    if version == 1:
+        schema = schema.remove(schema.get_field_index("group"))
+    schema = schema.with_metadata({"huggingface": json.dumps(_hugging_face(task, schema.names))})
     data.mkdir(parents=True, exist_ok=True)
     staged = data / ".incoming.parquet"
     with (
         atomic_path(staged) as temporary,
-        pq.ParquetWriter(temporary, schema, compression=_compression(task), use_dictionary=_DICTIONARY) as writer,
+        pq.ParquetWriter(
+            temporary, schema, compression=_compression(task, schema.names), use_dictionary=_DICTIONARY
+        ) as writer,
     ):
         for part in [parts] if isinstance(parts, pa.Table) else parts:
             writer.write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
@@ -139,40 +158,58 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str) -> 
     return name
 
 
-_DICTIONARY = ["label", "source", "origin", "batch", "split"]
+_DICTIONARY = ["label", "source", "group", "origin", "batch", "split"]
 
 
-def _compression(task: str) -> dict[str, str]:
+def _compression(task: str, names: Sequence[str]) -> dict[str, str]:
     """zstd; Snappy for encoded images, which are compressed already: it finds that out in a third of the time."""
     nested = {"image": ["image.bytes", "image.path"], "slice": ["slice.list.element.name", "slice.list.element.value"]}
     if task == "multilabel":
         nested["label"] = ["label.list.element"]
-    leaves = [leaf for name in sample_schema(task).names for leaf in nested.get(name, [name])]
+    leaves = [leaf for name in names for leaf in nested.get(name, [name])]
     return dict.fromkeys(leaves, "zstd") | {"image.bytes": "snappy"}
 
 
-def _hugging_face(task: str) -> dict:
+def _hugging_face(task: str, names: Sequence[str]) -> dict:
     text = {"dtype": "string", "_type": "Value"}
-    return {
-        "info": {
-            "features": {
-                "id": text,
-                "image": {"_type": "Image"},
-                "label": text if task == "multiclass" else {"feature": text, "_type": "List"},
-                "source": text,
-                "taken_at": {"dtype": "timestamp[us, tz=UTC]", "_type": "Value"},
-                "origin": text,
-                "batch": text,
-                "slice": {"feature": {"name": text, "value": text}, "_type": "List"},
-                "split": text,
-            }
-        }
+    features = dict.fromkeys(names, text) | {
+        "image": {"_type": "Image"},
+        "label": text if task == "multiclass" else {"feature": text, "_type": "List"},
+        "taken_at": {"dtype": "timestamp[us, tz=UTC]", "_type": "Value"},
+        "slice": {"feature": {"name": text, "value": text}, "_type": "List"},
     }
+    return {"info": {"features": features}}
+
+
+def shard_version(path: Path) -> int:
+    """Schema version of a shard: 1 has no column `group`."""
+    return SCHEMA_VERSION if "group" in pq.read_schema(path).names else 1
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a shard without its image bytes (never pass "image": memory would hold all of them)."""
-    return pq.read_table(path, columns=list(columns))
+    """Columns of a shard without its image bytes (never pass "image": memory would hold all of them).
+
+    `group` of a version-1 shard is null; `shard_groups` says what stands in for it.
+    """
+    if "group" not in columns or shard_version(path) > 1:
+        return pq.read_table(path, columns=list(columns))
+    table = pq.read_table(path, columns=[name for name in columns if name != "group"])
+    return table.append_column("group", pa.nulls(len(table), pa.string())).select(list(columns))
+
+
+def shard_groups(path: Path) -> pa.ChunkedArray:
+    """The group of each row of a shard, null: none. In a version-1 shard it is the source."""
+    name = "source" if shard_version(path) == 1 else "group"
+    return read_columns(path, [name])[name]
+
+
+def group_keys(samples: pa.Table) -> np.ndarray:
+    """The group key of each row, (N,) str: its group, else its near-duplicate cluster.
+
+    samples: N rows with the columns `group` (as inspect writes it) and `cluster`. Rows of one key belong into one fold
+    and are one draw of a bootstrap.
+    """
+    return np.array(pc.coalesce(samples["group"], samples["cluster"]).to_pylist(), dtype=str)
 
 
 def iter_bytes(path: Path, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:

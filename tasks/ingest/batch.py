@@ -11,6 +11,7 @@ names or on the clock, except the time of a review that names none. The next ing
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def ingest(
     columns: Columns | None = None,
     annotator: str | None = None,
     layout: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> IngestReport:
     """Take what is new in `source` (see tasks.sources.source) into root/data as one batch.
 
@@ -83,12 +85,15 @@ def ingest(
     next schedule would bring back what was found bad. A label that an image does not have yet, or not from this
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
     earlier ones. `annotator` is used for rows that name none. `layout` says what paths mean (tasks.sources.layouts);
-    rows whose path does not fit are refused. Waits while another ingest into the same data set runs.
+    rows whose path does not fit are refused. `say` hears how the columns are understood. Waits while another ingest
+    into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:
         raise DataError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     opened = open_source(source, columns, layout)
+    if understood := opened.understood():
+        say(understood)
     folder = root / "data"
     with data_lock(root) as journal:
         if shards.batches(folder):

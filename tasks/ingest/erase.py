@@ -21,12 +21,15 @@ PIXELS = {"image", "thumbnail", "heat"}  # columns with an image, or with the re
 MAGIC = b"PAR1"
 
 
-def ids_with_source(file: Path | BinaryIO, source: str) -> set[str]:
-    """Ids of the rows of a Parquet file whose source is `source`."""
-    if (parquet := _parquet(file)) is None or not {"id", "source"} <= set(parquet.schema_arrow.names):
+def ids_of(file: Path | BinaryIO, name: str) -> set[str]:
+    """Ids of the rows of a Parquet file whose source or group is `name`."""
+    if (parquet := _parquet(file)) is None:
         return set()
-    table = parquet.read(columns=["id", "source"])
-    return set(table.filter(pc.equal(table["source"], source))["id"].to_pylist())
+    columns = [column for column in ("source", "group") if column in parquet.schema_arrow.names]
+    if not columns or "id" not in parquet.schema_arrow.names:
+        return set()
+    table = parquet.read(columns=["id", *columns])
+    return {image for column in columns for image in table.filter(pc.equal(table[column], name))["id"].to_pylist()}
 
 
 def ids_with_pixels(file: Path | BinaryIO, ids: Collection[str]) -> set[str]:
@@ -70,7 +73,9 @@ def _rewrite_shard(data: Path, name: str, ids: Collection[str]) -> str | None:
         return name
     if file.metadata.num_rows == len(found):
         return None
-    return shards.write_shard(data, _remaining_rows(file, ids), shards.read_task(data))
+    return shards.write_shard(
+        data, _remaining_rows(file, ids), shards.read_task(data), shards.shard_version(data / name)
+    )
 
 
 def _remaining_rows(file: pq.ParquetFile, ids: Collection[str]) -> Iterator[pa.Table]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.common.params import ImagesParams, InspectParams
-from tasks.dataset.shards import Shard, batches, live_shards, read_columns
+from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
 from tasks.inspection.annotations import read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
@@ -27,7 +27,10 @@ class ExistingSamples:
         self.root = root
         self.batches = batches(root / "data")
         self.shards: list[Shard] = live_shards(root / "data")
-        tables = [read_columns(shard.path, ["id", "label", "source", "split", "batch"]) for shard in self.shards]
+        tables = [
+            read_columns(shard.path, ["id", "label", "split", "batch"]).append_column("group", shard_groups(shard.path))
+            for shard in self.shards
+        ]
         self.samples = pa.concat_tables(tables) if tables else None
         ids = np.concatenate(
             [np.asarray(t.column("id").to_pylist(), dtype="S64") for t in tables] or [np.empty(0, "S64")]
@@ -42,19 +45,25 @@ class ExistingSamples:
         return int(self._order[at]) if at < len(self._ids) and self._ids[at] == wanted else None
 
     def value(self, sample: int, column: str):
-        """`column` (label, source, split, batch) of a sample."""
+        """`column` (label, group, split, batch) of a sample."""
         return self.samples.column(column)[sample].as_py()
 
-    def source_splits(self) -> dict[str, str]:
-        """source -> the split it was first recorded in; the hard set does not count."""
+    def group_splits(self) -> dict[str, str]:
+        """group -> the split it was first recorded in; the hard set does not count."""
         if self.samples is None:
             return {}
         found: dict[str, str] = {}
-        pairs = self.samples.select(["source", "split"]).group_by(["source", "split"], use_threads=False).aggregate([])
-        for source, split in zip(pairs.column("source").to_pylist(), pairs.column("split").to_pylist(), strict=True):
-            if source is not None and split != "hard":
-                found.setdefault(source, split)
+        pairs = self.samples.select(["group", "split"]).group_by(["group", "split"], use_threads=False).aggregate([])
+        for group, split in zip(pairs.column("group").to_pylist(), pairs.column("split").to_pylist(), strict=True):
+            if group is not None and split != "hard":
+                found.setdefault(group, split)
         return found
+
+    def old_sources(self) -> set[str]:
+        """Sources in shards of version 1, where the source was the group key (tasks.dataset.shards)."""
+        old = [shard.path for shard in self.shards if shard_version(shard.path) == 1]
+        columns = (read_columns(path, ["source"]).column("source") for path in old)
+        return {source for column in columns for source in column.unique().to_pylist() if source is not None}
 
     def neighbour_splits(
         self, phash: np.ndarray, thumbs: np.ndarray, images: ImagesParams, inspect: InspectParams

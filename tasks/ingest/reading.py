@@ -61,7 +61,7 @@ class NewImage:
     where: str
     image: str  # sha256 of its bytes
     label: Label
-    source: str | None
+    group: str | None  # as it is stored, see _Reader._group
     allowed: tuple[str, ...]
     content: str  # hash of everything else that is stored for it
     verdict: str | Unusable | None = None
@@ -156,9 +156,10 @@ class _Reader:
         self.votes: list[Vote] = []
         self.started = datetime.now(UTC)  # stands in for the time of reviews that name none: the latest review counts
         self._ledger = erasures.read_ledger(existing.root)
+        self._old_sources = existing.old_sources()
         self._row_of: dict[str, int] = {}  # id -> row of reading.new
         self._repeats: list[tuple[int, str, NewImage, tuple[str, ...]]] = []  # (number, where, first, allowed)
-        self._interned: dict = {}  # labels and sources repeat a lot: one object each
+        self._interned: dict = {}  # labels and groups repeat a lot: one object each
 
     def new_images(self, rows: Iterable[Offered]) -> Iterator[bytes]:
         """The encoded bytes of every new image; row i of reading.new is the i-th."""
@@ -190,8 +191,10 @@ class _Reader:
             given = self.reading.new[first].label
         else:
             self._row_of[image] = len(self.reading.new)
-            content = content_key([label, row.source, str(row.taken_at), row.slices, row.path])[:16]
-            shared = (self._interned.setdefault(str(value), value) for value in (label, row.source, allowed))
+            group = self._group(row, allowed)
+            stored = [label, row.source, str(row.taken_at), row.slices, row.path, *([group] if group else [])]
+            content = content_key(stored)[:16]
+            shared = (self._interned.setdefault(str(value), value) for value in (label, group, allowed))
             self.reading.new.append(NewImage(number, row.where, image, *shared, content))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
@@ -199,6 +202,14 @@ class _Reader:
             at = row.labelled_at or (self.started if kind == "review" else None)
             self.votes.append(Vote(number, image, label, annotator, at))
         return sample is None and first is None
+
+    def _group(self, row: Offered, allowed: tuple[str, ...]) -> str | None:
+        """The group of a new row. Sources of version-1 shards stay whole: they are the group of rows without one.
+
+        Not if the row names its split, nor for labels from production, which are divided within their source.
+        """
+        bound = row.source in self._old_sources and len(allowed) != 1 and self.settings.kind != "production"
+        return row.group or (row.source if bound else None)
 
     def resolve_repeats(self) -> None:
         """Count repeated images as known, or refuse them again where their first row was refused."""
@@ -235,8 +246,8 @@ def _decide_splits(reading: Reading, existing: ExistingSamples) -> None:
     splits = assign_splits(
         [new.image for new in offered],
         [new.allowed for new in offered],
-        [new.source for new in offered],
-        existing.source_splits(),
+        [new.group for new in offered],
+        existing.group_splits(),
         Lookalikes(
             groups,
             near_pairs(phash, thumbs, bits, difference),

@@ -3,9 +3,9 @@
 N new images lie in G groups of identical hash and thumbnail; `pairs` (P, 2) are near-duplicate groups.
 An image goes to the first of these that exists:
 1. the split it was offered for;
-2. the recorded split of its source (a new source: the split that most recorded near-duplicates of its rows have);
+2. the recorded split of its group (a new group: the split that most recorded near-duplicates of its rows have);
 3. the split of its near-duplicates, recorded or just decided;
-4. a hash of its source, else of its near-duplicate cluster (smallest id), and the seed.
+4. a hash of its group, else of its near-duplicate cluster (smallest id), and the seed.
 It is refused if a near-duplicate lies in another split. Given splits are decided first, test before calibration before
 train: of a new pair the training image is refused.
 """
@@ -48,7 +48,7 @@ def split_by_hash(key: str, seed: int, fractions: SplitFractions, allowed: Seque
 def assign_splits(
     ids: Sequence[str],
     allowed: Sequence[tuple[str, ...]],
-    sources: Sequence[str | None],
+    names: Sequence[str | None],
     recorded: Mapping[str, str],
     alike: Lookalikes,
     *,
@@ -57,19 +57,19 @@ def assign_splits(
 ) -> list[str | Unusable]:
     """The split of each of N new images, or why it is refused (bridges_splits, in_hard_set).
 
-    ids (N,); allowed (N,): splits each may go to, empty for any but hard; sources (N,); recorded: split of each
-    source in the data set.
+    ids (N,); allowed (N,): splits each may go to, empty for any but hard; names (N,) of groups; recorded: split of
+    each group in the data set.
     """
     groups = alike.groups
     state = _Assignment(alike, allowed)
-    of_source = _source_splits(allowed, sources, recorded, alike, seed, fractions)
+    of_name = _group_splits(allowed, names, recorded, alike, seed, fractions)
     fixed: dict[int, str] = {}
-    for row, (may, source) in enumerate(zip(allowed, sources, strict=True)):
+    for row, (may, name) in enumerate(zip(allowed, names, strict=True)):
         if len(may) == 1:
             fixed[row] = may[0]
-        elif source is not None:
-            split = of_source[source]
-            fixed[row] = split if not may or split in may else split_by_hash(f"source:{source}", seed, fractions, may)
+        elif name is not None:
+            split = of_name[name]
+            fixed[row] = split if not may or split in may else split_by_hash(f"source:{name}", seed, fractions, may)
     for row in sorted(fixed, key=lambda row: (-SPLITS.index(fixed[row]), row)):  # hard, test, calibration, train
         state.decide(row, fixed[row])
     state.spread([*alike.neighbours, *(int(groups[row]) for row in fixed)])
@@ -87,21 +87,21 @@ def assign_splits(
     return state.result
 
 
-def _source_splits(allowed, sources, recorded, alike, seed, fractions) -> dict[str, str]:
-    """The split of every offered source: recorded, given by its first row that has one, voted, or hashed."""
+def _group_splits(allowed, names, recorded, alike, seed, fractions) -> dict[str, str]:
+    """The split of every offered group: recorded, given by its first row that has one, voted, or hashed."""
     given: dict[str, str] = {}
     votes: dict[str, Counter] = defaultdict(Counter)
-    for may, source, group in zip(allowed, sources, alike.groups.tolist(), strict=True):
-        if source is None:
+    for may, name, group in zip(allowed, names, alike.groups.tolist(), strict=True):
+        if name is None:
             continue
         if len(may) == 1 and may[0] in GROWING:
-            given.setdefault(source, may[0])
-        votes[source].update(alike.neighbours.get(group, set()) & set(GROWING))
+            given.setdefault(name, may[0])
+        votes[name].update(alike.neighbours.get(group, set()) & set(GROWING))
     found = {}
-    for source, counts in votes.items():
-        voted = max(GROWING, key=lambda name: counts[name]) if counts else None
-        hashed = split_by_hash(f"source:{source}", seed, fractions)
-        found[source] = recorded.get(source) or given.get(source) or voted or hashed
+    for name, counts in votes.items():
+        voted = max(GROWING, key=lambda split: counts[split]) if counts else None
+        hashed = split_by_hash(f"source:{name}", seed, fractions)
+        found[name] = recorded.get(name) or given.get(name) or voted or hashed
     return found
 
 

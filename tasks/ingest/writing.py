@@ -46,6 +46,7 @@ def write_batch(root: Path, source: Source, reading: Reading, batch: str) -> Non
     if not earlier:  # a killed first ingest may have left a data set of another task
         (folder / "dataset.json").unlink(missing_ok=True)
     shards.create_dataset(folder, data.task)
+    shards.raise_schema(folder)
     failpoint("ingest.before_manifest")
     manifest = shards.BatchManifest(
         seq=max((found.seq for found in earlier), default=0) + 1,
@@ -110,6 +111,7 @@ def _sample(offered: Offered, new: NewImage, batch: str, kind: str, data: DataPa
         "id": new.image,
         "label": fields.label(offered.label, data.task, data.classes),
         "source": offered.source,
+        "group": new.group,
         "taken_at": offered.taken_at,
         "origin": kind if kind in ("production", "review") else "import",
         "batch": batch,

@@ -113,7 +113,8 @@ def sample_values(found: Mapping[str, str]) -> dict[str, Any]:
     named = split(found.get("split"))
     return {
         "label": found.get("class"),
-        "source": found.get("group") or found.get("source"),  # the one key that is never divided between splits
+        "source": found.get("source"),
+        "group": found.get("group"),
         "taken_at": moment(found.get("time")),
         "split": (named,) if named else (),
         "slices": tuple(sorted((name, value) for name, value in found.items() if name not in ROLES)),

@@ -18,7 +18,12 @@ BATCH = 64  # Parquet rows at a time
 ALIASES = {
     "image": ("image", "img", "path", "file", "filename", "file_name", "filepath", "image_path", "image_file"),
     "label": ("label", "labels", "class", "class_name", "target", "category"),
-    "source": ("source", "group", "camera", "site", "session", "user", "subject"),
+    "source": ("source", "camera", "camera_id", "site", "site_id", "device"),
+    "group": (
+        *("group", "group_id", "session", "session_id", "track", "track_id", "sequence", "sequence_id", "video"),
+        *("video_id", "patient", "patient_id", "subject", "subject_id", "user", "user_id", "person", "person_id"),
+        *("object", "object_id", "instance_id", "scene_id", "burst"),
+    ),
     "time": ("taken_at", "time", "timestamp", "date", "datetime", "captured_at"),
     "annotator": ("annotator", "annotator_id", "labeler", "labeller", "rater", "labelled_by", "labeled_by"),
     "labelled_at": ("labelled_at", "labeled_at", "annotated_at"),
@@ -35,7 +40,8 @@ class Columns:
 
     image: str | None = None  # a path, or the image itself
     label: str | None = None
-    source: str | None = None
+    source: str | None = None  # camera, site: a slice
+    group: str | None = None  # object, session, track: never divided between splits
     time: str | None = None
     annotator: str | None = None
     labelled_at: str | None = None

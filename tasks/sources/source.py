@@ -26,7 +26,7 @@ from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
 from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
 from tasks.sources.layouts import Layout, parse_layout, sample_values
-from tasks.sources.records import Columns, json_records, parquet_records, text_records
+from tasks.sources.records import ALIASES, Columns, json_records, parquet_records, text_records
 from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk
 
 IMAGE_SUFFIXES = {
@@ -52,6 +52,7 @@ class Offered:
     image: bytes | Path | None = None  # the encoded image, or a checked file that holds it
     label: Any = None
     source: str | None = None
+    group: str | None = None
     taken_at: datetime | None = None
     slices: tuple[tuple[str, str], ...] = ()  # (name, value), sorted
     annotator: str | None = None
@@ -97,6 +98,17 @@ class Source:
             given = by_name.get(_split_of_name(file), ())
             for where, roles, record in READERS[file.suffix.lower()](file, self.columns, images):
                 yield _offer(where, roles, record, file.parent, given)
+
+    def understood(self) -> str:
+        """How the first manifest's columns are understood, in one sentence; "" for a folder of images."""
+        first = next((READERS[f.suffix.lower()](f, self.columns, False) for f in self.manifests), iter(()))
+        roles = next((found for _, found, _ in first), None)
+        if roles is None:
+            return ""
+        meanings = {"group": " (kept together in one split)", "source": " (a slice: divided between the splits)"}
+        names = [(role, getattr(roles, role)) for role in ALIASES]
+        parts = [f"{role} {name!r}{meanings.get(role, '')}" for role, name in names if name]
+        return f"columns taken: {', '.join(parts)}"
 
 
 def open_source(path: Path, columns: Columns | None = None, layout: str | None = None) -> Source:
@@ -282,6 +294,7 @@ def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given
         without_surrogates(where),
         label=value("label"),
         source=optional_text(value("source")),
+        group=optional_text(value("group")),
         annotator=optional_text(value("annotator")),
         slices=_slices(record),
     )

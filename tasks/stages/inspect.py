@@ -21,7 +21,7 @@ from tasks.common.files import atomic_path, write_json
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.progress import track
 from tasks.common.schemas import MEASURES, SPLITS, samples_schema
-from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones
+from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones, shard_groups
 from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
@@ -90,6 +90,7 @@ def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectPa
     given = read_columns(root / "data" / shard, GIVEN)
     for name in GIVEN:
         table = table.append_column(name, given.column(name))
+    table = table.append_column("group", shard_groups(root / "data" / shard))
     table = table.append_column("shard", pa.repeat(shard, table.num_rows))
     return table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int32)))
 

@@ -33,7 +33,7 @@ def add_shard(
     images: Sequence[bytes],
     labels: Sequence,
     splits: Sequence[str],
-    sources: Sequence[str | None] | None = None,
+    groups: Sequence[str | None] | None = None,
     task: str = "multiclass",
 ) -> str:
     """One more shard under data/ and its rows in accepted.parquet and samples.parquet; returns its name."""
@@ -42,7 +42,8 @@ def add_shard(
         "id": [sha256_bytes(data) for data in images],
         "image": [{"bytes": data, "path": None} for data in images],
         "label": list(labels),
-        "source": list(sources or [None] * count),
+        "source": [None] * count,
+        "group": list(groups or [None] * count),
         "taken_at": [None] * count,
         "origin": ["import"] * count,
         "batch": ["b-000000000001"] * count,

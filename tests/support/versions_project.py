@@ -88,6 +88,7 @@ def rows(batch: int, count: int = PER_BATCH) -> pa.Table:
         "image": [{"bytes": data, "path": None} for data in encoded],
         "label": [("cat", "dog")[row % 2] for row in range(count)],
         "source": [f"camera-{batch}-{row % 10}" for row in range(count)],
+        "group": [f"object-{batch}-{row % 10}" for row in range(count)],
         "taken_at": [None] * count,
         "origin": ["import"] * count,
         "batch": [f"b-{batch:012d}"] * count,

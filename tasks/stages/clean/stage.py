@@ -21,6 +21,7 @@ from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.params import CleanParams, DataParams, EmbedParams, ImagesParams
 from tasks.common.schemas import SPLITS, cleaned_schema
+from tasks.dataset.shards import group_keys
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
 from tasks.scoring.targets import class_counts, encode
@@ -83,7 +84,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
         return pretrained_features(root, samples.take(pa.array(rows)), embed=embed, images=images)
 
     clusters = np.array(samples.column("cluster").to_pylist())
-    groups = np.array(pc.coalesce(samples.column("source"), samples.column("cluster")).to_pylist())
+    groups = group_keys(samples)
     found, judge = judge_training(
         features(train), y[train], classes, groups[train], clusters[train], clean.folds, clean.seed
     )
@@ -110,7 +111,7 @@ def _read(root: Path) -> tuple[pa.Table, list[str]]:
     for file in (inspected, accepted, names):
         if not file.is_file():
             raise StageInputError(f"{file} is missing: run the stage {file.parent.name} first")
-    samples = pq.read_table(accepted, columns=["id", "shard", "row", "split", "label", "source"])
+    samples = pq.read_table(accepted, columns=["id", "shard", "row", "split", "label", "group"])
     samples = samples.filter(pc.is_valid(samples.column("label")))
     cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
     ids = samples.column("id").to_pylist()

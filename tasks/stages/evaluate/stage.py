@@ -37,6 +37,7 @@ from tasks.inference.thresholds import answers
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.scoring import metrics
+from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import figures, report
 from tasks.stages.evaluate.corruptions import corrupt
@@ -98,7 +99,7 @@ def measure(
     found = {
         "test": figures.overall(test.targets, test.probabilities, thresholds, task),
         "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
-        "slices": figures.by_slice(by_split["test"]["slice"].to_pylist(), test.targets, test.predicted, len(classes)),
+        "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "shots": figures.by_shot(table),
         "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
         "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),
@@ -111,6 +112,10 @@ def measure(
         pq.write_table(_predictions(rows, probabilities, scores, task), folder / "predictions.parquet")
         report.write(folder, test, table, found["test"]["debiased_ece"], ids, pixels)
     write_json(root / "metrics/evaluate.json", found)
+
+
+def _slices(rows: pa.Table) -> list[list[dict]]:
+    return with_sources(rows["slice"].to_pylist(), rows["source"].to_pylist())
 
 
 def _predict(root: Path, model: OnnxModel, pixels: ShardTable, calibration: dict) -> tuple[np.ndarray, np.ndarray]:

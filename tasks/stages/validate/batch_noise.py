@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tasks.common.checks import Check, Frozen
 from tasks.common.code import code_version
 from tasks.common.files import content_key, read_json, write_json
 from tasks.common.params import EmbedParams, ImagesParams
 from tasks.common.paths import cache_dir
+from tasks.dataset.shards import group_keys
 from tasks.models import probe
 from tasks.models.folds import assign_folds
 from tasks.models.pretrained import pretrained_features
@@ -53,7 +53,7 @@ def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesPar
     It is in this module so that the cache key covers exactly the code that measures, not the whole stage.
     """
     ids, labels = samples.column("id").to_pylist(), samples.column("label").to_pylist()
-    groups = pc.coalesce(samples.column("source"), samples.column("cluster")).to_pylist()[:old]
+    groups = group_keys(samples)[:old].tolist()
     code = code_version("tasks.stages.validate.batch_noise")
     key = content_key("noise", old, ids, labels, groups, embed.backbone, images.model_dump(), code)
     file = cache_dir("validate", root) / f"noise-{key[:24]}.json"

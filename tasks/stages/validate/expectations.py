@@ -22,7 +22,17 @@ from tasks.common.params import Expectation
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import MEASURES
 
-COLUMNS = ("id", "batch", "split", "label", "source", "taken_at", "origin", *(field.name for field in MEASURES))
+COLUMNS = (
+    "id",
+    "batch",
+    "split",
+    "label",
+    "source",
+    "group",
+    "taken_at",
+    "origin",
+    *(field.name for field in MEASURES),
+)
 _COLUMN_KEYS = ("column", "column_A", "column_B", "column_list", "column_set")
 
 

@@ -208,7 +208,7 @@ def test_a_layout_is_reported_and_kept_for_later_ingests(tmp_path, template):
     (source / "stop" / "overview.png").write_bytes(encode(cutouts(1)[0]))
     notes = init_project(tmp_path / "mine", source, template, layout="{class+group}/{group}_{view}")
     assert notes[-2:] == [
-        "layout {class+group}/{group}_{view}: 2 classes, 4 sources, 2 values of view",
+        "layout {class+group}/{group}_{view}: 2 classes, 4 groups, 2 values of view",
         "note: 1 of 9 paths do not fit the layout and will be quarantined: 'stop/overview.png'",
     ]
     assert load_params(tmp_path / "mine" / "params.yaml").data.layout == "{class+group}/{group}_{view}"

@@ -243,7 +243,7 @@ def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
 
 
 def test_a_living_run_and_an_unknown_image_are_refused(project: Path):
-    with pytest.raises(EvergreenError, match="no image with id or source 'nobody'"):
+    with pytest.raises(EvergreenError, match="no image with id, source or group 'nobody'"):
         forget(project, "nobody", "asked")
     _, lock = workspace.create(project, "20260101T000000000000-abcdef-1", {})
     try:

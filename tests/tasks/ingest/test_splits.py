@@ -1,17 +1,20 @@
-"""Splits of new images: given, inherited from source or near-duplicate, or hashed; never changed."""
+"""Splits of new images: given, inherited from group or near-duplicate, or hashed; never changed."""
 
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.common.files import sha256_bytes
+from tasks.common.files import read_json, sha256_bytes, write_json
 from tasks.common.params import DataParams, SplitFractions
+from tasks.dataset import shards
 from tasks.ingest.splits import Lookalikes, assign_splits, split_by_hash
 from tasks.sources.fields import Unusable
-from tests.support.ingesting import image, manifest, noise, reasons, splits_of, take
+from tests.support.ingesting import image, manifest, noise, reasons, samples, splits_of, take
 from tests.support.photos import cutouts
 
 
@@ -22,24 +25,24 @@ def test_given_splits_are_kept_and_folders_give_them(tmp_path):
     assert sorted(splits_of(tmp_path).values()) == ["calibration", "hard", "test", "train"]
 
 
-def test_growth_never_moves_an_image_and_a_source_stays_together(tmp_path):
+def test_growth_never_moves_an_image_and_a_group_stays_together(tmp_path):
     source = tmp_path / "s"
     rows = [
-        {"path": image(source, f"{n}.png", noise(n)), "label": "x", "source": f"cam{n % 7}" if n % 3 else ""}
+        {"path": image(source, f"{n}.png", noise(n)), "label": "x", "session": f"s{n % 7}" if n % 3 else ""}
         for n in range(60)
     ]
     take(tmp_path, manifest(source, rows[:20]))
     first = splits_of(tmp_path)
-    other = DataParams(seed=1)  # a new seed moves nothing that is recorded, nor a recorded source
+    other = DataParams(seed=1)  # a new seed moves nothing that is recorded, nor a recorded group
     take(tmp_path, manifest(source, rows), data=other)
     now = splits_of(tmp_path)
     assert len(now) == 60
     assert {path: now[path] for path in first} == first
-    of_source = {}
+    of_group = {}
     for row in rows:
-        if row["source"]:
-            of_source.setdefault(row["source"], set()).add(now[row["path"]])
-    assert {len(found) for found in of_source.values()} == {1}
+        if row["session"]:
+            of_group.setdefault(row["session"], set()).add(now[row["path"]])
+    assert {len(found) for found in of_group.values()} == {1}
 
 
 def test_a_near_duplicate_follows_its_neighbour_into_its_split(tmp_path):
@@ -62,16 +65,16 @@ def test_an_image_that_would_bridge_two_splits_is_refused(tmp_path):
     first, second = cutouts(2)
     one = tmp_path / "one"
     rows = [
-        {"path": image(one, "train.png", first), "label": "x", "split": "train", "source": "a"},
-        {"path": image(one, "test.png", second), "label": "x", "split": "test", "source": "b"},
+        {"path": image(one, "train.png", first), "label": "x", "split": "train", "group": "a"},
+        {"path": image(one, "test.png", second), "label": "x", "split": "test", "group": "b"},
     ]
     take(tmp_path, manifest(one, rows))
     two = tmp_path / "two"
     rows = [
-        {"path": image(two, "given.jpg", first, quality=80), "label": "x", "split": "test", "source": ""},
-        {"path": image(two, "source.jpg", second, quality=80), "label": "x", "split": "", "source": "a"},
-        {"path": image(two, "fine.jpg", second, quality=60), "label": "x", "split": "", "source": "b"},
-        {"path": image(two, "same.png", first), "label": "x", "split": "test", "source": ""},
+        {"path": image(two, "given.jpg", first, quality=80), "label": "x", "split": "test", "group": ""},
+        {"path": image(two, "group.jpg", second, quality=80), "label": "x", "split": "", "group": "a"},
+        {"path": image(two, "fine.jpg", second, quality=60), "label": "x", "split": "", "group": "b"},
+        {"path": image(two, "same.png", first), "label": "x", "split": "test", "group": ""},
     ]
     report = take(tmp_path, manifest(two, rows))
     assert reasons(report) == dict.fromkeys(("m.csv line 2", "m.csv line 3", "m.csv line 5"), "bridges_splits")
@@ -155,3 +158,62 @@ def test_the_split_of_an_unconnected_image_does_not_depend_on_its_batch():
     single = Lookalikes(np.array([0]), nothing, {})
     alone = [assign_splits([i], [()], [None], {}, single, **options)[0] for i in ids]
     assert together == alone
+
+
+def old_project(root, images: dict[str, str], source: str, split: str) -> None:
+    """A data set as Evergreen 0.2 wrote it: shards of version 1, whose source is the group key."""
+    take(root, manifest(root / "old", [{"path": p, "label": label, "split": split} for p, label in images.items()]))
+    data = root / "data"
+    (batch,), (shard,) = shards.batches(data), shards.live_shards(data)
+    table = pq.read_table(shard.path)
+    column = table.schema.get_field_index("source")
+    table = table.set_column(column, "source", pa.array([source] * len(table)))
+    name = shards.write_shard(data, table, "multiclass", version=1)
+    shard.path.unlink()
+    shards.write_manifest(data, batch.model_copy(update={"shards": [name]}))
+    write_json(data / "dataset.json", {"schema": 1, "task": "multiclass"})
+
+
+def test_a_source_that_was_recorded_as_group_key_stays_whole(tmp_path):
+    old_project(tmp_path, {image(tmp_path / "old", f"{n}.png", noise(n)): "x" for n in range(3)}, "cam", "test")
+    new = tmp_path / "new"
+    rows = [{"path": image(new, f"{n}.png", noise(n)), "label": "x", "camera": "cam"} for n in range(10, 30)]
+    rows += [
+        {"path": image(new, f"{n}.png", noise(n)), "label": "x", "camera": "cam", "track": f"t{n // 2}"}
+        for n in range(30, 60)
+    ]
+    rows += [{"path": image(new, "same name.png", noise(60)), "label": "x", "track": "cam"}]
+    rows += [{"path": image(new, "given.png", noise(61)), "label": "x", "camera": "cam", "split": "train"}]
+    take(tmp_path, manifest(new, rows))
+    found = {row["image"]["path"]: row for row in samples(tmp_path)}
+    bound, own = ([found[f"{n}.png"] for n in numbers] for numbers in (range(10, 30), range(30, 60)))
+    assert {(row["split"], row["group"], row["source"]) for row in bound} == {("test", "cam", "cam")}
+    assert {row["split"] for row in own} > {"test"}
+    assert len({(row["group"], row["split"]) for row in own}) == 15
+    assert found["same name.png"]["split"] == "test"
+    assert (found["given.png"]["split"], found["given.png"]["group"]) == ("train", None)
+    assert read_json(tmp_path / "data/dataset.json")["schema"] == 2
+
+
+def test_labels_from_production_are_divided_within_an_old_source(tmp_path):
+    old_project(tmp_path, {image(tmp_path / "old", f"{n}.png", noise(n)): "x" for n in range(3)}, "cam", "train")
+    new = tmp_path / "new"
+    rows = [{"path": image(new, f"{n}.png", noise(n)), "label": "x", "source": "cam"} for n in range(10, 40)]
+    report = take(tmp_path, manifest(new, rows), kind="production")
+    assert set(report.splits) == {"train", "calibration", "test"}
+
+
+def test_ingest_says_how_it_understands_the_columns(tmp_path):
+    row = {"path": image(tmp_path / "s", "a.png", noise(1)), "label": "x", "Session": "s", "camera": "c", "more": "m"}
+    said = []
+    take(tmp_path, manifest(tmp_path / "s", [row]), say=said.append)
+    expected = "group 'Session' (kept together in one split)", "source 'camera' (a slice: divided between the splits)"
+    (sentence,) = said
+    assert all(part in sentence for part in expected)
+    assert "more" not in sentence
+    (sample,) = samples(tmp_path)
+    assert (sample["group"], sample["source"]) == ("s", "c")
+    said.clear()
+    image(tmp_path / "f", "x/b.png", noise(2))
+    take(tmp_path, tmp_path / "f", say=said.append)
+    assert said == []

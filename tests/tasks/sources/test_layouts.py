@@ -124,7 +124,7 @@ SIGNS = ("yield/00017_00000.png", "yield/00017_00001.png", "stop/00017_00000.png
 def test_folders_are_read_as_the_layout_says(tmp_path):
     root = tree(tmp_path, {name: png(n) for n, name in enumerate(SIGNS)})
     found = list(open_source(root, layout="{class+group}/{group}_{view}").rows())
-    assert [(r.path, r.label, r.source, dict(r.slices)) for r in found] == [
+    assert [(r.path, r.label, r.group, dict(r.slices)) for r in found] == [
         ("stop/00017_00000.png", "stop", "stop/00017", {"view": "00000"}),
         ("yield/00017_00000.png", "yield", "yield/00017", {"view": "00000"}),
         ("yield/00017_00001.png", "yield", "yield/00017", {"view": "00001"}),
@@ -135,7 +135,7 @@ def test_folders_are_read_as_the_layout_says(tmp_path):
 def test_a_layout_without_class_leaves_images_without_label(tmp_path):
     root = tree(tmp_path, {"c1/a.png": png(1)})
     (row,) = open_source(root, layout="{source}/{name}").rows()
-    assert (row.label, row.source) == (None, "c1")
+    assert (row.label, row.source, row.group) == (None, "c1", None)
 
 
 def test_splits_and_times_come_from_the_path(tmp_path):
@@ -183,4 +183,4 @@ def test_names_stored_with_images_in_parquet_are_read_too(tmp_path):
     images = [{"bytes": png(n), "path": name} for n, name in enumerate(SIGNS)]
     pq.write_table(pa.table({"image": images}), tmp_path / "signs.parquet")
     opened = open_source(tmp_path / "signs.parquet", Columns(), "{class+group}/{group}_{*}")
-    assert [r.source for r in opened.rows(images=False)] == ["yield/00017", "yield/00017", "stop/00017"]
+    assert [r.group for r in opened.rows(images=False)] == ["yield/00017", "yield/00017", "stop/00017"]

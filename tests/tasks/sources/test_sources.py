@@ -344,7 +344,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-COLUMNS = ("label", "time", "split", "source", "annotator", "slice", "slice_x", "labelled_at")
+COLUMNS = ("label", "time", "split", "source", "group", "annotator", "slice", "slice_x", "labelled_at")
 
 
 @given(
@@ -365,7 +365,9 @@ def test_whatever_a_row_holds_it_can_be_stored_or_is_refused(record, task):
         if reason is None:
             pa.array([label], label_type(task))
             pa.array([row.taken_at, row.labelled_at], pa.timestamp("us", tz="UTC"))
-            pa.array([row.source, row.annotator, *(text for pair in row.slices for text in pair)], pa.string())
+            pa.array(
+                [row.source, row.group, row.annotator, *(text for pair in row.slices for text in pair)], pa.string()
+            )
         assert reason is None or reason in QUARANTINE_REASONS
 
 

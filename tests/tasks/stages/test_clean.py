@@ -163,7 +163,7 @@ def test_known_wrong_labels_are_found_better_than_by_cleanlabs_default(project):
     samples = samples.filter(pc.and_(pc.equal(samples["split"], "train"), pc.is_valid(samples["label"])))
     x = pretrained_features(project, samples, embed=everything.embed, images=everything.images)
     y = np.searchsorted(CLASSES, given)
-    fold = assign_folds(one_hot(y, 6), np.array(samples["source"].to_pylist()), 5, 0)
+    fold = assign_folds(one_hot(y, 6), np.array(samples["group"].to_pylist()), 5, 0)
     probes = probe.fit_many(x, y, 6, fold != np.arange(5)[:, None])
     theirs = find_label_issues(y, probe.softmax(probe.select_logits(probes, x, fold)), n_jobs=1)
     default = 2 * (theirs & wrong).sum() / (theirs.sum() + wrong.sum())
