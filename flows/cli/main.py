@@ -4,6 +4,7 @@ Every command imports what it needs when it runs, so that `evergreen retrain` wi
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from flows.cli import production, versions
 from flows.cli import upgrade as upgrade_command
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
+from tasks.common.loopback import no_proxy
 from tasks.common.paths import project_root, state_dir
 
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
@@ -52,6 +54,7 @@ def options(
 def main() -> None:
     """Run the command line: a user's error is one message and exit code 1, never a traceback."""
     collect_less_garbage()
+    os.environ |= no_proxy()  # for all libraries and children: their calls to this machine need no proxy
     try:
         app()
     except EvergreenError as error:
@@ -223,6 +226,23 @@ def up() -> None:
     from flows.services.up import up as start
 
     start(project_root(), typer.echo)
+
+
+@app.command()
+def ui(
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the address and what to sign in with, and open nothing.")
+    ] = False,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the variables that the `prefect` command needs, for a shell's `eval`.")
+    ] = False,
+) -> None:
+    """Open Prefect's UI in your browser, signed in."""
+    from flows.services.sign_in import export_lines, open_ui, sign_in_lines
+
+    lines = export_lines if env else sign_in_lines if show else open_ui
+    for line in lines(project_root()):
+        typer.echo(line)
 
 
 @app.command()

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from flows.repo import run_inputs, workspace
-from flows.server.process import ensure_server, environment, mark_crashed, running
+from flows.server.api import Api
+from flows.server.process import api_of, ensure_server, environment, mark_crashed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params, load_run_params
@@ -38,7 +39,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
         key, tombstones, ended = run_inputs.current_inputs(root)
         if not ended:
             return _start_here(root, key, tombstones, reason, flight, say)
-        if workspace.crashed_runs(root) and (running(root) or os.environ.get("PREFECT_API_URL")):
+        if workspace.crashed_runs(root) and api_of(root):
             _mark_dead_runs(root, ensure_server(root, say))
         return _nothing_new(root, ended, say)
 
@@ -88,14 +89,14 @@ def _start(
     workspace.check_code_and_state(root)
     load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
     _check_writable(root)
-    url = ensure_server(root, say)
-    _mark_dead_runs(root, url)
+    api = ensure_server(root, say)
+    _mark_dead_runs(root, api)
     run_id = run_id or workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
     write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
     say(f"run {run_id}: {reason}")
-    env = environment(root) | {
-        "PREFECT_API_URL": url,
+    env = environment(root) | api.environment()
+    env |= {
         "PYTHONPATH": str(tree),  # the run uses the code of its commit
         "PYTHONUNBUFFERED": "1",
         "EVERGREEN_STATE": str(workspace.state_dir(root)),
@@ -119,10 +120,10 @@ def _start(
     return code
 
 
-def _mark_dead_runs(root: Path, url: str) -> None:
+def _mark_dead_runs(root: Path, api: Api) -> None:
     """Mark the flow runs of killed processes as crashed in Prefect: they would look alive forever."""
     died = workspace.crashed_runs(root)
-    mark_crashed(url, died)
+    mark_crashed(api, died)
     workspace.clear_crashed(root, died)
 
 

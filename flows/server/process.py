@@ -1,9 +1,10 @@
 """The project's own Prefect server: start it, keep it running, find it again.
 
-A temporary server per run would cost 10-20 s each time and outlive a killed run. So one detached `prefect server`
-serves all runs of a project until `evergreen down`. By default it uses SQLite under .evergreen/prefect and listens on
-loopback. The `serve` section of params.yaml can name a Postgres URL, another port, or another address (which then needs
-a password).
+A temporary server per run would cost 10-20 s each time and outlive a killed run. So one detached server serves all runs
+of a project until `evergreen down`. By default it uses SQLite under .evergreen/prefect and listens on loopback. The
+`serve` section of params.yaml can name a Postgres URL, another port, or another address (which then needs a password).
+
+Every start has the checkout's secret (flows.server.checkout), and the guard in front (flows.server.guard).
 """
 
 import os
@@ -13,21 +14,22 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from flows.server.api import post
+from flows.server.api import Api
+from flows.server.checkout import Checkout, checkout, known_checkout, renew_secret
+from flows.server.serve import NAMES, PASSWORD
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, read_json, write_json
+from tasks.common.loopback import is_loopback, no_proxy, open_url
 from tasks.common.params import ServeParams, load_params
-from tasks.common.paths import state_dir
+from tasks.common.paths import project_root, state_dir
 
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 QUIET = {  # stops libraries from phoning home and from printing banners
     "DO_NOT_TRACK": "1",
@@ -36,41 +38,55 @@ QUIET = {  # stops libraries from phoning home and from printing banners
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_CLI_PROMPT": "false",
 }
+# without it Prefect starts a server of its own, which has no secret, where a process finds no address of one
+NO_OTHER_SERVER = {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
 
 
 def environment(root: Path) -> dict[str, str]:
     """Environment of a process that talks to the project's server, or to the one that the user configured."""
     # PREFECT__* belong to the flow run that may have started this command; a child starts a flow run of its own
-    values = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")} | QUIET
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
+    values = inherited | QUIET | NO_OTHER_SERVER | no_proxy()
     values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
     values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
     return values
 
 
-def server_environment(serve: ServeParams) -> dict[str, str]:
-    """What the server needs in addition to `environment`: its database, and a password beyond loopback.
+def server_environment(serve: ServeParams, own: Checkout, url: str) -> dict[str, str]:
+    """What the server needs in addition to `environment`: database, secret, password, and who may call it.
 
     Raises EvergreenError if it should listen on the network without a password.
     """
-    values = {}
+    check_password(serve)
+    values = {
+        "PREFECT_API_URL": url,
+        "PREFECT_API_AUTH_STRING": own.auth,
+        "PREFECT_SERVER_API_AUTH_STRING": own.auth,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
+        "PREFECT_UI_API_URL": "/api",  # only the browser knows by which name it came
+        NAMES: ",".join(serve.hosts),
+    }
+    if password := os.environ.get(serve.password_env):
+        values[PASSWORD] = password
     if database := os.environ.get(serve.database_env):
         values["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg(database, serve.database_env)
-    if auth := auth_string(serve):
-        values["PREFECT_SERVER_API_AUTH_STRING"] = values["PREFECT_API_AUTH_STRING"] = auth
     return values
 
 
-def auth_string(serve: ServeParams) -> str | None:
-    """ "user:password" of a server that listens beyond loopback; None on loopback."""
-    if serve.host in LOOPBACK:
-        return None
-    password = os.environ.get(serve.password_env)
-    if not password:
+def check_password(serve: ServeParams) -> None:
+    """Raise EvergreenError if services should listen beyond loopback without a password."""
+    if not is_loopback(serve.host) and not os.environ.get(serve.password_env):
         raise EvergreenError(
             f"serve.host in params.yaml is {serve.host}: an address beyond loopback needs a password. Set the "
             f"environment variable {serve.password_env}, or use 127.0.0.1 (and a tunnel)."
         )
-    return f"evergreen:{password}"
+
+
+def shown_host(serve: ServeParams) -> str:
+    """The address at which this machine reaches what listens on `serve.host`."""
+    if is_loopback(serve.host) or serve.host in ("0.0.0.0", "::"):
+        return "127.0.0.1" if serve.host != "::1" else "[::1]"
+    return f"[{serve.host}]" if ":" in serve.host else serve.host
 
 
 def _asyncpg(url: str, variable: str) -> str:
@@ -86,7 +102,7 @@ def _asyncpg(url: str, variable: str) -> str:
 def healthy(url: str, seconds: float = 2.0) -> bool:
     """Does a Prefect API answer at `url`?"""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as reply:
+        with open_url(f"{url}/health", seconds) as reply:
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -104,53 +120,88 @@ def created(pid: int) -> float | None:
 
 
 def running(root: Path) -> dict | None:
-    """{pid, created, url, ui} of the project's own server if it answers, else None.
+    """{pid, created, url, ui, checkout} of this checkout's own server if it answers, else None.
 
     The process is compared too: after a reboot, the server of another project may answer at this address.
     """
-    file = state_dir(root) / "server.json"
-    if not file.is_file():
+    about, own = _recorded(root), known_checkout(root)
+    if about is None or own is None or about.get("checkout") != own.id or not _is_here(about, root):
         return None
-    about = read_json(file)
-    own = about.get("created") is not None and created(about["pid"]) == about["created"]
-    return about if own and healthy(about["url"]) else None
+    return about if healthy(about["url"]) else None
 
 
-def ensure_server(root: Path, say=print) -> str:
-    """Return the API address to use: PREFECT_API_URL if set, else the project's own server, started if needed.
+def own_api(root: Path) -> Api | None:
+    """The API of this checkout's own server if that runs."""
+    about, own = running(root), known_checkout(root)
+    return Api(about["url"], own.auth) if about and own else None
+
+
+def api_of(root: Path) -> Api | None:
+    """The API to use: of PREFECT_API_URL if set, else of this checkout's own server; None if neither is there."""
+    given = Api.from_environment()
+    if given and given.auth is None and (own := own_api(root)) and own.url == given.url:
+        return own
+    return given or own_api(root)
+
+
+def _recorded(root: Path) -> dict[str, Any] | None:
+    """What server.json holds; None if it is absent or not what `_start` wrote."""
+    try:
+        about = read_json(state_dir(root) / "server.json")
+        return about if isinstance(about["pid"], int) and about["url"] else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _is_here(about: dict[str, Any], root: Path) -> bool:
+    """Whether the recorded process is alive and works in this state folder, not in the one this is a copy of."""
+    if about.get("created") is None or created(about["pid"]) != about["created"]:
+        return False
+    try:
+        return Path(psutil.Process(about["pid"]).cwd()).samefile(state_dir(root))
+    except (psutil.Error, OSError):
+        return False
+
+
+def ensure_server(root: Path, say=print) -> Api:
+    """Return the API to use: that of PREFECT_API_URL if set, else of the checkout's own server, started if needed.
 
     Raises EvergreenError if the configured server does not answer or ours does not start.
     """
-    if url := os.environ.get("PREFECT_API_URL"):
-        if not healthy(url, 10):
-            raise EvergreenError(f"PREFECT_API_URL={url} does not answer: start that server, or unset the variable")
-        return url
-    if auth := auth_string(load_params(root / "params.yaml").serve):
-        os.environ["PREFECT_API_AUTH_STRING"] = auth  # for this process and its children
-    if about := running(root):
-        return about["url"]
+    if given := Api.from_environment():
+        if not healthy(given.url, 10):
+            raise EvergreenError(
+                f"PREFECT_API_URL={given.url} does not answer: start that server, or unset the variable"
+            )
+        return api_of(root) or given
+    if api := own_api(root):
+        return api
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     # two runs at once start one server
     with locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server"):
-        if about := running(root):
-            return about["url"]
+        if api := own_api(root):
+            return api
+        if (left := _recorded(root)) and _is_here(left, root):  # it does not answer, or an earlier version started it
+            _stop(left)
         say("starting the Prefect server (it keeps running; `evergreen down` stops it)")
         return _start(root, state)
 
 
-def _start(root: Path, state: Path, tries: int = 5) -> str:
+def _start(root: Path, state: Path, tries: int = 5) -> Api:
     serve = load_params(root / "params.yaml").serve
-    own = server_environment(serve)
     port = free_port(serve.prefect_port, serve.host)
-    shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host
-    url = f"http://{shown}:{port}/api"
-    # beyond loopback only the browser knows the right address
-    ui_api = url if serve.host in LOOPBACK else "/api"
+    url = f"http://{shown_host(serve)}:{port}/api"
+    last = _recorded(root)
+    # someone else has the last server's port: what clients and pages still send there, they read
+    own = renew_secret(root) if last and last["url"] != url else checkout(root)
+    started = {**environment(root), **server_environment(serve, own, url)}
+    Path(started["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    started["PYTHONPATH"] = os.pathsep.join(filter(None, [str(project_root(root)), os.environ.get("PYTHONPATH")]))
     with open(state / "server.log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", serve.host, "--port", str(port)],
-            env={**environment(root), **own, "PREFECT_API_URL": url, "PREFECT_UI_API_URL": ui_api},
+            [sys.executable, "-P", "-m", "flows.server.serve", serve.host, str(port)],
+            env=started,
             cwd=state,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -168,9 +219,15 @@ def _start(root: Path, state: Path, tries: int = 5) -> str:
             os.killpg(process.pid, signal.SIGTERM)
             raise EvergreenError(f"the Prefect server did not start in {START_SECONDS} s; see {state / 'server.log'}")
         time.sleep(0.2)
-    about = {"pid": process.pid, "created": created(process.pid), "url": url, "ui": url.removesuffix("/api")}
+    about = {
+        "pid": process.pid,
+        "created": created(process.pid),
+        "url": url,
+        "ui": url.removesuffix("/api"),
+        "checkout": own.id,
+    }
     write_json(state / "server.json", about)
-    return url
+    return Api(url, own.auth)
 
 
 def _listens(pid: int, port: int) -> bool:
@@ -185,20 +242,26 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def stop_server(root: Path) -> bool:
-    """Stop the project's own server and its children; False if none runs."""
-    about = running(root)
-    file = state_dir(root) / "server.json"
-    file.unlink(missing_ok=True)
-    if about is None:
+    """Stop the checkout's own server and its children; False if none runs. The next one has another secret."""
+    about = _recorded(root)
+    if about is None or not _is_here(about, root):
+        (state_dir(root) / "server.json").unlink(missing_ok=True)
         return False
+    _stop(about)
+    (state_dir(root) / "server.json").unlink(missing_ok=True)
+    renew_secret(root)
+    return True
+
+
+def _stop(about: dict[str, Any]) -> None:
+    """Stop the recorded server process and its children."""
     with suppress(ProcessLookupError):  # it has just ended by itself
         os.killpg(about["pid"], signal.SIGTERM)
         deadline = time.monotonic() + 15
-        while healthy(about["url"], 0.5) and time.monotonic() < deadline:
+        while created(about["pid"]) == about["created"] and time.monotonic() < deadline:
             time.sleep(0.1)
-        if healthy(about["url"], 0.5):
+        if created(about["pid"]) == about["created"]:
             os.killpg(about["pid"], signal.SIGKILL)
-    return True
 
 
 def free_port(wanted: int, host: str = "127.0.0.1") -> int:
@@ -220,11 +283,11 @@ def ui_url(api: str, run_id: str = "") -> str:
     return f"{base}/runs/flow-run/{run_id}" if run_id else base
 
 
-def mark_crashed(api: str, run_ids: list[str]) -> None:
+def mark_crashed(api: Api, run_ids: list[str]) -> None:
     """Mark the flow runs of these names as crashed in Prefect: a killed process cannot do it itself."""
     if not run_ids:
         return
     running = {"name": {"any_": run_ids}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
     state = {"type": "CRASHED", "message": "its process died; the next run continues from its finished stages"}
-    for run in post(f"{api}/flow_runs/filter", {"flow_runs": running}):
-        post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+    for run in api.post("/flow_runs/filter", {"flow_runs": running}):
+        api.post(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})

@@ -19,15 +19,20 @@ from prefect.events import DeploymentEventTrigger
 from prefect.runner import Runner
 
 from flows.runs.single_flight import wanted
-from flows.server.api import post
+from flows.server.api import Api
+from flows.server.checkout import checkout
 from flows.server.events import EVENTS, resource
+from flows.server.process import own_api
 from flows.services import deployments as flows
+from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import project_root, state_dir
 
 POLL_SECONDS = 2  # between polls for due runs; Prefect's default of 10 s would dominate the time from alarm to run
 ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # start of all intervals, so that a restart does not shift them
+TAG = "evergreen"  # of our deployments
+PAGE = 200  # objects that Prefect lists at once
 FINISHED = ["COMPLETED", "FAILED", "CRASHED", "RUNNING", "PENDING"]
 
 
@@ -44,16 +49,29 @@ def schedules(params: Params) -> dict[Flow, CronSchedule | IntervalSchedule]:
     }
 
 
-def deployed(params: Params) -> list[RunnerDeployment]:
-    """Make the deployments `<flow>/<model name>` with their schedules and the automations that start a retraining."""
-    name = params.bundle.name
+def automation_name(name: str, event: str) -> str:
+    """Name of the automation by which `event` of the checkout `name` starts a retraining."""
+    return f"{name}: {event} starts a retraining"
+
+
+def automation_owner(automation: str) -> str | None:
+    """Name of the checkout (or model) whose `automation` this is; None if it is not one of ours."""
+    ends = (automation_name("", event) for event in EVENTS)
+    return next((automation.removesuffix(end) for end in ends if automation.endswith(end)), None)
+
+
+def deployed(params: Params, name: str, folder: Path) -> list[RunnerDeployment]:
+    """Make the deployments `<flow>/<name>` with their schedules and the automations that start a retraining.
+
+    name: the checkout's id. Two projects on one Prefect server often have models of the same name.
+    """
     made = []
     for flow_, schedule in schedules(params).items():
         triggers = []
         if flow_ is flows.retrain_when_needed:
             triggers = [
                 DeploymentEventTrigger(
-                    name=f"{name}: {event} starts a retraining",
+                    name=automation_name(name, event),
                     expect={event},
                     match={"prefect.resource.id": resource(name)},
                     parameters={"reason": "{{ event.payload.reason }}"},
@@ -66,7 +84,8 @@ def deployed(params: Params) -> list[RunnerDeployment]:
                 name=name,
                 schedules=[DeploymentScheduleCreate(schedule=schedule, parameters=parameters)],
                 triggers=triggers,
-                tags=["evergreen"],
+                description=f"{params.bundle.name} in {folder}: {flow_.description or flow_.name}",
+                tags=[TAG],
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )
         )
@@ -83,37 +102,37 @@ async def missed(schedule: CronSchedule | IntervalSchedule, last: datetime | Non
     return len(await same.get_dates(n=1000, start=last + timedelta(seconds=1), end=now))
 
 
-def last_run(api: str, deployment: str) -> datetime | None:
+def last_run(api: Api, deployment: str) -> datetime | None:
     """When the newest run of deployment id `deployment` was due; only runs that took place count."""
     body = {
         "flow_runs": {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": FINISHED}}},
         "sort": "EXPECTED_START_TIME_DESC",
         "limit": 1,
     }
-    runs = post(f"{api}/flow_runs/filter", body)
+    runs = api.post("/flow_runs/filter", body)
     return datetime.fromisoformat(runs[0]["expected_start_time"]) if runs else None
 
 
-def mark_dead(api: str, name: str, root: Path) -> int:
+def mark_dead(api: Api, name: str, root: Path) -> int:
     """Mark flow runs of the deployments called `name` whose process died as crashed; returns how many."""
     body = {
         "deployments": {"name": {"any_": [name]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
         "limit": 200,
     }
-    dead = [run for run in post(f"{api}/flow_runs/filter", body) if not flows.is_alive(root, run["id"])]
+    dead = [run for run in api.post("/flow_runs/filter", body) if not flows.is_alive(root, run["id"])]
     state = {"type": "CRASHED", "message": "its process died"}
     for run in dead:
-        post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        api.post(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
     return len(dead)
 
 
-async def make_up(api: str, name: str, params: Params, root: Path, now: datetime) -> list[str]:
+async def make_up(api: Api, name: str, params: Params, root: Path, now: datetime) -> list[str]:
     """Start one run for each deployment that missed any; returns the names of those runs."""
     started = []
     for flow_, schedule in schedules(params).items():
-        (about,) = post(
-            f"{api}/deployments/filter",
+        (about,) = api.post(
+            "/deployments/filter",
             {"deployments": {"name": {"any_": [name]}}, "flows": {"name": {"any_": [flow_.name]}}},
         )
         due = await missed(schedule, last_run(api, about["id"]), now)
@@ -123,20 +142,54 @@ async def make_up(api: str, name: str, params: Params, root: Path, now: datetime
         why = f"{due} scheduled run(s) were missed" if due else "a retraining was interrupted"
         parameters = {"reason": why} if flow_ is flows.retrain_when_needed else {}
         state = {"type": "SCHEDULED", "message": why}
-        run = post(f"{api}/deployments/{about['id']}/create_flow_run", {"state": state, "parameters": parameters})
+        run = api.post(f"/deployments/{about['id']}/create_flow_run", {"state": state, "parameters": parameters})
         started.append(run["name"])
     return started
 
 
-async def serve(root: Path, params: Params, made: list[RunnerDeployment]) -> None:
+def remove_old(api: Api, root: Path, params: Params, name: str) -> int:
+    """Delete deployments and automations that an earlier version, or the folder this is a copy of, left.
+
+    On this checkout's own server all of ours but `name`'s; on a server for many, only those that have the model's name:
+    versions before 0.3 gave it to them. Returns how many were deleted.
+    """
+    own = own_api(root)
+    alone = own is not None and own.url == api.url
+    gone = 0
+    for deployment in _all(api, "/deployments/filter", {"deployments": {"tags": {"all_": [TAG]}}}):
+        if deployment["name"] == params.bundle.name or (alone and deployment["name"] != name):
+            api.call("DELETE", f"/deployments/{deployment['id']}")
+            gone += 1
+    for automation in _all(api, "/automations/filter", {}):
+        owner = automation_owner(automation["name"])
+        if owner is not None and (owner == params.bundle.name or (alone and owner != name)):
+            api.call("DELETE", f"/automations/{automation['id']}")
+            gone += 1
+    return gone
+
+
+def _all(api: Api, path: str, where: dict) -> list[dict]:
+    """Everything that a filter of Prefect's finds, page by page."""
+    found: list[dict] = []
+    while True:
+        page = api.post(path, where | {"limit": PAGE, "offset": len(found)})
+        found += page
+        if len(page) < PAGE:
+            return found
+
+
+async def serve(root: Path, params: Params, made: list[RunnerDeployment], name: str) -> None:
     """Deploy the flows, make up for missed runs, then run what is due until SIGTERM."""
+    api = Api.from_environment()
+    if api is None:
+        raise EvergreenError("PREFECT_API_URL is not set: `evergreen up` starts the runner with it")
+    remove_old(api, root, params, name)
     # pausing the schedules at shutdown would drop what falls due while this process restarts
-    runner = Runner(name=f"evergreen-{params.bundle.name}", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
+    runner = Runner(name=f"evergreen-{name}", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
     for deployment in made:
         await runner.aadd_deployment(deployment)
-    api = os.environ["PREFECT_API_URL"]
-    mark_dead(api, params.bundle.name, root)
-    started = await make_up(api, params.bundle.name, params, root, datetime.now(UTC))
+    mark_dead(api, name, root)
+    started = await make_up(api, name, params, root, datetime.now(UTC))
     write_json(state_dir(root) / "serving.json", {"pid": os.getpid(), "made_up": started})
     await runner.start()
 
@@ -144,9 +197,9 @@ async def serve(root: Path, params: Params, made: list[RunnerDeployment]) -> Non
 def main() -> None:
     """Serve the project of the current folder."""
     root = project_root()
-    params = load_params(root / "params.yaml")
-    made = deployed(params)  # outside the event loop: inside it, Prefect returns coroutines
-    asyncio.run(serve(root, params, made))
+    params, name = load_params(root / "params.yaml"), checkout(root).id
+    made = deployed(params, name, root)  # outside the event loop: inside it, Prefect returns coroutines
+    asyncio.run(serve(root, params, made, name))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.server.process import LOOPBACK, created, ensure_server, environment, free_port, running
+from flows.server.checkout import checkout
+from flows.server.process import created, ensure_server, environment, free_port, running, shown_host
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
@@ -30,6 +31,7 @@ from tasks.common.paths import project_root, state_dir
 MARK = "EVERGREEN_SERVICES"
 BACK_OFF = (1.0, 60.0)  # seconds before a restart: the first, the longest
 STEADY = 60.0  # seconds after which a service counts as healthy and its back-off starts over
+STOP = 6.0  # seconds that a service has to end by itself
 TICK, LOOK = 1.0, 60.0  # seconds between checks of the services, and of the monitor's silence
 
 
@@ -39,7 +41,7 @@ def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[st
     from monitoring.pages.site import workspace_dir
 
     serve = params.serve
-    shown = "127.0.0.1" if serve.host in (*LOOPBACK, "0.0.0.0", "::") else serve.host
+    shown = shown_host(serve)
 
     def runner():
         return [sys.executable, "-m", "flows.services.runner"], None
@@ -88,6 +90,17 @@ class Child:
         self.started, self.restarts = now, self.restarts + 1
         return True
 
+    def stop(self) -> None:
+        """End the service, for `look` to start it again at once."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process, self.again = None, 0.0
+
     def about(self) -> dict[str, Any]:
         """The service's entry in services.json."""
         pid = self.process.pid if self.process else None
@@ -106,21 +119,26 @@ def supervise(root: Path) -> None:
     since = datetime.now(UTC)
     params = load_params(root / "params.yaml")
     children = [Child(name, make) for name, make in commands(root, params).items()]
-    looked, written = time.monotonic(), None
+    looked, written, served = time.monotonic(), None, None
     try:
         while True:
             try:
                 api = ensure_server(root, lambda line: print(line, flush=True))
-                env = environment(root) | {"PREFECT_API_URL": api}
+                if served not in (None, api):  # they would go on asking the server that is gone
+                    for child in children:
+                        child.stop()
+                served = api
+                env = environment(root) | api.environment()
                 changed = [child.look(root, env) for child in children]
                 server = running(root)
                 about = {
                     "pid": os.getpid(),
                     "created": created(os.getpid()),
+                    "checkout": checkout(root).id,
                     "since": since.isoformat(timespec="seconds"),
-                    "api": api,
+                    "api": api.url,
                     "services": {
-                        "prefect": {"pid": server["pid"] if server else None, "url": api.removesuffix("/api")},
+                        "prefect": {"pid": server["pid"] if server else None, "url": api.url.removesuffix("/api")},
                         **{child.name: child.about() for child in children},
                     },
                 }

@@ -17,10 +17,20 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.repo.workspace import check_code_and_state
+from flows.repo.workspace import alive_runs, check_code_and_state
 from flows.runs.single_flight import wanted
-from flows.server.api import post
-from flows.server.process import auth_string, created, environment, healthy, running, stop_server
+from flows.server.api import Api
+from flows.server.checkout import known_checkout, renew_secret
+from flows.server.process import (
+    api_of,
+    check_password,
+    created,
+    environment,
+    healthy,
+    own_api,
+    running,
+    stop_server,
+)
 from flows.services.supervisor import MARK
 from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
@@ -39,11 +49,16 @@ def up(root: Path, say=print) -> list[str]:
     Raises EvergreenError if a service does not start; the others keep running.
     """
     check_code_and_state(root)
-    auth_string(load_params(root / "params.yaml").serve)  # raises before anything starts if a password is missing
+    check_password(load_params(root / "params.yaml").serve)  # before anything starts
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
+    if supervised(root) and _services(root) == {} and _written(root):
+        say("restarting the services: an earlier version of Evergreen started them")
+        down(root)
     if not supervised(root):
-        _stop([pid for pid, _ in _recorded(root)])  # left by a killed supervisor; runs that they started go on
+        _stop(_left(root))  # left by a killed supervisor; runs that they started go on
+        if own_api(root) is None and not list(alive_runs(root)):
+            renew_secret(root)
         for name in ("services.json", "serving.json"):
             (state / name).unlink(missing_ok=True)
         env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}
@@ -83,15 +98,16 @@ def up(root: Path, say=print) -> list[str]:
 
 def down(root: Path) -> int:
     """Stop every process of this project's services and the runs they started; returns how many."""
-    about, count = _services(root), len(list(members(root)))
-    if about.get("pid") and created(about["pid"]) == about.get("created"):
+    about, own = _written(root), {process.pid for process in members(root)}
+    count = len(own)
+    if about.get("pid") in own and created(about["pid"]) == about.get("created"):
         _stop([about["pid"]], seconds=20)
     for _ in range(5):  # a service may have been starting while the others ended
         if not (left := list(members(root))):
             break
         _stop([process.pid for process in left])
     count += stop_server(root)
-    for name in ("services.json", "serving.json"):
+    for name in ("services.json", "serving.json", "sign-in.html"):
         (state_dir(root) / name).unlink(missing_ok=True)
     return count
 
@@ -157,16 +173,19 @@ def status_lines(root: Path) -> list[str]:
         lines.append(f"{'ALARM:':<13}{silent}")
     for reason in wanted(root):
         lines.append(f"{'waiting:':<13}a retraining because: {reason}")
-    if (server := running(root)) and about:
-        for name, due in next_runs(server["url"], load_params(root / "params.yaml").bundle.name):
-            lines.append(f"{'next:':<13}{name} at {due:%Y-%m-%d %H:%M} UTC")
+    api, own = api_of(root), known_checkout(root)
+    if api and own and about:
+        try:
+            lines += [f"{'next:':<13}{name} at {due:%Y-%m-%d %H:%M} UTC" for name, due in next_runs(api, own.id)]
+        except EvergreenError as error:
+            lines.append(f"{'next:':<13}unknown: {error}")
     return lines
 
 
-def next_runs(api: str, name: str) -> list[tuple[str, datetime]]:
+def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
     """List (flow, when it runs next) of the deployments called `name`, soonest first."""
-    deployments = post(f"{api}/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
-    flows = {flow["id"]: flow["name"] for flow in post(f"{api}/flows/filter", {})}
+    deployments = api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    flows = {flow["id"]: flow["name"] for flow in api.post("/flows/filter", {})}
     found = []
     for deployment in deployments:
         body = {
@@ -177,7 +196,7 @@ def next_runs(api: str, name: str) -> list[tuple[str, datetime]]:
             "sort": "EXPECTED_START_TIME_ASC",
             "limit": 1,
         }
-        for run in post(f"{api}/flow_runs/filter", body):
+        for run in api.post("/flow_runs/filter", body):
             found.append((flows[deployment["flow_id"]], datetime.fromisoformat(run["expected_start_time"])))
     return sorted(found, key=lambda pair: pair[1])
 
@@ -198,14 +217,20 @@ def _minutes(at: str) -> str:
 
 
 def _services(root: Path) -> dict:
+    """What services.json says of this checkout; empty if it tells of the folder that this is a copy of."""
+    about, own = _written(root), known_checkout(root)
+    return about if own and about.get("checkout") == own.id else {}
+
+
+def _written(root: Path) -> dict:
     file = state_dir(root) / "services.json"
     return read_json(file) if file.is_file() else {}
 
 
-def _recorded(root: Path) -> list[tuple[int, float]]:
-    """List (pid, creation time) of the services in services.json that are still alive."""
-    pairs = [(s.get("pid"), s.get("created")) for s in _services(root).get("services", {}).values()]
-    return [(pid, made) for pid, made in pairs if pid and made and created(pid) == made]
+def _left(root: Path) -> list[int]:
+    """List the services in services.json that are still alive and were started here, whatever version did it."""
+    listed = {s.get("pid"): s.get("created") for s in _written(root).get("services", {}).values()}
+    return [p.pid for p in members(root) if listed.get(p.pid) is not None and created(p.pid) == listed[p.pid]]
 
 
 def _stop(pids: list[int], seconds: float = 6) -> None:

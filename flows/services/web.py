@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from flows.production.queue_export import export_queue
 from flows.server.events import request_retrain
 from flows.services.webhook import router
-from monitoring.pages.access import is_loopback
 from monitoring.pages.site import Actions, create_app, site_of
 from tasks.common.errors import EvergreenError
+from tasks.common.loopback import is_loopback
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
 

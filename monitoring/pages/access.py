@@ -5,20 +5,13 @@ come from a page of this server and carry its token.
 """
 
 import hmac
-import ipaddress
 from base64 import b64decode
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse
 
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+from tasks.common.loopback import is_loopback
 
 
 def refusal(password: str | None, request: Request) -> Response | None:

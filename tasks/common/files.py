@@ -28,14 +28,15 @@ from tasks.common.failpoints import failpoint
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success it is fsynced and renamed onto `path`.
 
-    On any exception the temporary file is removed and `path` keeps its old content.
+    private: only the owner may read the file, from its first byte. On any exception the temporary file is removed and
+    `path` keeps its old content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, handle = temporary_file(path.parent, path.name)
+    temporary, handle = temporary_file(path.parent, path.name, 0o600 if private else 0o644)
     try:
         yield temporary
         fsync_file(temporary)
@@ -80,12 +81,12 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         os.close(handle)
 
 
-def temporary_file(folder: Path, name: str = "") -> tuple[Path, int]:
+def temporary_file(folder: Path, name: str = "", mode: int = 0o644) -> tuple[Path, int]:
     """A new locked file in `folder`, named after `name`, and its descriptor: closing that frees the lock."""
     while True:
         path = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
             continue
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -190,10 +191,13 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as stable, readable JSON (sorted keys, NaN refused), atomically."""
+def write_json(path: Path | str, value: Any, private: bool = False) -> None:
+    """Write `value` as stable, readable JSON (sorted keys, NaN refused), atomically.
+
+    private: only the owner may read the file.
+    """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, private) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -382,6 +382,9 @@ class ServeParams(Section):
     reevaluate_cron: str = Field("0 4 * * 1", description="weekly evaluation on late labels")
     housekeeping_cron: str = Field("30 3 * * *", description="retention, sweeps")
     host: str = Field("127.0.0.1", description="address the pages listen on; anything but loopback needs a password")
+    hosts: list[str] = Field(
+        [], description="names under which browsers reach this machine, besides its own; with `host` beyond loopback"
+    )
     port: Positive = Field(4280, description="of the report pages; a free one is taken when it is in use")
     evidently_port: Positive = Field(4281, description="of the Evidently UI, likewise")
     prefect_port: Positive = Field(4200, description="of the project's Prefect server, likewise")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.repo import run_inputs
+from flows.server.process import own_api
 from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.releases.store import open_store
@@ -274,21 +275,14 @@ def wait_until(true, seconds: float = 240) -> None:
 
 def test_the_quick_pass_of_the_flows_benchmark(project):
     """On this project's server: starting one more would take as long as the pass itself."""
-    quick_pass("flow", 3, PREFECT_API_URL=read_json(project / ".evergreen/server.json")["url"])
+    quick_pass("flow", 3, **own_api(project).environment())
 
 
 def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
-    import json
-    import urllib.request
-
-    server = read_json(project / ".evergreen" / "server.json")
+    api = own_api(project)
 
     def ask(what: str, body: dict) -> list:
-        request = urllib.request.Request(
-            f"{server['url']}/{what}/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as reply:
-            return json.load(reply)
+        return api.post(f"/{what}/filter", body)
 
     endings = {run["state_name"] for run in ask("flow_runs", {})}
     assert {"Promoted", "Refused", "Unchanged", "Crashed"} <= endings

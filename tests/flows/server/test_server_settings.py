@@ -1,26 +1,46 @@
-"""The server's password and database, from the environment."""
+"""The server's secret, password and database, from the checkout and the environment."""
 
 import pytest
 
-from flows.server.process import auth_string, server_environment
+from flows.server.checkout import Checkout
+from flows.server.process import check_password, environment, server_environment
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ServeParams
 
+OWN, URL = Checkout("0123", "s3cret"), "http://127.0.0.1:4200/api"
+
 
 def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(monkeypatch):
-    serve = ServeParams(host="0.0.0.0", password_env="TEST_PASSWORD", database_env="TEST_DATABASE")
+    serve = ServeParams(host="0.0.0.0", hosts=["box"], password_env="TEST_PASSWORD", database_env="TEST_DATABASE")
     monkeypatch.delenv("TEST_PASSWORD", raising=False)
     with pytest.raises(EvergreenError, match="TEST_PASSWORD"):
-        auth_string(serve)
+        check_password(serve)
+    with pytest.raises(EvergreenError, match="TEST_PASSWORD"):
+        server_environment(serve, OWN, URL)
     monkeypatch.setenv("TEST_PASSWORD", "hush")
     monkeypatch.setenv("TEST_DATABASE", "postgres://u:pw@db/prefect")
-    assert server_environment(serve) == {
-        "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://u:pw@db/prefect",
-        "PREFECT_SERVER_API_AUTH_STRING": "evergreen:hush",
-        "PREFECT_API_AUTH_STRING": "evergreen:hush",
-    }
+    found = server_environment(serve, OWN, URL)
+    assert found["PREFECT_API_DATABASE_CONNECTION_URL"] == "postgresql+asyncpg://u:pw@db/prefect"
+    assert found["EVERGREEN_SERVER_PASSWORD"] == "hush"
+    assert found["EVERGREEN_SERVER_NAMES"] == "box"
     monkeypatch.setenv("TEST_DATABASE", "mysql://u:pw@db/prefect")
     with pytest.raises(EvergreenError, match="TEST_DATABASE") as error:
-        server_environment(serve)
+        server_environment(serve, OWN, URL)
     assert "pw" not in str(error.value)
-    assert auth_string(ServeParams()) is None
+    check_password(ServeParams())
+
+
+@pytest.mark.parametrize("password", [None, "hush"])
+def test_every_server_has_the_checkouts_secret_and_names_its_origin(password, monkeypatch):
+    monkeypatch.setenv("TEST_PASSWORD", password or "")
+    found = server_environment(ServeParams(password_env="TEST_PASSWORD"), OWN, URL)
+    assert found["PREFECT_SERVER_API_AUTH_STRING"] == found["PREFECT_API_AUTH_STRING"] == "evergreen:s3cret"
+    assert found["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200"
+
+
+def test_children_start_no_server_of_their_own_and_need_no_proxy_for_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    found = environment(tmp_path)
+    assert found["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
+    assert found["NO_PROXY"] == found["no_proxy"] == "example.org,127.0.0.1,localhost,::1"

@@ -6,6 +6,7 @@ One project serves the whole module; the tests build on each other, as a day of 
 import base64
 import hashlib
 import hmac
+import http.client
 import json
 import os
 import shutil
@@ -17,15 +18,19 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from flows.server import process
-from flows.server.api import post
-from flows.server.events import request_retrain
+from flows.server.api import Api, emit
+from flows.server.checkout import checkout
+from flows.server.events import EVENTS, request_retrain
 from flows.server.process import created
-from flows.services import up
+from flows.services import runner, up
+from flows.services.sign_in import export_lines, sign_in_page
+from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
 from tests.support.checkout import ROOT
@@ -57,8 +62,12 @@ def about(root: Path) -> dict:
     return read_json(root / ".evergreen" / "services.json")
 
 
+def api(root: Path) -> Api:
+    return process.own_api(root)
+
+
 def runs(root: Path, **where) -> list[dict]:
-    return post(f"{about(root)['api']}/flow_runs/filter", {"flow_runs": where, "limit": 200})
+    return api(root).post("/flow_runs/filter", {"flow_runs": where, "limit": 200})
 
 
 def because(root: Path, reason: str) -> dict | None:
@@ -88,7 +97,7 @@ def test_another_projects_server_at_the_same_address_is_recognised(running, tmp_
     gone = subprocess.Popen(["true"])
     gone.wait()
     mine = tmp_path / ".evergreen" / "server.json"
-    write_json(mine, theirs | {"pid": gone.pid})
+    write_json(mine, theirs | {"pid": gone.pid, "checkout": checkout(tmp_path).id})
     assert process.running(root) == theirs
     assert process.running(tmp_path) is None
     assert process.stop_server(tmp_path) is False
@@ -130,18 +139,14 @@ def test_an_event_starts_a_retraining_with_its_window_as_the_reason_within_secon
     assert ended["state"]["type"] == "FAILED"
     assert "HEAD lacks" in ended["state"]["message"]
     assert until(lambda: [a for a in alerts if "HEAD lacks" in a["message"]], 20)
-    (automation,) = [
-        a for a in post(f"{about(root)['api']}/automations/filter", {}) if "evergreen.drift.retrain" in a["name"]
-    ]
+    (automation,) = [a for a in api(root).post("/automations/filter", {}) if "evergreen.drift.retrain" in a["name"]]
     assert automation["enabled"]
 
 
-def test_an_event_of_another_model_starts_nothing(running):
-    from flows.server.api import emit
-
+def test_an_event_of_another_checkout_or_of_the_models_name_starts_nothing(running):
     root, _ = running
-    api = about(root)["api"]
-    emit(api, "evergreen.drift.retrain", "evergreen.other", {"reason": "not ours"})
+    for other in ("evergreen.other", f"evergreen.{load_params(root / 'params.yaml').bundle.name}"):
+        emit(api(root), "evergreen.drift.retrain", other, {"reason": "not ours"})
     request_retrain(root, "drift", "ours, sent later")
     until(lambda: because(root, "ours, sent later"), 60)
     assert because(root, "not ours") is None
@@ -167,9 +172,8 @@ def test_a_signed_webhook_over_the_pages_address_starts_one(running):
 
 def test_the_monitor_runs_as_a_deployment_and_status_shows_what_it_found(running):
     root, _ = running
-    api = about(root)["api"]
-    (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
-    run = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    (deployment,) = api(root).post("/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
+    run = api(root).post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]], 60)[0]
     assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
     assert any("monitor:" in line and "waiting" in line for line in up.status_lines(root))
@@ -177,12 +181,12 @@ def test_the_monitor_runs_as_a_deployment_and_status_shows_what_it_found(running
 
 def test_killed_services_are_restarted_and_a_run_that_died_with_them_is_marked(running):
     root, _ = running
-    api, before = about(root)["api"], about(root)["services"]
-    (deployment,) = post(f"{api}/deployments/filter", {"flows": {"name": {"any_": ["housekeeping"]}}})
+    before = about(root)["services"]
+    (deployment,) = api(root).post("/deployments/filter", {"flows": {"name": {"any_": ["housekeeping"]}}})
     later = (datetime.now(UTC) + HOUR).isoformat()
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": later}}
-    died = post(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": state})["id"]
-    post(f"{api}/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    died = api(root).post(f"/deployments/{deployment['id']}/create_flow_run", {"state": state})["id"]
+    api(root).post(f"/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
     for name in ("runner", "pages"):
         os.kill(before[name]["pid"], signal.SIGKILL)
     for name in ("runner", "pages"):
@@ -206,11 +210,148 @@ def test_up_after_the_supervisor_was_killed_brings_everything_back_once(running)
         assert created(before["services"][name]["pid"]) is None, f"two of {name} would do everything twice"
 
 
+ATTACK = """async (api) => {
+  const shell = {'prefect.deployments.steps.run_shell_script': {script: 'touch /tmp/owned'}};
+  const said = [];
+  const send = async (path, body, more) => {
+    try {
+      const reply = await fetch(api + path, {method: 'POST', body: JSON.stringify(body), ...more});
+      said.push(reply.type === 'opaque' ? 'opaque' : reply.status);
+      return reply.type === 'opaque' ? {} : await reply.json();
+    } catch (error) { said.push('refused'); return {}; }
+  };
+  for (const more of [{headers: {'Content-Type': 'application/json'}}, {mode: 'no-cors', credentials: 'include'},
+                      {mode: 'no-cors', headers: {'Content-Type': 'text/plain'}}]) {
+    const flow = await send('/flows/', {name: 'attack'}, more);
+    await send('/deployments/', {name: 'attack', flow_id: flow.id, entrypoint: 'x.py:x', pull_steps: [shell]}, more);
+  }
+  return said;
+}"""
+
+
+FORM = """(url) => new Promise(done => {
+  const made = (kind, about) => Object.assign(document.createElement(kind), about);
+  const form = made('form', {method: 'POST', action: url, target: 'there', enctype: 'text/plain'});
+  form.append(made('input', {name: '{"name": "attack", "x": "', value: '"}'}));
+  document.body.append(made('iframe', {name: 'there', onload: done}), form);
+  form.submit();
+})"""
+
+
+def test_a_page_of_another_origin_registers_nothing(running, visit):
+    """Each way that a browser has: JSON with a preflight, and without one as text that Prefect reads as JSON."""
+    root, _ = running
+    with receiver() as elsewhere:
+        opened = visit(f"http://localhost:{elsewhere.server_address[1]}/")
+        assert not [status for status in opened.page.evaluate(ATTACK, api(root).url) if isinstance(status, int)]
+        opened.page.evaluate(FORM, f"{api(root).url}/flows/")
+        assert len([url for url in opened.requests if url.startswith(api(root).url)]) >= 6, "they were sent"
+    assert [flow for flow in api(root).post("/flows/filter", {}) if flow["name"] == "attack"] == []
+    assert [one for one in api(root).post("/deployments/filter", {}) if one["name"] == "attack"] == []
+
+
+def test_a_browser_that_is_signed_in_runs_the_ui_and_still_nothing_for_other_pages(running, visit):
+    root, _ = running
+    signed_in = visit(sign_in_page(root)).page
+    signed_in.wait_for_url("**/dashboard*", timeout=30_000)
+    signed_in.wait_for_selector("text=Flow Runs")
+    assert "password" not in signed_in.inner_text("body").lower()
+    with receiver() as elsewhere:
+        # 127.0.0.1 on another port: the same site, so a cookie would be sent
+        page = visit(f"http://127.0.0.1:{elsewhere.server_address[1]}/").page
+        assert not [status for status in page.evaluate(ATTACK, api(root).url) if isinstance(status, int)]
+    assert [flow for flow in api(root).post("/flows/filter", {}) if flow["name"] == "attack"] == []
+
+
+def test_another_user_of_this_machine_reads_and_changes_nothing(running):
+    """Every route that the server has, asked without the secret, with a wrong one, and under a foreign name."""
+    root, _ = running
+    routes = Api(process.running(root)["ui"], api(root).auth).call("GET", "/openapi.json")["paths"]
+    asked = [(method.upper(), path) for path, methods in routes.items() for method in methods]
+    asked = [(method, path) for method, path in asked if path not in ("/health", "/ready")]
+    assert len(asked) > 150
+    at = urlsplit(api(root).url)
+    secret = base64.b64encode(checkout(root).auth.encode()).decode()
+    line = http.client.HTTPConnection(at.hostname, at.port, timeout=20)
+
+    def status(method: str, path: str, **headers: str) -> int:
+        line.request(method, path, body="{}", headers={"Content-Type": "application/json"} | headers)
+        reply = line.getresponse()
+        reply.read()
+        return reply.status
+
+    answers = {status(method, f"/api{path}") for method, path in asked}
+    assert answers == {401}
+    assert {status("GET", path) for path in ("/docs", "/openapi.json", "/redoc")} == {401}
+    assert status("POST", "/api/flows/filter", Authorization="Basic ZXZlcmdyZWVuOndyb25n") == 401
+    assert status("POST", "/api/flows/filter", Authorization=f"Basic {secret}") == 200
+    assert status("POST", "/api/flows/filter", Authorization=f"Basic {secret}", Host="evil.example") == 421
+
+
+def test_the_secret_is_in_no_log_no_command_line_and_no_page(running):
+    root, _ = running
+    up.status_lines(root)
+    secret = checkout(root).secret
+    logs = {path.name: path.read_text(errors="replace") for path in (root / ".evergreen").glob("*.log")}
+    assert {"server.log", "runner.log", "pages.log", "services.log"} <= logs.keys()
+    assert [name for name, text in logs.items() if secret in text] == []
+    assert [p.cmdline() for p in up.members(root) if secret in " ".join(p.cmdline())] == []
+    for url in (about(root)["services"]["pages"]["url"], about(root)["services"]["prefect"]["url"]):
+        with urllib.request.urlopen(url, timeout=20) as reply:
+            assert secret not in reply.read().decode()
+
+
+def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_original(running, tmp_path):
+    root, _ = running
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("cache", "prefect", "artifacts", "*.tmp"))
+    before = about(root)
+    assert process.running(copy) is None
+    assert [(name, well) for name, _, well in up.services(copy)] == [(name, False) for name in up.SERVICES]
+    with pytest.raises(EvergreenError, match="no Prefect server runs here"):
+        request_retrain(copy, "person", "the copy's button")
+    with pytest.MonkeyPatch.context() as patch:  # both on one server of the user's
+        for name, value in api(root).environment().items():
+            patch.setenv(name, value)
+        request_retrain(copy, "person", "the copy's button")
+    request_retrain(root, "person", "the original's button")
+    until(lambda: because(root, "the original's button"), 60)
+    assert because(root, "the copy's button") is None
+    assert up.down(copy) == 0
+    assert about(root) == before
+    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in up.SERVICES]
+
+
+def test_deployments_and_automations_of_the_models_name_are_removed_and_others_stay(running):
+    """An earlier version named them after the model; a copied folder's database holds those of the original."""
+    root, _ = running
+    params = load_params(root / "params.yaml")
+    (own,) = api(root).post("/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
+    for name, tags in ((params.bundle.name, ["evergreen"]), ("0123456789abcdef", ["evergreen"]), ("theirs", [])):
+        api(root).post("/deployments/", {"name": name, "flow_id": own["flow_id"], "tags": tags, "entrypoint": "x:y"})
+    trigger = {"type": "event", "posture": "Reactive", "expect": ["x"], "threshold": 1, "within": 0}
+    for name in (runner.automation_name(params.bundle.name, EVENTS[0]), "theirs: x starts a retraining"):
+        action = {"type": "do-nothing"}
+        api(root).post("/automations/", {"name": name, "trigger": trigger, "actions": [action]})
+    assert runner.remove_old(api(root), root, params, checkout(root).id) == 3
+
+    def names(kind: str) -> set[str]:
+        return {one["name"] for one in api(root).post(f"/{kind}/filter", {})}
+
+    assert names("deployments") == {checkout(root).id, "theirs"}
+    assert names("automations") == {
+        "theirs: x starts a retraining",
+        *(runner.automation_name(checkout(root).id, event) for event in EVENTS),
+    }
+
+
 def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
     root, _ = running
     shutil.copytree(ROOT / "flows", tmp_path / "flows")
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
-    env = {**os.environ, "PREFECT_API_URL": about(root)["api"], "PREFECT_HOME": str(root / ".evergreen" / "prefect")}
+    script = "\n".join([*export_lines(root), "env -0"])
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    env = dict(line.split("=", 1) for line in told.rstrip("\0").split("\0"))
 
     def prefect(*arguments: str) -> str:
         done = subprocess.run(
@@ -222,9 +363,12 @@ def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
 
     prefect("work-pool", "create", "evergreen", "--type", "process")
     prefect("deploy", "--all")
-    deployed = post(f"{about(root)['api']}/deployments/filter", {})
+    deployed = api(root).post("/deployments/filter", {})
     pooled = {d["entrypoint"].rpartition(":")[2] for d in deployed if d["work_pool_name"] == "evergreen"}
     assert pooled == {"retrain_when_needed", "monitor", "reevaluate", "housekeeping"}
+    resource = {"prefect.resource.id": f"evergreen.{checkout(root).id}"}
+    (matched,) = [a["trigger"] for a in api(root).post("/automations/filter", {}) if len(a["trigger"]["expect"]) == 3]
+    assert matched["match"] == resource, "an event of another checkout starts nothing in the pool either"
 
 
 def test_down_leaves_no_process_and_up_finds_none(running):

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import webhooks
 
+from flows.server.checkout import known_checkout
 from flows.services import webhook
 from tasks.common.errors import EvergreenError
 from tests.support.checkout import ROOT
@@ -89,11 +90,11 @@ def send(client: TestClient, headers: dict[str, str], body: bytes = BODY) -> int
     return client.post("/hooks/retrain", content=body, headers=headers).status_code
 
 
-def test_a_signed_message_starts_one_retraining_with_its_reason(client, events):
+def test_a_signed_message_starts_one_retraining_with_its_reason(client, events, tmp_path):
     assert send(client, signed()) == 200
     (event,) = events.got
     assert event["event"] == "evergreen.webhook.retrain"
-    assert event["resource"] == {"prefect.resource.id": "evergreen.classifier"}
+    assert event["resource"] == {"prefect.resource.id": f"evergreen.{known_checkout(tmp_path).id}"}
     assert event["payload"]["reason"] == "webhook: camera 3 was replaced"
 
 

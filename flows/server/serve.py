@@ -1,0 +1,41 @@
+"""The process of the project's Prefect server: Prefect's app behind the guard.
+
+python -m flows.server.serve HOST PORT        (flows.server.process starts it and sets its environment)
+"""
+
+import os
+import sys
+
+PASSWORD = "EVERGREEN_SERVER_PASSWORD"  # what people may sign in with, beside the secret
+NAMES = "EVERGREEN_SERVER_NAMES"  # host names of this server, separated by commas
+
+
+def main(host: str, port: int) -> None:
+    """Serve until SIGTERM."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    from flows.server.guard import Access, Guard
+
+    server = get_current_settings().server
+    auth = server.api.auth_string
+    if auth is None:
+        raise SystemExit("PREFECT_SERVER_API_AUTH_STRING is not set: this server never runs without a secret")
+    names = tuple(filter(None, os.environ.get(NAMES, "").split(",")))
+    access = Access(auth.get_secret_value(), host, names, os.environ.get(PASSWORD) or None)
+    uvicorn.run(
+        Guard(create_app(final=True), access),
+        host=host,
+        port=port,
+        timeout_keep_alive=server.api.keepalive_timeout,
+        ws_ping_interval=server.api.websocket_ping_interval,
+        ws_ping_timeout=server.api.websocket_ping_timeout,
+        timeout_graceful_shutdown=3,  # an open page would keep the server from ending
+        log_level=server.logging_level.lower(),
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
