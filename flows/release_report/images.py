@@ -63,13 +63,14 @@ def _doubtful(root: Path) -> set[str]:
 
 
 def issues(root: Path, params: Params) -> dict[str, Any]:
-    """The most doubtful labels with their images, and the number of each action."""
+    """The most doubtful labels with their images, the number of each action, and the sentence of stage `clean`."""
     shown, counts = facts.label_issues(root, ISSUES)
+    cleaned = read_json(root / "metrics/clean.json")
     if shown:
         pixels = _pixels(root, params, [row["id"] for row in shown])
         for row, image in zip(shown, pixels, strict=True):
             row["image"] = data_uri(image)
-    return {"issues": shown, "issue_counts": counts}
+    return {"issues": shown, "issue_counts": counts, "labels_sentence": cleaned.get("sentence")}
 
 
 def _pixels(root: Path, params: Params, ids: Sequence[str]) -> np.ndarray:

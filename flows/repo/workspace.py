@@ -29,7 +29,17 @@ STATE_SCHEMA = 1  # of .evergreen/; a later one will be stated in .evergreen/sch
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
 LOCK_SECONDS = 600.0  # checking out a large repository, or removing dead workspaces, takes seconds
 STALE_SECONDS = 60.0  # git holds the lock of a ref for milliseconds
-SWEPT = ("seen", "quarantine", "validation", "cache", "ingest", "trigger", "forget", "reports")  # under .evergreen
+SWEPT = (
+    "seen",
+    "quarantine",
+    "validation",
+    "cache",
+    "ingest",
+    "trigger",
+    "forget",
+    "reports",
+    "label-issues",
+)  # under .evergreen
 
 
 def new_run_id(key: str) -> str:

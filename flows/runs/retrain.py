@@ -23,6 +23,7 @@ from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
 from flows.publishing.publish import Publication, publish
+from flows.repo.label_issues import keep_queue
 from flows.runs import lease, steps
 from flows.runs.summary import summary
 from flows.server.process import ui_url
@@ -87,6 +88,8 @@ def retrain(run_id: str, reason: str, by: str):
 
 def _bring_up_to_date(run: Run, stage: str) -> None:
     _timed(stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root)))
+    if stage == "clean":
+        console.print(f"  {'':<35}[dim]queue: {escape(str(keep_queue(run.root, run.id)))}[/]")
 
 
 def _report(run: Run, ending: Ending, refused: str | None) -> None:

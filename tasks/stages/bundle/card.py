@@ -84,8 +84,12 @@ def _intended(about: dict) -> str:
 def _data(about: dict) -> str:
     images = about["data"]["images"]
     rows = [(name, *(images[split][name] for split in SPLITS)) for name in about["classes"]]
-    return f"Data version `{about['data']['sha256']}`. Labelled images of each class:\n\n" + table(
-        ("class", *SPLITS), rows
+    labels = about["metrics"].get("clean", {}).get("sentence")  # an adopted model's labels were not judged
+    return (
+        f"Data version `{about['data']['sha256']}`. "
+        + (f"Of the labels, {escape_markdown(labels)}. " if labels else "")
+        + "Labelled images of each class:\n\n"
+        + table(("class", *SPLITS), rows)
     )
 
 

@@ -2,14 +2,15 @@
 
 Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate clusters)
 and the pretrained features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json. Only
-training labels change, within bounds. Suspicious labels of the other splits are queued for a person.
+training labels change, within bounds, and only where the change is shown to predict held-out labels better (proof.py).
+Other suspicious labels, also of the other splits, are queued for a person.
 
 N samples, K classes, D feature dimensions, F folds.
 """
 
 import csv
 import json
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,48 +25,10 @@ from tasks.common.schemas import SPLITS, cleaned_schema
 from tasks.dataset.shards import group_keys
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
-from tasks.scoring.targets import class_counts, encode
+from tasks.scoring.targets import encode
 from tasks.stages.clean.judge import Judgement, judge_training
-
-ACTIONS = ("keep", "relabel", "drop", "queue")
-
-
-def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParams) -> tuple[np.ndarray, np.ndarray]:
-    """(actions, reasons), (N,) each, for training labels `y`; only queued samples have a reason, else "".
-
-    A class of at most `rare_class` samples neither loses nor gains one. Of any class at most `max_changed_share` is
-    relabelled or dropped, the most suspicious first. A change that these rules forbid is queued.
-    """
-    counts = class_counts(y, classes)
-    budget = np.floor(counts * policy.max_changed_share).astype(int)
-    rare = counts <= policy.rare_class
-    actions = np.full(len(y), "keep", dtype="<U7")
-    reasons = np.full(len(y), "", dtype="<U10")
-    rows = np.flatnonzero(judgement.is_issue)
-    for row in rows[np.argsort(judgement.quality[rows], kind="stable")]:
-        given, other = _classes_of(y[row]), _classes_of(judgement.predicted[row])
-        action = "queue"
-        if given != other and other and judgement.confidence[row] >= policy.relabel_confidence:
-            action = "relabel"
-        elif judgement.quality[row] <= policy.drop_quality:
-            action = "drop"
-        touched = given | other if action == "relabel" else given
-        if any(rare[k] for k in touched):
-            action, reasons[row] = "queue", "rare_class"
-        elif action == "queue":
-            reasons[row] = "unsure"
-        elif any(budget[k] == 0 for k in given):
-            action, reasons[row] = "queue", "cap"
-        else:
-            for k in given:
-                budget[k] -= 1
-        actions[row] = action
-    return actions, reasons
-
-
-def _classes_of(label: np.ndarray) -> set[int]:
-    """Class numbers of one label."""
-    return {int(label)} if np.ndim(label) == 0 else set(np.flatnonzero(label).tolist())
+from tasks.stages.clean.policy import ACTIONS, Decision, Verdict, decide, judge_gain, queue_all
+from tasks.stages.clean.proof import Gain, measure_gain
 
 
 def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, clean: CleanParams) -> None:
@@ -85,22 +48,53 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
 
     clusters = np.array(samples.column("cluster").to_pylist())
     groups = group_keys(samples)
-    found, judge = judge_training(
-        features(train), y[train], classes, groups[train], clusters[train], clean.folds, clean.seed
-    )
+    x = features(train)
+    found, judge = judge_training(x, y[train], classes, groups[train], clusters[train], clean.folds, clean.seed)
     judged = [(train, found)]
     held = np.flatnonzero(split != "train")
     if len(held):
         judged.append((held, judge(features(held), y[held])))
     everything = _in_row_order(judged)
 
+    decision, gain, verdict = repair(found, x, y[train], classes, groups[train], clusters[train], clean)
     actions = np.full(len(y), "keep", dtype="<U7")
-    reasons = np.where(everything.is_issue, "held_out", "").astype("<U10")
-    actions[train], reasons[train] = decide(found, y[train], len(classes), clean)
+    reasons = np.where(everything.is_issue, "held_out", "").astype(decision.reasons.dtype)
+    actions[train], reasons[train] = decision.actions, decision.reasons
     _write(root, samples, everything, actions, reasons, classes, data.task)
-    write_json(root / "metrics" / "clean.json", summary(everything, y, split, actions, classes))
-    counts = Counter(actions[train].tolist())
-    print("clean: " + ", ".join(f"{counts[action]} {action}" for action in ACTIONS) + f" of {len(train)}")
+    figures = summary(everything, y, split, actions, classes) | proof_figures(gain, verdict)
+    figures["sentence"] = sentence(figures)
+    write_json(root / "metrics" / "clean.json", figures)
+    print(f"clean: {figures['sentence']}")
+
+
+def repair(
+    judgement: Judgement,
+    x: Features,
+    y: np.ndarray,
+    classes: list[str],
+    groups: np.ndarray,
+    clusters: np.ndarray,
+    policy: CleanParams,
+) -> tuple[Decision, Gain | None, Verdict | None]:
+    """What is done about training labels `y`, and the measured gain that allows or forbids it.
+
+    Without a gain on held-out labels every repair is queued. No gain and no verdict if there is nothing to repair.
+    """
+
+    def on_part(x: Features, y: np.ndarray, groups: np.ndarray, clusters: np.ndarray):
+        """The labels to train with, and which samples to keep, as this policy repairs a part of the samples."""
+        names = [str(number) for number in range(y.shape[1] if y.ndim == 2 else y.max() + 1)]
+        found, _ = judge_training(x, y, names, groups, clusters, policy.folds, policy.seed)
+        actions = decide(found, y, len(names), policy).actions
+        relabel = (actions == "relabel").reshape(-1, *[1] * (y.ndim - 1))
+        return np.where(relabel, found.predicted, y), actions != "drop"
+
+    decision = decide(judgement, y, len(classes), policy)
+    if not decision.changed.any():
+        return decision, None, None
+    gain = measure_gain(x, y, len(classes), groups, clusters, policy.folds, policy.seed, on_part)
+    verdict = judge_gain(gain)
+    return decision if verdict.allowed else queue_all(decision), gain, verdict
 
 
 def _read(root: Path) -> tuple[pa.Table, list[str]]:
@@ -140,10 +134,30 @@ def summary(judgement: Judgement, y: np.ndarray, split: np.ndarray, actions: np.
         "rows": int(train.sum()),
         "issues": int(judgement.is_issue[train].sum()),
         "actions": {action: int((actions[train] == action).sum()) for action in ACTIONS},
+        "changed": int(np.isin(actions[train], ("relabel", "drop")).sum()),
         "estimated_noise": round(float(1 - judgement.quality[train].mean()), 4),
         "held_out_issues": {name: int(judgement.is_issue[split == name].sum()) for name in SPLITS[1:]},
         "classes": per_class,
     }
+
+
+def proof_figures(gain: Gain | None, verdict: Verdict | None) -> dict:
+    """The measured gain and what it allowed, for metrics/clean.json; {"proof": None} if nothing was to be repaired."""
+    if verdict is None:
+        return {"proof": None}
+    figures = {} if gain is None else {k: round(v, 4) for k, v in asdict(gain).items()} | {"gain": round(gain.gain, 4)}
+    return {"proof": {"allowed": verdict.allowed, "why": verdict.why, **figures}}
+
+
+def sentence(figures: dict) -> str:
+    """What looks wrong, what was changed, and what waits: one sentence from the other figures of metrics/clean.json."""
+    changed, proof = figures["changed"], figures["proof"]
+    looks = f"{figures['issues'] / figures['rows']:.1%} of the training labels look wrong ({figures['issues']:,})"
+    done = f"{changed:,} changed"
+    if proof and not proof["allowed"]:
+        done += f", because {proof['why']}"
+    waiting = figures["actions"]["queue"] + sum(figures["held_out_issues"].values())
+    return f"{looks}; {done}; {waiting:,} wait in the queue"
 
 
 def _write(

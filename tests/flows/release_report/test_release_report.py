@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from flows.publishing.outcomes import Ending
 from flows.release_report import charts, facts, heat
 from flows.release_report import page as release_page
+from flows.repo.label_issues import queue_file
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
@@ -27,6 +28,7 @@ from tests.support.small_project import CLASSES, finished_project
 
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
 RUN = "20260101T000000000000-abcdef-1"
+LABELS = "22.5% of the training labels look wrong (391); 21 changed; 380 wait in the queue"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def project(tmp_path_factory):
     text = re.sub(r"corruptions: \[.*\]", "corruptions: [dark]", text).replace("resamples: 2000", "resamples: 200")
     (root / "params.yaml").write_text(text.replace("latency_runs: 50", "latency_runs: 3"))
     params = load_params(root / "params.yaml")
-    write_json(root / "metrics/clean.json", {"actions": {"keep": 57, "relabel": 1, "drop": 1, "queue": 1}})
+    write_json(
+        root / "metrics/clean.json", {"actions": {"keep": 57, "relabel": 1, "drop": 1, "queue": 1}, "sentence": LABELS}
+    )
     evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
     stage.run(root, images=params.images, bundle=params.bundle)
     doubt_labels(root)
@@ -113,6 +117,9 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     root, params, releases = run
     verdict = first_verdict(root, params)
     ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    queue = queue_file(root, RUN)
+    queue.parent.mkdir(parents=True)
+    queue.write_text("id,given\n")
     report = release_page.write(root, params, releases, RUN, ending, reason="the first")
     page = report.path.read_bytes()
     assert len(page) < 3_000_000
@@ -135,9 +142,19 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
         closed.first.click()
     assert not shown.scrolls_sideways
     text = shown.text
-    for expected in ("corrected", "left out", "ask a person", "expectation", "torn.png", "dvc", "leaks test"):
+    for expected in (
+        "1 changed, 1 left out",
+        "22.5% of the training labels look wrong",
+        "left out",
+        "ask a person",
+        "expectation",
+        "torn.png",
+        "dvc",
+        "leaks test",
+    ):
         assert expected in text, expected
     assert EVIL in text, "a hostile name is shown as it is"
+    assert str(queue) in text, "the page names the queue's file, because it exists"
     again = release_page.write(root, params, releases, RUN, ending, reason="again")
     assert b"again" in releases.store.read(again.key)[0]
 

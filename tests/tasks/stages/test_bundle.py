@@ -165,6 +165,13 @@ def test_card_shows_figures_and_never_interprets_names(folder):
     assert all(line.replace("\\|", "").count("|") in (0, 3, 6) for line in rows), "a name ended its table cell"
 
 
+def test_the_card_says_what_was_done_about_labels_that_look_wrong(folder):
+    about = bundle.read(folder)
+    assert "Of the labels" not in card.render(about), "its metrics are older than that sentence"
+    about["metrics"]["clean"] = {"sentence": "391 look wrong; 0 changed"}
+    assert "Of the labels, 391 look wrong; 0 changed" in card.render(about)
+
+
 def _rows(ids: list[str], batches: list[str], split: str) -> pa.Table:
     return pa.table({"id": ids, "batch": batches, "split": [split] * len(ids)})
 

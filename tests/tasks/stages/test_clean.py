@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tasks.common.schemas import cleaned_schema
 from tasks.models.folds import assign_folds
 from tasks.stages.clean import stage
 from tasks.stages.clean.judge import Judgement
-from tasks.stages.clean.stage import decide
+from tasks.stages.clean.policy import decide
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import add_shard, params, png
 
@@ -40,7 +41,7 @@ def judgement(predicted, confidence, quality) -> Judgement:
 def test_each_kind_of_issue_gets_its_action():
     y = np.array([0, 0, 0, 0, 0, 1])
     found = judgement([0, 1, 1, 1, 1, 1], [0.9, 0.95, 0.6, 0.55, 0.95, 0.9], [0.9, 0.05, 0.08, 0.4, 0.6, 0.9])
-    actions, reasons = decide(found, y, 2, CleanParams(max_changed_share=1, rare_class=0))
+    actions, reasons = astuple(decide(found, y, 2, CleanParams(max_changed_share=1, rare_class=0)))
     assert actions.tolist() == ["keep", "relabel", "drop", "queue", "keep", "keep"]
     assert reasons.tolist() == ["", "", "", "unsure", "", ""]
 
@@ -48,7 +49,7 @@ def test_each_kind_of_issue_gets_its_action():
 def test_a_rare_class_neither_loses_nor_gains_an_image():
     y = np.array([0] * 40 + [1] * 5)
     found = judgement([1] * 10 + [0] * 35, [0.99] * 45, [0.01] * 10 + [0.9] * 30 + [0.01] * 4 + [0.9])
-    actions, reasons = decide(found, y, 2, CleanParams(rare_class=5, max_changed_share=1))
+    actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=5, max_changed_share=1)))
     assert Counter(actions.tolist()) == {"keep": 31, "queue": 14}
     assert set(reasons[actions == "queue"]) == {"rare_class"}
 
@@ -59,7 +60,7 @@ def test_the_cap_holds_for_each_class_and_spares_the_least_suspicious():
     quality = rng.random(300) * 0.4
     found = judgement((y + 1) % 3, np.where(rng.random(300) < 0.5, 0.95, 0.5), quality)
     policy = CleanParams(max_changed_share=0.1, rare_class=0, drop_quality=1)
-    actions, reasons = decide(found, y, 3, policy)
+    actions, reasons = astuple(decide(found, y, 3, policy))
     changed = (actions == "relabel") | (actions == "drop")
     for number in range(3):
         here = y == number
@@ -71,16 +72,16 @@ def test_the_cap_holds_for_each_class_and_spares_the_least_suspicious():
 def test_the_last_image_of_a_class_is_never_taken():
     y = np.array([0] * 30 + [1])
     found = judgement([0] * 31, [0.99] * 31, [0.9] * 30 + [0.0])
-    actions, _ = decide(found, y, 2, CleanParams(rare_class=0))
+    actions, _ = astuple(decide(found, y, 2, CleanParams(rare_class=0)))
     assert actions[-1] == "queue"
 
 
 def test_a_multilabel_image_counts_against_all_its_classes():
     y = np.array([[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]], np.float32)
     found = judgement(np.zeros((5, 2)), [0.99] * 5, [0.0] + [0.9] * 4)
-    actions, reasons = decide(found, y, 2, CleanParams(rare_class=1, max_changed_share=1))
+    actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=1, max_changed_share=1)))
     assert (actions[0], reasons[0]) == ("queue", "rare_class")
-    actions, _ = decide(found, y, 2, CleanParams(rare_class=0, max_changed_share=1))
+    actions, _ = astuple(decide(found, y, 2, CleanParams(rare_class=0, max_changed_share=1)))
     assert actions[0] == "drop", "never relabelled to no label at all"
 
 

@@ -1,5 +1,7 @@
 """Judging labels: input that is refused, and planted wrong labels that are found."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from tasks.common.errors import DataError
 from tasks.common.params import CleanParams
 from tasks.stages.clean.judge import judge_training
 from tasks.stages.clean.label_noise import check_judgeable, fit_noise_model, smooth
-from tasks.stages.clean.stage import decide
+from tasks.stages.clean.policy import decide
 
 
 def alone(count: int) -> np.ndarray:
@@ -127,7 +129,7 @@ def test_multilabel_flips_of_single_labels_are_found():
     wrong = (given != true).any(axis=1)
     assert (found.is_issue & wrong).sum() >= 30
     assert (found.is_issue & ~wrong).sum() <= 12
-    actions, _ = decide(found, given, 4, CleanParams(max_changed_share=1, rare_class=0))
+    actions, _ = astuple(decide(found, given, 4, CleanParams(max_changed_share=1, rare_class=0)))
     repaired = actions == "relabel"
     assert repaired.sum() >= 10
     assert (found.predicted[repaired] == true[repaired]).all(axis=1).mean() > 0.8

@@ -1,0 +1,28 @@
+"""The queue of doubtful labels outlives the workspace of its run."""
+
+import pytest
+
+from flows.repo import label_issues
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder with the queue of stage `clean`; not a git worktree, so its state lies in it."""
+    file = tmp_path / "artifacts/clean/queue.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("id,given\nabc,Bag\n")
+    return tmp_path
+
+
+def test_the_queue_is_kept_under_the_runs_id(tree):
+    kept = label_issues.keep_queue(tree, "run-1")
+    assert kept == label_issues.queue_file(tree, "run-1") == tree / ".evergreen/label-issues/run-1.csv"
+    assert kept.read_text() == "id,given\nabc,Bag\n"
+
+
+def test_only_the_newest_queues_stay(tree):
+    for number in range(label_issues.KEEP + 2):
+        label_issues.keep_queue(tree, f"run-{number:03}")
+    names = sorted(file.name for file in (tree / ".evergreen/label-issues").iterdir())
+    assert len(names) == label_issues.KEEP
+    assert names[0] == "run-002.csv"
