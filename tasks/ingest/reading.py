@@ -159,7 +159,7 @@ class _Reader:
         self._old_sources = existing.old_sources()
         self._row_of: dict[str, int] = {}  # id -> row of reading.new
         self._repeats: list[tuple[int, str, NewImage, tuple[str, ...]]] = []  # (number, where, first, allowed)
-        self._interned: dict = {}  # labels and groups repeat a lot: one object each
+        self._interned: dict = {}  # labels and groups repeat a lot: one object each; by repr, as None is not "None"
 
     def new_images(self, rows: Iterable[Offered]) -> Iterator[bytes]:
         """The encoded bytes of every new image; row i of reading.new is the i-th."""
@@ -194,7 +194,7 @@ class _Reader:
             group = self._group(row, allowed)
             stored = [label, row.source, str(row.taken_at), row.slices, row.path, *([group] if group else [])]
             content = content_key(stored)[:16]
-            shared = (self._interned.setdefault(str(value), value) for value in (label, group, allowed))
+            shared = (self._interned.setdefault(repr(value), value) for value in (label, group, allowed))
             self.reading.new.append(NewImage(number, row.where, image, *shared, content))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")

@@ -45,6 +45,16 @@ def test_growth_never_moves_an_image_and_a_group_stays_together(tmp_path):
     assert {len(found) for found in of_group.values()} == {1}
 
 
+def test_a_class_called_none_is_a_class_and_not_a_source(tmp_path):
+    names = ("None", "nan", "()", "cat")
+    for number in range(80):
+        image(tmp_path / "s", f"{names[number % 4]}/{number}.png", noise(number))
+    report = take(tmp_path, tmp_path / "s")
+    assert report.classes == dict.fromkeys(sorted(names), 20)
+    assert {row["source"] for row in samples(tmp_path)} == {None}
+    assert all(report.splits[split] for split in ("train", "calibration", "test"))
+
+
 def test_a_near_duplicate_follows_its_neighbour_into_its_split(tmp_path):
     photos = cutouts(8)
     one = tmp_path / "one"
