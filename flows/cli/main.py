@@ -161,7 +161,7 @@ def ingest(
         columns=Columns(**{name: value for name, value in given.items() if value}),
         annotator=annotator,
         layout=layout,
-        say=lambda text: typer.echo(_one_line(text)),
+        say=typer.echo,
     )
     for report in reports:
         typer.echo(report.sentence())

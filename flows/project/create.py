@@ -16,7 +16,6 @@ from tasks.common.files import write_json
 from tasks.common.params import Params
 from tasks.common.text import single_spaced
 from tasks.sources.records import Columns
-from tasks.sources.source import open_source
 
 HEADER = """\
 # Written by `evergreen init` for {source}.
@@ -82,7 +81,6 @@ def init_project(
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
     profile = profile_source(source, columns, layout)
-    understood = open_source(source, columns, layout).understood()
     params = _params_text(source, profile)
     if (template / RECORD).is_file():
         raise EvergreenError(
@@ -97,7 +95,7 @@ def init_project(
         (target / "params.yaml").write_text(params, encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return [*_first_commit(target, template, files), *([understood] if understood else []), *_warnings(profile)]
+        return [*profile.understood, *_first_commit(target, template, files), *_warnings(profile)]
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():

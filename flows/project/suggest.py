@@ -22,6 +22,7 @@ from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
+from tasks.sources.understood import understood
 
 SAMPLE = 500  # images whose header is read
 DECODED = 50  # of these, decoded to tell grey images from colour ones
@@ -47,6 +48,7 @@ class SourceProfile:
     layout: str | None = None  # the template that the paths were read with
     misfits: tuple[str, ...] = ()  # paths that do not fit it
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
+    understood: tuple[str, ...] = ()  # how the source was read, for people
 
 
 def profile_source(source: Path, columns: Columns | None = None, layout: str | None = None) -> SourceProfile:
@@ -101,6 +103,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         misfits=tuple(misfits),
         found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
+        understood=tuple(understood(opened, "multilabel" if multilabel else "multiclass")),
     )
 
 

@@ -8,6 +8,7 @@ and refuses whatever DVC would drop, mix up or fail on: see `_unsafe_for_dvc` an
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,6 +66,12 @@ class DataParams(Section):
         "split, time and slices; null: class folders, or a manifest's columns. Used by `evergreen ingest`; images "
         "that are in the data set keep what they have",
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _composed(cls, names: list[str] | None) -> list[str] | None:
+        """Class names in Unicode's form NFC, as labels are."""
+        return names and [unicodedata.normalize("NFC", name) for name in names]
 
 
 def current_names(images: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tasks.ingest.reading import IngestSettings, Reading, Refused, read_source
 from tasks.ingest.writing import write_batch, write_quarantine
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
+from tasks.sources.understood import understood
 
 KINDS = ("import", "production", "review", "hard")
 
@@ -77,7 +78,7 @@ def ingest(
     columns: Columns | None = None,
     annotator: str | None = None,
     layout: str | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Take what is new in `source` (see tasks.sources.source) into root/data as one batch.
 
@@ -85,15 +86,13 @@ def ingest(
     next schedule would bring back what was found bad. A label that an image does not have yet, or not from this
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
     earlier ones. `annotator` is used for rows that name none. `layout` says what paths mean (tasks.sources.layouts);
-    rows whose path does not fit are refused. `say` hears how the columns are understood. Waits while another ingest
-    into the same data set runs.
+    rows whose path does not fit are refused. `say` is told how the source is read, before it is. Waits while another
+    ingest into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:
         raise DataError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     opened = open_source(source, columns, layout)
-    if understood := opened.understood():
-        say(understood)
     folder = root / "data"
     with data_lock(root) as journal:
         if shards.batches(folder):
@@ -101,7 +100,10 @@ def ingest(
         tombstones = shards.read_tombstones(root)
         rows = track(opened.rows(), f"reading {source.name}")
         settings = IngestSettings(kind, annotator, data, images, inspect)
-        reading = read_source(rows, ExistingSamples(root), tombstones, settings)
+        existing = ExistingSamples(root)
+        for line in understood(opened, data.task, existing.classes()) if say is not None else ():
+            say(line)
+        reading = read_source(rows, existing, tombstones, settings)
         if reading.offered == 0:
             raise DataError(f"{source} has no rows: nothing to ingest")
         batch = reading.batch() if reading.taken_rows() or reading.annotations else None

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
-from tasks.inspection.annotations import read_annotations
+from tasks.inspection.annotations import composed, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
 
@@ -43,6 +43,15 @@ class ExistingSamples:
         wanted = np.bytes_(image.encode())
         at = int(np.searchsorted(self._ids, wanted))
         return int(self._order[at]) if at < len(self._ids) and self._ids[at] == wanted else None
+
+    def classes(self) -> set[str]:
+        """Every class that a sample was given when it was taken."""
+        if self.samples is None:
+            return set()
+        names = composed(self.samples.column("label"))
+        return set(
+            (names if pa.types.is_string(names.type) else pc.list_flatten(names)).unique().drop_null().to_pylist()
+        )
 
     def value(self, sample: int, column: str):
         """`column` (label, group, split, batch) of a sample."""

@@ -38,10 +38,13 @@ def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
 
 
 def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
-    """The effective labels, (N,), of samples `ids` with original `labels`."""
+    """The effective labels, (N,), of samples `ids` with original `labels`; class names in Unicode's form NFC."""
+    labels = composed(labels)
     annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
     if annotations.num_rows == 0:
         return labels
+    at = annotations.column_names.index("label")
+    annotations = annotations.set_column(at, "label", composed(annotations.column("label")))
     by_id: dict[str, list[dict]] = {}
     for row in annotations.to_pylist():
         by_id.setdefault(row["id"], []).append(row)
@@ -55,6 +58,18 @@ def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations:
     index[rows] = len(labels) + np.arange(len(rows))
     both = pa.chunked_array([*labels.chunks, pa.array(settled, labels.type)])
     return both.take(pa.array(index))
+
+
+def composed(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`labels` (N,), strings or lists of them, in Unicode's form NFC: earlier ingests took the form as it came."""
+    if pa.types.is_string(labels.type):
+        return pc.utf8_normalize(labels, "NFC")
+    whole = labels.combine_chunks()
+    values = pc.utf8_normalize(whole.flatten(), "NFC")
+    lengths = pc.fill_null(pc.list_value_length(whole), 0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    mask = pc.is_null(whole) if whole.null_count else None
+    return pa.chunked_array([pa.ListArray.from_arrays(offsets, values, type=labels.type, mask=mask)])
 
 
 def decide_label(original: str | list[str] | None, rows: list[dict]) -> str | list[str] | None:

@@ -65,7 +65,7 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise Unusable("bad_label", f"a {type(value).__name__}, expected text")
-    name = value.strip()
+    name = unicodedata.normalize("NFC", value.strip())  # macOS writes accents apart: they look the same
     if not name:
         raise Unusable("bad_label", "an empty label")
     if len(name) > LABEL_LENGTH:
@@ -75,7 +75,10 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
     if any(unicodedata.category(character) == "Cc" for character in name):  # files list classes one per line
         raise Unusable("bad_label", f"{name[:60]!r} has control characters (a newline, a NUL)")
     if classes is not None and name not in classes:
-        raise Unusable("unknown_label", f"{name!r} is not in data.classes")
+        listed = next((known for known in classes if unicodedata.normalize("NFC", known) == name), None)
+        if listed is None:
+            raise Unusable("unknown_label", f"{name!r} is not in data.classes")
+        return listed
     return name
 
 

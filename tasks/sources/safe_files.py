@@ -6,7 +6,7 @@ not regular (a pipe would block us), and files too large to be one image.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tasks.common.cells import without_surrogates
@@ -50,20 +50,38 @@ def read_file(file: Path) -> bytes:
         raise Unusable("missing_file", error.strerror or "cannot be read") from None
 
 
-def list_entries(folder: Path) -> list[os.DirEntry]:
-    """Entries of a folder in byte order, without hidden files and JUNK. Raises DataError."""
+def list_entries(folder: Path, skipped: list[str] | None = None) -> list[os.DirEntry]:
+    """Entries of a folder in byte order. Names of hidden files and JUNK go to `skipped` instead. Raises DataError."""
+    entries = []
     try:
         with os.scandir(folder) as found:
-            entries = [e for e in found if not e.name.startswith(".") and e.name.lower() not in JUNK]
+            for entry in found:
+                if not entry.name.startswith(".") and entry.name.lower() not in JUNK:
+                    entries.append(entry)
+                elif skipped is not None:
+                    skipped.append(entry.name)
     except OSError as error:
         raise DataError(f"{without_surrogates(str(folder))} cannot be listed: {error.strerror}") from None
     return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
 
+def walk_folders(
+    root: Path, left_out: Collection[tuple[str, ...]] = ()
+) -> Iterator[tuple[tuple[str, ...], list[os.DirEntry]]]:
+    """(folder, its files) for `root` and all folders under it but `left_out`, a folder before those in it.
+
+    A folder is the tuple of names that lead to it. A link to a folder counts as a file: it is not entered.
+    """
+    folders: list[tuple[str, ...]] = [()]
+    while folders:
+        folder = folders.pop()
+        entries = list_entries(root.joinpath(*folder))
+        yield folder, [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+        below = [(*folder, entry.name) for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        folders += [name for name in below if name not in left_out]
+
+
 def walk(root: Path) -> Iterator[os.DirEntry]:
     """All files under `root`, a folder's files before its subfolders. Linked folders are yielded, not entered."""
-    folders = [os.fspath(root)]
-    while folders:
-        entries = list_entries(Path(folders.pop()))
-        yield from (entry for entry in entries if not entry.is_dir(follow_symlinks=False))
-        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+    for _, entries in walk_folders(root):
+        yield from entries

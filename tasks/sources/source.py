@@ -4,6 +4,7 @@
 |---|---|---|
 | folder/<class>/**/image              | the class folder | none |
 | folder/{train,val,test}/<class>/...  | the class folder | the folder ("val" is calibration) |
+| folder/<class>/{train,val,test}/...  | the class folder | the folder |
 | folder of images                     | none             | none |
 | .csv .tsv .jsonl .parquet, or a folder that holds one | a column | a column |
 | Hugging Face image Parquet, or a folder of it | a column (ClassLabel: its names) | a column or train-*.parquet |
@@ -25,14 +26,11 @@ from typing import Any
 from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
 from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
+from tasks.sources.folders import IMAGE_SUFFIXES, Contents, files_aside, read_contents
 from tasks.sources.layouts import Layout, parse_layout, sample_values
-from tasks.sources.records import ALIASES, Columns, json_records, parquet_records, text_records
-from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk
+from tasks.sources.records import Columns, json_records, parquet_records, text_records
+from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk, walk_folders
 
-IMAGE_SUFFIXES = {
-    *("", ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    *(".mpo", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
 READERS = {
     ".csv": text_records,
     ".tsv": text_records,
@@ -75,6 +73,7 @@ class Source:
     manifests: tuple[Path, ...] = ()  # empty: a folder of images
     columns: Columns = field(default_factory=Columns)
     layout: Layout | None = None
+    contents: Contents | None = None  # of a folder of images
 
     def rows(self, images: bool = True) -> Iterator[Offered]:
         """The rows in order. `images=False` skips images stored inside a manifest, which is much faster.
@@ -91,24 +90,13 @@ class Source:
 
     def _rows(self, images: bool) -> Iterator[Offered]:
         if not self.manifests:
-            yield from _folder_rows(self.path)
+            yield from _folder_rows(self.path, self.contents)
             return
         by_name = _splits_by_name([_split_of_name(file) for file in self.manifests])
         for file in self.manifests:
             given = by_name.get(_split_of_name(file), ())
             for where, roles, record in READERS[file.suffix.lower()](file, self.columns, images):
                 yield _offer(where, roles, record, file.parent, given)
-
-    def understood(self) -> str:
-        """How the first manifest's columns are understood, in one sentence; "" for a folder of images."""
-        first = next((READERS[f.suffix.lower()](f, self.columns, False) for f in self.manifests), iter(()))
-        roles = next((found for _, found, _ in first), None)
-        if roles is None:
-            return ""
-        meanings = {"group": " (kept together in one split)", "source": " (a slice: divided between the splits)"}
-        names = [(role, getattr(roles, role)) for role in ALIASES]
-        parts = [f"{role} {name!r}{meanings.get(role, '')}" for role, name in names if name]
-        return f"columns taken: {', '.join(parts)}"
 
 
 def open_source(path: Path, columns: Columns | None = None, layout: str | None = None) -> Source:
@@ -193,7 +181,10 @@ def _open_folder(path: Path, columns: Columns) -> Source:
         raise errors[0]  # a manifest next to one folder of images was meant to describe them
     if not _has_images(path):
         raise DataError(_no_images(path))
-    return Source(path, (), columns)
+    contents = read_contents(path)
+    if not sum(contents.images.values()):
+        raise DataError(_no_images(path))
+    return Source(path, (), columns, contents=contents)
 
 
 def _manifests(path: Path) -> list[Path]:
@@ -217,21 +208,24 @@ def _no_images(path: Path) -> str:
     return f"{path} holds no images (found {found}): expected e.g. .jpg or .png files.{hint}"
 
 
-def _folder_rows(root: Path) -> Iterator[Offered]:
-    folders = [entry.name.lower() for entry in list_entries(root) if entry.is_dir()]
-    layered = bool(folders) and all(name in SPLIT_WORDS for name in folders)
-    by_name = _splits_by_name([SPLIT_WORDS[name] for name in folders]) if layered else {}
-    for entry in walk(root):
-        file = Path(entry.path)
-        parts = file.relative_to(root).parts
-        above = list(parts[:-1])
-        given = by_name[SPLIT_WORDS[above.pop(0).lower()]] if layered and above else ()
-        where = without_surrogates("/".join(parts))
-        row = Offered(where, path=where, label=above[0] if above else None, split=given)
-        try:
-            yield replace(row, image=_follow(root, file) if entry.is_symlink() else file)
-        except Unusable as error:
-            yield replace(row, refused=error)
+def _folder_rows(root: Path, contents: Contents) -> Iterator[Offered]:
+    by_name = _splits_by_name([SPLIT_WORDS[name.lower()] for name in contents.split_folders()])
+    for folder, entries in walk_folders(root, contents.aside_folders):
+        if not contents.images[folder]:
+            continue
+        label, named = contents.place(folder)
+        given = by_name[SPLIT_WORDS[named.lower()]] if named else ()
+        aside = files_aside([entry.name for entry in entries])
+        for entry in entries:
+            if entry.name in aside:
+                continue
+            where = without_surrogates("/".join((*folder, entry.name)))
+            row = Offered(where, path=where, label=label, split=given)
+            try:
+                file = Path(entry.path)
+                yield replace(row, image=_follow(root, file) if entry.is_symlink() else file)
+            except Unusable as error:
+                yield replace(row, refused=error)
 
 
 def _layout_splits(root: Path, layout: Layout) -> list[str]:

@@ -184,8 +184,9 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
     for name in [name for name in os.environ if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER")) or name == "EMAIL"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
-    (note,) = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
-    assert "git has no user.name" in note
+    notes = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
+    assert notes[0] == "understood: 2 classes from folder names (owl, swan)"
+    assert any("git has no user.name" in note for note in notes)
     monkeypatch.delenv("GIT_DIR")
     assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
     assert list(home.iterdir()) == []

@@ -226,4 +226,4 @@ def test_ingest_says_how_it_understands_the_columns(tmp_path):
     said.clear()
     image(tmp_path / "f", "x/b.png", noise(2))
     take(tmp_path, tmp_path / "f", say=said.append)
-    assert said == []
+    assert said == ["understood: 1 class from folder names (x)"]
