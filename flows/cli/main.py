@@ -99,6 +99,9 @@ def init(
             "folders, every other name is a slice. Kept in params.yaml for later ingests."
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Do not try settings on a sample of the images, which takes a minute or two.")
+    ] = False,
 ) -> None:
     """Create a project for your images: a git repository with the pipeline's code and a fitting params.yaml."""
     import shlex
@@ -106,10 +109,13 @@ def init(
     from flows.project.create import init_project
     from tasks.sources.records import Columns
 
+    def progress(line: str) -> None:
+        typer.echo(_one_line(line), err=True)
+
     named = (("--label", label), ("--image", image), ("--group", group), ("--source", camera))
     template = Path(__file__).resolve().parents[2]
     columns = Columns(label=label, image=image, group=group, source=camera)
-    for note in init_project(project, data, template, columns, layout):
+    for note in init_project(project, data, template, columns, layout, None if fast else progress):
         typer.echo(_one_line(note))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)

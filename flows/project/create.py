@@ -9,13 +9,16 @@ import yaml
 from pydantic import BaseModel
 
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
-from flows.project.suggest import SourceProfile, layout_notes, profile_source, suggest_params
+from flows.project.suggest import REACH, SourceProfile, layout_notes, profile_source, suggest_params, trainable_sizes
+from flows.project.trials.run import Say, Tried, run_trials
+from flows.project.trials.sample import ENOUGH, draw_sample
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
-from tasks.common.params import Params
+from tasks.common.params import Params, parse_params
 from tasks.common.text import single_spaced
 from tasks.sources.records import Columns
+from tasks.sources.source import open_source
 
 HEADER = """\
 # Written by `evergreen init` for {source}.
@@ -29,8 +32,10 @@ def fit_params(source: Path, columns: Columns | None = None, layout: str | None 
     return _params_text(source, profile_source(source, columns, layout))
 
 
-def _params_text(source: Path, profile: SourceProfile) -> str:
+def _params_text(source: Path, profile: SourceProfile, tried: Tried | None = None) -> str:
     params, why = suggest_params(profile)
+    if tried:
+        params, why = with_values(params, tried.values), why | tried.why
     return HEADER.format(source=single_spaced(source.name)) + render_params(params, why)
 
 
@@ -66,12 +71,37 @@ def _flow(value: Any) -> str:
     return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)[1:-2]
 
 
+def with_values(params: Params, values: dict[str, object]) -> Params:
+    """`params` with `values` ("section.key" -> value)."""
+    plain = params.model_dump(mode="json", by_alias=True)
+    for path, value in values.items():
+        section, key = path.split(".")
+        plain[section][key] = value
+    return parse_params(plain, "the fitted parameters")
+
+
+def try_settings(source: Path, profile: SourceProfile, columns: Columns | None, say: Say) -> Tried:
+    """Trials on a sample of `source`; nothing is tried on too few images."""
+    params, _ = suggest_params(profile)
+    opened = open_source(source, columns, profile.layout)
+    sample = draw_sample(opened, params.data.task, REACH if opened.manifests else None)
+    if sample is None:
+        return Tried(lines=[f"fewer than {ENOUGH} labelled images of two classes: no settings were tried"])
+    return run_trials(sample, params, trainable_sizes(), say)
+
+
 def init_project(
-    target: Path, source: Path, template: Path, columns: Columns | None = None, layout: str | None = None
+    target: Path,
+    source: Path,
+    template: Path,
+    columns: Columns | None = None,
+    layout: str | None = None,
+    say: Say | None = None,
 ) -> list[str]:
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
-    `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it.
+    `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it. With `say`, settings
+    are tried on a sample and `say` shows the progress; without, they are fitted to counts and sizes only.
     Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the template, or if git
     fails; `target` is then left as it was. The user's git configuration is not changed.
     """
@@ -81,12 +111,13 @@ def init_project(
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
     profile = profile_source(source, columns, layout)
-    params = _params_text(source, profile)
     if (template / RECORD).is_file():
         raise EvergreenError(
             f"{template} is a project, whose changes are its own: run `evergreen init` of a clone of Evergreen instead"
         )
     files = needed_files(template)
+    tried = try_settings(source, profile, columns, say) if say else Tried()
+    params = _params_text(source, profile, tried)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in files:
@@ -95,7 +126,7 @@ def init_project(
         (target / "params.yaml").write_text(params, encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return [*profile.understood, *_first_commit(target, template, files), *_warnings(profile)]
+        return [*profile.understood, *_first_commit(target, template, files), *_warnings(profile), *tried.lines]
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():

@@ -173,6 +173,11 @@ def _size(side: float) -> int:
     return size if accelerated() else min(size, CPU_SIZE)
 
 
+def trainable_sizes() -> tuple[int, ...]:
+    """The resolutions that this machine can train at in reasonable time, ascending."""
+    return tuple(size for size in SIZES if accelerated() or size <= CPU_SIZE)
+
+
 def accelerated() -> bool:
     """Is there a GPU to train on? Looks for the driver's command: importing torch would take seconds."""
     return shutil.which("nvidia-smi") is not None or (sys.platform == "darwin" and platform.machine() == "arm64")

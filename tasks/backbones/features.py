@@ -81,17 +81,17 @@ def _open(file: Path) -> np.ndarray | None:
 def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
     file.with_suffix(".sha256").unlink(missing_ok=True)
     with atomic_path(file) as temporary, open(temporary, "wb") as out:
-        for part, values in _compute_batches(network, batches):
+        for part, values in compute_batches(network, batches):
             if part.start == 0:
                 npy_header(out, np.float16, (rows, values.shape[1]))
             out.write(np.ascontiguousarray(values).data)
     _write_digest(file)
 
 
-def _compute_batches(
+def compute_batches(
     network: Network, batches: Iterable[tuple[slice, np.ndarray]]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (slice, features) of each batch, in order.
+    """Yield (slice, float16 features) of each batch, in order.
 
     With ONNX Runtime each core computes its own batch: cores that share a batch of small images wait for each other
     half of the time.
