@@ -24,7 +24,7 @@ from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
 from flows.publishing.publish import Publication, publish
 from flows.repo.label_issues import keep_queue
-from flows.runs import lease, steps
+from flows.runs import lease, pace, steps
 from flows.runs.summary import summary
 from flows.server.process import ui_url
 from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
@@ -64,6 +64,7 @@ def retrain(run_id: str, reason: str, by: str):
     commit = None  # that keeps a held run
     refused_page = None
     try:
+        console.print(f"  [dim]{pace.expected(root)}[/]")
         _timed("data", lambda: steps.data_step(root), lambda _: ("here", ""))
         for name in STAGES:
             _bring_up_to_date(run, name)
@@ -87,7 +88,12 @@ def retrain(run_id: str, reason: str, by: str):
 
 
 def _bring_up_to_date(run: Run, stage: str) -> None:
-    _timed(stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root)))
+    began = time.monotonic()
+    outcome = _timed(
+        stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root))
+    )
+    if outcome == "ran":
+        pace.remember(run.root, stage, time.monotonic() - began)
     if stage == "clean":
         console.print(f"  {'':<35}[dim]queue: {escape(str(keep_queue(run.root, run.id)))}[/]")
 

@@ -92,6 +92,7 @@ def test_killed_in_training_then_started_again_resumes_and_releases(project, tmp
     killed = evergreen(project, "retrain", failpoint="train_backbone.epoch.1")
     assert killed.returncode == 128 + signal.SIGKILL, killed.stdout + killed.stderr
     assert releases(project).live() is None
+    assert "the training says how long it takes after its first batches" in killed.stdout
 
     done = evergreen(project, "retrain", "--reason", "first")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -173,6 +174,7 @@ def test_a_sabotaged_batch_stops_before_training_and_is_tombstoned(project, tmp_
     live = releases(project).live()
     done = evergreen(project, "retrain")
     assert done.returncode == 3, done.stdout + done.stderr
+    assert "if every stage has to run" in done.stdout  # from the first run
     assert "train_backbone" not in done.stdout
     (batch,) = releases(project).tombstones()
     assert batch in done.stdout

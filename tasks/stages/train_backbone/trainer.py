@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ from tasks.stages.train_backbone.phases import (
     set_mode,
 )
 from tasks.stages.train_backbone.processes import Ranks
+from tasks.stages.train_backbone.progress import Progress
 
 Inputs = ShardTable | np.ndarray
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)  # see `score`
@@ -93,6 +94,7 @@ def fit(
         model.load_state_dict(saved.model, strict=False)
         _report(ranks, f"continuing after epoch {len(history)}")
     model.to(ranks.device)
+    progress = Progress(plan(params), len(train.targets), lambda text: _report(ranks, text))
     for phase in plan(params):
         done = [row for row in history if row["phase"] == phase.name]
         if phase_over(done, phase, params.patience):
@@ -106,7 +108,8 @@ def fit(
         while not phase_over(done, phase, params.patience):
             began = time.perf_counter()
             row = {"epoch": len(history) + 1, "phase": phase.name}
-            row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done))
+            seen = progress.epoch(row["epoch"], phase, len(done))
+            row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done), seen)
             seconds = time.perf_counter() - began
             ranks.share_buffers(network)
             row |= judge(network, calibration, how, phase, row["epoch"], class_counts(train.targets, how.classes))
@@ -144,11 +147,19 @@ def _report(ranks: Ranks, text: str) -> None:
 
 
 def train_epoch(
-    network: Module, optimizer: torch.optim.AdamW, train: Examples, how: Setting, phase: Phase, epoch: int, done: int
+    network: Module,
+    optimizer: torch.optim.AdamW,
+    train: Examples,
+    how: Setting,
+    phase: Phase,
+    epoch: int,
+    done: int,
+    seen: Callable[[int], None] = lambda images: None,
 ) -> dict:
     """One pass over `train`, after `done` epochs of the phase. Returns learning_rate and train_loss.
 
-    Each process takes its share of every batch; the gradient is that of the whole batch.
+    Each process takes its share of every batch; the gradient is that of the whole batch. `seen` is called with the
+    number of images after each batch.
     """
     params, ranks, inputs = how.params, how.ranks, train.inputs(phase)
     order = batch_order(len(train.targets), params, epoch)
@@ -182,6 +193,7 @@ def train_epoch(
             (loss * ranks.world).backward()  # gradients are averaged over processes: undo the division
             optimizer.step()
             losses[step] = loss.detach()
+            seen(sum(map(len, order[: step + 1])))
     except torch.OutOfMemoryError as error:
         raise EvergreenError(
             f"epoch {epoch} (phase {phase.name}): {ranks.device} ran out of memory with batches of "

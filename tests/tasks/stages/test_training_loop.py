@@ -3,6 +3,7 @@
 Networks are small and untrained: timm builds any name.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.common.params import TrainBackboneParams, UnfreezePhases
-from tasks.stages.train_backbone import checkpoint, phases, trainer
+from tasks.stages.train_backbone import checkpoint, phases, progress, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 
 
@@ -195,6 +196,31 @@ def test_too_little_memory_is_an_error_that_names_the_batch_size():
         EvergreenError, match=r"ran out of memory with batches of 16 images: lower train_backbone.batch_size"
     ):
         fit(model, setting(STAGED))
+
+
+def test_the_first_batches_say_how_long_the_training_takes_and_long_epochs_that_they_go_on():
+    plan = [phases.Phase("frozen", 2, 0), phases.Phase("last", 1, 2), phases.Phase("all", 5, None)]
+    said: list[str] = []
+    now = [0.0]
+    shown = progress.Progress(plan, 1000, said.append, lambda: now[0])
+    shown.epoch(1, plan[0], 1)(500)
+    seen = shown.epoch(3, plan[1], 0)
+    for second in range(1, 11):  # 50 images a second
+        now[0] = second
+        seen(50 * second)
+    # 750 of this epoch, and 5 epochs that cost 1 / 0.6 as much
+    assert said == ["epoch   3  last   25% at 50 images/s, about 3 min left"]
+    now[0] += 60
+    seen(550)
+    assert len(said) == 2
+    seen(1000)  # the epoch's own line follows
+    assert len(said) == 2
+
+
+def test_a_training_says_in_its_first_epoch_how_long_it_will_take(monkeypatch, capfd):
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    fit(small(), setting(SCRATCH))
+    assert re.search(r"epoch   1  all    33% at [\d,]+ images/s, about \d+ s left", capfd.readouterr().err)
 
 
 # --- resuming ----------------------------------------------------------------------------------------------------
