@@ -194,11 +194,25 @@ def gc(
     grace_hours: Annotated[
         float, typer.Option(help="Keep everything younger than this: a run may still be writing it.")
     ] = 24.0,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Only this project uses these places: take what no ledger names as its own.")
+    ] = False,
+    retire_checkout: Annotated[
+        str | None, typer.Option(help="Take over what only this checkout, which is gone for good, needed: its id.")
+    ] = None,
 ) -> None:
-    """Delete what no kept version needs from the release store, DVC's cache and remote, and the caches."""
+    """Delete what no kept version and no other project needs: in release store, DVC's cache and remote, caches."""
     from flows.versions.gc import gc_command
 
-    gc_command(project_root(), yes, keep, keep_days, grace_hours)
+    gc_command(
+        project_root(),
+        yes=yes,
+        keep=keep,
+        keep_days=keep_days,
+        grace_hours=grace_hours,
+        claim_all=claim,
+        retire_checkout=retire_checkout,
+    )
 
 
 def forget(

@@ -10,6 +10,8 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Literal
 
+from flows.repo.ledger import claim_folder, claim_outs, claim_pulled, claim_recorded
+from flows.repo.outs import recorded_outs
 from flows.repo.remotes import on_s3
 from tasks.common.failpoints import failpoint
 from tasks.stages.runner import run_stage
@@ -49,6 +51,7 @@ def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_sta
             failpoint("pipeline.ran")
             outcome = "ran"
     with chdir(repo.root_dir):
+        claim_outs(repo, stage.outs)
         _retried(lambda: repo.commit(name, force=True))
     failpoint("pipeline.committed")
     return outcome
@@ -87,10 +90,13 @@ def restore_data(repo) -> None:
 
     from tasks.common.errors import EvergreenError
 
+    data = [out for out in recorded_outs(repo) if out.path == "data"]
+    claim_recorded(repo, data)
     try:
         repo.checkout(targets=[str(Path(repo.root_dir) / "data.dvc")], force=True)
     except CheckoutError:
         try:
+            claim_pulled(repo, data)
             repo.pull(targets=[str(Path(repo.root_dir) / "data.dvc")], force=True)
         except DvcException as error:
             raise EvergreenError(
@@ -103,6 +109,7 @@ def record_data(root: Path) -> str:
     """Store data/ in DVC's cache and write data.dvc, as `dvc add data` does; returns its md5."""
     repo = open_repo(root)
     try:
+        claim_folder(repo, root / "data")
         (stage,) = repo.add(str(root / "data"))
         return stage.outs[0].hash_info.value
     finally:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from flows.repo.ledger import claim_pushed
 from flows.repo.odb import forget_index, load_listing
+from flows.repo.outs import recorded_outs
 from flows.repo.remotes import check_remotes, open_remote
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import cache_dir
@@ -30,6 +32,7 @@ def dvc_push(worktree: Path) -> None:
     try:
         with _critical_only("dvc", "dvc_data"), Repo(str(worktree)) as repo:
             check_remotes(repo)
+            claim_pushed(repo, recorded_outs(repo))
             for _ in range(PUSHES):
                 if not (wrong := audit_remote(repo)):
                     return

@@ -116,7 +116,7 @@ def _erase(root: Path, params: Params, releases: Releases, about: dict, journal:
         _commit(root, len(ids))
         failpoint("forget.committed")
     step("release store")
-    _redact(releases.store, ids)
+    _redact(releases, ids)
     failpoint("forget.redacted")
     step("production log")
     _clean_log(log_store(root, params), ids)
@@ -155,8 +155,9 @@ def _commit(root: Path, images: int) -> None:
         git(root, *identity_options(root), "commit", "--quiet", "--only", *names, "-m", message)
 
 
-def _redact(store: Store, ids: Collection[str]) -> None:
+def _redact(releases: Releases, ids: Collection[str]) -> None:
     """Replace every bundle that shows one of `ids` by one without them, then delete what shows them."""
+    store = releases.store
     old: list[tuple[str, str]] = []
     for digest, sha256, table in list(references(store)):
         if not ids & set(table["id"].to_pylist()):
@@ -171,7 +172,7 @@ def _redact(store: Store, ids: Collection[str]) -> None:
                     pq.write_table(table, temporary, compression="zstd", row_group_size=256)
                 (folder / bundle_store.MANIFEST).unlink()
                 write_manifest(folder)
-                redacted = bundle_store.put(store, folder)
+                redacted = releases.put_bundle(folder)
                 failpoint("forget.redacting")
                 store.create(f"redacted/{digest}.json", (json.dumps({"bundle": redacted}) + "\n").encode())
         old.append((digest, sha256))

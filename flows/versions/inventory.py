@@ -1,17 +1,24 @@
-"""Everything that `evergreen gc` could delete, and whether a root needs it."""
+"""Everything that `evergreen gc` could delete, and whether a root needs it.
+
+The release store, DVC's cache and its remotes may be shared with other checkouts and other projects: their ledgers say
+what these need (tasks.storage.ledgers). The caches in .evergreen/cache belong to this checkout alone.
+"""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from flows.repo.ledger import BesideObjects
 from flows.repo.odb import list_oids
 from flows.repo.remotes import object_databases
 from flows.versions.roots import Roots
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
 from tasks.releases.store import Releases
+from tasks.storage.ledgers import Files
 
 PER_SHARD = ("inspect", "pixels", "features")  # caches with one file per shard, under a folder per code and params
 
@@ -20,21 +27,46 @@ PER_SHARD = ("inspect", "pixels", "features")  # caches with one file per shard,
 class Stored:
     """One file, object or folder that could be deleted."""
 
+    name: str
     size: int  # bytes
     changed: float  # time of the last change, seconds since 1970
     needed: bool  # by a root
     delete: Callable[[], object]
 
 
-def inventory(
-    root: Path, repo, releases: Releases, params: Params, roots: Roots
-) -> Iterator[tuple[str, Iterator[Stored]]]:
-    """(name of a place, what is stored there) for the release store, DVC's cache and remotes, and the caches."""
-    yield "release store", _release_store(releases, roots)
-    yield "DVC cache", _dvc_objects(repo.cache.local, roots)
-    for remote in sorted(roots.remotes, key=str):
-        for odb in object_databases(repo, remote)[1:]:
-            yield f"DVC remote {remote or ''}".strip(), _dvc_objects(odb, roots)
+@dataclass(frozen=True)
+class SharedPlace:
+    """A place that other checkouts may use too. `files`: its ledgers."""
+
+    name: str
+    files: Files
+    needed: Callable[[Roots], frozenset[str]]  # names of what the roots need here
+    stored: Callable[[Roots], Iterator[Stored]]
+
+
+def shared_places(repo, releases: Releases) -> list[SharedPlace]:
+    """The release store, DVC's cache and its default remote."""
+    store = SharedPlace(
+        "release store", releases.owned.files, lambda roots: roots.keys, partial(_release_store, releases)
+    )
+    return [store, _dvc_place("DVC cache", repo.cache.local), *remote_places(repo, [None])]
+
+
+def remote_places(repo, remotes: Iterable[str | None]) -> list[SharedPlace]:
+    """DVC's remotes of these names; None: the default one."""
+    found = []
+    for remote in remotes:
+        name = f"DVC remote {remote or ''}".strip()
+        found += [_dvc_place(name, odb) for odb in object_databases(repo, remote)[1:]]
+    return found
+
+
+def _dvc_place(name: str, odb) -> SharedPlace:
+    return SharedPlace(name, BesideObjects(odb), lambda roots: roots.oids, partial(_dvc_objects, odb))
+
+
+def own_caches(root: Path, params: Params, roots: Roots) -> Iterator[tuple[str, Iterator[Stored]]]:
+    """(name of a cache in .evergreen/cache, what is in it)."""
     for name in (*PER_SHARD, "training", "bundles"):
         yield f"{name} cache", _cache(root, name, params, roots)
 
@@ -43,7 +75,7 @@ def _release_store(releases: Releases, roots: Roots) -> Iterator[Stored]:
     for prefix in ("bundles/", "objects/"):  # manifests first: a bundle whose manifest exists is complete
         for key in releases.store.list(prefix):
             size, at = releases.store.about(key)
-            yield Stored(size, at.timestamp(), key in roots.keys, lambda key=key: releases.store.remove(key))
+            yield Stored(key, size, at.timestamp(), key in roots.keys, lambda key=key: releases.store.remove(key))
 
 
 def _dvc_objects(odb, roots: Roots) -> Iterator[Stored]:
@@ -52,7 +84,7 @@ def _dvc_objects(odb, roots: Roots) -> Iterator[Stored]:
         info = odb.fs.info(path)
         local = odb.fs.protocol == "local"  # a hard link into the cache changes ctime; mtime is the original file's
         at = os.stat(path).st_ctime if local else info["LastModified"].timestamp()
-        yield Stored(info["size"], at, oid in roots.oids, lambda oid=oid: odb.delete(oid))
+        yield Stored(oid, info["size"], at, oid in roots.oids, lambda oid=oid: odb.delete(oid))
 
 
 def _cache(root: Path, name: str, params: Params, roots: Roots) -> Iterator[Stored]:
@@ -70,11 +102,15 @@ def _cache(root: Path, name: str, params: Params, roots: Roots) -> Iterator[Stor
             for file in sorted(path.iterdir()):
                 about = file.stat()
                 needed = path.name in current and file.name.partition(".")[0] in roots.shards
-                yield Stored(about.st_size, about.st_ctime, needed, lambda file=file: file.unlink(missing_ok=True))
+                yield Stored(
+                    file.name, about.st_size, about.st_ctime, needed, lambda file=file: file.unlink(missing_ok=True)
+                )
         else:
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             needed = name == "bundles" and path.name in roots.digests
-            yield Stored(size, _newest(path), needed, lambda path=path: shutil.rmtree(path, ignore_errors=True))
+            yield Stored(
+                path.name, size, _newest(path), needed, lambda path=path: shutil.rmtree(path, ignore_errors=True)
+            )
 
 
 def _newest(folder: Path) -> float:

@@ -32,9 +32,7 @@ def put(store: Store, folder: Path) -> str:
 
     Raises EvergreenError if a file differs from MANIFEST.json.
     """
-    if not (folder / MANIFEST).is_file():
-        raise EvergreenError(f"{folder} holds no bundle (no {MANIFEST}): run the bundle stage first")
-    manifest = (folder / MANIFEST).read_bytes()
+    manifest = _manifest(folder)
     for name, sha256 in files(manifest, folder / MANIFEST).items():
         file = folder / name
         found = sha256_file(file) if file.is_file() else "nothing"
@@ -48,6 +46,13 @@ def put(store: Store, folder: Path) -> str:
     digest = sha256_bytes(manifest)
     _put(store, f"bundles/{digest}.json", manifest)
     return digest
+
+
+def keys(folder: Path) -> set[str]:
+    """Keys of all that `put` uploads. Raises EvergreenError if `folder` holds no bundle."""
+    manifest = _manifest(folder)
+    named = files(manifest, folder / MANIFEST).values()
+    return {f"bundles/{sha256_bytes(manifest)}.json", *(f"objects/{sha256}" for sha256 in named)}
 
 
 def resolve(store: Store, digest: str) -> str:
@@ -125,6 +130,12 @@ def files(manifest: bytes, where: Path | str) -> dict[str, str]:
         return {name: entry["sha256"] for name, entry in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreDamaged(f"{where} is not the manifest of a bundle: {error}") from None
+
+
+def _manifest(folder: Path) -> bytes:
+    if not (folder / MANIFEST).is_file():
+        raise EvergreenError(f"{folder} holds no bundle (no {MANIFEST}): run the bundle stage first")
+    return (folder / MANIFEST).read_bytes()
 
 
 def _put(store: Store, key: str, content: Content) -> None:

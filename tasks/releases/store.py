@@ -6,6 +6,7 @@
     runs/<run id>.json         how each run ended
     runs/<run id>/report.html  its release report (flows.release_report.page)
     leases/<input key>.json    a run over these inputs is alive, on some machine (flows.runs.lease)
+    ledgers/<checkout>/        the bundles' objects that each checkout needs (tasks.storage.ledgers)
     tombstones.json            batches that are never trained on again
     retired.json               versions whose bytes may be gone; written before gc removes any
 
@@ -18,6 +19,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +28,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
+from tasks.common.owner import owner_of
 from tasks.common.params import StoreParams
 from tasks.common.paths import cache_dir
 from tasks.releases import bundle_store
 from tasks.releases.bundle_store import StoreDamaged
-from tasks.storage.blobs import Conflict, Store
+from tasks.storage.blobs import Conflict, Store, without_secrets
+from tasks.storage.ledgers import StoreFiles, claim
 from tasks.storage.places import open_blobs
 
 LIVE = "champion.json"
@@ -97,14 +101,23 @@ def successor(
 
 def open_store(store: StoreParams, root: Path) -> "Releases":
     """The release store of params.yaml; a relative folder lies in the main checkout of `root`."""
-    return Releases(open_blobs(store.url, root, store=store))
+    blobs = open_blobs(store.url, root, store=store)
+    return Releases(blobs, Owned(StoreFiles(blobs, without_secrets(store.url)), root))
+
+
+@dataclass(frozen=True)
+class Owned:
+    """The ledgers in a release store, and a worktree of the checkout that uses it."""
+
+    files: StoreFiles
+    root: Path
 
 
 class Releases:
-    """Everything stored about releases, in one `Store`."""
+    """Everything stored about releases, in one `Store`. owned: None for a reader, which stores no bundles."""
 
-    def __init__(self, store: Store):
-        self.store = store
+    def __init__(self, store: Store, owned: Owned | None = None):
+        self.store, self.owned = store, owned
 
     # the pointer and its history
 
@@ -188,7 +201,12 @@ class Releases:
     # bundles
 
     def put_bundle(self, folder: Path) -> str:
-        """Upload the bundle in `folder`, its manifest last; returns its digest. Repeating this changes nothing."""
+        """Upload the bundle in `folder`, its manifest last; returns its digest. Repeating this changes nothing.
+
+        Its objects are claimed first, so that no other checkout's gc deletes them.
+        """
+        if self.owned is not None:
+            claim(self.owned.files, owner_of(self.owned.root), bundle_store.keys(folder))
         return bundle_store.put(self.store, folder)
 
     def audit_bundle(self, digest: str) -> None:

@@ -14,8 +14,10 @@ from PIL import Image
 from flows.project.ingest import commit_data
 from flows.publishing.publish import Publication, publish
 from flows.repo.git import git
+from flows.repo.ledger import claim_outs
 from flows.repo.pipeline import open_repo, record_data
-from tasks.common.files import sha256_bytes, sha256_file, write_json
+from tasks.common.files import read_json, sha256_bytes, sha256_file, write_json
+from tasks.common.owner import owner_of
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
@@ -51,7 +53,18 @@ def template(versions: int = 3) -> Path:
 
 def copy(to: Path, versions: int = 3) -> Path:
     """A project of its own at `to`."""
-    return shutil.copytree(template(versions), to, symlinks=True)
+    return settled(shutil.copytree(template(versions), to, symlinks=True))
+
+
+LEDGERS = (".dvc/cache/evergreen", ".evergreen/remote/evergreen", ".evergreen/releases/ledgers")
+
+
+def settled(root: Path) -> Path:
+    """`root`, a copy of a project with all of its places, whose ledgers now are its own."""
+    before = read_json(root / ".evergreen/ledger.json")["checkout"]
+    for folder in LEDGERS:
+        (root / folder / before).rename(root / folder / owner_of(root).id)
+    return root
 
 
 def start(root: Path, **store: str) -> Path:
@@ -143,6 +156,7 @@ def release(root: Path, number: int, model: bytes | None = None) -> Pointer:
     repo = open_repo(root)
     try:
         with chdir(root):  # DVC resolves stages against the current folder
+            claim_outs(repo, repo.stage.collect("bundle")[0].outs)
             repo.commit("bundle", force=True)
     finally:
         repo.close()

@@ -69,7 +69,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(used: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(used, tmp_path / "project")
+    return versions_project.settled(shutil.copytree(used, tmp_path / "project"))
 
 
 def log_rows(images: list[tuple[int, int]]) -> pa.Table:

@@ -41,7 +41,8 @@ def everything(root: Path) -> dict[str, str]:
     """What a dry run must leave alone."""
     kept = ("releases", "remote", "cache")
     found = {name: sha for folder in kept for name, sha in tree(root / ".evergreen" / folder).items()}
-    return found | tree(root / ".dvc/cache") | {"refs": git(root, "for-each-ref")}
+    found = found | tree(root / ".dvc/cache") | {"refs": git(root, "for-each-ref")}
+    return {name: sha for name, sha in found.items() if not name.startswith(("evergreen/", "ledgers/"))}
 
 
 def names(root: Path) -> set[str]:

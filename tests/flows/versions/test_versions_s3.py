@@ -1,10 +1,17 @@
 """verify, gc and forget with releases and the DVC remote on a real S3 server."""
 
+import re
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from flows.repo.git import git
+from flows.repo.ledger import claim_pushed
+from flows.repo.outs import recorded_outs
+from flows.repo.pipeline import open_repo, restore_data
 from flows.versions.forget import forget
 from flows.versions.gc import gc
 from flows.versions.verify import verify
@@ -13,6 +20,8 @@ from tasks.ingest import erase
 from tests.support import versions_project
 from tests.support.s3_servers import Server, credentials, moto  # noqa: F401 (fixtures)
 from tests.support.versions_project import image, store
+
+LEDGER = re.compile("/dvc/evergreen/|/ledgers/")
 
 
 @pytest.fixture
@@ -40,12 +49,38 @@ def wrong(project: Path) -> list[str]:
     return [problem.text for line in verify(project) for problem in line.problems]
 
 
+def assert_a_clone_keeps_what_it_pulled(project: Path) -> None:
+    """The project gives up a batch that its clone still has: gc leaves it in the bucket until the clone does too."""
+
+    def remote(root: Path):
+        (found,) = (place for place in gc(root, yes=True, grace_hours=0).places if place.name == "DVC remote")
+        return found.garbage, found.others, found.unowned
+
+    versions_project.add_batch(project, 3, 4)
+    with closing(open_repo(project)) as repo:
+        claim_pushed(repo, recorded_outs(repo))
+        assert repo.push() > 0
+    clone = project.parent / "clone"
+    git(project, "clone", "--quiet", str(project), str(clone))
+    with closing(open_repo(clone)) as repo:
+        restore_data(repo)
+    for root in (project, clone):
+        git(root, "reset", "--quiet", "--hard", "HEAD~")
+        shutil.rmtree(root / "data")
+    git(clone, "update-ref", "-d", "refs/remotes/origin/main")
+    garbage, others, unowned = remote(project)
+    assert (garbage, unowned) == (0, 0)
+    assert others == 4  # listing, shard, annotations, manifest of batch 3
+    assert remote(clone) == (4, 0, 0)
+
+
 def test_versions_on_s3(project: Path, moto: Server, bucket: str):  # noqa: F811
     s3 = moto.client()
 
     def objects() -> dict[str, bytes]:
         entries = s3.list_objects_v2(Bucket=bucket)["Contents"]
-        return {entry["Key"]: s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read() for entry in entries}
+        keys = [entry["Key"] for entry in entries if not LEDGER.search(entry["Key"])]
+        return {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
     assert wrong(project) == []
     before = objects()
@@ -60,6 +95,9 @@ def test_versions_on_s3(project: Path, moto: Server, bucket: str):  # noqa: F811
     sound = objects()
     assert len(before) - len(sound) == 4
     assert wrong(project) == []
+
+    assert_a_clone_keeps_what_it_pulled(project)
+    assert objects() == sound
 
     harmed = sorted(key for key in sound if "/dvc/" in key or "/objects/" in key)
     for number, key in enumerate(harmed):
