@@ -25,7 +25,7 @@ def cached_heat(
     The newest heat is cached. So a run that was killed while publishing, or in which only the gate's rules or the
     bundle changed, writes its report without loading torch.
     """
-    weights, head = (root / artifacts.FOLDER / "weights.safetensors", root / "artifacts/train_head/head.safetensors")
+    weights, head = artifacts.network_weights(root), root / artifacts.HEAD_FOLDER / "head.safetensors"
     about = read_json(root / artifacts.FOLDER / "model.json")
     of = [sha256_file(weights), sha256_file(head), sha256_bytes(pixels.tobytes()), list(classes), about]
     key = content_key(*of, code_version("flows.release_report.heat"))

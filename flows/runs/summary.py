@@ -25,7 +25,15 @@ def _train_backbone(m: dict) -> str:
 
 def _train_head(m: dict) -> str:
     tried = {name.removeprefix("score_"): value for name, value in m.items() if name.startswith("score_")}
-    return "calibration score: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(tried.items()))
+    line = "calibration score: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(tried.items()))
+    probes = {name.removeprefix("probe_"): value for name, value in m.items() if name.startswith("probe_")}
+    lead, error = probes.pop("lead", None), probes.pop("lead_error", None)
+    if lead is None:
+        return line
+    if m["network"] == "pretrained":
+        found = f"better by {100 * lead:.1f} points (standard error {100 * error:.1f}), so the model is that"
+        return f"{line}; a probe of the frozen backbone is {found}"
+    return f"{line}; probe of the frozen backbone {max(probes.values()):.3f}"
 
 
 def _calibrate(m: dict) -> str:

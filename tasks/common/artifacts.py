@@ -12,6 +12,7 @@ from tasks.common.params import Section
 from tasks.common.schemas import SPLITS
 
 FOLDER = Path("artifacts/train_backbone")
+HEAD_FOLDER = Path("artifacts/train_head")
 USED = "params"  # the key of metrics/<stage>.json that says what the stage has run with
 
 
@@ -49,6 +50,17 @@ def stage_output(path: Path, stage: str) -> Path:
     if not path.is_file():
         raise StageInputError(f"{path} is missing: run the stage {stage} first (`dvc repro {stage}`)")
     return path
+
+
+def trained_weights(root: Path) -> Path:
+    """The weights that train_backbone trained. Raises StageInputError if that stage has not run."""
+    return stage_output(root / FOLDER / "weights.safetensors", "train_backbone")
+
+
+def network_weights(root: Path) -> Path:
+    """The weights of the model's network: those that train_head chose over the trained ones, if it did."""
+    chosen = root / HEAD_FOLDER / "weights.safetensors"
+    return chosen if chosen.is_file() else trained_weights(root)
 
 
 def record_used(root: Path, name: str, used: dict[str, Section]) -> None:

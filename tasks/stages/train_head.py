@@ -1,8 +1,8 @@
-"""Stage `train_head`: a class-balanced classifier on the frozen stage-1 features.
+"""Stage `train_head`: a class-balanced classifier on frozen features.
 
 Reads what train_backbone read and wrote; writes artifacts/train_head/{head.safetensors: weight (K, D), bias (K,);
-head.json: the method and every candidate's score} and metrics/train_head.json. N is the number of samples, K of
-classes, D of feature dimensions.
+head.json: the network, the method and every candidate's score} and metrics/train_head.json. N is the number of
+samples, K of classes, D of feature dimensions.
 
 Long-tailed data harms the classifier more than the features (Kang et al. 2020, "Decoupling representation and
 classifier for long-tailed recognition"), so only the classifier is replaced. The methods:
@@ -14,6 +14,11 @@ classifier for long-tailed recognition"), so only the classifier is replaced. Th
 - stage1: stage 1's, unchanged
 
 Multi-label classes do not compete for one answer, so there only crt and stage1 apply.
+
+The same methods are fitted on the features of the pretrained backbone, which no epoch has changed: the *probe*. Few
+images can make fine-tuning worse than none. If the probe is better on the calibration split by more than luck, the
+model is the pretrained network with the probe's classifier. Then artifacts/train_head/weights.safetensors holds that
+network, and all later stages use it (tasks.models.stage1).
 """
 
 from collections.abc import Callable
@@ -21,36 +26,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from tasks.common import artifacts
 from tasks.common.artifacts import classes_and_task, training_rows
 from tasks.common.errors import DataError
-from tasks.common.files import atomic_path, write_json
-from tasks.common.params import ImagesParams, TrainHeadParams
+from tasks.common.files import atomic_path, read_json, write_json
+from tasks.common.params import EmbedParams, ImagesParams, TrainHeadParams
 from tasks.dataset.shard_table import ShardTable
-from tasks.models import probe
+from tasks.models import probe, stage1
+from tasks.models.choice import Advantage, Candidate, advantage, candidate, choose
 from tasks.models.head import Head
-from tasks.models.stage1 import load, stage1_features
-from tasks.scoring.metrics import balanced_accuracy, mean_average_precision
 from tasks.scoring.targets import class_counts, encode
 
-FOLDER = Path("artifacts/train_head")
+FOLDER = artifacts.HEAD_FOLDER
 PREFERENCE = {"multiclass": ("crt", "logit_adjust", "tau_norm", "stage1"), "multilabel": ("crt", "stage1")}
 L2S = (0.1, 0.03, 0.01)  # of crt, on standardised features: the best differs with the backbone's training
+NATURAL_L2 = 0.03  # of the probe's classifier before it is balanced, in place of stage 1's
 TAUS = (0.25, 0.5, 0.75, 1.0)  # of tau_norm
-FOLDS = 5
-RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A method's head, and what the choice among methods needs.
+class Fitted:
+    """All candidates on one network's features, and the name of the chosen method."""
 
-    logits (N, K) are cross-fitted: each row comes from a head whose setting was chosen without that sample.
-    """
+    found: dict[str, Candidate]
+    method: str
 
-    head: Head
-    logits: np.ndarray
-    score: float
+    @property
+    def best(self) -> Candidate:
+        return self.found[self.method]
+
+    def scores(self) -> dict[str, float]:
+        return {name: one.score for name, one in self.found.items()}
+
+    def settings(self) -> dict[str, float]:
+        return {name: one.head.setting for name, one in self.found.items() if one.head.setting is not None}
 
 
 def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> None:
@@ -61,30 +72,58 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
             f"train_head.method is {train_head.method}, which needs classes that exclude each other: for "
             f"data.task: {task} set it to auto or one of {', '.join(PREFERENCE[task])}"
         )
-    x = {split: stage1_features(root, rows[split], images) for split in ("train", "calibration")}
-    y = {split: encode(rows[split]["label"], classes, task) for split in x}
-    stage1 = stage1_head(root)
+    y = {split: encode(rows[split]["label"], classes, task) for split in ("train", "calibration")}
+    trained_file = artifacts.trained_weights(root)
+
+    def fitted(features: Callable[[pa.Table], ShardTable], own: Callable[[ShardTable], Head]) -> Fitted:
+        x = {split: features(rows[split]) for split in y}
+        return fit(x, y, own(x["train"]), len(classes), train_head)
+
+    trained = fitted(
+        lambda table: stage1.stage1_features(root, table, images, weights=trained_file), lambda _: stage1_head(root)
+    )
+    about, pretrained, lead = read_json(root / artifacts.FOLDER / "model.json"), None, None
+    if about["pretrained"] != "none":
+        from tasks.models.pretrained import pretrained_features
+
+        embed = EmbedParams(backbone=about["backbone"])  # the stage `embed` may have computed the same ones
+        pretrained = fitted(
+            lambda table: pretrained_features(root, table, embed=embed, images=images),
+            lambda x: natural(x, y["train"], len(classes)),
+        )
+        groups = rows["calibration"]["source"].to_pylist()
+        lead = advantage(pretrained.best, trained.best, y["calibration"], groups, train_head.seed)
+    metric = "balanced_accuracy" if task == "multiclass" else "mean_average_precision"
+    write(root, trained, pretrained, lead, metric)
+
+
+def fit(x: dict[str, ShardTable], y: dict[str, np.ndarray], own: Head, classes: int, params: TrainHeadParams) -> Fitted:
+    """Every method on features `x` and targets `y` of train and calibration; `own`: the network's own classifier."""
     makers: dict[str, Callable[[], list[Head]]] = {
-        "crt": lambda: retrained(x["train"], y["train"], len(classes), train_head.epochs),
-        "logit_adjust": lambda: [logit_adjusted(stage1, class_counts(y["train"], len(classes)))],
-        "tau_norm": lambda: [tau_normalised(stage1, tau) for tau in TAUS],
-        "stage1": lambda: [stage1],
+        "crt": lambda: retrained(x["train"], y["train"], classes, params.epochs),
+        "logit_adjust": lambda: [logit_adjusted(own, class_counts(y["train"], classes))],
+        "tau_norm": lambda: [tau_normalised(own, tau) for tau in TAUS],
+        "stage1": lambda: [own],
     }
-    found = {
-        name: candidate(makers[name](), x["calibration"], y["calibration"], train_head.seed)
-        for name in PREFERENCE[task]
-    }
-    method = choose(found, y["calibration"], train_head.seed) if train_head.method == "auto" else train_head.method
-    write(root, found, method, "balanced_accuracy" if task == "multiclass" else "mean_average_precision")
+    names = PREFERENCE["multiclass" if y["train"].ndim == 1 else "multilabel"]
+    found = {name: candidate(makers[name](), x["calibration"], y["calibration"], params.seed) for name in names}
+    method = choose(found, y["calibration"], params.seed) if params.method == "auto" else params.method
+    return Fitted(found, method)
 
 
 def stage1_head(root: Path) -> Head:
     """The classifier that train_backbone trained."""
     from tasks.backbones import timm_models
 
-    last = timm_models.classifier(load(root)[0])
+    last = timm_models.classifier(stage1.load(root, artifacts.trained_weights(root))[0])
     bias = np.zeros(len(last.weight), np.float32) if last.bias is None else last.bias.detach().numpy()
     return Head(last.weight.detach().numpy(), bias)
+
+
+def natural(x: ShardTable | np.ndarray, y: np.ndarray, classes: int) -> Head:
+    """A classifier of `x` (N, D) on `y` as often as each class is there: what stage 1 ends with, without stage 1."""
+    fitted = probe.fit(x, y, classes, l2=NATURAL_L2)
+    return Head(fitted.weight, fitted.bias)
 
 
 def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int) -> list[Head]:
@@ -117,88 +156,51 @@ def tau_normalised(stage1: Head, tau: float) -> Head:
     return Head(weight.astype(np.float32), np.zeros_like(stage1.bias), tau)
 
 
-def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed: int) -> Candidate:
-    """The best of a method's `heads` (one per setting) on calibration samples `x` (N, D), `y`.
+def write(root: Path, trained: Fitted, pretrained: Fitted | None, lead: Advantage | None, metric: str) -> None:
+    """Write the chosen head, its network if that is not stage 1's, and every candidate's score.
 
-    Its logits, and so its score, are cross-fitted: each fold gets those of the head that is best on the other folds.
-    A setting that only fits one or two images of a rare class gains nothing from that.
+    lead: how much better the probe is; None: there is no probe.
     """
-    logits = [head.logits(x) for head in heads]
-    fold = folds(y, seed)
-    mixed = np.empty_like(logits[0])
-    for number in np.unique(fold):
-        others = fold != number
-        mixed[~others] = logits[_best(logits, y, others)][~others] if len(heads) > 1 else logits[0][~others]
-    best = heads[_best(logits, y, np.ones(len(y), bool))]
-    return Candidate(best, mixed, score(y, mixed))
-
-
-def _best(logits: list[np.ndarray], y: np.ndarray, rows: np.ndarray) -> int:
-    """Index of the logits with the best score on `rows`; the first one on a tie."""
-    if not y[rows].size:
-        return 0
-    return int(np.argmax([score(y[rows], one[rows]) for one in logits]))
-
-
-def folds(y: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) fold numbers: the samples of each class (multi-label: all samples) dealt evenly in random order."""
-    rng = np.random.default_rng(seed)
-    group = y if y.ndim == 1 else np.zeros(len(y), np.int64)
-    order = np.concatenate([rng.permutation(np.flatnonzero(group == value)) for value in np.unique(group)])
-    fold = np.empty(len(y), np.int64)
-    fold[order] = np.arange(len(y)) % FOLDS
-    return fold
-
-
-def score(y: np.ndarray, logits: np.ndarray) -> float:
-    """Balanced accuracy; for multi-label mean average precision, which needs no thresholds."""
-    if y.ndim == 1:
-        return balanced_accuracy(y, logits.argmax(axis=1), logits.shape[1])
-    return mean_average_precision(y, logits)
-
-
-def choose(found: dict[str, Candidate], y: np.ndarray, seed: int) -> str:
-    """The first method, in `found`'s order of preference, that is within one standard error of the best.
-
-    With few calibration images of a rare class, the best score is often luck; the paired error shows how much (the
-    one-standard-error rule of Breiman et al. 1984). Deterministic, including ties.
-    """
-    best = max(found.values(), key=lambda one: one.score)  # the first one on a tie
-    for name, one in found.items():
-        if best.score - one.score <= standard_error(y, best.logits, one.logits, seed):
-            return name
-    raise AssertionError("the best candidate is within any error of itself")
-
-
-def standard_error(y: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int) -> float:
-    """Standard error of the difference between the scores of logits `a` and `b` (N, K) on the same samples.
-
-    Multi-class: from the samples' differences (right or wrong), with their variance pooled over classes, because a
-    class with one image has none of its own. Multi-label: from paired bootstrap resamples.
-    """
-    if y.ndim == 1:
-        difference = (a.argmax(axis=1) == y).astype(float) - (b.argmax(axis=1) == y)
-        _, number, count = np.unique(y, return_inverse=True, return_counts=True)
-        spread = difference - (np.bincount(number, difference) / count)[number]
-        variance = np.square(spread).sum() / max(len(y) - len(count), 1)
-        return float(np.sqrt(variance * (1 / count).sum()) / len(count))
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(y), size=(RESAMPLES, len(y)))
-    return float(np.std([score(y[rows], a[rows]) - score(y[rows], b[rows]) for rows in draws if y[rows].any()]))
-
-
-def write(root: Path, found: dict[str, Candidate], method: str, metric: str) -> None:
-    """Write the head of `method` and every candidate's score."""
     from safetensors.numpy import save_file
 
-    head = found[method].head
+    won = lead is not None and lead.clear
+    chosen = pretrained if won else trained
+    head, weights = chosen.best.head, root / FOLDER / "weights.safetensors"
     with atomic_path(root / FOLDER / "head.safetensors") as temporary:
         save_file({"weight": head.weight.astype(np.float32), "bias": head.bias.astype(np.float32)}, temporary)
-    scores = {name: one.score for name, one in found.items()}
-    settings = {name: one.head.setting for name, one in found.items() if one.head.setting is not None}
+    weights.unlink(missing_ok=True)  # of an earlier run
+    if won:
+        save_pretrained(root, head, weights)
+    about = {"network": "pretrained" if won else "trained", "method": chosen.method, "metric": metric}
+    figures = {f"score_{name}": value for name, value in trained.scores().items()}
+    parts = {"scores": trained.scores(), "settings": trained.settings()}
+    if pretrained is not None:
+        parts["probe"] = {
+            "method": pretrained.method,
+            "scores": pretrained.scores(),
+            "settings": pretrained.settings(),
+            "lead": lead.value,
+            "standard_error": lead.error,
+        }
+        figures |= {f"probe_{name}": value for name, value in pretrained.scores().items()}
+        figures |= {"probe_lead": lead.value, "probe_lead_error": lead.error}
+    write_json(root / FOLDER / "head.json", about | parts)
     write_json(
-        root / FOLDER / "head.json", {"method": method, "metric": metric, "scores": scores, "settings": settings}
+        root / "metrics" / "train_head.json", {"network": about["network"], "score": chosen.best.score} | figures
     )
-    write_json(
-        root / "metrics" / "train_head.json", {"score": scores[method], **{f"score_{k}": v for k, v in scores.items()}}
-    )
+
+
+def save_pretrained(root: Path, head: Head, file: Path) -> None:
+    """Write the pretrained network with the classifier `head` in the format of stage 1's weights."""
+    import torch
+
+    from tasks.backbones import timm_models
+
+    about = read_json(root / artifacts.FOLDER / "model.json")
+    model = timm_models.create_model(about["backbone"], about["pretrained"], len(about["classes"]), about["resolution"])
+    last = timm_models.classifier(model)
+    with torch.no_grad():
+        last.weight.copy_(torch.from_numpy(head.weight))
+        if last.bias is not None:
+            last.bias.copy_(torch.from_numpy(head.bias))
+    stage1.save_weights(model, file)

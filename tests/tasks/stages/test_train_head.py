@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from flows.runs.summary import summary
+from tasks.common import artifacts
 from tasks.common.errors import DataError
-from tasks.common.files import read_json
-from tasks.common.params import ImagesParams, TrainHeadParams
+from tasks.common.files import read_json, write_json
+from tasks.common.params import EvaluateParams, ImagesParams, TrainHeadParams, load_params
+from tasks.models import choice, stage1
+from tasks.models.choice import Candidate
 from tasks.models.head import Head
+from tasks.scoring.targets import encode
 from tasks.stages import train_head
-from tasks.stages.train_head import Candidate
+from tasks.stages.bundle import stage as bundle_stage
+from tasks.stages.calibrate import stage as calibrate_stage
+from tasks.stages.evaluate import stage as evaluate_stage
 from tests.support import small_project
 from tests.support.small_project import SIZE
 
@@ -42,14 +49,14 @@ def plain(x: np.ndarray, y: np.ndarray) -> Head:
 def test_each_method_helps_the_rare_class_of_a_long_tail():
     x, y = long_tailed((500, 60, 15), seed=0)
     held_x, held_y = long_tailed((300, 300, 300), seed=1)
-    stage1 = plain(x, y)
-    before = recalls(stage1, held_x, held_y)
+    own = plain(x, y)
+    before = recalls(own, held_x, held_y)
     assert before[0] > before[2] + 0.2  # the tail suffers
     counts = np.bincount(y)
     better = {
         "crt": train_head.retrained(x, y, 3, 100)[-1],
-        "logit_adjust": train_head.logit_adjusted(stage1, counts),
-        "tau_norm": train_head.tau_normalised(stage1, 0.5),
+        "logit_adjust": train_head.logit_adjusted(own, counts),
+        "tau_norm": train_head.tau_normalised(own, 0.5),
     }
     for name, head in better.items():
         after = recalls(head, held_x, held_y)
@@ -68,11 +75,11 @@ def test_crt_weighs_every_class_the_same_however_often_it_is_there():
 
 
 def test_logit_adjustment_moves_the_bias_by_the_log_of_the_share_only():
-    stage1 = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
-    head = train_head.logit_adjusted(stage1, np.array([90, 9, 1]))
-    np.testing.assert_array_equal(head.weight, stage1.weight)
+    own = Head(np.ones((3, 4), np.float32), np.zeros(3, np.float32))
+    head = train_head.logit_adjusted(own, np.array([90, 9, 1]))
+    np.testing.assert_array_equal(head.weight, own.weight)
     np.testing.assert_allclose(head.bias[2] - head.bias[0], np.log(90), rtol=1e-6)
-    assert np.isfinite(train_head.logit_adjusted(stage1, np.array([10, 5, 0])).bias).all()  # a class without images
+    assert np.isfinite(train_head.logit_adjusted(own, np.array([10, 5, 0])).bias).all()  # a class without images
 
 
 def test_tau_one_makes_all_norms_equal_and_keeps_their_mean():
@@ -106,8 +113,8 @@ def chosen(y: np.ndarray, **answers: np.ndarray) -> str:
     head = Head(np.zeros((3, 1)), np.zeros(3))
     found = {}
     for name, answer in answers.items():
-        found[name] = Candidate(head, logits_of(answer), train_head.score(y, logits_of(answer)))
-    return train_head.choose(found, y, 0)
+        found[name] = Candidate(head, logits_of(answer), choice.score(y, logits_of(answer)))
+    return choice.choose(found, y, 0)
 
 
 def test_a_clearly_better_method_wins_over_the_preferred_one():
@@ -123,8 +130,8 @@ def test_one_image_of_a_rare_class_does_not_overturn_the_preference():
     crt[[5, 70, 99]] = (crt[[5, 70, 99]] + 1) % 3  # misses the one rare image: balanced accuracy falls by a third
     other = y.copy()
     other[[7, 8, 75]] = (other[[7, 8, 75]] + 1) % 3
-    assert train_head.score(y, logits_of(other)) > train_head.score(y, logits_of(crt)) + 0.3
-    assert train_head.standard_error(y, logits_of(other), logits_of(crt), 0) > 0.05
+    assert choice.score(y, logits_of(other)) > choice.score(y, logits_of(crt)) + 0.3
+    assert choice.standard_error(y, logits_of(other), logits_of(crt), 0) > 0.05
     assert chosen(y, crt=y, stage1=y) == "crt"  # a tie goes to the first
 
 
@@ -138,8 +145,8 @@ def test_the_standard_error_is_that_of_repeated_draws():
         return [logits_of(np.where(right[:, i], y, (y + 1) % 3)) for i in range(2)]
 
     pairs = [draw() for _ in range(300)]
-    spread = np.std([train_head.score(y, a) - train_head.score(y, b) for a, b in pairs])
-    errors = [train_head.standard_error(y, a, b, 0) for a, b in pairs]
+    spread = np.std([choice.score(y, a) - choice.score(y, b) for a, b in pairs])
+    errors = [choice.standard_error(y, a, b, 0) for a, b in pairs]
     assert np.mean(errors) == pytest.approx(spread, rel=0.15)
 
 
@@ -147,9 +154,9 @@ def test_multi_label_errors_come_from_paired_resamples():
     rng = np.random.default_rng(0)
     y = (rng.random((80, 3)) < 0.3).astype(np.float32)
     good, poor = y + rng.normal(size=y.shape) * 0.3, y + rng.normal(size=y.shape) * 3
-    assert train_head.standard_error(y, good, good, 0) == 0
-    error = train_head.standard_error(y, good, poor, 0)
-    assert 0 < error < train_head.score(y, good) - train_head.score(y, poor)
+    assert choice.standard_error(y, good, good, 0) == 0
+    error = choice.standard_error(y, good, poor, 0)
+    assert 0 < error < choice.score(y, good) - choice.score(y, poor)
 
 
 def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
@@ -161,8 +168,8 @@ def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
         x = rng.normal(size=(30, 20)).astype(np.float32)
         weights = rng.normal(size=(100, 3, 20)).astype(np.float32)
         heads = [Head(weight, np.zeros(3, np.float32), number) for number, weight in enumerate(weights)]
-        found = train_head.candidate(heads, x, y, seed=0)
-        luck.append(train_head.score(y, found.head.logits(x)))
+        found = choice.candidate(heads, x, y, seed=0)
+        luck.append(choice.score(y, found.head.logits(x)))
         judged.append(found.score)
     assert np.mean(luck) > 0.5
     assert np.mean(judged) == pytest.approx(1 / 3, abs=0.1)
@@ -170,9 +177,9 @@ def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
 
 @pytest.mark.parametrize("y", [np.repeat([0, 1, 2], [50, 3, 1]), np.zeros((23, 2)), np.array([0, 1, 2])])
 def test_folds_share_out_every_class(y):
-    fold = train_head.folds(y, 0)
+    fold = choice.folds(y, 0)
     assert len(fold) == len(y)
-    assert np.ptp(np.bincount(fold, minlength=train_head.FOLDS)) <= 1
+    assert np.ptp(np.bincount(fold, minlength=choice.FOLDS)) <= 1
     if y.ndim == 1 and (y == 0).sum() > 10:
         assert np.ptp(np.bincount(fold[y == 0])) <= 1
 
@@ -195,21 +202,124 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
     assert about["settings"]["crt"] in train_head.L2S
     assert head["weight"].shape[0] == head["bias"].shape[0] == 3
     assert {value.dtype for value in head.values()} == {np.dtype(np.float32)}
-    # the network is untrained: a newly trained classifier must beat its random one by far
-    assert about["method"] == "crt"
+    # the network's own classifier is random: a newly trained one must beat it by far
     assert about["scores"]["crt"] > about["scores"]["stage1"] + 0.3
-    assert read_json(root / "metrics/train_head.json")["score"] == about["scores"]["crt"]
+    figures = read_json(root / "metrics/train_head.json")
+    scores = about["scores"] if about["network"] == "trained" else about["probe"]["scores"]
+    assert figures["score"] == scores[about["method"]]
     again, _ = run(root)
     assert all(np.array_equal(head[name], again[name]) for name in head)
 
 
+def change_network(root, change) -> None:
+    """Put `change(state)` in the place of the trained network's state."""
+    file = artifacts.trained_weights(root)
+    state = change(load_file(file))
+    file.unlink()  # the file may be a link into a shared copy
+    save_file(state, file)
+
+
+def good_classifier(root) -> None:
+    """Give the trained network the classifier that one would fit on its features."""
+    rows = artifacts.training_rows(root)["train"]
+    x = stage1.stage1_features(root, rows, IMAGES)
+    head = train_head.retrained(x, encode(rows["label"], small_project.CLASSES, "multiclass"), 3, 100)[-1]
+    change_network(root, lambda state: state | {"classifier.weight": head.weight, "classifier.bias": head.bias})
+
+
+def spoil(root) -> None:
+    """Make the trained network one that has forgotten everything."""
+    rng = np.random.default_rng(0)
+    change_network(
+        root,
+        lambda state: {
+            name: rng.normal(size=value.shape, scale=0.05).astype(np.float32) if value.ndim > 1 else value
+            for name, value in state.items()
+        },
+    )
+
+
 def test_a_method_that_is_asked_for_is_used(tmp_path):
     root = small_project.copy(tmp_path, "multiclass")
+    good_classifier(root)
     head, about = run(root, "stage1")
-    stage1 = train_head.stage1_head(root)
-    assert about["method"] == "stage1"
-    np.testing.assert_array_equal(head["weight"], stage1.weight)
-    np.testing.assert_array_equal(head["bias"], stage1.bias)
+    own = train_head.stage1_head(root)
+    assert (about["network"], about["method"]) == ("trained", "stage1")
+    np.testing.assert_array_equal(head["weight"], own.weight)
+    np.testing.assert_array_equal(head["bias"], own.bias)
+
+
+def test_where_training_did_harm_the_model_is_the_pretrained_network(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    intact = load_file(artifacts.trained_weights(root))
+    spoil(root)
+    head, about = run(root)
+    assert about["network"] == "pretrained"
+    assert about["method"] == about["probe"]["method"]
+    assert about["probe"]["lead"] > about["probe"]["standard_error"] > 0
+    figures = read_json(root / "metrics/train_head.json")
+    assert (figures["network"], figures["score"]) == ("pretrained", about["probe"]["scores"][about["method"]])
+    assert "a probe of the frozen backbone is better by" in summary("train_head", root)
+    network = load_file(artifacts.network_weights(root))
+    np.testing.assert_array_equal(network["classifier.weight"], head["weight"])
+    assert all(np.array_equal(network[name], intact[name]) for name in intact if not name.startswith("classifier"))
+    model, _ = stage1.load(root)
+    np.testing.assert_array_equal(model.classifier.bias.detach().numpy(), head["bias"])
+
+    good_classifier_after = intact | {"classifier.weight": head["weight"], "classifier.bias": head["bias"]}
+    change_network(root, lambda _: good_classifier_after)
+    _, about = run(root)  # a later run, in which training does no harm, leaves nothing of the probe's network
+    assert about["network"] == "trained"
+    assert artifacts.network_weights(root) == artifacts.trained_weights(root)
+
+
+def test_the_pretrained_network_goes_through_the_later_stages(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    spoil(root)
+    params = load_params(root / "params.yaml")
+    train_head.run(root, train_head=params.train_head, images=params.images)
+    calibrate_stage.run(root, images=params.images, calibrate=params.calibrate)
+    evaluate_stage.run(root, images=params.images, evaluate=EvaluateParams(corruptions=["dark"], latency_runs=2))
+    bundle_stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
+    figures = read_json(root / "metrics/evaluate.json")
+    assert figures["parity"]["max_difference"] < 1e-3  # exported and loaded are the same network
+    assert figures["test"]["balanced_accuracy"] > 0.6
+    weights = load_file(root / "artifacts/bundle/weights.safetensors")
+    chosen = load_file(artifacts.network_weights(root))
+    assert all(np.array_equal(weights[f"backbone.{name}"], value) for name, value in chosen.items())
+    assert "as it came" in (root / "artifacts/bundle/card.md").read_text()
+
+
+def test_without_pretrained_weights_there_is_no_probe(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    spoil(root)
+    file = root / "artifacts/train_backbone/model.json"
+    about = read_json(file)
+    file.unlink()
+    write_json(file, about | {"pretrained": "none"})
+    _, about = run(root)
+    assert about["network"] == "trained"
+    assert "probe" not in about
+
+
+def test_a_lead_on_groups_that_answer_alike_is_no_clear_lead():
+    y = np.repeat([0, 1], 20)
+    better = logits_of(y, 2)
+    worse = logits_of(np.where(np.arange(40) % 20 < 5, 1 - y, y), 2)
+    head = Head(np.zeros((2, 1)), np.zeros(2))
+    a, b = (Candidate(head, one, choice.score(y, one)) for one in (better, worse))
+    assert choice.advantage(a, b, y, [None] * 40, 0).clear
+    alike = [str(row % 20 // 10) for row in range(40)]  # two groups, one of which has all the errors
+    spread = [str(row % 5) for row in range(40)]  # each group has its share of them
+    leads = [choice.advantage(a, b, y, groups, 0) for groups in (alike, spread)]
+    assert leads[0].value == leads[1].value
+    assert leads[0].error > 2 * leads[1].error
+    assert not leads[0].clear
+    assert leads[1].clear
+    assert not choice.advantage(a, b, y, ["one"] * 40, 0).clear
+    labels = np.eye(2)[y]
+    assert choice.advantage(a, b, labels, [None] * 40, 0).clear
+    assert not choice.advantage(a, b, labels, ["one"] * 40, 0).clear
 
 
 def test_multi_label_has_two_methods_and_refuses_the_others(tmp_path):
