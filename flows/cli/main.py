@@ -212,6 +212,8 @@ def status() -> None:
     live = releases.live()
     since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
+    if live and (why := releases.provisional(live.bundle)):
+        typer.echo(f"provisional: {_one_line(why)}; more labels make a better one")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
     for run, host, at in elsewhere(releases, root):
         dead = ": probably dead" if (datetime.now(UTC) - at).total_seconds() > 2 * EXPIRES else ""

@@ -10,6 +10,15 @@ from tasks.common.errors import ParamsError
 from tasks.common.params import STAGE_SECTIONS, Params, parse_params, parse_text
 
 RENAMED = {("images", "size"): "resolution"}  # (section, old key) -> new key
+# What Evergreen shipped and `evergreen init` wrote, and has another default now: (section, key) -> (value, now, why)
+SHIPPED = {
+    ("gate", "first_model"): (
+        {"test.balanced_accuracy": 0.5},
+        "null",
+        "the old default, not a floor of yours: a weak first model is now provisional. Write it again to keep it a "
+        "floor",
+    )
+}
 HEADER_NOW = ("The schema is tasks/params.py.", "The schema is tasks/common/params.py.")  # as `evergreen init` wrote it
 
 
@@ -26,7 +35,8 @@ def migrate_params(text: str) -> Migrated:
     changes: list[str] = []
     try:
         values = parse_text(text)
-        for start, end, new in sorted(_renames(text, changes), reverse=True):
+        edits = [*_renames(text, changes), *_old_defaults(text, changes)]
+        for start, end, new in sorted(edits, reverse=True):
             text = text[:start] + new + text[end:]
     except (ParamsError, yaml.YAMLError) as error:
         return Migrated(text, [], str(error))
@@ -52,6 +62,19 @@ def _renames(text: str, changes: list[str]) -> Iterator[tuple[int, int, str]]:
                 start, end = keys[old].start_mark, keys[old].end_mark
                 changes.append(f"{of}.{old} is now {of}.{new} (line {start.line + 1}); its value stays")
                 yield start.index, end.index, new
+
+
+def _old_defaults(text: str, changes: list[str]) -> Iterator[tuple[int, int, str]]:
+    """(start, end, new value) of every value in `text` that is as Evergreen shipped it and has another default now."""
+    values = parse_text(text)
+    for section, content in _pairs(yaml.compose(text, Loader=yaml.SafeLoader)):
+        for key, value in _pairs(content):
+            shipped, now, why = SHIPPED.get((section.value, key.value), (None, None, ""))
+            if now is not None and values[section.value][key.value] == shipped:
+                # a mapping over several lines ends where the next key begins: its last value ends before
+                end = value.end_mark if value.flow_style else value.value[-1][1].end_mark
+                changes.append(f"{section.value}.{key.value} is now {now} (line {key.start_mark.line + 1}): {why}")
+                yield value.start_mark.index, end.index, now
 
 
 def _pairs(node: Any) -> list:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.files import read_json
 from tasks.common.params import Params
-from tasks.gate.champion import champion_evidence, hard_set_version, train_counts
+from tasks.gate.champion import calibration_skill, champion_evidence, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.store import Pointer, Releases, cached_bundle
 
@@ -29,5 +29,6 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         bundle = cached_bundle(releases, champion.bundle, root)
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
-    trial = Trial(classes, params.data.task, train_counts(root, classes), hard_set_version(challenger))
+    counts, hard_set = train_counts(root, classes), hard_set_version(challenger)
+    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root))
     return judge(own, against, trial, params.gate)

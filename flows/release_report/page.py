@@ -28,6 +28,7 @@ from tasks.common.files import atomic_path
 from tasks.common.params import Params
 from tasks.common.paths import cache_dir
 from tasks.common.text import escape_markdown
+from tasks.gate.verdict import GateVerdict
 from tasks.releases import bundle
 from tasks.releases.store import Pointer, Releases
 
@@ -40,6 +41,16 @@ HEADLINES = {
     "held": "Held back: {champion} stays live",
     "rejected": "Rejected: {champion} stays live",
 }
+PROVISIONAL = (
+    "This model is provisional: better than chance, but below what a first model should reach. Use its answers as "
+    "suggestions. The next model that the gate promotes replaces it."
+)
+PROBE_WON = (
+    "A probe won: on the calibration images, a classifier on the frozen pretrained network was {lead:.1f} points "
+    "better than the fine-tuned network (standard error {error:.1f}), so the model is the probe. Fine-tuning does not "
+    "help with these images yet: more labels, a larger images.resolution or other train_backbone settings may change "
+    "that."
+)
 CHECKS = {
     "test.debiased_ece": "calibration error on the test set",
     "parity.max_difference": "exported model answers as the trained one",
@@ -106,6 +117,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "outcome": ending.outcome,
         "headline": HEADLINES[ending.outcome].format(**names),
         "sentence": _sentence(ending.sentence, verdict.checks),
+        "notes": notes(about, verdict),
         "verdict": verdict,
         "champion": champion,
         "confidence": params.gate.confidence,
@@ -153,6 +165,15 @@ def _sentence(text: str, checks: Sequence[Check]) -> str:
     _, colon, rest = text.partition(": ")
     rest = rest if colon else text
     return rest[:1].upper() + rest[1:]
+
+
+def notes(about: dict, verdict: GateVerdict) -> list[str]:
+    """What a reader must know beyond the verdict's sentence."""
+    head = about["metrics"].get("train_head", {})
+    found = [PROVISIONAL] if verdict.provisional else []
+    if head.get("network") == "pretrained":
+        found.append(PROBE_WON.format(lead=100 * head["probe_lead"], error=100 * head["probe_lead_error"]))
+    return found
 
 
 def key_figures(rows: Sequence[Row], about: dict, old: dict | None) -> list[dict]:

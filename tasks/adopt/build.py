@@ -161,7 +161,9 @@ def _calibrate(adoption: Adoption) -> dict:
     labelled, train = adoption.by_split["calibration"], adoption.by_split["train"]
     params = _costs_of(classes, adoption.params.calibrate)
     logits, features = adoption.outputs(labelled)
-    held_out = HeldOut(classes, task, encode(labelled["label"], classes, task), logits, features)
+    held_out = HeldOut(
+        classes, task, encode(labelled["label"], classes, task), logits, features, labelled["group"].to_pylist()
+    )
     bank = np.empty((0, model.feature_dim))
     if params.ood_method == "knn":
         bank = adoption.outputs(bank_samples(train if len(train) else labelled))[1]
@@ -208,5 +210,6 @@ def _bundle(adoption: Adoption) -> None:
         adoption.model.tensors(),
         images=adoption.images,
         bundle=adoption.params.bundle,
+        gate=adoption.params.gate,
         adopted={"file": deployed.path.name, "sha256": sha256_file(deployed.path)},
     )

@@ -20,7 +20,7 @@ from tasks.common.errors import ParamsError
 # sections that stages read; dvc.yaml names the same
 STAGE_SECTIONS = (
     *("data", "images", "inspect", "validate", "embed", "clean", "train_backbone", "train_head"),
-    *("calibrate", "evaluate", "bundle"),
+    *("calibrate", "evaluate", "bundle", "gate"),
 )
 DROPPED_BY_DVC = ("size", "nfiles")  # dvc/stage/cache.py leaves these keys out of the run cache's key, at any depth
 DEEPEST = 20  # levels of nesting in params.yaml
@@ -281,8 +281,12 @@ class GateParams(Section):
         description="of two-sided intervals; a model equal to the champion passes (1 - confidence) / 2 of the time",
     )
     resamples: Positive = 2000
-    first_model: dict[str, float] = Field(
-        {"test.balanced_accuracy": 0.5}, min_length=1, description="absolute lower bounds for the first champion"
+    first_model: dict[str, float] | None = Field(
+        None,
+        min_length=1,
+        description="lower bounds of figures in metrics/evaluate.json that the first model must reach; null: it must "
+        "be better than chance beyond luck, and is provisional below a balanced accuracy of 0.5 (of 1.5 times chance "
+        "with two classes, and for multi-label)",
     )
     max_ece: Share = 0.1
     max_parity_difference: Annotated[float, Field(gt=0)] = 1e-3

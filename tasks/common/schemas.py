@@ -155,6 +155,7 @@ def predictions_schema(task: str) -> pa.Schema:
             ("batch", pa.string()),
             ("label", label_type(task)),
             ("source", pa.string()),
+            ("group", pa.string()),  # predictions of Evergreen 0.2 and earlier have none
             ("slice", SLICE),
             ("probabilities", pa.list_(pa.float32())),  # (K,) in class order
             ("ood", pa.float32()),  # out-of-distribution score, high = unfamiliar

@@ -18,6 +18,7 @@ from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.thresholds import answers
 from tasks.releases.bundle import digest, read, verify
+from tasks.scoring.skill import Skill
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate.figures import Results
 from tasks.stages.evaluate.stage import corrupted
@@ -94,6 +95,7 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[s
         probabilities.append(align(outputs.probabilities, about["classes"], classes))
         scores.append(ood.score(outputs.features, outputs.logits, about["ood"], tensors))
     columns = {name: challenger[name] for name in challenger.column_names}
+    columns.setdefault("group", pa.nulls(len(challenger), pa.string()))  # a run before an upgrade
     columns["probabilities"] = pa.array(list(np.concatenate(probabilities)), pa.list_(pa.float32()))
     columns["ood"] = pa.array(np.concatenate(scores), pa.float32())
     return pa.table(columns, schema=predictions_schema(task))
@@ -103,6 +105,13 @@ def hard_set_version(predictions: pa.Table) -> str | None:
     """The hard set's name, a hash of its content; None if there is no hard set."""
     ids = predictions.filter(pc.equal(predictions["split"], "hard")).column("id").to_pylist()
     return f"hard-{sha256_bytes(''.join(sorted(ids)).encode())[:12]}" if ids else None
+
+
+def calibration_skill(root: Path) -> Skill | None:
+    """The challenger's skill on the calibration split, as `calibrate` measured it; None if it did not."""
+    file = root / "metrics/calibrate.json"
+    found = read_json(file).get("skill") if file.is_file() else None
+    return Skill(**found) if found else None
 
 
 def train_counts(root: Path, classes: list[str]) -> dict[str, int]:

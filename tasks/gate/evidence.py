@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tasks.common.errors import DataError
 from tasks.common.text import one_line
 from tasks.inference.thresholds import answers
+from tasks.scoring.skill import Skill
 from tasks.scoring.targets import encode
 
 COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
@@ -36,6 +37,7 @@ class Trial:
     task: str  # multiclass or multilabel
     train_counts: dict[str, int]  # training images of each class
     hard_set: str | None  # version of the hard set; None: there is none
+    calibration: Skill | None = None  # of the challenger's head on the calibration split; None: it was not measured
 
 
 class Unusable(Exception):
@@ -54,6 +56,7 @@ class Evidence:
     new: np.ndarray  # the challenger's answers: (N,) class indices or (N, K) bool
     old: np.ndarray | None  # the champion's; None: there is none
     sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool; none is empty
+    groups: np.ndarray  # (N,) names; images of one group are one observation; None: a group of its own
 
 
 def read(challenger: Contender, champion: Contender | None, classes: list[str], task: str) -> Evidence:
@@ -87,7 +90,13 @@ def read(challenger: Contender, champion: Contender | None, classes: list[str], 
                 "champion", "challenger and champion have different labels for the same images: run the champion again"
             )
         old = _answers(champion, classes, task, "champion")[order]
-    return Evidence(targets, new, old, named_sets(challenger.predictions))
+    groups = np.array(challenger.predictions.column(_group_column(challenger.predictions)).to_pylist(), object)
+    return Evidence(targets, new, old, named_sets(challenger.predictions), groups)
+
+
+def _group_column(table: pa.Table) -> str:
+    """The column with the groups: in predictions of a run before an upgrade, the source was the group."""
+    return "group" if "group" in table.column_names else "source"
 
 
 def _answers(contender: Contender, classes: list[str], task: str, who: str) -> np.ndarray:

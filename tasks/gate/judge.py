@@ -14,7 +14,9 @@ and exact tests of both models' answers to the same images decide (tasks.gate.pa
   Asking each small set to *prove* that its loss is below the margin would refuse every model: 20 images prove nothing.
   So small classes, and small slices, are also judged together, where their losses add up.
 - Absolute bounds always hold: calibration, parity, latency, size. The first model has no champion to beat; it must
-  reach the bounds of `first_model`.
+  reach the bounds of `first_model`, if the user wrote any. Otherwise it must be better than chance beyond luck, on the
+  test and the calibration split (tasks.scoring.skill), and below a floor it is provisional: live, and marked as such
+  until a model that reaches the floor replaces it.
 - What cannot be computed is an error, and an error never passes.
 
 The outcome:
@@ -41,6 +43,7 @@ from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
 from tasks.gate.verdict import Finding, GateVerdict
 from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
+from tasks.scoring.skill import Skill, measure_skill
 
 SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
 COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
@@ -62,8 +65,9 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
         findings += _agrees(evidence, classes, metrics, policy)
         findings += _collapse(evidence, classes, policy)
         findings += _hard(evidence, trial.hard_set)
+        findings += _floor(evidence, classes, policy)
         if champion is None:
-            findings += _first(metrics, policy)
+            findings += _skilled(evidence, classes, trial) if policy.first_model is None else _first(metrics, policy)
         else:
             better = comparisons.better(evidence, classes, policy)
             compared = comparisons.corruptions(metrics, champion.metrics, policy)
@@ -83,6 +87,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
         challenger=challenger.name,
         champion=version,
         hard_set=trial.hard_set,
+        provisional=outcome != "reject" and any(finding.effect == "provisional" for finding in findings),
     )
 
 
@@ -100,10 +105,52 @@ def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
 
 
 def _first(metrics: dict, policy: GateParams) -> list[Finding]:
-    """Absolute lower bounds of a model that has no champion to beat."""
+    """The user's absolute lower bounds of a model that has no champion to beat."""
     if not policy.first_model:
         raise Unusable("policy", "gate.first_model is empty: a first model would be published unchecked")
     return [_bound(metrics, path, bound, "first model", upper=False) for path, bound in policy.first_model.items()]
+
+
+def _skilled(evidence: Evidence, classes: list[str], trial: Trial) -> list[Finding]:
+    """A first model must be better than chance on both held-out splits.
+
+    The test split decides. The calibration split chose epoch and head, so it flatters the model; where even so it shows
+    nothing, the test result was luck.
+    """
+    findings = [_better_than_chance("test.skill", "test", _test_skill(evidence, classes))]
+    if trial.calibration is not None:
+        findings.append(_better_than_chance("calibration.skill", "calibration", trial.calibration))
+    return findings
+
+
+def _better_than_chance(name: str, split: str, skill: Skill) -> Finding:
+    groups = f" in {skill.groups} groups" if skill.groups < skill.images else ""
+    detail = (
+        f"balanced accuracy {skill.value:.3f} on {skill.images} {split} images{groups}, "
+        f"{100 * skill.confidence:g} % interval {skill.low:.3f} to {skill.high:.3f}; chance is {skill.chance:.3f}"
+    )
+    effect = "pass" if skill.shown else "reject"
+    word = "better than chance" if skill.shown else "not shown to be better than chance"
+    figures = {"value": skill.value, "bound": skill.chance, "low": skill.low, "high": skill.high}
+    return _finding(name, effect, f"{word}: {detail}", **figures)
+
+
+def _floor(evidence: Evidence, classes: list[str], policy: GateParams) -> list[Finding]:
+    """Under the default policy, the floor below which a model is provisional."""
+    if policy.first_model is not None:
+        return []
+    skill = _test_skill(evidence, classes)
+    if not skill.provisional:
+        return [
+            _finding("test.floor", "pass", "reaches the floor of a first model", value=skill.value, bound=skill.floor)
+        ]
+    detail = f"provisional: {skill.reason}"
+    return [_finding("test.floor", "provisional", detail, value=skill.value, bound=skill.floor)]
+
+
+def _test_skill(evidence: Evidence, classes: list[str]) -> Skill:
+    test = evidence.sets["test"]
+    return measure_skill(evidence.targets[test], evidence.new[test], len(classes), evidence.groups[test])
 
 
 def _kept(metrics: dict, policy: GateParams, compared: Collection[str]) -> list[Finding]:
@@ -259,7 +306,7 @@ def _outcome(
 
 
 def _finding(name: str, effect: str, detail: str, **figures: float | None) -> Finding:
-    status = "pass" if effect == "pass" else "fail"
+    status = "pass" if effect in ("pass", "provisional") else "fail"
     return Finding(Check(name=name, status=status, detail=detail, **figures), effect)
 
 

@@ -32,6 +32,9 @@ def verdict_sentence(
     errors = [finding.check for finding in findings if finding.check.status == "error"]
     failed = [finding.check for finding in findings if finding.effect == "reject" and finding.check.status == "fail"]
     suspects = [finding.check for finding in findings if finding.effect == "suspect"]
+    provisional = [finding.check for finding in findings if finding.effect == "provisional"]
+    if provisional and not (errors or failed):
+        parts += [check.detail for check in provisional]
     if errors:
         parts.append(f"cannot be judged: {_losses(errors)}")
     if failed:
@@ -51,7 +54,7 @@ def _losses(checks: list[Check], most: int = 3) -> str:
     """The first `most` checks with their loss, or with what they say where nothing was compared."""
     texts = []
     for check in checks[:most]:
-        comparison = check.low is not None
+        comparison = check.low is not None and not check.name.endswith(".skill")
         figure = f" {_points(check.value)}" if comparison else f" ({one_line(check.detail, 160)})"
         texts.append(one_line(check.name) + figure)
     more = len(checks) - most

@@ -15,11 +15,16 @@ class GateVerdict(Frozen):
     challenger: str  # sha256 of the challenger's bundle manifest
     champion: str | None  # version of the champion it was compared with; None: first model
     hard_set: str | None  # version of the hard set; None: there is none
+    provisional: bool = False  # promoted or held although below the floor of a first model
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check and what it means for the outcome ("equal": not shown to be better; "suspect": perhaps worse)."""
+    """A check and what it means for the outcome.
+
+    equal: not shown to be better; suspect: perhaps worse; provisional: below the floor of a first model, which forbids
+    nothing.
+    """
 
     check: Check
-    effect: Literal["pass", "equal", "suspect", "reject"]
+    effect: Literal["pass", "equal", "suspect", "provisional", "reject"]

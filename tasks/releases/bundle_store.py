@@ -117,6 +117,23 @@ def get(store: Store, digest: str, dest: Path) -> Path:
     return dest
 
 
+def read_file(store: Store, digest: str, name: str) -> bytes | None:
+    """The file `name` of bundle `digest`, without fetching the others; None if the bundle or the file is missing.
+
+    Raises StoreDamaged if it is not what the manifest says.
+    """
+    key = f"bundles/{resolve(store, digest)}.json"
+    if (manifest := store.read(key)) is None:
+        return None
+    sha256 = files(manifest[0], key).get(name)
+    found = store.read(f"objects/{sha256}") if sha256 else None
+    if found is None:
+        return None
+    if sha256_bytes(found[0]) != sha256:
+        raise StoreDamaged(f"objects/{sha256} ({name} of bundle {digest}) is damaged: restore it from a backup")
+    return found[0]
+
+
 def files(manifest: bytes, where: Path | str) -> dict[str, str]:
     """File name -> sha256 of a MANIFEST.json. Raises StoreDamaged for names that leave the bundle's folder."""
     try:

@@ -217,6 +217,11 @@ class Releases:
         """Restore bundle `digest` as folder `dest`, hash-checked, completely or not at all. Raises StoreDamaged."""
         return bundle_store.get(self.store, digest, dest)
 
+    def provisional(self, digest: str) -> str | None:
+        """Why the model in bundle `digest` is provisional; None if it is not, or if its bundle.json is gone."""
+        found = bundle_store.read_file(self.store, digest, "bundle.json")
+        return json.loads(found).get("provisional") if found else None
+
     # runs and tombstones
 
     def put_run(self, run_id: str, record: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
             lambda table: pretrained_features(root, table, embed=embed, images=images),
             lambda x: natural(x, y["train"], len(classes)),
         )
-        groups = rows["calibration"]["source"].to_pylist()
+        groups = rows["calibration"]["group"].to_pylist()
         lead = advantage(pretrained.best, trained.best, y["calibration"], groups, train_head.seed)
     metric = "balanced_accuracy" if task == "multiclass" else "mean_average_precision"
     write(root, trained, pretrained, lead, metric)

@@ -15,7 +15,7 @@ K = len(CLASSES)
 FAST = GateParams(resamples=400)
 
 
-def table(targets, answers, *, split="test", slices=None, sure=0.8, prefix="") -> pa.Table:
+def table(targets, answers, *, split="test", slices=None, groups=None, sure=0.8, prefix="") -> pa.Table:
     """predictions_schema rows whose most probable class is `answers`."""
     n = len(targets)
     probabilities = np.full((n, K), (1 - sure) / (K - 1))
@@ -27,6 +27,7 @@ def table(targets, answers, *, split="test", slices=None, sure=0.8, prefix="") -
             "batch": ["b-1"] * (n // 2) + ["b-2"] * (n - n // 2),
             "label": [CLASSES[k] for k in targets],
             "source": [None] * n,
+            "group": [None] * n if groups is None else list(groups),
             "slice": [[]] * n if slices is None else [[{"name": "light", "value": value}] for value in slices],
             "probabilities": list(probabilities),
             "ood": [0.0] * n,

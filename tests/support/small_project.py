@@ -39,7 +39,7 @@ def _finish(root: Path) -> None:
 
     params = load_params(root / "params.yaml")
     calibrate_stage.run(root, images=params.images, calibrate=params.calibrate)
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
 
 
 def project(root: Path, task: str) -> Path:

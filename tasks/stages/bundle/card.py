@@ -10,6 +10,7 @@ from tasks.common.text import escape_markdown
 
 SECTIONS = (  # of metrics/evaluate.json
     ("test", "Test set"),
+    ("skill", "Balanced accuracy on the test set against chance"),
     ("hard", "Hard set"),
     ("shots", "Many-, medium- and few-shot classes"),
     ("slices", "Slices"),
@@ -25,6 +26,7 @@ def render(about: dict) -> str:
     parts = [
         f"# {escape_markdown(about['name'])}",
         _purpose(about),
+        *([_provisional(about)] if about.get("provisional") else []),
         "## Intended use",
         _intended(about),
         "## Data",
@@ -64,10 +66,23 @@ def _purpose(about: dict) -> str:
             "those it was measured on."
         )
     backbone, pretrained = (escape_markdown(about["backbone"][key]) for key in ("backbone", "pretrained"))
+    head = about["metrics"].get("train_head", {})
+    how = "trained on the natural mix of classes; its classifier was then fitted to a balanced one"
+    if head.get("network") == "pretrained":
+        how = (
+            "as it came: on the calibration images a classifier on its frozen features was better than fine-tuning, by "
+            f"{100 * head['probe_lead']:.1f} points"
+        )
     return what + (
-        f"Backbone {backbone} (pretrained: {pretrained}), "
-        "trained on the natural mix of classes; its classifier was then fitted to a balanced one. Made by Evergreen"
+        f"Backbone {backbone} (pretrained: {pretrained}), {how}. Made by Evergreen"
         + (f" from commit `{about['git_revision']}`." if about["git_revision"] else ".")
+    )
+
+
+def _provisional(about: dict) -> str:
+    return (
+        f"**Provisional:** {about['provisional']}. It is better than nothing, not good: use its answers as suggestions "
+        "until a better model replaces it."
     )
 
 

@@ -34,15 +34,16 @@ from tasks.common import artifacts
 from tasks.common.artifacts import used_params, without_used
 from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_dir, content_key, parse_yaml, read_json, write_json
-from tasks.common.params import BundleParams, ImagesParams, Section, load_params
+from tasks.common.params import STAGE_SECTIONS, BundleParams, GateParams, ImagesParams, Section, load_params
 from tasks.common.schemas import SPLITS
 from tasks.releases.bundle import SCHEMA_VERSION, BundleDamaged, digest, read, write_manifest
+from tasks.scoring.skill import Skill
 
 STAGES_BEFORE = ("inspect", "validate", "embed", "clean", "train_backbone", "train_head", "calibrate", "evaluate")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "pyarrow", "timm", "torch")
 
 
-def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
+def run(root: Path, *, images: ImagesParams, bundle: BundleParams, gate: GateParams) -> None:
     """Write artifacts/bundle/ and metrics/bundle.json.
 
     Raises StageInputError if an earlier stage has not run, or ran with other params than params.yaml has now.
@@ -51,11 +52,11 @@ def run(root: Path, *, images: ImagesParams, bundle: BundleParams) -> None:
 
     refuse_other_params(root, images)
     files = {
-        "backbone": artifacts.stage_output(root / artifacts.FOLDER / "weights.safetensors", "train_backbone"),
+        "backbone": artifacts.network_weights(root),
         "head": artifacts.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"),
     }
     weights = {f"{part}.{name}": value for part, file in files.items() for name, value in load_file(file).items()}
-    write_bundle(root, artifacts.training_rows(root), weights, images=images, bundle=bundle)
+    write_bundle(root, artifacts.training_rows(root), weights, images=images, bundle=bundle, gate=gate)
 
 
 def write_bundle(
@@ -65,6 +66,7 @@ def write_bundle(
     *,
     images: ImagesParams,
     bundle: BundleParams,
+    gate: GateParams,
     adopted: dict[str, str] | None = None,
 ) -> None:
     """What `run` does, for the model under artifacts/calibrate/ whatever made it.
@@ -76,7 +78,7 @@ def write_bundle(
 
     from tasks.stages.bundle import card, reference
 
-    about = describe(root, rows, images, bundle.name) | ({"adopted": adopted} if adopted else {})
+    about = describe(root, rows, images, bundle.name, gate) | ({"adopted": adopted} if adopted else {})
     with atomic_dir(root / "artifacts/bundle") as folder:
         for name in ("model.onnx", "ood.safetensors"):
             file = artifacts.stage_output(root / "artifacts/calibrate" / name, "calibrate")
@@ -99,11 +101,12 @@ def write_bundle(
     )
 
 
-def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: str) -> dict:
+def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: str, gate: GateParams) -> dict:
     """bundle.json, from what earlier stages found and measured. rows: of artifacts.training_rows."""
     calibration = read_json(artifacts.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
     model = read_json(artifacts.stage_output(root / artifacts.FOLDER / "model.json", "train_backbone"))
     artifacts.stage_output(root / "metrics/evaluate.json", "evaluate")
+    evaluated = read_json(root / "metrics/evaluate.json")
     files = {stage: root / "metrics" / f"{stage}.json" for stage in STAGES_BEFORE}
     return {
         "schema": SCHEMA_VERSION,
@@ -119,6 +122,7 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
             **data_version(root),
             "images": {split: per_class(rows[split], calibration["classes"]) for split in SPLITS},
         },
+        "provisional": provisional_reason(evaluated, gate),
         "git_revision": git_revision(root),
         "params": load_params(root / "params.yaml").model_dump(mode="json", by_alias=True),
         "metrics": {stage: without_used(read_json(file)) for stage, file in files.items() if file.is_file()},
@@ -126,6 +130,14 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
         | {"python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
+
+
+def provisional_reason(evaluated: dict, gate: GateParams) -> str | None:
+    """Why the model is provisional, for people; None: it is not, or the user wrote down what is enough."""
+    if gate.first_model is not None or "skill" not in evaluated:
+        return None
+    skill = Skill(**evaluated["skill"])
+    return skill.reason if skill.provisional else None
 
 
 def evergreen_version(root: Path) -> dict[str, str]:
@@ -192,10 +204,14 @@ def refuse_other_params(root: Path, images: ImagesParams) -> None:
 def check_params(folder: Path, params_file: Path) -> None:
     """Raise BundleDamaged unless the params recorded in the bundle in `folder` are those of `params_file`.
 
-    Names every key that differs. An adopted model has a preprocessing of its own, not that of `images`.
+    Names every key that differs, of the sections that stages read. An adopted model has a preprocessing of its own,
+    not that of `images`.
     """
     about, params = read(folder), load_params(params_file)
-    differences = _differences("the bundle", "", about["params"], params)
+    recorded = [(name, about["params"][name]) for name in STAGE_SECTIONS if name in about["params"]]
+    differences = [
+        line for name, found in recorded for line in _differences("the bundle", name, found, params.section(name))
+    ]
     if "adopted" not in about:
         differences += _differences("the bundle's preprocess", "images", about["preprocess"], params.images)
     if differences:

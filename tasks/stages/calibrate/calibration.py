@@ -4,8 +4,8 @@ Works on logits and features alone, so that `calibrate` and `tasks.adopt` share 
 N calibration images, K classes, D feature dimensions, M rows of the reference bank.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from tasks.inference import ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.scoring import metrics
+from tasks.scoring.skill import measure_skill
 
 FOLDER = Path("artifacts/calibrate")
+SKILL_CONFIDENCE = 0.8  # the test split decides at 0.95; here a first model only must not look like chance
 PARITY_IMAGES = 32  # real images on which the exported model is compared with the trained one
 
 
@@ -31,6 +33,7 @@ class HeldOut:
     targets: np.ndarray  # of targets.encode
     logits: np.ndarray  # (N, K), temperature 1
     features: np.ndarray  # (N, D)
+    groups: Sequence[str | None]  # (N,) names, of tasks.scoring.groups
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         bounds = thresholds.multilabel(calibrated, targets, classes, params.cost_false_negative)
     about_ood, tensors = ood.fit(params.ood_method, bank, held_out.features, logits, params.ood_false_rejection, task)
     before = probabilities(logits, 1.0, task)
+    given = thresholds.answers(calibrated, bounds, task)
+    skill = measure_skill(targets, given, len(classes), held_out.groups, SKILL_CONFIDENCE)
     measured = {
         "images": len(targets),
+        "skill": asdict(skill),
         "temperature": temperature,
         "log_loss_before": metrics.log_loss(before, targets),
         "log_loss_after": metrics.log_loss(calibrated, targets),

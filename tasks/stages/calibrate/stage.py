@@ -45,7 +45,8 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
             "the calibration split has no labelled image: label some of it, or change data.split in params.yaml"
         )
     features = stage1.stage1_features(root, labelled, images)[:]
-    held_out = HeldOut(classes, task, encode(labelled["label"], classes, task), head.logits(features), features)
+    targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()
+    held_out = HeldOut(classes, task, targets, head.logits(features), features, groups)
     bank = np.empty((0, head.weight.shape[1]))
     if calibrate.ood_method == "knn":
         bank = stage1.stage1_features(root, bank_samples(rows["train"]), images)[:]

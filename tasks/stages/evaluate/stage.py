@@ -5,8 +5,8 @@
     artifacts/evaluate/plots/*.png          reliability, confusion, precision_recall, per_class, worst
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
-    metrics/evaluate.json                   test, hard, slices, shots, corruptions, latency_ms, parity, size_mb, and
-                                            for multi-label the thresholds the answers were made with
+    metrics/evaluate.json                   test, skill, hard, slices, shots, corruptions, latency_ms, parity, size_mb,
+                                            and for multi-label the thresholds the answers were made with
 
 Test and hard images have their given labels: cleaning never changes those. N images, K classes, S the side of the
 model's input in pixels.
@@ -14,6 +14,7 @@ model's input in pixels.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from tasks.inference.thresholds import answers
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.scoring import metrics
+from tasks.scoring.skill import measure_skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import figures, report
@@ -96,8 +98,11 @@ def measure(
         evaluate.many_shot,
         evaluate.few_shot,
     )
+    groups = by_split["test"]["group"].to_pylist()
+    skill = measure_skill(test.targets, test.predicted, len(classes), groups)
     found = {
         "test": figures.overall(test.targets, test.probabilities, thresholds, task),
+        "skill": figures.tidy(asdict(skill)),
         "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "shots": figures.by_shot(table),

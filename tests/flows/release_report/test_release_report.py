@@ -47,7 +47,7 @@ def project(tmp_path_factory):
         root / "metrics/clean.json", {"actions": {"keep": 57, "relabel": 1, "drop": 1, "queue": 1}, "sentence": LABELS}
     )
     evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     doubt_labels(root)
     quarantine(root)
     return root
@@ -278,7 +278,7 @@ def test_multi_label_models_have_a_page_too(tmp_path, visit):
     fewer = params.evaluate.model_copy(update={"corruptions": ["dark"], "latency_runs": 2})
     write_json(root / "metrics/clean.json", {"actions": {"keep": 60}})
     evaluate_stage.run(root, images=params.images, evaluate=fewer)
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     pq.write_table(
         pa.table({"id": [], "batch": [], "reason": [], "detail": []}), root / "artifacts/validate/quarantine.parquet"
     )
@@ -366,3 +366,14 @@ def test_words_of_checks():
     assert release_page.words("slice:light=dim.balanced_accuracy") == "slice light=dim: balanced accuracy"
     assert release_page.words("corruptions.blur.accuracy") == "under blur: accuracy"
     assert release_page.words("size_mb") == "size of the model, MB"
+
+
+def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():
+    verdict = GateVerdict(outcome="promote", sentence="x", checks=[], challenger="c", champion=None, hard_set=None)
+    trained = {"metrics": {"train_head": {"network": "trained", "probe_lead": -0.1, "probe_lead_error": 0.02}}}
+    assert release_page.notes(trained, verdict) == []
+    probe = {"metrics": {"train_head": {"network": "pretrained", "probe_lead": 0.123, "probe_lead_error": 0.02}}}
+    first, second = release_page.notes(probe, verdict.model_copy(update={"provisional": True}))
+    assert "provisional" in first
+    assert "12.3 points better" in second
+    assert release_page.notes({"metrics": {}}, verdict) == []  # an adopted model

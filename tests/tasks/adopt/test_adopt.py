@@ -127,7 +127,7 @@ def challenger(tmp_path_factory, project) -> Path:
     params = load_params(root / "params.yaml")
     evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
     shutil.rmtree(root / "artifacts/bundle")
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     return root
 
 
@@ -196,7 +196,7 @@ def test_approval_of_what_the_gate_rejects_today_is_refused(project, challenger,
     write_json(worse / "metrics/evaluate.json", found)
     shutil.rmtree(worse / "artifacts/bundle")
     params = load_params(worse / "params.yaml")
-    stage.run(worse, images=params.images, bundle=params.bundle)
+    stage.run(worse, images=params.images, bundle=params.bundle, gate=params.gate)
 
     tree, lock = finished_run(project, worse, "run-3")
     assert judged(project, tree).outcome == "reject"

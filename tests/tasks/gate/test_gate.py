@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from tasks.common.params import GateParams
 from tasks.common.schemas import predictions_schema
+from tasks.scoring.skill import measure_skill
 from tests.support.predictions import CLASSES, NEW, OLD, TARGETS, K, checks, measured, table, verdict, wrong
 
 
@@ -191,6 +192,72 @@ def test_the_first_model_needs_its_bounds_only():
     assert verdict(table(TARGETS, never), None, measured(TARGETS, never)).outcome == "reject"
 
 
+WEAK = wrong(TARGETS, np.flatnonzero(np.arange(300) % 5 > 1))  # 40 % right in each class; chance is 20 %
+LUCK = wrong(TARGETS, np.flatnonzero(np.arange(300) % 13 > 2))  # 23 %
+
+
+def test_a_weak_first_model_that_beats_chance_is_provisional():
+    found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK))
+    assert (found.outcome, found.provisional) == ("promote", True)
+    assert checks(found)["test.skill"].value == pytest.approx(0.4)
+    assert checks(found)["test.skill"].bound == pytest.approx(0.2)
+    assert checks(found)["test.skill"].low > 0.3
+    assert "provisional: balanced accuracy 0.400 on 300 test images" in found.sentence
+    assert "below 0.5, the floor of a first model" in found.sentence
+    good = verdict(table(TARGETS, NEW), None, measured(TARGETS, NEW))
+    assert (good.outcome, good.provisional) == ("promote", False)
+    assert "provisional" not in good.sentence
+
+
+def test_a_first_model_that_may_be_luck_is_rejected():
+    found = verdict(table(TARGETS, LUCK), None, measured(TARGETS, LUCK))
+    assert (found.outcome, found.provisional) == ("reject", False)
+    assert "test.skill (not shown to be better than chance: balanced accuracy 0.233" in found.sentence
+    assert "+23.3 points" not in found.sentence
+
+
+def test_a_first_model_is_judged_by_groups_not_by_images():
+    """Answers of one group are alike: 15 groups of 20 images prove less than 300 images."""
+    alike = np.where(
+        np.arange(300) // 20 % 3 == 0, TARGETS, (TARGETS + 1) % K
+    )  # one of three groups of a class is right
+    names = [str(row // 20) for row in range(300)]
+    assert verdict(table(TARGETS, alike), None, measured(TARGETS, alike)).outcome == "promote"
+    assert verdict(table(TARGETS, alike, groups=names), None, measured(TARGETS, alike)).outcome == "reject"
+
+
+def test_calibration_images_that_show_nothing_speak_against_a_first_model():
+    seen = measure_skill(TARGETS, WEAK, K, [None] * 300)
+    found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK), calibration=seen)
+    assert found.outcome == "promote"
+    unseen = measure_skill(TARGETS, wrong(TARGETS, np.flatnonzero(np.arange(300) % 5 > 0)), K, [None] * 300)
+    found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK), calibration=unseen)
+    assert found.outcome == "reject"
+    assert checks(found)["calibration.skill"].status == "fail"
+
+
+def test_a_floor_that_the_user_wrote_stays_a_floor():
+    floor = GateParams(first_model={"test.balanced_accuracy": 0.5})
+    found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK), floor)
+    assert (found.outcome, found.provisional) == ("reject", False)
+    low = GateParams(first_model={"test.balanced_accuracy": 0.3})  # what the user says is enough is not provisional
+    found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK), low)
+    assert (found.outcome, found.provisional) == ("promote", False)
+
+
+def test_a_provisional_champion_is_replaced_by_the_ordinary_rule():
+    better = verdict(table(TARGETS, NEW), table(TARGETS, WEAK), measured(TARGETS, NEW))
+    assert (better.outcome, better.provisional) == ("promote", False)
+    less_weak = WEAK.copy()
+    less_weak[2::20] = TARGETS[2::20]  # 45 %: better, and still below the floor
+    found = verdict(table(TARGETS, less_weak), table(TARGETS, WEAK), measured(TARGETS, less_weak))
+    assert (found.outcome, found.provisional) == ("promote", True)
+    same = verdict(table(TARGETS, WEAK), table(TARGETS, WEAK), measured(TARGETS, WEAK))
+    assert same.outcome == "hold"
+    worse = verdict(table(TARGETS, LUCK), table(TARGETS, WEAK), measured(TARGETS, LUCK))
+    assert (worse.outcome, worse.provisional) == ("reject", False)
+
+
 def test_corruptions_are_held_against_the_champion_where_known():
     metrics = measured(TARGETS, NEW)
     blurred = {"blur": {"accuracy": 0.95, "n": 300, "kept": 1.0}}
@@ -229,6 +296,7 @@ def multilabel(truth, scores) -> pa.Table:
             "batch": ["b-1"] * n,
             "label": [[CLASSES[k] for k in np.flatnonzero(row)] for row in truth],
             "source": [None] * n,
+            "group": [None] * n,
             "slice": [[]] * n,
             "probabilities": list(scores),
             "ood": [0.0] * n,

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes, write_json
-from tasks.releases.bundle_store import StoreDamaged
+from tasks.releases.bundle_store import StoreDamaged, read_file
 from tasks.releases.store import Releases
 from tests.support.stores import overwrite
 
@@ -86,3 +86,16 @@ def test_a_manifest_cannot_write_outside_its_folder(releases: Releases, tmp_path
     with pytest.raises(StoreDamaged, match="not a file name inside"):
         releases.get_bundle(sha256_bytes(manifest), tmp_path / "deep" / "got")
     assert not any(p.name == "evil" for p in tmp_path.rglob("*"))
+
+
+def test_one_file_of_a_bundle_is_read_without_the_others(releases: Releases, tmp_path: Path):
+    about = {"provisional": "0.4 is below 0.5"}
+    bundle = make_bundle(tmp_path / "bundle", **{"model.onnx": "weights", "bundle.json": json.dumps(about)})
+    digest = releases.put_bundle(bundle)
+    overwrite(releases.store, f"objects/{sha256_bytes(b'weights')}", None)
+    assert releases.provisional(digest) == "0.4 is below 0.5"
+    assert read_file(releases.store, digest, "other") is None
+    assert releases.provisional("0" * 64) is None
+    overwrite(releases.store, f"objects/{sha256_bytes(json.dumps(about).encode())}", b"{}")
+    with pytest.raises(StoreDamaged, match=r"bundle\.json of bundle"):
+        releases.provisional(digest)

@@ -136,11 +136,11 @@ def test_the_same_inputs_make_the_same_bundle(tmp_path):
     root = Path(shutil.copytree(finished_project(), tmp_path / "again"))
     params = load_params(root / "params.yaml")
     before = bundle.digest(root / "artifacts/bundle")
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     assert bundle.digest(root / "artifacts/bundle") == before
     (root / "metrics/evaluate.json").unlink()
     with pytest.raises(StageInputError, match="evaluate"):
-        stage.run(root, images=params.images, bundle=params.bundle)
+        stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     bundle.verify(root / "artifacts/bundle")  # a failed run leaves the old bundle whole
 
 
@@ -207,7 +207,7 @@ def say(root: Path, old: str, new: str) -> None:
 
 def run_again(root: Path) -> None:
     params = load_params(root / "params.yaml")
-    stage.run(root, images=params.images, bundle=params.bundle)
+    stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
 
 
 def test_a_model_of_another_resolution_than_params_yaml_says_is_not_bundled(made):
@@ -237,6 +237,37 @@ def test_a_bundle_that_records_other_params_than_its_worktree_has_is_refused(mad
     assert "images.resolution: the bundle has 32, params.yaml 48" in str(error.value)
     assert "images.resolution: the bundle's preprocess has 32, params.yaml 48" in str(error.value)
     assert "gate.max_ece: the bundle has 0.1, params.yaml 0.2" in str(error.value)
+
+
+def test_sections_that_no_stage_reads_may_change_after_the_bundle_was_made(made):
+    say(made, "port: 4280", "port: 4999")
+    stage.check_params(made / "artifacts/bundle", made / "params.yaml")
+
+
+def with_skill(root: Path, value: float) -> None:
+    file = root / "metrics/evaluate.json"
+    skill = {"value": value, "low": 0.35, "high": 0.6, "chance": 1 / 3, "images": 36, "groups": 36, "confidence": 0.95}
+    found = json.loads(file.read_text()) | {"skill": skill}
+    file.unlink()
+    file.write_text(json.dumps(found))
+
+
+def test_a_model_below_the_floor_says_that_it_is_provisional(made):
+    with_skill(made, 0.45)
+    run_again(made)
+    about, card = bundle.read(made / "artifacts/bundle"), (made / "artifacts/bundle/card.md").read_text()
+    assert about["provisional"].startswith("balanced accuracy 0.450 on 36 test images")
+    assert "**Provisional:** balanced accuracy 0.450" in card
+    assert Predictor(made / "artifacts/bundle").about["provisional"] == about["provisional"]
+
+    say(made, "first_model: null", "first_model: {test.balanced_accuracy: 0.4}")  # the user says what is enough
+    run_again(made)
+    assert bundle.read(made / "artifacts/bundle")["provisional"] is None
+    say(made, "first_model: {test.balanced_accuracy: 0.4}", "first_model: null")
+    with_skill(made, 0.55)
+    run_again(made)
+    assert bundle.read(made / "artifacts/bundle")["provisional"] is None
+    assert "Provisional" not in (made / "artifacts/bundle/card.md").read_text()
 
 
 def test_a_bundle_that_says_size_is_read_served_and_checked(folder, made):
