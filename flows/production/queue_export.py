@@ -14,6 +14,7 @@ from monitoring.review import queue as review_queue
 from monitoring.review.queue import Queued
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import Params, load_params
+from tasks.dataset.decode import file_suffix
 from tasks.releases.bundle import read
 from tasks.releases.store import cached_bundle, open_store
 
@@ -66,7 +67,7 @@ def _write_csv(path: Path, log: Log, entries: list[Queued]) -> None:
         for entry, image in review_queue.images(log, entries):
             shown = ""
             if image:
-                picture = folder / f"{entry.id}{_suffix(image)}"
+                picture = folder / f"{entry.id}{file_suffix(image)}"
                 with atomic_path(picture) as part:
                     part.write_bytes(image)
                 shown = f"{folder.name}/{picture.name}"
@@ -82,11 +83,6 @@ def _harmless(value: str) -> str:
     The column is for people only: `evergreen label` reads back `id`, `label` and `annotator`.
     """
     return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-
-def _suffix(image: bytes) -> str:
-    kinds = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp"}
-    return kinds.get(image[:2], ".img")
 
 
 def label_classes(root: Path, params: Params) -> list[str]:

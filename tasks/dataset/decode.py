@@ -2,21 +2,29 @@
 
 Decoding is bounded: only listed formats, a pixel cap checked on the header, only the first frame. Modes are converted
 without losing what a person sees: 16-bit is scaled (not clipped), CMYK is converted, transparency is blended over
-mid-grey, EXIF rotation is applied.
+mid-grey, EXIF rotation is applied. HEIC needs the extra `heic`.
 """
 
 import contextlib
+import functools
 import io
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "PPM")
-OPENED = tuple(name for name in FORMATS if name != "MPO")  # Pillow's JPEG plug-in opens it
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "PPM", "AVIF", "HEIC")
+OPENED = tuple(name for name in FORMATS if name not in ("MPO", "HEIC"))  # Pillow's JPEG plug-in opens MPO
+SUFFIXES = {
+    **{"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"},
+    **{"PPM": ".ppm", "AVIF": ".avif", "HEIF": ".heic"},
+}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+NO_HEIC = "a HEIC image, which needs the extra `heic`: run `pip install pi-heif`, then try again"
 GREY = (128, 128, 128)
 MIN_SIDE = 8
 
 Image.MAX_IMAGE_PIXELS = None  # open_image checks its own cap on the header; Pillow's default only warns
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # callers decode many images at once; each thread reserves address space
 
 
 class Undecodable(Exception):
@@ -39,8 +47,11 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         raise Undecodable("empty_file", "0 bytes")
     if data.startswith(_ARCHIVES):
         raise Undecodable("archive", "this is an archive, not an image: unpack it first")
+    heic = _is_heic(data)
+    if heic and not _can_open_heic():
+        raise Undecodable("unknown_format", NO_HEIC)
     try:
-        image = Image.open(io.BytesIO(data), formats=OPENED)
+        image = Image.open(io.BytesIO(data), formats=("HEIF",) if heic else OPENED)
     except Exception as error:  # Pillow plug-ins raise many types for broken headers
         # Pillow's text contains the buffer's address, so the reports of two runs would differ
         about = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
@@ -51,6 +62,30 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     if min(width, height) < MIN_SIDE:
         raise Undecodable("too_small", f"{width} x {height} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}")
     return image
+
+
+def _is_heic(data: bytes) -> bool:
+    """Does the header say HEVC in a HEIF container? The first brand may be a general one, before a list of others."""
+    brands = {data[at : at + 4] for at in (8, *range(16, min(int.from_bytes(data[:4]), 128), 4))}
+    return data[4:8] == b"ftyp" and not brands.isdisjoint(HEIC_BRANDS)
+
+
+@functools.cache
+def _can_open_heic() -> bool:
+    """Make Pillow read HEIC, if the extra is installed."""
+    try:
+        import pi_heif
+    except ImportError:
+        return False
+    pi_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+    return True
+
+
+def file_suffix(data: bytes) -> str:
+    """The suffix that files with the image `data` have, such as ".jpg"; ".bin" if it is not a known image."""
+    with contextlib.suppress(Undecodable):
+        return SUFFIXES.get(str(open_image(data, 1 << 62).format), ".bin")
+    return ".bin"
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:

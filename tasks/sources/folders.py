@@ -17,7 +17,7 @@ from tasks.sources.safe_files import list_entries, walk
 
 IMAGE_SUFFIXES = {
     *("", ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    *(".mpo", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif"),
 }
 SIDECAR_SUFFIXES = {
     *(".json", ".jsonl", ".xml", ".txt", ".xmp", ".csv", ".tsv", ".yaml", ".yml", ".md", ".rst", ".html", ".htm"),

@@ -28,7 +28,8 @@ def third_party() -> dict[str, str]:
 
 
 def declared() -> set[str]:
-    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["heic"]
     return {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
 
 

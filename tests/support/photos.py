@@ -1,5 +1,6 @@
 """Real photos for tests: two that scikit-learn ships, and square cut-outs of them as photos of their own."""
 
+import base64
 import functools
 import importlib.util
 import io
@@ -33,3 +34,15 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+# 96 x 64 pixels, red on the left to blue on the right, turned by EXIF orientation 6; nothing installed writes HEIC
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAaFtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAABxQABAAAAAAAAAGIAAgAAAAACJwABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA4GlwcnAAAADAaXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoDCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABNj"
+    "b2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABgAAAAQAAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMAAAAYaXBtYQAAAAAAAAABAAEFgQIDBIUA"
+    "AAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAI5tZGF0AAAAXigBr1j5GoxQEmTFG7FR4kB5ecjFaxWi34+vuS7QHsohWhg6egkTeF43mccD5UOa"
+    "C8rBqCv3RRKu3svmkGMTT012Kj3XJjKqT5CZmHcNC3qOwbUAxcyUZj3jnVy8gqAAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
+)

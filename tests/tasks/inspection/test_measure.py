@@ -26,7 +26,7 @@ from tasks.inspection.measures import measures_table, shard_measures, store_meas
 from tasks.inspection.sandbox import Crashed, sandboxed_map
 from tests.support.bad_input import hears_ctrl_c
 from tests.support.checkout import ROOT
-from tests.support.photos import cutouts, encode, photo
+from tests.support.photos import HEIC, cutouts, encode, photo
 from tests.support.unruly import die_if_told, fail, measure_and_peak, spin_if_told, take_memory
 
 CAP = 50_000_000
@@ -64,6 +64,8 @@ KINDS = {
     "1 bit png": (encode(SQUARE.convert("1")), ("PNG", "1", 300, 200, 1)),
     "webp": (encode(SQUARE, "WEBP", quality=90), ("WEBP", "RGB", 300, 200, 1)),
     "gif": (encode(SQUARE, "GIF", save_all=True, append_images=[SQUARE.rotate(90)]), ("GIF", "P", 300, 200, 1)),
+    "avif": (encode(SQUARE, "AVIF"), ("AVIF", "RGB", 300, 200, 1)),
+    "heic": (HEIC, ("HEIF", "RGB", 64, 96, 1)),  # the reader has turned it already
     "8 x 8": (encode(SQUARE.resize((8, 8))), ("PNG", "RGB", 8, 8, 1)),
     "strip": (encode(SQUARE.resize((3000, 9))), ("PNG", "RGB", 3000, 9, 1)),
 }
