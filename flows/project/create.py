@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from flows.project.hidden_groups import hidden_group_notes
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
 from flows.project.suggest import REACH, SourceProfile, layout_notes, profile_source, suggest_params, trainable_sizes
 from flows.project.trials.run import Say, Tried, run_trials
@@ -138,7 +139,7 @@ def init_project(
 
 def _warnings(profile: SourceProfile) -> list[str]:
     """What will stop the first run, said before the user has waited for it."""
-    notes = layout_notes(profile)
+    notes = layout_notes(profile) + hidden_group_notes(profile.pattern)
     if len(profile.classes) < 2:
         found = f"only one class, {next(iter(profile.classes))!r}" if profile.classes else "no label"
         notes.append(f"note: there is {found}: a classifier needs images of at least two classes")

@@ -15,9 +15,11 @@ from statistics import median
 
 import numpy as np
 
+from flows.project.hidden_groups import find_hidden_groups
 from tasks.common.errors import DataError
 from tasks.common.params import ImagesParams, Params, parse_params
 from tasks.dataset.decode import Undecodable, open_image, upright
+from tasks.siblings.name_patterns import NamePattern
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import Columns
@@ -47,6 +49,7 @@ class SourceProfile:
     grey: bool
     layout: str | None = None  # the template that the paths were read with
     misfits: tuple[str, ...] = ()  # paths that do not fit it
+    pattern: NamePattern | None = None  # groups that the file names hold and no column or layout names
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
     understood: tuple[str, ...] = ()  # how the source was read, for people
 
@@ -101,6 +104,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         grey=bool(colours) and all(colours),
         layout=layout,
         misfits=tuple(misfits),
+        pattern=find_hidden_groups(opened) if layout is None else None,
         found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
         understood=tuple(understood(opened, "multilabel" if multilabel else "multiclass")),

@@ -46,3 +46,17 @@ HEIC = base64.b64decode(
     "AAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAI5tZGF0AAAAXigBr1j5GoxQEmTFG7FR4kB5ecjFaxWi34+vuS7QHsohWhg6egkTeF43mccD5UOa"
     "C8rBqCv3RRKu3svmkGMTT012Kj3XJjKqT5CZmHcNC3qOwbUAxcyUZj3jnVy8gqAAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
 )
+
+
+def tracks(objects: int, views: int, side: int = 48, seed: int = 0) -> dict[str, Image.Image]:
+    """<class>/<object>_<view>.png -> image: places in two photos, seen a little off each time."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name in ("china", "flower"):
+        for number in range(objects):
+            x, y = rng.integers(10, 530), rng.integers(10, 317)
+            for view in range(views):
+                left, top, width = x + rng.integers(-9, 10), y + rng.integers(-9, 10), rng.integers(84, 96)
+                part = photo(name).crop((left, top, left + width, top + width)).resize((side, side))
+                found[f"{name}/{number:05d}_{view:02d}.png"] = part
+    return found

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +15,8 @@ from flows.project.suggest import layout_notes, profile_source, slug
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import Params, load_params, parse_params
 from tasks.ingest.batch import ingest
-from tests.support.photos import cutouts, encode
+from tests.support.ingesting import samples
+from tests.support.photos import cutouts, encode, tracks
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +217,37 @@ def test_a_layout_is_reported_and_kept_for_later_ingests(tmp_path, template):
     ]
     assert load_params(tmp_path / "mine" / "params.yaml").data.layout == "{class+group}/{group}_{view}"
     assert "# fitted: as given; it finds 2 classes" in (tmp_path / "mine" / "params.yaml").read_text()
+
+
+def test_tracks_in_file_names_are_proposed_as_groups_and_the_proposal_works(tmp_path, template):
+    source = tmp_path / "signs"
+    for name, files in tracks(12, views=4).items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(encode(files))
+    notes = init_project(tmp_path / "mine", source, template)
+    assert any("96 of 96 images share an object, track or session" in note for note in notes)
+    (line,) = (note for note in notes if "layout:" in note)
+    layout = yaml.safe_load(line)["layout"]
+    assert layout == "{class+group}/{group}_{*}"
+    params = load_params(tmp_path / "mine" / "params.yaml")
+    sections = {"data": params.data, "images": params.images, "inspect": params.inspect}
+    ingest(tmp_path / "mine", source, layout=layout, **sections)
+    splits = defaultdict(set)
+    for row in samples(tmp_path / "mine"):
+        splits[row["group"]].add(row["split"])
+    assert len(splits) == 24
+    assert all(len(several) == 1 for several in splits.values())
+
+
+@pytest.mark.parametrize("kind", ["counter", "random"])
+def test_names_without_meaning_propose_nothing(tmp_path, kind):
+    source = tmp_path / "s"
+    rng = np.random.default_rng(0)
+    for number, (name, image) in enumerate(tracks(12, views=4).items()):
+        stem = f"IMG_{number:04d}" if kind == "counter" else rng.bytes(16).hex()
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).with_name(f"{stem}.png").write_bytes(encode(image))
+    assert profile_source(source).pattern is None
 
 
 def test_a_slice_with_a_value_per_image_is_advised_against(tmp_path):

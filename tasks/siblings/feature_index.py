@@ -1,4 +1,4 @@
-"""Find images of one object by their pretrained features: exact cosine search, and pairs that stand out.
+"""Find images of one object by their pretrained features: exact nearest neighbours that stand out.
 
 The perceptual hash finds copies of a photo; this finds other photos of the same object, scene or moment (siblings).
 Features are whitened first: what varies among all images counts less, what is peculiar to an object counts more.
