@@ -1,4 +1,4 @@
-"""`evergreen init` looks for objects, tracks and sessions in the file names that no column or layout names."""
+"""Objects, tracks and sessions that only the file names tell: what `evergreen init` finds."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Are images of one group more alike than images of the same class in different groups? With a permutation test."""
+"""Test whether images of one group are more alike than images of one class in several groups."""
 
 from dataclasses import dataclass
 

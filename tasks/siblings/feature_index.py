@@ -4,9 +4,9 @@ The perceptual hash finds copies of a photo; this finds other photos of the same
 Features are whitened first: what varies among all images counts less, what is peculiar to an object counts more.
 
 A pair of siblings is not defined by a fixed cosine, because images of one class are far more alike in some data sets
-than in others. Two images are siblings if each is the other's nearest, and is nearer by a clear gap than the images
-that follow (compare D. Lowe's ratio test, "Distinctive Image Features from Scale-Invariant Keypoints", 2004).
-`python -m benchmarks.siblings` measures the precision.
+than in others. Two images are siblings if each is among the other's nearest, and nearer by a clear gap than the
+RANK-th nearest of either (compare the ratio test in D. Lowe, "Distinctive Image Features from Scale-Invariant
+Keypoints", 2004).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ROWS, COLUMNS = 2048, 4096  # rows compared at a time: 32 MB of cosines
 DIMENSIONS = 512  # of the whitened features; more finds hardly more siblings and costs time
 SHRINKAGE = 0.5  # added to each direction's variance, in mean variances: keeps noise from being blown up
 FIT_ROWS = 20_000  # images from which the whitening is estimated
-RANK = 6  # a sibling is nearer than the RANK-th nearest by GAP; larger groups of siblings are found in part
+RANK = 6  # a sibling is nearer than the RANK-th nearest by GAP; of more than RANK siblings not all are found
 GAP = 0.28  # in cosine of whitened features
 LEAST_ROWS = 50  # fewer images say too little about what is usual
 
@@ -98,16 +98,18 @@ def _merge(found: np.ndarray, best: np.ndarray, values: np.ndarray, first: int) 
 
 
 def sibling_pairs(units: np.ndarray, gap: float = GAP) -> np.ndarray:
-    """Pairs of images that are probably of one object, (P, 2) int64, first < second, sorted; at most N / 2 pairs.
+    """Pairs of images that are probably of one object, (P, 2) int64, first < second, sorted; P < N * RANK.
 
     `units` (N, d) are rows of Whitening.apply. Fewer than LEAST_ROWS images give none.
     """
     if len(units) < LEAST_ROWS:
         return np.empty((0, 2), np.int64)
     index, cosine = nearest(units, RANK)
-    rows = np.arange(len(units))
-    other = index[:, 0]
-    mutual = (index[other, 0] == rows) & (rows < other)
-    beyond = np.maximum(cosine[:, -1], cosine[other, -1])
-    found = mutual & (cosine[:, 0] - beyond >= gap)
-    return np.stack([rows[found], other[found]], axis=1)
+    beyond = cosine[:, -1]
+    near = index[:, :-1]
+    first, second = np.repeat(np.arange(len(units)), near.shape[1]), near.ravel()
+    clear = cosine[:, :-1].ravel() - np.maximum(beyond[first], beyond[second]) >= gap
+    first, second = first[clear], second[clear]
+    mutual = (near[second] == first[:, None]).any(axis=1) & (first < second)
+    pairs = np.stack([first[mutual], second[mutual]], axis=1)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

@@ -1,4 +1,4 @@
-"""Find the part of the file names that names an object, track or session, as a layout that is ready to use.
+"""Find the part of file names that names an object or track, as a layout ready to use.
 
 Names alone prove nothing: 00017_00003.jpg may be track and frame, or two numbers. So every way to read a group from
 the names is tested on the images: are two images of one group more alike than one of them and an image of the same
