@@ -234,18 +234,19 @@ def up() -> None:
     from flows.services.up import up as start
 
     start(project_root(), typer.echo)
+    typer.echo("sign in:     `evergreen ui` opens the pages in your browser; without a sign-in they answer nobody")
 
 
 @app.command()
 def ui(
     show: Annotated[
-        bool, typer.Option("--show", help="Print the address and what to sign in with, and open nothing.")
+        bool, typer.Option("--show", help="Print the addresses and what to sign in with, and open nothing.")
     ] = False,
     env: Annotated[
         bool, typer.Option("--env", help="Print the variables that the `prefect` command needs, for a shell's `eval`.")
     ] = False,
 ) -> None:
-    """Open Prefect's UI in your browser, signed in."""
+    """Open reports, Evidently and Prefect in your browser, signed in."""
     from flows.services.sign_in import export_lines, open_ui, sign_in_lines
 
     lines = export_lines if env else sign_in_lines if show else open_ui

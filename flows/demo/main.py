@@ -172,7 +172,9 @@ def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> Non
     releases = open_store(load_params(project / "params.yaml").store, project)
     report = Path(releases.store.root) / "runs" / releases.live().run_id / "report.html"
     console.print(Rule(f"Done in {minutes:.1f} minutes. Where to look"))
+    command = f"cd {project} && {Path(sys.executable).parent / 'evergreen'}"
     places = {
+        "open the pages below, signed in": f"{command} ui",
         "drift reports, release reports, review queue": address["pages"],
         "the alarm: which images changed": reports[1],
         "why the new model is live": report,
@@ -181,8 +183,8 @@ def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> Non
         "Evidently: every window": address["evidently"],
         "checks of the training data": tree / "artifacts/validate/index.html",
         "the live model's card": tree / "artifacts/bundle/card.md",
-        "return to the previous model": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} rollback",
-        "stop everything": f"cd {project} && {Path(sys.executable).parent / 'evergreen'} down",
+        "return to the previous model": f"{command} rollback",
+        "stop everything": f"{command} down",
     }
     for what, where in places.items():
         console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)

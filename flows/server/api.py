@@ -6,7 +6,6 @@ A 4xx/5xx reply, or none, raises EvergreenError with the address and the server'
 retried as Prefect's own client does: with SQLite a busy server answers 503 without having done anything.
 """
 
-import base64
 import json
 import os
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from tasks.common.access import basic
 from tasks.common.errors import EvergreenError
 from tasks.common.loopback import open_url
 
@@ -49,7 +49,7 @@ class Api:
         """Send one request, JSON in and out; None for an empty reply."""
         url, headers = self.url + path, {"Content-Type": "application/json"}
         if self.auth:
-            headers["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
+            headers["Authorization"] = basic(self.auth)
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)
         for number in range(1, TRIES + 1):

@@ -1,6 +1,6 @@
 """The Prefect events that start a retraining: `evergreen.<cause>.retrain`.
 
-They name the checkout (flows.server.checkout), not the model: a copied project's button must not start runs in the
+They name the checkout (tasks.common.checkout), not the model: a copied project's button must not start runs in the
 original. Each event has an automation (flows.services.runner). Causes: drift (the monitor decided; the payload
 names the window), webhook (another system asked), person (the button on the report pages).
 """
@@ -8,8 +8,8 @@ names the window), webhook (another system asked), person (the button on the rep
 from pathlib import Path
 
 from flows.server.api import emit
-from flows.server.checkout import checkout
 from flows.server.process import api_of
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 
 CAUSES = ("drift", "webhook", "person")

@@ -4,7 +4,7 @@ A temporary server per run would cost 10-20 s each time and outlive a killed run
 of a project until `evergreen down`. By default it uses SQLite under .evergreen/prefect and listens on loopback. The
 `serve` section of params.yaml can name a Postgres URL, another port, or another address (which then needs a password).
 
-Every start has the checkout's secret (flows.server.checkout), and the guard in front (flows.server.guard).
+Every start has the checkout's secret (tasks.common.checkout), and the guard in front (flows.server.guard).
 """
 
 import os
@@ -21,14 +21,15 @@ from typing import Any
 import psutil
 
 from flows.server.api import Api
-from flows.server.checkout import Checkout, checkout, known_checkout, renew_secret
 from flows.server.serve import NAMES, PASSWORD
+from tasks.common.checkout import Checkout, checkout, known_checkout, renew_secret
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, read_json, write_json
 from tasks.common.loopback import is_loopback, no_proxy, open_url
 from tasks.common.params import ServeParams, load_params
 from tasks.common.paths import project_root, state_dir
 
+BUSY_SECONDS = 30  # in which a server that is alive answers, or counts as one that hangs
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
 
 QUIET = {  # stops libraries from phoning home and from printing banners
@@ -124,16 +125,22 @@ def running(root: Path) -> dict | None:
 
     The process is compared too: after a reboot, the server of another project may answer at this address.
     """
-    about, own = _recorded(root), known_checkout(root)
-    if about is None or own is None or about.get("checkout") != own.id or not _is_here(about, root):
-        return None
-    return about if healthy(about["url"]) else None
+    about = _alive(root)
+    return about if about and healthy(about["url"]) else None
 
 
 def own_api(root: Path) -> Api | None:
-    """The API of this checkout's own server if that runs."""
-    about, own = running(root), known_checkout(root)
+    """The API of this checkout's own server if its process is alive: a busy one may be slow to answer."""
+    about, own = _alive(root), known_checkout(root)
     return Api(about["url"], own.auth) if about and own else None
+
+
+def _alive(root: Path) -> dict | None:
+    """What server.json says if it tells of a living process of this checkout, else None."""
+    about, own = _recorded(root), known_checkout(root)
+    if about is None or own is None or about.get("checkout") != own.id or not _is_here(about, root):
+        return None
+    return about
 
 
 def api_of(root: Path) -> Api | None:
@@ -174,15 +181,15 @@ def ensure_server(root: Path, say=print) -> Api:
                 f"PREFECT_API_URL={given.url} does not answer: start that server, or unset the variable"
             )
         return api_of(root) or given
-    if api := own_api(root):
+    if running(root) and (api := own_api(root)):
         return api
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     # two runs at once start one server
     with locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server"):
-        if api := own_api(root):
+        if (about := _alive(root)) and healthy(about["url"], BUSY_SECONDS) and (api := own_api(root)):
             return api
-        if (left := _recorded(root)) and _is_here(left, root):  # it does not answer, or an earlier version started it
+        if (left := _recorded(root)) and _is_here(left, root):  # it hangs, or an earlier version started it
             _stop(left)
         say("starting the Prefect server (it keeps running; `evergreen down` stops it)")
         return _start(root, state)

@@ -16,7 +16,8 @@ def main(host: str, port: int) -> None:
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
-    from flows.server.guard import Access, Guard
+    from flows.server.guard import Guard
+    from tasks.common.access import Access
 
     server = get_current_settings().server
     auth = server.api.auth_string

@@ -20,10 +20,10 @@ from prefect.runner import Runner
 
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
-from flows.server.checkout import checkout
 from flows.server.events import EVENTS, resource
 from flows.server.process import own_api
 from flows.services import deployments as flows
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params

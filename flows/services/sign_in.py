@@ -1,7 +1,7 @@
-"""`evergreen ui`: open Prefect's UI, signed in with the checkout's secret.
+"""`evergreen ui`: open the project's pages in a browser, signed in with the checkout's secret.
 
-The secret goes through a local page that only its owner can read. In an address it would stay in the browser's history,
-and other users of the machine see the arguments of every process.
+The secret goes through a local page that only its owner can read. Other users of the machine see the arguments of every
+process, and a browser keeps the addresses that it visits.
 """
 
 import shlex
@@ -10,43 +10,60 @@ from html import escape
 from pathlib import Path
 
 from flows.server.api import Api
-from flows.server.checkout import checkout
-from flows.server.guard import SIGN_IN
 from flows.server.process import running
+from flows.services.up import services
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.paths import state_dir
+from tasks.common.sign_in import PATH
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in to Prefect</title>
-<form method="post" action="{action}"><input type="hidden" name="auth" value="{auth}">
-<button>Sign in to Prefect at {ui}</button></form><script>document.forms[0].submit()</script></html>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Evergreen: {folder}</title>
+<meta name="referrer" content="no-referrer">
+<style>body{{font:16px/1.6 sans-serif;margin:3em auto;max-width:36em;padding:0 1em}}form{{margin:0}}
+button{{font:inherit;border:0;padding:0;background:none;color:#06c;text-decoration:underline;cursor:pointer}}</style>
+<h1>{folder}</h1>
+<p>Each link signs you in. This page holds the secret of this checkout: do not share it.</p>
+<ul>{links}</ul></html>
 """
+FORM = (
+    '<li><form method="post" action="{url}"><input type="hidden" name="auth" value="{auth}">'
+    "<button>{text}</button></form>\n"
+)
+SHOWN = {
+    "pages": "Reports, releases and the review queue",
+    "evidently": "Evidently's dashboard",
+    "prefect": "Prefect: runs and schedules",
+}
 
 
 def open_ui(root: Path, browse=webbrowser.open) -> list[str]:
-    """Open the UI in the person's browser; returns what to tell them. Raises EvergreenError if no server runs."""
-    page, ui = sign_in_page(root), _server(root)["ui"]
+    """Open the local page in the person's browser; returns what to tell them. Raises EvergreenError if none runs."""
+    page = sign_in_page(root)
     if browse(page.as_uri()):
-        return [f"opened {ui} in your browser"]
+        return [f"opened {page} in your browser: its links sign you in"]
     return [f"no browser here: open {page} in yours, or use `evergreen ui --show`"]
 
 
 def sign_in_page(root: Path) -> Path:
-    """Write the local page that signs a browser in, and return its path."""
-    server = _server(root)
-    page = state_dir(root) / "sign-in.html"
+    """Write the local page whose links sign a browser in, and return its path."""
+    found, auth, page = _addresses(root), escape(checkout(root).auth), state_dir(root) / "sign-in.html"
+    forms = [
+        FORM.format(url=escape(found[name] + PATH), auth=auth, text=escape(text))
+        for name, text in SHOWN.items()
+        if name in found
+    ]
     with atomic_path(page, private=True) as temporary:
-        text = PAGE.format(
-            action=escape(server["ui"] + SIGN_IN), auth=escape(checkout(root).auth), ui=escape(server["ui"])
-        )
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(PAGE.format(folder=escape(str(root)), links="".join(forms)), encoding="utf-8")
     return page
 
 
 def sign_in_lines(root: Path) -> list[str]:
-    """The address of the UI, and what to type into its sign-in or into PREFECT_API_AUTH_STRING."""
-    server = _server(root)
-    return [f"address:     {server['ui']}", f"sign in as:  {checkout(root).auth}"]
+    """The addresses, and what to type into their sign-ins."""
+    found, auth = _addresses(root), checkout(root).auth
+    user, _, password = auth.partition(":")
+    asked = {name: f"user {user}, password {password}" for name in SHOWN} | {"prefect": auth}
+    return [f"{name + ':':<13}{found[name]}   {asked[name]}" for name in SHOWN if name in found]
 
 
 def export_lines(root: Path) -> list[str]:
@@ -55,6 +72,12 @@ def export_lines(root: Path) -> list[str]:
     values = Api(server["url"], own.auth).environment() | {"EVERGREEN_CHECKOUT": own.id}
     values |= {"PREFECT_HOME": str(state_dir(root) / "prefect")}
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+
+
+def _addresses(root: Path) -> dict[str, str]:
+    """Addresses of what answers; Prefect's server is always among them."""
+    server = _server(root)["ui"]
+    return {name: url for name, url, well in services(root) if name in SHOWN and well and url} | {"prefect": server}
 
 
 def _server(root: Path) -> dict:

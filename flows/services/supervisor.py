@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.server.checkout import checkout
 from flows.server.process import created, ensure_server, environment, free_port, running, shown_host
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.silence import monitor_silence
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params

@@ -20,7 +20,6 @@ import psutil
 from flows.repo.workspace import alive_runs, check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
-from flows.server.checkout import known_checkout, renew_secret
 from flows.server.process import (
     api_of,
     check_password,
@@ -33,6 +32,7 @@ from flows.server.process import (
 )
 from flows.services.supervisor import MARK
 from monitoring.silence import monitor_silence
+from tasks.common.checkout import known_checkout, renew_secret
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
 from tasks.common.params import load_params

@@ -2,7 +2,7 @@
 
     python -m flows.services.web PORT [EVIDENTLY_PORT]        (in the project's folder; `evergreen up` does it)
 
-The password of the pages does not protect the webhook: its messages are accepted by their signature.
+The sign-in of the pages does not protect the webhook: its messages are accepted by their signature.
 """
 
 import sys
@@ -13,10 +13,9 @@ from fastapi import FastAPI
 
 from flows.production.queue_export import export_queue
 from flows.server.events import request_retrain
+from flows.server.process import check_password
 from flows.services.webhook import router
 from monitoring.pages.site import Actions, create_app, site_of
-from tasks.common.errors import EvergreenError
-from tasks.common.loopback import is_loopback
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
 
@@ -54,11 +53,7 @@ def main(port: int, evidently_port: int | None = None) -> None:
 
     root = project_root()
     serve = load_params(root / "params.yaml").serve
-    if not is_loopback(serve.host) and not site_of(root).password:
-        raise EvergreenError(
-            f"serve.host in params.yaml is {serve.host}: an address beyond loopback needs a password. Set the "
-            f"environment variable {serve.password_env}."
-        )
+    check_password(serve)
     uvicorn.run(app(root, evidently_port), host=serve.host, port=port, log_level="warning", server_header=False)
 
 

@@ -60,15 +60,12 @@ def ui_path(workspace: Path, window_id: str) -> str:
 
 
 def evidently_ui_command(workspace: Path, port: int) -> list[str]:
-    """The command that serves Evidently's UI on loopback (starts in about 11 s).
+    """The command that serves Evidently's UI on loopback, behind a guard (starts in about 11 s).
 
-    Set DO_NOT_TRACK=1 in its environment.
+    Run it in the project's folder with DO_NOT_TRACK=1.
     """
     _project(workspace)  # the UI reads projects when it starts
-    return [
-        *(sys.executable, "-m", "evidently.cli", "ui"),
-        *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(workspace)),
-    ]
+    return [sys.executable, "-m", "monitoring.pages.evidently_server", str(workspace), str(port)]
 
 
 def snapshot_id(window_id: str) -> uuid.UUID:

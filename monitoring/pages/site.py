@@ -2,8 +2,8 @@
 
     app = create_app(site_of(root))      # an ASGI app: `evergreen up` serves it
 
-Without a password, only this machine gets answers. With a password (HTTP basic, any user name) every route except
-/health answers 401 without it; put TLS in front of the server.
+Every route except /health answers 401 without the checkout's secret or the password of the environment (HTTP basic,
+any user name). Beyond this machine, put TLS in front of the server.
 
 Pages run no scripts. Evidently's HTML needs its own scripts, so it is shown in a sandboxed frame without an origin; the
 frame can reach neither these pages nor any network. Buttons are POSTs with a token and must come from these pages.
@@ -11,7 +11,6 @@ frame can reach neither these pages nor any network. Buttons are POSTs with a to
 
 import functools
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -28,9 +27,12 @@ from monitoring.pages import evidently, report
 from monitoring.pages.access import action_token, refusal
 from monitoring.pages.render import check_window_id, render
 from monitoring.pages.window_page import HIDDEN_ACTIONS
+from tasks.common import sign_in
+from tasks.common.access import Access, access_of
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.sign_in import SignIn
 from tasks.storage.blobs import Store
 
 Actions = Mapping[str, tuple[str, Callable[[], str]]]  # name -> (button text, action that returns a message)
@@ -60,24 +62,21 @@ class Site:
 
     reports: Path  # folder that monitoring.pages.report writes
     workspace: Path  # that monitoring.pages.evidently writes
+    access: Access
     releases: Store | None = None  # release store, for its reports
     evidently_port: int | None = None  # of a running Evidently UI on this machine
-    password: str | None = field(default=None, repr=False)  # None: loopback only
     actions: Actions = field(default_factory=dict)
     review: Callable[[], str] | None = None  # HTML of the review queue
 
 
 def create_app(site: Site) -> FastAPI:
-    """An ASGI app with the pages of `site`.
-
-    Without a password it only answers requests from and to this machine.
-    """
+    """An ASGI app with the pages of `site`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     key = secrets.token_bytes(32)  # of this process: buttons of older pages stop working after a restart
 
     @app.middleware("http")
     async def guard(request: Request, call_next):
-        response = refusal(site.password, request) or await call_next(request)
+        response = refusal(site.access, request) or await call_next(request)
         for name, value in {"Content-Security-Policy": PAGE_POLICY, **HEADERS}.items():
             response.headers.setdefault(name, value)
         return response
@@ -89,6 +88,8 @@ def create_app(site: Site) -> FastAPI:
     @app.exception_handler(404)
     async def missing(request: Request, error: Exception):
         return _message("Not found", str(getattr(error, "detail", "")) or "There is no such page.", 404)
+
+    app.add_route(sign_in.PATH, SignIn(site.access))
 
     @app.get("/health")
     def health() -> dict:
@@ -174,9 +175,9 @@ def site_of(root: Path, *, evidently_port: int | None = None, actions: Actions |
     return Site(
         reports=reports_dir(root),
         workspace=workspace_dir(root),
+        access=access_of(root, params.serve),
         releases=open_store(params.store, root).store,
         evidently_port=evidently_port,
-        password=os.environ.get(params.serve.password_env) or None,
         actions=actions or {},
         **more,
     )

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.server.checkout import Checkout
 from flows.server.process import check_password, environment, server_environment
+from tasks.common.checkout import Checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ServeParams
 

@@ -25,11 +25,12 @@ import pytest
 
 from flows.server import process
 from flows.server.api import Api, emit
-from flows.server.checkout import checkout
 from flows.server.events import EVENTS, request_retrain
 from flows.server.process import created
 from flows.services import runner, up
 from flows.services.sign_in import export_lines, sign_in_page
+from tasks.common.access import basic
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
@@ -83,8 +84,12 @@ def test_everything_answers_and_doing_it_twice_changes_nothing(running):
     assert about(root)["pid"] == before["pid"]
     assert about(root)["services"] == before["services"]
     assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in up.SERVICES]
+    signed_in = {"Authorization": basic(checkout(root).auth)}
     for name in ("pages", "evidently"):
-        with urllib.request.urlopen(before["services"][name]["url"], timeout=20) as reply:
+        url = before["services"][name]["url"]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url, timeout=20)
+        with urllib.request.urlopen(urllib.request.Request(url, headers=signed_in), timeout=20) as reply:
             assert reply.status == 200
     for connection in (c for p in up.members(root) for c in p.net_connections("tcp") if c.status == "LISTEN"):
         assert connection.laddr.ip == "127.0.0.1", "loopback only"
@@ -250,12 +255,18 @@ def test_a_page_of_another_origin_registers_nothing(running, visit):
     assert [one for one in api(root).post("/deployments/filter", {}) if one["name"] == "attack"] == []
 
 
-def test_a_browser_that_is_signed_in_runs_the_ui_and_still_nothing_for_other_pages(running, visit):
+def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_other_pages(running, visit):
     root, _ = running
-    signed_in = visit(sign_in_page(root)).page
-    signed_in.wait_for_url("**/dashboard*", timeout=30_000)
-    signed_in.wait_for_selector("text=Flow Runs")
-    assert "password" not in signed_in.inner_text("body").lower()
+    for link, name, expected in (
+        ("Reports", "pages", "Retrain now"),
+        ("Evidently", "evidently", "Production windows compared"),
+        ("Prefect", "prefect", "Flow Runs"),
+    ):
+        page = visit(sign_in_page(root)).page
+        page.get_by_role("button", name=link).click()
+        page.get_by_text(expected).first.wait_for(timeout=30_000)
+        assert page.url.startswith(f"{about(root)['services'][name]['url']}/")
+        assert checkout(root).secret not in page.url
     with receiver() as elsewhere:
         # 127.0.0.1 on another port: the same site, so a cookie would be sent
         page = visit(f"http://127.0.0.1:{elsewhere.server_address[1]}/").page
@@ -271,7 +282,6 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(running):
     asked = [(method, path) for method, path in asked if path not in ("/health", "/ready")]
     assert len(asked) > 150
     at = urlsplit(api(root).url)
-    secret = base64.b64encode(checkout(root).auth.encode()).decode()
     line = http.client.HTTPConnection(at.hostname, at.port, timeout=20)
 
     def status(method: str, path: str, **headers: str) -> int:
@@ -284,8 +294,8 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(running):
     assert answers == {401}
     assert {status("GET", path) for path in ("/docs", "/openapi.json", "/redoc")} == {401}
     assert status("POST", "/api/flows/filter", Authorization="Basic ZXZlcmdyZWVuOndyb25n") == 401
-    assert status("POST", "/api/flows/filter", Authorization=f"Basic {secret}") == 200
-    assert status("POST", "/api/flows/filter", Authorization=f"Basic {secret}", Host="evil.example") == 421
+    assert status("POST", "/api/flows/filter", Authorization=basic(checkout(root).auth)) == 200
+    assert status("POST", "/api/flows/filter", Authorization=basic(checkout(root).auth), Host="evil.example") == 421
 
 
 def test_the_secret_is_in_no_log_no_command_line_and_no_page(running):
@@ -296,8 +306,10 @@ def test_the_secret_is_in_no_log_no_command_line_and_no_page(running):
     assert {"server.log", "runner.log", "pages.log", "services.log"} <= logs.keys()
     assert [name for name, text in logs.items() if secret in text] == []
     assert [p.cmdline() for p in up.members(root) if secret in " ".join(p.cmdline())] == []
-    for url in (about(root)["services"]["pages"]["url"], about(root)["services"]["prefect"]["url"]):
-        with urllib.request.urlopen(url, timeout=20) as reply:
+    for name in ("pages", "evidently", "prefect"):
+        request = urllib.request.Request(about(root)["services"][name]["url"])
+        request.add_header("Authorization", basic(checkout(root).auth))
+        with urllib.request.urlopen(request, timeout=20) as reply:
             assert secret not in reply.read().decode()
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.server.checkout import checkout
 from flows.services.sign_in import export_lines, open_ui, sign_in_lines
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 
 

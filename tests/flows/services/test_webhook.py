@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import webhooks
 
-from flows.server.checkout import known_checkout
 from flows.services import webhook
+from tasks.common.checkout import known_checkout
 from tasks.common.errors import EvergreenError
 from tests.support.checkout import ROOT
 

@@ -1,12 +1,15 @@
 """Snapshots in a real Evidently workspace: small, safe, one project, pruned, and shown by Evidently's own UI."""
 
+import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +18,11 @@ import pytest
 from monitoring.contracts import Finding
 from monitoring.pages import columns, evidently, snapshot
 from monitoring.pages.columns import MeasuredWindow
+from tasks.common.access import basic
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tests.support import drift_windows
+from tests.support.checkout import ROOT
 from tests.support.hostile import PAYLOADS
 
 
@@ -200,31 +206,64 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window(stored, visit):
+def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window_and_only_to_its_owner(stored, visit, tmp_path):
     port = free_port()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    signed_in = {"Authorization": basic(checkout(tmp_path).auth)}
     command = evidently.evidently_ui_command(stored, port)
-    process = subprocess.Popen(command, env={**os.environ, "DO_NOT_TRACK": "1"}, stderr=subprocess.DEVNULL)
+    env = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
     try:
         api = f"http://127.0.0.1:{port}/api/projects/{evidently.PROJECT}/snapshots"
-        until(lambda: len(get(api)) == 4, 90)
-        page = visit(f"http://127.0.0.1:{port}/projects/{evidently.PROJECT}")
+        until(lambda: len(get(api, signed_in)) == 4, 90)
+        user = ("evergreen", checkout(tmp_path).secret)
+        page = visit(f"http://127.0.0.1:{port}/projects/{evidently.PROJECT}", user=user)
         page.page.get_by_text("Evergreen's measures, relative to their thresholds").wait_for()
         page.page.get_by_text("image.brightness").first.wait_for()
         assert page.problems == []
         assert not [request for request in page.requests if f"//127.0.0.1:{port}/" not in request]  # no telemetry
         window = drift_windows.times(2)[2]
-        report = visit(f"http://127.0.0.1:{port}{evidently.ui_path(stored, window)}")
+        report = visit(f"http://127.0.0.1:{port}{evidently.ui_path(stored, window)}", user=user)
         report.page.get_by_text("Data Drift Summary").wait_for()
         add(stored, 4)
-        until(lambda: len(get(api)) == 5, 20)
+        until(lambda: len(get(api, signed_in)) == 5, 20)
+        refuse_strangers(f"http://127.0.0.1:{port}", signed_in, tmp_path / "other")
     finally:
         process.terminate()
         process.wait(20)
 
 
-def get(url: str) -> list:
+def refuse_strangers(address: str, signed_in: dict[str, str], other: Path) -> None:
+    """Without the secret nothing is answered, and with it nothing is changed. other: a folder for another workspace."""
+    from evidently.ui.service.app import create_app, get_config
+
+    def status(method: str, path: str, headers: dict[str, str]) -> int:
+        line = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+        line.request(method, path, body='{"name": "attack"}', headers={"Content-Type": "text/plain"} | headers)
+        return line.getresponse().status
+
+    routes = create_app(get_config(workspace=str(other))).routes
+    asked = {
+        (method, re.sub(r"\{[^}]*\}", str(evidently.PROJECT), route.path))
+        for route in routes
+        for method in route.methods
+    }
+    assert len(asked) > 100
+    assert {status(method, path, {}) for method, path in asked} == {401}
+    writes = {(method, path) for method, path in asked if method in ("POST", "PUT", "PATCH", "DELETE")}
+    reads = ("POST", f"/api/v2/snapshots/{evidently.PROJECT}/data_series_batch")
+    assert reads in writes
+    assert {status(method, path, signed_in) for method, path in writes - {reads}} == {405}
+    assert status(*reads, signed_in | {"Origin": "http://evil.example"}) == 403
+    assert status("GET", "/api/version", signed_in) == 200
+    assert status("GET", "/api/version", signed_in | {"Host": "evil.example"}) == 421
+    assert [one["name"] for one in get(f"{address}/api/projects/", signed_in)] == ["Production"]
+
+
+def get(url: str, headers: dict[str, str]) -> list:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
             return json.load(answer)
     except OSError:
         return []

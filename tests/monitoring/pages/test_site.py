@@ -6,16 +6,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import uvicorn
 
-from monitoring.pages import access, evidently, report
+from monitoring.pages import evidently, report
 from monitoring.pages import site as pages_site
 from monitoring.pages.columns import MeasuredWindow
+from tasks.common.access import Access, basic
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
 from tasks.releases.store import open_store, successor
@@ -24,6 +26,7 @@ from tests.support import drift_windows
 from tests.support.checkout import ROOT
 
 WINDOW = drift_windows.times(7)[2]
+ACCESS = Access("evergreen:s3cret")
 RELEASE = '<!doctype html><html lang="en"><title>release</title><style>p{color:#123456}</style><p>verdict: promote'
 
 
@@ -45,7 +48,7 @@ def site(tmp_path_factory):
     )
     releases.store.create("runs/20261121-080000-ab12/report.html", RELEASE.encode())
     releases.store.create("runs/20261121-090000-cd34/report.html", RELEASE.encode())
-    return pages_site.Site(root / "reports", root / "evidently", releases.store, evidently_port=9)
+    return pages_site.Site(root / "reports", root / "evidently", ACCESS, releases.store, evidently_port=9)
 
 
 @contextmanager
@@ -66,6 +69,12 @@ def serving(site):
 
 
 @pytest.fixture(scope="module")
+def visit(visit):
+    """A browser that is signed in."""
+    return lambda target, user=("anyone", "s3cret"): visit(target, user=user)
+
+
+@pytest.fixture(scope="module")
 def address(site):
     with serving(site) as found:
         yield found
@@ -77,7 +86,8 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def ask(url, method="GET", body=None, **headers):
-    """(status, headers, text); redirects are not followed."""
+    """(status, headers, text), signed in unless `headers` say otherwise; redirects are not followed."""
+    headers = {"Authorization": basic(ACCESS.auth)} | headers
     request = urllib.request.Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()})
     request.method = method
     try:
@@ -165,37 +175,43 @@ def test_unknown_paths_are_not_found_and_nothing_is_listed(address, path):
     assert "<script>alert" not in text
 
 
-def test_without_a_password_other_host_names_are_refused(address):
+def test_other_host_names_are_refused(address):
     assert ask(address, Host="evil.example")[0] == 421
     assert ask(address, Host="127.0.0.1.evil.example")[0] == 421
     assert ask(f"{address}/health", Host="evil.example")[0] == 200
     assert ask(address, Host="localhost:1")[0] == 200
 
 
-def test_with_a_password_each_route_except_health_needs_it(site, visit):
-    secret = "pass:wörd"
-    locked = pages_site.Site(**{**site.__dict__, "password": secret, "actions": {"retrain": ("Retrain", lambda: "ok")}})
-    assert secret not in repr(locked)
+def test_each_route_except_health_needs_the_secret_or_the_password(site, visit):
+    password = "pass:wörd"
+    access = Access(ACCESS.auth, "0.0.0.0", ("reports.example",), password)
+    locked = replace(site, access=access, actions={"retrain": ("Retrain", lambda: "ok")})
+    assert password not in repr(locked)
+    assert "s3cret" not in repr(locked)
     paths = {route.path for route in pages_site.create_app(locked).routes}
     assert len(paths) >= 10
+    paths -= {"/evergreen/sign-in"}  # which asks for the secret itself
     with serving(locked) as address:
         for path in [*paths, "/nothing", "/reports/index.json"]:
             real = path.replace("{window_id}", WINDOW).replace("{run_id}", "20261121-080000-ab12")
             for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS"):
-                status = ask(address + real.replace("{name}", "retrain"), method)[0]
+                status = ask(address + real.replace("{name}", "retrain"), method, Authorization="")[0]
                 assert status == (401 if path != "/health" else 200 if method == "GET" else 405), (path, method)
         for wrong in (
             "",
             "Basic",
             "Basic !",
-            "Basic " + b64encode(b"user:pass").decode(),
-            "Bearer " + secret.encode().hex(),
+            basic("user:pass"),
+            basic("s3cret"),
+            "Bearer " + password.encode().hex(),
         ):
             assert ask(address, Authorization=wrong)[0] == 401
-        right = "Basic " + b64encode(f"anyone:{secret}".encode()).decode()
-        assert ask(address, Authorization=right)[0] == 200
-        assert ask(address, Authorization=right, Host="reports.example")[0] == 200
-        assert visit(address, user=("anyone", secret)).status == 200
+        for right in (f"anyone:{password}", ACCESS.auth, "anyone:s3cret"):
+            assert ask(address, Authorization=basic(right))[0] == 200
+        assert ask(address, Host="reports.example")[0] == 200
+        assert ask(address, Host="192.0.2.1")[0] == 200, "an address cannot be rebound"
+        assert ask(address, Host="evil.example")[0] == 421
+        assert visit(address, user=("anyone", password)).status == 200
 
 
 def test_a_button_does_what_it_says_once_pressed_from_these_pages_only(site, visit):
@@ -207,7 +223,7 @@ def test_a_button_does_what_it_says_once_pressed_from_these_pages_only(site, vis
             raise EvergreenError("a run is under way: <b>20261121</b>")
         return "Run 20261121 has been started."
 
-    busy = pages_site.Site(**{**site.__dict__, "actions": {"retrain": ("Retrain now", retrain)}})
+    busy = replace(site, actions={"retrain": ("Retrain now", retrain)})
     with serving(busy) as address:
         page = visit(f"{address}/reports/{WINDOW}.html")
         page.page.get_by_role("button", name="Retrain now").click()
@@ -241,9 +257,7 @@ def test_a_button_does_what_it_says_once_pressed_from_these_pages_only(site, vis
 
 def test_another_site_cannot_press_a_button(site, visit, tmp_path):
     pressed = []
-    busy = pages_site.Site(
-        **{**site.__dict__, "actions": {"retrain": ("Retrain", lambda: pressed.append(1) or "done")}}
-    )
+    busy = replace(site, actions={"retrain": ("Retrain", lambda: pressed.append(1) or "done")})
     with serving(busy) as address:
         token = ask(address)[2].split('name="token" value="')[1].split('"')[0]
         trap = tmp_path / "trap.html"
@@ -258,7 +272,7 @@ def test_another_site_cannot_press_a_button(site, visit, tmp_path):
 
 
 def test_the_review_queue_is_shown_if_there_is_one(site, visit):
-    with serving(pages_site.Site(**{**site.__dict__, "review": lambda: "<!doctype html><p>twelve images"})) as address:
+    with serving(replace(site, review=lambda: "<!doctype html><p>twelve images")) as address:
         page = visit(address)
         page.page.get_by_role("link", name="Review queue").click()
         assert page.text == "twelve images"
@@ -266,7 +280,7 @@ def test_the_review_queue_is_shown_if_there_is_one(site, visit):
 
 def test_the_list_shows_new_reports(site, tmp_path):
     with serving(
-        pages_site.Site(tmp_path / "reports", tmp_path / "evidently", LocalStore(tmp_path / "releases"))
+        pages_site.Site(tmp_path / "reports", tmp_path / "evidently", ACCESS, LocalStore(tmp_path / "releases"))
     ) as address:
         assert "No reports yet" in ask(address)[2]
         (tmp_path / "reports").mkdir()
@@ -276,17 +290,8 @@ def test_the_list_shows_new_reports(site, tmp_path):
         assert "No releases yet" in ask(f"{address}/releases")[2]
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.8.8.8", True), ("0.0.0.0", False), ("::", False),
-     ("10.0.0.1", False), ("localhost.evil.example", False), ("", False)],
-)  # fmt: skip
-def test_what_counts_as_this_machine(host, loopback):
-    assert access.is_loopback(host) is loopback
-
-
 def test_a_request_from_another_machine_is_refused_for_any_host_header(site):
-    """In case it ever listens on more than loopback without a password."""
+    """In case it ever listens on more than loopback by mistake."""
     answers = []
 
     async def receive():
@@ -298,7 +303,8 @@ def test_a_request_from_another_machine_is_refused_for_any_host_header(site):
     for client in ("10.0.0.7", "127.0.0.1"):
         scope = {
             "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "root_path": "",
-            "scheme": "http", "headers": [(b"host", b"127.0.0.1")], "client": (client, 1), "server": ("x", 80),
+            "scheme": "http", "headers": [(b"host", b"127.0.0.1"), (b"authorization", basic(ACCESS.auth).encode())],
+            "client": (client, 1), "server": ("x", 80),
         }  # fmt: skip
         with ThreadPoolExecutor(1) as pool:  # playwright's event loop runs in this thread
             pool.submit(asyncio.run, pages_site.create_app(site)(scope, receive, send)).result(20)
@@ -311,6 +317,6 @@ def test_the_site_of_a_project_follows_its_params(tmp_path, monkeypatch):
     monkeypatch.setenv("EVERGREEN_PASSWORD", "secret")
     found = pages_site.site_of(tmp_path, evidently_port=9)
     assert (found.reports, found.workspace) == (tmp_path / "state/reports", tmp_path / "state/evidently")
-    assert found.password == "secret"
+    assert found.access == Access(checkout(tmp_path).auth, "127.0.0.1", (), "secret")
     monkeypatch.setenv("EVERGREEN_PASSWORD", "")
-    assert pages_site.site_of(tmp_path).password is None
+    assert not pages_site.site_of(tmp_path).access.opens("anyone:")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server.checkout import checkout, known_checkout, renew_secret
+from tasks.common.checkout import checkout, known_checkout, renew_secret
 from tests.support.checkout import git
 
 

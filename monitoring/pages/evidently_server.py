@@ -1,0 +1,81 @@
+"""Evidently's own UI behind a guard: a sign-in, its own address only, nothing can be changed.
+
+    python -m monitoring.pages.evidently_server WORKSPACE PORT        (in the project's folder; `evergreen up` does it)
+
+Alone, Evidently's UI takes a POST from a page of any origin and shows everything to everybody on the machine.
+"""
+
+import re
+import sys
+from collections.abc import Awaitable, Callable
+
+from monitoring.pages.access import CHALLENGE
+from tasks.common import sign_in
+from tasks.common.access import Access, access_of, is_foreign, sign_in_of
+from tasks.common.params import load_params
+from tasks.common.paths import project_root
+from tasks.common.sign_in import Message, Receive, Send, SignIn, adding
+
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+# the one POST that reads: the values that a dashboard plots
+READS = re.compile(r"/api/v2/snapshots/[0-9a-f-]{36}/data_series_batch")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    # its pages run scripts of the library, which may reach this server only
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
+}
+
+
+class ReadOnly:
+    """An ASGI app that passes to `app` what `access` lets in and what changes nothing."""
+
+    def __init__(self, app: App, access: Access):
+        self.app, self.access, self.sign_in = app, access, SignIn(access)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, adding(send, HEADERS))
+        else:  # Evidently's UI has no sockets
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host, method, path = headers.get("host", ""), scope["method"], scope["path"]
+        if not self.access.knows(host):
+            await sign_in.answer(send, 421, "this is not the address of this server")
+        elif path == sign_in.PATH:
+            await self.sign_in(scope, receive, send)
+        elif not self.access.opens(sign_in_of(headers.get("authorization", ""))):
+            await sign_in.answer(send, 401, sign_in.REFUSED, CHALLENGE)
+        elif method in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+        elif method != "POST" or not READS.fullmatch(path):
+            await sign_in.answer(send, 405, "Evidently's pages are only for reading here")
+        elif is_foreign(host, headers.get("origin", ""), headers.get("sec-fetch-site")):
+            await sign_in.answer(send, 403, "refused: this request does not come from a page of this server")
+        else:
+            await self.app(scope, receive, send)
+
+
+def main(workspace: str, port: int) -> None:
+    """Serve on loopback until SIGTERM."""
+    import uvicorn
+    from evidently.ui.service.app import create_app, get_config
+
+    root = project_root()
+    serve = load_params(root / "params.yaml").serve.model_copy(update={"host": "127.0.0.1"})
+    guarded = ReadOnly(create_app(get_config(port=port, workspace=workspace)), access_of(root, serve))
+    uvicorn.run(guarded, host=serve.host, port=port, log_level="warning", server_header=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
