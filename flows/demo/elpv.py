@@ -50,7 +50,7 @@ Everything that the demo makes from it (copies of the photos, models, reports) s
 CLASSES = ("functional", "defective")
 STRING = 6  # neighbours in the list that stay together: fewer than any row of cells in a module
 SIZE = 96  # pixels: enough for thin cracks, small enough for minutes on two cores
-EPOCHS = {"frozen": 1, "last": 4, "all": 6}  # few images: a classifier on frozen features looks best but never adapts
+EPOCHS = {"frozen": 0, "last": 0, "all": 8}
 CORRUPTIONS = ["noise"]
 MAX_ECE = 0.15
 UNUSED = ("", None)

@@ -207,10 +207,9 @@ def _expectations(side: int) -> list[dict]:
 
 
 def _epochs(rows: int) -> dict[str, int]:
-    for limit, frozen, last, everything in ((1_000, 5, 8, 10), (10_000, 2, 3, 5), (100_000, 1, 2, 3)):
-        if rows < limit:
-            return {"frozen": frozen, "last": last, "all": everything}
-    return {"frozen": 1, "last": 1, "all": 2}
+    """All of the network from the first epoch: the classifier starts as a linear probe (train_backbone)."""
+    everything = next((epochs for limit, epochs in ((1_000, 15), (10_000, 7), (100_000, 4)) if rows < limit), 2)
+    return {"frozen": 0, "last": 0, "all": everything}
 
 
 def _mirrored_differ(profile: SourceProfile) -> bool:

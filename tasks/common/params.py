@@ -177,11 +177,11 @@ class CleanParams(Section):
 
 
 class UnfreezePhases(Section):
-    """Epochs of staged unfreezing: frozen backbone, last blocks at 10x lower rate, everything with cosine."""
+    """Epochs of the phases: classifier alone, last blocks at a fifth of the rate, everything with cosine to zero."""
 
-    frozen: Count = 5
-    last: Count = 1
-    all: Count = 4
+    frozen: Count = 0
+    last: Count = 0
+    all: Count = 5
 
 
 class TrainBackboneParams(Section):
@@ -195,7 +195,7 @@ class TrainBackboneParams(Section):
     last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a tenth"
+        5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a fifth"
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     label_smoothing: Share = 0.0

@@ -1,9 +1,9 @@
-"""Staged unfreezing: which parts of the network train in which epochs, at which rate, until when.
+"""Which parts of the network train in which epochs, at which rate, and which epoch to keep.
 
-First the new classifier trains alone, so that its random gradients do not spoil the pretrained layers. Then the last
-blocks train, then everything with a cosine to zero, both at a tenth of the rate (gradual unfreezing after Howard &
-Ruder 2018, "Universal language model fine-tuning"). The classifier is then at a tenth too: at the full rate it cost a
-point of balanced accuracy after stage 2 and three before.
+The classifier starts as the best linear one on the pretrained features (`trainer.start_from_probe`), so that it does
+not spoil the pretrained layers with random gradients. By default everything then trains at once, with a cosine to zero.
+Phases for the classifier alone ("frozen") and for the last blocks ("last") can come first: their time was better spent
+on everything. The classifier trains at the rate of the pretrained layers, a fifth.
 """
 
 import math
@@ -17,7 +17,8 @@ from tasks.backbones import timm_models
 from tasks.common.params import TrainBackboneParams
 
 WARM_UP = 20  # steps at the start of a phase (at most a tenth of it): AdamW's first steps are its wildest
-FINE = 0.1  # of the learning rate, once pretrained layers train
+FINE = 0.2  # of the learning rate, once pretrained layers train
+CLEAR = 2.0  # standard errors by which an earlier epoch must be ahead of a later one to be kept instead
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,23 @@ def rate_factor(phase: Phase, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) if phase.name == "all" else 1.0
 
 
-def epoch_rank(row: dict) -> tuple[float, float, int]:
+def best_epoch(history: Sequence[dict]) -> int:
+    """Number of the epoch to keep, from 1: the latest one that is not clearly worse than the one with the best score.
+
+    The highest of several noisy scores is often luck, and the rate falls to zero with the last epochs. Clearly: by more
+    than CLEAR standard errors of the best score (after the one-standard-error rule of Breiman et al. 1984).
+    """
+    top = max(history, key=_rank)
+    least = top["calibration_score"] - CLEAR * top["calibration_error"]
+    return max(row["epoch"] for row in history if row["calibration_score"] >= least)
+
+
+def _rank(row: dict) -> tuple[float, float, int]:
     """Sort key of an epoch (a row of the history): higher score, then lower loss, then later."""
     return row["calibration_score"], -row["calibration_loss"], row["epoch"]
 
 
-def best_epoch(history: Sequence[dict]) -> int:
-    """Number of the best epoch, from 1."""
-    return max(history, key=epoch_rank)["epoch"]
-
-
 def phase_over(done: Sequence[dict], phase: Phase, patience: int) -> bool:
     """Whether `phase` has had its epochs (`done`: their rows), or `patience` of them (0: any number) without gain."""
-    stalled = bool(done and patience) and done[-1]["epoch"] - best_epoch(done) >= patience
+    stalled = bool(done and patience) and done[-1]["epoch"] - max(done, key=_rank)["epoch"] >= patience
     return stalled or len(done) >= phase.epochs

@@ -102,10 +102,9 @@ def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: Ima
     """(pixels, features of the untrained backbone or None) of `table`, both on demand from the cache."""
     from tasks.dataset.pixels import pixel_table
     from tasks.models.pretrained import pretrained_features
-    from tasks.stages.train_backbone.phases import plan
 
     features = None
-    if any(phase.opened == 0 for phase in plan(params)):
+    if params.pretrained != "none":
         embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed the same ones
         features = pretrained_features(root, table, embed=embed, images=images)
     return pixel_table(root, table, images), features

@@ -26,7 +26,8 @@ from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.params import TrainBackboneParams
 from tasks.dataset.shard_table import ShardTable
-from tasks.scoring.metrics import balanced_accuracy, mean_average_precision
+from tasks.models import probe
+from tasks.scoring.metrics import average_precision, balanced_accuracy, per_class
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
 from tasks.stages.train_backbone.augment import augment
@@ -83,7 +84,7 @@ def fit(
     """Train `model` in place; returns (state of the best epoch, history).
 
     `file` is the checkpoint to continue from and to write; None: no checkpoint. History has one row per epoch: epoch
-    (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score.
+    (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score, calibration_error.
     Raises EvergreenError if a loss is not finite or the device runs out of memory.
     """
     params, ranks = how.params, how.ranks
@@ -93,6 +94,8 @@ def fit(
     if saved:
         model.load_state_dict(saved.model, strict=False)
         _report(ranks, f"continuing after epoch {len(history)}")
+    elif train.features is not None:
+        start_from_probe(model, train, how.classes)
     model.to(ranks.device)
     progress = Progress(plan(params), len(train.targets), lambda text: _report(ranks, text))
     for phase in plan(params):
@@ -125,6 +128,19 @@ def fit(
             if seconds > 1 or ended:  # not every epoch on features: they take milliseconds
                 _report(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
     return untouched | best, history
+
+
+def start_from_probe(model: Module, train: Examples, classes: int) -> None:
+    """Make the classifier the best linear one on the untrained backbone's features.
+
+    A random classifier distorts the pretrained layers while it learns (Kumar et al. 2022, "Fine-tuning can distort
+    pretrained features and underperform out-of-distribution").
+    """
+    fitted, last = probe.fit(train.features, train.targets, classes), timm_models.classifier(model)
+    with torch.no_grad():
+        last.weight.copy_(torch.from_numpy(fitted.weight))
+        if last.bias is not None:
+            last.bias.copy_(torch.from_numpy(fitted.bias))
 
 
 def _touched(model: Module) -> State:
@@ -257,7 +273,7 @@ def sample_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
 
 def judge(network: Module, calibration: Examples, how: Setting, phase: Phase, epoch: int, counts: np.ndarray) -> dict:
-    """calibration_loss and calibration_score (`score`) of `network`, the same in every process."""
+    """calibration_loss, calibration_score and calibration_error (`score`) of `network`, the same in every process."""
     targets = calibration.targets
     logits = predict(network, calibration.inputs(phase), how)
     loss = float(sample_losses(logits, torch.from_numpy(targets)).mean())
@@ -266,7 +282,8 @@ def judge(network: Module, calibration: Examples, how: Setting, phase: Phase, ep
             f"the calibration loss is {loss:g} after epoch {epoch}: the network no longer gives finite numbers. "
             f"Lower train_backbone.learning_rate (now {how.params.learning_rate:g})"
         )
-    return {"calibration_loss": loss, "calibration_score": score(targets, logits.numpy(), counts)}
+    value, error = score(targets, logits.numpy(), counts)
+    return {"calibration_loss": loss, "calibration_score": value, "calibration_error": error}
 
 
 def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
@@ -282,8 +299,8 @@ def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
     return how.ranks.sum(logits).cpu()
 
 
-def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> float:
-    """The score that chooses the best epoch; `counts` (K,) are the training samples of each class.
+def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """(score that chooses the epoch, its standard error); `counts` (K,) are the training samples of each class.
 
     Multi-class: balanced accuracy of logits minus tau times the log share of each class, at the best of TAUS
     (Menon et al. 2021). Stage 2 balances the classifier, so an epoch's bias to common classes must not decide.
@@ -291,7 +308,19 @@ def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> float:
     Multi-label: mean average precision.
     """
     if targets.ndim == 2:
-        return mean_average_precision(targets, logits)
+        return _mean_and_error(average_precision(targets, logits), targets.sum(axis=0))
     share = np.log(np.maximum(counts, 1) / np.maximum(counts, 1).sum())
     answers = [(logits - tau * share).argmax(axis=1) for tau in TAUS]
-    return max(balanced_accuracy(targets, answer, len(counts)) for answer in answers)
+    best = max(answers, key=lambda answer: balanced_accuracy(targets, answer, len(counts)))
+    found = per_class(targets, best, len(counts))
+    return _mean_and_error(found["recall"], found["support"])
+
+
+def _mean_and_error(values: np.ndarray, support: np.ndarray) -> tuple[float, float]:
+    """(mean of `values` (K,) over classes with `support`, its standard error), each value as a share of its samples.
+
+    The variance within a class is pooled over classes: a class with one image has none of its own.
+    """
+    values, support = values[support > 0], support[support > 0]
+    variance = (support * values * (1 - values)).sum() / max(support.sum() - len(support), 1)
+    return float(values.mean()), float(np.sqrt(variance * (1 / support).sum()) / len(support))

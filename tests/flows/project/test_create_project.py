@@ -49,7 +49,7 @@ def test_photos_in_class_folders(tmp_path):
     assert params.bundle.name == "bird-photos-2024"
     assert params.validate_.min_rows < 16  # the default of 50 would refuse every run
     assert params.validate_.min_per_class == {"train": 1, "calibration": 0, "test": 0}
-    assert params.train_backbone.epochs.all == 10
+    assert params.train_backbone.epochs.model_dump() == {"frozen": 0, "last": 0, "all": 15}
 
 
 def test_the_text_says_what_was_seen_and_describes_every_key(tmp_path):
