@@ -221,11 +221,14 @@ def forget(
     ],
     why: Annotated[str, typer.Option(help="Why; recorded in the ledger of erasures.")],
     yes: Annotated[bool, typer.Option("--yes", help="Erase. Without it, only show what would be erased.")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Delete objects of DVC also where other projects use them.")
+    ] = False,
 ) -> None:
     """Erase images everywhere, and show which versions lose data. This cannot be undone."""
     from flows.versions.forget import forget_command
 
-    forget_command(project_root(), what, why, yes)
+    forget_command(project_root(), what, why, yes, shared)
 
 
 COMMANDS += [verify, gc, forget]

@@ -17,6 +17,7 @@ from flows.repo.remotes import object_databases
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml
 from tasks.common.paths import main_checkout
+from tasks.ingest.erasures import erased_objects
 
 BLOCK = 1 << 20  # bytes read at once
 
@@ -60,6 +61,7 @@ class Objects:
 
     def __init__(self, repo):
         self._databases = object_databases(repo, None)
+        self._erased = erased_objects(Path(repo.root_dir))  # another project may keep them in a shared cache
 
     def read(self, oid: str) -> bytes:
         """The content of object `oid`. Raises ObjectLost."""
@@ -95,6 +97,8 @@ class Objects:
 
     def _read_checked(self, oid: str, write, restart) -> None:
         """Pass the blocks of `oid` to `write`; call `restart` before each place that is tried."""
+        if oid in self._erased:
+            raise ObjectLost(f"{oid} held an image that was erased on request")
         tried = []
         for database in self._databases:
             path = database.oid_to_path(oid)

@@ -3,7 +3,7 @@
     data/                      rows leave their shards; data.dvc and the ledger are committed
     release store              bundles get a reference without their thumbnails (`redacted/` maps old to new)
     production log             rows leave their files
-    DVC cache and remote       old shards, references and pictures of mistakes are deleted
+    DVC cache and remote       old shards, references and pictures of mistakes are deleted, unless others use them too
     .evergreen, artifacts/     caches of those shards, workspaces of ended runs, pages that name the image
 
 Versions whose data held the image can then be restored only without those shards. Their models stay, and the ledger
@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.repo.git import git, identity_options
+from flows.repo.ledger import BesideObjects
 from flows.repo.odb import forget_index
 from flows.repo.pipeline import open_repo, record_data, restore_data
 from flows.repo.remotes import all_object_databases
@@ -38,12 +39,15 @@ from flows.versions.occurrences import (
     log_keys,
     log_store,
     matching_ids,
+    needed_objects,
     plan_erasure,
     references,
 )
+from flows.versions.sharing import sharing
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
-from tasks.common.files import atomic_path, read_json, sha256_bytes, write_json
+from tasks.common.files import atomic_path, locked, read_json, sha256_bytes, write_json
+from tasks.common.owner import owner_of
 from tasks.common.params import Params, load_params
 from tasks.common.paths import main_checkout, state_dir
 from tasks.ingest import erase, erasures
@@ -52,15 +56,24 @@ from tasks.releases import bundle_store
 from tasks.releases.bundle import write_manifest
 from tasks.releases.store import Releases, open_store
 from tasks.storage.blobs import Store
+from tasks.storage.ledgers import collecting
 
+GC_SECONDS = 3600.0  # an `evergreen gc` of this checkout may delete much
 NOT_PAGES = ("cache", "runs", "remote", "releases", "prefect", "production", "forget", "ingest")
 
 
 def forget(
-    root: Path, what: str, why: str, *, yes: bool = False, step: Callable[[str], None] = lambda text: None
+    root: Path,
+    what: str,
+    why: str,
+    *,
+    yes: bool = False,
+    shared: bool = False,
+    step: Callable[[str], None] = lambda text: None,
 ) -> ErasurePlan:
     """Find image `what` (an id: 64 hex digits), or all images of source or group `what`, and with `yes` erase them.
 
+    shared: delete objects of DVC also where another project uses them; otherwise these stay, and the plan names them.
     An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError if nothing is found, or
     if a run is alive: it might still write what is being erased.
     """
@@ -76,7 +89,7 @@ def forget(
         _erase(root, params, releases, about, journal, step)
         completed = ErasurePlan.model_validate(about["plan"])
     step(f"looking for {what}")
-    plan = plan_erasure(root, params, releases, matching_ids(root, params, what), step)
+    plan = plan_erasure(root, params, releases, matching_ids(root, params, releases, what), step)
     if not plan.ids and completed.ids:
         return completed
     if not plan.ids:
@@ -86,7 +99,7 @@ def forget(
         )
     if yes:
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why}
+        about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why, "shared": shared}
         journal = state_dir(root) / "forget" / f"{re.sub('[^0-9]', '', at)}.json"
         write_json(journal, about)
         failpoint("forget.journal")
@@ -99,7 +112,7 @@ def forget(
 
 def _erase(root: Path, params: Params, releases: Releases, about: dict, journal: Path, step) -> None:
     noted = ErasurePlan.model_validate(about["plan"])
-    ids = set(noted.ids)
+    ids, needed = set(noted.ids), needed_objects(root, params, releases)
     plan = plan_erasure(root, params, releases, ids, step)  # a killed call may have deleted some of it already
     objects, names = {*noted.objects, *plan.objects}, {*noted.shards, *plan.shards}
     with data_lock(root):  # keeps an ingest from starting
@@ -125,7 +138,7 @@ def _erase(root: Path, params: Params, releases: Releases, about: dict, journal:
     _clean_state(root, ids, names)
     failpoint("forget.state")
     step("DVC cache and remote")
-    _remove_objects(root, objects)
+    _remove_objects(root, objects, needed, about.get("shared", False))
     failpoint("forget.objects")
     journal.unlink()
 
@@ -228,35 +241,48 @@ def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> No
                     page.unlink()
 
 
-def _remove_objects(root: Path, objects: Collection[str]) -> None:
-    repo = open_repo(root)
-    try:
+def _remove_objects(root: Path, objects: Collection[str], needed: Collection[str], also_shared: bool) -> None:
+    """Delete `objects` where no other project uses them, or with `also_shared` everywhere, and give up their names."""
+    repo, me = open_repo(root), owner_of(root)
+    with closing(repo), locked(state_dir(root) / "gc.lock", GC_SECONDS, "the DVC cache and remote, by `evergreen gc`,"):
         for odb in all_object_databases(repo):
-            for oid in sorted(objects):
-                with suppress(FileNotFoundError):
-                    odb.delete(oid)
-                    failpoint("forget.object")
+            with collecting(BesideObjects(odb), me) as erasing:
+                place = sharing(root, odb, needed)
+                for oid in sorted(objects):
+                    if also_shared or not place.users(oid):
+                        erasing.keep_alive()
+                        with suppress(FileNotFoundError):
+                            odb.delete(oid)
+                            failpoint("forget.object")
+                if me.id in erasing.ledgers:
+                    erasing.replace(erasing.ledgers[me.id].names - set(objects))
             forget_index(odb)
-    finally:
-        repo.close()
 
 
 # the command
 
 
-def forget_command(root: Path, what: str, why: str, yes: bool) -> None:
+def forget_command(root: Path, what: str, why: str, yes: bool, shared: bool) -> None:
     """Print what an erasure would change, or has changed."""
     from rich.console import Console
 
     console = Console()
     with console.status("looking") as status:
-        plan = forget(root, what, why, yes=yes, step=lambda text: status.update(text))
+        plan = forget(root, what, why, yes=yes, shared=shared, step=lambda text: status.update(text))
     console.print(f"{'erased' if yes else 'would erase'} {plan.sentence()}")
     for version in plan.versions:
         console.print(f"{version}: its data can no longer be restored completely; its model was made with the image(s)")
     if plan.branches:
         console.print(
             f"{plan.branches} other branch(es) hold them in their data, which cannot be restored completely either"
+        )
+    for line in [] if shared else sorted({line for users in plan.shared.values() for line in users}):
+        count = sum(line in users for users in plan.shared.values())
+        console.print(
+            f"{count} object(s) that show them {'stay' if yes else 'would stay'} in {line} uses them too. Run "
+            "`evergreen forget` there as well, or delete them for everyone with --shared.",
+            soft_wrap=True,
+            markup=False,
         )
     if not yes:
         console.print("nothing was changed; `--yes` erases, which cannot be undone")

@@ -1,7 +1,8 @@
 """Find every place that holds an image's bytes or pixels, by reading the files themselves.
 
 `evergreen forget` erases what is found here. Every Parquet file in DVC's cache and remotes is read, every bundle, and
-every file of the production log. Unreferenced files are searched too: they still contain the image.
+every file of the production log. Unreferenced files are searched too: they still contain the image. In a shared cache
+or remote, files that only others use are searched for the image's bytes; what their sources are called does not count.
 """
 
 import re
@@ -16,10 +17,11 @@ import pyarrow.parquet as pq
 from flows.publishing import registry
 from flows.repo.git import git
 from flows.repo.odb import list_oids
-from flows.repo.outs import Listings, recorded_outs_of
+from flows.repo.outs import Listings, recorded_outs, recorded_outs_of
 from flows.repo.pipeline import open_repo
 from flows.repo.remotes import all_object_databases
 from flows.versions.retained import branch_tips, retained
+from flows.versions.sharing import Sharing, sharing
 from tasks.common.checks import Frozen
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
@@ -37,6 +39,7 @@ class ErasurePlan(Frozen):
     ids: list[str]
     shards: list[str] = []  # names of the shards that hold the images, of all versions
     objects: list[str] = []  # md5 of DVC objects that show them
+    shared: dict[str, list[str]] = {}  # those of them that others use too -> "place: who" of each
     bundles: list[str] = []  # digests of bundles whose reference shows them
     logged: list[str] = []  # keys of the production log
     versions: list[str] = []  # versions that can no longer be restored whole; their models were made with the images
@@ -45,20 +48,22 @@ class ErasurePlan(Frozen):
     def sentence(self) -> str:
         """A summary for the terminal and the ledger."""
         return (
-            f"{len(self.ids)} image(s): {len(self.shards)} shard(s), {len(self.objects)} DVC object(s), "
+            f"{len(self.ids)} image(s): {len(self.shards)} shard(s), {len(self.objects)} DVC object(s)"
+            f"{f' ({len(self.shared)} of them used by others)' if self.shared else ''}, "
             f"{len(self.bundles)} bundle(s), {len(self.logged)} file(s) of the production log"
         )
 
 
-def matching_ids(root: Path, params: Params, what: str) -> set[str]:
+def matching_ids(root: Path, params: Params, releases: Releases, what: str) -> set[str]:
     """Ids of the images that `what` names: an id, or a source or group whose images are meant."""
     if re.fullmatch(r"[0-9a-f]{64}", what):
         return {what}
     found: set[str] = set()
     for file in (root / "data").glob("*.parquet"):
         found |= erase.ids_of(file, what)
-    for _, stream in _parquet_objects(root):
-        found |= erase.ids_of(stream, what)
+    for oid, stream, places in _parquet_objects(root, needed_objects(root, params, releases)):
+        if any(place.is_ours(oid) for place in places):
+            found |= erase.ids_of(stream, what)
     log = log_store(root, params)
     for key in log_keys(log):
         with log.open(key) as stream:
@@ -77,10 +82,13 @@ def plan_erasure(
             known |= found
             names.add(file.name)
     step("looking through DVC's cache and remote")
-    for oid, stream in _parquet_objects(root):
+    shared: dict[str, list[str]] = {}
+    for oid, stream, places in _parquet_objects(root, needed_objects(root, params, releases)):
         if found := erase.ids_with_pixels(stream, ids):
             known |= found
             objects.add(oid)
+            if users := [f"{place.place}: {who}" for place in places for who in place.users(oid)]:
+                shared[oid] = users
             stream.seek(0)
             names.add(f"{sha256_bytes(stream.read())[:24]}.parquet")  # a reference's name matches no shard: harmless
     versions, tips, pictures = _versions(root, params, releases, objects, ids)
@@ -100,6 +108,7 @@ def plan_erasure(
         ids=sorted(known),
         shards=sorted(names),
         objects=sorted(objects | pictures),
+        shared=shared,
         bundles=bundles,
         logged=logged,
         versions=versions,
@@ -107,23 +116,36 @@ def plan_erasure(
     )
 
 
-def _parquet_objects(root: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """(md5, open stream) of every Parquet file in DVC's cache and remotes, referenced or not.
+def _parquet_objects(root: Path, needed: Collection[str]) -> Iterator[tuple[str, BinaryIO, list[Sharing]]]:
+    """(md5, open stream, the places that hold it) of every Parquet file in DVC's cache and remotes, referenced or not.
 
-    A stream is valid until the next item.
+    A stream is valid until the next item. needed: objects of this project's versions.
     """
     repo = open_repo(root)
     try:
-        done = set()
-        for odb in all_object_databases(repo):
-            for oid in list_oids(odb):
-                if oid.endswith(".dir") or oid in done:
+        done: set[str] = set()
+        held = [(odb, set(list_oids(odb)), sharing(root, odb, needed)) for odb in all_object_databases(repo)]
+        for odb, oids, _ in held:
+            for oid in oids - done:
+                if oid.endswith(".dir"):
                     continue
                 with odb.fs.open(odb.oid_to_path(oid), "rb") as stream:
                     if stream.read(4) == erase.MAGIC:
                         stream.seek(0)
                         done.add(oid)
-                        yield oid, stream
+                        yield oid, stream, [place for _, there, place in held if oid in there]
+    finally:
+        repo.close()
+
+
+def needed_objects(root: Path, params: Params, releases: Releases) -> set[str]:
+    """Objects of this project's versions, branches and checkout."""
+    repo = open_repo(root)
+    try:
+        revs = {found.rev for found in retained(root, releases, params.bundle.name)} | set(branch_tips(root))
+        outs = recorded_outs_of(repo, [rev for rev in revs if registry.has_commit(root, rev)])
+        recorded = [*recorded_outs(repo), *(out for found in outs.values() for out in found)]
+        return {found.oid for found in Listings(repo).objects(recorded)[0]}
     finally:
         repo.close()
 

@@ -18,6 +18,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
+from tasks.ingest.erasures import erased_objects
 from tasks.releases import bundle_store
 from tasks.releases.store import Releases
 
@@ -72,7 +73,7 @@ def read_roots(root: Path, repo, releases: Releases, params: Params, without: se
     digests, keys = _bundles(root, releases, versions)
     return Roots(
         versions=versions,
-        oids=frozenset(found.oid for found in objects),
+        oids=frozenset(found.oid for found in objects) - erased_objects(root),  # others may still have them
         remotes=frozenset({found.remote for found in objects} | {None}),
         shards=frozenset(Path(found.path).stem for found in objects if found.path.startswith("data/")),
         digests=digests,

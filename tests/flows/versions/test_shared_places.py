@@ -5,19 +5,27 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from flows.repo.git import git
 from flows.repo.ledger import BesideObjects, claim_objects
+from flows.repo.objects import ObjectLost, Objects
 from flows.repo.odb import list_oids
 from flows.repo.pipeline import open_repo
 from flows.repo.remotes import object_databases
+from flows.versions.forget import forget
 from flows.versions.gc import gc, shared_sentences
 from flows.versions.verify import verify
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
 from tasks.common.owner import owner_of
+from tasks.dataset import shards
+from tasks.ingest import erase
+from tasks.ingest.erasures import erased_objects
 from tasks.storage.ledgers import claim, read_ledgers
 from tests.support import versions_project
 from tests.support.children import killed_at
+from tests.support.versions_project import image
 
 FEW = 4  # images of a batch
 
@@ -177,3 +185,58 @@ def test_dvc_gc_leaves_the_ledgers(project: Path):
     with closing(open_repo(project)) as repo:
         repo.gc(workspace=True, cloud=True, force=True)
     assert before == ledgers()
+
+
+def test_forget_leaves_an_object_of_another_project_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from flows.cli.main import app
+
+    first, second = (sharing(tmp_path / name, tmp_path / "places") for name in ("first", "second"))
+    for root in (first, second):
+        versions_project.add_batch(root, 1, FEW)
+    versions_project.add_batch(second, 2, FEW)
+    both, name = oids(second)[0], sha256_bytes(image(1, 0))
+    monkeypatch.chdir(first)
+    said = CliRunner().invoke(app, ["forget", name, "--why", "asked", "--yes"]).output
+    assert f"1 object(s) that show them stay in {tmp_path / 'places/cache'}: {second} on" in said
+    assert both <= oids(second)[0]
+    assert len(list((second / "data").rglob("*.parquet"))) == len(both & shown(second))
+    assert name not in ids(first)
+    assert name in ids(second)
+    assert all(line.ok for line in verify(first, deep=True))
+    assert not shown(first) & named(first)  # its own gc does not keep it
+    with pytest.raises(EvergreenError, match="no image with id, source or group 'camera-2-1'"):
+        forget(first, "camera-2-1", "asked")  # of the other project only
+    with closing(open_repo(first)) as repo, pytest.raises(ObjectLost, match="erased on request"):
+        Objects(repo).read(next(iter(shown(first) & both & erased_objects(first))))
+
+    forget(second, sha256_bytes(image(2, 1)), "asked", yes=True)
+    assert forget(second, name, "asked", yes=True).shared == {}  # the first has given up the name
+    assert not {name, sha256_bytes(image(2, 1))} & set(ids(second))
+    assert not any(erase.ids_with_pixels(file, {name}) for file in (tmp_path / "places").rglob("files/md5/*/*"))
+
+
+def test_forget_with_shared_deletes_it_for_everyone(tmp_path: Path):
+    first, second = (sharing(tmp_path / name, tmp_path / "places") for name in ("first", "second"))
+    for root in (first, second):
+        versions_project.add_batch(root, 1, FEW)
+    name = sha256_bytes(image(1, 0))
+    plan = forget(first, name, "asked", yes=True, shared=True)
+    assert [len(users) for users in plan.shared.values()] == [1]
+    assert not any(erase.ids_with_pixels(file, {name}) for file in (tmp_path / "places").rglob("files/md5/*/*"))
+
+
+def ids(root: Path) -> list[str]:
+    found = [shards.read_columns(shard.path, ["id"])["id"].to_pylist() for shard in shards.live_shards(root / "data")]
+    return [name for names in found for name in names]
+
+
+def shown(root: Path) -> set[str]:
+    """Objects of the cache that hold samples or annotations."""
+    with closing(open_repo(root)) as repo:
+        odb = repo.cache.local
+        return {oid for oid in list_oids(odb) if Path(odb.oid_to_path(oid)).read_bytes()[:4] == erase.MAGIC}
+
+
+def named(root: Path) -> set[str]:
+    with closing(open_repo(root)) as repo:
+        return read_ledgers(BesideObjects(repo.cache.local))[owner_of(root).id].names & erased_objects(root)
