@@ -171,6 +171,8 @@ def ingest(
     )
     for report in reports:
         typer.echo(report.sentence())
+        for note in report.notes:
+            typer.echo(_one_line(note))
         for line in report.quarantined[:10]:
             typer.echo(f"  quarantined {_one_line(str(line))}")
         if len(report.quarantined) > 10:

@@ -139,7 +139,7 @@ def init_project(
 
 def _warnings(profile: SourceProfile) -> list[str]:
     """What will stop the first run, said before the user has waited for it."""
-    notes = layout_notes(profile) + hidden_group_notes(profile.pattern)
+    notes = [*layout_notes(profile), *profile.group_notes, *hidden_group_notes(profile.pattern)]
     if len(profile.classes) < 2:
         found = f"only one class, {next(iter(profile.classes))!r}" if profile.classes else "no label"
         notes.append(f"note: there is {found}: a classifier needs images of at least two classes")

@@ -17,8 +17,10 @@ import numpy as np
 
 from flows.project.hidden_groups import find_hidden_groups
 from tasks.common.errors import DataError
-from tasks.common.params import ImagesParams, Params, parse_params
+from tasks.common.params import ImagesParams, Params, SplitFractions, parse_params
 from tasks.dataset.decode import Undecodable, open_image, upright
+from tasks.ingest.coverage import preview
+from tasks.ingest.reading import label_names
 from tasks.siblings.name_patterns import NamePattern
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
@@ -50,6 +52,7 @@ class SourceProfile:
     layout: str | None = None  # the template that the paths were read with
     misfits: tuple[str, ...] = ()  # paths that do not fit it
     pattern: NamePattern | None = None  # groups that the file names hold and no column or layout names
+    group_notes: tuple[str, ...] = ()  # what the groups do not allow
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
     understood: tuple[str, ...] = ()  # how the source was read, for people
 
@@ -58,7 +61,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
     """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
     opened = open_source(source, columns, layout)
     rows, labels, splits, groups, sources = 0, [], set(), set(), set()
-    misfits, slices = [], defaultdict(set)
+    misfits, slices, units = [], defaultdict(set), []
     for row in opened.rows(images=False):
         rows += 1
         if row.refused is not None and row.refused.reason == "bad_path":
@@ -66,13 +69,19 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         for name, value in row.slices:
             slices[name].add(value)
         labels.append(row.label)
+        units.append((row.group, row.source))
         groups.add(row.group)
         sources.add(row.source)
         splits.update(row.split if len(row.split) == 1 else row.split[:1])
     if rows == 0:
         raise DataError(f"{source} has no rows: nothing to fit parameters to")
     multilabel = any(_several(label, folders=not opened.manifests) for label in labels)
-    counts, labelled = _count(labels, "multilabel" if multilabel else "multiclass")
+    task = "multilabel" if multilabel else "multiclass"
+    counts, labelled = _count(labels, task)
+    notes = []
+    if groups - {None} and not splits:
+        names = map(_class_names, labels, [task] * rows)
+        notes = preview([(*unit, of) for unit, of in zip(units, names, strict=True)], SplitFractions())
 
     wanted = set(np.linspace(0, (min(rows, REACH) if opened.manifests else rows) - 1, SAMPLE, dtype=int).tolist())
     sides, aspects, colours, problem = [], [], [], None
@@ -105,6 +114,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         layout=layout,
         misfits=tuple(misfits),
         pattern=find_hidden_groups(opened) if layout is None else None,
+        group_notes=tuple(notes),
         found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
         understood=tuple(understood(opened, "multilabel" if multilabel else "multiclass")),
@@ -115,6 +125,13 @@ def _several(label: object, folders: bool) -> bool:
     if isinstance(label, list | tuple):
         return len(label) != 1
     return not folders and isinstance(label, str) and "|" in label
+
+
+def _class_names(raw: object, task: str) -> tuple[str, ...]:
+    try:
+        return label_names(fields.label(raw, task, None))
+    except Unusable:
+        return ()
 
 
 def _count(labels: list, task: str) -> tuple[Counter, int]:
@@ -190,7 +207,7 @@ def accelerated() -> bool:
 def _min_per_class(smallest: int) -> dict[str, int]:
     """Minimum images of each class per split.
 
-    The hash puts one of 40 images into a split of 15 % with probability .998, and one of 15 images with .91.
+    Every class of 3 images gets one in each split; images that are excluded later are the reserve.
     """
     held_out = 1 if smallest >= 40 else 0
     return {"train": 3 if smallest >= 10 else 1, "calibration": held_out, "test": held_out}

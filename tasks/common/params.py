@@ -58,7 +58,9 @@ class DataParams(Section):
     classes: list[str] | None = Field(
         None, description="allowed labels; null: every label with enough support in the training split"
     )
-    seed: Count = Field(0, description="seed of the split hash; recorded splits never move when it changes")
+    seed: Count = Field(
+        0, description="seed that decides between equally good splits; recorded splits never move when it changes"
+    )
     split: SplitFractions = Field(SplitFractions(), description="shares of images per split; groups stay whole")
     layout: str | None = Field(
         None,

@@ -46,6 +46,7 @@ class IngestReport:
     quarantined: tuple[Refused, ...]
     classes: dict[str, int]  # class -> images taken
     splits: dict[str, int]  # split -> images taken
+    notes: tuple[str, ...] = ()  # what the groups did not allow
 
     def sentence(self) -> str:
         """One sentence for the terminal."""
@@ -130,4 +131,5 @@ def _report(reading: Reading, batch: str | None) -> IngestReport:
         quarantined=tuple(reading.refused),
         classes=dict(sorted(Counter(name for names in labels for name in names).items())),
         splits={name: splits[name] for name in SPLITS if splits[name]},
+        notes=tuple(reading.notes),
     )

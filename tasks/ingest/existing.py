@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
-from tasks.inspection.annotations import composed, read_annotations
+from tasks.ingest.splits import RecordedSplits
+from tasks.inspection.annotations import composed, effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
 
@@ -28,7 +29,9 @@ class ExistingSamples:
         self.batches = batches(root / "data")
         self.shards: list[Shard] = live_shards(root / "data")
         tables = [
-            read_columns(shard.path, ["id", "label", "split", "batch"]).append_column("group", shard_groups(shard.path))
+            read_columns(shard.path, ["id", "label", "source", "split", "batch"]).append_column(
+                "group", shard_groups(shard.path)
+            )
             for shard in self.shards
         ]
         self.samples = pa.concat_tables(tables) if tables else None
@@ -54,18 +57,37 @@ class ExistingSamples:
         )
 
     def value(self, sample: int, column: str):
-        """`column` (label, group, split, batch) of a sample."""
+        """`column` (label, source, group, split, batch) of a sample."""
         return self.samples.column(column)[sample].as_py()
 
-    def group_splits(self) -> dict[str, str]:
-        """group -> the split it was first recorded in; the hard set does not count."""
+    def recorded_splits(self, tombstones: Collection[str]) -> RecordedSplits:
+        """The split in which each group was first recorded, and the rows that are in use, by effective label.
+
+        Groups of tombstoned batches stay where they are, but their rows do not count. Nor does the hard set.
+        """
         if self.samples is None:
-            return {}
-        found: dict[str, str] = {}
-        pairs = self.samples.select(["group", "split"]).group_by(["group", "split"], use_threads=False).aggregate([])
-        for group, split in zip(pairs.column("group").to_pylist(), pairs.column("split").to_pylist(), strict=True):
-            if group is not None and split != "hard":
-                found.setdefault(group, split)
+            return RecordedSplits()
+        growing = self.samples.filter(pc.invert(pc.equal(self.samples["split"], "hard")))
+        pairs = growing.select(["group", "split"]).group_by(["group", "split"], use_threads=False).aggregate([])
+        groups: dict[str, str] = {}
+        for group, split in zip(pairs["group"].to_pylist(), pairs["split"].to_pylist(), strict=True):
+            if group is not None:
+                groups.setdefault(group, split)
+        live = growing.filter(pc.invert(pc.is_in(growing["batch"], pa.array(sorted(tombstones), pa.string()))))
+        annotations = read_annotations(self.root / "data", tombstones)
+        labels = effective_labels(live["id"], live["label"], annotations)
+        return RecordedSplits(groups, *(_by_split(live["split"], column) for column in (None, labels, live["source"])))
+
+    def groups_of(self, classes: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """(group, else id; those of `classes` that it has) of every recorded row that has one; not the hard set."""
+        if self.samples is None or not classes:
+            return []
+        columns = (self.samples[name].to_pylist() for name in ("id", "group", "label", "split"))
+        found = []
+        for image, group, label, split in zip(*columns, strict=True):
+            names = tuple(name for name in ([label] if isinstance(label, str) else label or ()) if name in classes)
+            if names and split != "hard":
+                found.append((group or image, names))
         return found
 
     def old_sources(self) -> set[str]:
@@ -112,3 +134,22 @@ class ExistingSamples:
             return []
         table = read_annotations(self.root / "data")
         return table.filter(pc.is_in(table.column("id"), pa.array(sorted(ids), pa.string()))).to_pylist()
+
+
+def _by_split(splits: pa.ChunkedArray, values: pa.ChunkedArray | None) -> dict:
+    """Rows by split; with `values`, by (split, value). A list counts each of its values, an empty one None."""
+    if values is None:
+        return {row["values"]: row["counts"] for row in splits.value_counts().to_pylist()}
+    table = pa.table({"split": splits, "value": values}).combine_chunks()
+    if pa.types.is_list(values.type):
+        lists = table["value"].combine_chunks()
+        parents = pc.list_parent_indices(lists)
+        none = table.filter(pc.equal(pc.fill_null(pc.list_value_length(lists), 0), 0))
+        table = pa.concat_tables(
+            [
+                pa.table({"split": table["split"].take(parents), "value": pc.list_flatten(lists)}),
+                pa.table({"split": none["split"], "value": pa.nulls(len(none), pa.string())}),
+            ]
+        )
+    counts = table.group_by(["split", "value"], use_threads=False).aggregate([([], "count_all")])
+    return {(row["split"], row["value"]): row["count_all"] for row in counts.to_pylist()}

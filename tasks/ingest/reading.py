@@ -5,6 +5,7 @@ never its pixels or encoded bytes. This module writes nothing.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.common.files import content_key, sha256_bytes
-from tasks.common.params import DataParams, ImagesParams, InspectParams
+from tasks.common.params import DataParams, ImagesParams, InspectParams, SplitFractions
 from tasks.dataset.decode import Undecodable
 from tasks.ingest import erasures
+from tasks.ingest.coverage import coverage_notes, groups_of_classes
 from tasks.ingest.existing import ExistingSamples
-from tasks.ingest.splits import Lookalikes, assign_splits
+from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
 from tasks.inspection.measure import Measured, measure_all
 from tasks.inspection.measures import measures_table, thumbnails
 from tasks.inspection.near_duplicates import near_pairs
@@ -62,6 +64,7 @@ class NewImage:
     image: str  # sha256 of its bytes
     label: Label
     group: str | None  # as it is stored, see _Reader._group
+    source: str | None
     allowed: tuple[str, ...]
     content: str  # hash of everything else that is stored for it
     verdict: str | Unusable | None = None
@@ -94,6 +97,7 @@ class Reading:
     measures: pa.Table | None = None  # see tasks.inspection.measures.measures_table
     refused: list[Refused] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)  # schemas.ANNOTATIONS and label
+    notes: list[str] = field(default_factory=list)  # what the groups did not allow
 
     def taken_rows(self) -> list[int]:
         """Rows of `new` that are taken."""
@@ -137,7 +141,7 @@ def read_source(
     keep()
     reading.measures = pa.concat_tables(tables).combine_chunks()
 
-    _decide_splits(reading, existing)
+    _decide_splits(reading, existing, tombstones)
     for new in reading.new:
         if not new.taken:
             reading.refuse(new.number, new.where, new.verdict)
@@ -194,7 +198,7 @@ class _Reader:
             group = self._group(row, allowed)
             stored = [label, row.source, str(row.taken_at), row.slices, row.path, *([group] if group else [])]
             content = content_key(stored)[:16]
-            shared = (self._interned.setdefault(repr(value), value) for value in (label, group, allowed))
+            shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
             self.reading.new.append(NewImage(number, row.where, image, *shared, content))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
@@ -231,7 +235,7 @@ def check_recorded_split(allowed: tuple[str, ...], recorded: str) -> None:
         raise Unusable("bridges_splits", f"offered for {allowed[0]}, but the image is in {recorded} already")
 
 
-def _decide_splits(reading: Reading, existing: ExistingSamples) -> None:
+def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Collection[str]) -> None:
     offered = [new for new in reading.new if new.verdict is None]
     if not offered:
         return
@@ -239,17 +243,16 @@ def _decide_splits(reading: Reading, existing: ExistingSamples) -> None:
     rows = np.flatnonzero([new.verdict is None for new in reading.new])
     phash = reading.measures.column("phash").take(rows).to_numpy()
     thumbs = thumbnails(reading.measures.column("thumbnail").take(rows))
-    looks = np.column_stack([np.ascontiguousarray(phash).view(np.uint8).reshape(-1, 8), thumbs])
-    _, first, groups = np.unique(looks.view(f"V{looks.shape[1]}").ravel(), return_index=True, return_inverse=True)
+    content = np.column_stack([np.ascontiguousarray(phash).view(np.uint8).reshape(-1, 8), thumbs])
+    _, first, looks = np.unique(content.view(f"V{content.shape[1]}").ravel(), return_index=True, return_inverse=True)
     phash, thumbs = phash[first], thumbs[first]
     bits, difference = settings.inspect.near_duplicate_bits, settings.inspect.near_duplicate_difference
+    recorded = existing.recorded_splits(tombstones)
     splits = assign_splits(
-        [new.image for new in offered],
-        [new.allowed for new in offered],
-        [new.group for new in offered],
-        existing.group_splits(),
+        [NewRow(new.image, new.allowed, new.group, new.source, label_names(new.label)) for new in offered],
+        recorded,
         Lookalikes(
-            groups,
+            looks,
             near_pairs(phash, thumbs, bits, difference),
             existing.neighbour_splits(phash, thumbs, settings.images, settings.inspect),
         ),
@@ -258,6 +261,30 @@ def _decide_splits(reading: Reading, existing: ExistingSamples) -> None:
     )
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
+    reading.notes = _coverage(offered, recorded, existing, settings.data.split)
+
+
+def _coverage(
+    offered: list[NewImage], recorded: RecordedSplits, existing: ExistingSamples, fractions: SplitFractions
+) -> list[str]:
+    """What groups did not allow for the classes of the images whose split was chosen here."""
+    chosen = [new for new in offered if new.taken and len(new.allowed) != 1]
+    rows, classes = Counter(recorded.rows), Counter(recorded.classes)
+    for new in offered:
+        if new.taken:
+            rows[new.verdict] += 1
+            classes.update((new.verdict, name) for name in label_names(new.label))
+    if all(new.group is None for new in chosen):  # only tiny classes can be missing, and `init` names those
+        return []
+    names = {name for new in chosen for name in label_names(new.label)}
+    pairs = [(new.group or new.image, label_names(new.label)) for new in offered if new.taken]
+    groups = groups_of_classes([*pairs, *existing.groups_of(names)])
+    return coverage_notes(rows, {key: count for key, count in classes.items() if key[1] in names}, groups, fractions)
+
+
+def label_names(label: Label) -> tuple[str, ...]:
+    """The class names of a label."""
+    return () if label is None else (label,) if isinstance(label, str) else tuple(label)
 
 
 def _new_annotations(reading: Reading, votes: list[Vote], existing: ExistingSamples) -> list[dict]:

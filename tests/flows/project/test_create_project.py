@@ -211,7 +211,8 @@ def test_a_layout_is_reported_and_kept_for_later_ingests(tmp_path, template):
     source = in_views(tmp_path / "signs", ("stop", "yield"))
     (source / "stop" / "overview.png").write_bytes(encode(cutouts(1)[0]))
     notes = init_project(tmp_path / "mine", source, template, layout="{class+group}/{group}_{view}")
-    assert notes[-2:] == [
+    layout, misfits = [note for note in notes if "layout" in note][-2:]
+    assert [layout, misfits] == [
         "layout {class+group}/{group}_{view}: 2 classes, 4 groups, 2 values of view",
         "note: 1 of 9 paths do not fit the layout and will be quarantined: 'stop/overview.png'",
     ]
@@ -248,6 +249,14 @@ def test_names_without_meaning_propose_nothing(tmp_path, kind):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).with_name(f"{stem}.png").write_bytes(encode(image))
     assert profile_source(source).pattern is None
+
+
+def test_classes_with_too_few_groups_are_named_before_the_first_ingest(tmp_path):
+    source = in_views(tmp_path / "signs", ("stop", "yield"), objects=2, views=1)
+    first, advice = profile_source(source, layout="{class+group}/{group}_{*}").group_notes[-2:]
+    assert "2 of 2 classes do not reach every split: 'stop' (2 images or groups) not in calibration" in first
+    assert "bring 3 of each class" in advice
+    assert profile_source(source, layout="{class}/{*}").group_notes == ()
 
 
 def test_a_slice_with_a_value_per_image_is_advised_against(tmp_path):
