@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.production.queue_export import label_classes
+from flows.production.sessions import session_groups
 from flows.project.ingest import NO_LAYOUT, ingest_command
 from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import late_labels_schema
@@ -25,6 +26,7 @@ from monitoring.review import queue as review_queue
 from tasks.common.cells import optional_text
 from tasks.common.errors import DataError
 from tasks.common.params import load_params
+from tasks.dataset.shards import live_shards, shard_groups
 from tasks.ingest.batch import IngestReport
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
@@ -200,12 +202,17 @@ def _ingest(
     given = sorted(
         given, key=lambda one: (located[one.id]["at"], one.id)
     )  # in the log's order, which is read hour by hour
+    places = [located[one.id] for one in given]
+    known = {name for shard in live_shards(root / "data") for name in shard_groups(shard.path).unique().to_pylist()}
+    groups = session_groups([place["source"] for place in places], [place["at"] for place in places], known)
+    group_of = {one.id: group for one, group in zip(given, groups, strict=True)}
     schema = late_labels_schema(log.task)
     manifest = pa.schema(
         [
             ("image", pa.binary()),
             schema.field("label"),
             ("source", pa.string()),
+            ("group", pa.string()),
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("annotator", pa.string()),
             ("labelled_at", pa.timestamp("us", tz="UTC")),
@@ -220,7 +227,11 @@ def _ingest(
                 start, end = located[part[0].id]["at"], located[part[-1].id]["at"] + timedelta(microseconds=1)
                 found = log.find([one.id for one in part], start, end, ["id", "image"])
                 images = dict(zip(found["id"].to_pylist(), found["image"].to_pylist(), strict=True))
-                block = [_sample(one, images[one.id], located[one.id]) for one in part if images.get(one.id)]
+                block = [
+                    _sample(one, images[one.id], located[one.id], group_of[one.id])
+                    for one in part
+                    if images.get(one.id)
+                ]
                 result.without_image += len(part) - len(block)
                 rows += len(block)
                 if block:
@@ -231,11 +242,12 @@ def _ingest(
             )
 
 
-def _sample(one: _Given, image: bytes, at: dict) -> dict:
+def _sample(one: _Given, image: bytes, at: dict, group: str | None) -> dict:
     return {
         "image": image,
         "label": one.label,
         "source": at["source"],
+        "group": group,
         "taken_at": at["at"],
         "annotator": one.annotator,
         "labelled_at": one.at,

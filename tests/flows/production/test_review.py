@@ -80,11 +80,12 @@ def test_queue_to_csv_to_labels_to_data_and_again(root, tmp_path, monkeypatch):
     batch = batches(root / "data")[-1]
     assert (batch.kind, batch.rows) == ("production", 9)
     (shard,) = batch.shards
-    taken = read_columns(root / "data" / shard, ["id", "label", "origin", "source", "taken_at"])
+    taken = read_columns(root / "data" / shard, ["id", "label", "origin", "source", "group", "taken_at"])
     assert set(taken["id"].to_pylist()) == {row["id"] for row in rows[:9]}
     assert set(taken["label"].to_pylist()) == {"Trouser"}
     assert set(taken["origin"].to_pylist()) == {"production"}
-    assert taken["source"].null_count == taken["taken_at"].null_count == 0
+    assert taken["source"].null_count == taken["taken_at"].null_count == taken["group"].null_count == 0
+    assert all(row["group"].startswith(f"{row['source']}, ") for row in taken.to_pylist())
     assert git(root, "show", "--stat", "--format=", "HEAD").split()[0] == "data.dvc"
     before = git(root, "rev-parse", "HEAD"), len(list(the_log(root).store.list("labels/")))
     result = run.invoke(app, ["label", str(out), "--annotator", "ann"])
