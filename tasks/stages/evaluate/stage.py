@@ -6,7 +6,8 @@
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
     metrics/evaluate.json                   test, skill, hard, slices, shots, corruptions, latency_ms, parity, size_mb,
-                                            and for multi-label the thresholds the answers were made with
+                                            cross_validated where the test split is small, and for multi-label the
+                                            thresholds the answers were made with
 
 Test and hard images have their given labels: cleaning never changes those. N images, K classes, S the side of the
 model's input in pixels.
@@ -25,23 +26,24 @@ from tasks.backbones.frozen import TorchFeatures
 from tasks.common import artifacts
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import atomic_dir, read_json, write_json
-from tasks.common.params import EvaluateParams, ImagesParams
+from tasks.common.params import EmbedParams, EvaluateParams, ImagesParams
 from tasks.common.schemas import predictions_schema
 from tasks.dataset.decode import preprocess
 from tasks.dataset.pixels import pixel_table
 from tasks.dataset.shard_table import ShardTable
-from tasks.dataset.shards import iter_bytes
+from tasks.dataset.shards import group_keys, iter_bytes
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import probabilities
 from tasks.inference.thresholds import answers
 from tasks.models import stage1
 from tasks.models.head import read_head
+from tasks.models.pretrained import pretrained_features
 from tasks.scoring import metrics
 from tasks.scoring.skill import measure_skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
-from tasks.stages.evaluate import figures, report
+from tasks.stages.evaluate import cross_validation, figures, report
 from tasks.stages.evaluate.corruptions import corrupt
 from tasks.stages.evaluate.figures import Results
 
@@ -50,7 +52,7 @@ PARITY_IMAGES = 32
 WARM_UP = 5  # runs before timing starts: the first ones allocate memory
 
 
-def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
+def run(root: Path, *, images: ImagesParams, embed: EmbedParams, evaluate: EvaluateParams) -> None:
     """Write artifacts/evaluate/ and metrics/evaluate.json. Raises DataError without labelled test images."""
     calibration = read_json(artifacts.stage_output(root / "artifacts/calibrate/calibration.json", "calibrate"))
     by_split = artifacts.training_rows(root)
@@ -59,6 +61,32 @@ def run(root: Path, *, images: ImagesParams, evaluate: EvaluateParams) -> None:
         return _parity(root, model, pixels, by_split["test"], images, calibration)
 
     measure(root, by_split, calibration, images, evaluate, parity)
+    if checked := _cross_validated(root, by_split, calibration, images, embed):
+        file = root / "metrics/evaluate.json"
+        write_json(file, read_json(file) | {"cross_validated": checked})
+
+
+def _cross_validated(
+    root: Path, by_split: dict[str, pa.Table], calibration: dict, images: ImagesParams, embed: EmbedParams
+) -> dict | None:
+    """See the module cross_validation; None where the test split is large enough."""
+    classes, task = calibration["classes"], calibration["task"]
+    rows = pa.concat_tables([by_split[split] for split in ("train", "calibration", "test")])
+    test = encode(by_split["test"]["label"], classes, task)
+    if not cross_validation.too_small(test, len(classes), len(rows)):
+        return None
+    inspected = artifacts.stage_output(root / "artifacts/inspect/samples.parquet", "inspect")
+    cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
+    rows = rows.append_column("cluster", pa.array([cluster.get(i) or i for i in rows["id"].to_pylist()]))
+    x = pretrained_features(root, rows, embed=embed, images=images)
+    found = cross_validation.cross_validated(x, encode(rows["label"], classes, task), classes, group_keys(rows))
+    if found["balanced_accuracy"] is not None:
+        print(
+            f"evaluate: only {len(test)} test images; by cross-validation over {found['groups']} groups, a classifier "
+            f"on pretrained features has a balanced accuracy of {found['balanced_accuracy']:.3f} "
+            f"({found['low']:.3f} to {found['high']:.3f})"
+        )
+    return found
 
 
 def measure(

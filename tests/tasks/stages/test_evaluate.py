@@ -65,7 +65,7 @@ def evaluated(request, tmp_path_factory):
     shutil.copytree(finished_project(request.param), root)
     hard_and_sliced(root)
     params = load_params(root / "params.yaml")
-    stage.run(root, images=params.images, evaluate=SETTINGS)
+    stage.run(root, images=params.images, embed=params.embed, evaluate=SETTINGS)
     metrics = json.loads((root / "metrics/evaluate.json").read_text())
     table = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     return SimpleNamespace(root=root, task=request.param, params=params, metrics=metrics, table=table)
@@ -83,6 +83,13 @@ def test_predictions_are_the_exported_models_on_test_and_hard_images(evaluated):
     expected = OnnxModel(root / "artifacts/calibrate/model.onnx")(pixels).probabilities
     np.testing.assert_allclose(np.array(table["probabilities"].to_pylist()), expected, atol=1e-6)
     assert np.isfinite(table["ood"].to_numpy()).all()
+
+
+def test_a_small_test_split_is_backed_by_cross_validation_over_groups(evaluated):
+    found = evaluated.metrics["cross_validated"]
+    assert found["images"] > evaluated.metrics["test"]["n"]
+    assert found["single_group"] == []
+    assert 0 <= found["low"] < found["balanced_accuracy"] < found["high"] <= 1
 
 
 def test_metrics_are_those_of_the_predictions(evaluated):
@@ -154,7 +161,7 @@ def test_a_second_run_writes_the_same_bytes_to_new_files(evaluated):
     kept = evaluated.root / "kept.parquet"
     kept.unlink(missing_ok=True)
     os.link(folder / "predictions.parquet", kept)
-    stage.run(evaluated.root, images=evaluated.params.images, evaluate=SETTINGS)
+    stage.run(evaluated.root, images=evaluated.params.images, embed=evaluated.params.embed, evaluate=SETTINGS)
     after = {file.relative_to(folder): sha256_file(file) for file in folder.rglob("*.*") if file.is_file()}
     assert before == after
     assert not os.path.samefile(kept, folder / "predictions.parquet")
@@ -190,7 +197,7 @@ def test_another_head_or_stale_pixels_show_as_lost_parity(evaluated, tmp_path):
     tensors = load_file(head)
     head.unlink()
     save_file({"weight": tensors["weight"][::-1].copy(), "bias": tensors["bias"]}, head)
-    stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+    stage.run(root, images=evaluated.params.images, embed=evaluated.params.embed, evaluate=SETTINGS)
     assert json.loads((root / "metrics/evaluate.json").read_text())["parity"]["max_difference"] > 0.1
 
     head.unlink()
@@ -199,7 +206,7 @@ def test_another_head_or_stale_pixels_show_as_lost_parity(evaluated, tmp_path):
         turned = np.load(cached)[:, ::-1].copy()
         cached.unlink()
         np.save(cached, turned)
-    stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+    stage.run(root, images=evaluated.params.images, embed=evaluated.params.embed, evaluate=SETTINGS)
     assert json.loads((root / "metrics/evaluate.json").read_text())["parity"]["max_difference"] > 0.01
 
 
@@ -212,7 +219,7 @@ def test_a_project_without_test_images_is_refused(evaluated, tmp_path):
         (root / path).unlink()
         pq.write_table(replace(table, "split", split), root / path)
     with pytest.raises(DataError, match="test split has no labelled image"):
-        stage.run(root, images=evaluated.params.images, evaluate=SETTINGS)
+        stage.run(root, images=evaluated.params.images, embed=evaluated.params.embed, evaluate=SETTINGS)
 
 
 def test_a_model_that_diverged_is_refused(tmp_path):
