@@ -63,10 +63,14 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     pairs, distances = _near(table, inspect)
     cluster = clusters(table.num_rows, pairs)
     splits = {name: pc.fill_null(pc.equal(table.column("split"), name), False).to_numpy() for name in SPLITS}
+    excluded = leaks(splits, cluster)
+    # ingest divides no group, but two branches may have put one into two splits; the hard set binds no group
+    by_group = leaks(splits | {"hard": np.zeros(len(cluster), bool)}, _group_numbers(table.column("given_group")))
+    excluded = np.where(excluded == None, by_group, excluded)  # noqa: E711 - elementwise
     samples = (
         table.set_column(table.column_names.index("label"), "label", labels)
         .append_column("cluster", cluster_names(table.column("id"), cluster))
-        .append_column("excluded", pa.array(leaks(splits, cluster), pa.string()))
+        .append_column("excluded", pa.array(excluded, pa.string()))
     )
     schema = samples_schema(task)
     samples = samples.select(schema.names).cast(schema)
@@ -91,6 +95,7 @@ def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectPa
     for name in GIVEN:
         table = table.append_column(name, given.column(name))
     table = table.append_column("group", shard_groups(root / "data" / shard))
+    table = table.append_column("given_group", read_columns(root / "data" / shard, ["group"]).column("group"))
     table = table.append_column("shard", pa.repeat(shard, table.num_rows))
     return table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int32)))
 
@@ -114,6 +119,12 @@ def _near(table: pa.Table, inspect: InspectParams) -> tuple[np.ndarray, tuple[np
     a, b = pairs[:, 0], pairs[:, 1]
     distance = np.maximum(thumbs[a], thumbs[b]) - np.minimum(thumbs[a], thumbs[b])
     return pairs, (np.bitwise_count(phash[a] ^ phash[b]), distance.mean(axis=1, dtype=np.float32))
+
+
+def _group_numbers(groups: pa.ChunkedArray) -> np.ndarray:
+    """A number for each row, (N,): the same for rows of one group, one of its own for a row without."""
+    codes = pc.fill_null(groups.combine_chunks().dictionary_encode().indices, -1).to_numpy()
+    return np.unique(np.where(codes < 0, len(codes) + np.arange(len(codes)), codes), return_inverse=True)[1]
 
 
 def cluster_names(ids: pa.ChunkedArray, cluster: np.ndarray) -> pa.ChunkedArray:

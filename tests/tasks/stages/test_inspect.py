@@ -80,6 +80,13 @@ ID = [sha256_bytes(data) for data in PNG]
 JPEG = [encode(photo, "JPEG", quality=70) for photo in PHOTOS]
 
 
+def test_a_group_that_two_branches_put_into_two_splits_is_not_trained_on(project):
+    project.batch("b-1", [{"image": PNG[n], "label": "a", "group": f"g{n}", "split": "test"} for n in (0, 1)])
+    rows = [("g0", "train"), (None, "train"), ("g2", "train"), ("g2", "hard")]
+    project.batch("b-2", [{"image": PNG[n + 2], "label": "a", "group": g, "split": s} for n, (g, s) in enumerate(rows)])
+    assert project.inspect()["excluded"].to_pylist() == [None, None, "leaks_test", None, None, None]
+
+
 def test_one_row_a_sample_in_canonical_order_with_schema_and_measures(project):
     second = project.batch("b-2", [{"image": PNG[n], "label": "a"} for n in (3, 2)])
     first = project.batch("b-3", [{"image": PNG[n], "label": "b", "source": "s"} for n in (5, 4, 3)])
