@@ -100,7 +100,7 @@ def init(
         ),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Do not try settings on a sample of the images, which takes a minute or two.")
+        bool, typer.Option("--fast", help="Do not try settings on a sample of the images, which takes a few minutes.")
     ] = False,
 ) -> None:
     """Create a project for your images: a git repository with the pipeline's code and a fitting params.yaml."""

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 from flows.project.hidden_groups import hidden_group_notes
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
 from flows.project.suggest import REACH, SourceProfile, layout_notes, profile_source, suggest_params, trainable_sizes
-from flows.project.trials.run import Say, Tried, run_trials
+from flows.project.trials.run import Say, Tried, run_trials, with_values
 from flows.project.trials.sample import ENOUGH, draw_sample
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
-from tasks.common.params import Params, parse_params
+from tasks.common.params import Params
 from tasks.common.text import single_spaced
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
@@ -70,15 +70,6 @@ def _flow(value: Any) -> str:
     """`value` in YAML's one-line style."""
     plain = value.model_dump() if isinstance(value, BaseModel) else value
     return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True)[1:-2]
-
-
-def with_values(params: Params, values: dict[str, object]) -> Params:
-    """`params` with `values` ("section.key" -> value)."""
-    plain = params.model_dump(mode="json", by_alias=True)
-    for path, value in values.items():
-        section, key = path.split(".")
-        plain[section][key] = value
-    return parse_params(plain, "the fitted parameters")
 
 
 def try_settings(source: Path, profile: SourceProfile, columns: Columns | None, say: Say) -> Tried:

@@ -1,7 +1,6 @@
-"""Run the trials: which resolution is worth its time, and whether a mirrored image keeps its class.
+"""Run the trials: mirrored images or not, which resolution, how to train.
 
-Both ask a linear probe on features of a sample, out of fold. Numbers come from `compare`; here they are asked for, and
-two small rules decide.
+The first two ask a linear probe on features of a sample, out of fold; the last trains briefly. Small rules decide.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,8 @@ import numpy as np
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.orientations import orientation_histograms
 from flows.project.trials.sample import TrialSample
-from tasks.common.params import Params
+from flows.project.trials.training import Candidate, best_candidate, candidates, parts, train_once, try_trainings
+from tasks.common.params import Params, parse_params
 from tasks.dataset.decode import resize
 
 WORTH = (
@@ -37,8 +37,18 @@ def run_trials(sample: TrialSample, params: Params, sizes: tuple[int, ...], say:
     tried = Tried()
     say(f"trying settings on {len(sample.targets)} of your images (--fast skips this)")
     _try_mirroring(sample, params, tried)
-    _try_resolutions(sample, params, sizes, say, tried)
+    features = _try_resolutions(sample, params, sizes, say, tried)
+    _try_trainings(sample, with_values(params, tried.values), features, say, tried)
     return tried
+
+
+def with_values(params: Params, values: dict[str, object]) -> Params:
+    """`params` with `values` ("section.key" -> value)."""
+    plain = params.model_dump(mode="json", by_alias=True)
+    for path, value in values.items():
+        section, key = path.split(".")
+        plain[section][key] = value
+    return parse_params(plain, "the fitted parameters")
 
 
 def _try_mirroring(sample: TrialSample, params: Params, tried: Tried) -> None:
@@ -61,12 +71,14 @@ def mirroring_is_safe(gain: Gain) -> bool:
     return gain.high >= 0
 
 
-def _try_resolutions(sample: TrialSample, params: Params, sizes: tuple[int, ...], say: Say, tried: Tried) -> None:
+def _try_resolutions(sample: TrialSample, params: Params, sizes: tuple[int, ...], say: Say, tried: Tried) -> np.ndarray:
+    """Returns the pretrained features (N, D) at the chosen resolution."""
+    features: dict[int, np.ndarray] = {}
     scores: dict[int, np.ndarray] = {}
     for number, size in enumerate(sizes, 1):
         say(f"  resolution {size} ({number} of {len(sizes)})")
-        x = frozen_features(_pixels(sample, size, params), params)
-        scores[size] = credits(out_of_fold(x, sample.targets, sample.groups), sample.targets)
+        features[size] = frozen_features(_pixels(sample, size, params), params)
+        scores[size] = credits(out_of_fold(features[size], sample.targets, sample.groups), sample.targets)
     chosen, steps = choose_resolution(scores, sample.groups)
     tried.values["images.resolution"] = chosen
     figures = ", ".join(f"{size} px {100 * float(score.sum()):.1f}" for size, score in scores.items())
@@ -76,6 +88,32 @@ def _try_resolutions(sample: TrialSample, params: Params, sizes: tuple[int, ...]
     )
     shown = "; ".join(f"{size} px {gain}" for size, gain in steps)
     tried.lines.append(f"resolution: {figures}{f' ({shown})' if shown else ''} -> {chosen} px")
+    return features[chosen]
+
+
+def _try_trainings(sample: TrialSample, params: Params, features: np.ndarray, say: Say, tried: Tried) -> None:
+    stage = params.train_backbone
+    if stage.backbone != params.embed.backbone:
+        return  # the features are another network's
+    pixels = _pixels(sample, params.images.resolution, params)
+    train, held = parts(sample.targets, sample.groups)
+
+    def run_one(one: Candidate) -> np.ndarray:
+        say(f"  training on {len(train)} images, {one.name}")
+        changed = with_values(params, {f"train_backbone.{key}": value for key, value in one.values.items()})
+        return train_once(pixels, features, sample.targets, train, held, changed.train_backbone)
+
+    done = try_trainings(candidates(stage), run_one, sample.groups[held])
+    chosen = best_candidate(done)
+    shown = "; ".join(
+        f"{one.name} {100 * float(score.sum()):.1f}" if gain is None else f"{one.name} {gain}"
+        for one, score, gain in done
+    )
+    text = f"balanced accuracy of {len(held)} held-out images after training on {len(train)}: {shown}"
+    for key, value in chosen.values.items():
+        tried.values[f"train_backbone.{key}"] = value
+        tried.why[f"train_backbone.{key}"] = text
+    tried.lines.append(f"training: {text} -> {chosen.name}")
 
 
 def choose_resolution(scores: dict[int, np.ndarray], groups: np.ndarray) -> tuple[int, list[tuple[int, Gain]]]:

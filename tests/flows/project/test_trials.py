@@ -7,11 +7,12 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.metrics import balanced_accuracy_score
 
-from flows.project.create import init_project, with_values
+from flows.project.create import init_project
 from flows.project.suggest import profile_source, suggest_params
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
-from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials
+from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials, with_values
 from flows.project.trials.sample import choose_rows, draw_sample
+from flows.project.trials.training import Candidate, best_candidate, parts, try_trainings
 from tasks.sources.source import open_source
 from tests.support.photos import encode
 
@@ -98,19 +99,52 @@ def test_arrows_are_not_mirrored_and_each_trial_is_said(arrows, tmp_path):
     sample = draw_sample(open_source(arrows), "multiclass", None)
     assert (len(sample.targets), sample.classes) == (140, ["kind-a", "kind-b"])
     said = []
-    tried = run_trials(sample, params, (32, 64), said.append)
+    short = with_values(params, {"train_backbone.epochs": {"frozen": 1, "last": 0, "all": 1}})
+    tried = run_trials(sample, short, (32, 64), said.append)
     assert tried.values["train_backbone.augment"] == ["crop", "colour"]
     assert tried.values["images.resolution"] in (32, 64)
-    assert [line.split(":")[0] for line in tried.lines] == ["mirroring", "resolution"]
+    assert [line.split(":")[0] for line in tried.lines] == ["mirroring", "resolution", "training"]
     assert "train with no mirrored images" in tried.lines[0]
-    assert said == [
+    assert said[:3] == [
         "trying settings on 140 of your images (--fast skips this)",
         "  resolution 32 (1 of 2)",
         "  resolution 64 (2 of 2)",
     ]
+    assert [line.partition(", ")[2] for line in said[3:]] == [
+        "as suggested",
+        "learning rate 0.015",
+        "learning rate 0.0017",
+        "only the last 2 blocks",
+    ]
     fitted = with_values(params, tried.values)
     assert fitted.train_backbone.augment == ["crop", "colour"]
     assert fitted.decide == params.decide
+
+
+def test_a_training_wins_only_with_its_whole_interval():
+    groups = np.arange(100)
+    right = {"as suggested": 50, "a little better": 55, "better": 80, "best": 90, "never run": 100}
+    found = [Candidate(name, {}) for name in right]
+
+    def train(one: Candidate) -> np.ndarray:
+        return (groups < right[one.name]) / 100
+
+    done = try_trainings(found[:4], train, groups)
+    assert [gain and round(gain.points) for _, _, gain in done] == [None, 5, 30, 40]
+    assert best_candidate(done).name == "best"
+    assert best_candidate(done[:2]).name == "a little better"  # 5 of 100 are gained and none lost
+    worse = try_trainings([found[2], found[0]], train, groups)
+    assert best_candidate(worse).name == "better"
+    assert [one.name for one, _, _ in try_trainings(found, train, groups, seconds=0)] == ["as suggested"]
+
+
+def test_the_parts_divide_no_group_and_hold_out_only_taught_classes():
+    targets = np.r_[np.repeat([0, 1], 300), 2, 2]
+    groups = np.r_[np.repeat(np.arange(60), 10), 99, 99]  # class 2 has one group
+    train, held = parts(targets, groups)
+    assert not set(groups[train][targets[train] < 2]) & set(groups[held][targets[held] < 2])
+    assert set(targets[held]) <= set(targets[train])
+    assert 150 < len(held) < 260
 
 
 def test_with_few_images_nothing_is_tried(tmp_path):

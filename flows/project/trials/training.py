@@ -1,0 +1,98 @@
+"""Short trainings on the sample: does another learning rate, or opening fewer blocks, win clearly?"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.project.trials.compare import SEED, Gain, credits, paired_gain
+from tasks.common.params import TrainBackboneParams
+from tasks.models.folds import assign_folds
+
+PARTS = 3  # one of so many parts of the sample is held out
+MOST = 900  # images of the sample that are used: a training of 600 takes half a minute at 96 pixels on two cores
+SECONDS = 180.0  # no further training starts if it would probably end later
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A training to try: `values` replace those of the section train_backbone."""
+
+    name: str
+    values: dict[str, object]
+
+
+def candidates(params: TrainBackboneParams) -> list[Candidate]:
+    """The suggested settings first, then what may beat them."""
+    rate, epochs = params.learning_rate, params.epochs.model_dump()
+    found = [Candidate("as suggested", {})]
+    found += [
+        Candidate(f"learning rate {rate * factor:.2g}", {"learning_rate": rate * factor}) for factor in (3, 1 / 3)
+    ]
+    if epochs["all"]:
+        fewer = {**epochs, "last": epochs["last"] + epochs["all"], "all": 0}
+        found.append(Candidate(f"only the last {params.last_blocks} blocks", {"epochs": fewer}))
+    return found
+
+
+def try_trainings(
+    found: list[Candidate], train: Callable[[Candidate], np.ndarray], groups: np.ndarray, seconds: float = SECONDS
+) -> list[tuple[Candidate, np.ndarray, Gain | None]]:
+    """Train the candidates in turn; returns those that there was time for, with credits (N,) and gain over the first.
+
+    `train` returns the credits of N held-out images, whose group names are `groups` (N,).
+    """
+    done: list[tuple[Candidate, np.ndarray, Gain | None]] = []
+    began, longest = time.monotonic(), 0.0
+    for one in found:
+        started = time.monotonic()
+        if done and started - began + longest > seconds:
+            break
+        scores = train(one)
+        longest = max(longest, time.monotonic() - started)
+        done.append((one, scores, paired_gain(done[0][1], scores, groups) if done else None))
+    return done
+
+
+def best_candidate(done: list[tuple[Candidate, np.ndarray, Gain | None]]) -> Candidate:
+    """The suggested settings, unless another's whole interval is a gain; then the one with the largest."""
+    better = [(gain.points, number) for number, (_, _, gain) in enumerate(done) if gain is not None and gain.low > 0]
+    return done[max(better)[1] if better else 0][0]
+
+
+def parts(targets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows held out, whole groups in one of them, of at most MOST samples."""
+    members = targets[:, None] == np.arange(targets.max() + 1) if targets.ndim == 1 else targets > 0
+    fold = assign_folds(members, groups, PARTS, SEED)
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(groups))[:MOST])
+    train, held = rows[fold[rows] > 0], rows[fold[rows] == 0]
+    taught = members[train].any(axis=0)
+    return train, held[~(members[held] & ~taught).any(axis=1)]  # a class without a training image cannot be learnt
+
+
+def train_once(
+    pixels: np.ndarray,
+    features: np.ndarray,
+    targets: np.ndarray,
+    train: np.ndarray,
+    held: np.ndarray,
+    params: TrainBackboneParams,
+) -> np.ndarray:
+    """Credits of the rows `held` after stage 1 on the rows `train`: `pixels` (N, S, S, 3), `features` (N, D)."""
+    import torch
+
+    from tasks.backbones import timm_models
+    from tasks.stages.train_backbone.processes import Ranks
+    from tasks.stages.train_backbone.trainer import Examples, Setting, fit, predict
+
+    classes = int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1]
+    torch.manual_seed(params.seed)
+    model = timm_models.create_model(params.backbone, params.pretrained, classes, pixels.shape[1])
+    how = Setting(params, classes, *timm_models.normalisation(params.backbone), Ranks(0, 1, timm_models.device()))
+    learnt, judged = (Examples(pixels[rows], features[rows], targets[rows]) for rows in (train, held))
+    state, _ = fit(model, learnt, judged, how)
+    model.load_state_dict(state)
+    logits = predict(model, judged.pixels, how).numpy()
+    predicted = logits.argmax(axis=1) if targets.ndim == 1 else (logits > 0).astype(targets.dtype)
+    return credits(predicted, targets[held])
