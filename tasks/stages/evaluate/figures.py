@@ -50,7 +50,7 @@ def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarr
     """Every headline metric of N > 0 images. thresholds: (K,), used for multi-label only."""
     classes = probabilities.shape[1]
     predicted = answers(probabilities, thresholds, task)
-    bins = min(15, max(1, len(targets) // 2))  # two events per bin: the debiased error subtracts a variance
+    bins = calibration_bins(len(targets))
     found = brief(targets, predicted, classes) | {
         "average_precision": metrics.mean_average_precision(targets, probabilities),
         "ece": metrics.ece(probabilities, targets),
@@ -62,6 +62,11 @@ def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarr
     if task == "multilabel":
         found["micro_f1"] = metrics.micro_f1(targets, predicted, classes)
     return tidy(found)
+
+
+def calibration_bins(images: int) -> int:
+    """Bins of the debiased calibration error: two events per bin, because it subtracts a variance."""
+    return min(15, max(1, images // 2))
 
 
 def brief(targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:

@@ -40,6 +40,7 @@ from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.models.pretrained import pretrained_features
 from tasks.scoring import metrics
+from tasks.scoring.calibration_noise import calibration_noise
 from tasks.scoring.skill import measure_skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
@@ -127,9 +128,13 @@ def measure(
         evaluate.few_shot,
     )
     groups = by_split["test"]["group"].to_pylist()
+    overall = figures.overall(test.targets, test.probabilities, thresholds, task)
+    if overall["debiased_ece"] is not None:
+        bins = figures.calibration_bins(len(test.targets))
+        overall["ece_noise"] = figures.tidy(calibration_noise(test.probabilities, task, groups, bins))
     skill = measure_skill(test.targets, test.predicted, len(classes), groups)
     found = {
-        "test": figures.overall(test.targets, test.probabilities, thresholds, task),
+        "test": overall,
         "skill": figures.tidy(asdict(skill)),
         "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),

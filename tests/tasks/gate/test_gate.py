@@ -236,6 +236,18 @@ def test_calibration_images_that_show_nothing_speak_against_a_first_model():
     assert checks(found)["calibration.skill"].status == "fail"
 
 
+def test_a_calibration_error_that_few_images_give_by_luck_rejects_nothing():
+    metrics = measured(TARGETS, NEW)
+    metrics["test"] |= {"debiased_ece": 0.14}
+    assert verdict(table(TARGETS, NEW), None, metrics).outcome == "reject"
+    metrics["test"]["ece_noise"] = 0.12  # 0.1 and this together: 0.156
+    found = verdict(table(TARGETS, NEW), None, metrics)
+    assert found.outcome == "promote"
+    assert "luck on few images" in checks(found)["test.debiased_ece"].detail
+    metrics["test"]["debiased_ece"] = 0.17
+    assert verdict(table(TARGETS, NEW), None, metrics).outcome == "reject"
+
+
 def test_a_floor_that_the_user_wrote_stays_a_floor():
     floor = GateParams(first_model={"test.balanced_accuracy": 0.5})
     found = verdict(table(TARGETS, WEAK), None, measured(TARGETS, WEAK), floor)
