@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
+from tasks.releases.nothing_live import nothing_live
 from tasks.releases.store import Pointer, Releases
 
 logger = logging.getLogger("evergreen.live")
@@ -38,7 +39,7 @@ class Live:
         self._releases, self._bundles, self.every, self._threads = releases, bundles, every, threads
         pointer = releases.live()
         if pointer is None:
-            raise EvergreenError("no model is live yet: `evergreen retrain` makes and publishes the first one")
+            raise EvergreenError(nothing_live(releases))
         self._model = self._load(pointer)
         self._checked_at = time.monotonic()
         self._checking = threading.Lock()

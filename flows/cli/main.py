@@ -207,6 +207,7 @@ def status() -> None:
     from flows.runs.lease import EXPIRES, elsewhere
     from flows.services.up import status_lines
     from tasks.common.params import load_params
+    from tasks.releases.nothing_live import nothing_live
     from tasks.releases.store import open_store
 
     root = project_root()
@@ -214,6 +215,8 @@ def status() -> None:
     live = releases.live()
     since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
+    if live is None and releases.runs():
+        typer.echo(f"             {nothing_live(releases)}")
     if live and (why := releases.provisional(live.bundle)):
         typer.echo(f"provisional: {_one_line(why)}; more labels make a better one")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from flows.publishing.remedies import Remedy
 from tasks.common.checks import Frozen
 from tasks.gate.verdict import GateVerdict
 
@@ -17,3 +18,8 @@ class Ending(Frozen):
     sentence: str
     version: str | None = None
     verdict: GateVerdict | None = None
+    remedies: list[Remedy] = []  # of a rejected first model, the likeliest first
+
+    def lines(self) -> list[str]:
+        """The remedies as numbered lines for the terminal."""
+        return [f"  {number}. {remedy.text}" for number, remedy in enumerate(self.remedies, 1)]

@@ -118,6 +118,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "headline": HEADLINES[ending.outcome].format(**names),
         "sentence": _sentence(ending.sentence, verdict.checks),
         "notes": notes(about, verdict),
+        "remedies": [remedy.text for remedy in ending.remedies],
         "verdict": verdict,
         "champion": champion,
         "confidence": params.gate.confidence,
@@ -326,4 +327,6 @@ def markdown(view: dict[str, Any]) -> str:
         f"| {escape_markdown(one['change'] or '')} |"
         for one in view["key_figures"]
     ]
+    todo = [f"{number}. {escape_markdown(text)}" for number, text in enumerate(view["remedies"], 1)]
+    lines += ["", *todo] if todo else []
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + "\n"

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.publishing import run_records
+from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
@@ -150,7 +151,8 @@ def _gate_and_publish(run: Run) -> Ending:
         verdict = _gate(run, champion)
         if verdict.outcome != "promote":
             outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
-            return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict)
+            todo = first_model_remedies(run.root, run.params, run.id, verdict)
+            return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict, remedies=todo)
         try:
             live = _publish(run, champion, f"{run.reason.rstrip('.')}; {verdict.sentence}")
         except PointerMoved:
@@ -215,4 +217,8 @@ def main(run_id: str, reason: str, by: str) -> int:
     console.print(
         f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {escape(ending.sentence)}"
     )
+    if ending.remedies:
+        console.print("What to do, the likeliest first:")
+    for line in ending.lines():
+        console.print(escape(line))
     return EXIT_CODES[ending.outcome]

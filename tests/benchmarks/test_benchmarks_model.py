@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import calibration, label_noise, recipe, recipe_peers, record, train_speed, two_stage
+from benchmarks import calibration, first_model, label_noise, recipe, recipe_peers, record, train_speed, two_stage
 from benchmarks.label_noise import LabelSet, Result
 from benchmarks.scratch import FASHION, ROOT, scratch_project, small_set
 from benchmarks.two_stage import Arm
@@ -253,3 +253,65 @@ def test_the_ratio_of_speeds_is_the_median_of_the_rounds():
     found = train_speed.figure(64, [300, 330, 200], [200, 220, 200])
     assert found.value == 1.5
     assert "best 330 / 220" in found.spread
+
+
+# --- a first model for everyone
+
+
+def test_a_drawn_set_keeps_groups_whole_when_its_labels_are_shuffled(tmp_path):
+    rows = {
+        "image": [b""] * 600,
+        "label": [f"class {n // 6 % 4}" for n in range(600)],
+        "object": [n // 6 for n in range(600)],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "set.parquet")
+    source = first_model.Source(tmp_path / "set.parquet", "object")
+    drawn, mixed = (first_model.draw(first_model.Draw(source, 0, shuffle)) for shuffle in (False, True))
+    assert drawn["group"] == mixed["group"]
+    assert drawn["label"] != mixed["label"]
+    for group in set(mixed["group"].to_pylist()):
+        labels = {row["label"] for row in mixed.to_pylist() if row["group"] == group}
+        assert len(labels) == 1
+    more = first_model.draw(first_model.Draw(source, 0, False, times=3))
+    assert set(drawn["label"].to_pylist()) == set(more["label"].to_pylist())
+    assert len(more) > len(drawn)
+    assert "group" not in first_model.draw(first_model.Draw(source, 1, False)).column_names
+
+
+def test_a_set_that_no_remedy_helps_is_a_dead_end_and_a_shuffled_live_one_is_counted():
+    def measured(shuffled: bool, *outcomes: str) -> dict:
+        return {"shuffled": shuffled, "tries": [{"outcome": outcome} for outcome in outcomes]}
+
+    sets = [measured(False, "live"), measured(False, "refused", "provisional"), measured(False, "refused", "refused")]
+    mixed = [measured(True, "refused"), measured(True, "provisional")]
+    dead, live = first_model.figures_of(sets + mixed)
+    assert (dead.name, dead.value, dead.seeds) == ("first_model_dead_ends", 1, 3)
+    assert (live.name, live.value, live.seeds) == ("shuffled_live", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "draws", "change"),
+    [
+        ({"kind": "labels", "text": ""}, 3, None),
+        ({"kind": "resolution", "text": "`images.resolution: 96` in params.yaml"}, 1, {"images": {"resolution": 96}}),
+        ({"kind": "setting", "text": "`gate.max_ece: 0.3`"}, 1, {"gate": {"max_ece": 0.3}}),
+    ],
+)
+def test_remedies_are_followed_as_they_say(remedy, draws, change):
+    how = first_model.Draw(first_model.Source(FASHION / "base.parquet", None), 0, False)
+    then, changes = first_model.follow(remedy, how, [])
+    assert then.times == draws
+    assert changes == ([change] if change else [])
+    assert first_model.follow({"kind": "override", "text": ""}, how, []) is None
+
+
+def test_a_quick_pass_over_one_set(tmp_path, kept):
+    small = first_model.SMALL | {
+        "images": {"resolution": 32},
+        "train_backbone": {"epochs": {"frozen": 1, "last": 1, "all": 0}},
+    }
+    how = first_model.Draw(first_model.Source(FASHION / "base.parquet", None), 1, False)
+    found = first_model.measure(how, tmp_path / "work", 0, small)
+    assert found["tries"][0]["outcome"] in (*first_model.LIVE, "refused")
+    assert found["tries"][0]["test"]["images"] > 10
+    assert not kept.exists()

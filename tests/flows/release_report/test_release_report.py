@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from flows.publishing import diagnose
+from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.outcomes import Ending
 from flows.release_report import charts, facts, heat
 from flows.release_report import page as release_page
@@ -377,3 +379,29 @@ def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():
     assert "provisional" in first
     assert "12.3 points better" in second
     assert release_page.notes({"metrics": {}}, verdict) == []  # an adopted model
+
+
+def test_the_page_of_a_rejected_first_model_says_what_to_do(project, tmp_path):
+    """The remedies come from the run's own files; their commands are set as code."""
+    params = load_params(project / "params.yaml")
+    strict = params.gate.model_copy(update={"first_model": {"test.balanced_accuracy": 0.999}})
+    classes = read_json(project / "artifacts/validate/classes.json")
+    own = Contender(
+        "c" * 64,
+        pq.read_table(project / "artifacts/evaluate/predictions.parquet"),
+        read_json(project / "metrics/evaluate.json"),
+    )
+    verdict = judge(own, None, Trial(classes, "multiclass", dict.fromkeys(classes, 20), None), strict)
+    todo = first_model_remedies(project, params, RUN, verdict)
+    assert todo[0].kind == "setting"
+    assert todo[-1].kind == "override"
+    assert diagnose.collect(project, params, RUN).test.images == 36
+    assert diagnose.unseen_skill(project).images > 50
+    assert first_model_remedies(project, params, RUN, verdict.model_copy(update={"champion": "v1"})) == []
+
+    ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict, remedies=todo)
+    written = release_page.write(project, params, Releases(LocalStore(tmp_path / "store")), RUN, ending)
+    page = written.path.read_text()
+    assert "<code>gate.first_model: null</code>" in page
+    assert f"<code>evergreen promote {RUN} --override" in page
+    assert "1. It misses a floor" in written.markdown
