@@ -203,6 +203,7 @@ def status() -> None:
     """Show what is live, what runs and where, what the monitor last found, and what comes next."""
     from datetime import UTC, datetime
 
+    from flows.repo.tombstones import in_force
     from flows.repo.workspace import alive_runs
     from flows.runs.lease import EXPIRES, elsewhere
     from flows.services.up import status_lines
@@ -211,7 +212,8 @@ def status() -> None:
     from tasks.releases.store import open_store
 
     root = project_root()
-    releases = open_store(load_params(root / "params.yaml").store, root)
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
     live = releases.live()
     since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
@@ -226,8 +228,11 @@ def status() -> None:
         typer.echo(f"elsewhere:   {_one_line(run)} on {_one_line(host)}, {life}")
     for line in status_lines(root):
         typer.echo(line)
+    held = in_force(releases.tombstones(), params)
     for batch, about in releases.tombstones().items():
-        typer.echo(f"tombstoned:  {batch}: {about['why']}")
+        typer.echo(f"tombstoned:  {batch}: {about['why']}; `evergreen tombstone {batch} --undo --why ...` allows it")
+        if batch not in held:
+            typer.echo("             data or validate in params.yaml has changed since: the next run judges it again")
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """The record of each run in the release store, and the commit that outlives a held run's workspace.
 
     runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions,
-                                       evergreen: its version, schema}
+                                       accepted: ids of the batches that validate accepted, evergreen: its version,
+                                       schema}
 
 A held run is stored completely: its bundle in the release store, its data and models in the DVC remote, its dvc.lock in
 a commit under refs/evergreen/held/<run id>. So it can be approved long after its workspace is gone, and from another
@@ -9,6 +10,7 @@ machine (`git fetch <remote> 'refs/evergreen/held/*:refs/evergreen/held/*'`). A 
 workspace.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 from flows.publishing import registry
 from flows.publishing.outcomes import Ending
 from flows.publishing.registry import HELD
+from flows.publishing.rollback import batches_at
 from flows.repo import run_inputs, workspace
 from flows.repo.git import git
+from flows.repo.objects import ObjectLost, open_objects
 from flows.repo.push import dvc_push
 from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
@@ -34,7 +38,27 @@ def record(releases: Releases, tree: Path, run_id: str, ending: Ending, rev: str
     about = read_json(started) if started.is_file() else {}
     bundle = sha256_file(tree / MANIFEST) if (tree / MANIFEST).is_file() else None
     ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": [], "evergreen": VERSION}
+    ended["accepted"] = _accepted(tree)
     releases.put_run(run_id, about | ended | ending.model_dump(mode="json"))
+
+
+def _accepted(tree: Path) -> list[str]:
+    """The batches that the stage validate has accepted in the workspace `tree`."""
+    file = tree / "artifacts/validate/result.json"
+    found = read_json(file) if file.is_file() else {"passed": False}
+    return sorted(about["batch"] for about in found["batches"] if about["judged"]) if found["passed"] else []
+
+
+def was_accepted(releases: Releases, tree: Path, batch: str) -> bool:
+    """Did an earlier run on any machine accept `batch`? The live version's data count too: older records say less."""
+    if any(batch in about.get("accepted", ()) for about in releases.runs().values()):
+        return True
+    live, main = releases.live(), main_checkout(tree)
+    if live is None or not registry.has_commit(main, live.git_rev):
+        return False
+    with open_objects(main) as objects, suppress(ObjectLost):
+        return any(manifest.batch == batch for manifest in batches_at(main, objects, live.git_rev))
+    return False
 
 
 def recorded_input_key(tree: Path) -> str | None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.repo.git import check_repository, git
+from flows.repo.tombstones import in_force
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, parse_yaml, read_json, write_json
 from tasks.common.params import load_params
@@ -87,9 +88,9 @@ def record_ending(root: Path, key: str, ending: dict) -> None:
 
 
 def current_inputs(root: Path) -> tuple[str, dict, dict | None]:
-    """(input key of HEAD, tombstones, how the run over these inputs ended or None)."""
-    releases = open_store(load_params(root / "params.yaml").store, root)
-    tombstones = releases.tombstones()
+    """(input key of HEAD, tombstones in force, how the run over these inputs ended or None)."""
+    params = load_params(root / "params.yaml")
+    tombstones = in_force(open_store(params.store, root).tombstones(), params)
     key = input_key(root, tombstones)
     return key, tombstones, recorded_ending(root, key)
 

@@ -25,6 +25,7 @@ from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
 from flows.publishing.publish import Publication, publish
 from flows.repo.label_issues import keep_queue
+from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
 from flows.runs.summary import summary
 from flows.server.process import ui_url
@@ -32,6 +33,7 @@ from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
+from tasks.dataset.shards import batches, read_tombstones, undo_text
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.bundle import digest
 from tasks.releases.store import Pointer, PointerMoved, Releases, open_store
@@ -73,11 +75,11 @@ def retrain(run_id: str, reason: str, by: str):
         if ending.outcome == "held":
             ending, commit = _keep_held(run, ending)
     except BatchRefused as refused:
-        run.releases.tombstone(refused.batch, why="; ".join(refused.reasons), by=f"run {run_id}")
-        ending = Ending(outcome="refused", sentence=f"{refused} The batch is tombstoned: kept, but never trained on.")
+        ending = Ending(outcome="refused", sentence=f"{refused}. {_tombstone(run, refused)}")
         refused_page = refused.batch
     except TableRefused as refused:
-        ending = Ending(outcome="refused", sentence=str(refused))
+        stones = {batch: about for batch, about in read_tombstones(root).items() if batch in _batches(root)}
+        ending = Ending(outcome="refused", sentence=". ".join(filter(None, [str(refused), undo_text(stones)])))
         refused_page = "table"
     run_records.record(run.releases, root, run_id, ending, commit)
     write_json(root.parent / "ended.json", ending.model_dump())
@@ -86,6 +88,30 @@ def retrain(run_id: str, reason: str, by: str):
     good = ending.outcome in ("promoted", "held", "unchanged")
     state = Completed if good else Failed
     return state(name=ending.outcome.capitalize(), message=ending.sentence)
+
+
+def _tombstone(run: Run, refused: BatchRefused) -> str:
+    """Tombstone a batch that is refused at its first run; returns what to do.
+
+    A batch that an earlier run has accepted did not change. Then settings, code or other batches did, and a person must
+    say what is meant.
+    """
+    if run_records.was_accepted(run.releases, run.root, refused.batch):
+        return (
+            "An earlier run accepted this batch, so it is not the batch that changed: look at what did (data and "
+            "validate in params.yaml, other batches). Nothing was tombstoned. To train without it: "
+            f"`evergreen tombstone {refused.batch} --why ...`."
+        )
+    why = "; ".join(refused.reasons)
+    run.releases.tombstone(refused.batch, why=why, by=f"run {run.id}", settings=settings_of(run.params))
+    return (
+        "The batch is tombstoned: kept, but not trained on while data and validate in params.yaml stay as they are. "
+        f"`evergreen tombstone {refused.batch} --undo --why ...` allows it again."
+    )
+
+
+def _batches(root: Path) -> set[str]:
+    return {manifest.batch for manifest in batches(root / "data")}
 
 
 def _bring_up_to_date(run: Run, stage: str) -> None:

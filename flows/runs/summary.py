@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.common.files import read_json
+from tasks.stages.validate.table import left_out_text
 
 
 def _inspect(m: dict) -> str:
@@ -12,7 +13,8 @@ def _inspect(m: dict) -> str:
 
 
 def _validate(m: dict) -> str:
-    return f"{m['accepted']:,} of {m['rows']:,} accepted, {m['classes']} classes, {m['checks']} checks passed"
+    line = f"{m['accepted']:,} of {m['rows']:,} accepted, {m['classes']} classes, {m['checks']} checks passed"
+    return line + (f"; left out: {left_out_text(m['left_out'])}" if m.get("left_out") else "")
 
 
 def _clean(m: dict) -> str:

@@ -115,6 +115,17 @@ def read_tombstones(root: Path) -> dict[str, dict]:
     return read_json(file) if file.is_file() else {}
 
 
+def undo_text(tombstones: dict[str, dict], most: int = 5) -> str:
+    """Which batches are tombstoned, why, and how each is allowed again; "" for none."""
+    lines = [
+        f"Batch {batch} is tombstoned ({about.get('by', '?')}, {about.get('at', '?')}: {about.get('why', '?')}); "
+        f"`evergreen tombstone {batch} --undo --why ...` allows it again."
+        for batch, about in tombstones.items()
+    ]
+    more = [f"{len(lines) - most} more are tombstoned: see `evergreen status`."] if len(lines) > most else []
+    return " ".join(lines[:most] + more)
+
+
 def live_shards(data: Path, tombstones: Collection[str] = ()) -> list[Shard]:
     """Shards of all batches that are not tombstoned, in ingest order. Raises DataError for a missing shard."""
     shards = []

@@ -247,10 +247,20 @@ class Releases:
         """Batch id -> {why, at, by} of every batch that must not be trained on."""
         return self._load(TOMBSTONES)[0] or {}
 
-    def tombstone(self, batch: str, why: str, by: str) -> None:
-        """Never train on `batch` again. The first reason given stays."""
+    def tombstone(self, batch: str, why: str, by: str, settings: str | None = None) -> None:
+        """Never train on `batch` again. The first reason given stays, unless it holds for other settings only.
+
+        settings: the key of those under which a run refused the batch (flows.repo.tombstones); None: by a person.
+        """
         entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
-        self._update(TOMBSTONES, lambda known: {batch: entry} | (known or {}))
+        entry |= {"settings": settings} if settings else {}
+
+        def add(known: dict | None) -> dict:
+            before = (known or {}).get(batch)
+            stays = before is not None and before.get("settings") in (None, settings)
+            return {**(known or {}), batch: before if stays else entry}
+
+        self._update(TOMBSTONES, add)
 
     def untombstone(self, batch: str) -> None:
         """Allow `batch` again; nothing happens if it is not tombstoned."""

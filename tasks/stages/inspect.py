@@ -21,7 +21,7 @@ from tasks.common.files import atomic_path, write_json
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.progress import track
 from tasks.common.schemas import MEASURES, SPLITS, samples_schema
-from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones, shard_groups
+from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones, shard_groups, undo_text
 from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
@@ -48,9 +48,8 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     live = [batch for batch in batches(data) if batch.batch not in tombstones]
     shards = live_shards(data, tombstones)
     if not shards:
-        raise StageInputError(
-            f"{data} has no live samples ({len(tombstones)} batches are tombstoned): run `evergreen ingest` first"
-        )
+        stones = {batch: about for batch, about in tombstones.items() if batch in {b.batch for b in batches(data)}}
+        raise StageInputError(f"{data} has no live samples: run `evergreen ingest` first. {undo_text(stones)}".rstrip())
     table = pa.concat_tables(
         [_shard_rows(root, shard.name, images, inspect) for shard in track(shards, "inspecting shards")]
     )

@@ -29,7 +29,7 @@ from tasks.dataset.shards import BatchManifest, batches, read_tombstones
 from tasks.stages.validate import batch_noise, expectations, rules
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.expectations import Outcome
-from tasks.stages.validate.table import Findings, SampleTable, failures, labels_of, report
+from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, labels_of, left_out_text, report
 
 REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared at most
 MIX_COMPARED = (
@@ -45,7 +45,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     table, manifests = _read(root)
     found = Findings()
     try:
-        found.classes = choose_classes(table, data.classes, validate)
+        found.classes, found.left_out = choose_classes(table, data.classes, validate)
         _judge_batches(root, table, manifests, found, data.task, images, embed, validate)
         found.of_table = table_checks(table, found.classes, validate)
         _refuse_table(found.of_table)
@@ -74,19 +74,23 @@ def _read(root: Path) -> tuple[SampleTable, list[BatchManifest]]:
     return SampleTable(pq.read_table(file)), manifests
 
 
-def choose_classes(table: SampleTable, given: list[str] | None, validate: ValidateParams) -> list[str]:
-    """The class names. Rows with any other label are quarantined."""
+def choose_classes(
+    table: SampleTable, given: list[str] | None, validate: ValidateParams
+) -> tuple[list[str], Counter[str]]:
+    """The class names, and how many samples have each other label. These are left out; no batch is refused for it."""
     train = table.counts(table.training)
     least = max(validate.min_per_class.get("train", 0), 1)
     classes = rules.class_names(train, given, least)
-    known = set(classes)
+    known, left_out = set(classes), Counter()
     for row in np.flatnonzero(table.fine & table.labelled):
-        for name in set(labels_of(table.labels[row])) - known:
+        unlisted = set(labels_of(table.labels[row])) - known
+        for name in sorted(unlisted):
             why = f"is not among the {len(known)} of data.classes"
             if given is None:
                 why = f"has {train[name]} labelled training images, at least {least} make a class"
-            table.quarantine(row, "unknown_label", f"label {name!r} {why}")
-    return classes
+            left_out[name] += 1
+            table.leave_out(row, unlisted, f"label {name!r} {why}")
+    return classes, left_out
 
 
 def _judge_batches(
@@ -136,9 +140,13 @@ def _judge_shares(table: SampleTable, manifest: BatchManifest, found: Findings, 
 
 
 def share_checks(table: SampleTable, manifest: BatchManifest, validate: ValidateParams) -> list[Check]:
-    """Checks of rows without label and of rows quarantined at ingest or later; none for a small batch."""
-    here = table.batch == manifest.batch
-    refused, rows = sum(manifest.quarantined.values()), int(here.sum())
+    """Checks of rows without label and of rows quarantined at ingest or later; none for a small batch.
+
+    Rows left out for their class do not count: data.classes is a choice that says nothing about the batch.
+    """
+    here = (table.batch == manifest.batch) & ~table.left_out
+    refused = sum(count for reason, count in manifest.quarantined.items() if reason != LEFT_OUT)
+    rows = int(here.sum())
     if rows + refused < validate.min_batch:
         return []
     bad = refused + int((here & table.quarantined).sum())
@@ -243,10 +251,13 @@ def _write(
     _write_text(out / "index.html", validation_page.render(about, _tiles(root, table, images)))
     figures = {name: about[name] for name in ("rows", "accepted", "labelled_training_rows", "excluded", "quarantined")}
     counts = {"classes": len(found.classes), "batches": len(manifests), "checks": len(found.all_checks())}
+    if found.left_out:
+        figures["left_out"] = about["left_out"]
     write_json(root / "metrics" / "validate.json", {**figures, **counts, "expectations": len(found.outcomes)})
     print(
         f"validate: {about['accepted']} of {about['rows']} samples accepted, {counts['classes']} classes, "
         f"{counts['checks']} checks and {len(found.outcomes)} expectations passed"
+        + (f"; left out: {left_out_text(about['left_out'])}" if found.left_out else "")
     )
 
 

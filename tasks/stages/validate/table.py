@@ -4,7 +4,7 @@ N samples, in the order of artifacts/inspect/samples.parquet.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,14 +15,25 @@ from tasks.common.checks import Check
 from tasks.dataset.shards import BatchManifest
 from tasks.stages.validate.expectations import Outcome
 
+LEFT_OUT = "unknown_label"  # not a class of data.classes, or too rare to be one: a choice, not a fault of the batch
+
 
 def labels_of(label: str | list[str]) -> list[str]:
     """A sample's labels: one for multi-class, any number for multi-label."""
     return [label] if isinstance(label, str) else label
 
 
+def left_out_text(left_out: Mapping[str, int], most: int = 5) -> str:
+    """How many samples have each label that is not a class, for a sentence."""
+    named = [f"{count:,} {label!r}" for label, count in sorted(left_out.items(), key=lambda one: -one[1])]
+    return ", ".join(named[:most]) + (f" and {len(named) - most} more labels" if len(named) > most else "")
+
+
 class SampleTable:
-    """The samples under validation. `reason` and `detail` (N,) say why a row is quarantined; None: it is not."""
+    """The samples under validation. `reason` and `detail` (N,) say why a row is not accepted; None: it is.
+
+    Rows with the reason LEFT_OUT are counted apart from quarantined ones.
+    """
 
     def __init__(self, samples: pa.Table):
         self.samples = samples
@@ -34,6 +45,7 @@ class SampleTable:
         self.included = pc.is_null(samples.column("excluded")).to_numpy()
         status = _objects(samples, "status")
         self.reason = np.where(status == "ok", None, status)
+        self.shortened = False  # some labels of multi-label rows were left out
         self.detail = np.where(status == "ok", "", "found when the image was inspected").astype(object)
 
     def __len__(self) -> int:
@@ -41,13 +53,18 @@ class SampleTable:
 
     @property
     def quarantined(self) -> np.ndarray:
-        """(N,) bool."""
-        return self.reason != None  # noqa: E711 - elementwise
+        """(N,) bool: something is wrong with the row."""
+        return (self.reason != None) & ~self.left_out  # noqa: E711 - elementwise
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """(N,) bool: labelled with what is not a class."""
+        return self.reason == LEFT_OUT
 
     @property
     def fine(self) -> np.ndarray:
-        """(N,) bool: neither quarantined nor excluded as a leak, so far."""
-        return self.included & ~self.quarantined
+        """(N,) bool: neither quarantined, left out nor excluded as a leak, so far."""
+        return self.included & (self.reason == None)  # noqa: E711 - elementwise
 
     @property
     def training(self) -> np.ndarray:
@@ -67,12 +84,25 @@ class SampleTable:
         return found
 
     def accepted(self) -> pa.Table:
-        """The rows that are neither quarantined nor excluded."""
-        return self.samples.filter(pa.array(self.fine))
+        """The rows that are neither quarantined, left out nor excluded; multi-label: without labels left out."""
+        samples = self.samples
+        if self.shortened:
+            place = samples.column_names.index("label")
+            labels = pa.array(self.labels, samples.schema.field(place).type)
+            samples = samples.set_column(place, samples.schema.field(place), labels)
+        return samples.filter(pa.array(self.fine))
+
+    def leave_out(self, row: int, unlisted: set[str], why: str) -> None:
+        """Leave out the row, or in multi-label data only its labels `unlisted`: the image says something of others."""
+        if isinstance(self.labels[row], str):
+            self.quarantine(row, LEFT_OUT, why)
+        else:
+            self.labels[row] = [name for name in self.labels[row] if name not in unlisted]
+            self.shortened = True
 
     def refused_rows(self) -> pa.Table:
-        """Quarantined rows: id, batch, shard, row, status, reason, detail."""
-        rows = np.flatnonzero(self.quarantined)
+        """Quarantined and left out rows: id, batch, shard, row, status, reason, detail."""
+        rows = np.flatnonzero(self.quarantined | self.left_out)
         table = self.samples.select(["id", "batch", "shard", "row", "status"]).take(pa.array(rows))
         table = table.append_column("reason", pa.array(self.reason[rows], pa.string()))
         return table.append_column("detail", pa.array(self.detail[rows], pa.string()))
@@ -87,6 +117,7 @@ class Findings:
     """Every check so far, and what was found on the way."""
 
     classes: list[str] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)  # label that is not a class -> samples
     of_batch: dict[str, list[Check]] = field(default_factory=dict)  # in the order in which they were judged
     of_table: list[Check] = field(default_factory=list)
     of_suite: list[Check] = field(default_factory=list)
@@ -111,6 +142,7 @@ def report(found: Findings, table: SampleTable, manifests: list[BatchManifest], 
         "labelled_training_rows": int(table.training.sum()),
         "excluded": dict(Counter(table.samples.column("excluded").drop_null().to_pylist())),
         "quarantined": dict(Counter(table.reason[table.quarantined])),
+        "left_out": dict(sorted(found.left_out.items())),
         "classes": found.classes,
         "checks": [check.model_dump() for check in [*found.of_table, *found.of_suite]],
         "expectations": [
@@ -123,7 +155,7 @@ def report(found: Findings, table: SampleTable, manifests: list[BatchManifest], 
 
 def _about_batch(found: Findings, table: SampleTable, manifest: BatchManifest) -> dict:
     here = table.batch == manifest.batch
-    quarantined = Counter(manifest.quarantined) + Counter(table.reason[here & table.quarantined])
+    quarantined = Counter(manifest.quarantined) + Counter(table.reason[here & (table.quarantined | table.left_out)])
     return {
         "batch": manifest.batch,
         "kind": manifest.kind,

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from flows.runs.summary import SUMMARIES
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, ParamsError, StageInputError, TableRefused
 from tasks.common.files import write_json
@@ -16,6 +17,7 @@ from tasks.common.paths import cache_dir
 from tasks.common.schemas import accepted_schema, sample_schema
 from tasks.dataset import shards
 from tasks.stages.validate import page, rules, stage
+from tasks.stages.validate.table import SampleTable
 from tests.support.inspected_project import CLASSES, IMAGES, PARAMS, Project, fashion, status_of
 from tests.support.shared import networks
 
@@ -100,6 +102,34 @@ def test_a_label_with_too_few_images_is_no_class_and_its_rows_are_quarantined(pr
     assert "Bagg" not in json.loads((out / "classes.json").read_text())
     (detail,) = set(pq.read_table(out / "quarantine.parquet")["detail"].to_pylist())
     assert detail == "label 'Bagg' has 2 labelled training images, at least 3 make a class"
+
+
+def test_a_class_that_is_not_listed_is_left_out_and_counted(project, base):
+    """A third of the batch: were it quarantined, the batch would be refused for a setting."""
+    project.add(base, quarantined={"unknown_label": 500})
+    out = project.run(classes=CLASSES[1:])
+    result = json.loads((out / "result.json").read_text())
+    left = sum(row["label"] == CLASSES[0] for row in base)
+    assert (result["left_out"], result["quarantined"]) == ({CLASSES[0]: left}, {})
+    assert result["accepted"] == len(base) - left
+    (checks,) = [about["checks"] for about in result["batches"]]
+    assert [check["value"] for check in checks if check["name"] == "quarantined"] == [0]
+    assert CLASSES[0] not in pq.read_table(out / "accepted.parquet")["label"].to_pylist()
+    assert set(pq.read_table(out / "quarantine.parquet")["reason"].to_pylist()) == {"unknown_label"}
+    assert f"{CLASSES[0]} ({left})" in (out / "index.html").read_text()
+    figures = json.loads((project.root / "metrics" / "validate.json").read_text())
+    assert f"left out: {left} '{CLASSES[0]}'" in SUMMARIES["validate"](figures)
+
+
+def test_in_multi_label_data_only_the_unlisted_label_is_left_out():
+    schema = sample_schema("multilabel")
+    rows = [{"id": f"{n}", "label": labels, "split": "train"} for n, labels in enumerate([["a", "b"], ["b"], ["a"]])]
+    columns = {name: [row.get(name) for row in rows] for name in ("id", "label", "split")}
+    arrays = {name: columns.get(name, [None] * 3) for name in (*schema.names, "excluded")}
+    table = pa.table(arrays, schema=schema.append(pa.field("excluded", pa.string())))
+    found = SampleTable(table.append_column("status", pa.array(["ok"] * 3)))
+    assert stage.choose_classes(found, ["a"], PARAMS.validate_) == (["a"], {"b": 2})
+    assert found.accepted()["label"].to_pylist() == [["a"], [], ["a"]]
 
 
 def test_one_class_is_refused(project, base):
