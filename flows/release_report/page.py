@@ -32,6 +32,10 @@ from tasks.gate.verdict import GateVerdict
 from tasks.releases import bundle
 from tasks.releases.store import Pointer, Releases
 
+SIBLINGS = (
+    "Siblings are images of one object, found by file names or features: {sentence}. If they are right, record groups "
+    "(docs/layouts.md)."
+)
 LARGEST = 3_000_000  # bytes of the page
 TEMPLATES = Path(__file__).parent / "templates"
 LIBRARIES = ("dvc", "prefect", "cleanlab", "great-expectations", "scikit-learn", "evidently")
@@ -174,6 +178,9 @@ def notes(about: dict, verdict: GateVerdict) -> list[str]:
     found = [PROVISIONAL] if verdict.provisional else []
     if head.get("network") == "pretrained":
         found.append(PROBE_WON.format(lead=100 * head["probe_lead"], error=100 * head["probe_lead_error"]))
+    siblings = about["metrics"].get("evaluate", {}).get("siblings") or {}
+    if siblings.get("with"):
+        found.append(SIBLINGS.format(sentence=siblings["sentence"]))
     return found
 
 

@@ -208,6 +208,19 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     return table.append_column("group", pa.nulls(len(table), pa.string())).select(list(columns))
 
 
+def read_image_paths(root: Path, rows: pa.Table) -> list[str | None]:
+    """What the source called the images of `rows` (columns shard, row); None where it named none."""
+    shards, places = rows["shard"].to_pylist(), rows["row"].to_pylist()
+    paths = {name: _image_paths(root / "data" / name) for name in set(shards)}
+    return [paths[name][place] for name, place in zip(shards, places, strict=True)]
+
+
+def _image_paths(path: Path) -> list[str | None]:
+    # pq.read_table would read the whole struct, and with it the bytes
+    column = pq.ParquetFile(path, pre_buffer=False).read(columns=["image.path"])["image"]
+    return [image["path"] if image else None for image in column.to_pylist()]
+
+
 def shard_groups(path: Path) -> pa.ChunkedArray:
     """The group of each row of a shard, null: none. In a version-1 shard it is the source."""
     name = "source" if shard_version(path) == 1 else "group"

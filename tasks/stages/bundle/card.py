@@ -14,6 +14,7 @@ SECTIONS = (  # of metrics/evaluate.json
     ("hard", "Hard set"),
     ("shots", "Many-, medium- and few-shot classes"),
     ("slices", "Slices"),
+    ("siblings", "Test images with and without a sibling in train (the same object, by file names or features)"),
     ("corruptions", "Corruptions"),
     ("latency_ms", "Latency of one image, milliseconds"),
     ("parity", "Exported model against trained model"),

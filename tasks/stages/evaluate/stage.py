@@ -5,9 +5,9 @@
     artifacts/evaluate/plots/*.png          reliability, confusion, precision_recall, per_class, worst
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
-    metrics/evaluate.json                   test, skill, hard, slices, shots, corruptions, latency_ms, parity, size_mb,
-                                            cross_validated where the test split is small, and for multi-label the
-                                            thresholds the answers were made with
+    metrics/evaluate.json                   test, skill, hard, slices, siblings, shots, corruptions, latency_ms,
+                                            parity, size_mb, cross_validated where the test split is small, and for
+                                            multi-label the thresholds the answers were made with
 
 Test and hard images have their given labels: cleaning never changes those. N images, K classes, S the side of the
 model's input in pixels.
@@ -47,6 +47,7 @@ from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import cross_validation, figures, report
 from tasks.stages.evaluate.corruptions import corrupt
 from tasks.stages.evaluate.figures import Results
+from tasks.stages.evaluate.siblings import measure_siblings
 
 BATCH = 256  # images in memory at once
 PARITY_IMAGES = 32
@@ -61,7 +62,13 @@ def run(root: Path, *, images: ImagesParams, embed: EmbedParams, evaluate: Evalu
     def parity(model: OnnxModel, pixels: ShardTable) -> dict:
         return _parity(root, model, pixels, by_split["test"], images, calibration)
 
-    measure(root, by_split, calibration, images, evaluate, parity)
+    def siblings(test: Results) -> dict:
+        def features(rows: pa.Table) -> ShardTable:
+            return pretrained_features(root, rows, embed=embed, images=images)
+
+        return measure_siblings(root, by_split["test"], by_split["train"], test, features)
+
+    measure(root, by_split, calibration, images, evaluate, parity, siblings)
     if checked := _cross_validated(root, by_split, calibration, images, embed):
         file = root / "metrics/evaluate.json"
         write_json(file, read_json(file) | {"cross_validated": checked})
@@ -97,11 +104,13 @@ def measure(
     images: ImagesParams,
     evaluate: EvaluateParams,
     parity: Callable[[OnnxModel, ShardTable], dict],
+    siblings: Callable[[Results], dict] | None = None,
 ) -> None:
     """What `run` does, for the model under artifacts/calibrate/ whatever made it.
 
     by_split: of artifacts.training_rows; calibration: calibration.json; parity: (exported model, pixels of the test and
-    hard images) -> its difference from the model that was exported.
+    hard images) -> its difference from the model that was exported; siblings: results of the test images -> figures of
+    those with and without a sibling in train, None where the training images are not known.
     """
     classes, task = calibration["classes"], calibration["task"]
     model_file = artifacts.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
@@ -138,6 +147,7 @@ def measure(
         "skill": figures.tidy(asdict(skill)),
         "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
+        "siblings": None if siblings is None else siblings(test),
         "shots": figures.by_shot(table),
         "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
         "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),

@@ -48,7 +48,7 @@ def project(tmp_path_factory):
     write_json(
         root / "metrics/clean.json", {"actions": {"keep": 57, "relabel": 1, "drop": 1, "queue": 1}, "sentence": LABELS}
     )
-    evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
+    evaluate_stage.run(root, images=params.images, embed=params.embed, evaluate=params.evaluate)
     stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     doubt_labels(root)
     quarantine(root)
@@ -279,7 +279,7 @@ def test_multi_label_models_have_a_page_too(tmp_path, visit):
     params = load_params(root / "params.yaml")
     fewer = params.evaluate.model_copy(update={"corruptions": ["dark"], "latency_runs": 2})
     write_json(root / "metrics/clean.json", {"actions": {"keep": 60}})
-    evaluate_stage.run(root, images=params.images, evaluate=fewer)
+    evaluate_stage.run(root, images=params.images, embed=params.embed, evaluate=fewer)
     stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     pq.write_table(
         pa.table({"id": [], "batch": [], "reason": [], "detail": []}), root / "artifacts/validate/quarantine.parquet"
@@ -379,6 +379,11 @@ def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():
     assert "provisional" in first
     assert "12.3 points better" in second
     assert release_page.notes({"metrics": {}}, verdict) == []  # an adopted model
+    siblings = {"with": None, "sentence": "no test image has a sibling in train"}
+    assert release_page.notes({"metrics": {"evaluate": {"siblings": siblings}}}, verdict) == []
+    siblings = {"with": {"n": 9}, "sentence": "accuracy 90.0 % overall, 71.0 % on the others"}
+    (note,) = release_page.notes({"metrics": {"evaluate": {"siblings": siblings}}}, verdict)
+    assert "accuracy 90.0 % overall, 71.0 % on the others. If they are right, record groups" in note
 
 
 def test_the_page_of_a_rejected_first_model_says_what_to_do(project, tmp_path):

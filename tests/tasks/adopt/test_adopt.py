@@ -125,7 +125,7 @@ def challenger(tmp_path_factory, project) -> Path:
     shutil.copytree(finished_project(), root)
     shutil.copyfile(project / "params.yaml", root / "params.yaml")
     params = load_params(root / "params.yaml")
-    evaluate_stage.run(root, images=params.images, evaluate=params.evaluate)
+    evaluate_stage.run(root, images=params.images, embed=params.embed, evaluate=params.evaluate)
     shutil.rmtree(root / "artifacts/bundle")
     stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     return root

@@ -25,6 +25,7 @@ from tasks.inference.onnx_model import OnnxModel
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
 from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
+from tasks.stages.evaluate.siblings import sibling_figures
 from tests.support.small_project import CLASSES, finished_project
 
 SETTINGS = EvaluateParams(
@@ -127,6 +128,36 @@ def test_slices_shots_corruptions_latency_parity_and_size_are_measured(evaluated
     assert metrics["parity"]["max_difference"] < 1e-4
     size = (evaluated.root / "artifacts/calibrate/model.onnx").stat().st_size
     assert metrics["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
+
+
+def test_the_figures_without_siblings_are_those_of_the_other_images(evaluated):
+    siblings = evaluated.metrics["siblings"]
+    parts = [siblings[name] for name in ("with", "without") if siblings[name]]
+    test = evaluated.metrics["test"]
+    assert sum(part["n"] for part in parts) == test["n"]
+    assert sum(part["n"] * part["accuracy"] for part in parts) == pytest.approx(test["n"] * test["accuracy"], abs=1e-3)
+    assert siblings["layout"] is None  # the names are counters
+
+
+def results(right: list[bool]) -> figures.Results:
+    predicted = np.array([int(not one) for one in right])
+    return figures.Results(
+        ["a", "b"], "multiclass", np.zeros(2), np.zeros(len(right), int), np.eye(2)[predicted], predicted
+    )
+
+
+def test_what_leans_on_siblings_is_said_with_its_interval():
+    right = [True] * 90 + [True] * 6 + [False] * 4
+    mask = np.arange(100) < 90
+    found = sibling_figures(results(right), mask)
+    assert (found["with"]["n"], found["with"]["accuracy"]) == (90, 1.0)
+    assert (found["without"]["n"], found["without"]["accuracy"]) == (10, 0.6)
+    assert found["sentence"] == (
+        "accuracy 96.0 % overall, 60.0 % (31.3 to 83.2) on the 10 of 100 test images without a sibling in train"
+    )
+    assert sibling_figures(results(right), ~mask)["without"]["n"] == 90
+    assert "no test image has a sibling" in sibling_figures(results(right), np.zeros(100, bool))["sentence"]
+    assert "every test image has a sibling" in sibling_figures(results(right), np.ones(100, bool))["sentence"]
 
 
 def test_report_plots_and_csv_files_agree_with_the_metrics(evaluated):

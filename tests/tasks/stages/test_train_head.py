@@ -279,7 +279,9 @@ def test_the_pretrained_network_goes_through_the_later_stages(tmp_path):
     params = load_params(root / "params.yaml")
     train_head.run(root, train_head=params.train_head, images=params.images)
     calibrate_stage.run(root, images=params.images, calibrate=params.calibrate)
-    evaluate_stage.run(root, images=params.images, evaluate=EvaluateParams(corruptions=["dark"], latency_runs=2))
+    evaluate_stage.run(
+        root, images=params.images, embed=params.embed, evaluate=EvaluateParams(corruptions=["dark"], latency_runs=2)
+    )
     bundle_stage.run(root, images=params.images, bundle=params.bundle, gate=params.gate)
     figures = read_json(root / "metrics/evaluate.json")
     assert figures["parity"]["max_difference"] < 1e-3  # exported and loaded are the same network
