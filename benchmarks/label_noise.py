@@ -139,7 +139,9 @@ def compare(labels: LabelSet, params: Params) -> dict[str, Result]:
     """All methods on one set. Raises DataError if `clean` works differently than this script assumes."""
     folds, seed = params.clean.folds, params.clean.seed
     clusters = np.arange(len(labels.given)).astype(str)  # no near-duplicates in either set
-    judged, _ = judge.judge_training(labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed)
+    judged = judge.judge_training(
+        labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed
+    ).suspicion
     first, second = out_of_fold(labels, clusters, folds, seed)
     again = judge.judge_labels(labels.given, second, [fit_noise_model(labels.given, second, first)])
     if not np.allclose(again.quality, judged.quality, atol=1e-4):

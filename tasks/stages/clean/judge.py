@@ -4,6 +4,7 @@ N samples, K classes.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from tasks.models import probe
 from tasks.models.folds import assign_folds, training_masks
 from tasks.models.probe import Features, Probe
 from tasks.stages.clean import label_noise
-from tasks.stages.clean.label_noise import NoiseModel, fit_noise_model
+from tasks.stages.clean.label_noise import TINY, NoiseModel, fit_noise_model, plausible_noise
 
 L2 = 0.1  # strong: an underconfident probe follows wrong labels less, and the noise model corrects the confidence
 FIRST, SECOND = 10, 8  # iterations of the two rounds; more take time and find nothing new
@@ -30,6 +31,15 @@ class Judgement:
     def is_issue(self) -> np.ndarray:
         """(N,) bool: more probably wrong than right."""
         return self.quality < 0.5
+
+
+class Judged(NamedTuple):
+    """Verdicts on the N training labels, and the Judge for other splits."""
+
+    suspicion: Judgement  # by all the noise that confident learning estimates: what looks wrong
+    proven: Judgement  # by only the noise that the labels bear out: what may be repaired
+    confusion: np.ndarray  # (N,) how much the probe itself confuses the given class with the predicted one, 0..1
+    judge: "Judge"
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: list[NoiseMod
 
 def judge_training(
     x: Features, y: np.ndarray, classes: list[str], groups: np.ndarray, clusters: np.ndarray, folds: int, seed: int
-) -> tuple[Judgement, Judge]:
+) -> Judged:
     """Judge the training labels `y` out of fold, and return a Judge for other splits. `groups`, `clusters`: (N,) names.
 
     Trains F + 1 probes, one for each held-out fold and one on everything, in two rounds. The second round weighs each
@@ -82,7 +92,31 @@ def judge_training(
     second = _out_of_fold(probes, x, fold)
     label_noise.check_judgeable(y, second, classes)
     models = _noise_models(y, second, first)
-    return judge_labels(y, second, models), Judge(probes[-1], models)
+    suspicion = judge_labels(y, second, models)
+    plausible = _plausible_models(y, second, first, models, groups)
+    proven = judge_labels(y, second, plausible)
+    return Judged(suspicion, proven, confusion(y, suspicion.predicted, second, plausible), Judge(probes[-1], models))
+
+
+def confusion(y: np.ndarray, other: np.ndarray, probabilities: np.ndarray, models: list[NoiseModel]) -> np.ndarray:
+    """(N,) how much a probe doubts between the labels `y` and `other`, both as in `y`; multi-label: in the worst class.
+
+    For two classes: the mean probability of one of them where the other is probable, the larger of both directions.
+    Where labels are wrong at random the probe stays sure, so these values stay low.
+    """
+    if y.ndim == 1:
+        return _overlap(models[0].true_class(probabilities))[y, other]
+    found = np.zeros(len(y))
+    for k, model in enumerate(models):
+        overlap = _overlap(model.true_class(_absent_present(probabilities[:, k])))[0, 1]
+        found = np.where(y[:, k] != other[:, k], np.maximum(found, overlap), found)
+    return found
+
+
+def _overlap(true: np.ndarray) -> np.ndarray:
+    """(K, K) symmetric, from P(true class | image) (N, K)."""
+    mean = true.T @ true / np.maximum(true.sum(axis=0), TINY)[:, None]
+    return np.maximum(mean, mean.T)
 
 
 def _out_of_fold(probes: list[Probe], x: Features, fold: np.ndarray) -> np.ndarray:
@@ -96,6 +130,19 @@ def _noise_models(y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray
     return [
         fit_noise_model(y[:, k].astype(int), _absent_present(probabilities[:, k]), _absent_present(as_given[:, k]))
         for k in range(y.shape[1])
+    ]
+
+
+def _plausible_models(
+    y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray, models: list[NoiseModel], groups: np.ndarray
+) -> list[NoiseModel]:
+    if y.ndim == 1:
+        return [plausible_noise(y, probabilities, as_given, models[0], groups)]
+    return [
+        plausible_noise(
+            y[:, k].astype(int), _absent_present(probabilities[:, k]), _absent_present(as_given[:, k]), model, groups
+        )
+        for k, model in enumerate(models)
     ]
 
 

@@ -12,6 +12,11 @@ N samples, K classes. Three steps, each needing only (N,) labels and (N, K) out-
 
 A label is an issue when it is more probably wrong than right. cleanlab's own cut also counts images as errors that are
 ambiguous only because of the class frequencies; the benchmark label_noise compares the two.
+
+The confident joint takes every confident mistake of the probe for a wrong label: from features that cannot tell the
+classes apart it estimates much noise where there is none. `plausible_noise` measures how much of that noise the given
+labels bear out. Wrong labels and doubt differ in shape: noise limits the agreement even where the probe is sure,
+doubt does not.
 """
 
 from dataclasses import dataclass
@@ -25,6 +30,7 @@ STRENGTH = 50  # prior, in images, that a class is mislabelled as often as the o
 OFFSET_PENALTY = 1e-3  # keeps class offsets near 0 where there are few data
 FIT_ROWS = 50_000  # enough rows to fit K + 1 numbers
 TINY = 1e-12
+EVIDENCE = 1.645  # standard errors (one-sided 95 %) by which noise must explain the labels better than doubt does
 
 
 def check_judgeable(y: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -79,8 +85,40 @@ def fit_noise_model(y: np.ndarray, probabilities: np.ndarray, joint_from: np.nda
     """
     joint = smooth(_confident_joint(y, probabilities if joint_from is None else joint_from), np.bincount(y))
     transition = joint / np.maximum(joint.sum(axis=0), TINY)
-    sharpness, offset = _forward_fit(y, probabilities, transition)
+    sharpness, offset, _ = _forward_fit(y, probabilities, transition, 1.0)
     return NoiseModel(transition, sharpness, offset)
+
+
+def plausible_noise(
+    y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray, model: NoiseModel, groups: np.ndarray
+) -> NoiseModel:
+    """`model` with only as much of its noise as the labels `y` (N,) bear out: all, a share or none.
+
+    The share is the one that gives the labels the highest likelihood under `as_given` (N, K), the out-of-fold
+    probabilities of a probe trained on the labels as given. It is 0 unless that likelihood beats the one without noise
+    by EVIDENCE standard errors, counted over `groups` (N,). The result judges `probabilities` (N, K).
+    """
+    none = _forward_fit(y, as_given, model.transition, 0.0)
+    best = _forward_fit(y, as_given, model.transition, None)
+    gain = _log_likelihood(y, as_given, model.transition, *best) - _log_likelihood(y, as_given, model.transition, *none)
+    _, number = np.unique(groups, return_inverse=True)
+    deviation = np.sqrt(np.square(np.bincount(number, gain - gain.mean())).sum())
+    share = best[2] if gain.sum() > EVIDENCE * deviation else 0.0
+    sharpness, offset, _ = _forward_fit(y, probabilities, model.transition, share)
+    return NoiseModel(_dilute(model.transition, share), sharpness, offset)
+
+
+def _dilute(transition: np.ndarray, share: float) -> np.ndarray:
+    """Only `share` of the noise in `transition` (K, K)."""
+    return share * transition + (1 - share) * np.eye(len(transition))
+
+
+def _log_likelihood(
+    y: np.ndarray, probabilities: np.ndarray, transition: np.ndarray, sharpness: float, offset: np.ndarray, share: float
+) -> np.ndarray:
+    """log P(given label | image), (N,)."""
+    model = NoiseModel(_dilute(transition, share), sharpness, offset)
+    return np.log(np.maximum((model.transition[y] * model.true_class(probabilities)).sum(axis=1), TINY))
 
 
 def _confident_joint(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -109,26 +147,33 @@ def smooth(joint: np.ndarray, given: np.ndarray, strength: float = STRENGTH) -> 
     return mix * (rate * given)[:, None] + np.diag(given * (1 - rate))
 
 
-def _forward_fit(y: np.ndarray, probabilities: np.ndarray, transition: np.ndarray) -> tuple[float, np.ndarray]:
+def _forward_fit(
+    y: np.ndarray, probabilities: np.ndarray, transition: np.ndarray, share: float | None
+) -> tuple[float, np.ndarray, float]:
+    """(sharpness, offset (K,), share of the noise in `transition`) of highest likelihood; `share` None: fitted too."""
     from scipy.optimize import minimize
 
     if len(y) > FIT_ROWS:
         rows = np.random.default_rng(0).choice(len(y), FIT_ROWS, replace=False)
         y, probabilities = y[rows], probabilities[rows]
-    log, likely = _log(probabilities), transition[y]
+    log, likely, own = _log(probabilities), transition[y], np.eye(len(transition))[y]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        sharpness, offset = np.exp(parameters[0]), parameters[1:]
+        sharpness, part, offset = np.exp(parameters[0]), parameters[1], parameters[2:]
         true = softmax(sharpness * log + offset)
-        seen = np.maximum((likely * true).sum(axis=1), TINY)
-        slope = true - likely * true / seen[:, None]
+        joint = (part * likely + (1 - part) * own) * true
+        seen = np.maximum(joint.sum(axis=1), TINY)
+        slope = true - joint / seen[:, None]
+        to_share = -((likely - own) * true).sum(axis=1) / seen
         value = -np.log(seen).mean() + OFFSET_PENALTY / 2 * np.square(offset).sum()
-        return value, np.r_[(slope * log).sum(axis=1).mean() * sharpness, slope.mean(axis=0) + OFFSET_PENALTY * offset]
+        to_sharpness = (slope * log).sum(axis=1).mean() * sharpness
+        return value, np.r_[to_sharpness, to_share.mean(), slope.mean(axis=0) + OFFSET_PENALTY * offset]
 
-    start = np.zeros(1 + transition.shape[0])
-    bounds = [(np.log(0.2), np.log(20))] + [(-10, 10)] * transition.shape[0]
+    start = np.r_[0, 0.5 if share is None else share, np.zeros(len(transition))]
+    of_share = (0, 1) if share is None else (share, share)
+    bounds = [(np.log(0.2), np.log(20)), of_share] + [(-10, 10)] * len(transition)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100}).x
-    return float(np.exp(found[0])), found[1:]
+    return float(np.exp(found[0])), found[2:], float(found[1])
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:

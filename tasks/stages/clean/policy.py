@@ -9,10 +9,12 @@ import numpy as np
 
 from tasks.common.params import CleanParams
 from tasks.scoring.targets import class_counts
-from tasks.stages.clean.judge import Judgement
+from tasks.stages.clean.judge import Judged
 from tasks.stages.clean.proof import Gain
 
 ACTIONS = ("keep", "relabel", "drop", "queue")
+MAJORITY = 2  # a class with more than this times as many images is the majority: rare images look like it by chance
+AMBIGUOUS = 0.1  # confusion of two classes by the probe itself from which their labels are ambiguous, not wrong
 
 
 @dataclass(frozen=True)
@@ -36,30 +38,38 @@ class Verdict:
     why: str  # "" if allowed
 
 
-def decide(judgement: Judgement, y: np.ndarray, classes: int, policy: CleanParams) -> Decision:
-    """What to do about each training label `y` if repairs are allowed.
+def decide(judged: Judged, y: np.ndarray, classes: int, policy: CleanParams) -> Decision:
+    """What to do about each training label `y` (as in `encode`) if repairs are allowed.
 
-    A class of at most `rare_class` samples neither loses nor gains one. Of any class at most `max_changed_share` is
-    relabelled or dropped, the most suspicious first. A change that these rules forbid is queued.
+    Only noise that the labels bear out repairs a label. These are queued instead, and the reason says why: classes of
+    at most `rare_class` samples neither lose nor gain one; a class loses none to a class MAJORITY times as large;
+    classes that the probe itself confuses are ambiguous, not wrong; of any class at most `max_changed_share` is
+    relabelled or dropped, the most suspicious first.
     """
     counts = class_counts(y, classes)
     budget = np.floor(counts * policy.max_changed_share).astype(int)
     rare = counts <= policy.rare_class
     actions = np.full(len(y), "keep", dtype="<U7")
-    reasons = np.full(len(y), "", dtype="<U10")
-    rows = np.flatnonzero(judgement.is_issue)
-    for row in rows[np.argsort(judgement.quality[rows], kind="stable")]:
-        given, other = _classes_of(y[row]), _classes_of(judgement.predicted[row])
+    reasons = np.full(len(y), "", dtype="<U12")
+    found, proven = judged.suspicion, judged.proven
+    rows = np.flatnonzero(found.is_issue)
+    for row in rows[np.argsort(found.quality[rows], kind="stable")]:
+        given, other = _classes_of(y[row]), _classes_of(found.predicted[row])
         action = "queue"
-        if given != other and other and judgement.confidence[row] >= policy.relabel_confidence:
+        named = np.array_equal(found.predicted[row], proven.predicted[row]) and given != other and other
+        if named and proven.confidence[row] >= policy.relabel_confidence:
             action = "relabel"
-        elif judgement.quality[row] <= policy.drop_quality:
+        elif proven.quality[row] <= policy.drop_quality:
             action = "drop"
         touched = given | other if action == "relabel" else given
         if any(rare[k] for k in touched):
             action, reasons[row] = "queue", "rare_class"
         elif action == "queue":
             reasons[row] = "unsure"
+        elif judged.confusion[row] >= AMBIGUOUS:
+            action, reasons[row] = "queue", "ambiguous"
+        elif any(counts[j] > MAJORITY * counts[k] for k in given - other for j in other - given):
+            action, reasons[row] = "queue", "larger_class"
         elif any(budget[k] == 0 for k in given):
             action, reasons[row] = "queue", "cap"
         else:

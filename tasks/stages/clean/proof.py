@@ -2,11 +2,12 @@
 
 N training samples, K classes, F folds. The measurement is nested. Each fold in turn is held out, whole groups at a
 time. The other folds are judged and repaired exactly as `clean` would do it, without a look at the held-out fold. Two
-probes are trained on them, one on the given and one on the repaired labels, and both predict the held-out labels as
-they were given. Wrong labels among these cost both probes alike.
+probes use them, one the given and one the repaired labels, and both predict the held-out labels as they were given.
+Wrong labels among these cost both probes alike.
 
-The probes are weakly regularised: like a network that is trained to the end, they learn wrong labels by heart, so a
-repair shows. A strongly regularised probe hardly suffers from 10 % wrong labels, and its gain drowns in chance.
+The probe is the nearest neighbour. It knows every label by heart, like a network that is trained to the end, so a wrong
+label costs what lies near it, and a repair shows. Linear probes average over wrong labels: their gain is several times
+smaller and less certain at the same noise, and costs more to measure (`python -m benchmarks.cleaning`).
 """
 
 from collections.abc import Callable
@@ -15,15 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.common.errors import DataError
-from tasks.models import probe
 from tasks.models.folds import assign_folds, training_masks
 from tasks.models.probe import Features
 
-L2 = 0.003  # weak, see above
-ITERATIONS = 40
 MOST = 10_000  # samples to measure on, drawn in whole groups; more make the interval narrower than it need be
+CONFIDENCE = 0.95  # of the gain's interval
 RESAMPLES = 2000  # of the bootstrap
 BLOCK = 4_000_000  # group counts drawn at once by the bootstrap, 32 MB
+ROWS = 1000  # held-out rows compared at once
+TINY = 1e-12
+FLOOR = 0.3  # of the median deviation: a feature that is almost constant counts little
 
 Repair = Callable[[Features, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (x, y, groups, clusters) -> (labels to train with, (n,) bool kept)
@@ -31,11 +33,11 @@ Repair = Callable[[Features, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarr
 
 @dataclass(frozen=True)
 class Gain:
-    """Shares of held-out labels predicted right, by a probe of the `given` and one of the `cleaned` labels."""
+    """Shares of held-out labels predicted right, from `given` and from `cleaned` labels, and the gain's interval."""
 
     given: float
     cleaned: float
-    low: float  # 95 % interval of cleaned - given
+    low: float  # of cleaned - given
     high: float
     rows: int  # held-out labels that were predicted
     groups: int
@@ -67,7 +69,8 @@ def measure_gain(
     y = np.searchsorted(np.flatnonzero(present), y) if y.ndim == 1 else y[:, present]
     fold = assign_folds(members, groups, folds, seed + 1)  # other folds than those of the judge
     masks = training_masks(fold, clusters, members, folds)
-    scores = np.full((2, len(y)), np.nan)
+    z = _standardised(x)
+    right = np.full((2, len(y)), np.nan)
     for number in range(folds):
         held, learnt = whole_groups(fold == number, masks[number], groups, members)
         if not held.any():
@@ -76,14 +79,32 @@ def measure_gain(
             labels, kept = repair(x[learnt], y[learnt], groups[learnt], clusters[learnt])
         except DataError:  # this part alone cannot be judged, e.g. because all of its images have one label
             continue
-        for arm, (target, weight) in enumerate(((y[learnt], np.ones(len(kept))), (labels, kept))):
-            scores[arm, held] = _score(x, y, classes, held, learnt, target, weight.astype(float))
-    told = ~np.isnan(scores[0])
+        right[0, held] = _agreement(y[held], y[learnt][nearest(z[held], z[learnt])])
+        right[1, held] = _agreement(y[held], labels[kept][nearest(z[held], z[learnt][kept])])
+    told = ~np.isnan(right[0])
     if not told.any():
         return None
-    low, high = interval(scores[1, told] - scores[0, told], groups[told], seed)
-    given, cleaned = scores[:, told].mean(axis=1)
+    given, cleaned = right[:, told].mean(axis=1)
+    low, high = interval(right[1, told] - right[0, told], groups[told], seed)
     return Gain(float(given), float(cleaned), low, high, int(told.sum()), len(np.unique(groups[told])))
+
+
+def nearest(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Row in `known` (M, D) of highest cosine similarity to each row of `x` (n, D), (n,)."""
+    unit = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), TINY)
+    parts = np.array_split(x, max(1, len(x) // ROWS))
+    return np.concatenate([(part @ unit.T).argmax(axis=1) for part in parts])
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    deviation = x.std(axis=0)
+    deviation = np.maximum(deviation, FLOOR * np.median(deviation))
+    return (x - x.mean(axis=0)) / np.maximum(deviation, TINY)
+
+
+def _agreement(given: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(n,) 1 where the labels agree, else 0; multi-label: the share of classes on which they agree."""
+    return (given == predicted).astype(float) if given.ndim == 1 else (given == predicted).mean(axis=1)
 
 
 def whole_groups(
@@ -109,7 +130,7 @@ def sample_groups(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def interval(gain: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of `gain` (n,), by a paired bootstrap over `groups` (n,)."""
+    """CONFIDENCE interval of the mean of `gain` (n,), by a paired bootstrap over `groups` (n,)."""
     _, number = np.unique(groups, return_inverse=True)
     total, size = np.bincount(number, gain), np.bincount(number)
     rng, count = np.random.default_rng(seed), len(size)
@@ -118,14 +139,5 @@ def interval(gain: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, fl
     for start in range(0, RESAMPLES, block):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(block, RESAMPLES - start))
         means.append((drawn @ total) / (drawn @ size))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
-
-
-def _score(x, y, classes, held, learnt, target, weight) -> np.ndarray:
-    """For each held-out row 1 if a probe of the rows `learnt` predicts its label; multi-label: share of the classes."""
-    fitted = probe.fit(x[learnt], target, classes, sample_weight=weight, l2=L2, iterations=ITERATIONS)
-    logits = fitted.logits(x[held])
-    if y.ndim == 1:
-        return (logits.argmax(axis=1) == y[held]).astype(float)
-    return ((logits > 0) == (y[held] > 0)).mean(axis=1)

@@ -26,7 +26,7 @@ from tasks.dataset.shards import group_keys
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
 from tasks.scoring.targets import encode
-from tasks.stages.clean.judge import Judgement, judge_training
+from tasks.stages.clean.judge import Judged, Judgement, judge_training
 from tasks.stages.clean.policy import ACTIONS, Decision, Verdict, decide, judge_gain, queue_all
 from tasks.stages.clean.proof import Gain, measure_gain
 
@@ -49,14 +49,14 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     clusters = np.array(samples.column("cluster").to_pylist())
     groups = group_keys(samples)
     x = features(train)
-    found, judge = judge_training(x, y[train], classes, groups[train], clusters[train], clean.folds, clean.seed)
-    judged = [(train, found)]
+    judged = judge_training(x, y[train], classes, groups[train], clusters[train], clean.folds, clean.seed)
+    parts = [(train, judged.suspicion)]
     held = np.flatnonzero(split != "train")
     if len(held):
-        judged.append((held, judge(features(held), y[held])))
-    everything = _in_row_order(judged)
+        parts.append((held, judged.judge(features(held), y[held])))
+    everything = _in_row_order(parts)
 
-    decision, gain, verdict = repair(found, x, y[train], classes, groups[train], clusters[train], clean)
+    decision, gain, verdict = repair(judged, x, y[train], classes, groups[train], clusters[train], clean)
     actions = np.full(len(y), "keep", dtype="<U7")
     reasons = np.where(everything.is_issue, "held_out", "").astype(decision.reasons.dtype)
     actions[train], reasons[train] = decision.actions, decision.reasons
@@ -68,7 +68,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
 
 
 def repair(
-    judgement: Judgement,
+    judged: Judged,
     x: Features,
     y: np.ndarray,
     classes: list[str],
@@ -84,12 +84,12 @@ def repair(
     def on_part(x: Features, y: np.ndarray, groups: np.ndarray, clusters: np.ndarray):
         """The labels to train with, and which samples to keep, as this policy repairs a part of the samples."""
         names = [str(number) for number in range(y.shape[1] if y.ndim == 2 else y.max() + 1)]
-        found, _ = judge_training(x, y, names, groups, clusters, policy.folds, policy.seed)
+        found = judge_training(x, y, names, groups, clusters, policy.folds, policy.seed)
         actions = decide(found, y, len(names), policy).actions
         relabel = (actions == "relabel").reshape(-1, *[1] * (y.ndim - 1))
-        return np.where(relabel, found.predicted, y), actions != "drop"
+        return np.where(relabel, found.suspicion.predicted, y), actions != "drop"
 
-    decision = decide(judgement, y, len(classes), policy)
+    decision = decide(judged, y, len(classes), policy)
     if not decision.changed.any():
         return decision, None, None
     gain = measure_gain(x, y, len(classes), groups, clusters, policy.folds, policy.seed, on_part)

@@ -19,7 +19,7 @@ from tasks.common.params import CleanParams, Params
 from tasks.common.schemas import cleaned_schema
 from tasks.models.folds import assign_folds
 from tasks.stages.clean import stage
-from tasks.stages.clean.judge import Judgement
+from tasks.stages.clean.judge import Judged, Judgement
 from tasks.stages.clean.policy import decide
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import add_shard, params, png
@@ -34,13 +34,18 @@ def one_hot(y: np.ndarray, classes: int) -> np.ndarray:
 # Policy
 
 
-def judgement(predicted, confidence, quality) -> Judgement:
-    return Judgement(np.array(predicted), np.array(confidence, float), np.array(quality, float))
+def judged(predicted, confidence, quality, proven_quality=None, confusion=0.0) -> Judged:
+    """Verdicts as given; by default all the noise that is suspected is borne out, and no classes are confused."""
+    predicted, confidence = np.array(predicted), np.array(confidence, float)
+    suspicion = Judgement(predicted, confidence, np.array(quality, float))
+    proven = np.array(quality if proven_quality is None else proven_quality, float)
+    confidence = confidence if proven_quality is None else 1 - proven
+    return Judged(suspicion, Judgement(predicted, confidence, proven), np.full(len(predicted), confusion), None)
 
 
 def test_each_kind_of_issue_gets_its_action():
     y = np.array([0, 0, 0, 0, 0, 1])
-    found = judgement([0, 1, 1, 1, 1, 1], [0.9, 0.95, 0.6, 0.55, 0.95, 0.9], [0.9, 0.05, 0.08, 0.4, 0.6, 0.9])
+    found = judged([0, 1, 1, 1, 1, 1], [0.9, 0.95, 0.6, 0.55, 0.95, 0.9], [0.9, 0.05, 0.08, 0.4, 0.6, 0.9])
     actions, reasons = astuple(decide(found, y, 2, CleanParams(max_changed_share=1, rare_class=0)))
     assert actions.tolist() == ["keep", "relabel", "drop", "queue", "keep", "keep"]
     assert reasons.tolist() == ["", "", "", "unsure", "", ""]
@@ -48,7 +53,7 @@ def test_each_kind_of_issue_gets_its_action():
 
 def test_a_rare_class_neither_loses_nor_gains_an_image():
     y = np.array([0] * 40 + [1] * 5)
-    found = judgement([1] * 10 + [0] * 35, [0.99] * 45, [0.01] * 10 + [0.9] * 30 + [0.01] * 4 + [0.9])
+    found = judged([1] * 10 + [0] * 35, [0.99] * 45, [0.01] * 10 + [0.9] * 30 + [0.01] * 4 + [0.9])
     actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=5, max_changed_share=1)))
     assert Counter(actions.tolist()) == {"keep": 31, "queue": 14}
     assert set(reasons[actions == "queue"]) == {"rare_class"}
@@ -58,7 +63,7 @@ def test_the_cap_holds_for_each_class_and_spares_the_least_suspicious():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 300)
     quality = rng.random(300) * 0.4
-    found = judgement((y + 1) % 3, np.where(rng.random(300) < 0.5, 0.95, 0.5), quality)
+    found = judged((y + 1) % 3, np.where(rng.random(300) < 0.5, 0.95, 0.5), quality)
     policy = CleanParams(max_changed_share=0.1, rare_class=0, drop_quality=1)
     actions, reasons = astuple(decide(found, y, 3, policy))
     changed = (actions == "relabel") | (actions == "drop")
@@ -71,14 +76,44 @@ def test_the_cap_holds_for_each_class_and_spares_the_least_suspicious():
 
 def test_the_last_image_of_a_class_is_never_taken():
     y = np.array([0] * 30 + [1])
-    found = judgement([0] * 31, [0.99] * 31, [0.9] * 30 + [0.0])
+    found = judged([0] * 31, [0.99] * 31, [0.9] * 30 + [0.0])
     actions, _ = astuple(decide(found, y, 2, CleanParams(rare_class=0)))
     assert actions[-1] == "queue"
 
 
+def test_noise_that_the_labels_do_not_bear_out_repairs_nothing():
+    y = np.array([0, 0, 1, 1])
+    found = judged([1, 1, 1, 1], [0.99] * 4, [0.01, 0.01, 0.9, 0.9], proven_quality=[0.05, 0.3, 1, 1])
+    actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=0, max_changed_share=1)))
+    assert actions.tolist() == ["relabel", "queue", "keep", "keep"]
+    assert reasons.tolist() == ["", "unsure", "", ""]
+
+
+def test_classes_that_the_probe_confuses_are_ambiguous_not_wrong():
+    y = np.array([0] * 10 + [1] * 10)
+    for confusion, expected in ((0.05, "relabel"), (0.2, "queue")):
+        found = judged([1] + [0] * 9 + [1] * 10, [0.99] * 20, [0.01] + [0.9] * 19, confusion=confusion)
+        actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=0, max_changed_share=1)))
+        assert actions[0] == expected
+        assert reasons[0] == ("ambiguous" if expected == "queue" else "")
+
+
+def test_no_image_moves_from_a_small_class_to_one_more_than_twice_as_large():
+    y = np.array([0] * 30 + [1] * 61 + [2] * 60)
+    for other, expected in ((1, "queue"), (2, "relabel")):
+        for quality in (0.01, 0.09):
+            confidence = 0.99 if quality < 0.05 else 0.5  # relabelled, or dropped
+            found = judged([other, *y[1:].tolist()], [confidence] * 151, [quality, *[0.9] * 150])
+            actions, reasons = astuple(decide(found, y, 3, CleanParams(rare_class=0, max_changed_share=1)))
+            assert actions[0] == (expected if expected == "queue" or confidence > 0.9 else "drop")
+            assert reasons[0] == ("larger_class" if expected == "queue" else "")
+    found = judged([0] * 151, [0.99] * 151, [0.9] * 30 + [0.01] + [0.9] * 120)
+    assert decide(found, y, 3, CleanParams(rare_class=0, max_changed_share=1)).actions[30] == "relabel"
+
+
 def test_a_multilabel_image_counts_against_all_its_classes():
     y = np.array([[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]], np.float32)
-    found = judgement(np.zeros((5, 2)), [0.99] * 5, [0.0] + [0.9] * 4)
+    found = judged(np.zeros((5, 2)), [0.99] * 5, [0.0] + [0.9] * 4)
     actions, reasons = astuple(decide(found, y, 2, CleanParams(rare_class=1, max_changed_share=1)))
     assert (actions[0], reasons[0]) == ("queue", "rare_class")
     actions, _ = astuple(decide(found, y, 2, CleanParams(rare_class=0, max_changed_share=1)))
@@ -93,14 +128,14 @@ CLASSES = ("Bag", "Dress", "Shirt", "Sneaker", "T-shirt/top", "Trouser")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """About 600 training images of the default data set with the wrong labels it carries, and 60 held-out ones.
+    """About 1,300 training images of the default data set with the wrong labels it carries, and 60 held-out ones.
 
     Two of the calibration labels are made wrong here; one image has no label.
     """
     root = tmp_path_factory.mktemp("clean")
     columns = ["image", "label", "split", "source"]
     table = pq.read_table(ROOT / "datasets/fashion/base.parquet", columns=columns)
-    left = {(name, split): count for name in CLASSES for split, count in (("train", 120), ("calibration", 10))}
+    left = {(name, split): count for name in CLASSES for split, count in (("train", 300), ("calibration", 10))}
     left["Shirt", "train"] = 15
     rows = []
     for row in table.to_pylist():

@@ -8,7 +8,7 @@ import pytest
 from tasks.common.errors import DataError
 from tasks.common.params import CleanParams
 from tasks.stages.clean.judge import judge_training
-from tasks.stages.clean.label_noise import check_judgeable, fit_noise_model, smooth
+from tasks.stages.clean.label_noise import check_judgeable, fit_noise_model, plausible_noise, smooth
 from tasks.stages.clean.policy import decide
 
 
@@ -70,7 +70,7 @@ def judged(x, y, classes=5):
 
 def test_planted_flips_are_found_and_named():
     x, given, true = gaussians(noise=0.1)
-    found, _ = judged(x, given)
+    found = judged(x, given).suspicion
     wrong = given != true
     assert (found.is_issue & wrong).sum() >= 0.8 * wrong.sum()
     assert (found.is_issue & ~wrong).sum() <= 0.1 * wrong.sum()
@@ -80,13 +80,13 @@ def test_planted_flips_are_found_and_named():
 
 def test_clean_labels_stay_clean():
     x, given, _ = gaussians(noise=0)
-    found, _ = judged(x, given)
+    found = judged(x, given).suspicion
     assert found.is_issue.sum() <= 2
 
 
 def test_a_judge_of_other_splits_agrees_with_what_it_learnt():
     x, given, _ = gaussians(noise=0.1)
-    _, judge = judged(x, given)
+    judge = judged(x, given).judge
     fresh, wrong, right = gaussians(noise=0.2, seed=0)
     fresh = fresh + np.random.default_rng(9).normal(size=fresh.shape).astype(np.float32) * 0.1
     found = judge(fresh, wrong)
@@ -117,6 +117,51 @@ def test_timid_probabilities_are_sharpened_and_class_frequencies_undone():
     assert ((quality < 0.5) == (given != true)).mean() > 0.99
 
 
+def test_labels_bear_out_random_noise_and_not_the_noise_seen_in_weak_features():
+    """Confident learning sees noise in both sets. Only in the first do sure predictions meet wrong labels."""
+    x, given, true = gaussians(noise=0.15, each=200)
+    found = judged(x, given)
+    assert 1 - found.proven.quality.mean() == pytest.approx(0.15, abs=0.04)
+    assert (found.proven.is_issue == (given != true)).mean() > 0.95
+    x, given, _ = gaussians(noise=0, each=200, apart=0.25)
+    found = judged(x, given)
+    assert 1 - found.suspicion.quality.mean() > 0.1
+    assert (found.proven.quality == 1).all()
+
+
+def test_evidence_is_counted_by_group_not_by_image():
+    """Seventy frames of one mislabelled object are one piece of evidence."""
+    rng = np.random.default_rng(0)
+    said = np.repeat([0, 1], 1000)
+    sure = np.tile([0.6, 0.7, 0.8, 0.9, 0.999], 400)
+    likely = np.where(said[:, None] == [0, 1], sure[:, None], 1 - sure[:, None])
+    given = np.where(rng.random(2000) < sure, said, 1 - said)
+    given[:70] = 1
+    model = fit_noise_model(given, likely)
+    alone = plausible_noise(given, likely, likely, model, np.arange(2000).astype(str))
+    assert 0 < alone.transition[1, 0] <= model.transition[1, 0]
+    tracks = np.array(["one" if row < 70 else str(row) for row in range(2000)])
+    together = plausible_noise(given, likely, likely, model, tracks)
+    np.testing.assert_array_equal(together.transition, np.eye(2))
+
+
+def test_the_probes_own_confusion_is_high_for_classes_it_cannot_tell_apart():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 4, 1200)
+    centres = np.eye(4)[:, :3] * 4  # class 3 is nowhere near 0, 1, 2
+    centres[1] = centres[0] + 0.3  # classes 0 and 1 look alike
+    x = (centres[true] + rng.normal(size=(1200, 3))).astype(np.float32)
+    given = np.where(rng.random(1200) < 0.1, rng.integers(0, 4, 1200), true)
+    found = judged(x, given, classes=4)
+    pair = np.stack([given, found.suspicion.predicted])
+    alike = np.isin(pair, [0, 1]).all(axis=0) & (pair[0] != pair[1])
+    apart = (pair == 2).any(axis=0) & (pair[0] != pair[1])
+    assert alike.sum() > 20
+    assert apart.sum() > 20
+    assert found.confusion[alike].min() > 0.3
+    assert found.confusion[apart].max() < 0.1
+
+
 def test_multilabel_flips_of_single_labels_are_found():
     rng = np.random.default_rng(0)
     true = (rng.random((500, 4)) < [0.5, 0.4, 0.3, 0.2]).astype(np.float32)
@@ -125,12 +170,13 @@ def test_multilabel_flips_of_single_labels_are_found():
     rows = rng.choice(500, 40, replace=False)
     columns = rng.integers(0, 4, 40)
     given[rows, columns] = 1 - given[rows, columns]
-    found, judge = judged(x, given, classes=4)
+    verdicts = judged(x, given, classes=4)
+    found = verdicts.suspicion
     wrong = (given != true).any(axis=1)
     assert (found.is_issue & wrong).sum() >= 30
     assert (found.is_issue & ~wrong).sum() <= 12
-    actions, _ = astuple(decide(found, given, 4, CleanParams(max_changed_share=1, rare_class=0)))
+    actions, _ = astuple(decide(verdicts, given, 4, CleanParams(max_changed_share=1, rare_class=0)))
     repaired = actions == "relabel"
     assert repaired.sum() >= 10
     assert (found.predicted[repaired] == true[repaired]).all(axis=1).mean() > 0.8
-    assert judge(x, given).predicted.shape == (500, 4)
+    assert verdicts.judge(x, given).predicted.shape == (500, 4)
