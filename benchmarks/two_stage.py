@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.calibration import QUICK
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, run_stages, say, scratch_project, small_set, timed
-from tasks.common.artifacts import classes_and_task, training_rows
+from tasks.common.artifacts import classes_and_task, trained_weights, training_rows
 from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.models.head import Head, read_head
@@ -98,13 +98,13 @@ def plain(project: Path, seed: int, extra: int) -> Arm:
 
 def own_recall(project: Path) -> np.ndarray:
     """Recall of train_backbone's own classifier."""
-    return recall(project, stage1_head(project))
+    return recall(project, stage1_head(project), trained_weights(project))
 
 
-def recall(project: Path, head: Head) -> np.ndarray:
-    """(K,) recall of `head` on the test split's stage-1 features."""
+def recall(project: Path, head: Head, weights: Path | None = None) -> np.ndarray:
+    """(K,) recall of `head` on the test split's features, by the model's network or the one with `weights`."""
     rows, (classes, task) = training_rows(project)["test"], classes_and_task(project)
-    x = stage1_features(project, rows, load_params(project / "params.yaml").images)
+    x = stage1_features(project, rows, load_params(project / "params.yaml").images, weights=weights)
     predicted = head.logits(x).argmax(axis=1)
     return per_class(encode(rows["label"], classes, task), predicted, len(classes))["recall"]
 

@@ -46,6 +46,7 @@ class Predictor:
         self.about = bundle.read(folder)
         self.digest = bundle.digest(folder)
         self.classes: list[str] = self.about["classes"]
+        self.provisional: str | None = self.about.get("provisional")  # why answers are suggestions only; None: not so
         self._task: str = self.about["task"]
         self._model = OnnxModel(folder / "model.onnx", threads)
         self._tensors = ood.read_tensors(folder / "ood.safetensors")

@@ -27,6 +27,7 @@ class Summary:
     """The result of one scoring."""
 
     version: str
+    provisional: str | None = None  # why the live model is provisional; None: it is not
     rows: int = 0  # logged, including unreadable images
     classes: Counter = field(default_factory=Counter)  # predicted class -> images
     needs_review: int = 0  # uncertain or unfamiliar
@@ -37,6 +38,8 @@ class Summary:
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
         found = [f"{self.version} answered {self.rows} images; the answers are in the production log"]
+        if self.provisional:
+            found.append(f"  {self.version} is provisional: {self.provisional}. Take its answers as suggestions.")
         width = max(map(len, self.classes), default=0)
         found += [f"  {name:<{width}}  {count:>7}" for name, count in self.classes.most_common()]
         found.append(f"  worth a review: {self.needs_review} ({self.unfamiliar} of them unlike the training images)")
@@ -72,7 +75,7 @@ def score(
     params = load_params(root / "params.yaml")
     model = Live(open_store(params.store, root), cache_dir("bundles", root)).model
     log = open_log(root, params)
-    found = Summary(model.version)
+    found = Summary(model.version, model.predictor.provisional)
     rows: list[dict] = []
     size = 0
     offered = 0

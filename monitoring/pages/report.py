@@ -57,15 +57,18 @@ def write_index(folder: Path) -> Path:
     return folder / "index.html"
 
 
-def index_page(entries: Sequence[dict], base: str = "", links: Sequence[tuple[str, str]] = (), forms: str = "") -> str:
-    """The page of all reports. Links and forms exist only on a running server (monitoring.pages.site).
+def index_page(
+    entries: Sequence[dict], base: str = "", links: Sequence[tuple[str, str]] = (), forms: str = "", live: str = ""
+) -> str:
+    """The page of all reports. Links, forms and `live` exist only on a running server (monitoring.pages.site).
 
-    entries: of index.json; base: prefix of a page's file name; links: (text, address); forms: trusted HTML.
+    entries: of index.json; base: prefix of a page's file name; links: (text, address); forms: trusted HTML; live: what
+    is live, in a sentence.
     """
     newest = sorted(entries, key=lambda entry: entry["id"], reverse=True)
     counts = {outcome: sum(entry["outcome"] == outcome for entry in newest) for outcome in OUTCOMES}
     return render(
-        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES, base=base, links=links, forms=forms,
+        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES, base=base, links=links, forms=forms, live=live,
         blocks=[newest[start : start + 100] for start in range(0, len(newest), 100)],
         strip=plots.strip(_cells(newest[::-1])),
     )  # fmt: skip

@@ -97,7 +97,7 @@ def create_app(site: Site) -> FastAPI:
 
     @app.get("/")
     def home() -> HTMLResponse:
-        return HTMLResponse(_index(site.reports, _links(site), _forms(site, key)))
+        return HTMLResponse(_index(site.reports, _links(site), _forms(site, key), _live(site.releases)))
 
     @app.get("/reports/index.html")
     def back() -> RedirectResponse:
@@ -233,16 +233,33 @@ def _forms(site: Site, key: bytes) -> str:
     return f'<div class="actions">{made}</div>' if made else ""
 
 
-def _index(folder: Path, links: tuple, forms: str) -> str:
+def _live(store: Store | None) -> str:
+    """What is live, and whether it is provisional; or why nothing is live."""
+    if store is None:
+        return ""
+    from tasks.releases.nothing_live import nothing_live
+    from tasks.releases.store import Releases
+
+    releases = Releases(store)
+    try:
+        if (live := releases.live()) is None:
+            return nothing_live(releases)
+        why = releases.provisional(live.bundle)
+    except EvergreenError as error:  # the reports are there all the same
+        return str(error)
+    return f"{live.version} is live since {live.at:%Y-%m-%d %H:%M} UTC" + (f"; provisional: {why}" if why else "")
+
+
+def _index(folder: Path, links: tuple, forms: str, live: str) -> str:
     path = folder / "index.json"
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _index_of(folder, stamp, links, forms)
+    return _index_of(folder, stamp, links, forms, live)
 
 
 @functools.lru_cache(maxsize=1)
-def _index_of(folder: Path, stamp: int, links: tuple, forms: str) -> str:
+def _index_of(folder: Path, stamp: int, links: tuple, forms: str, live: str) -> str:
     """The index page, cached until `stamp` changes: with thousands of reports, rendering takes a moment."""
-    return report.index_page(report.read_index(folder), "/reports/", links, forms)
+    return report.index_page(report.read_index(folder), "/reports/", links, forms, live)
 
 
 def _releases(store: Store | None) -> list[dict]:

@@ -7,11 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.production.score import score
+from flows.production.score import Summary, score
 from monitoring.log.production_log import open_log
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams, load_params
+from tasks.releases.store import open_store
 from tasks.storage.places import open_blobs
 from tests.support.live_project import VERSION, make, traffic
 from tests.support.s3_servers import credentials, moto  # noqa: F401  (fixtures)
@@ -95,6 +96,12 @@ def test_files_are_written_as_memory_fills(root, log, tmp_path, monkeypatch):
     assert log.window(*EVER)[2] == 150
 
 
+def test_a_provisional_model_says_so_with_its_answers():
+    assert "provisional" not in "".join(Summary("v0.1.0").lines())
+    lines = Summary("v0.1.0", "0.4 is below 0.5").lines()
+    assert "v0.1.0 is provisional: 0.4 is below 0.5" in lines[1]
+
+
 def test_nothing_to_score_and_nothing_live(root, log, tmp_path):
     with pytest.raises(EvergreenError, match="does not exist"):
         score(root, str(tmp_path / "absent"))
@@ -104,7 +111,13 @@ def test_nothing_to_score_and_nothing_live(root, log, tmp_path):
     (tmp_path / "new").mkdir()
     text = (root / "params.yaml").read_text()
     (tmp_path / "new/params.yaml").write_text(text)
-    with pytest.raises(EvergreenError, match="no model is live yet"):
+    with pytest.raises(EvergreenError, match="no model is live yet: `evergreen retrain`"):
+        score(tmp_path / "new", str(tmp_path))
+    releases = open_store(load_params(tmp_path / "new/params.yaml").store, tmp_path / "new")
+    releases.put_run(
+        "run-1", {"outcome": "rejected", "sentence": "reject: luck.", "remedies": [{"text": "Label more."}]}
+    )
+    with pytest.raises(EvergreenError, match=r"\(run-1\) ended as rejected. reject: luck.\n.*\n  1. Label more."):
         score(tmp_path / "new", str(tmp_path))
 
 

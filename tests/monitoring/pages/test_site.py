@@ -20,7 +20,8 @@ from tasks.common.access import Access, basic
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
-from tasks.releases.store import open_store, successor
+from tasks.releases.bundle import write_manifest
+from tasks.releases.store import Releases, open_store, successor
 from tasks.storage.local import LocalStore
 from tests.support import drift_windows
 from tests.support.checkout import ROOT
@@ -288,6 +289,27 @@ def test_the_list_shows_new_reports(site, tmp_path):
         (tmp_path / "reports/index.json").write_text(json.dumps([entry]))
         assert entry["id"] in ask(address)[2]
         assert "No releases yet" in ask(f"{address}/releases")[2]
+
+
+def test_the_first_page_says_what_is_live_and_whether_it_is_provisional(site, tmp_path):
+    releases = Releases(LocalStore(tmp_path / "releases"))
+    shown = pages_site.Site(tmp_path / "reports", tmp_path / "evidently", ACCESS, releases.store)
+    with serving(shown) as address:
+        assert "no model is live yet: `evergreen retrain`" in ask(address)[2]
+        releases.put_run("run-1", {"outcome": "rejected", "sentence": "reject: <b>luck</b>", "remedies": []})
+        assert "(run-1) ended as rejected. reject: &lt;b&gt;luck&lt;/b&gt;" in ask(address)[2]
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle/bundle.json").write_text(json.dumps({"provisional": "0.4 is below 0.5"}))
+        write_manifest(tmp_path / "bundle")
+        bundle = releases.put_bundle(tmp_path / "bundle")
+        about = {"version": "v0.1.0", "run_id": "run-2", "git_rev": "0" * 40, "by": "a", "why": "b"}
+        releases.promote(successor(None, bundle=bundle, **about))
+        assert "v0.1.0 is live since" in ask(address)[2]
+        assert "provisional: 0.4 is below 0.5" in ask(address)[2]
+        for file in (tmp_path / "releases/objects").iterdir():
+            file.unlink()
+            file.write_text("damaged")
+        assert "is damaged" in ask(address)[2]
 
 
 def test_a_request_from_another_machine_is_refused_for_any_host_header(site):

@@ -258,7 +258,7 @@ def test_a_model_below_the_floor_says_that_it_is_provisional(made):
     about, card = bundle.read(made / "artifacts/bundle"), (made / "artifacts/bundle/card.md").read_text()
     assert about["provisional"].startswith("balanced accuracy 0.450 on 36 test images")
     assert "**Provisional:** balanced accuracy 0.450" in card
-    assert Predictor(made / "artifacts/bundle").about["provisional"] == about["provisional"]
+    assert Predictor(made / "artifacts/bundle").provisional == about["provisional"]
 
     say(made, "first_model: null", "first_model: {test.balanced_accuracy: 0.4}")  # the user says what is enough
     run_again(made)
