@@ -186,7 +186,7 @@ def ensure_server(root: Path, say=print) -> Api:
     state = state_dir(root)
     state.mkdir(parents=True, exist_ok=True)
     # two runs at once start one server
-    with locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server"):
+    with _server_locked(state):
         if (about := _alive(root)) and healthy(about["url"], BUSY_SECONDS) and (api := own_api(root)):
             return api
         if (left := _recorded(root)) and _is_here(left, root):  # it hangs, or an earlier version started it
@@ -195,15 +195,20 @@ def ensure_server(root: Path, say=print) -> Api:
         return _start(root, state)
 
 
+def _server_locked(state: Path):
+    return locked(state / "server.lock", 2 * START_SECONDS, "the start of the Prefect server")
+
+
 def _start(root: Path, state: Path, tries: int = 5) -> Api:
     serve = load_params(root / "params.yaml").serve
     port = free_port(serve.prefect_port, serve.host)
     url = f"http://{shown_host(serve)}:{port}/api"
-    last = _recorded(root)
-    # someone else has the last server's port: what clients and pages still send there, they read
-    own = renew_secret(root) if last and last["url"] != url else checkout(root)
+    own = renew_secret(root) if _may_have_leaked(root, url) else checkout(root)
     started = {**environment(root), **server_environment(serve, own, url)}
-    Path(started["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    home = Path(started["PREFECT_HOME"])
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.is_relative_to(state):
+        home.chmod(0o700)  # an earlier version made it readable for others
     started["PYTHONPATH"] = os.pathsep.join(filter(None, [str(project_root(root)), os.environ.get("PYTHONPATH")]))
     with open(state / "server.log", "ab") as log:
         process = subprocess.Popen(
@@ -237,6 +242,16 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
     return Api(url, own.auth)
 
 
+def _may_have_leaked(root: Path, url: str) -> bool:
+    """Whether another process may have listened where clients and open pages still sent the secret to.
+
+    So it is if the last server's port is taken now, and if the machine was restarted since. A server that is started
+    again after a crash keeps the secret, for the runs that go on.
+    """
+    last = _recorded(root)
+    return last is not None and (last["url"] != url or (last.get("created") or 0) < psutil.boot_time())
+
+
 def _listens(pid: int, port: int) -> bool:
     """Whether process `pid` or one of its children listens on `port`."""
     try:
@@ -250,13 +265,14 @@ def _listens(pid: int, port: int) -> bool:
 
 def stop_server(root: Path) -> bool:
     """Stop the checkout's own server and its children; False if none runs. The next one has another secret."""
-    about = _recorded(root)
+    about, state = _recorded(root), state_dir(root)
     if about is None or not _is_here(about, root):
-        (state_dir(root) / "server.json").unlink(missing_ok=True)
+        (state / "server.json").unlink(missing_ok=True)
         return False
-    _stop(about)
-    (state_dir(root) / "server.json").unlink(missing_ok=True)
-    renew_secret(root)
+    with _server_locked(state):  # else one that starts meanwhile would have the old secret
+        _stop(about)
+        (state / "server.json").unlink(missing_ok=True)
+        renew_secret(root)
     return True
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.repo.workspace import alive_runs, check_code_and_state
+from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
 from flows.server.process import (
@@ -26,13 +26,12 @@ from flows.server.process import (
     created,
     environment,
     healthy,
-    own_api,
     running,
     stop_server,
 )
 from flows.services.supervisor import MARK
 from monitoring.silence import monitor_silence
-from tasks.common.checkout import known_checkout, renew_secret
+from tasks.common.checkout import known_checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
 from tasks.common.params import load_params
@@ -57,8 +56,6 @@ def up(root: Path, say=print) -> list[str]:
         down(root)
     if not supervised(root):
         _stop(_left(root))  # left by a killed supervisor; runs that they started go on
-        if own_api(root) is None and not list(alive_runs(root)):
-            renew_secret(root)
         for name in ("services.json", "serving.json"):
             (state / name).unlink(missing_ok=True)
         env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}

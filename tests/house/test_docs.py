@@ -15,7 +15,7 @@ from tasks.common.params import Params
 from tests.support.checkout import ROOT
 from tests.support.photos import cutouts, encode
 
-TOP = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
+TOP = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 SECTIONS = {field.alias or name: field.annotation for name, field in Params.model_fields.items()}

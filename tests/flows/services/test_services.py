@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,10 @@ def test_another_projects_server_at_the_same_address_is_recognised(running, tmp_
     assert process.running(tmp_path) is None
     assert process.stop_server(tmp_path) is False
     assert process.running(root) == theirs
+    earlier = {name: value for name, value in theirs.items() if name != "checkout"}
+    write_json(root / ".evergreen" / "server.json", earlier)  # as a version without a secret wrote it
+    assert process.running(root) is process.own_api(root) is None, "`evergreen up` replaces it"
+    write_json(root / ".evergreen" / "server.json", theirs)
     port = int(theirs["ui"].rpartition(":")[2])
     assert process._listens(theirs["pid"], port)
     assert not process._listens(gone.pid, port)
@@ -274,6 +279,16 @@ def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_othe
     assert [flow for flow in api(root).post("/flows/filter", {}) if flow["name"] == "attack"] == []
 
 
+def socket_status(netloc: str, path: str) -> int:
+    """The status with which a server answers a WebSocket that brings no sign-in."""
+    host, _, port = netloc.partition(":")
+    lines = [f"GET {path} HTTP/1.1", f"Host: {netloc}", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        line.sendall("\r\n".join(lines).encode())
+        return int(line.recv(100).split()[1])
+
+
 def test_another_user_of_this_machine_reads_and_changes_nothing(running):
     """Every route that the server has, asked without the secret, with a wrong one, and under a foreign name."""
     root, _ = running
@@ -293,6 +308,8 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(running):
     answers = {status(method, f"/api{path}") for method, path in asked}
     assert answers == {401}
     assert {status("GET", path) for path in ("/docs", "/openapi.json", "/redoc")} == {401}
+    for path in ("/api/events/out", "/api/events/in", "/api/logs/out"):
+        assert socket_status(at.netloc, path) == 403
     assert status("POST", "/api/flows/filter", Authorization="Basic ZXZlcmdyZWVuOndyb25n") == 401
     assert status("POST", "/api/flows/filter", Authorization=basic(checkout(root).auth)) == 200
     assert status("POST", "/api/flows/filter", Authorization=basic(checkout(root).auth), Host="evil.example") == 421
