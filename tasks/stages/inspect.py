@@ -21,10 +21,20 @@ from tasks.common.files import atomic_path, write_json
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.progress import track
 from tasks.common.schemas import MEASURES, SPLITS, samples_schema
-from tasks.dataset.shards import batches, live_shards, read_columns, read_task, read_tombstones, shard_groups, undo_text
+from tasks.dataset.shards import (
+    batches,
+    live_shards,
+    read_columns,
+    read_image_paths,
+    read_task,
+    read_tombstones,
+    shard_groups,
+    undo_text,
+)
 from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
+from tasks.siblings.hidden_groups import find_hidden_groups
 
 GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
 LEAKS = ("hard", "test", "calibration")  # the worst first: a training row is excluded for the first that applies
@@ -83,8 +93,25 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
         "repeated": repeated,  # rows whose image an earlier batch already has
         "annotations": annotations.num_rows,
         "refused_at_ingest": dict(sum((Counter(batch.quarantined) for batch in live), Counter())),
+        "hidden_groups": _hidden_groups(root, samples, table),
     }
     write_json(root / "metrics" / "inspect.json", figures)
+
+
+def _hidden_groups(root: Path, samples: pa.Table, table: pa.Table) -> dict | None:
+    """What the file names say where nobody recorded a group; said to the user, because it is too late to use it."""
+    if samples["group"].null_count < len(samples):
+        return None
+    labels = ["|".join(label) if isinstance(label, list) else label for label in samples["label"].to_pylist()]
+    found = find_hidden_groups(
+        read_image_paths(root, samples), labels, thumbnails(table.column("thumbnail")), samples["split"].to_pylist()
+    )
+    if found is not None:
+        print(
+            f"inspect: {found['sentence']}. Images of this data set keep their split; to keep such groups in one, "
+            f"ingest into a new project with --layout {found['layout']!r} or with a column `group`"
+        )
+    return found
 
 
 def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:

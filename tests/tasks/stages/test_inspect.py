@@ -16,7 +16,7 @@ from tasks.dataset import shards
 from tasks.inspection.annotations import decide_label
 from tasks.inspection.measures import shard_measures, store_measures
 from tasks.stages import inspect
-from tests.support.photos import cutouts, encode
+from tests.support.photos import cutouts, encode, tracks
 
 IMAGES, ONE = ImagesParams(), InspectParams(workers=1)
 
@@ -35,7 +35,8 @@ class Project:
             dict.fromkeys(schema.names) | {"split": "train", "batch": name, "origin": "import"} | row for row in rows
         ]
         for row in full:
-            row["id"], row["image"] = sha256_bytes(row["image"]), {"bytes": row["image"], "path": None}
+            row["id"] = sha256_bytes(row["image"])
+            row["image"] = {"bytes": row["image"], "path": row.pop("path", None)}
         files = []
         if annotations:
             (self.root / "data" / "annotations").mkdir(exist_ok=True)
@@ -265,3 +266,30 @@ def test_leaks_need_only_splits_and_clusters():
         None,
         None,
     ]
+
+
+def test_tracks_that_nobody_recorded_are_reported_with_what_they_cost(tmp_path, capsys):
+    project = Project(tmp_path)
+    rows = [
+        {"image": encode(image), "label": name.split("/")[0], "path": name, "split": "test" if view == 3 else "train"}
+        for (name, image), view in zip(tracks(12, views=4).items(), [0, 1, 2, 3] * 24, strict=True)
+    ]
+    project.batch("b-1", rows)
+    inspect.run(tmp_path, images=IMAGES, inspect=ONE)
+    found = read_json(tmp_path / "metrics/inspect.json")["hidden_groups"]
+    assert found["layout"] == "{class+group}/{group}_{*}"
+    assert (found["test_images"], found["test_images_with_group_in_train"]) == (24, 24)
+    assert "ingest into a new project with --layout '{class+group}/{group}_{*}'" in capsys.readouterr().out
+
+
+def test_nothing_is_reported_where_groups_are_recorded_or_names_mean_nothing(tmp_path):
+    images = list(tracks(12, views=4).items())
+    for folder, fields in (("grouped", {"group": "g"}), ("counted", {})):
+        project = Project(tmp_path / folder)
+        rows = [
+            {"image": encode(image), "label": name[:3], "path": name if fields else f"{number}.png", **fields}
+            for number, (name, image) in enumerate(images)
+        ]
+        project.batch("b-1", rows)
+        inspect.run(tmp_path / folder, images=IMAGES, inspect=ONE)
+        assert read_json(tmp_path / folder / "metrics/inspect.json")["hidden_groups"] is None
