@@ -139,6 +139,9 @@ def ingest(
     ] = None,
     group: Annotated[str | None, typer.Option(help=GROUP_HELP)] = None,
     camera: Annotated[str | None, typer.Option("--source", help=SOURCE_HELP)] = None,
+    time_format: Annotated[
+        str | None, typer.Option("--time-format", help="How times are written, e.g. '%d.%m.%Y %H:%M'.")
+    ] = None,
     annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
     layout: Annotated[
         str | None,
@@ -167,6 +170,7 @@ def ingest(
         columns=Columns(**{name: value for name, value in given.items() if value}),
         annotator=annotator,
         layout=layout,
+        time_format=time_format,
         say=typer.echo,
     )
     for report in reports:

@@ -31,6 +31,8 @@ from tasks.ingest.batch import IngestReport
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import Columns, json_records, parquet_records, text_records
+from tasks.sources.source import read_time
+from tasks.sources.times import Times
 
 READERS = {".csv": text_records, ".tsv": text_records, ".jsonl": json_records, ".ndjson": json_records}
 READERS |= {".parquet": parquet_records}
@@ -48,15 +50,21 @@ class Labelled:
     kept: int = 0  # new in the log
     repeated: int = 0  # already in the log
     refused: list[str] = field(default_factory=list)  # "labels.csv line 3: why"
+    untimed: int = 0  # labels whose time cannot be read: they count as given now
     without_image: int = 0  # only a thumbnail is in the log: counts for accuracy, not for training
     ingested: IngestReport | None = None
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
-        found = [f"{self.kept} labels taken, {self.repeated} already known, {self.left} rows without a label"]
+        taken = "1 label" if self.kept == 1 else f"{self.kept} labels"
+        found = [f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
         found += [f"  refused {line}" for line in self.refused[:10]]
         if len(self.refused) > 10:
             found.append(f"  ... and {len(self.refused) - 10} more refused")
+        if self.untimed:
+            found.append(
+                f"  {self.untimed} times cannot be read (see data.time_format): these labels count as given now"
+            )
         if self.without_image:
             found.append(f"  {self.without_image} of them have only a thumbnail in the log: not used for training")
         if self.ingested:
@@ -96,7 +104,8 @@ def take_labels(
     log = open_log(root, params)
     classes = None if new_classes else label_classes(root, params) or None
     result = Labelled()
-    given = list(_read(file, params.data.task, classes, annotator or getpass.getuser(), result))
+    times = Times(params.data.time_format, params.data.time_zone)
+    given = list(_read(file, params.data.task, classes, annotator or getpass.getuser(), times, result))
     located = {row["id"]: row for row in log.find([one.id for one in given], *EVER, ["id", "at", "source"]).to_pylist()}
     given = [one for one in given if _is_known(one, located, result)]
     if quota:
@@ -107,7 +116,9 @@ def take_labels(
     return result
 
 
-def _read(file: Path, task: str, classes: list[str] | None, annotator: str, result: Labelled) -> Iterator[_Given]:
+def _read(
+    file: Path, task: str, classes: list[str] | None, annotator: str, times: Times, result: Labelled
+) -> Iterator[_Given]:
     for where, values in _records(file):
         result.rows += 1
         try:
@@ -118,7 +129,9 @@ def _read(file: Path, task: str, classes: list[str] | None, annotator: str, resu
             name = optional_text(values.get("id"))
             if name is None:
                 raise Unusable("bad_label", "no id")
-            by, at = optional_text(values.get("annotator")) or annotator, fields.moment(values.get("labelled_at"))
+            at, unread = read_time(values.get("labelled_at"), times)
+            result.untimed += unread is not None
+            by = optional_text(values.get("annotator")) or annotator
             yield _Given(where, name, found, by, at)
         except Unusable as error:
             result.refused.append(f"{where}: {error.detail}")

@@ -17,6 +17,7 @@ from tasks.common.params import Params
 from tasks.common.progress import track
 from tasks.sources.fields import Unusable
 from tasks.sources.source import Columns, open_source
+from tasks.sources.times import Times
 
 BATCH = 64  # images predicted at once
 BUFFER_ROWS, BUFFER_BYTES = 4096, 64 << 20  # answers in memory before they are written, one file per hour of time
@@ -33,6 +34,7 @@ class Summary:
     needs_review: int = 0  # uncertain or unfamiliar
     unfamiliar: int = 0  # out of distribution
     unreadable: Counter = field(default_factory=Counter)  # reason -> images
+    bad_times: list[str] = field(default_factory=list)  # times that cannot be read, as written
     examples: list[str] = field(default_factory=list)  # of unreadable images, for people
 
     def lines(self) -> list[str]:
@@ -43,6 +45,9 @@ class Summary:
         width = max(map(len, self.classes), default=0)
         found += [f"  {name:<{width}}  {count:>7}" for name, count in self.classes.most_common()]
         found.append(f"  worth a review: {self.needs_review} ({self.unfamiliar} of them unlike the training images)")
+        if self.bad_times:
+            count = f"{len(self.bad_times)} times cannot be read, e.g. {self.bad_times[0]!r}"
+            found.append(f"  {count}: these answers have the time of now (data.time_format says how times are written)")
         if self.unreadable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unreadable.items()))
             found += [f"  unreadable: {reasons}", *(f"    {line}" for line in self.examples)]
@@ -83,6 +88,7 @@ def score(
         readable = []
         for one in batch:
             offered += 1
+            found.bad_times += [one.bad_time] if one.bad_time else []
             try:
                 readable.append((one, one.read()))
             except Unusable as error:  # without bytes there is no id, so it is reported but not logged
@@ -126,8 +132,9 @@ def _offered(
     layout: str | None,
 ) -> Iterator:
     columns = Columns(time=at_column, source=source_column, unlabelled=True)
+    times = Times(params.data.time_format, params.data.time_zone)
     with on_disk(root, source, params, columns) as path:  # inside the block, because rows read their files late
-        yield from _batches(track(open_source(path, columns, chosen_layout(layout)).rows(), f"scoring {source}"))
+        yield from _batches(track(open_source(path, columns, chosen_layout(layout), times).rows(), f"scoring {source}"))
 
 
 def _batches(rows: Iterator) -> Iterator[list]:

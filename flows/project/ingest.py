@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.repo.git import check_repository, git, identity_options
 from flows.repo.pipeline import open_repo, record_data, restore_data
 from tasks.common.errors import EvergreenError
-from tasks.common.params import Params, load_params
+from tasks.common.params import Params, load_params, parse_params
 from tasks.common.paths import state_dir
 from tasks.ingest.batch import IngestReport, ingest
 from tasks.sources.source import Columns
@@ -24,15 +24,19 @@ def ingest_command(
     commit: bool,
     new: bool,
     layout: str | None = None,
+    time_format: str | None = None,
     **options,
 ) -> list[IngestReport]:
     """Add `source` to data/ and commit data.dvc; it is a path, s3://..., or None for the repository's default set.
 
-    layout: a template of tasks.sources.layouts, NO_LAYOUT, or None for data.layout of params.yaml.
-    Raises EvergreenError if data.dvc names data that cannot be restored, unless `new` is set or the result is exactly
-    what data.dvc names.
+    layout: a template of tasks.sources.layouts, NO_LAYOUT, or None for data.layout of params.yaml. time_format: how
+    times are written, if not as data.time_format says. Raises EvergreenError if data.dvc names data that cannot be
+    restored, unless `new` is set or the result is exactly what data.dvc names.
     """
     params = load_params(root / "params.yaml")
+    if time_format is not None:
+        changed = params.data.model_dump() | {"time_format": time_format}
+        params = params.model_copy(update={"data": parse_params({"data": changed}, "--time-format").data})
     check_repository(root, commit=False)
     if source is not None and not str(source).strip():
         raise EvergreenError(

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
+from tasks.sources.times import Times, fitting_formats
 from tasks.sources.understood import understood
 
 SAMPLE = 500  # images whose header is read
@@ -55,17 +56,20 @@ class SourceProfile:
     group_notes: tuple[str, ...] = ()  # what the groups do not allow
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
     understood: tuple[str, ...] = ()  # how the source was read, for people
+    time_format: str | None = None  # the only one that fits times which are otherwise unreadable
 
 
 def profile_source(source: Path, columns: Columns | None = None, layout: str | None = None) -> SourceProfile:
     """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
     opened = open_source(source, columns, layout)
     rows, labels, splits, groups, sources = 0, [], set(), set(), set()
-    misfits, slices, units = [], defaultdict(set), []
+    misfits, slices, units, bad_times = [], defaultdict(set), [], {}
     for row in opened.rows(images=False):
         rows += 1
         if row.refused is not None and row.refused.reason == "bad_path":
             misfits.append(row.where)
+        if row.bad_time is not None:
+            bad_times[row.bad_time] = None
         for name, value in row.slices:
             slices[name].add(value)
         labels.append(row.label)
@@ -75,6 +79,9 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         splits.update(row.split if len(row.split) == 1 else row.split[:1])
     if rows == 0:
         raise DataError(f"{source} has no rows: nothing to fit parameters to")
+    forms = fitting_formats(bad_times) if bad_times else []
+    form = forms[0] if len(forms) == 1 else None
+    opened = replace(opened, times=Times(form))
     multilabel = any(_several(label, folders=not opened.manifests) for label in labels)
     task = "multilabel" if multilabel else "multiclass"
     counts, labelled = _count(labels, task)
@@ -117,6 +124,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         group_notes=tuple(notes),
         found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
+        time_format=form,
         understood=tuple(understood(opened, "multilabel" if multilabel else "multiclass")),
     )
 
@@ -159,7 +167,11 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
     common = median(profile.classes.values()) if profile.classes else 0
     side, aspect = median(profile.sides), median(profile.aspects)
     values: dict[str, dict] = {
-        "data": {"task": "multilabel" if profile.multilabel else "multiclass", "layout": profile.layout},
+        "data": {
+            "task": "multilabel" if profile.multilabel else "multiclass",
+            "layout": profile.layout,
+            "time_format": profile.time_format,
+        },
         "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
         "validate": {
             "min_rows": int(np.clip(0.35 * profile.labelled, 10, 50)),
@@ -171,6 +183,7 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "bundle": {"name": slug(profile.name)},
     }
     why = {
+        "data.time_format": "the only usual format that fits every time of the source" if profile.time_format else None,
         "data.task": f"{profile.rows} rows, {profile.labelled} labelled, {len(profile.classes)} classes"
         + (", some rows with several labels" if profile.multilabel else ", one label per row"),
         "images.resolution": f"the median shorter side is {side:g} pixels; a larger one costs time with its square"

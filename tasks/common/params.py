@@ -10,8 +10,10 @@ import difflib
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -68,6 +70,36 @@ class DataParams(Section):
         "split, time and slices; null: class folders, or a manifest's columns. Used by `evergreen ingest`; images "
         "that are in the data set keep what they have",
     )
+
+    time_format: str | None = Field(
+        None,
+        description="how a source writes times, e.g. %d.%m.%Y %H:%M (as Python's strptime reads it); null: ISO 8601, "
+        "EXIF and Unix times only. Used by `evergreen ingest` and `score`",
+    )
+    time_zone: str | None = Field(
+        None, description="zone of times that name none, e.g. Europe/Berlin; null: UTC. Used where time_format is"
+    )
+
+    @field_validator("time_format")
+    @classmethod
+    def _format(cls, form: str | None) -> str | None:
+        day = datetime(2026, 11, 22)
+        try:
+            named = form is None or datetime.strptime(day.strftime(form), form).date() == day.date()
+        except ValueError as error:
+            raise ValueError(f"{form!r} is not a format of times ({error}): expected e.g. %d.%m.%Y %H:%M") from None
+        if not named:
+            raise ValueError(f"{form!r} does not name day, month and year: expected e.g. %d.%m.%Y %H:%M")
+        return form
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, name: str | None) -> str | None:
+        if name is not None and name not in available_timezones():
+            near = difflib.get_close_matches(name, available_timezones(), 1, 0.4)
+            hint = f": did you mean {near[0]}?" if near else ": expected e.g. Europe/Berlin"
+            raise ValueError(f"{name!r} is not a time zone{hint}")
+        return name
 
     @field_validator("classes")
     @classmethod

@@ -27,6 +27,7 @@ from tasks.ingest.reading import IngestSettings, Reading, Refused, read_source
 from tasks.ingest.writing import write_batch, write_quarantine
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
+from tasks.sources.times import Times
 from tasks.sources.understood import understood
 
 KINDS = ("import", "production", "review", "hard")
@@ -43,6 +44,7 @@ class IngestReport:
     tombstoned: int  # of these, in tombstoned batches: they stay out of training
     annotated: int  # labels added to images
     unlabelled: int  # of the taken
+    untimed: int  # of the taken: without a time, because theirs cannot be read
     quarantined: tuple[Refused, ...]
     classes: dict[str, int]  # class -> images taken
     splits: dict[str, int]  # split -> images taken
@@ -55,6 +57,8 @@ class IngestReport:
             where = ", ".join(f"{count} {split}" for split, count in self.splits.items())
             classes = "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes"
             without = f", {self.unlabelled} of them without label" if self.unlabelled else ""
+            if self.untimed:
+                without += f", {self.untimed} without time (it cannot be read)"
             parts = [f"took {self.taken} new images of {classes} ({where}){without}"]
         if self.annotated:
             parts.append(f"added {self.annotated} labels")
@@ -93,7 +97,7 @@ def ingest(
     """
     if kind not in KINDS:
         raise DataError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
-    opened = open_source(source, columns, layout)
+    opened = open_source(source, columns, layout, Times(data.time_format, data.time_zone))
     folder = root / "data"
     with data_lock(root) as journal:
         if shards.batches(folder):
@@ -128,6 +132,7 @@ def _report(reading: Reading, batch: str | None) -> IngestReport:
         tombstoned=reading.tombstoned,
         annotated=len(reading.annotations),
         unlabelled=sum(new.label is None for new in taken),
+        untimed=sum(new.bad_time for new in taken),
         quarantined=tuple(reading.refused),
         classes=dict(sorted(Counter(name for names in labels for name in names).items())),
         splits={name: splits[name] for name in SPLITS if splits[name]},

@@ -67,6 +67,7 @@ class NewImage:
     source: str | None
     allowed: tuple[str, ...]
     content: str  # hash of everything else that is stored for it
+    bad_time: bool = False  # the source gives a time that cannot be read
     verdict: str | Unusable | None = None
 
     @property
@@ -199,7 +200,7 @@ class _Reader:
             stored = [label, row.source, str(row.taken_at), row.slices, row.path, *([group] if group else [])]
             content = content_key(stored)[:16]
             shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
-            self.reading.new.append(NewImage(number, row.where, image, *shared, content))
+            self.reading.new.append(NewImage(number, row.where, image, *shared, content, row.bad_time is not None))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
         if label is not None and not silent:

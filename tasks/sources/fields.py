@@ -1,12 +1,12 @@
-"""Parse a manifest's raw values into the types that samples have: labels, times and splits.
+"""Parse a manifest's raw values into the types that samples have: labels and splits.
 
-Every function takes one raw value (from CSV text, JSON or Parquet) and returns the typed one; None stays None. An
-unreadable value raises `Unusable` with a reason from schemas.QUARANTINE_REASONS: only that row is quarantined.
+Times are read by tasks.sources.times. Every function takes one raw value (from CSV text, JSON or Parquet) and returns
+the typed one; None stays None. An unreadable value raises `Unusable` with a reason from schemas.QUARANTINE_REASONS:
+only that row is quarantined.
 """
 
 import unicodedata
 from collections.abc import Collection
-from datetime import UTC, date, datetime, time
 from typing import Any
 
 from tasks.common.cells import is_encodable, is_missing
@@ -80,39 +80,6 @@ def _class_name(value: Any, classes: Collection[str] | None) -> str:
             raise Unusable("unknown_label", f"{name!r} is not in data.classes")
         return listed
     return name
-
-
-def moment(value: Any) -> datetime | None:
-    """A time in UTC from a datetime, a date, ISO 8601 or EXIF text, or a Unix time in s, ms or us.
-
-    Times without a zone are taken as UTC.
-    """
-    if is_missing(value) or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        found = _moment(value)
-        return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
-    except (ValueError, OverflowError, OSError, TypeError):
-        raise Unusable("bad_time", f"{str(value)[:60]!r} is not a time: expected e.g. 2024-05-31T12:00:00Z") from None
-
-
-def _moment(value: Any) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    if isinstance(value, date):
-        return datetime.combine(value, time())
-    if isinstance(value, str):
-        written = value.strip()
-        if written[4:5] == ":" and written[7:8] == ":":  # EXIF writes 2024:05:31 12:00:00
-            written = written[:10].replace(":", "-") + written[10:]
-        try:
-            return datetime.fromisoformat(written)
-        except ValueError:
-            value = float(written)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    magnitude = abs(value)
-    return datetime.fromtimestamp(value / (1 if magnitude < 1e11 else 1e3 if magnitude < 1e14 else 1e6), UTC)
 
 
 def split(value: Any) -> str | None:

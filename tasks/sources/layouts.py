@@ -24,7 +24,7 @@ from string import Formatter
 from typing import Any
 
 from tasks.common.errors import DataError
-from tasks.sources.fields import Unusable, moment, split
+from tasks.sources.fields import Unusable, split
 
 ROLES = ("class", "group", "source", "split", "time", "name")  # every other field is a slice
 JOINED = ("group", "source")  # may be repeated
@@ -115,7 +115,7 @@ def sample_values(found: Mapping[str, str]) -> dict[str, Any]:
         "label": found.get("class"),
         "source": found.get("source"),
         "group": found.get("group"),
-        "taken_at": moment(found.get("time")),
+        "taken_at": found.get("time"),  # as written: tasks.sources.times reads it
         "split": (named,) if named else (),
         "slices": tuple(sorted((name, value) for name, value in found.items() if name not in ROLES)),
     }

@@ -25,11 +25,12 @@ from typing import Any
 
 from tasks.common.cells import is_missing, optional_text, without_surrogates
 from tasks.common.errors import DataError
-from tasks.sources.fields import SPLIT_WORDS, Unusable, moment, split
+from tasks.sources.fields import SPLIT_WORDS, Unusable, split
 from tasks.sources.folders import IMAGE_SUFFIXES, Contents, files_aside, read_contents
 from tasks.sources.layouts import Layout, parse_layout, sample_values
 from tasks.sources.records import Columns, json_records, parquet_records, text_records
 from tasks.sources.safe_files import list_entries, read_file, resolve_inside, walk, walk_folders
+from tasks.sources.times import Times
 
 READERS = {
     ".csv": text_records,
@@ -56,6 +57,7 @@ class Offered:
     annotator: str | None = None
     labelled_at: datetime | None = None
     split: tuple[str, ...] = ()  # allowed splits; one: given by the source; empty: any but hard
+    bad_time: str | None = None  # a time that cannot be read, as written; the image is offered without a time
     refused: Unusable | None = None
 
     def read(self) -> bytes:
@@ -74,6 +76,7 @@ class Source:
     columns: Columns = field(default_factory=Columns)
     layout: Layout | None = None
     contents: Contents | None = None  # of a folder of images
+    times: Times = field(default_factory=Times)
 
     def rows(self, images: bool = True) -> Iterator[Offered]:
         """The rows in order. `images=False` skips images stored inside a manifest, which is much faster.
@@ -86,7 +89,9 @@ class Source:
         splits = {} if self.manifests else _splits_by_name(_layout_splits(self.path, self.layout))
         for row in self._rows(images=True):
             # the layout replaces what a folder's structure means, and fills the gaps of a manifest
-            yield _placed(row if self.manifests else replace(row, label=None, split=()), self.layout, splits)
+            yield _placed(
+                row if self.manifests else replace(row, label=None, split=()), self.layout, splits, self.times
+            )
 
     def _rows(self, images: bool) -> Iterator[Offered]:
         if not self.manifests:
@@ -96,21 +101,22 @@ class Source:
         for file in self.manifests:
             given = by_name.get(_split_of_name(file), ())
             for where, roles, record in READERS[file.suffix.lower()](file, self.columns, images):
-                yield _offer(where, roles, record, file.parent, given)
+                yield _offer(where, roles, record, file.parent, given, self.times)
 
 
-def open_source(path: Path, columns: Columns | None = None, layout: str | None = None) -> Source:
+def open_source(
+    path: Path, columns: Columns | None = None, layout: str | None = None, times: Times | None = None
+) -> Source:
     """Detect the form of the source at `path`. `layout` is a template of tasks.sources.layouts.
 
     Raises DataError with what was found and what was expected, also when no path at all fits the layout.
     """
-    columns = columns or Columns()
+    columns, times = columns or Columns(), times or Times()
     if layout is None:
-        return _open(path, columns)
+        return replace(_open(path, columns), times=times)
     parsed = parse_layout(layout)
-    opened = replace(
-        _open(path, replace(columns, label_optional="class" in parsed.fields or columns.label_optional)), layout=parsed
-    )
+    columns = replace(columns, label_optional="class" in parsed.fields or columns.label_optional)
+    opened = replace(_open(path, columns), layout=parsed, times=times)
     _check_layout(opened, parsed)
     return opened
 
@@ -239,12 +245,13 @@ def _layout_splits(root: Path, layout: Layout) -> list[str]:
     return [name for name in found if name]
 
 
-def _placed(row: Offered, layout: Layout, splits: dict[str | None, tuple[str, ...]]) -> Offered:
+def _placed(row: Offered, layout: Layout, splits: dict[str | None, tuple[str, ...]], times: Times) -> Offered:
     """`row` with what its path says where the row itself says nothing."""
     if row.refused is not None:
         return row
     try:
         values = sample_values(layout.read(row.path or ""))
+        values["taken_at"], values["bad_time"] = read_time(values["taken_at"], times)
     except Unusable as error:
         return replace(row, refused=error)
     if values["split"]:
@@ -279,7 +286,9 @@ def _split_of_name(file: Path) -> str | None:
     return SPLIT_WORDS.get(word) if file.suffix.lower() == ".parquet" else None
 
 
-def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given: tuple[str, ...]) -> Offered:
+def _offer(
+    where: str, roles: Columns, record: dict[str, Any], root: Path, given: tuple[str, ...], times: Times
+) -> Offered:
     def value(role: str) -> Any:
         column = getattr(roles, role)
         return None if column is None else record.get(column)
@@ -297,14 +306,20 @@ def _offer(where: str, roles: Columns, record: dict[str, Any], root: Path, given
             image, path = _image(value("image"), root)
             row = replace(row, image=image, path=path)
         named = split(value("split"))
-        return replace(
-            row,
-            taken_at=moment(value("time")),
-            labelled_at=moment(value("labelled_at")),
-            split=(named,) if named else given,
-        )
     except Unusable as error:
         return replace(row, refused=error)
+    taken_at, bad_time = read_time(value("time"), times)
+    labelled_at, bad = read_time(value("labelled_at"), times)
+    split_of = (named,) if named else given
+    return replace(row, taken_at=taken_at, labelled_at=labelled_at, split=split_of, bad_time=bad_time or bad)
+
+
+def read_time(value: Any, times: Times) -> tuple[datetime | None, str | None]:
+    """(the time, None), or (None, as it is written) if it cannot be read."""
+    try:
+        return times.read(value), None
+    except Unusable:
+        return None, str(value)[:60]
 
 
 def _image(value: Any, root: Path) -> tuple[bytes | Path, str | None]:

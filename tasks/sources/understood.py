@@ -9,22 +9,25 @@ from tasks.common.text import join_names, one_line
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import ALIASES, Columns
-from tasks.sources.source import READERS, Source
+from tasks.sources.source import READERS, Source, read_time
+from tasks.sources.times import fitting_formats
 
 
 def understood(source: Source, task: str, known: Collection[str] = ()) -> list[str]:
     """Sentences for the user about `source`; `known` are the classes that the data set has already."""
     classes: Counter[str] = Counter()
+    bad_times: list[str] = []
     spellings: dict[str, set[str]] = {}  # class -> how the source writes it
     aside = source.contents.left_aside() if source.contents is not None else []
     if source.layout is not None and source.contents is not None:
-        rows = Counter(row.label for row in source.rows(images=False)).items()
+        offered = [(row.label, row.bad_time) for row in source.rows(images=False)]
+        rows, bad_times = Counter(label for label, _ in offered).items(), [found for _, found in offered if found]
         how, more = f"by the layout {source.layout.template}", aside
     elif source.contents is not None:
         rows = source.contents.classes().items()
         how, more = "from folder names", [*source.contents.sentences(), *aside]
     else:
-        rows, columns = _labels(source)
+        rows, bad_times, columns = _cells(source)
         how, more = "from a column", [_columns(columns)]
     for raw, count in rows:
         try:
@@ -47,7 +50,7 @@ def understood(source: Source, task: str, known: Collection[str] = ()) -> list[s
         for names in alike({*classes, *known})
         if not classes.keys().isdisjoint(names)
     ]
-    return said
+    return said + ([time_note(bad_times)] if bad_times else [])
 
 
 def alike(names: Collection[str]) -> list[list[str]]:
@@ -60,16 +63,29 @@ def alike(names: Collection[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _labels(source: Source) -> tuple[list[tuple[object, int]], Columns]:
-    """The raw labels of manifests with their counts, and the columns that were found."""
+def _cells(source: Source) -> tuple[list[tuple[object, int]], list[str], Columns]:
+    """(raw labels with their counts, times that cannot be read, the columns that were found) of manifests."""
     counts: dict[str, tuple[object, int]] = {}
+    bad_times = []
     columns = source.columns
     for file in source.manifests:
         for _, columns, record in READERS[file.suffix.lower()](file, source.columns, False):
             raw = record.get(columns.label) if columns.label else None
             if raw is not None:
                 counts[repr(raw)] = (raw, counts.get(repr(raw), (raw, 0))[1] + 1)
-    return list(counts.values()), columns
+            for column in filter(None, (columns.time, columns.labelled_at)):
+                bad_times += filter(None, [read_time(record.get(column), source.times)[1]])
+    return list(counts.values()), bad_times, columns
+
+
+def time_note(bad_times: list[str]) -> str:
+    """What to do about times that cannot be read."""
+    forms = "' or '".join(fitting_formats(dict.fromkeys(bad_times)) or ["FORMAT"])
+    count = "1 time cannot be read" if len(bad_times) == 1 else f"{len(bad_times)} times cannot be read"
+    return (
+        f"note: {count}, e.g. {one_line(without_surrogates(bad_times[0]))!r}: such an image is taken without its time. "
+        f"To keep it, first say how times are written: --time-format '{forms}', or data.time_format"
+    )
 
 
 def _columns(columns: Columns) -> str:

@@ -77,7 +77,9 @@ def changed(path: Path_) -> dict:
         other = "test" if path[-1] != "test" else "train"
         return set_at(BASE, path[:2], split | {path[-1]: old - 0.05, other: split[other] + 0.05})
     candidates: list[Any]
-    if isinstance(old, bool):
+    if path in TIMES:
+        candidates = [TIMES[path]]
+    elif isinstance(old, bool):
         candidates = [not old]
     elif isinstance(old, int | float):
         candidates = [old + 1, old - 1, old / 2, old + 0.01]
@@ -105,6 +107,7 @@ KEYS = list(keys(ORIGINAL))
 STAGE_KEYS = [path for path in KEYS if path[0] in STAGE_SECTIONS]
 OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
+TIMES = {("data", "time_format"): "%d.%m.%Y", ("data", "time_zone"): "Europe/Berlin"}
 BASE = {name: ORIGINAL[name] for name in STAGE_SECTIONS}  # DVC parses the file some 30 times for each change
 
 

@@ -127,6 +127,16 @@ def test_a_changed_mind_replaces_the_annotators_label(root, tmp_path):
     assert live_labels(root) == {name: "Trouser"}
 
 
+def test_a_label_whose_time_cannot_be_read_counts_as_given_now(root, tmp_path):
+    (name,) = the_log(root).window(*labels.EVER, ["id"], limit=1)[0]["id"].to_pylist()
+    file = write_csv(tmp_path / "a.csv", (name, "Bag", "03.05.2026"), header=("id", "label", "labelled_at"))
+    found = take_labels(root, file, ingest=False)
+    assert (found.kept, found.untimed, found.refused) == (1, 1, [])
+    assert found.lines()[0].startswith("1 label taken")
+    assert "1 times cannot be read (see data.time_format)" in found.lines()[1]
+    assert datetime.now(UTC) - the_log(root).labels()["at"].to_pylist()[0] < timedelta(minutes=10)
+
+
 def test_a_source_cannot_give_more_labels_than_its_quota(root, tmp_path, monkeypatch):
     monkeypatch.setattr(labels, "QUOTA_FROM", 3)
     log = the_log(root)

@@ -1,7 +1,8 @@
 """`evergreen score`: what the live model says of a folder or manifest, in the production log."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -140,3 +141,13 @@ def test_an_s3_prefix(tmp_path, request):
         bucket.create(f"day/{n}.png", data)
     found = score(root, f"{url}/photos", name="door")
     assert (found.rows, dict(found.unreadable)) == (4, {"unknown_format": 1})
+
+
+def test_times_that_cannot_be_read_are_counted_and_the_images_answered_now(root, log, tmp_path):
+    file = traffic(tmp_path / "t.parquet", 3, 20)
+    table = pq.read_table(file).drop_columns(["taken_at"])
+    pq.write_table(table.append_column("taken_at", pa.array(["03.05.2026"] * 20)), file)
+    found = score(root, str(file))
+    assert (found.rows, len(found.bad_times)) == (20, 20)
+    assert any("20 times cannot be read, e.g. '03.05.2026'" in line for line in found.lines())
+    assert min(log.window(*EVER)[0]["at"].to_pylist()).date() >= datetime.now(UTC).date() - timedelta(days=1)

@@ -145,7 +145,8 @@ def test_splits_and_times_come_from_the_path(tmp_path):
     first, second, third, fourth = (found[name] for name in names)
     assert (first.split, f"{first.taken_at:%d.%m.%Y}") == (("train", "calibration"), "03.05.2024")  # no folder val
     assert (second.split, f"{second.taken_at:%d.%m.%Y}") == (("test",), "04.05.2024")
-    assert (third.refused.reason, fourth.refused.reason) == ("bad_time", "bad_split")
+    assert (third.refused, third.taken_at, third.bad_time) == (None, None, "soon")
+    assert fourth.refused.reason == "bad_split"
 
 
 def test_paths_that_do_not_fit_are_refused_one_by_one_and_all_at_once(tmp_path):

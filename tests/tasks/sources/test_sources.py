@@ -19,6 +19,7 @@ from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
+from tasks.sources.times import Times
 from tests.support.photos import encode
 
 
@@ -331,11 +332,12 @@ def test_labels_that_cannot_be_used(value, task, reason):
     assert error.value.reason == reason
 
 
-def test_an_impossible_time_refuses_only_its_row(tmp_path):
+def test_an_impossible_time_costs_only_the_time(tmp_path):
     image = pa.array([png(1), png(2)], pa.binary())
     times = pa.array([2**62, 0], pa.timestamp("us", tz="Mars/Phobos"))
     pq.write_table(pa.table({"image": image, "label": ["x", "x"], "time": times}), tmp_path / "m.parquet")
-    assert reasons(tmp_path / "m.parquet") == ["bad_time", None]
+    assert reasons(tmp_path / "m.parquet") == [None, None]
+    assert [row.bad_time is None for row in rows(tmp_path / "m.parquet")] == [False, True]
 
 
 IMAGE = st.just("a.png")  # else the path alone would refuse nearly every row
@@ -371,13 +373,14 @@ def test_whatever_a_row_holds_it_can_be_stored_or_is_refused(record, task):
         assert reason is None or reason in QUARANTINE_REASONS
 
 
-def test_bad_times_and_splits_refuse_only_their_row(tmp_path):
+def test_a_bad_split_refuses_only_its_row_and_a_bad_time_not_even_that(tmp_path):
     tree(tmp_path, {"a.png": png(1), "m.csv": "file,label,time,split\na.png,x,yesterday,\na.png,x,,weird\na.png,x,,\n"})
-    assert reasons(tmp_path / "m.csv") == ["bad_time", "bad_split", None]
+    assert reasons(tmp_path / "m.csv") == [None, "bad_split", None]
+    assert [row.bad_time for row in rows(tmp_path / "m.csv")] == ["yesterday", None, None]
 
 
 @pytest.mark.parametrize(
     "value", ["2024:05:31 12:00:00", "2024-05-31T12:00:00Z", 1717156800, "1717156800", 1717156800e3]
 )
 def test_times_in_many_forms(value):
-    assert fields.moment(value) == datetime(2024, 5, 31, 12, tzinfo=UTC)
+    assert Times().read(value) == datetime(2024, 5, 31, 12, tzinfo=UTC)
