@@ -175,7 +175,7 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
         "validate": {
             "min_rows": int(np.clip(0.35 * profile.labelled, 10, 50)),
-            "min_per_class": _min_per_class(smallest),
+            "min_per_class": _min_per_class(smallest, bool(profile.group_notes)),
             "expectations": _expectations(min(profile.sides)),
         },
         "clean": {"rare_class": int(np.clip(common // 4, 5, 20))},
@@ -217,12 +217,13 @@ def accelerated() -> bool:
     return shutil.which("nvidia-smi") is not None or (sys.platform == "darwin" and platform.machine() == "arm64")
 
 
-def _min_per_class(smallest: int) -> dict[str, int]:
+def _min_per_class(smallest: int, few_groups: bool) -> dict[str, int]:
     """Minimum images of each class per split.
 
-    Every class of 3 images gets one in each split; images that are excluded later are the reserve.
+    Every class of 3 images or groups gets one in each split; images that are excluded later are the reserve.
+    few_groups: some class has too few groups for that.
     """
-    held_out = 1 if smallest >= 40 else 0
+    held_out = 1 if smallest >= 40 and not few_groups else 0
     return {"train": 3 if smallest >= 10 else 1, "calibration": held_out, "test": held_out}
 
 

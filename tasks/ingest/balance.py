@@ -5,7 +5,7 @@ ingest and those of each of its sources. Splits are numbered as GROWING: train, 
 
 1. leaves the fewest classes without a training row, then without a test row, then without a calibration row;
 2. has the smallest deviation: for each stratum the share of its rows that lies in splits beyond their asked share,
-   weighted: all rows 3, the classes together 1, this ingest and its sources together 1/4 each. In this ingest and in a
+   weighted: all rows 5, the classes together 1, this ingest 1, its sources together 1. In this ingest and in a
    source, a split may have one unit more than its share, so that small ingests repair what is recorded.
 
 Few units: the best assignment of all. More: the largest first, then moves and swaps as long as they help. Units of one
@@ -84,17 +84,17 @@ def _problem(units: Units, recorded: Recorded, parts: np.ndarray, searched: np.n
         [recorded.rows[:, None], recorded.classes, np.zeros((3, 1)), recorded.sources[:, largest]], axis=1
     ).astype(np.int64)
     fill = np.asarray(members[~searched].sum(axis=0)).ravel()
+    total = base.sum(axis=0) + np.asarray(members.sum(axis=0)).ravel()
     weight = np.ones(base.shape[1], np.int64)
-    sources, classes = max(len(largest), 1), max(k, 1)
-    weight[0] = 12 * classes * sources
-    weight[1 : 1 + k] = 4 * sources
+    sources, classes = max(len(largest), 1), max(int((total[1 : 1 + k] > 0).sum()), 1)
+    weight[0] = 5 * classes * sources
+    weight[1 : 1 + k] = sources
     weight[1 + k] = classes * sources
     weight[2 + k :] = classes
     slack = np.zeros(base.shape[1], np.int64)
     slack[1 + k :] = members[:, 1 + k :].max(axis=0).toarray().ravel()
     cover = np.zeros(base.shape[1], bool)
     cover[1 : 1 + k] = units.cover
-    total = base.sum(axis=0) + np.asarray(members.sum(axis=0)).ravel()
     return Problem(members[searched], units.may[searched], base, fill, total, weight, slack, cover, parts)
 
 

@@ -32,6 +32,11 @@ def coverage_notes(
     if far := [split for split in wanted if abs(shares[split] - getattr(fractions, split)) > FAR] if total else []:
         found = ", ".join(f"{split} {shares[split]:.0%} (asked {getattr(fractions, split):.0%})" for split in far)
         notes.append(f"note: of {total} rows, {found}: groups and recorded rows are never divided")
+    if empty := [split for split in wanted if total and not rows.get(split)]:
+        notes.append(
+            f"note: the groups leave no image for {' and '.join(empty)}, and `retrain` needs some there: bring images "
+            f"of at least {len(wanted)} groups, or name a finer group column (--group) and this one as --source"
+        )
     if lacking:
         order = sorted(lacking, key=lambda name: (groups.get(name, 0), name))
         listed = "; ".join(

@@ -42,7 +42,8 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     labelled = rows["calibration"]
     if not len(labelled):
         raise DataError(
-            "the calibration split has no labelled image: label some of it, or change data.split in params.yaml"
+            "the calibration split has no labelled image: label some of it, ingest images of more groups (a group is "
+            "never divided between splits), or change data.split in params.yaml and ingest more"
         )
     features = stage1.stage1_features(root, labelled, images)[:]
     targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()

@@ -115,7 +115,10 @@ def measure(
     classes, task = calibration["classes"], calibration["task"]
     model_file = artifacts.stage_output(root / "artifacts/calibrate/model.onnx", "calibrate")
     if not len(by_split["test"]):
-        raise DataError("the test split has no labelled image: label some of it, or change data.split in params.yaml")
+        raise DataError(
+            "the test split has no labelled image: label some of it, ingest images of more groups (a group is never "
+            "divided between splits), or change data.split in params.yaml and ingest more"
+        )
     rows = pa.concat_tables([by_split["test"], by_split["hard"]])
     model = OnnxModel(model_file)
     pixels = pixel_table(root, rows, images)

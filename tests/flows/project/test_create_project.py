@@ -11,11 +11,11 @@ import yaml
 
 from flows.project.create import fit_params, init_project
 from flows.project.origin import NEEDED
-from flows.project.suggest import layout_notes, profile_source, slug
+from flows.project.suggest import layout_notes, profile_source, slug, suggest_params
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import Params, load_params, parse_params
 from tasks.ingest.batch import ingest
-from tests.support.ingesting import samples
+from tests.support.ingesting import noise, samples
 from tests.support.photos import cutouts, encode, tracks
 
 
@@ -257,6 +257,16 @@ def test_classes_with_too_few_groups_are_named_before_the_first_ingest(tmp_path)
     assert "2 of 2 classes do not reach every split: 'stop' (2 images or groups) not in calibration" in first
     assert "bring 3 of each class" in advice
     assert profile_source(source, layout="{class}/{*}").group_notes == ()
+    many = tmp_path / "many"
+    for number in range(80):
+        file = many / ("stop", "yield")[number % 2] / f"{number % 4:05d}_{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(noise(number)))
+    (support, alone) = (
+        suggest_params(profile_source(many, layout=layout))[0].validate_.min_per_class
+        for layout in ("{class+group}/{group}_{*}", "{class}/{*}")
+    )
+    assert (support["calibration"], alone["calibration"]) == (0, 1)
 
 
 def test_a_slice_with_a_value_per_image_is_advised_against(tmp_path):

@@ -48,9 +48,8 @@ def judged(counts: np.ndarray, recorded: np.ndarray, splits: np.ndarray) -> tupl
         return np.maximum(rows - SHARES * rows.sum() - slack, 0).sum() / rows.sum()
 
     new = by_split(counts, splits).sum(axis=1)
-    found = 3 * beyond(have.sum(axis=1)) + np.mean([beyond(rows) for rows in have.T])
-    found += (beyond(new, np.asarray(counts).sum(axis=1).max())) / 4
-    return *missing, found
+    found = 5 * beyond(have.sum(axis=1)) + np.mean([beyond(rows) for rows in have.T])
+    return *missing, found + beyond(new, np.asarray(counts).sum(axis=1).max())
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32))

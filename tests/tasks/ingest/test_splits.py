@@ -238,6 +238,25 @@ def test_what_groups_do_not_allow_is_said(tmp_path):
     assert take(tmp_path, manifest(source, single)).notes == ()
 
 
+def test_two_groups_cannot_fill_three_splits_which_is_said_with_the_remedy(tmp_path):
+    rows = [
+        {"path": image(tmp_path / "s", f"{n}.png", noise(n)), "label": "ab"[n % 2], "session": n // 5}
+        for n in range(10)
+    ]
+    report = take(tmp_path, manifest(tmp_path / "s", rows))
+    assert report.splits == {"train": 5, "test": 5}
+    (note,) = (note for note in report.notes if "leave no image" in note)
+    assert "no image for calibration" in note
+    assert "at least 3 groups" in note
+    more = [
+        {"path": image(tmp_path / "s", f"{n}.png", noise(n)), "label": "ab"[n % 2], "session": "third"}
+        for n in range(10, 15)
+    ]
+    report = take(tmp_path, manifest(tmp_path / "s", more))  # the remedy works
+    assert report.splits == {"calibration": 5}
+    assert not any("not reach" in note or "leave no image" in note for note in report.notes)
+
+
 def test_large_groups_that_miss_the_shares_are_said(tmp_path):
     rows = [
         {"path": image(tmp_path / "s", f"{n}.png", noise(n)), "label": "ab"[n % 2], "site_id": "x", "session": n // 8}
