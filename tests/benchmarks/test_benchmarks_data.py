@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import incremental, ingest_speed, peak_memory, record
+from benchmarks import incremental, ingest_speed, peak_memory, record, splits
 from benchmarks.calibration import fashion_script
 from benchmarks.fashion_mnist import photo, training_part, write_manifest
 from benchmarks.processes import Usage, python
@@ -167,4 +168,24 @@ def test_growth_compares_the_highest_step_of_each_size():
 def test_a_quick_pass_of_peak_memory(fashion_mnist, kept, capsys):
     peak_memory.main([str(fashion_mnist), "--quick"])
     assert "peak_memory_growth_10x" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+def test_splits_are_compared_with_the_best_assignment():
+    counts = np.array([[12, 8], [3, 2], [2, 2], [1, 1], [4, 1]])
+    nothing = np.zeros((3, 2), int)
+    best = splits.Program(counts, nothing).best()
+    ways = [splits.placed(counts, nothing, np.array(way)) for way in itertools.product(range(3), repeat=5)]
+    assert best.missing == min(map(splits.missing, ways)) == (0, 0, 0)
+    fair = [have for have in ways if splits.missing(have) == best.missing]
+    assert best.share_error == pytest.approx(min(map(splits.share_error, fair)))
+    worse = splits.judged(counts, nothing, np.zeros(5, int), best)
+    assert worse.missing == 2
+    assert worse.share_error > 0.2
+
+
+def test_a_quick_pass_over_splits(kept, monkeypatch, capsys):
+    monkeypatch.setattr(splits, "QUICK", 2)
+    splits.main(["--quick"])
+    assert "split_class_missing" in capsys.readouterr().out
     assert not kept.exists()
