@@ -1,6 +1,8 @@
 """Objects, tracks and sessions that only the file names tell: what `evergreen init` finds."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,8 +10,16 @@ from tasks.common.params import ImagesParams
 from tasks.dataset.decode import Undecodable
 from tasks.inspection.measure import measure
 from tasks.siblings.alike import thumbnail_features
-from tasks.siblings.name_patterns import NamePattern, has_candidates, propose_layout
+from tasks.siblings.name_patterns import (
+    MIXED,
+    NamePattern,
+    group_keys,
+    has_candidates,
+    joined_with_class,
+    propose_layout,
+)
 from tasks.sources.fields import Unusable
+from tasks.sources.layouts import parse_layout
 from tasks.sources.source import Offered, Source
 
 LOOKED_AT = 400  # images that are decoded
@@ -18,42 +28,73 @@ RUN = 25  # neighbours in the order of their names: images of one object mostly 
 
 def find_hidden_groups(opened: Source) -> NamePattern | None:
     """The layout that names groups of images that are alike, from a sample; None if there are groups already."""
-    rows = _sample(opened)
-    if not rows or any(row.group for row in rows):
+    rows = _readable(opened)
+    if any(row.group for row in rows):
         return None
-    labels = [row.label if isinstance(row.label, str) else None for row in rows]
-    if not has_candidates([row.path for row in rows], labels):
+    sample = _runs(rows)
+    if not sample or not has_candidates([row.path for row in sample], [_label(row) for row in sample]):
         return None
-    kept, thumbnails = [], []
-    for number, row in enumerate(rows):
-        try:
-            thumbnails.append(np.frombuffer(measure(row.read(), ImagesParams().max_pixels).thumbnail, np.uint8))
-            kept.append(number)
-        except (Unusable, Undecodable):
-            continue  # the ingest reports it
-    if not kept:
+    sample, looks = _looks(sample)
+    if not sample:
         return None
-    features = thumbnail_features(np.stack(thumbnails))
-    return propose_layout([rows[n].path for n in kept], [labels[n] for n in kept], features)
+    found = propose_layout([row.path for row in sample], [_label(row) for row in sample], looks)
+    return found and _counted_per_class(found, rows)
 
 
-def _sample(opened: Source) -> list[Offered]:
-    """LOOKED_AT rows: runs of files in the order of their paths; the first ones where images lie in a manifest."""
+def _counted_per_class(found: NamePattern, rows: Sequence[Offered]) -> NamePattern | None:
+    """`found`, with the class in the group if tracks are counted in each class: a sample of few classes hides that."""
+    keys = group_keys(parse_layout(found.template), [row.path for row in rows])
+    if keys is None:
+        return None
+    members: dict[str, dict[str | None, Offered]] = defaultdict(dict)
+    for key, row in zip(keys.tolist(), rows, strict=True):
+        members[key].setdefault(_label(row), row)
+    mixed = sorted(key for key, of_class in members.items() if key and len(of_class) > 1)
+    if sum(key in members and len(members[key]) > 1 for key in keys.tolist()) <= MIXED * len(rows):
+        return found
+    step = max(1, len(mixed) * 2 // LOOKED_AT)
+    sample, looks = _looks([row for key in mixed[::step] for row in list(members[key].values())[:2]])
+    keys = group_keys(parse_layout(found.template), [row.path for row in sample])
+    labels = np.array([_label(row) for row in sample], dtype=object)
+    _, template = joined_with_class(keys, found.template, labels, looks)
+    return None if template is None else replace(found, template=template)
+
+
+def _label(row: Offered) -> str | None:
+    return row.label if isinstance(row.label, str) else None
+
+
+def _readable(opened: Source) -> list[Offered]:
+    """The rows with a path; of images that lie in a manifest only LOOKED_AT: reading on would read them all."""
     rows = []
     for row in opened.rows():
-        if row.refused is not None or not row.path:
-            continue
-        rows.append(row)
-        if isinstance(row.image, bytes) and len(rows) == LOOKED_AT:  # reading on would read all of its images
-            return rows
-    return [rows[n] for n in _runs(sorted(range(len(rows)), key=lambda n: rows[n].path))]
+        if row.refused is None and row.path:
+            rows.append(row)
+            if isinstance(row.image, bytes) and len(rows) == LOOKED_AT:
+                break
+    return rows
 
 
-def _runs(order: Sequence[int]) -> list[int]:
-    if len(order) <= LOOKED_AT:
-        return list(order)
-    starts = np.linspace(0, len(order) - RUN, LOOKED_AT // RUN, dtype=int)
-    return [order[start + step] for start in starts for step in range(RUN)]
+def _looks(rows: Sequence[Offered]) -> tuple[list[Offered], np.ndarray]:
+    """The rows whose image can be decoded, and what the images look like, (N, 256) float32."""
+    kept, thumbnails = [], [np.empty((0, 256), np.uint8)]
+    for row in rows:
+        try:
+            found = measure(row.read(), ImagesParams().max_pixels).thumbnail
+        except (Unusable, Undecodable):
+            continue  # the ingest reports it
+        kept.append(row)
+        thumbnails.append(np.frombuffer(found, np.uint8)[None])
+    return kept, thumbnail_features(np.concatenate(thumbnails))
+
+
+def _runs(rows: Sequence[Offered]) -> list[Offered]:
+    """LOOKED_AT rows: runs of neighbours in the order of their paths."""
+    ordered = sorted(rows, key=lambda row: row.path)
+    if len(ordered) <= LOOKED_AT:
+        return ordered
+    starts = np.linspace(0, len(ordered) - RUN, LOOKED_AT // RUN, dtype=int)
+    return [ordered[start + step] for start in starts for step in range(RUN)]
 
 
 def hidden_group_notes(found: NamePattern | None) -> list[str]:

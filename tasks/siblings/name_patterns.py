@@ -62,7 +62,7 @@ def propose_layout(paths: Sequence[str], labels: Sequence[str | None], features:
             keys = group_keys(parse_layout(template), paths)
             if keys is None or not _worth_a_test(keys):
                 continue
-            keys, template = _joined_with_class(keys, template, labels, features)
+            keys, template = joined_with_class(keys, template, labels, features)
             if template is None or not _worth_a_test(keys):
                 continue
             # a coarser group must add pairs that are alike, not only contain those of the finer one
@@ -103,7 +103,7 @@ def _supported(evidence: Alikeness | None) -> bool:
     return evidence is not None and evidence.share >= MIN_ALIKE and evidence.p_value <= MAX_P
 
 
-def _joined_with_class(
+def joined_with_class(
     keys: np.ndarray, template: str, labels: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, str | None]:
     """Numbers are often counted per class: groups of several classes are divided unless their images are alike.

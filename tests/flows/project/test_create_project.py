@@ -240,6 +240,21 @@ def test_tracks_in_file_names_are_proposed_as_groups_and_the_proposal_works(tmp_
     assert all(len(several) == 1 for several in splits.values())
 
 
+@pytest.mark.parametrize(
+    ("one_object", "layout"), [(False, "{class+group}/{group}_{*}"), (True, "{class}/{group}_{*}")]
+)
+def test_numbers_of_tracks_that_several_classes_share(tmp_path, monkeypatch, one_object, layout):
+    """The sample has one class only; whether equal numbers mean one object is looked up in the others."""
+    monkeypatch.setattr("flows.project.hidden_groups.LOOKED_AT", 48)
+    source, images = tmp_path / "s", tracks(24, views=2)
+    for name, image in images.items():
+        for copy, folder in enumerate(("china", "copy") if name.startswith("china") else ()):
+            shown = image if one_object or not copy else images[name.replace("china", "flower")]
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            (source / folder / name.split("/")[1]).write_bytes(encode(shown.rotate(2 * copy)))
+    assert profile_source(source).pattern.template == layout
+
+
 @pytest.mark.parametrize("kind", ["counter", "random"])
 def test_names_without_meaning_propose_nothing(tmp_path, kind):
     source = tmp_path / "s"
