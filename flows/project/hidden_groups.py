@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 
 from tasks.common.params import ImagesParams
-from tasks.dataset.decode import Undecodable
+from tasks.dataset.decode import Undecodable, open_image
 from tasks.inspection.measure import measure
 from tasks.siblings.alike import thumbnail_features
+from tasks.siblings.bursts import Bursts, burst_keys, camera_and_time, propose_bursts
 from tasks.siblings.name_patterns import (
     MIXED,
     NamePattern,
@@ -17,6 +19,7 @@ from tasks.siblings.name_patterns import (
     has_candidates,
     joined_with_class,
     propose_layout,
+    worth_a_test,
 )
 from tasks.sources.fields import Unusable
 from tasks.sources.layouts import parse_layout
@@ -26,19 +29,30 @@ LOOKED_AT = 400  # images that are decoded
 RUN = 25  # neighbours in the order of their names: images of one object mostly follow one another
 
 
-def find_hidden_groups(opened: Source) -> NamePattern | None:
-    """The layout that names groups of images that are alike, from a sample; None if there are groups already."""
+def find_hidden_groups(opened: Source) -> NamePattern | Bursts | None:
+    """Groups of images that are alike, by file names or else by bursts, from a sample.
+
+    None if there are groups already.
+    """
     rows = _readable(opened)
     if any(row.group for row in rows):
         return None
     sample = _runs(rows)
-    if not sample or not has_candidates([row.path for row in sample], [_label(row) for row in sample]):
+    named = has_candidates([row.path for row in sample], [_label(row) for row in sample])
+    if not named and not worth_a_test(burst_keys([_taken(row) for row in sample])):
         return None
     sample, looks = _looks(sample)
-    if not sample:
+    labels = [_label(row) for row in sample]
+    if named and (found := propose_layout([row.path for row in sample], labels, looks)):
+        return _counted_per_class(found, rows)
+    return propose_bursts([_taken(row) for row in sample], labels, looks)
+
+
+def _taken(row: Offered) -> tuple[str, datetime] | None:
+    try:
+        return camera_and_time(open_image(row.read(), ImagesParams().max_pixels))
+    except (Unusable, Undecodable):
         return None
-    found = propose_layout([row.path for row in sample], [_label(row) for row in sample], looks)
-    return found and _counted_per_class(found, rows)
 
 
 def _counted_per_class(found: NamePattern, rows: Sequence[Offered]) -> NamePattern | None:
@@ -97,10 +111,16 @@ def _runs(rows: Sequence[Offered]) -> list[Offered]:
     return [ordered[start + step] for start in starts for step in range(RUN)]
 
 
-def hidden_group_notes(found: NamePattern | None) -> list[str]:
+def hidden_group_notes(found: NamePattern | Bursts | None) -> list[str]:
     """What was found, and how to use it."""
     if found is None:
         return []
+    if isinstance(found, Bursts):
+        return [
+            f"note: {found.sentence()}",
+            "note: without groups, images of one object come into both training and test. If that is right, list the",
+            "  images in a manifest with a column `group` that names the burst of each",
+        ]
     return [
         f"note: {found.sentence()}",
         "note: without groups, images of one object come into both training and test. If that is right, write",

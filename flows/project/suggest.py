@@ -21,6 +21,7 @@ from tasks.common.params import ImagesParams, Params, SplitFractions, parse_para
 from tasks.dataset.decode import Undecodable, open_image, upright
 from tasks.ingest.coverage import preview
 from tasks.ingest.reading import label_names
+from tasks.siblings.bursts import Bursts
 from tasks.siblings.name_patterns import NamePattern
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
@@ -52,7 +53,7 @@ class SourceProfile:
     grey: bool
     layout: str | None = None  # the template that the paths were read with
     misfits: tuple[str, ...] = ()  # paths that do not fit it
-    pattern: NamePattern | None = None  # groups that the file names hold and no column or layout names
+    pattern: NamePattern | Bursts | None = None  # groups that nobody recorded
     group_notes: tuple[str, ...] = ()  # what the groups do not allow
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
     understood: tuple[str, ...] = ()  # how the source was read, for people

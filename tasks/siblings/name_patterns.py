@@ -60,13 +60,13 @@ def propose_layout(paths: Sequence[str], labels: Sequence[str | None], features:
         best, finer = None, None
         for template in chain:
             keys = group_keys(parse_layout(template), paths)
-            if keys is None or not _worth_a_test(keys):
+            if keys is None or not worth_a_test(keys):
                 continue
             keys, template = joined_with_class(keys, template, labels, features)
-            if template is None or not _worth_a_test(keys):
+            if template is None or not worth_a_test(keys):
                 continue
             # a coarser group must add pairs that are alike, not only contain those of the finer one
-            if not _supported(evidence := measure_alikeness(keys, labels, features, apart=finer)):
+            if not supported(evidence := measure_alikeness(keys, labels, features, apart=finer)):
                 break
             best, finer = (template, keys, evidence if best is None else best[2]), keys
         if best is not None:
@@ -79,7 +79,7 @@ def has_candidates(paths: Sequence[str], labels: Sequence[str | None]) -> bool:
     known = np.array(["" if label is None else label for label in labels], dtype=object)
     chains = candidate_layouts(paths, known.tolist())
     keys = (group_keys(parse_layout(template), paths) for chain in chains for template in chain)
-    return any(found is not None and _worth_a_test(found) for found in keys)
+    return any(found is not None and worth_a_test(found) for found in keys)
 
 
 def group_keys(layout: Layout, paths: Sequence[str]) -> np.ndarray | None:
@@ -93,13 +93,15 @@ def group_keys(layout: Layout, paths: Sequence[str]) -> np.ndarray | None:
     return keys if np.mean(keys != "") >= COVERAGE else None
 
 
-def _worth_a_test(keys: np.ndarray) -> bool:
+def worth_a_test(keys: np.ndarray) -> bool:
+    """Do the groups `keys` (N,), "" for none, hold enough images with a sibling?"""
     counts = Counter(keys[keys != ""].tolist())
     several = [count for count in counts.values() if count > 1]
     return len(several) >= LEAST_GROUPS and sum(several) >= SHARE * len(keys)
 
 
-def _supported(evidence: Alikeness | None) -> bool:
+def supported(evidence: Alikeness | None) -> bool:
+    """Are siblings clearly more alike than other images of their class?"""
     return evidence is not None and evidence.share >= MIN_ALIKE and evidence.p_value <= MAX_P
 
 
@@ -117,7 +119,7 @@ def joined_with_class(
     if mixed <= MIXED * len(keys):  # a few wrong labels
         return keys, template
     across = measure_alikeness(keys, np.zeros(len(keys), int), features, apart=labels)
-    if _supported(across):
+    if supported(across):
         return keys, template
     if "{class}" not in template:
         return keys, None

@@ -3,13 +3,16 @@
 import os
 import subprocess
 from collections import defaultdict
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from flows.project.create import fit_params, init_project
+from flows.project.hidden_groups import hidden_group_notes
 from flows.project.origin import NEEDED
 from flows.project.suggest import layout_notes, profile_source, slug, suggest_params
 from tasks.common.errors import DataError, EvergreenError
@@ -253,6 +256,21 @@ def test_numbers_of_tracks_that_several_classes_share(tmp_path, monkeypatch, one
             (source / folder).mkdir(parents=True, exist_ok=True)
             (source / folder / name.split("/")[1]).write_bytes(encode(shown.rotate(2 * copy)))
     assert profile_source(source).pattern.template == layout
+
+
+def test_bursts_of_one_camera_are_reported(tmp_path):
+    start, source = datetime(2024, 5, 3, 12), tmp_path / "s"
+    for number, (name, image) in enumerate(tracks(12, views=4).items()):
+        exif = Image.Exif()
+        exif[0x0110], exif[0x0132] = (
+            "X100",
+            f"{start + timedelta(minutes=number // 4, seconds=number % 4):%Y:%m:%d %H:%M:%S}",
+        )
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).with_name(f"IMG_{number:04d}.jpg").write_bytes(encode(image, "JPEG", exif=exif))
+    first, *rest = hidden_group_notes(profile_source(source).pattern)
+    assert "96 of 96 images were taken within 5 seconds of another by the same camera (EXIF): 24 bursts" in first
+    assert "a manifest with a column `group`" in rest[-1]
 
 
 @pytest.mark.parametrize("kind", ["counter", "random"])
