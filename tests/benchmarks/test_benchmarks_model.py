@@ -10,7 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import calibration, first_model, label_noise, recipe, recipe_peers, record, train_speed, two_stage
+from benchmarks import (
+    calibration,
+    first_model,
+    label_noise,
+    recipe,
+    recipe_peers,
+    record,
+    siblings,
+    train_speed,
+    two_stage,
+)
 from benchmarks.label_noise import LabelSet, Result
 from benchmarks.scratch import FASHION, ROOT, scratch_project, small_set
 from benchmarks.two_stage import Arm
@@ -191,6 +201,26 @@ def test_a_quick_pass_of_recipe_is_kept_until_the_recipe_changes(kept, tmp_path,
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         recipe.main([str(tmp_path / "results"), "--quick"])
     assert result.is_file()
+    assert not kept.exists()
+
+
+# --- siblings
+
+
+def test_pairs_are_counted_and_names_without_structure_are_different_ones():
+    keys, groups = np.array(["a", "a", "a", "b", ""]), np.array(["1", "1", "2", "3", "3"])
+    assert siblings.pair_scores(keys, groups) == (1 / 2, 1 / 3)
+    assert siblings.pair_scores(np.array(["", ""]), np.array(["1", "1"])) == (0, 0)
+    made = siblings.random_names(["x"] * 50, 0)
+    assert all(len(set(names)) == 50 for names in made.values())
+    assert set(made) == set(siblings.RANDOM)
+
+
+def test_a_quick_pass_of_siblings(kept, tmp_path, capsys):
+    siblings.main([str(tmp_path / "siblings"), "--quick"])
+    said = capsys.readouterr()
+    assert "sibling_recall" in said.out
+    assert "sibling_false_proposals" in said.out
     assert not kept.exists()
 
 
