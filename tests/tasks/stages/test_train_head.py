@@ -304,6 +304,21 @@ def test_without_pretrained_weights_there_is_no_probe(tmp_path):
     assert "probe" not in about
 
 
+def test_a_lead_of_an_image_or_two_is_not_clear():
+    """Twelve classes of one or two images each: the spread within classes is nothing, luck is not."""
+    y = np.concatenate([np.arange(12), np.arange(6)])
+    head = Head(np.zeros((12, 1)), np.zeros(12))
+    right = Candidate(head, logits_of(y, 12), 1.0)
+    for images, clear in ((1, False), (2, False), (5, True)):
+        other = y.copy()
+        other[6 : 6 + images] = (other[6 : 6 + images] + 1) % 12  # of classes with a single image
+        lead = choice.advantage(
+            right, Candidate(head, logits_of(other, 12), choice.score(y, logits_of(other, 12))), y, [None] * 18, 0
+        )
+        assert lead.error > 0
+        assert lead.clear == clear, images
+
+
 def test_a_lead_on_groups_that_answer_alike_is_no_clear_lead():
     y = np.repeat([0, 1], 20)
     better = logits_of(y, 2)
