@@ -30,7 +30,8 @@ from benchmarks.scratch import FASHION, change_params, run_stages, say, scratch_
 from flows.project.suggest import profile_source, suggest_params
 from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.judge_run import judge_run
-from tasks.common.errors import EvergreenError
+from flows.publishing.remedies import table_remedies
+from tasks.common.errors import EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
 from tasks.releases.store import open_store
@@ -127,6 +128,9 @@ def try_set(how: Draw, folder: Path, changes: list[dict], small: dict = SMALL) -
         outcome = "refused" if verdict.outcome != "promote" else "provisional" if verdict.provisional else "live"
         sentence = verdict.sentence
         about |= {name: read_json(project / f"metrics/{stage}.json")[key] for name, stage, key in MEASURED}
+    except TableRefused as error:
+        outcome, sentence = "refused", str(error)
+        remedies = [one.model_dump() for one in table_remedies(error.checks)]
     except EvergreenError as error:
         outcome, sentence = "refused", f"{type(error).__name__}: {error}"
     shutil.rmtree(folder, ignore_errors=True)

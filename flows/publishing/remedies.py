@@ -61,6 +61,40 @@ def remedies(checks: Sequence[Check], facts: Facts) -> list[Remedy]:
     return [*found, _override(facts.run_id)]
 
 
+def table_remedies(checks: Sequence[Check]) -> list[Remedy]:
+    """The likeliest remedies for a table that validation refused, from all checks that were made of it."""
+    failed = [check for check in checks if check.status != "pass"]
+    found: list[Remedy] = []
+    if rows := next((check for check in failed if check.name == "rows"), None):
+        found.append(
+            Remedy(
+                kind="labels",
+                text="Too few labelled training images: label about "
+                f"{1.5 * (rows.bound - rows.value):.0f} more (not all go to train): `evergreen ingest FOLDER`, "
+                f"{AGAIN}.",
+            )
+        )
+    support = [check.name.split(".", 2) for check in checks if check.name.startswith("support.")]
+    short = [check.name.split(".", 2) for check in failed if check.name.startswith("support.")]
+    names = list(dict.fromkeys(name for _, _, name in short))
+    if names:
+        text = f"Label more images of {join_names(names)}, best of new groups: `evergreen ingest FOLDER`, {AGAIN}."
+        found.append(Remedy(kind="labels", classes=names, text=text))
+        left = [name for _, split, name in support if split == "train" and name not in names]
+        if len(left) >= 2:
+            found.append(_leave_out(names, left, f"too few images in {join_names({split for _, split, _ in short})}"))
+    return found[:MOST]
+
+
+def _leave_out(names: list[str], left: list[str], why: str) -> Remedy:
+    return Remedy(
+        kind="classes",
+        classes=names,
+        text=f"{join_names(names)}: {why}. Leave them out for now: "
+        f"`data.classes: {json.dumps(left, ensure_ascii=False)}` in params.yaml, `git commit -am classes`, {AGAIN}.",
+    )
+
+
 def _floor() -> Remedy:
     return Remedy(
         kind="setting",
@@ -87,15 +121,7 @@ def _unskilled(facts: Facts) -> list[Remedy]:
     if rare := _rare(facts):
         left = [name for name in facts.images["train"] if name not in rare]
         if len(left) >= 2:
-            found.append(
-                Remedy(
-                    kind="classes",
-                    classes=rare,
-                    text=f"{join_names(rare)}: fewer than {FEW_IMAGES} images in all. Leave them out for now: "
-                    f"`data.classes: {json.dumps(left, ensure_ascii=False)}` in params.yaml, "
-                    f"`git commit -am classes`, {AGAIN}.",
-                )
-            )
+            found.append(_leave_out(rare, left, f"fewer than {FEW_IMAGES} images in all"))
     test = facts.test
     if test is not None and test.groups < test.images and test.groups < FEW_GROUPS:
         found.append(
@@ -159,8 +185,9 @@ def _setting(name: str) -> str | None:
     """What to do about a bound: {value}, {bound} and {again} are filled in."""
     if name == "test.debiased_ece":
         return (
-            "Its probabilities are off by {value:.2f}, at most {bound:g} is allowed: label more calibration images, or "
-            "accept it: `gate.max_ece: 0.3` in params.yaml, `git commit -am calibration`, {again}."
+            "Its probabilities are off by {value:.2f}, at most {bound:.2f} is allowed: label more images (of the "
+            "calibration split, too), or accept it: `gate.max_ece: 0.3` in params.yaml, "
+            "`git commit -am calibration`, {again}."
         )
     if name.startswith("corruptions."):
         kind = name.split(".")[1]

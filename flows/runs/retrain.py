@@ -24,6 +24,7 @@ from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import EXIT_CODES, Ending
 from flows.publishing.publish import Publication, publish
+from flows.publishing.remedies import table_remedies
 from flows.repo.label_issues import keep_queue
 from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
@@ -79,7 +80,8 @@ def retrain(run_id: str, reason: str, by: str):
         refused_page = refused.batch
     except TableRefused as refused:
         stones = {batch: about for batch, about in read_tombstones(root).items() if batch in _batches(root)}
-        ending = Ending(outcome="refused", sentence=". ".join(filter(None, [str(refused), undo_text(stones)])))
+        said = ". ".join(filter(None, [str(refused), undo_text(stones)]))
+        ending = Ending(outcome="refused", sentence=said, remedies=table_remedies(refused.checks))
         refused_page = "table"
     run_records.record(run.releases, root, run_id, ending, commit)
     write_json(root.parent / "ended.json", ending.model_dump())

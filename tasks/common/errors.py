@@ -4,6 +4,8 @@ Anything the user can cause or fix is an `EvergreenError`; the CLI prints its te
 Everything else is a bug and keeps its traceback.
 """
 
+from collections.abc import Sequence
+
 
 class EvergreenError(Exception):
     """Base of all errors a user can act on. Its text is one complete message."""
@@ -35,10 +37,13 @@ class BatchRefused(EvergreenError):
 
 
 class TableRefused(EvergreenError):
-    """The whole table (all live batches together) failed validation, so nothing can be trained."""
+    """The whole table (all live batches together) failed validation, so nothing can be trained.
 
-    def __init__(self, reasons: list[str]):
-        self.reasons = list(reasons)
+    `checks` are all that were made of the table (tasks.common.checks.Check), passed ones too; they say what to do.
+    """
+
+    def __init__(self, reasons: list[str], checks: Sequence = ()):
+        self.reasons, self.checks = list(reasons), list(checks)
         super().__init__(f"the data set is refused: {_first(self.reasons)}")
 
 

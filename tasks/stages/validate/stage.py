@@ -61,7 +61,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
         what = refusal.batch if isinstance(refusal, BatchRefused) else "table"
         page = _keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
         reasons = [*refusal.reasons, f"all figures are in {page}"]
-        raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons)) from None
+        raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons, refusal.checks)) from None
     _write(root, table, found, manifests, data.task, images)
 
 
@@ -207,7 +207,7 @@ def apply_outcomes(table: SampleTable, outcomes: list[Outcome], asked: int) -> l
 
 def _refuse_table(checks: list[Check]) -> None:
     if reasons := failures(checks):
-        raise TableRefused(reasons)
+        raise TableRefused(reasons, checks)
 
 
 def _keep_page(

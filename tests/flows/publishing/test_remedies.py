@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flows.publishing.outcomes import Ending
-from flows.publishing.remedies import Facts, remedies
+from flows.publishing.remedies import Facts, remedies, table_remedies
 from tasks.common.checks import Check
 from tasks.scoring.skill import Skill
 
@@ -100,6 +100,25 @@ def test_every_bound_that_can_break_has_a_remedy(name, said):
 
 def test_an_error_leaves_a_persons_decision():
     assert kinds(Check(name="parity.max_difference", status="error")) == ["override"]
+
+
+def support(split: str, name: str, value: int) -> Check:
+    status = "pass" if value >= 1 else "fail"
+    return Check(name=f"support.{split}.{name}", status=status, value=value, bound=1)
+
+
+def test_a_refused_table_comes_with_remedies_too():
+    checks = [support("train", name, 5) for name in ("a", "b.c", "d")] + [support("test", "b.c", 0)]
+    labels, classes = table_remedies(checks)
+    assert labels.classes == classes.classes == ["b.c"]
+    assert "Label more images of b.c" in labels.text
+    assert "too few images in test" in classes.text
+    assert '`data.classes: ["a", "d"]` in params.yaml' in classes.text
+    rows = Check(name="rows", status="fail", value=20, bound=50)
+    assert "label about 45 more" in table_remedies([rows])[0].text
+    assert [one.kind for one in table_remedies([*checks[1:], checks[0].model_copy(update={"status": "fail"})])] == [
+        "labels"
+    ]
 
 
 def test_many_troubles_give_three_remedies():
