@@ -12,6 +12,7 @@ from monitoring.log.production_log import Log, open_log
 from monitoring.review import label_studio, page
 from monitoring.review import queue as review_queue
 from monitoring.review.queue import Queued
+from tasks.common.cells import harmless_cell
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import Params, load_params
 from tasks.dataset.decode import file_suffix
@@ -74,15 +75,7 @@ def _write_csv(path: Path, log: Log, entries: list[Queued]) -> None:
             said = entry.prediction if isinstance(entry.prediction, str) else "|".join(entry.prediction or [])
             confidence = "" if entry.confidence is None else f"{entry.confidence:.3f}"
             row = [entry.id, "", said, confidence, entry.why, entry.source or "", entry.at.isoformat(), shown]
-            writer.writerow([_harmless(value) for value in row])
-
-
-def _harmless(value: str) -> str:
-    """Quote a cell that begins like a formula, which a spreadsheet would run.
-
-    The column is for people only: `evergreen label` reads back `id`, `label` and `annotator`.
-    """
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+            writer.writerow([harmless_cell(value) for value in row])  # `evergreen label` reads id, label and annotator
 
 
 def label_classes(root: Path, params: Params) -> list[str]:

@@ -19,12 +19,15 @@ from flows.release_report.heat import cached_heat
 from tasks.common.files import read_json
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
+from tasks.dataset.decode import decode
 from tasks.dataset.pixels import pixel_table
+from tasks.dataset.shards import iter_bytes, read_paths
 
 MISTAKES = 20  # mistakes shown with their heat
 ISSUES = 24  # doubtful labels shown
 LISTED = 60  # quarantined rows in the list
 SIDE = 128  # pixels of a shown image, at most
+LARGE = 384  # pixels of an enlarged image, at most: a defect must be visible
 
 
 def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> 
     heat, why = cached_heat(root, pixels, [one.asked for one in found], [both.ids[one.place] for one in found])
     doubtful = _doubtful(root)
     tiles = []
+    originals = _originals(root, params, [both.ids[one.place] for one in found])
     for row, one in enumerate(found):
         hot = None
         if heat is not None and heat[row].any():
@@ -49,6 +53,7 @@ def mistakes(root: Path, params: Params, both: facts.Pair, test: np.ndarray) -> 
                 "id": both.ids[one.place],
                 "image": data_uri(pixels[row]),
                 "heat": hot,
+                **originals[row],
                 "about": both.new.classes[one.asked],
                 "doubtful": both.ids[one.place] in doubtful,
             }
@@ -67,10 +72,30 @@ def issues(root: Path, params: Params) -> dict[str, Any]:
     shown, counts = facts.label_issues(root, ISSUES)
     cleaned = read_json(root / "metrics/clean.json")
     if shown:
-        pixels = _pixels(root, params, [row["id"] for row in shown])
-        for row, image in zip(shown, pixels, strict=True):
-            row["image"] = data_uri(image)
+        for row, original in zip(shown, _originals(root, params, [row["id"] for row in shown]), strict=True):
+            row |= original
     return {"issues": shown, "issue_counts": counts, "labels_sentence": cleaned.get("sentence")}
+
+
+def _originals(root: Path, params: Params, ids: Sequence[str]) -> list[dict[str, str | None]]:
+    """For each of the samples `ids`: `path`, and `large`, its picture with at most LARGE pixels on a side."""
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
+    places = accepted.take(pc.index_in(pa.array(ids, pa.string()), accepted["id"].combine_chunks()))
+    shards, rows = places["shard"].to_pylist(), places["row"].to_pylist()
+    found: list[dict] = [{"path": path} for path in read_paths(root / "data", shards, rows)]
+    for shard in set(shards):
+        of_row = {row: at for at, (name, row) in enumerate(zip(shards, rows, strict=True)) if name == shard}
+        for row, content in iter_bytes(root / "data" / shard, sorted(of_row)):
+            found[of_row[row]]["large"] = _large(content, params.images.max_pixels)
+    return found
+
+
+def _large(content: bytes, max_pixels: int) -> str:
+    image = decode(content, max_pixels)
+    image.thumbnail((LARGE, LARGE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _pixels(root: Path, params: Params, ids: Sequence[str]) -> np.ndarray:

@@ -24,6 +24,11 @@ def without_surrogates(value: str) -> str:
     return value if is_encodable(value) else value.encode("utf-8", "replace").decode()
 
 
+def harmless_cell(value: str) -> str:
+    """`value` for a CSV that people open: quoted if it begins like a formula, which a spreadsheet would run."""
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
 def is_encodable(value: str) -> bool:
     """Whether UTF-8 can hold `value`: false where it has a lone surrogate."""
     try:

@@ -236,6 +236,13 @@ def group_keys(samples: pa.Table) -> np.ndarray:
     return np.array(pc.coalesce(samples["group"], samples["cluster"]).to_pylist(), dtype=str)
 
 
+def read_paths(data: Path, shards: Sequence[str], rows: Sequence[int]) -> list[str | None]:
+    """The owner's paths of samples, given the shard and the row of each: relative to the source they came from."""
+    columns = {name: pq.ParquetFile(data / name).read(["image.path"]).column("image") for name in set(shards)}
+    paths = {name: column.combine_chunks().field("path") for name, column in columns.items()}
+    return [paths[name][row].as_py() for name, row in zip(shards, rows, strict=True)]
+
+
 def iter_bytes(path: Path, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (row, encoded image) of a shard in row order; `rows` (sorted) selects some.
 

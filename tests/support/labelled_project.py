@@ -40,7 +40,7 @@ def add_shard(
     count = len(images)
     columns = {
         "id": [sha256_bytes(data) for data in images],
-        "image": [{"bytes": data, "path": None} for data in images],
+        "image": [{"bytes": data, "path": f"=of {sha256_bytes(data)[:8]}.png"} for data in images],
         "label": list(labels),
         "source": [None] * count,
         "group": list(groups or [None] * count),

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common.cells import harmless_cell
 from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.params import CleanParams, DataParams, EmbedParams, ImagesParams
 from tasks.common.schemas import SPLITS, cleaned_schema
-from tasks.dataset.shards import group_keys
+from tasks.dataset.shards import group_keys, read_paths
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
 from tasks.scoring.targets import encode
@@ -195,10 +196,16 @@ def _write(
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         out = csv.writer(file)
-        out.writerow(["id", "given", "predicted", "confidence", "quality", "split", "reason"])
-        for row in rows:
+        out.writerow(["id", "given", "predicted", "confidence", "quality", "split", "reason", "path"])
+        for row, path in zip(rows, _paths(root, samples, rows), strict=True):
             figures = [f"{judgement.confidence[row]:.4f}", f"{judgement.quality[row]:.4f}"]
-            out.writerow([ids[row], _cell(given[row]), _cell(predicted[row]), *figures, splits[row], reasons[row]])
+            labels = [_cell(given[row]), _cell(predicted[row])]
+            out.writerow([ids[row], *labels, *figures, splits[row], reasons[row], harmless_cell(path or "")])
+
+
+def _paths(root: Path, samples: pa.Table, rows: list[int]) -> list[str | None]:
+    shown = samples.select(["shard", "row"]).take(pa.array(rows, pa.int64()))
+    return read_paths(root / "data", shown["shard"].to_pylist(), shown["row"].to_pylist())
 
 
 def _name(label: np.ndarray, classes: list[str]) -> str | list[str]:

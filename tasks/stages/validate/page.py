@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.dataset.decode import Undecodable, decode
-from tasks.dataset.shards import iter_bytes
+from tasks.dataset.shards import iter_bytes, read_paths
 
 TILES = 24  # quarantined images shown
 LISTED = 200  # quarantined rows listed; quarantine.parquet has all
@@ -65,11 +65,12 @@ def _mix(report: dict) -> dict:
 
 
 def tiles(data: Path, rows: pa.Table, max_pixels: int) -> list[dict]:
-    """One dict per row of `rows` (columns shard, row, status and any others), with its `image` added.
+    """One dict per row of `rows` (columns shard, row, status and any others), with its `image` and `path` added.
 
     The first TILES images that inspect could decode become data URIs. Bytes that it could not decode are not opened.
     """
-    out = [row | {"image": None} for row in rows.to_pylist()]
+    paths = read_paths(data, rows["shard"].to_pylist(), rows["row"].to_pylist())
+    out = [row | {"image": None, "path": path} for row, path in zip(rows.to_pylist(), paths, strict=True)]
     showable = [tile for tile in out if tile["status"] == "ok"][:TILES]
     for shard in {tile["shard"] for tile in showable}:
         of_row = {tile["row"]: tile for tile in showable if tile["shard"] == shard}

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -21,6 +22,7 @@ from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
+from tasks.dataset.shards import read_paths
 from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
@@ -183,6 +185,24 @@ def test_a_rejected_challenger_is_shown_next_to_the_champion(run, visit):
     assert release_page.points(checked.value) in row, "the page and the gate say the same"
     assert f"{release_page.points(checked.low)} to {release_page.points(checked.high)}" in row
     assert "Rejected" in report.markdown
+
+
+def test_doubtful_labels_and_mistakes_show_the_owners_path_and_can_be_enlarged(run, visit):
+    root, params, releases = run
+    ending = Ending(outcome="held", sentence="hold: it waits", verdict=first_verdict(root, params))
+    page = visit(release_page.write(root, params, releases, RUN, ending).path).page
+    issues = pq.read_table(root / "artifacts/clean/labels.parquet").filter(pc.field("is_issue"))["id"].to_pylist()
+    samples = pq.read_table(root / "artifacts/inspect/samples.parquet").to_pylist()
+    (one,) = (row for row in samples if row["id"] == issues[0])
+    (path,) = read_paths(root / "data", [one["shard"]], [one["row"]])
+    page.evaluate("() => document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    tile = page.locator(".tile", has_text=path or one["id"][:12]).first
+    before = tile.locator("img").first.bounding_box()
+    tile.locator("img").first.click()
+    after = tile.locator("img").first.bounding_box()
+    assert after["width"] > 4 * before["width"], "large enough to see a defect"
+    tile.locator("img").first.click()
+    assert tile.locator("img").first.bounding_box()["width"] == before["width"]
 
 
 def test_heat_is_computed_once_per_model(run, monkeypatch):

@@ -230,7 +230,9 @@ def test_held_out_labels_never_change_but_are_queued(project):
     assert (found["label"][held] == found["given"][held]).all()
     with open(project / "artifacts/clean/queue.csv", newline="", encoding="utf-8") as file:
         queue = list(csv.DictReader(file))
-    assert list(queue[0]) == ["id", "given", "predicted", "confidence", "quality", "split", "reason"]
+    assert list(queue[0]) == ["id", "given", "predicted", "confidence", "quality", "split", "reason", "path"]
+    # the owner's path, and no formula for a spreadsheet
+    assert all(row["path"] == f"'=of {row['id'][:8]}.png" for row in queue)
     reasons = {row["id"]: row["reason"] for row in queue}
     for wrong in read_json(project / "wrong.json"):
         assert reasons[wrong] == "held_out"
