@@ -18,12 +18,19 @@ class Alikeness:
 
 
 def measure_alikeness(
-    keys: np.ndarray, labels: np.ndarray, features: np.ndarray, apart: np.ndarray | None = None, seed: int = 0
+    keys: np.ndarray,
+    labels: np.ndarray,
+    features: np.ndarray,
+    apart: np.ndarray | None = None,
+    *,
+    least: float = 0.0,
+    seed: int = 0,
 ) -> Alikeness | None:
     """Compare siblings (same key) with strangers (same label, another key) of up to TRIPLES images.
 
     keys (N,), "" for none; labels (N,); features (N, F). With `apart` (N,) only siblings that differ in it count: they
-    show what a coarser key adds to a finer one. None if no image has both a sibling and a stranger.
+    show what a coarser key adds to a finer one. A share below `least` is not tested (p = 1), which saves the shuffling.
+    None if no image has both a sibling and a stranger.
     """
     rng = np.random.default_rng(seed)
     group, label = _codes(keys), _codes(labels)
@@ -34,6 +41,8 @@ def measure_alikeness(
     share, count = _share(group, label, within, units, rng)
     if count == 0:
         return None
+    if share < least:
+        return Alikeness(share, 1.0, count)
     chance = []
     for _ in range(PERMUTATIONS):
         shuffled = group.copy()

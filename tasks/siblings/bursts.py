@@ -10,7 +10,7 @@ from PIL import Image
 
 from tasks.common.cells import is_encodable
 from tasks.siblings.alike import measure_alikeness
-from tasks.siblings.name_patterns import supported, worth_a_test
+from tasks.siblings.name_patterns import MIN_ALIKE, supported, worth_a_test
 
 GAP = 5.0  # seconds; longer pauses end a burst
 CAMERA, TIME, DETAILS, ORIGINAL = 0x0110, 0x0132, 0x8769, 0x9003  # EXIF tags
@@ -42,7 +42,9 @@ def propose_bursts(
     keys = burst_keys(taken)
     if not worth_a_test(keys):
         return None
-    evidence = measure_alikeness(keys, np.array([label or "" for label in labels], dtype=object), features)
+    evidence = measure_alikeness(
+        keys, np.array([label or "" for label in labels], dtype=object), features, least=MIN_ALIKE
+    )
     if not supported(evidence):
         return None
     several = [count for key, count in Counter(keys.tolist()).items() if key and count > 1]

@@ -66,7 +66,7 @@ def propose_layout(paths: Sequence[str], labels: Sequence[str | None], features:
             if template is None or not worth_a_test(keys):
                 continue
             # a coarser group must add pairs that are alike, not only contain those of the finer one
-            if not supported(evidence := measure_alikeness(keys, labels, features, apart=finer)):
+            if not supported(evidence := measure_alikeness(keys, labels, features, apart=finer, least=MIN_ALIKE)):
                 break
             best, finer = (template, keys, evidence if best is None else best[2]), keys
         if best is not None:
@@ -118,7 +118,7 @@ def joined_with_class(
     mixed = sum(key != "" and len(classes[key]) > 1 for key in keys)
     if mixed <= MIXED * len(keys):  # a few wrong labels
         return keys, template
-    across = measure_alikeness(keys, np.zeros(len(keys), int), features, apart=labels)
+    across = measure_alikeness(keys, np.zeros(len(keys), int), features, apart=labels, least=MIN_ALIKE)
     if supported(across):
         return keys, template
     if "{class}" not in template:

@@ -102,6 +102,7 @@ def test_alikeness_of_groups_and_of_chance(world):
     chance = measure_alikeness(np.random.default_rng(4).permutation(tracks), of[:, 0], features)
     assert 0.4 < chance.share < 0.6
     assert chance.p_value > 0.01
+    assert measure_alikeness(tracks, of[:, 0], features, least=1.1).p_value == 1
     assert measure_alikeness(of[:, 0].astype(str), of[:, 0], features) is None  # no stranger of the same class
 
 
