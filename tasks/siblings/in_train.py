@@ -17,6 +17,7 @@ class SiblingsInTrain:
     by_name: np.ndarray  # (T,) bool: file names and images agree that it does
     by_features: np.ndarray  # (T,) bool: its features say so
     pattern: NamePattern | None  # what the file names say
+    keys: np.ndarray | None  # of all N images, by file names; "" where there is none; None without a pattern
 
     @property
     def found(self) -> np.ndarray:
@@ -34,7 +35,7 @@ def siblings_in_train(
     units = fit_whitening(features).apply(features)
     names = [path or "" for path in paths]
     pattern = propose_layout(names, labels, units)
-    by_name = np.zeros(tests, bool)
+    by_name, keys = np.zeros(tests, bool), None
     if pattern is not None:
         keys = group_keys(parse_layout(pattern.template), names)
         trained = set(keys[tests:].tolist()) - {""}
@@ -43,4 +44,4 @@ def siblings_in_train(
     across = pairs[(pairs[:, 0] < tests) & (pairs[:, 1] >= tests)]
     by_features = np.zeros(tests, bool)
     by_features[across[:, 0]] = True
-    return SiblingsInTrain(by_name, by_features, pattern)
+    return SiblingsInTrain(by_name, by_features, pattern, keys)

@@ -9,11 +9,13 @@ import pyarrow as pa
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import read_image_paths
 from tasks.scoring.intervals import two_sided, wilson
+from tasks.scoring.targets import encode
 from tasks.siblings.in_train import siblings_in_train
-from tasks.stages.evaluate import figures
+from tasks.stages.evaluate import cross_validation, figures
 from tasks.stages.evaluate.figures import Results
 
 TRAINED = 40_000  # training images searched; the search takes their number times that of all images
+PROBED = 10_000  # images of the cross-validated comparison
 CONFIDENCE = 0.95
 
 
@@ -32,11 +34,48 @@ def measure_siblings(
     x = np.asarray(table[np.arange(len(rows))])
     labels = ["|".join(label) if isinstance(label, list) else label for label in rows["label"].to_pylist()]
     siblings = siblings_in_train(x, read_image_paths(root, rows), labels, len(tested))
-    return sibling_figures(test, siblings.found) | {
+    found = sibling_figures(test, siblings.found)
+    if siblings.keys is not None:
+        probe = unseen_groups(x, encode(rows["label"], test.classes, test.task), test.classes, siblings.keys)
+        found |= {"probe": probe, "sentence": found["sentence"] + _probe_sentence(probe)}
+    return found | {
         "found_by_name": int(siblings.by_name.sum()),
         "found_by_features": int(siblings.by_features.sum()),
         "layout": siblings.pattern.template if siblings.pattern else None,
     }
+
+
+def unseen_groups(x: np.ndarray, y: np.ndarray, classes: list[str], keys: np.ndarray) -> dict:
+    """Out-of-fold balanced accuracy of a classifier on pretrained features, with groups divided and kept whole.
+
+    Few test images may be left without a sibling; this says for all images what siblings are worth. x (N, D);
+    y: targets; keys (N,): group, "" for none. Of more than PROBED images, a sample of whole groups.
+    """
+    alone = np.arange(len(keys)).astype(str)
+    group = np.array([key or f"alone {own}" for key, own in zip(keys.tolist(), alone, strict=True)])
+    _, number = np.unique(group, return_inverse=True)
+    if len(keys) > PROBED:
+        share = np.random.default_rng(0).random(number.max() + 1)[number]
+        rows = np.flatnonzero(share < PROBED / len(keys))
+        x, y, group, alone = x[rows], y[rows], group[rows], alone[rows]
+    divided = cross_validation.cross_validated(x, y, classes, alone)
+    whole = cross_validation.cross_validated(x, y, classes, group)
+    return {
+        "divided": divided["balanced_accuracy"],
+        "whole": whole["balanced_accuracy"],
+        "whole_low": whole["low"],
+        "whole_high": whole["high"],
+    }
+
+
+def _probe_sentence(probe: dict) -> str:
+    if probe["whole"] is None or probe["divided"] is None:
+        return ""
+    return (
+        f"; a classifier on pretrained features has a balanced accuracy of {100 * probe['divided']:.1f} % where images "
+        f"of a group may be in training, {100 * probe['whole']:.1f} % ({100 * probe['whole_low']:.1f} to "
+        f"{100 * probe['whole_high']:.1f}) on groups it has not seen"
+    )
 
 
 def sibling_figures(test: Results, has_sibling: np.ndarray) -> dict:

@@ -25,7 +25,7 @@ from tasks.inference.onnx_model import OnnxModel
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
 from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
-from tasks.stages.evaluate.siblings import sibling_figures
+from tasks.stages.evaluate.siblings import sibling_figures, unseen_groups
 from tests.support.small_project import CLASSES, finished_project
 
 SETTINGS = EvaluateParams(
@@ -158,6 +158,18 @@ def test_what_leans_on_siblings_is_said_with_its_interval():
     assert sibling_figures(results(right), ~mask)["without"]["n"] == 90
     assert "no test image has a sibling" in sibling_figures(results(right), np.zeros(100, bool))["sentence"]
     assert "every test image has a sibling" in sibling_figures(results(right), np.ones(100, bool))["sentence"]
+
+
+def test_a_probe_says_what_siblings_are_worth_where_every_test_image_has_one():
+    """Classes are noise; only the object is recognised, so nothing is left on objects that are new."""
+    rng = np.random.default_rng(0)
+    track = np.repeat(np.arange(60), 4)
+    x = rng.normal(size=(60, 48))[track] + 0.2 * rng.normal(size=(240, 48))
+    y = rng.integers(0, 2, 60)[track]
+    found = unseen_groups(x.astype(np.float16), y, ["a", "b"], track.astype(str).astype(object))
+    assert found["divided"] > 0.9
+    assert found["whole"] < 0.7
+    assert found["whole_low"] <= found["whole"] <= found["whole_high"]
 
 
 def test_report_plots_and_csv_files_agree_with_the_metrics(evaluated):
