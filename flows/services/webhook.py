@@ -7,8 +7,8 @@ and webhook-signature, which is "v1," + base64 of HMAC-SHA256 over "id.timestamp
 minutes and can be used once. Used messages are recorded on disk, so a restart does not forget them. The holder of the
 key can only start a retraining: the reason is text for people.
 
-Status codes: 200 started; 401 wrong or missing signature, or too old; 409 used before; 413 too large; 422 not the body
-above; 503 no key is set, or Prefect does not answer (then the message may be sent again).
+Status codes: 200 started; 401 wrong or missing signature, or too old; 408 not whole within 10 s; 409 used before; 413
+too large; 422 not the body above; 503 no key is set, or Prefect does not answer (then the message may be sent again).
 """
 
 import base64
@@ -24,9 +24,11 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request
 
 from flows.server.events import request_retrain
+from tasks.common import request_body
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.request_body import BodyRefused
 from tasks.common.text import single_spaced
 
 REMEMBERED = 1200  # seconds; a message is refused as too old after 300
@@ -103,11 +105,10 @@ def router(root: Path) -> APIRouter:
         secret = os.environ.get(params.serve.webhook_secret_env)
         if not secret:
             raise HTTPException(503, f"the webhook is off: {params.serve.webhook_secret_env} is not set")
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LARGEST:
-                raise HTTPException(413, f"more than {LARGEST} bytes")
+        try:
+            body = await request_body.read_body(request.stream(), LARGEST)
+        except BodyRefused as refused:
+            raise HTTPException(refused.status, str(refused), {"Connection": "close"}) from None
         try:
             id_ = verified(secret_key(secret), request.headers, body)
         except PermissionError as error:

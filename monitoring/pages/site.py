@@ -27,11 +27,12 @@ from monitoring.pages import evidently, report
 from monitoring.pages.access import action_token, refusal
 from monitoring.pages.render import check_window_id, render
 from monitoring.pages.window_page import HIDDEN_ACTIONS
-from tasks.common import sign_in
+from tasks.common import request_body, sign_in
 from tasks.common.access import Access, access_of
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.request_body import BodyRefused
 from tasks.common.sign_in import SignIn
 from tasks.storage.blobs import Store
 
@@ -148,11 +149,10 @@ def create_app(site: Site) -> FastAPI:
 
     @app.post("/actions/{name}")
     async def act(name: str, request: Request) -> HTMLResponse:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > BODY:
-                raise HTTPException(413, "The request is too large.")
+        try:
+            body = await request_body.read_body(request.stream(), BODY)
+        except BodyRefused as refused:
+            raise HTTPException(refused.status, str(refused), {"Connection": "close"}) from None
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if name not in site.actions or not hmac.compare_digest(given.encode(), action_token(key, name).encode()):
             raise HTTPException(403, "This button is out of date: reload the page and press the button again.")

@@ -5,12 +5,14 @@ A link with the secret in its address would do without a script, but addresses s
 
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from html import escape
 from typing import Any
 from urllib.parse import parse_qs
 
+from tasks.common import request_body
 from tasks.common.access import Access
+from tasks.common.request_body import BodyRefused
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,11 +44,12 @@ class SignIn:
         if scope["method"] != "POST":
             await answer(send, 405, "run `evergreen ui` to sign in")
             return
-        body, more = b"", True
-        while more and len(body) <= FORM:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        given = parse_qs(body[:FORM].decode("utf-8", "replace")).get("auth", [""])[0]
+        try:
+            body = await request_body.read_body(_parts(receive), FORM)
+        except BodyRefused as refused:
+            await answer(send, refused.status, str(refused), {"connection": "close"})
+            return
+        given = parse_qs(body.decode("utf-8", "replace")).get("auth", [""])[0]
         if not self.access.opens(given):
             await answer(send, 401, "this sign-in is out of date: run `evergreen ui` again")
             return
@@ -55,6 +58,14 @@ class SignIn:
         page = PAGE.format(kept=escape(given), script=self.script)
         headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
         await answer(send, 200, page, headers)
+
+
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
 
 
 async def answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:

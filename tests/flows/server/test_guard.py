@@ -123,7 +123,7 @@ def test_the_form_of_evergreen_ui_signs_in_and_another_does_not():
     assert "script-src 'sha256-" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
     assert client.post("/evergreen/sign-in", data={"auth": "evergreen:wrong"}).status_code == 401
-    assert client.post("/evergreen/sign-in", content=b"auth=" + b"x" * 10_000_000).status_code == 401
+    assert client.post("/evergreen/sign-in", content=b"auth=" + b"x" * 10_000_000).status_code == 413
     assert client.get("/evergreen/sign-in").status_code == 405
 
 

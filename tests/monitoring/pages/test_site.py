@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -16,6 +17,7 @@ import uvicorn
 from monitoring.pages import evidently, report
 from monitoring.pages import site as pages_site
 from monitoring.pages.columns import MeasuredWindow
+from tasks.common import request_body
 from tasks.common.access import Access, basic
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
@@ -254,6 +256,21 @@ def test_a_button_does_what_it_says_once_pressed_from_these_pages_only(site, vis
         assert len(pressed) == 2
         assert ask(url, "POST", good, Origin=address)[0] == 200
         assert len(pressed) == 3
+
+
+@pytest.mark.parametrize("path", ["/evergreen/sign-in", "/actions/retrain"])
+def test_a_half_sent_request_is_cut_off(site, monkeypatch, path):
+    monkeypatch.setattr(request_body, "SECONDS", 0.2)
+    with serving(replace(site, actions={"retrain": ("Retrain", lambda: "done")})) as address:
+        host, port = address.removeprefix("http://").split(":")
+        lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Origin: {address}", "Content-Length: 100"]
+        lines += [f"Authorization: {basic(ACCESS.auth)}", "", "half"]
+        with socket.create_connection((host, int(port)), timeout=20) as line:
+            line.sendall("\r\n".join(lines).encode())
+            got = b""
+            while part := line.recv(4096):  # until the server closes
+                got += part
+        assert got.startswith(b"HTTP/1.1 408 ")
 
 
 def test_another_site_cannot_press_a_button(site, visit, tmp_path):
