@@ -119,7 +119,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "at": datetime.now(UTC),
         "model": about["name"],
         "outcome": ending.outcome,
-        "headline": HEADLINES[ending.outcome].format(**names),
+        "headline": headline(ending).format(**names),
         "sentence": _sentence(ending.sentence, verdict.checks),
         "notes": notes(about, verdict),
         "remedies": [remedy.text for remedy in ending.remedies],
@@ -170,6 +170,12 @@ def _sentence(text: str, checks: Sequence[Check]) -> str:
     _, colon, rest = text.partition(": ")
     rest = rest if colon else text
     return rest[:1].upper() + rest[1:]
+
+
+def headline(ending: Ending) -> str:
+    """The page's title, before the versions are filled in."""
+    live = ending.outcome == "promoted" and ending.verdict is not None and ending.verdict.provisional
+    return HEADLINES[ending.outcome] + (", provisionally" if live else "")
 
 
 def notes(about: dict, verdict: GateVerdict) -> list[str]:

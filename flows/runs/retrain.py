@@ -242,8 +242,9 @@ def main(run_id: str, reason: str, by: str) -> int:
         return 1
     ending = Ending.model_validate(read_json(file))
     colour = {"promoted": "green", "held": "yellow", "unchanged": "cyan"}.get(ending.outcome, "red")
+    word = f"{ending.outcome} (provisional)" if ending.verdict and ending.verdict.provisional else ending.outcome
     console.print(
-        f"[bold {colour}]{ending.outcome}[/]{' ' + ending.version if ending.version else ''}: {escape(ending.sentence)}"
+        f"[bold {colour}]{word}[/]{' ' + ending.version if ending.version else ''}: {escape(ending.sentence)}"
     )
     if ending.remedies:
         console.print("What to do, the likeliest first:")

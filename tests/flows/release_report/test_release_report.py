@@ -399,6 +399,10 @@ def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():
     assert "provisional" in first
     assert "12.3 points better" in second
     assert release_page.notes({"metrics": {}}, verdict) == []  # an adopted model
+    ending = Ending(outcome="promoted", sentence="x", version="v0.1.0", verdict=verdict)
+    assert release_page.headline(ending) == "{version} is live"
+    weak = ending.model_copy(update={"verdict": verdict.model_copy(update={"provisional": True})})
+    assert release_page.headline(weak) == "{version} is live, provisionally"
     siblings = {"with": None, "sentence": "no test image has a sibling in train"}
     assert release_page.notes({"metrics": {"evaluate": {"siblings": siblings}}}, verdict) == []
     siblings = {"with": {"n": 9}, "sentence": "accuracy 90.0 % overall, 71.0 % on the others"}
