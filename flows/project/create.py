@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from flows.project.hidden_groups import hidden_group_notes
+from flows.project.ingest import chosen_layout
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
 from flows.project.suggest import REACH, SourceProfile, layout_notes, profile_source, suggest_params, trainable_sizes
 from flows.project.trials.run import Say, Tried, run_trials, with_values
@@ -102,7 +103,7 @@ def init_project(
         raise EvergreenError(f"{target} is not empty: name a new folder for the project")
     if target.resolve().is_relative_to(template.resolve()):
         raise EvergreenError(f"{target} lies inside {template}: name a folder outside of it")
-    profile = profile_source(source, columns, layout)
+    profile = profile_source(source, columns, chosen_layout(layout))
     if (template / RECORD).is_file():
         raise EvergreenError(
             f"{template} is a project, whose changes are its own: run `evergreen init` of a clone of Evergreen instead"

@@ -302,6 +302,14 @@ def test_classes_with_too_few_groups_are_named_before_the_first_ingest(tmp_path)
     assert (support["calibration"], alone["calibration"]) == (0, 1)
 
 
+def test_layout_none_is_the_way_out_that_the_error_names(tmp_path, template):
+    source = photos(tmp_path / "birds", {"owl": 6, "swan": 6})
+    with pytest.raises(DataError, match=r"none of its paths fits the layout.*--layout none"):
+        init_project(tmp_path / "mine", source, template, layout="{site}/{class}/{name}")
+    init_project(tmp_path / "mine", source, template, layout="none")
+    assert load_params(tmp_path / "mine" / "params.yaml").data.layout is None
+
+
 def test_a_slice_with_a_value_per_image_is_advised_against(tmp_path):
     source = photos(tmp_path / "s", {"a": 25, "b": 25})
     (note,) = layout_notes(profile_source(source, layout="{class}/{frame}"))[1:]
