@@ -1,4 +1,4 @@
-"""The `evergreen` commands about versions: releases, diff, rollback, approval, verify, gc, forget.
+"""The `evergreen` commands about versions: releases, diff, rollback, approve, gc, forget, connect.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -231,4 +231,16 @@ def forget(
     forget_command(project_root(), what, why, yes, shared)
 
 
-COMMANDS += [verify, gc, forget]
+def connect(
+    place: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with releases/ and remote/. Default: S3, or where origin has them."),
+    ] = None,
+) -> None:
+    """Make a fresh clone ready: find releases and data, fetch what git and DVC lack, say what is missing."""
+    from flows.versions.connect import connect_command
+
+    raise typer.Exit(connect_command(project_root(), place))
+
+
+COMMANDS += [verify, gc, forget, connect]

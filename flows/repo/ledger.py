@@ -116,15 +116,20 @@ def claim_pulled(repo, outs: Collection[Out]) -> None:
     A remote that is only read cannot hold the claim. A gc of those who write there then does not know of this checkout.
     """
     with suppress(Exception):  # each kind of remote raises its own types; what else is wrong, the pull itself tells
-        claim_pushed(repo, outs)
+        claim_pushed(repo, outs, make=False)
 
 
-def claim_pushed(repo, outs: Collection[Out]) -> None:
-    """Claim in each remote what `outs` consist of, before it is pushed or relied on."""
+def claim_pushed(repo, outs: Collection[Out], make: bool = True) -> None:
+    """Claim in each remote what `outs` consist of, before it is pushed or relied on.
+
+    make: also in a folder that does not exist yet.
+    """
     objects, _ = Listings(repo).objects([out for out in outs if out.push])
     for remote in {found.remote for found in objects}:
         oids = (found.oid for found in objects if found.remote == remote)
-        claim_objects(Path(repo.root_dir), open_remote(repo, remote), oids)
+        odb = open_remote(repo, remote)
+        if make or odb.fs.protocol != "local" or Path(BesideObjects(odb).top).is_dir():
+            claim_objects(Path(repo.root_dir), odb, oids)
 
 
 def _workspace_oids(repo, path: str, hash_name: str) -> set[str]:

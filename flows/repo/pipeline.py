@@ -101,7 +101,7 @@ def restore_data(repo) -> None:
         except DvcException as error:
             raise EvergreenError(
                 f"the data of this commit (data.dvc) is neither in the cache nor in the remote: {error}. "
-                "Run `dvc push` where it was ingested, or ingest it again."
+                "Run `dvc push` where it was ingested, or ingest it again; `evergreen connect` says what a clone lacks."
             ) from error
 
 
