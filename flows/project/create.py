@@ -31,13 +31,10 @@ HEADER = """\
 
 def fit_params(source: Path, columns: Columns | None = None, layout: str | None = None) -> str:
     """The text of a params.yaml that fits the images and labels at `source`. Raises DataError."""
-    return _params_text(source, profile_source(source, columns, layout))
+    return _params_text(source, *suggest_params(profile_source(source, columns, layout)))
 
 
-def _params_text(source: Path, profile: SourceProfile, tried: Tried | None = None) -> str:
-    params, why = suggest_params(profile)
-    if tried:
-        params, why = with_values(params, tried.values), why | tried.why
+def _params_text(source: Path, params: Params, why: dict[str, str]) -> str:
     return HEADER.format(source=single_spaced(source.name)) + render_params(params, why)
 
 
@@ -110,16 +107,18 @@ def init_project(
         )
     files = needed_files(template)
     tried = try_settings(source, profile, columns, say) if say else Tried()
-    params = _params_text(source, profile, tried)
+    params, why = suggest_params(profile)
+    params, why = with_values(params, tried.values), why | tried.why
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in files:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(template / name, target / name)
-        (target / "params.yaml").write_text(params, encoding="utf-8")
+        (target / "params.yaml").write_text(_params_text(source, params, why), encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        return [*profile.understood, *_first_commit(target, template, files), *_warnings(profile), *tried.lines]
+        notes = [*profile.understood, *_first_commit(target, template, files), *_warnings(profile), *tried.lines]
+        return [*notes, *recommendations(params, why)]
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():
@@ -127,6 +126,18 @@ def init_project(
             if not existed:
                 target.rmdir()
         raise
+
+
+def recommendations(params: Params, why: dict[str, str]) -> list[str]:
+    """The settings that matter most, each with the reason for its value in `why`."""
+    split = params.data.split
+    values = {
+        "images.resolution": params.images.resolution,
+        "images.fit": params.images.fit,
+        "train_backbone.augment": ", ".join(params.train_backbone.augment) or "none",
+        "data.split": f"{split.train:g} train, {split.calibration:g} calibration, {split.test:g} test",
+    }
+    return [f"{key}: {value}: {why[key]}" for key, value in values.items() if why.get(key)]
 
 
 def _warnings(profile: SourceProfile) -> list[str]:

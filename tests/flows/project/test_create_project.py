@@ -192,6 +192,10 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
     monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
     notes = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
     assert notes[0] == "understood: 2 classes from folder names (owl, swan)"
+    said = "\n".join(notes)
+    assert "images.resolution: 224: the median shorter side is 200 pixels" in said
+    assert "train_backbone.augment: crop, flip, colour: remove flip if a mirrored image" in said
+    assert "data.split: 0.7 train, 0.15 calibration, 0.15 test: no " in said
     assert any("git has no user.name" in note for note in notes)
     monkeypatch.delenv("GIT_DIR")
     assert git(tmp_path / "mine", "log", "--format=%an <%ae>") == "Evergreen <evergreen@localhost>"
