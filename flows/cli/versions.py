@@ -42,8 +42,10 @@ def releases(
 
 
 def diff(
-    a: Annotated[str | None, typer.Argument(help="Version. Default: the one that was live before B.")] = None,
-    b: Annotated[str | None, typer.Argument(help="Version. Default: the live one.")] = None,
+    a: Annotated[
+        str | None, typer.Argument(help="Version, or a held run. Default: the one that was live before B.")
+    ] = None,
+    b: Annotated[str | None, typer.Argument(help="Version, or a held run. Default: the live one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what changed from version A to B: data, labels, params, code, metrics, and the likely reason."""
@@ -128,7 +130,9 @@ def promote(
 def adopt(
     path: Annotated[Path, typer.Argument(help="The model: an .onnx file, or .safetensors with --backbone.")],
     classes: Annotated[str, typer.Option(help="Class names in the model's order: a file with one per line, or a,b,c.")],
-    size: Annotated[int, typer.Option(min=8, max=4096, help="Side of the model's input in pixels.")],
+    size: Annotated[
+        int, typer.Option("--resolution", "--size", min=8, max=4096, help="Side of the model's input in pixels.")
+    ],
     mean: Annotated[
         tuple[float, float, float], typer.Option(help="Mean of the channels, scaled to 0..1, for normalisation.")
     ] = (0.5, 0.5, 0.5),

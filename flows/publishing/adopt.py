@@ -88,7 +88,7 @@ def _record(tree: Path, model: Deployed) -> None:
     stages = parse_yaml((tree / "dvc.yaml").read_text())["stages"]
     named = ["--backbone", model.backbone] if model.backbone else []
     stage = {
-        "cmd": shlex.join(["evergreen", "adopt", model.path.name, "--size", str(model.size), *named]),
+        "cmd": shlex.join(["evergreen", "adopt", model.path.name, "--resolution", str(model.size), *named]),
         "frozen": True,
         "outs": [f"artifacts/{name}" for name in OUTS],
         "metrics": [{f"metrics/{name}.json": {"cache": False}} for name in OUTS],

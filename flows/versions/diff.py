@@ -27,6 +27,7 @@ from tasks.common.nested import flatten
 from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
+from tasks.releases.store import Pointer, Releases
 
 CODE = ("dvc.yaml", "requirements.lock")  # what decides a model, in addition to the stages' code
 ACTIONS = ("relabel", "drop", "queue")
@@ -63,28 +64,44 @@ class Versions(Frozen):
 def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
     """Compare version `b` (None: the live one) with version `a` (None: the one live before `b`).
 
+    Each may also be the id of a held run; the live version is then the default of the other.
+
     Raises EvergreenError for a version that was never live, or whose commit this repository lacks.
     """
     main = main_checkout(root)
     _, releases = open_project(root)
     history = releases.history()
-    new = find(history, b or (history[-1].version if history else None))
-    if a is None:
-        before = [pointer.version for pointer in history[: history.index(new)] if pointer.version != new.version]
-        if not before:
+    live = history[-1].version if history else None
+    new = _held(releases, b)
+    if new is None:
+        pointer = find(history, b or live)
+        new = _released(pointer)
+        before = [one.version for one in history[: history.index(pointer)] if one.version != pointer.version]
+        if a is None and not before:
             raise EvergreenError(
-                f"nothing was live before {new.version}: name two versions, as in `evergreen diff A B`"
+                f"nothing was live before {pointer.version}: name two versions, as in `evergreen diff A B`"
             )
-        a = before[-1]
-    old = find(history, a)
-    for pointer in (old, new):
-        if not registry.has_commit(main, pointer.git_rev):
+        a = a or before[-1]
+    a = a or live
+    old = _held(releases, a) or _released(find(history, a))
+    for version, rev in (old, new):
+        if not registry.has_commit(main, rev):
             raise EvergreenError(
-                f"this repository lacks commit {pointer.git_rev[:12]} of {pointer.version}: fetch the branch releases "
+                f"this repository lacks commit {rev[:12]} of {version}: fetch the branch releases "
                 "and the tags from where it was published"
             )
     with open_objects(main) as objects:
-        return compare(main, objects, (old.version, old.git_rev), (new.version, new.git_rev))
+        return compare(main, objects, old, new)
+
+
+def _held(releases: Releases, name: str | None) -> tuple[str, str] | None:
+    """(id, commit) of the held run `name`; None if there is none that left a commit."""
+    run = releases.run(name) if name else None
+    return (name, run["rev"]) if run and run["outcome"] == "held" and run.get("rev") else None
+
+
+def _released(pointer: Pointer) -> tuple[str, str]:
+    return pointer.version, pointer.git_rev
 
 
 def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]) -> Versions:

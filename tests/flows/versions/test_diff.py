@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from flows.publishing.history import open_project
 from flows.repo.git import git
 from flows.versions.diff import code_between, diff, direction, likely_why
 from tasks.common.errors import EvergreenError
@@ -88,6 +89,17 @@ def test_a_lost_object_is_reported_and_the_rest_is_compared(main, tmp_path):
     assert found.images == {}
     assert any("artifacts/clean/labels.parquet" in line and "is missing" in line for line in found.unreadable)
     assert any(line.startswith("the batches:") for line in found.unreadable)
+
+
+def test_a_held_run_is_compared_with_the_live_version(main):
+    releases = open_project(main)[1]
+    old = releases.history()[0]
+    releases.put_run("run-held", {"outcome": "held", "sentence": "hold: equal", "rev": old.git_rev, "by": "ann"})
+    found = diff(main, None, "run-held")
+    assert (found.a, found.b) == (releases.live().version, "run-held")
+    assert found.params == diff(main, releases.live().version, old.version).params
+    assert found.metrics == diff(main, releases.live().version, old.version).metrics
+    assert diff(main, "run-held", old.version).metrics == {}
 
 
 def test_unknown_versions_and_no_version_before_are_errors(main):
