@@ -57,6 +57,9 @@ def _finish_erasure(root: Path, say) -> None:
 
 
 def _nothing_new(root: Path, ended: dict, say) -> int:
+    """Report how the run over these inputs ended; a person may have approved it or overruled its verdict since."""
+    now = open_store(load_params(root / "params.yaml").store, root).run(ended["run_id"]) or {}
+    ended = ended | {name: now[name] for name in ("outcome", "version", "sentence") if now.get(name)}
     version = f" {ended['version']}" if ended.get("version") else ""
     say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
     if since := _no_longer_live(root, ended.get("version")):
@@ -195,4 +198,4 @@ def _complete_killed_runs(root: Path, say) -> None:
     for line in done:  # first: a workspace, deleted below, says why its published run was started
         say(line)
     for run_id in workspace.reconcile(root):
-        say(f"run {run_id} died: this run continues from its finished stages")
+        say(f"run {run_id} did not finish: this run continues from its finished stages")

@@ -156,8 +156,10 @@ def services(root: Path) -> list[tuple[str, str | None, bool]]:
 
 def status_lines(root: Path) -> list[str]:
     """Describe what runs and where, what the monitor last saw, and what comes next."""
-    lines = [_line(*service) for service in services(root)]
     about = _services(root)
+    lines = [_line(*service) for service in services(root)]
+    if not about and not any(well for _, _, well in services(root)):
+        lines = [f"{'services:':<13}not started: `evergreen up` starts them"]
     if not supervised(root):
         lines[0] += "" if not about else "   the supervisor of the services died: `evergreen up` restarts it"
     monitor = state_dir(root) / "monitor.json"
@@ -199,7 +201,7 @@ def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
 
 
 def _line(name: str, url: str | None, well: bool) -> str:
-    state = (url or "runs") if well else f"does not answer{f' at {url}' if url else ''}"
+    state = (url or "runs") if well else f"does not answer at {url}" if url else "not started"
     return f"{name + ':':<13}{state}"
 
 

@@ -550,9 +550,9 @@ def _dropped(key: str, path: tuple[str, ...]) -> str:
 
 
 def _message(mistake: Any) -> str:
-    """pydantic's message; for an unknown key, the similar key that may be meant."""
+    """What is wrong, in plain words; for an unknown key, the similar key that may be meant."""
     if mistake["type"] != "extra_forbidden":
-        return mistake["msg"]
+        return _plain(mistake["msg"])
     *above, key = mistake["loc"]
     section: Any = Params
     for part in above:
@@ -562,6 +562,19 @@ def _message(mistake: Any) -> str:
     names = [field.alias or name for name, field in getattr(section, "model_fields", {}).items()]
     close = difflib.get_close_matches(str(key), names, 1)
     return f"there is no such key{f', is {close[0]!r} meant?' if close else ''}"
+
+
+def _plain(text: str) -> str:
+    """pydantic's message as a sentence about a setting."""
+    for theirs, ours in (
+        ("Input should be a valid ", "expected a valid "),
+        ("Input should be ", "expected "),
+        ("Value error, ", ""),
+        ("Field required", "this key is missing"),
+        ("unable to parse string as ", "the text is not "),
+    ):
+        text = text.replace(theirs, ours)
+    return text
 
 
 def current_values(values: Mapping[str, Any]) -> dict[str, Any]:

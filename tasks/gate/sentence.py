@@ -42,12 +42,24 @@ def verdict_sentence(
     if suspects and not (errors or failed):
         parts.append(f"perhaps worse, which forbids promotion: {_losses(suspects)}")
     if not errors and any(finding.effect == "equal" for finding in findings):
-        parts.append("not shown to be better")
+        parts.append("not shown to be better" + _why_not(better, policy))
     if not (errors or failed or suspects):
         parts.append("nothing is worse beyond its margin" if better else "every bound holds")
     if hard_set is None:
         parts.append("no hard set exists")
     return f"{outcome}: {'; '.join(parts)}."
+
+
+def _why_not(better: dict[str, Difference], policy: GateParams) -> str:
+    """Why a gain counts as unproven although its whole interval is above the bound, as on a few images."""
+    surest = min((found for found in better.values() if found.low > policy.min_gain), key=_luck, default=None)
+    if surest is None:
+        return ""
+    return f": on only {surest.n} images luck gives such a gain {share_text(surest.p_better)}, which is too often"
+
+
+def _luck(found: Difference) -> float:
+    return found.p_better
 
 
 def _losses(checks: list[Check], most: int = 3) -> str:

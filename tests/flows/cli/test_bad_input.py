@@ -172,9 +172,9 @@ def test_every_mistake_in_params_is_told_at_once(project, tmp_path):
     before = state(project)
     three = (
         "params.yaml has 3 mistake(s)",
-        "images.resolution: Input should be a valid integer",
+        "images.resolution: expected a valid integer",
         "(found 'big')",
-        "inspect.workers: Input should be less than or equal to 256 (found 9999)",
+        "inspect.workers: expected less than or equal to 256 (found 9999)",
         "clean.foldz: there is no such key, is 'folds' meant? (found 5)",
     )
     for command in (("ingest", str(tmp_path)), ("retrain",)):

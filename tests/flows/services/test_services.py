@@ -117,6 +117,13 @@ def test_another_projects_server_at_the_same_address_is_recognised(running, tmp_
     assert not process._listens(gone.pid, port)
 
 
+def test_services_that_were_never_started_are_not_said_to_be_silent(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    lines = up.status_lines(tmp_path)
+    assert lines[0] == "services:    not started: `evergreen up` starts them"
+    assert not any("does not answer" in line for line in lines)
+
+
 def test_the_prefect_server_listens_where_params_yaml_says(running):
     root, _ = running
     assert (

@@ -1,12 +1,18 @@
 """The gate's one rule, judged on small tables of predictions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.schemas import predictions_schema
+from tasks.gate.paired import Difference
+from tasks.gate.sentence import verdict_sentence
+from tasks.gate.verdict import Finding
 from tasks.scoring.skill import measure_skill
 from tests.support.predictions import CLASSES, NEW, OLD, TARGETS, K, checks, measured, table, verdict, wrong
 
@@ -31,6 +37,15 @@ def test_the_same_model_again_is_held_and_the_same_input_gives_the_same_verdict(
     assert found[0].outcome == "hold"
     assert "not shown to be better" in found[0].sentence
     assert found[0] == found[1]
+
+
+def test_a_gain_on_too_few_images_says_why_it_is_not_shown():
+    found = Difference(n=9, new=1.0, old=0.1, low=0.5, high=1.0, p_better=0.08, p_worse=1.0)
+    finding = Finding(Check(name="test.balanced_accuracy", status="fail"), "equal")
+    sentence = verdict_sentence("hold", [finding], GateParams(), {"test": found}, "v1", None)
+    assert "not shown to be better: on only 9 images luck gives such a gain 8.0% of the time, which is too" in sentence
+    plain = verdict_sentence("hold", [finding], GateParams(), {"test": replace(found, low=-0.1)}, "v1", None)
+    assert "not shown to be better;" in plain
 
 
 def test_order_of_rows_does_not_matter():
