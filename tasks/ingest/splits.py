@@ -86,7 +86,8 @@ def assign_splits(
         grouped = [row for row in open_ if rows[row].group is not None]
         of_group |= {rows[row].group: of_row[row] for row in grouped}
         _decide(state, rows, grouped, of_group)
-        state.spread(alike.looks[row] for row in grouped)
+        if len(grouped) < len(open_):
+            state.spread(alike.looks[row] for row in grouped)
         for row in open_:
             if state.result[row] is None:
                 state.decide(row, of_row[row])
@@ -107,8 +108,8 @@ def _voted(state: "_Assignment", rows: Sequence[NewRow], of_group: Mapping[str, 
     """The split that most near-duplicates of a group's rows have, for groups without a split."""
     votes: dict[str, Counter] = defaultdict(Counter)
     for row, look in zip(rows, state.looks, strict=True):
-        if row.group is not None and row.group not in of_group:
-            votes[row.group].update(state.splits_around(look) & set(GROWING))
+        if row.group is not None and row.group not in of_group and (around := state.splits_around(look)):
+            votes[row.group].update(around & set(GROWING))
     return {name: max(GROWING, key=lambda s: counts[s]) for name, counts in votes.items() if counts}
 
 
@@ -131,15 +132,12 @@ def _decide(state: "_Assignment", rows: Sequence[NewRow], chosen: Sequence[int],
 
 def _units(rows: Sequence[NewRow], open_: Sequence[int], alike: Lookalikes) -> np.ndarray:
     """The unit of each open row, (len(open_),) int from 0: its group, else its cluster; a cluster joins a group's."""
-    cluster = clusters(int(alike.looks.max()) + 1, alike.pairs)[alike.looks]
-    of_cluster = {}
-    for row in reversed(open_):
-        if rows[row].group is not None:
-            of_cluster[int(cluster[row])] = rows[row].group
-    names = {}
+    cluster = clusters(int(alike.looks.max()) + 1, alike.pairs)[alike.looks].tolist()
+    of_cluster = {cluster[row]: rows[row].group for row in reversed(open_) if rows[row].group is not None}
+    names: dict[str | int, int] = {}
     units = []
     for row in open_:
-        name = rows[row].group or of_cluster.get(int(cluster[row])) or int(cluster[row])
+        name = rows[row].group or of_cluster.get(cluster[row], cluster[row])
         units.append(names.setdefault(name, len(names)))
     return np.array(units)
 
