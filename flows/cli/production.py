@@ -4,6 +4,7 @@ Every `evergreen` command loads this module, so it imports only light modules at
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -28,14 +29,33 @@ def score(
     layout: Annotated[
         str | None, typer.Option(help="What the paths say, e.g. '{source}/{time}_{*}'; see `evergreen init`.")
     ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When images that name no time were taken, e.g. 2026-05-03T12:00Z. Default: now.")
+    ] = None,
+    shuffle_time: Annotated[
+        float, typer.Option("--shuffle-time", min=0, help="Spread these over so many hours before that, at random.")
+    ] = 0.0,
 ) -> None:
     """Answer images with the live model and write the answers to the production log."""
     from flows.production.score import score as run
 
     columns = {"at_column": at_column, "source_column": source_column}
-    found = run(project_root(), source, name=name, layout=layout, **columns)
+    options = {"at": _time(at), "shuffle_hours": shuffle_time}
+    found = run(project_root(), source, name=name, layout=layout, **columns, **options)
     for line in found.lines():
         typer.echo(line)
+
+
+def _time(text: str | None) -> datetime | None:
+    """The time that `--at` names, in UTC."""
+    from tasks.common.errors import EvergreenError
+    from tasks.sources.fields import Unusable
+    from tasks.sources.times import Times
+
+    try:
+        return Times().read(text)
+    except Unusable as error:
+        raise EvergreenError(f"--at: {error.detail}") from None
 
 
 def queue(

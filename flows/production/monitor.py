@@ -1,8 +1,9 @@
 """One monitor run: measure the newest window of production, decide, act, report.
 
 A window holds what the live model answered since the previous window. It ends before now by the time for which capture
-may hold an answer back. It stays open until it has decide.min_rows rows or is a day old. Nothing here imports torch or
-Prefect: a run without a full window costs one listing of the log.
+may hold an answer back, or right after what `evergreen score` has just logged. Traffic of an earlier time that was
+scored since the last run is a window of its own. A window stays open until it has decide.min_rows rows or is a day old.
+Nothing here imports torch or Prefect: a run without a full window costs one listing of the log.
 
     .evergreen/monitor.json    when the last run succeeded, and what it found
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flows.production import scored
 from flows.production.act import act, new_labels
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
@@ -92,6 +94,16 @@ def monitor(
     start = _start(past, live, now)
     held_back = params.capture.flush_seconds + 1 if settle is None else settle
     end = (now - timedelta(seconds=held_back)).replace(microsecond=0)
+    just = scored.pending(root, live.bundle)
+    if just is not None and just.last <= now:
+        after = (just.last + timedelta(seconds=1)).replace(microsecond=0)
+        if after > start:  # what capture holds back at this moment stays in the log, unmeasured
+            end = max(end, after)
+        elif _rows(log, live, just, after) >= params.decide.min_rows:
+            start, end = max(just.first, after - LONGEST).replace(microsecond=0), after
+        else:
+            say(f"scored traffic up to {just.last:%Y-%m-%d %H:%M} UTC has too few rows for a window of its own")
+            scored.clear(root, just)
     if end <= start:
         return _quiet(root, params, situation, journal, start, f"the window since {start:%H:%M:%S} has just begun")
     _, _, rows = log.window(start, end, columns=["id"], limit=1, bundle=live.bundle)
@@ -110,6 +122,8 @@ def monitor(
     done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
     report = write_report(root, params, table, bundle, measures, decision, past, done)
     journal.append(measures, decision)
+    if just is not None and end > just.last:
+        scored.clear(root, just)
     return Seen(
         at=now,
         outcome=decision.outcome,
@@ -117,6 +131,11 @@ def monitor(
         window=measures.window.id,
         report=str(report),
     )
+
+
+def _rows(log: Log, live: Pointer, just: scored.Scored, end: datetime) -> int:
+    """Answers of the scored traffic's last day."""
+    return log.window(max(just.first, end - LONGEST), end, columns=["id"], limit=1, bundle=live.bundle)[2]
 
 
 def _link(root: Path, window: str) -> str:

@@ -8,17 +8,20 @@ at once.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flows.production import scored
 from flows.project.ingest import chosen_layout, on_disk
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
 from tasks.common.progress import track
 from tasks.sources.fields import Unusable
 from tasks.sources.source import Columns, open_source
 from tasks.sources.times import Times
 
+HOUR = timedelta(hours=1)
 BATCH = 64  # images predicted at once
 BUFFER_ROWS, BUFFER_BYTES = 4096, 64 << 20  # answers in memory before they are written, one file per hour of time
 
@@ -29,6 +32,9 @@ class Summary:
 
     version: str
     provisional: str | None = None  # why the live model is provisional; None: it is not
+    at: datetime | None = None  # of images that name no time
+    shuffle_hours: float = 0.0  # before `at`, over which their times are spread
+    untimed: int = 0  # images that name no time
     rows: int = 0  # logged, including unreadable images
     classes: Counter = field(default_factory=Counter)  # predicted class -> images
     needs_review: int = 0  # uncertain or unfamiliar
@@ -45,6 +51,11 @@ class Summary:
         width = max(map(len, self.classes), default=0)
         found += [f"  {name:<{width}}  {count:>7}" for name, count in self.classes.most_common()]
         found.append(f"  worth a review: {self.needs_review} ({self.unfamiliar} of them unlike the training images)")
+        if self.untimed:
+            when = f"{self.at:%Y-%m-%d %H:%M:%S} UTC"
+            spread = f"times spread at random over the {self.shuffle_hours:g} h before {when}"
+            found.append(f"  {self.untimed} without a time: {spread if self.shuffle_hours else f'logged as of {when}'}")
+            found.append("    a folder's order is not that of time: --at-column, --at, --shuffle-time say when")
         if self.bad_times:
             count = f"{len(self.bad_times)} times cannot be read, e.g. {self.bad_times[0]!r}"
             found.append(f"  {count}: these answers have the time of now (data.time_format says how times are written)")
@@ -62,12 +73,16 @@ def score(
     at_column: str | None = None,
     source_column: str | None = None,
     layout: str | None = None,
+    at: datetime | None = None,
+    shuffle_hours: float = 0.0,
 ) -> Summary:
     """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log the answers.
 
     name: source (camera, site) of images that name none. layout: a template of tasks.sources.layouts, whose {source}
     and {time} are logged; data.layout does not apply, because production has no class folders.
-    Images without a time get the time of their answer.
+    at: time of all images that name none; None: when the scoring began. All get the same, because the order of a folder
+    is not that of time: a window of one part of it would lack whole classes. shuffle_hours: spread them over the hours
+    before `at` instead, by their content, so that repeating it gives the same times.
     Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
     from monitoring.log.production_log import open_log
@@ -80,7 +95,9 @@ def score(
     params = load_params(root / "params.yaml")
     model = Live(open_store(params.store, root), cache_dir("bundles", root)).model
     log = open_log(root, params)
-    found = Summary(model.version, model.predictor.provisional)
+    untimed = (at or datetime.now(UTC)).astimezone(UTC)
+    found = Summary(model.version, model.predictor.provisional, at=untimed, shuffle_hours=shuffle_hours)
+    span: list[datetime] = []  # times of the first and the last answer
     rows: list[dict] = []
     size = 0
     offered = 0
@@ -95,10 +112,12 @@ def score(
                 _unreadable(found, one.where, error.reason, error.detail)
         answers = model.predictor.predict([data for _, data in readable])
         for (one, data), said in zip(readable, answers, strict=True):
-            at = one.taken_at or datetime.now(UTC)
-            rows.append(
-                log_row(Answer(data, said, model, one.source or name, at, None), params.capture.images == "full")
-            )
+            digest = sha256_bytes(data)
+            taken = one.taken_at or untimed - shuffle_hours * HOUR * (int(digest[:8], 16) / 16**8)
+            found.untimed += one.taken_at is None
+            span = [min([taken, *span[:1]]), max([taken, *span[1:]])]
+            answer = Answer(data, said, model, one.source or name, taken, None)
+            rows.append(log_row(answer, params.capture.images == "full", digest))
             size += len(data)
             found.rows += 1
             found.needs_review += said.needs_review
@@ -114,6 +133,8 @@ def score(
         raise EvergreenError(f"{source} is empty: expected images to score")
     if rows:
         log.append(log_table(rows, log.task))
+    if span:
+        scored.note(root, model.predictor.digest, *span)
     return found
 
 

@@ -96,6 +96,32 @@ def test_a_small_window_stays_open_until_it_has_enough_rows(project, tmp_path):
     assert "10 of 30 rows" in seen.sentence
 
 
+def test_what_was_just_scored_is_measured_at_once_by_the_time_of_the_traffic(tmp_path):
+    root = make(tmp_path / "scored")
+    released = live(root).at
+    answer(root, tmp_path, 3, released + MINUTE)
+    last = released + MINUTE + (ROWS - 1) * timedelta(seconds=5)
+    seen = monitor(root, now=last + timedelta(seconds=2))  # capture might still hold answers back
+    assert seen.window is not None, seen.sentence
+    entries = Journal(log_of(root).store).recent(9)
+    assert [measures.window.rows for measures, _ in entries] == [ROWS]
+    again = monitor(root, now=last + timedelta(seconds=3))
+    assert (again.outcome, again.window) == ("waiting", None)
+
+    before = released - 400 * MINUTE  # traffic of a time before the release, scored with the live model
+    answer(root, tmp_path, 3, before)
+    seen = monitor(root, now=last + timedelta(seconds=4))
+    assert seen.window is not None, seen.sentence
+    windows = [measures.window for measures, _ in Journal(log_of(root).store).recent(9)]
+    assert windows[0].start <= before < windows[0].end < released
+    assert windows[0].rows == ROWS
+    assert monitor(root, now=last + timedelta(seconds=5)).window is None
+    answer(root, tmp_path, 2, before - 400 * MINUTE, rows=5)
+    said = []
+    assert monitor(root, said.append, now=last + timedelta(seconds=6)).window is None
+    assert any("too few rows for a window of its own" in line for line in said)
+
+
 def test_changed_traffic_is_watched_then_labels_are_asked_for(project, tmp_path, alerts):
     start = live(project).at + 2 * MINUTE
     answer(project, tmp_path, 3, start)

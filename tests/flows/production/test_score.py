@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,9 +13,11 @@ from flows.production.score import Summary, score
 from monitoring.log.production_log import open_log
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_file
 from tasks.common.params import StoreParams, load_params
 from tasks.releases.store import open_store
 from tasks.storage.places import open_blobs
+from tests.support.labelled_project import png
 from tests.support.live_project import VERSION, make, traffic
 from tests.support.s3_servers import credentials, moto  # noqa: F401  (fixtures)
 from tests.support.small_project import image_bytes
@@ -87,6 +90,33 @@ def test_a_layout_gives_source_and_time(root, log, tmp_path):
     assert logged["at"].to_pylist() == [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
     assert dict(found.unreadable) == {"bad_path": 1}
     assert "does not fit the layout '{source}/{time}_{*}'" in "\n".join(found.lines())
+
+
+def test_a_folder_in_name_order_is_one_moment_unless_its_times_are_given(root, log, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(70):  # more than one batch of predictions
+        (folder / f"{number:02d}.png").write_bytes(png(np.full((40, 40, 3), 3 * number, np.uint8)))
+    found = score(root, str(folder))
+    times = set(log.window(*EVER)[0]["at"].to_pylist())
+    assert len(times) == 1
+    assert found.untimed == 70
+    assert f"70 without a time: logged as of {times.pop():%Y-%m-%d %H:%M:%S} UTC" in "\n".join(found.lines())
+
+    monkeypatch.chdir(root)
+    command = ["score", str(folder), "--at", "2024-05-03T12:00Z", "--shuffle-time", "24"]
+    said = CliRunner().invoke(app, command).output
+    assert "times spread at random over the 24 h before 2024-05-03 12:00:00 UTC" in said
+    day = (datetime(2024, 5, 2, 12, tzinfo=UTC), datetime(2024, 5, 3, 12, tzinfo=UTC))
+    logged = log.window(*day)[0]
+    assert len(logged) == 70
+    assert len(set(logged["at"].to_pylist())) == 70
+    in_time = logged["id"].to_pylist()
+    assert in_time not in (sorted(in_time), [sha256_file(file) for file in sorted(folder.iterdir())])
+    CliRunner().invoke(app, command)
+    assert log.window(*day)[2] == 70  # the same again
+    refused = CliRunner().invoke(app, ["score", str(folder), "--at", "soon"])
+    assert "--at: 'soon' is not a time" in str(refused.exception)
 
 
 def test_files_are_written_as_memory_fills(root, log, tmp_path, monkeypatch):
