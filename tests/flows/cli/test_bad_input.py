@@ -98,7 +98,7 @@ def test_odd_images_and_hostile_names_are_taken_or_quarantined_with_their_reason
         0,
         "took 12 new images of 5 classes",
         "cat/zero.jpg: empty_file (0 bytes)",
-        "cat/text.jpg: unknown_format (expected one of JPEG, PNG, WEBP, BMP, TIFF, GIF, MPO, PPM)",
+        "cat/text.jpg: unknown_format (expected one of JPEG, PNG, WEBP, BMP, TIFF, GIF, MPO, PPM, AVIF, HEIC)",
         "cat/half.png: truncated",
         "cat/link.png: outside_root ('cat/link.png' leads out of mixed)",
         "etc: outside_root (a linked folder is not followed: ingest its target instead)",
