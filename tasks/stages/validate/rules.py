@@ -12,6 +12,7 @@ from tasks.common.checks import Check
 
 DRAWS = 1000
 SPLITS = ("train", "calibration", "test")
+MOST_RARE = 0.5  # share of labelled rows whose labels are too rare to be classes, where data.classes lists none
 
 
 def _check(name: str, passed: bool, value: float, bound: float, detail: str, low: float | None = None) -> Check:
@@ -29,6 +30,19 @@ def rows(labelled: int, least: int) -> Check:
     """Fail when there are too few labelled training rows."""
     return _check(
         "rows", labelled >= least, labelled, least, f"{labelled:,} labelled training rows, at least {least:,} expected"
+    )
+
+
+def rare_labels(left_out: int, labelled: int) -> Check:
+    """Fail when most labelled rows have labels too rare to be classes: the column is then hardly one of classes."""
+    share = left_out / max(labelled, 1)
+    return _check(
+        "rare_labels",
+        share <= MOST_RARE,
+        share,
+        MOST_RARE,
+        f"{left_out:,} of {labelled:,} labelled rows have labels too rare to be classes, at most {MOST_RARE:.0%} "
+        "expected: were names or numbers read as labels? If not, list the classes that you want in data.classes",
     )
 
 

@@ -46,6 +46,8 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     found = Findings()
     try:
         found.classes, found.left_out = choose_classes(table, data.classes, validate)
+        if data.classes is None:
+            _refuse_table([rules.rare_labels(int(table.left_out.sum()), int(table.labelled.sum()))])
         _judge_batches(root, table, manifests, found, data.task, images, embed, validate)
         found.of_table = table_checks(table, found.classes, validate)
         _refuse_table(found.of_table)

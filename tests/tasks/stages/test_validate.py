@@ -121,6 +121,14 @@ def test_a_class_that_is_not_listed_is_left_out_and_counted(project, base):
     assert f"left out: {left} '{CLASSES[0]}'" in SUMMARIES["validate"](figures)
 
 
+def test_a_table_of_labels_too_rare_to_be_classes_is_refused_unless_they_are_listed(project, base):
+    """Names or numbers in the label column: every image has a label of its own."""
+    odd = [row | {"label": f"part {number}"} for number, row in enumerate(base)]
+    project.add([*base[: len(base) // 3], *odd[len(base) // 3 :]])
+    with pytest.raises(TableRefused, match="have labels too rare to be classes, at most 50% expected"):
+        project.run()
+
+
 def test_in_multi_label_data_only_the_unlisted_label_is_left_out():
     schema = sample_schema("multilabel")
     rows = [{"id": f"{n}", "label": labels, "split": "train"} for n, labels in enumerate([["a", "b"], ["b"], ["a"]])]
