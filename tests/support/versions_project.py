@@ -61,7 +61,7 @@ LEDGERS = (".dvc/cache/evergreen", ".evergreen/remote/evergreen", ".evergreen/re
 
 def settled(root: Path) -> Path:
     """`root`, a copy of a project with all of its places, whose ledgers now are its own."""
-    before = read_json(root / ".evergreen/ledger.json")["checkout"]
+    before = read_json(root / ".evergreen/checkout.json")["id"]
     for folder in LEDGERS:
         (root / folder / before).rename(root / folder / owner_of(root).id)
     return root
