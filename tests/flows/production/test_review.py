@@ -18,6 +18,8 @@ from flows.production.score import score
 from flows.services import web
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import enqueue, waiting
+from tasks.common.access import basic
+from tasks.common.checkout import checkout
 from tasks.common.errors import DataError
 from tasks.common.params import ReviewParams, load_params
 from tasks.dataset.shards import batches, read_columns
@@ -228,7 +230,8 @@ def test_a_source_cannot_put_a_formula_into_the_table(root, tmp_path):
 
 
 def test_the_report_pages_show_what_waits_now(root):
-    client = TestClient(web.app(root), base_url="http://127.0.0.1", client=("127.0.0.1", 1))
+    signed_in = {"Authorization": basic(checkout(root).auth)}
+    client = TestClient(web.app(root), base_url="http://127.0.0.1", client=("127.0.0.1", 1), headers=signed_in)
     assert "<h1>No image waits for a label" in client.get("/review").text
     waits, _ = export_queue(root, pick_hours=10**4)
     shown = client.get("/review")

@@ -70,7 +70,9 @@ def test_one_setting_moves_the_dvc_remote_and_damage_there_is_repaired(toy: Path
     dvc_push(tree)
     before = objects(server, bucket, "team/dvc/files/md5/")
     assert len(before) == 3  # two data files and their listing; the stage's output is a copy of one
-    assert objects(server, bucket, "") == before
+    ledgers = objects(server, bucket, "team/dvc/evergreen/")
+    assert ledgers
+    assert objects(server, bucket, "") == before | ledgers
     assert not (toy / ".evergreen/remote").exists()
 
     for change in (lambda data: None, lambda data: data[:-1], lambda data: bytes([data[0] ^ 1]) + data[1:]):
@@ -91,7 +93,7 @@ def test_dvc_push_trusts_its_index_of_deleted_objects_the_audit_does_not(toy: Pa
     use_s3(toy, f"s3://{bucket}/team", moto.endpoint)
     tree = a_run(toy)
     dvc_push(tree)
-    (victim, *_) = (name for name in objects(moto, bucket, "") if not name.endswith(".dir"))
+    (victim, *_) = (name for name in objects(moto, bucket, "team/dvc/files/md5/") if not name.endswith(".dir"))
     moto.client().delete_object(Bucket=bucket, Key=victim)
     repo = open_repo(tree)
     assert repo.push() == 0  # "in sync": DVC's index says that it is there
@@ -118,7 +120,7 @@ def test_an_object_lost_in_cache_and_remote_stops_publication(toy: Path, moto: S
     use_s3(toy, f"s3://{bucket}/team", moto.endpoint)
     tree = a_run(toy)
     dvc_push(tree)
-    (victim, *_) = (name for name in objects(moto, bucket, "") if not name.endswith(".dir"))
+    (victim, *_) = (name for name in objects(moto, bucket, "team/dvc/files/md5/") if not name.endswith(".dir"))
     moto.client().delete_object(Bucket=bucket, Key=victim)
     (toy / ".dvc/cache/files/md5" / "/".join(victim.split("/")[-2:])).unlink()
     with pytest.raises(EvergreenError, match=r"did not arrive undamaged .*\n.* is missing"):

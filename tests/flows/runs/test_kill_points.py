@@ -29,6 +29,8 @@ ELSEWHERE = {  # points that need more than a scenario has
     "store.part": "tests/tasks/storage/test_s3_store.py",
     "train_backbone.epoch": "tests/loop/test_loop.py",
     "forget.logged": "tests/flows/versions/test_forget.py",
+    "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
+    "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }
 COVERED = ("ingest", "publish", "forget", "gc")  # scenarios whose points have tests of their own
 

@@ -172,6 +172,7 @@ def test_a_killed_gc_holds_up_no_one_and_the_next_completes_it(project: Path, tm
         claim(files, owner_of(other), ["aa"], wait=0)  # raises if it had to wait
         assert collected(project)["DVC cache"] == (1, 0, 0)
         assert killed_at("ledgers.claimed", versions_project.add_batch, project, 9, FEW)
+        assert killed_at("ledgers.replaced", gc, project, yes=True, grace_hours=0)
         assert collected(project)["DVC cache"] == (0, 0, 0)
         versions_project.add_batch(project, 9, FEW)
     assert all(line.ok for line in verify(project))
