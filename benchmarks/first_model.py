@@ -95,7 +95,7 @@ def draw(how: Draw) -> pa.Table:
 
 
 def shuffled(labels: np.ndarray, groups: list[str] | None, rng: np.random.Generator) -> list[str]:
-    """`labels` dealt anew: to whole groups, which keep one label each, or to single images."""
+    """`labels` dealt again: to whole groups, which keep one label each, or to single images."""
     if groups is None:
         return rng.permutation(labels).tolist()
     first = {name: label for name, label in zip(reversed(groups), reversed(labels.tolist()), strict=True)}

@@ -147,7 +147,7 @@ def random_names(labels: list[str], seed: int) -> dict[str, list[str]]:
 
 
 def pair_scores(keys: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """(recall, precision) of the pairs of images with one key against those of one group; "" is no key."""
+    """(recall, precision) of the pairs of images with one key against those of one group; "" means no key."""
 
     def pairs(counts: Counter) -> int:
         return sum(count * (count - 1) // 2 for count in counts.values())
