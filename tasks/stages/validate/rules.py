@@ -35,39 +35,25 @@ def rows(labelled: int, least: int) -> Check:
 
 def rare_labels(left_out: int, labelled: int) -> Check:
     """Fail when most labelled rows have labels too rare to be classes: the column is then hardly one of classes."""
-    share = left_out / max(labelled, 1)
-    return _check(
-        "rare_labels",
-        share <= MOST_RARE,
-        share,
-        MOST_RARE,
-        f"{left_out:,} of {labelled:,} labelled rows have labels too rare to be classes, at most {MOST_RARE:.0%} "
-        "expected: were names or numbers read as labels? If not, list the classes that you want in data.classes",
-    )
+    check = _share("rare_labels", left_out, labelled, MOST_RARE, "labelled rows have labels too rare to be classes")
+    advice = "were names or numbers read as labels? If not, list the classes that you want in data.classes"
+    return check.model_copy(update={"detail": f"{check.detail}: {advice}"})
 
 
 def null_labels(nulls: int, of: int, most: float) -> Check:
     """Fail when too many rows of a batch have no label."""
-    share = nulls / max(of, 1)
-    return _check(
-        "null_labels",
-        share <= most,
-        share,
-        most,
-        f"{nulls:,} of {of:,} rows have no label, at most {most:.0%} expected",
-    )
+    return _share("null_labels", nulls, of, most, "rows have no label")
 
 
 def quarantined(bad: int, of: int, most: float) -> Check:
     """Fail when too many rows of a batch are quarantined, at ingest or later."""
-    share = bad / max(of, 1)
-    return _check(
-        "quarantined",
-        share <= most,
-        share,
-        most,
-        f"{bad:,} of {of:,} rows are quarantined, at most {most:.0%} expected",
-    )
+    return _share("quarantined", bad, of, most, "rows are quarantined")
+
+
+def _share(name: str, count: int, of: int, most: float, what: str) -> Check:
+    """Fail when more than the share `most` of the rows are `count`ed for what `what` says."""
+    share = count / max(of, 1)
+    return _check(name, share <= most, share, most, f"{count:,} of {of:,} {what}, at most {most:.0%} expected")
 
 
 def prior_change(batch: np.ndarray, earlier: np.ndarray, most: float) -> Check:
