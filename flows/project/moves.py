@@ -55,12 +55,13 @@ def _in_line(line: str, files: Collection[str]) -> Iterator[tuple[str, str]]:
 def _new_module(name: str, files: Collection[str]) -> tuple[str, str] | None:
     """(old module, new module) where the dotted `name` is or begins with a module that moved."""
     parts = name.split(".")
-    for length in range(len(parts), 2, -1):  # a submodule of today's package of that name
-        if {"/".join(parts[:length]) + end for end in (".py", "/__init__.py")} & set(files):
-            return None
-    old = "/".join(parts[:2]) + ".py"
-    new = moved_to(old)
-    return (".".join(parts[:2]), _dotted(new)) if new and old not in files else None
+    for length in range(len(parts), 1, -1):
+        old = "/".join(parts[:length]) + ".py"
+        if length > 2 and {old, old.removesuffix(".py") + "/__init__.py"} & set(files):
+            return None  # a submodule of today's package of that name
+        if (new := moved_to(old)) and old not in files:
+            return ".".join(parts[:length]), _dotted(new)
+    return None
 
 
 def _elsewhere(line: str, module: str) -> str:

@@ -1,1 +1,1 @@
-"""What is in an image or a batch: measures, near-duplicates, annotations."""
+"""What is in an image or a batch: measures and near-duplicates."""

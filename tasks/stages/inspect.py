@@ -31,9 +31,9 @@ from tasks.dataset.shards import (
     shard_groups,
     undo_text,
 )
-from tasks.inspection.annotations import effective_labels, read_annotations
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
+from tasks.labels.annotations import effective_labels, read_annotations
 from tasks.siblings.hidden_groups import find_hidden_groups
 
 GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards

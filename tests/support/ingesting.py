@@ -12,7 +12,7 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.dataset import shards
 from tasks.ingest.batch import ingest
-from tasks.inspection.annotations import read_annotations
+from tasks.labels.annotations import read_annotations
 from tests.support.photos import encode
 
 IMAGES, INSPECT = ImagesParams(), InspectParams(workers=1)

@@ -25,7 +25,7 @@ from tasks.common.params import load_params
 from tasks.dataset import shards
 from tasks.ingest import erasures
 from tasks.ingest.batch import ingest
-from tasks.inspection.annotations import read_annotations
+from tasks.labels.annotations import read_annotations
 from tasks.releases.reference import thumbnail
 from tests.support import versions_project
 from tests.support.checkout import ROOT

@@ -13,7 +13,6 @@ from tasks.common.files import read_json, sha256_bytes, write_json
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.schemas import ANNOTATIONS, label_type, sample_schema, samples_schema
 from tasks.dataset import shards
-from tasks.inspection.annotations import decide_label
 from tasks.inspection.measures import shard_measures, store_measures
 from tasks.stages import inspect
 from tests.support.photos import cutouts, encode, tracks
@@ -201,38 +200,6 @@ def test_only_new_shards_are_decoded(project):
 
 def at(day: int) -> datetime:
     return datetime(2025, 1, day, tzinfo=UTC)
-
-
-def vote(label, why="import", annotator=None, day=1) -> dict:
-    return {"label": label, "why": why, "annotator": annotator, "at": at(day)}
-
-
-@pytest.mark.parametrize(
-    ("original", "rows", "expected"),
-    [
-        ("a", [], "a"),
-        ("a", [vote("b")], "a"),  # a tie keeps the original
-        ("a", [vote("b"), vote("b")], "b"),
-        ("a", [vote("b"), vote("c")], "a"),
-        ("a", [vote("b", annotator="x"), vote("b", annotator="x", day=2)], "a"),  # one vote per annotator
-        (
-            "a",
-            [vote("b", annotator="x", day=2), vote("a", annotator="x"), vote("b", annotator="y")],
-            "b",
-        ),  # their latest
-        ("a", [vote("b", "review")], "b"),
-        ("a", [vote("b", "review", day=3), vote("c", "review", day=2), vote("c"), vote("c")], "b"),  # the latest review
-        ("a", [vote(None, "review")], None),
-        ("a", [vote("b", "review") | {"at": None}, vote("c", "review")], "c"),  # no time: the oldest
-        (None, [vote("b")], "b"),
-        (None, [vote("c", day=2), vote("b", day=1)], "b"),  # no original: the first given
-        (None, [vote(None)], None),
-        (["x", "y"], [vote(["y", "x"]), vote(["x"]), vote(["x"])], ["x", "y"]),  # the order does not matter
-        (["x"], [vote(["y", "x"]), vote(["x", "y"])], ["x", "y"]),
-    ],
-)
-def test_the_label_that_counts(original, rows, expected):
-    assert decide_label(original, rows) == expected
 
 
 def test_annotations_change_the_effective_label_and_never_the_shard(project):

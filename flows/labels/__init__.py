@@ -1,0 +1,1 @@
+"""What people do with labels of the data set: correct, exclude, undo, explain."""

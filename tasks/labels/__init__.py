@@ -1,0 +1,1 @@
+"""What people say about labels: annotations, and the effective label that they decide."""
