@@ -2,12 +2,11 @@
 
     queue/<time>-<hash>.json   one selection: its samples, when and why they were chosen
 
-A sample waits until a label for it is in the log. N is the number of samples, D of feature dimensions, K of classes.
+A sample waits until a label for it is in the log. N is the number of samples, D of feature dimensions.
 """
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +15,8 @@ import pyarrow as pa
 from pydantic import AwareDatetime, ValidationError
 
 from monitoring.log.production_log import Log
+from tasks.active.pick import pick
+from tasks.active.pool import Pool
 from tasks.common.checks import Frozen
 from tasks.common.files import sha256_bytes
 from tasks.common.params import ReviewParams
@@ -23,8 +24,6 @@ from tasks.common.params import ReviewParams
 COLUMNS = ("id", "at", "source", "reason", "version", "prediction", "confidence", "probabilities", "ood", "features")
 COLUMNS = (*COLUMNS, "phash")  # the columns of a window that the queue needs
 CANDIDATES = 5_000  # rows of a window to choose from; a random sample if there are more
-NEAR_BITS = 6  # of 64 bits: perceptual hashes this close show the same thing
-UNKNOWN = ""  # all samples without a source count as one source
 
 logger = logging.getLogger("evergreen.review")
 
@@ -40,64 +39,41 @@ class Queued(Frozen):
     confidence: float | None
     ood: float | None
     phash: int | None
-    why: str  # "uncertain" | "unfamiliar"
+    why: str  # tasks.active.pick.Picked.why
     queued_at: AwareDatetime
     because: str  # the decision, window or person that asked for it
 
 
 def select(
-    rows: pa.Table, budget: int, max_source_share: float, known: Collection[str], seen: Sequence[int] = ()
-) -> list[str]:
-    """Ids of up to `budget` of the most informative `rows` (COLUMNS), best first.
+    rows: pa.Table,
+    budget: int,
+    max_source_share: float,
+    known: Collection[str],
+    seen: Sequence[int] = (),
+    *,
+    method: str,
+) -> dict[str, str]:
+    """Ids of up to `budget` of the most informative `rows` (COLUMNS), best first, each with the reason.
 
-    Informative means that the model is unsure (small margin) or the image is unfamiliar (high out-of-distribution
-    score), each by rank, and that the image differs from those already chosen. The choice is greedy: the largest score
-    times squared feature distance to the chosen. This is k-means++ seeding without its randomness (Arthur &
-    Vassilvitskii, 2007), weighted by uncertainty as in BADGE (Ash et al., ICLR 2020).
-
-    No source gets more than `max_source_share`, or an equal part if there are few sources. Left out are near-duplicates
-    of chosen images and of `seen` (perceptual hashes), ids in `known`, repeated ids and unreadable images.
+    Informative means that `method` (tasks.active.methods) ranks the image high, or that it is unfamiliar (high
+    out-of-distribution score): every third pick. No source gets more than `max_source_share`, or an equal part if there
+    are few sources. Left out are near-duplicates of chosen images and of `seen` (perceptual hashes), ids in `known`,
+    repeated ids and unreadable images.
     """
     rows = _usable(rows, known)
-    if not len(rows) or budget <= 0:
-        return []
-    sources = np.array([name or UNKNOWN for name in rows["source"].to_pylist()], dtype=object)
-    quota = int(np.ceil(budget * max(max_source_share, 1 / len(set(sources.tolist())))))
-    scores = np.maximum(*informative(rows)) ** 4  # favour the top ranks
-    order = _candidates(scores, sources, quota)
-    rows, scores, sources = rows.take(pa.array(order)), scores[order], sources[order]
-    features = _matrix(rows["features"])
-    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    hashes = rows["phash"].to_numpy().astype(np.uint64)
-    open_ = np.ones(len(rows), bool)
-    for value in seen:
-        open_ &= _bits(hashes, np.uint64(value)) > NEAR_BITS
-    nearest = np.full(len(rows), 2.0)  # squared distance of unit vectors to the closest chosen one, at most 4
-    taken, chosen = Counter(), []
-    while len(chosen) < budget and open_.any():
-        best = int(np.argmax(np.where(open_, scores * (nearest + 1e-6), -1.0)))
-        chosen.append(best)
-        taken[sources[best]] += 1
-        if taken[sources[best]] >= quota:
-            open_ &= sources != sources[best]
-        open_ &= _bits(hashes, hashes[best]) > NEAR_BITS
-        open_[best] = False
-        nearest = np.minimum(nearest, np.maximum(2 - 2 * features @ features[best], 0))
+    if not len(rows):
+        return {}
+    pool = Pool(
+        features=_matrix(rows["features"]),
+        probabilities=_matrix(rows["probabilities"]),
+        multilabel=pa.types.is_list(rows.schema.field("prediction").type),
+        unfamiliar=rows["ood"].to_numpy().astype(np.float64),
+        sources=rows["source"].to_pylist(),
+        hashes=rows["phash"].to_numpy().astype(np.uint64),
+    )
     names = rows["id"].to_pylist()
-    return [names[row] for row in chosen]
-
-
-def informative(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) and (N,) ranks in (0, 1]: how unsure the model is of each row, and how unfamiliar the row is."""
-    probabilities = _matrix(rows["probabilities"])
-    if pa.types.is_list(rows.schema.field("prediction").type):  # classes are independent: the least sure one counts
-        margin = np.abs(2 * probabilities - 1).min(axis=1)
-    elif probabilities.shape[1] > 1:
-        two = np.partition(probabilities, -2, axis=1)[:, -2:]
-        margin = two[:, 1] - two[:, 0]
-    else:
-        margin = np.zeros(len(rows))
-    return _rank(-margin), _rank(rows["ood"].to_numpy().astype(np.float64))
+    picks = pick(pool, budget, method, max_source_share=max_source_share, seen=seen)
+    return {names[found.row]: found.why for found in picks}
 
 
 def _usable(rows: pa.Table, known: Collection[str]) -> pa.Table:
@@ -114,33 +90,9 @@ def _usable(rows: pa.Table, known: Collection[str]) -> pa.Table:
     return rows.take(pa.array(keep, pa.int64()))
 
 
-def _candidates(scores: np.ndarray, sources: np.ndarray, quota: int) -> np.ndarray:
-    """Rows worth comparing, best first.
-
-    At most four times the quota per source, so that no source dominates.
-    """
-    order, left = [], Counter()
-    for row in np.argsort(-scores, kind="stable"):
-        if left[sources[row]] < 4 * quota:
-            left[sources[row]] += 1
-            order.append(row)
-    return np.array(order)
-
-
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     """(N, D) from a column of lists of equal length; values that are not finite become 0."""
     return np.nan_to_num(np.stack(column.to_numpy()).astype(np.float32), posinf=0, neginf=0)
-
-
-def _rank(values: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(values, nan=np.inf)
-    ordered = np.sort(values)
-    below, upto = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    return (below + upto + 1) / (2 * len(values) + 1)  # equal values share the middle of their ranks
-
-
-def _bits(hashes: np.ndarray, value: np.uint64) -> np.ndarray:
-    return np.bitwise_count(hashes ^ value)
 
 
 # --- what waits
@@ -180,20 +132,19 @@ def enqueue(
     before = queued(log)
     known = {entry.id for entry in before} | set(log.labels()["id"].to_pylist())
     recent = [entry.phash for entry in before if entry.phash is not None][-CANDIDATES:]
-    ids = select(rows, review.budget, review.max_source_share, known, recent)
-    if not ids:
+    why = select(rows, review.budget, review.max_source_share, known, recent, method=review.method)
+    if not why:
         return []
-    rows = rows.take(pa.array([rows["id"].to_pylist().index(name) for name in ids]))
-    unsure, unfamiliar = informative(rows)
+    rows = rows.take(pa.array([rows["id"].to_pylist().index(name) for name in why]))
     now = datetime.now(UTC)
     entries = [
         Queued(
             **{name: row[name] for name in Queued.model_fields if name in row},
-            why="uncertain" if unsure[n] >= unfamiliar[n] else "unfamiliar",
+            why=why[row["id"]],
             queued_at=now,
             because=because,
         )
-        for n, row in enumerate(rows.to_pylist())
+        for row in rows.to_pylist()
     ]
     content = json.dumps([entry.model_dump(mode="json") for entry in entries], allow_nan=False).encode()
     log.store.create(f"queue/{now:%Y%m%dT%H%M%SZ}-{sha256_bytes(content)[:16]}.json", content)

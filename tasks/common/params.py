@@ -408,6 +408,9 @@ class ReviewParams(Section):
     """How many samples the review queue gets, and from which sources."""
 
     budget: Positive = Field(100, description="samples put into the queue by one decision")
+    method: Literal["random", "uncertainty", "margin", "diverse", "badge", "dropquery", "typiclust"] = Field(
+        "margin", description="how images are picked for labelling; without a model always typiclust"
+    )
     max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
 
 

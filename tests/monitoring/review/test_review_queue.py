@@ -13,7 +13,7 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from monitoring.review import label_studio
 from monitoring.review import page as review_page
 from monitoring.review import queue as review_queue
-from monitoring.review.queue import COLUMNS, Queued, enqueue, queued, select, waiting
+from monitoring.review.queue import COLUMNS, Queued, enqueue, queued, waiting
 from tasks.common.params import ReviewParams
 from tasks.storage.local import LocalStore
 from tests.support.review_samples import NOON, answers
@@ -24,6 +24,11 @@ HOSTILE = '"><script>window.owned = 1</script>'
 
 
 # --- select
+
+
+def select(rows, budget, share, known, seen=(), method="margin") -> list[str]:
+    """Ids that the queue picks, best first."""
+    return list(review_queue.select(rows, budget, share, known, seen, method=method))
 
 
 def test_the_unsure_and_the_unfamiliar_come_first():
@@ -38,8 +43,17 @@ def test_the_unsure_and_the_unfamiliar_come_first():
 
 def test_the_chosen_differ():
     features = np.repeat(np.eye(16, dtype=np.float32)[:4], 25, axis=0)  # four kinds of image
-    chosen = select(answers(100, features=list(features)), 4, 1.0, ())
+    chosen = select(answers(100, features=list(features)), 4, 1.0, (), method="diverse")
     assert {int(name[3:]) // 25 for name in chosen} == {0, 1, 2, 3}
+
+
+def test_the_queue_picks_by_the_method_that_is_set(log):
+    p = np.full((100, 3), [0.98, 0.01, 0.01])
+    p[7], p[8] = [0.5, 0.49, 0.01], [0.4, 0.3, 0.3]
+    log.append(answers(100, probabilities=p.tolist(), ood=np.zeros(100)))
+    for method, first in (("margin", "id-7"), ("uncertainty", "id-8")):
+        picked = enqueue(log, ReviewParams(budget=1, method=method), NOON, NOON + timedelta(hours=1), "test")
+        assert [entry.id for entry in picked] == [first]
 
 
 def test_no_near_duplicates():
