@@ -70,7 +70,8 @@ def upgrade(
     root = project_root(project)
     if source is not None and source.resolve() != HERE:
         raise typer.Exit(_run_newer(source.resolve(), root, yes, base))
-    from flows.project.upgrade import apply, plan
+    from flows.project.upgrade.apply import apply
+    from flows.project.upgrade.plan import plan
 
     found = plan(root, HERE, base)
     busy = _busy(root)

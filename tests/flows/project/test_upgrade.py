@@ -10,7 +10,8 @@ import yaml
 from flows.cli.upgrade import report
 from flows.project import origin
 from flows.project.moves import moved_to, old_names, old_paths
-from flows.project.upgrade import apply, plan
+from flows.project.upgrade.apply import apply
+from flows.project.upgrade.plan import plan
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_run_params
 from tests.support.checkout import ROOT, git

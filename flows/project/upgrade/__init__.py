@@ -1,0 +1,1 @@
+"""`evergreen upgrade`: newer Evergreen code, without losing what the user changed."""
