@@ -71,7 +71,9 @@ def _table(rows: list[tuple[bytes, str, str]], batch: str) -> pa.Table:
         "batch": [batch] * count,
         "slice": [[]] * count,
         "split": [split for _, _, split in rows],
+        "picked": ["representative"] * count,
     }
+    columns = dict.fromkeys(sample_schema(TASK).names, [None] * count) | columns
     return pa.table(columns, schema=sample_schema(TASK))
 
 

@@ -20,7 +20,7 @@ from flows.production.queue_export import label_classes
 from flows.production.sessions import session_groups
 from flows.project.ingest import NO_LAYOUT, ingest_command
 from monitoring.log.production_log import Log, open_log
-from monitoring.log.schema import late_labels_schema
+from monitoring.log.schema import DEFAULTS, late_labels_schema
 from monitoring.review import label_studio
 from monitoring.review import queue as review_queue
 from tasks.common.cells import optional_text
@@ -203,6 +203,7 @@ def _keep(log: Log, given: list[_Given], result: Labelled) -> None:
             "at": one.at or now,
             "annotator": one.annotator,
             "label": one.label,
+            **DEFAULTS,
         }
         result.kept += 1
     log.add_labels(pa.Table.from_pylist(list(new.values()), schema=late_labels_schema(log.task)))

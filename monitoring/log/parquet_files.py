@@ -4,7 +4,6 @@ N is the number of rows.
 """
 
 import tempfile
-from collections.abc import Sequence
 from datetime import datetime
 from typing import BinaryIO
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monitoring.log.schema import SCHEMA_VERSION
+from monitoring.log.schema import ADDED, DEFAULTS, SCHEMA_VERSION
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.storage.blobs import Store
 
@@ -73,18 +72,21 @@ class open_seekable:
 
 
 def open_parquet(file: BinaryIO, schema: pa.Schema) -> pq.ParquetFile:
-    """`file` as Parquet with at least the columns of `schema`: a newer version may have written more.
+    """`file` as Parquet with the columns of `schema`, without ADDED ones if it is old: `read_columns` fills them in.
 
     Raises WrongSchema.
     """
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     found = parquet.schema_arrow
     version = (found.metadata or {}).get(VERSION_KEY, b"1")
+    lacking = {name for name in ADDED if version == b"1"} - set(found.names)
     try:
         refuse_newer(int(version), SCHEMA_VERSION, "this file of the production log")
     except (ValueError, EvergreenError) as error:
         raise WrongSchema(str(error)) from None
     for field in schema:
+        if field.name in lacking:
+            continue
         at = found.get_field_index(field.name)
         if at < 0 or not found.field(at).type.equals(field.type):
             raise WrongSchema(
@@ -104,15 +106,26 @@ def rows_in_time(parquet: pq.ParquetFile, start: datetime, end: datetime, bundle
     return table.filter(inside)  # null counts as outside
 
 
-def take_rows(parquet: pq.ParquetFile, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """`columns` of `rows` (ascending), with one row group in memory at a time."""
-    tables = [parquet.schema_arrow.empty_table().select(columns)]
+def read_columns(parquet: pq.ParquetFile, schema: pa.Schema, group: int | None = None) -> pa.Table:
+    """The columns of `schema` of one row group, or of the file; DEFAULTS or null stand in for those it lacks."""
+    names = [name for name in schema.names if name in parquet.schema_arrow.names]
+    table = parquet.read(names) if group is None else parquet.read_row_group(group, columns=names)
+    for field in schema:
+        if field.name not in names:
+            column = pa.repeat(pa.scalar(DEFAULTS.get(field.name), field.type), len(table))
+            table = table.append_column(field, column)
+    return table.select(schema.names).cast(schema)
+
+
+def take_rows(parquet: pq.ParquetFile, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` of `rows` (ascending), with one row group in memory at a time."""
+    tables = [schema.empty_table()]
     first = 0
     for group in range(parquet.num_row_groups if len(rows) else 0):
         count = parquet.metadata.row_group(group).num_rows
         inside = rows[(rows >= first) & (rows < first + count)] - first
         if len(inside):
-            found = parquet.read_row_group(group, columns=columns).select(columns)
+            found = read_columns(parquet, schema, group)
             tables.append(found if len(inside) == count else found.take(pa.array(inside)))
         first += count
     return pa.concat_tables(tables)

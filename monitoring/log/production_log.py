@@ -20,7 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monitoring.log.parquet_files import UNREADABLE, open_parquet, open_seekable, parquet_bytes, rows_in_time, take_rows
+from monitoring.log.parquet_files import (
+    UNREADABLE,
+    open_parquet,
+    open_seekable,
+    parquet_bytes,
+    read_columns,
+    rows_in_time,
+    take_rows,
+)
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, StoreParams
@@ -86,9 +94,9 @@ class Log:
         `seed`. bundle: only answers of the model with this manifest digest. Raises what the store raises.
         """
         names = list(columns) if columns is not None else self.schema.names
-        wanted = [name for name in self.schema.names if name in {*names, "id", "at"}]
+        wanted = self._columns(names)
         unreadable, total = [], 0
-        kept = self.schema.empty_table().select(wanted)
+        kept = wanted.empty_table()
         draws = np.empty(0, np.uint64)  # one per kept row; the rows with the smallest draws are the sample
         for key in self._keys(start, end):
             try:
@@ -129,8 +137,8 @@ class Log:
     def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
         """`columns` of the newest answer for each of `ids` in [start, end), in no particular order."""
         wanted = pa.array(sorted(set(ids)), pa.string())
-        names = [name for name in self.schema.names if name in {*columns, "id", "at"}]
-        kept = self.schema.empty_table().select(names)
+        wanted_columns = self._columns(columns)
+        kept = wanted_columns.empty_table()
         for key in self._keys(start, end):
             try:
                 with open_seekable(self.store, key) as file:
@@ -139,7 +147,7 @@ class Log:
                     parquet = open_parquet(file, self.schema)
                     rows = rows_in_time(parquet, start, end, None)
                     rows = rows.filter(pc.is_in(rows["id"], wanted))
-                    found = take_rows(parquet, rows["row"].to_numpy(), names)
+                    found = take_rows(parquet, rows["row"].to_numpy(), wanted_columns)
             except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
                 continue
@@ -170,7 +178,7 @@ class Log:
             try:
                 with open_seekable(self.store, key) as file:
                     if file is not None:
-                        tables.append(open_parquet(file, schema).read(schema.names).cast(schema))
+                        tables.append(read_columns(open_parquet(file, schema), schema))
             except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
         table = pa.concat_tables(tables)
@@ -201,6 +209,9 @@ class Log:
         return len(gone)
 
     # keys
+
+    def _columns(self, names: Sequence[str]) -> pa.Schema:
+        return pa.schema([field for field in self.schema if field.name in {*names, "id", "at"}])
 
     def _keys(self, start: datetime, end: datetime) -> Iterator[str]:
         """Keys of the hours that touch [start, end), oldest first."""
@@ -244,11 +255,19 @@ class Log:
 
 
 def majority_labels(labels: pa.Table) -> pa.Table:
-    """One label per id (id, label) from `Log.labels`: what most annotators say; the newest breaks ties."""
+    """One label per id (id, label) from `Log.labels`: the newest of a reviewer, else what most annotators say.
+
+    The newest label breaks ties.
+    """
     votes: dict[str, list] = {}
-    for row in sorted(labels.select(["id", "at", "label"]).to_pylist(), key=lambda row: row["at"], reverse=True):
+    reviewed: dict = {}
+    rows = labels.select(["id", "at", "label", "role"]).to_pylist()
+    for row in sorted(rows, key=lambda row: row["at"], reverse=True):
         votes.setdefault(row["id"], []).append(row["label"])
-    chosen = [max(given, key=given.count) for given in votes.values()]  # max keeps the first, the newest
+        if row["role"] == "reviewer":
+            reviewed.setdefault(row["id"], row["label"])
+    # max keeps the first, the newest
+    chosen = [reviewed[name] if name in reviewed else max(given, key=given.count) for name, given in votes.items()]
     return pa.table({"id": pa.array(votes, pa.string()), "label": pa.array(chosen, labels.schema.field("label").type)})
 
 

@@ -29,6 +29,9 @@ class Answer(NamedTuple):
     source: str | None
     at: datetime  # of the request, with a time zone
     latency_ms: float | None
+    key: str | None = None  # the owner's: order number, part id
+    path: str | None = None  # the owner's
+    slices: tuple[tuple[str, str], ...] = ()  # (name, value)
 
 
 def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) -> dict:
@@ -39,6 +42,9 @@ def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) 
         "id": digest or sha256_bytes(answer.image),
         "at": answer.at,
         "source": answer.source,
+        "key": answer.key,
+        "path": answer.path,
+        "slices": [{"name": name, "value": value} for name, value in answer.slices],
         "image": answer.image if keep_image else None,
         "reason": prediction.reason,
         "version": version,

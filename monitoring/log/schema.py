@@ -2,9 +2,11 @@
 
 import pyarrow as pa
 
-from tasks.common.schemas import MEASURES, label_type
+from tasks.common.schemas import MEASURES, SLICE, label_type
 
-SCHEMA_VERSION = 1  # of answers and of late labels; files of Evergreen 0.1 do not say it
+SCHEMA_VERSION = 2  # of answers and of late labels; files of Evergreen 0.1 do not say it
+ADDED = ("key", "path", "slices", "role", "picked", "sampling_probability")  # columns that version 1 lacks
+DEFAULTS = {"role": "annotator", "picked": "unknown"}  # what stands in for them; else null
 
 
 def log_schema(task: str) -> pa.Schema:
@@ -17,6 +19,9 @@ def log_schema(task: str) -> pa.Schema:
             ("id", pa.string()),  # sha256 of the encoded bytes, hex; late labels are joined by it
             ("at", pa.timestamp("us", tz="UTC")),  # of the request
             ("source", pa.string()),  # camera, site, session; null: unknown
+            ("key", pa.string()),  # the owner's: order number, part id; late labels are joined by it, too
+            ("path", pa.string()),  # the owner's, relative to what was scored
+            ("slices", SLICE),  # free: product, shift
             ("image", pa.binary()),  # encoded bytes; null if only thumbnails are kept
             ("reason", pa.string()),  # null, or one of QUARANTINE_REASONS
             ("version", pa.string()),  # of the model, "v0.2.0"
@@ -42,5 +47,8 @@ def late_labels_schema(task: str) -> pa.Schema:
             ("at", pa.timestamp("us", tz="UTC")),
             ("annotator", pa.string()),
             ("label", label_type(task)),
+            ("role", pa.string()),  # annotator, or reviewer: whose newest word overrides
+            ("picked", pa.string()),  # why it was asked for: one of tasks.common.schemas.PICKED
+            ("sampling_probability", pa.float32()),  # of an audit sample
         ]
     )

@@ -51,6 +51,11 @@ QUARANTINE_REASONS = (
 
 SLICE = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
 
+# How an image was picked for labelling. Only representative and audit images may measure a model: what was picked for
+# being hard (queue) or was sent in by somebody (feedback) is not a sample of what the model meets.
+PICKED = ("representative", "audit", "queue", "feedback", "unknown")
+MEASURING = ("representative", "audit")
+
 
 def label_type(task: str) -> pa.DataType:
     """Arrow type of a label: a string, or a list of strings for a multi-label data set."""
@@ -62,6 +67,7 @@ def sample_schema(task: str) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.string()),  # sha256 of the encoded bytes, hex
+            ("key", pa.string()),  # the owner's: order number, part id, file name; null: none
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             ("label", label_type(task)),  # as first given; null if not labelled
             ("source", pa.string()),  # where it comes from (camera, site): a slice
@@ -71,6 +77,8 @@ def sample_schema(task: str) -> pa.Schema:
             ("batch", pa.string()),
             ("slice", SLICE),
             ("split", pa.string()),
+            ("picked", pa.string()),  # one of PICKED
+            ("sampling_probability", pa.float32()),  # with which an audit sample was drawn; null: not a random draw
         ]
     )
 
@@ -91,6 +99,7 @@ def samples_schema(task: str) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.string()),
+            ("key", pa.string()),
             ("shard", pa.string()),  # file name under data/
             ("row", pa.int32()),  # row in that shard
             ("batch", pa.string()),
@@ -101,6 +110,8 @@ def samples_schema(task: str) -> pa.Schema:
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("origin", pa.string()),
             ("slice", SLICE),
+            ("picked", pa.string()),  # of a shard before version 3: see tasks.dataset.shards
+            ("sampling_probability", pa.float32()),
             *MEASURES,
             ("status", pa.string()),  # "ok" or one of QUARANTINE_REASONS
             ("cluster", pa.string()),  # smallest id of the near-duplicate cluster
@@ -125,7 +136,8 @@ MEASURES = [  # of one image, by inspect; null where the image could not be deco
 
 def accepted_schema(task: str) -> pa.Schema:
     """artifacts/validate/accepted.parquet: decodable, valid, not excluded; labelled or not; canonical order."""
-    keep = ("id", "shard", "row", "batch", "split", "label", "source", "group", "taken_at", "slice")
+    keep = {"id", "key", "shard", "row", "batch", "split", "label", "source", "group", "taken_at", "slice"}
+    keep |= {"picked", "sampling_probability"}
     return pa.schema([field for field in samples_schema(task) if field.name in keep])
 
 
@@ -151,12 +163,15 @@ def predictions_schema(task: str) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.string()),
+            ("key", pa.string()),
             ("split", pa.string()),  # test | hard
             ("batch", pa.string()),
             ("label", label_type(task)),
             ("source", pa.string()),
             ("group", pa.string()),  # predictions of Evergreen 0.2 and earlier have none
             ("slice", SLICE),
+            ("picked", pa.string()),  # predictions of earlier versions have no key, picked and sampling_probability
+            ("sampling_probability", pa.float32()),
             ("probabilities", pa.list_(pa.float32())),  # (K,) in class order
             ("ood", pa.float32()),  # out-of-distribution score, high = unfamiliar
         ]

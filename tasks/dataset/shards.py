@@ -1,7 +1,7 @@
 """The data set on disk: immutable Parquet shards, batch manifests, annotations.
 
     data/
-      dataset.json                      {"schema": 2, "task": "multiclass"}
+      dataset.json                      {"schema": 3, "task": "multiclass"}
       <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes read last
       batches/<seq>-<batch>.json        written last: a shard exists only once a manifest lists it
       annotations/<sha256[:24]>.parquet further labels of known samples
@@ -11,7 +11,8 @@ shard once, and the same input gives the same bytes.
 
 A group (object, session, track) is never divided between splits or folds. Shards of version 1 have no groups: there
 the source (camera, site, session) was the group key, so a source recorded there is a group of that name for life. In
-newer shards the source is only a slice.
+newer shards the source is only a slice. Shards before version 3 have no owner's keys and do not say how an image was
+picked: imports count as representative, all others as unknown.
 """
 
 import json
@@ -29,8 +30,13 @@ from tasks.common.errors import DataError, refuse_newer
 from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
 from tasks.common.schemas import sample_schema
 
-SCHEMA_VERSION = 2  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest.
-#                     Version 1 of shards has no column `group`: there the source was the group key.
+SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
+ADDED = {
+    "group": 2,
+    "key": 3,
+    "picked": 3,
+    "sampling_probability": 3,
+}  # columns of shards, and the first version with them
 ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
 SHARD_BYTES = 64 << 20  # target size of a shard
 
@@ -146,11 +152,9 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str, ver
 
     `parts` may be an iterator of tables of a multiple of ROW_GROUP rows (the last may be shorter). Memory then
     holds one table, not the shard. The file carries the `huggingface` schema metadata, so that
-    `datasets`, DuckDB and pandas read the image column as it is. `version` 1 writes a shard without groups.
+    `datasets`, DuckDB and pandas read the image column as it is. An earlier `version` lacks the columns ADDED later.
     """
-    schema = sample_schema(task)
-    if version == 1:
-        schema = schema.remove(schema.get_field_index("group"))
+    schema = pa.schema([field for field in sample_schema(task) if ADDED.get(field.name, 1) <= version])
     schema = schema.with_metadata({"huggingface": json.dumps(_hugging_face(task, schema.names))})
     data.mkdir(parents=True, exist_ok=True)
     staged = data / ".incoming.parquet"
@@ -169,7 +173,7 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str, ver
     return name
 
 
-_DICTIONARY = ["label", "source", "group", "origin", "batch", "split"]
+_DICTIONARY = ["label", "source", "group", "origin", "batch", "split", "picked"]
 
 
 def _compression(task: str, names: Sequence[str]) -> dict[str, str]:
@@ -189,23 +193,34 @@ def _hugging_face(task: str, names: Sequence[str]) -> dict:
         "taken_at": {"dtype": "timestamp[us, tz=UTC]", "_type": "Value"},
         "slice": {"feature": {"name": text, "value": text}, "_type": "List"},
     }
+    if "sampling_probability" in names:
+        features["sampling_probability"] = {"dtype": "float32", "_type": "Value"}
     return {"info": {"features": features}}
 
 
 def shard_version(path: Path) -> int:
-    """Schema version of a shard: 1 has no column `group`."""
-    return SCHEMA_VERSION if "group" in pq.read_schema(path).names else 1
+    """Schema version of a shard, by the columns that it has."""
+    return max([1, *(ADDED[name] for name in pq.read_schema(path).names if name in ADDED)])
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Columns of a shard without its image bytes (never pass "image": memory would hold all of them).
 
-    `group` of a version-1 shard is null; `shard_groups` says what stands in for it.
+    Columns that an earlier version lacks are null, but `picked` is told by the origin. `shard_groups` says what stands
+    in for the group of a version-1 shard.
     """
-    if "group" not in columns or shard_version(path) > 1:
+    lacking = {name for name in columns if name in ADDED} - set(pq.read_schema(path).names)
+    if not lacking:
         return pq.read_table(path, columns=list(columns))
-    table = pq.read_table(path, columns=[name for name in columns if name != "group"])
-    return table.append_column("group", pa.nulls(len(table), pa.string())).select(list(columns))
+    wanted = [name for name in columns if name not in lacking]
+    table = pq.read_table(path, columns=list(dict.fromkeys([*wanted, "origin"])))
+    schema = sample_schema("multiclass")  # the types of these columns are the same for all tasks
+    for name in lacking:
+        column = pa.nulls(len(table), schema.field(name).type)
+        if name == "picked":
+            column = pc.if_else(pc.equal(table["origin"], "import"), "representative", "unknown")
+        table = table.append_column(name, column)
+    return table.select(list(columns))
 
 
 def read_image_paths(root: Path, rows: pa.Table) -> list[str | None]:

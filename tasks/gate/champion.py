@@ -95,7 +95,8 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[s
         probabilities.append(align(outputs.probabilities, about["classes"], classes))
         scores.append(ood.score(outputs.features, outputs.logits, about["ood"], tensors))
     columns = {name: challenger[name] for name in challenger.column_names}
-    columns.setdefault("group", pa.nulls(len(challenger), pa.string()))  # a run before an upgrade
+    for field in predictions_schema(task):  # a run before an upgrade
+        columns.setdefault(field.name, pa.nulls(len(challenger), field.type))
     columns["probabilities"] = pa.array(list(np.concatenate(probabilities)), pa.list_(pa.float32()))
     columns["ood"] = pa.array(np.concatenate(scores), pa.float32())
     return pa.table(columns, schema=predictions_schema(task))

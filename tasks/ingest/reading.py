@@ -40,6 +40,11 @@ class IngestSettings:
     data: DataParams
     images: ImagesParams
     inspect: InspectParams
+    picked: str | None = None  # one of PICKED, for rows that do not say it; None: what the kind implies
+
+    def picked_of(self, row: Offered) -> str:
+        """How the image of `row` was picked; one of PICKED."""
+        return row.picked or self.picked or ("representative" if self.kind in ("import", "hard") else "unknown")
 
 
 @dataclass(frozen=True, slots=True)

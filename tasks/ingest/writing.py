@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 from tasks.common.errors import DataError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, content_key, sha256_bytes
-from tasks.common.params import DataParams
 from tasks.common.paths import state_dir
 from tasks.common.schemas import ANNOTATIONS, label_type, sample_schema
 from tasks.dataset import shards
 from tasks.ingest.image_column import ImageColumn
-from tasks.ingest.reading import NewImage, Reading, Refused
+from tasks.ingest.reading import IngestSettings, NewImage, Reading, Refused
 from tasks.inspection.measures import store_measures
 from tasks.sources import fields
 from tasks.sources.source import Offered, Source
@@ -82,7 +81,7 @@ def shard_parts(source: Source, reading: Reading, batch: str) -> Iterator[tuple[
         if row is None:
             continue
         rows.append(row)
-        samples.append(_sample(offered, reading.new[row], batch, reading.settings.kind, data))
+        samples.append(_sample(offered, reading.new[row], batch, reading.settings))
         size += images.append(_read_unchanged(offered, reading.new[row]), offered.path)
         held += 1
         full = size >= shards.SHARD_BYTES or held >= SHARD_ROWS or number == last
@@ -105,10 +104,12 @@ def _read_unchanged(offered: Offered, new: NewImage) -> bytes:
     return encoded
 
 
-def _sample(offered: Offered, new: NewImage, batch: str, kind: str, data: DataParams) -> dict:
+def _sample(offered: Offered, new: NewImage, batch: str, settings: IngestSettings) -> dict:
     """A row of the data set, without its image."""
+    kind, data = settings.kind, settings.data
     return {
         "id": new.image,
+        "key": offered.key,
         "label": fields.label(offered.label, data.task, data.classes),
         "source": offered.source,
         "group": new.group,
@@ -117,6 +118,8 @@ def _sample(offered: Offered, new: NewImage, batch: str, kind: str, data: DataPa
         "batch": batch,
         "slice": [{"name": name, "value": value} for name, value in offered.slices],
         "split": new.verdict,
+        "picked": settings.picked_of(offered),
+        "sampling_probability": offered.sampling_probability,
     }
 
 

@@ -59,6 +59,9 @@ class Offered:
     split: tuple[str, ...] = ()  # allowed splits; one: given by the source; empty: any but hard
     bad_time: str | None = None  # a time that cannot be read, as written; the image is offered without a time
     refused: Unusable | None = None
+    key: str | None = None  # the owner's: order number, part id, file name
+    picked: str | None = None  # one of schemas.PICKED; None: not said
+    sampling_probability: float | None = None  # of an audit sample
 
     def read(self) -> bytes:
         """The encoded image. Raises Unusable."""

@@ -36,7 +36,8 @@ from tasks.inspection.near_duplicates import clusters, near_pairs
 from tasks.labels.annotations import effective_labels, read_annotations
 from tasks.siblings.hidden_groups import find_hidden_groups
 
-GIVEN = ("label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
+GIVEN = ("key", "label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
+GIVEN = (*GIVEN, "picked", "sampling_probability")
 LEAKS = ("hard", "test", "calibration")  # the worst first: a training row is excluded for the first that applies
 
 DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per near-duplicate pair

@@ -49,7 +49,9 @@ def add_shard(
         "batch": ["b-000000000001"] * count,
         "slice": [[]] * count,
         "split": list(splits),
+        "picked": ["representative"] * count,
     }
+    columns = dict.fromkeys(sample_schema(task).names, [None] * count) | columns
     rows = pa.table(columns, schema=sample_schema(task))
     (root / "data").mkdir(exist_ok=True)
     name = shards.write_shard(root / "data", rows, task)

@@ -23,12 +23,15 @@ def table(targets, answers, *, split="test", slices=None, groups=None, sure=0.8,
     return pa.table(
         {
             "id": [f"{prefix}{split}{row:05d}" for row in range(n)],
+            "key": [None] * n,
             "split": [split] * n,
             "batch": ["b-1"] * (n // 2) + ["b-2"] * (n - n // 2),
             "label": [CLASSES[k] for k in targets],
             "source": [None] * n,
             "group": [None] * n if groups is None else list(groups),
             "slice": [[]] * n if slices is None else [[{"name": "light", "value": value}] for value in slices],
+            "picked": ["representative"] * n,
+            "sampling_probability": [None] * n,
             "probabilities": list(probabilities),
             "ood": [0.0] * n,
         }

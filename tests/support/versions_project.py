@@ -107,7 +107,9 @@ def rows(batch: int, count: int = PER_BATCH) -> pa.Table:
         "batch": [f"b-{batch:012d}"] * count,
         "slice": [[]] * count,
         "split": [("train", "train", "calibration", "test")[row % 4] for row in range(count)],
+        "picked": ["representative"] * count,
     }
+    columns = dict.fromkeys(sample_schema("multiclass").names, [None] * count) | columns
     return pa.table(columns, schema=sample_schema("multiclass"))
 
 

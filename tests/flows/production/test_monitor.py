@@ -16,13 +16,13 @@ from flows.production.monitor import monitor, monitor_and_record
 from flows.production.score import score
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
-from monitoring.log.schema import late_labels_schema
 from monitoring.review.queue import waiting
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
 from tasks.releases.store import open_store, successor
 from tests.support.checkout import git
+from tests.support.late_labels import late_labels
 from tests.support.live_project import make, traffic
 from tests.support.receiver import receiver
 
@@ -152,7 +152,7 @@ def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_ke
         "annotator": ["ann"] * len(rows),
         "label": ["Bag"] * len(rows),
     }
-    log.add_labels(pa.table(given, schema=late_labels_schema("multiclass")))
+    log.add_labels(late_labels(given))
     assert new_labels(project, log, released) >= 20
     answer(project, tmp_path, 1, released + 33 * MINUTE)
     before = len(Journal(log.store).recent(9))
@@ -207,7 +207,7 @@ def relabelled(root: Path, wrong: bool) -> None:
     names = ["Ankle boot", "Bag", "Trouser"]
     truth = [names[(names.index(p) - wrong) % 3] for p in rows["prediction"].to_pylist()]
     given = {"id": rows["id"], "at": rows["at"], "annotator": ["ann"] * len(rows), "label": truth}
-    log.add_labels(pa.table(given, schema=late_labels_schema("multiclass")))
+    log.add_labels(late_labels(given))
 
 
 def worse_bundle(root: Path, folder: Path) -> Path:

@@ -5,7 +5,6 @@ import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -20,13 +19,13 @@ from monitoring.drift.calibration import calibrate
 from monitoring.drift.window import measure_window
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
-from monitoring.log.schema import late_labels_schema
 from tasks.common.files import read_json
 from tasks.common.params import DriftParams, load_params
 from tasks.releases.store import open_store, successor
 from tests.flows.production.test_monitor import worse_bundle
 from tests.support.checkout import ROOT
 from tests.support.drift_rows import WINDOW, a_reference, window
+from tests.support.late_labels import late_labels
 from tests.support.live_project import make, traffic
 
 MINUTE = timedelta(minutes=1)
@@ -109,7 +108,7 @@ def test_a_worse_champion_goes_only_if_it_fell_by_rollback_drop(tmp_path, drop, 
     names = read_json(root / "artifacts/validate/classes.json")
     truth = [names[(names.index(name) - 1) % len(names)] for name in rows["prediction"].to_pylist()]
     given = {"id": rows["id"], "at": rows["at"], "annotator": ["ann"] * len(rows), "label": truth}
-    log.add_labels(pa.table(given, schema=late_labels_schema("multiclass")))
+    log.add_labels(late_labels(given))
     reevaluate(root, now=datetime.now(UTC) + timedelta(hours=1))
     assert releases.live().version == live
 

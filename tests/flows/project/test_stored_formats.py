@@ -98,6 +98,36 @@ def test_the_production_log(tmp_path, caplog):
     assert re.search(NEWER, caplog.text)
 
 
+def test_what_an_earlier_log_lacks_is_filled_in(tmp_path):
+    answers = Log(LocalStore(tmp_path), "multiclass")
+    new = {"id": "a" * 64, "at": NOW, "key": "order 7", "path": "x/y.png", "slices": [{"name": "shift", "value": "2"}]}
+    (key,) = answers.append(pa.Table.from_pylist([new], log.log_schema("multiclass")))
+    old = pa.Table.from_pylist([new | {"id": "b" * 64}], log.log_schema("multiclass"))
+    first = {VERSION_KEY: b"1"}
+    pq.write_table(
+        old.drop_columns(["key", "path", "slices"]).replace_schema_metadata(first),
+        (tmp_path / key).parent / "b.parquet",
+    )
+    found, unreadable, _ = answers.window(NOW, NOW + timedelta(hours=1), ["id", "key", "path", "slices"])
+    kept = {name: new[name] for name in ("id", "key", "path", "slices")}
+    assert found.to_pylist() == [kept, {"id": "b" * 64, "key": None, "path": None, "slices": None}]
+    assert answers.find(["b" * 64], NOW, NOW + timedelta(hours=1), ["key"]).to_pylist() == [{"key": None}]
+    assert unreadable == []
+
+    given = {"id": "a" * 64, "at": NOW, "annotator": "ann", "label": "x", "role": "reviewer", "picked": "audit"}
+    answers.add_labels(
+        pa.Table.from_pylist([given | {"sampling_probability": 0.25}], log.late_labels_schema("multiclass"))
+    )
+    old = pa.Table.from_pylist([given | {"id": "b" * 64}], log.late_labels_schema("multiclass"))
+    old = old.drop_columns(["role", "picked", "sampling_probability"])
+    pq.write_table(old, tmp_path / "labels/b.parquet")
+    added = [[row[name] for name in ("role", "picked", "sampling_probability")] for row in answers.labels().to_pylist()]
+    assert added == [["reviewer", "audit", 0.25], ["annotator", "unknown", None]]
+    lacks = pa.Table.from_pylist([new], log.log_schema("multiclass")).drop_columns(["key"])
+    pq.write_table(lacks.replace_schema_metadata({VERSION_KEY: b"2"}), (tmp_path / key).parent / "c.parquet")
+    assert len(answers.window(NOW, NOW + timedelta(hours=1))[1]) == 1  # a damaged file of this version
+
+
 def test_the_monitors_journal(tmp_path, caplog):
     kept = journal.Journal(LocalStore(tmp_path))
     (tmp_path / "windows").mkdir()

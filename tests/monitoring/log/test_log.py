@@ -175,6 +175,14 @@ def test_the_newest_label_of_each_annotator_counts_then_the_majority(log):
     assert log.labels(since=NOON + MINUTE).num_rows == 2
 
 
+def test_a_reviewers_newest_label_overrides_the_majority(log):
+    log.add_labels(late(("a", NOON, "ann", "Bag"), ("a", NOON, "bob", "Bag"), ("b", NOON, "ann", "Bag")))
+    review = {"id": "a", "annotator": "eve", "role": "reviewer"}
+    given = [review | {"at": NOON - MINUTE, "label": "Coat"}, review | {"at": NOON - 2 * MINUTE, "label": "Boot"}]
+    log.add_labels(pa.Table.from_pylist(given, schema=late_labels_schema("multiclass")))
+    assert dict(zip(*majority_labels(log.labels()).to_pydict().values(), strict=True)) == {"a": "Coat", "b": "Bag"}
+
+
 def test_find_returns_the_newest_answer_of_an_id(log):
     table = answers(3)
     log.append(table)

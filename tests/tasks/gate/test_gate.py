@@ -319,12 +319,15 @@ def multilabel(truth, scores) -> pa.Table:
     return pa.table(
         {
             "id": [f"{row:05d}" for row in range(n)],
+            "key": [None] * n,
             "split": ["test"] * n,
             "batch": ["b-1"] * n,
             "label": [[CLASSES[k] for k in np.flatnonzero(row)] for row in truth],
             "source": [None] * n,
             "group": [None] * n,
             "slice": [[]] * n,
+            "picked": ["representative"] * n,
+            "sampling_probability": [None] * n,
             "probabilities": list(scores),
             "ood": [0.0] * n,
         }
