@@ -151,15 +151,15 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
 def _champion(
     root: Path, params: Params, champion: Pointer | None, classes: list[str]
 ) -> tuple[dict | None, pa.Table | None]:
-    """(bundle.json, predictions) of the champion, from the cache that the gate has just filled."""
+    """(bundle.json, predictions) of the champion in the names of today, from the cache that the gate filled."""
     if champion is None:
         return None, None
     from tasks.gate.champion import champion_evidence
 
     folder = cache_dir("bundles", root) / champion.bundle
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
-    table, _ = champion_evidence(root, folder, predictions, classes, params)
-    return bundle.read(folder), table
+    table, measured = champion_evidence(root, folder, predictions, classes, params)
+    return bundle.read(folder) | {"thresholds": measured["thresholds"]}, table
 
 
 def _sentence(text: str, checks: Sequence[Check]) -> str:

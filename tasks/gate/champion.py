@@ -1,6 +1,5 @@
 """Runs the champion's own exported model on the challenger's samples: predictions and metrics."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common.artifacts import training_rows
 from tasks.common.code import code_version
 from tasks.common.files import atomic_path, content_key, read_json, sha256_bytes, write_json
 from tasks.common.params import EvaluateParams, ImagesParams, Params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import predictions_schema
 from tasks.dataset.pixels import pixel_table
+from tasks.gate.alignment import Alignment, alignment
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.thresholds import answers
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.bundle import digest, read, verify
 from tasks.scoring.skill import Skill
 from tasks.scoring.targets import encode
@@ -25,20 +27,30 @@ from tasks.stages.evaluate.stage import corrupted
 
 
 def champion_metrics(
-    root: Path, bundle_dir: Path, predictions: pa.Table, *, classes: list[str], evaluate: EvaluateParams
+    root: Path,
+    bundle_dir: Path,
+    predictions: pa.Table,
+    *,
+    classes: list[str],
+    evaluate: EvaluateParams,
+    taxonomy: Taxonomy | None = None,
 ) -> dict:
     """{thresholds, corruptions} of the bundle in `bundle_dir`: the champion's metrics for tasks.gate.judge.
 
     `predictions` are the champion's, with probabilities in the order of `classes`. The champion's own preprocessing
-    is used.
+    is used. Where one of its classes was split, corruptions cannot be compared and are left out.
     """
     about = read(bundle_dir)
+    placed = alignment(about["classes"], classes, taxonomy or Taxonomy())
+    own_thresholds = placed.thresholds(about["thresholds"])
+    if placed.divided:
+        return {"thresholds": own_thresholds, "corruptions": {}}
     test = predictions.filter(pc.equal(predictions["split"], "test"))
     ids = test["id"].to_pylist()
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
     samples = accepted.take(pc.index_in(test["id"], accepted["id"].combine_chunks()))
     pixels = pixel_table(root, samples, ImagesParams(**about["preprocess"]))
-    thresholds = np.array([about["thresholds"].get(name, np.inf) for name in classes])
+    thresholds = np.array([own_thresholds.get(name, np.inf) for name in classes])
     targets = encode(test["label"], classes, about["task"])
     probabilities = np.array(test["probabilities"].to_pylist(), np.float32)
     predicted = answers(probabilities, thresholds, about["task"])
@@ -46,19 +58,9 @@ def champion_metrics(
     model = OnnxModel(bundle_dir / "model.onnx")
 
     def predict(block: np.ndarray) -> np.ndarray:
-        return align(model(block).probabilities, about["classes"], classes)
+        return placed.columns(model(block).probabilities, about["task"], about["thresholds"])
 
-    return {"thresholds": about["thresholds"], "corruptions": corrupted(predict, pixels, ids, known, evaluate)}
-
-
-def align(probabilities: np.ndarray, own: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """(N, K): columns of a model with the classes `own`, in the order of `classes`; 0 for a class it does not know."""
-    out = np.zeros((len(probabilities), len(classes)), probabilities.dtype)
-    place = {name: column for column, name in enumerate(own)}
-    for column, name in enumerate(classes):
-        if name in place:
-            out[:, column] = probabilities[:, place[name]]
-    return out
+    return {"thresholds": own_thresholds, "corruptions": corrupted(predict, pixels, ids, known, evaluate)}
 
 
 def champion_evidence(
@@ -66,23 +68,29 @@ def champion_evidence(
 ) -> tuple[pa.Table, dict]:
     """(predictions, metrics) of the champion in `bundle` on the samples of `challenger` (predictions_schema).
 
-    The champion's own preprocessing is used. Its class columns are put in the order of `classes`; a class that it does
-    not know gets probability 0. Cached by bundle, samples and params.evaluate, so judging again costs nothing.
+    The champion's own preprocessing is used. Its classes are read through the taxonomy (tasks.gate.alignment); a class
+    that it does not know gets probability 0. Cached by bundle, samples and params.evaluate, so judging again costs
+    nothing.
     """
     layout = str(predictions_schema(params.data.task))
     code = code_version("tasks.gate.champion")
-    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), layout, code]
+    taxonomy = read_taxonomy(root / "data")
+    placed = alignment(read(bundle)["classes"], classes, taxonomy)
+    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), layout, code, placed.places]
+    if placed.divided:
+        asked.append(content_key(challenger["probabilities"].to_pylist()))
     file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"
     metrics = file.with_suffix(".json")
     if not metrics.is_file():  # written last
-        table = _predictions(root, bundle, challenger, classes, params.data.task)
+        table = _predictions(root, bundle, challenger, placed, params.data.task)
         with atomic_path(file) as temporary:
             pq.write_table(table, temporary)
-        write_json(metrics, champion_metrics(root, bundle, table, classes=classes, evaluate=params.evaluate))
+        found = champion_metrics(root, bundle, table, classes=classes, evaluate=params.evaluate, taxonomy=taxonomy)
+        write_json(metrics, found)
     return pq.read_table(file), read_json(metrics)
 
 
-def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[str], task: str) -> pa.Table:
+def _predictions(root: Path, bundle: Path, challenger: pa.Table, placed: Alignment, task: str) -> pa.Table:
     verify(bundle)
     about, model = read(bundle), OnnxModel(bundle / "model.onnx")
     tensors = ood.read_tensors(bundle / "ood.safetensors")
@@ -92,12 +100,14 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, classes: list[s
     probabilities, scores = [], []
     for _, block in pixels.batches(256):
         outputs = model(block)
-        probabilities.append(align(outputs.probabilities, about["classes"], classes))
+        probabilities.append(outputs.probabilities)
         scores.append(ood.score(outputs.features, outputs.logits, about["ood"], tensors))
     columns = {name: challenger[name] for name in challenger.column_names}
     for field in predictions_schema(task):  # a run before an upgrade
         columns.setdefault(field.name, pa.nulls(len(challenger), field.type))
-    columns["probabilities"] = pa.array(list(np.concatenate(probabilities)), pa.list_(pa.float32()))
+    said = np.array(challenger["probabilities"].to_pylist(), np.float32) if placed.divided else None
+    aligned = placed.columns(np.concatenate(probabilities), task, about["thresholds"], said)
+    columns["probabilities"] = pa.array(list(aligned), pa.list_(pa.float32()))
     columns["ood"] = pa.array(np.concatenate(scores), pa.float32())
     return pa.table(columns, schema=predictions_schema(task))
 
@@ -117,9 +127,7 @@ def calibration_skill(root: Path) -> Skill | None:
 
 def train_counts(root: Path, classes: list[str]) -> dict[str, int]:
     """Training images of each class, after cleaning."""
-    cleaned = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["split", "label", "action"])
-    trained = cleaned.filter(pc.and_(pc.equal(cleaned["split"], "train"), pc.not_equal(cleaned["action"], "drop")))
-    labels = trained.column("label").combine_chunks()
+    labels = training_rows(root)["train"]["label"].combine_chunks()
     names = labels.flatten() if pa.types.is_list(labels.type) else labels
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(names).to_pylist()}
     return {name: counts.get(name, 0) for name in classes}

@@ -285,11 +285,6 @@ def test_a_model_that_diverged_is_refused(tmp_path):
         stage._predict(tmp_path, lambda block: broken, Pixels(), {"ood": about})
 
 
-def test_columns_of_another_model_are_put_in_order():
-    known = np.array([[0.1, 0.2, 0.7]])
-    assert gate_champion.align(known, ["a", "b", "gone"], ["b", "new", "a"]).tolist() == [[0.2, 0.0, 0.1]]
-
-
 # --- parts -----------------------------------------------------------------------------------------------------
 
 
