@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.dataset.decode import Undecodable, preprocess
-from tasks.inference import ood, thresholds
+from tasks.inference import coarse, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel, Outputs
 from tasks.releases import bundle
 
@@ -26,6 +26,9 @@ class Prediction:
     """The answer for one image. If the bytes are not a usable image, only `reason` and `detail` are set."""
 
     label: str | tuple[str, ...] | None = None  # a tuple, maybe empty, for multi-label models
+    coarse: str | None = (
+        None  # the group of classes that answers where `label` is unsure; None: it is sure, or no group
+    )
     confidence: float | None = None  # calibrated probability that the answer is right
     probabilities: tuple[float, ...] | None = None  # (K,) in class order
     ood: float | None = None  # out-of-distribution score, high = unfamiliar
@@ -74,10 +77,13 @@ class Predictor:
         confidence = thresholds.confidence(probabilities, self._thresholds, self._task)
         sure = thresholds.sure(probabilities, self._thresholds, self._task)
         scores = self.ood(outputs)
+        groups = self.about.get("hierarchy") or {"groups": {}, "threshold": 1.0}
+        parents = coarse.answers(probabilities, sure, groups["groups"], self.classes, groups["threshold"])
         unfamiliar = scores > self.about["ood"]["threshold"]
         return [
             Prediction(
                 label=self._name(chosen[row]),
+                coarse=None if unfamiliar[row] else parents[row],
                 confidence=float(confidence[row]),
                 probabilities=tuple(probabilities[row].tolist()),
                 ood=float(scores[row]),

@@ -4,8 +4,8 @@ Works on logits and features alone, so that `calibrate` and `tasks.adopt` share 
 N calibration images, K classes, D feature dimensions, M rows of the reference bank.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import CalibrateParams
-from tasks.inference import ood, thresholds
+from tasks.inference import coarse, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.scoring import metrics
@@ -34,6 +34,7 @@ class HeldOut:
     logits: np.ndarray  # (N, K), temperature 1
     features: np.ndarray  # (N, D)
     groups: Sequence[str | None]  # (N,) names, of tasks.scoring.groups
+    hierarchy: Mapping[str, Sequence[str]] = field(default_factory=dict)  # parent -> its children among `classes`
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,15 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         bounds = thresholds.multilabel(calibrated, targets, classes, params.cost_false_negative)
     about_ood, tensors = ood.fit(params.ood_method, bank, held_out.features, logits, params.ood_false_rejection, task)
     before = probabilities(logits, 1.0, task)
-    given = thresholds.answers(calibrated, bounds, task)
+    given, sure = thresholds.answers(calibrated, bounds, task), thresholds.sure(calibrated, bounds, task)
+    hierarchy = {}
+    if held_out.hierarchy and task == "multiclass":
+        members = coarse.membership(held_out.hierarchy, classes)
+        bound = coarse.fit_threshold(calibrated, targets, sure, members)
+        hierarchy = {
+            "groups": {parent: list(names) for parent, names in held_out.hierarchy.items()},
+            "threshold": bound,
+        }
     skill = measure_skill(targets, given, len(classes), held_out.groups, SKILL_CONFIDENCE)
     measured = {
         "images": len(targets),
@@ -70,7 +79,7 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "ece_before": metrics.ece(before, targets),
         "ece_after": metrics.ece(calibrated, targets),
         "thresholds": {"lowest": float(bounds.min()), "highest": float(bounds.max())},
-        "to_review": float(1 - thresholds.sure(calibrated, bounds, task).mean()),
+        "to_review": float(1 - sure.mean()),
         "ood": {"method": about_ood["method"], "false_rejection": about_ood["false_rejection"], "bank": len(bank)},
     }
     about = {
@@ -80,6 +89,10 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "thresholds": dict(zip(classes, bounds.tolist(), strict=True)),
         "ood": about_ood,
     }
+    if hierarchy:
+        about["hierarchy"] = hierarchy
+        said = coarse.answers(calibrated, sure, hierarchy["groups"], classes, hierarchy["threshold"])
+        measured["coarse"] = {"threshold": hierarchy["threshold"], "answered": sum(name is not None for name in said)}
     return Calibration(about, tensors, measured)
 
 
