@@ -3,6 +3,7 @@
 N samples, K classes, D feature dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ class Head:
     weight: np.ndarray
     bias: np.ndarray
     setting: float | None = None
+
+    def part(self, places: Sequence[int]) -> "Head":
+        """The classes at `places`, in that order."""
+        return Head(self.weight[list(places)], self.bias[list(places)], self.setting)
 
     def logits(self, x: ShardTable | np.ndarray) -> np.ndarray:
         """(N, K) logits of features (N, D), ROWS rows at a time."""

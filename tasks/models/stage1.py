@@ -47,7 +47,12 @@ def load(root: Path, weights: Path | None = None) -> tuple["torch.nn.Module", di
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
     model = timm_models.create_model(about["backbone"], "none", len(about["classes"]), about["resolution"])
-    model.load_state_dict(load_file(weights or network_weights(root)))
+    state = load_file(weights or network_weights(root))
+    last = timm_models.classifier(model)
+    (name,) = [name for name, module in model.named_modules() if module is last]
+    if len(state[f"{name}.weight"]) != len(last.weight):  # the probe knows classes that changed after stage 1
+        model.reset_classifier(len(state[f"{name}.weight"]))
+    model.load_state_dict(state)
     return model.eval(), about
 
 

@@ -19,9 +19,13 @@ The same methods are fitted on the features of the pretrained backbone, which no
 images can make fine-tuning worse than none. If the probe is better on the calibration split by more than luck, the
 model is the pretrained network with the probe's classifier. Then artifacts/train_head/weights.safetensors holds that
 network, and all later stages use it (tasks.models.stage1).
+
+Classes may have changed since the network was trained. A renamed or retired one keeps its place in stage 1's
+classifier or leaves it. Otherwise (a merge, say) a classifier of the natural distribution, fitted on the network's
+features, stands in for stage 1's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +83,11 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
         x = {split: features(rows[split]) for split in y}
         return fit(x, y, own(x["train"]), len(classes), train_head)
 
-    trained = fitted(
-        lambda table: stage1.stage1_features(root, table, images, weights=trained_file), lambda _: stage1_head(root)
-    )
+    def own(x: ShardTable) -> Head:
+        places = same_classes(artifacts.network_classes(root), classes, artifacts.class_names(root))
+        return natural(x, y["train"], len(classes)) if places is None else stage1_head(root).part(places)
+
+    trained = fitted(lambda table: stage1.stage1_features(root, table, images, weights=trained_file), own)
     about, pretrained, lead = read_json(root / artifacts.FOLDER / "model.json"), None, None
     if about["pretrained"] != "none":
         from tasks.models.pretrained import pretrained_features
@@ -109,6 +115,15 @@ def fit(x: dict[str, ShardTable], y: dict[str, np.ndarray], own: Head, classes: 
     found = {name: candidate(makers[name](), x["calibration"], y["calibration"], params.seed) for name in names}
     method = choose(found, y["calibration"], params.seed) if params.method == "auto" else params.method
     return Fitted(found, method)
+
+
+def same_classes(trained: Sequence[str], classes: Sequence[str], names: Mapping[str, str | None]) -> list[int] | None:
+    """The place in `trained` of each of `classes`; None unless each is exactly one of them.
+
+    names: class of the network -> class of today.
+    """
+    found = [[place for place, name in enumerate(trained) if names.get(name, name) == one] for one in classes]
+    return [places[0] for places in found] if all(len(places) == 1 for places in found) else None
 
 
 def stage1_head(root: Path) -> Head:
@@ -197,7 +212,7 @@ def save_pretrained(root: Path, head: Head, file: Path) -> None:
     from tasks.backbones import timm_models
 
     about = read_json(root / artifacts.FOLDER / "model.json")
-    model = timm_models.create_model(about["backbone"], about["pretrained"], len(about["classes"]), about["resolution"])
+    model = timm_models.create_model(about["backbone"], about["pretrained"], len(head.weight), about["resolution"])
     last = timm_models.classifier(model)
     with torch.no_grad():
         last.weight.copy_(torch.from_numpy(head.weight))

@@ -1,6 +1,6 @@
 """Stage `calibrate`: probabilities, thresholds, out-of-distribution score, exported model.
 
-    artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}}
+    artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}, hierarchy}
     artifacts/calibrate/ood.safetensors    reference bank of the out-of-distribution score (empty for energy)
     artifacts/calibrate/model.onnx         the finished model, see tasks.stages.calibrate.export
     metrics/calibrate.json
@@ -36,7 +36,7 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     from tasks.stages.calibrate.export import Finished, export
 
     backbone, about = stage1.load(root)
-    classes, task = about["classes"], about["task"]
+    classes, task = artifacts.classes_and_task(root)
     head = read_head(root)
     rows = artifacts.training_rows(root)
     labelled = rows["calibration"]
@@ -47,7 +47,8 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
         )
     features = stage1.stage1_features(root, labelled, images)[:]
     targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()
-    held_out = HeldOut(classes, task, targets, head.logits(features), features, groups)
+    hierarchy = artifacts.class_groups(root)
+    held_out = HeldOut(classes, task, targets, head.logits(features), features, groups, hierarchy)
     bank = np.empty((0, head.weight.shape[1]))
     if calibrate.ood_method == "knn":
         bank = stage1.stage1_features(root, bank_samples(rows["train"]), images)[:]

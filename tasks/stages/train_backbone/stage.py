@@ -1,6 +1,6 @@
 """Stage `train_backbone`: stage 1, fine-tunes the whole network on the natural class distribution.
 
-Reads artifacts/validate/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
+Reads artifacts/validate/network/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
 artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
 
 If it is killed and started again, it continues after the last whole epoch. The checkpoint is in the cache, under a
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.common.artifacts import FOLDER, classes_and_task, training_rows
+from tasks.common.artifacts import FOLDER, classes_and_task, network_classes, network_rows
 from tasks.common.code import code_version
 from tasks.common.errors import DataError, ParamsError
 from tasks.common.files import atomic_path, content_key, write_json
@@ -36,8 +36,8 @@ def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams
     """Train, keep the best epoch, write the outputs. Raises DataError if train or calibration has no labels."""
     from tasks.stages.train_backbone.processes import processes
 
-    rows = training_rows(root)
-    classes, task = classes_and_task(root)
+    rows = network_rows(root)
+    classes, (_, task) = network_classes(root), classes_and_task(root)
     check(rows, classes, task, train_backbone)
     rerun = partial(run, root, train_backbone=train_backbone, images=images)
     with (
