@@ -1,4 +1,4 @@
-"""How class names of the past are read today: an append-only list of changes, composed into one reading.
+"""How class names of the past are read today: the changes of the classes, composed into one reading.
 
     data/annotations/taxonomy/<number>-<id>.json   one change; written once, never edited
 
