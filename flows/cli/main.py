@@ -33,6 +33,12 @@ ADVICE = {  # errors of the machine, and what the user can do; any other OSError
 
 GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
 SOURCE_HELP = "Column with the camera or site: a slice, divided between the splits."
+KEY_HELP = "Column with your own name of each image (order number, part id), to find it by."
+SLICE_HELP = "Column to judge models by: product, shift. Can be repeated."
+PICKED_HELP = (
+    "How these images were picked: representative (default: a fair sample of what the model will meet), audit, queue "
+    "or feedback (for being hard, or by somebody: these are trained on, and measure nothing), unknown."
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -91,6 +97,8 @@ def init(
     ] = None,
     group: Annotated[str | None, typer.Option(help=GROUP_HELP)] = None,
     camera: Annotated[str | None, typer.Option("--source", help=SOURCE_HELP)] = None,
+    key: Annotated[str | None, typer.Option(help=KEY_HELP)] = None,
+    slices: Annotated[list[str] | None, typer.Option("--slice", help=SLICE_HELP)] = None,
     layout: Annotated[
         str | None,
         typer.Option(
@@ -112,9 +120,10 @@ def init(
     def progress(line: str) -> None:
         typer.echo(_one_line(line), err=True)
 
-    named = (("--label", label), ("--image", image), ("--group", group), ("--source", camera))
+    named = [("--label", label), ("--image", image), ("--group", group), ("--source", camera), ("--key", key)]
+    named += [("--slice", name) for name in slices or ()]
     template = Path(__file__).resolve().parents[2]
-    columns = Columns(label=label, image=image, group=group, source=camera)
+    columns = Columns(label=label, image=image, group=group, source=camera, key=key, slices=tuple(slices or ()))
     for note in init_project(project, data, template, columns, layout, None if fast else progress):
         typer.echo(_one_line(note))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
@@ -139,10 +148,13 @@ def ingest(
     ] = None,
     group: Annotated[str | None, typer.Option(help=GROUP_HELP)] = None,
     camera: Annotated[str | None, typer.Option("--source", help=SOURCE_HELP)] = None,
+    key: Annotated[str | None, typer.Option(help=KEY_HELP)] = None,
+    slices: Annotated[list[str] | None, typer.Option("--slice", help=SLICE_HELP)] = None,
     time_format: Annotated[
         str | None, typer.Option("--time-format", help="How times are written, e.g. '%d.%m.%Y %H:%M'.")
     ] = None,
     annotator: Annotated[str | None, typer.Option(help="Who gave these labels.")] = None,
+    picked: Annotated[str | None, typer.Option(help=PICKED_HELP)] = None,
     layout: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +172,8 @@ def ingest(
     from flows.project.ingest import detached, ingest_command
     from tasks.sources.source import Columns
 
-    given = {"label": label, "image": image, "group": group, "source": camera}
+    given = {"label": label, "image": image, "group": group, "source": camera, "key": key}
+    given["slices"] = tuple(slices or ())
     reports = ingest_command(
         project_root(),
         source,
@@ -169,6 +182,7 @@ def ingest(
         new=new,
         columns=Columns(**{name: value for name, value in given.items() if value}),
         annotator=annotator,
+        picked=picked,
         layout=layout,
         time_format=time_format,
         say=typer.echo,

@@ -26,6 +26,12 @@ def score(
     source_column: Annotated[
         str | None, typer.Option("--source-column", help="Column with the camera or site.")
     ] = None,
+    key_column: Annotated[
+        str | None, typer.Option("--key", help="Column with your own name of each image: order number, part id.")
+    ] = None,
+    slice_columns: Annotated[
+        list[str] | None, typer.Option("--slice", help="Column to judge by: product, shift. Can be repeated.")
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="What the paths say, e.g. '{source}/{time}_{*}'; see `evergreen init`.")
     ] = None,
@@ -40,6 +46,7 @@ def score(
     from flows.production.score import score as run
 
     columns = {"at_column": at_column, "source_column": source_column}
+    columns |= {"key_column": key_column, "slice_columns": slice_columns or ()}
     options = {"at": _time(at), "shuffle_hours": shuffle_time}
     found = run(project_root(), source, name=name, layout=layout, **columns, **options)
     for line in found.lines():
@@ -72,6 +79,7 @@ def queue(
 ) -> None:
     """List the production samples that wait for a label, or write them to a file for people to label."""
     from flows.production.queue_export import export_queue
+    from tasks.common.text import one_line
 
     waiting, picked = export_queue(
         project_root(), pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html
@@ -83,7 +91,8 @@ def queue(
         typer.echo(f"  written to {file}")
     if not any((csv, label_studio, html)):
         for entry in waiting[:20]:
-            typer.echo(f"  {entry.id[:12]}  {entry.at:%Y-%m-%d %H:%M}  {entry.why:<10}  {entry.source or ''}")
+            own = one_line(" ".join(filter(None, (entry.source, entry.key, entry.path))))
+            typer.echo(f"  {entry.id[:12]}  {entry.at:%Y-%m-%d %H:%M}  {entry.why:<10}  {own}")
         if len(waiting) > 20:
             typer.echo(f"  ... and {len(waiting) - 20} more")
 

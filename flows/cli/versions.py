@@ -221,7 +221,10 @@ def gc(
 
 def forget(
     what: Annotated[
-        str, typer.Argument(help="Id of an image (64 hex digits), or a source or group, whose images are all erased.")
+        str,
+        typer.Argument(
+            help="Id of an image (64 hex digits), its key or path; or a source or group, whose images are all erased."
+        ),
     ],
     why: Annotated[str, typer.Option(help="Why; recorded in the ledger of erasures.")],
     yes: Annotated[bool, typer.Option("--yes", help="Erase. Without it, only show what would be erased.")] = False,

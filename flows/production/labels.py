@@ -6,16 +6,18 @@ with the image's bytes it also goes into data/, so that the next retraining lear
 
 import getpass
 import json
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.labels.resolve import resolve
 from flows.production.queue_export import label_classes
 from flows.production.sessions import session_groups
 from flows.project.ingest import NO_LAYOUT, ingest_command
@@ -37,6 +39,7 @@ from tasks.sources.times import Times
 READERS = {".csv": text_records, ".tsv": text_records, ".jsonl": json_records, ".ndjson": json_records}
 READERS |= {".parquet": parquet_records}
 BLOCK = 64  # images in memory at once
+FULL_ID = re.compile(r"[0-9a-f]{64}")
 QUOTA_FROM = 20  # unsolicited labels that every source may give
 EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
 
@@ -95,10 +98,11 @@ def take_labels(
 ) -> Labelled:
     """Take the labels in `file` into the log and data/; a row that cannot be used is refused with its reason.
 
-    file: CSV, JSON lines or Parquet with the columns id and label, optionally annotator and labelled_at; or a JSON
-    export of Label Studio. quota: each source may give at most review.max_source_share of the unsolicited labels (but
-    always QUOTA_FROM), so that a flood of feedback from one place does not teach the model. new_classes: accept labels
-    that the model does not know. ingest: also take the labelled images into data/. Raises EvergreenError.
+    file: CSV, JSON lines or Parquet with the columns id or key (flows.labels.resolve) and label, optionally annotator
+    and labelled_at; or a JSON export of Label Studio. quota: each source may give at most review.max_source_share of
+    the unsolicited labels (but always QUOTA_FROM), so that a flood of feedback from one place does not teach the model.
+    new_classes: accept labels that the model does not know. ingest: also take the labelled images into data/. Raises
+    EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
@@ -106,6 +110,7 @@ def take_labels(
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
     given = list(_read(file, params.data.task, classes, annotator or getpass.getuser(), times, result))
+    given = _by_name(root, log, given, result)
     located = {row["id"]: row for row in log.find([one.id for one in given], *EVER, ["id", "at", "source"]).to_pylist()}
     given = [one for one in given if _is_known(one, located, result)]
     if quota:
@@ -126,9 +131,9 @@ def _read(
             if values.get("label") in (None, "", []) or found is None:
                 result.left += 1
                 continue
-            name = optional_text(values.get("id"))
+            name = optional_text(values.get("id")) or optional_text(values.get("key"))
             if name is None:
-                raise Unusable("bad_label", "no id")
+                raise Unusable("bad_label", "no id and no key")
             at, unread = read_time(values.get("labelled_at"), times)
             result.untimed += unread is not None
             by = optional_text(values.get("annotator")) or annotator
@@ -150,9 +155,43 @@ def _records(file: Path) -> Iterator[tuple[str, dict]]:
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise DataError(f"{file}: expected labels as {', '.join(READERS)}, or .json of Label Studio")
-    for where, roles, record in reader(file, Columns(image="id"), True):
-        names = {"id": "id", "label": roles.label, "annotator": roles.annotator, "labelled_at": roles.labelled_at}
+    columns = _naming_columns(reader, file)
+    for where, roles, record in reader(file, columns, True):
+        names = {
+            "id": columns.image,
+            "key": columns.key,
+            "label": roles.label,
+            "annotator": roles.annotator,
+            "labelled_at": roles.labelled_at,
+        }
         yield where, {role: record.get(column) for role, column in names.items() if column}
+
+
+def _naming_columns(reader: Callable, file: Path) -> Columns:
+    """The columns that say which image a label is about: id and key, or one of them. Raises DataError without any."""
+    errors = []
+    for columns in (Columns(image="id", key="key"), Columns(image="id"), Columns(image="key")):
+        try:
+            next(reader(file, columns, True), None)
+            return columns
+        except DataError as error:
+            errors.append(error)
+    raise errors[1]
+
+
+def _by_name(root: Path, log: Log, given: list[_Given], result: Labelled) -> list[_Given]:
+    """`given` with ids in place of keys, paths and starts of ids; a text that names no single answer is refused."""
+    names = [one.id for one in given if not FULL_ID.fullmatch(one.id)]
+    if not names:
+        return given
+    named = resolve(root, names, log=log, data=False)
+    kept = []
+    for one in given:
+        if one.id in named.refused:
+            result.refused.append(f"{one.where}: {named.refused[one.id]} in the production log")
+        else:
+            kept.append(replace(one, id=named.found.get(one.id, one.id)))
+    return kept
 
 
 def _is_known(one: _Given, located: dict[str, dict], result: Labelled) -> bool:

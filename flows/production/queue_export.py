@@ -61,7 +61,7 @@ def export_queue(
 def _write_csv(path: Path, log: Log, entries: list[Queued]) -> None:
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    names = ["id", "label", "prediction", "confidence", "why", "source", "at", "image"]
+    names = ["id", "label", "prediction", "confidence", "why", "source", "at", "image", "key", "path"]
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -75,6 +75,7 @@ def _write_csv(path: Path, log: Log, entries: list[Queued]) -> None:
             said = entry.prediction if isinstance(entry.prediction, str) else "|".join(entry.prediction or [])
             confidence = "" if entry.confidence is None else f"{entry.confidence:.3f}"
             row = [entry.id, "", said, confidence, entry.why, entry.source or "", entry.at.isoformat(), shown]
+            row += [entry.key or "", entry.path or ""]
             writer.writerow([harmless_cell(value) for value in row])  # `evergreen label` reads id, label and annotator
 
 

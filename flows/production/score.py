@@ -6,7 +6,7 @@ at once.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,14 +72,17 @@ def score(
     name: str | None = None,
     at_column: str | None = None,
     source_column: str | None = None,
+    key_column: str | None = None,
+    slice_columns: Sequence[str] = (),
     layout: str | None = None,
     at: datetime | None = None,
     shuffle_hours: float = 0.0,
 ) -> Summary:
     """Answer every image of `source` (see tasks.sources.source, or s3://bucket/prefix) and log the answers.
 
-    name: source (camera, site) of images that name none. layout: a template of tasks.sources.layouts, whose {source}
-    and {time} are logged; data.layout does not apply, because production has no class folders.
+    name: source (camera, site) of images that name none. layout: a template of tasks.sources.layouts, whose {source},
+    {time}, {key} and slices are logged; data.layout does not apply, because production has no class folders. Keys and
+    slices are also read from columns. The owner's paths are logged.
     at: time of all images that name none; None: when the scoring began. All get the same, because the order of a folder
     is not that of time: a window of one part of it would lack whole classes. shuffle_hours: spread them over the hours
     before `at` instead, by their content, so that repeating it gives the same times.
@@ -101,7 +104,10 @@ def score(
     rows: list[dict] = []
     size = 0
     offered = 0
-    for batch in _offered(source, root, params, at_column, source_column, layout):
+    columns = Columns(
+        time=at_column, source=source_column, key=key_column, slices=tuple(slice_columns), unlabelled=True
+    )
+    for batch in _offered(source, root, params, columns, layout):
         readable = []
         for one in batch:
             offered += 1
@@ -116,7 +122,7 @@ def score(
             taken = one.taken_at or untimed - shuffle_hours * HOUR * (int(digest[:8], 16) / 16**8)
             found.untimed += one.taken_at is None
             span = [min([taken, *span[:1]]), max([taken, *span[1:]])]
-            answer = Answer(data, said, model, one.source or name, taken, None)
+            answer = Answer(data, said, model, one.source or name, taken, None, one.key, one.path, one.slices)
             rows.append(log_row(answer, params.capture.images == "full", digest))
             size += len(data)
             found.rows += 1
@@ -144,15 +150,7 @@ def _unreadable(found: Summary, where: str, reason: str, detail: str) -> None:
         found.examples.append(f"{where}: {reason} ({detail})")
 
 
-def _offered(
-    source: str,
-    root: Path,
-    params: Params,
-    at_column: str | None,
-    source_column: str | None,
-    layout: str | None,
-) -> Iterator:
-    columns = Columns(time=at_column, source=source_column, unlabelled=True)
+def _offered(source: str, root: Path, params: Params, columns: Columns, layout: str | None) -> Iterator:
     times = Times(params.data.time_format, params.data.time_zone)
     with on_disk(root, source, params, columns) as path:  # inside the block, because rows read their files late
         yield from _batches(track(open_source(path, columns, chosen_layout(layout), times).rows(), f"scoring {source}"))

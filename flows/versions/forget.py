@@ -71,7 +71,7 @@ def forget(
     shared: bool = False,
     step: Callable[[str], None] = lambda text: None,
 ) -> ErasurePlan:
-    """Find image `what` (an id: 64 hex digits), or all images of source or group `what`, and with `yes` erase them.
+    """Find image `what` (an id: 64 hex digits; a key or path), or all of source or group `what`; with `yes` erase them.
 
     shared: delete objects of DVC also where another project uses them; otherwise these stay, and the plan names them.
     An erasure that was killed is completed first, with or without `yes`. Raises EvergreenError if nothing is found, or
@@ -95,7 +95,7 @@ def forget(
     if not plan.ids:
         known = erasures.why_erased(erasures.read_ledger(root), what)
         raise EvergreenError(
-            known or f"no image with id, source or group {what!r} is in the data, the versions or the log"
+            known or f"no image with id, key, path, source or group {what!r} is in the data, the versions or the log"
         )
     if yes:
         at = datetime.now(UTC).isoformat(timespec="microseconds")

@@ -55,7 +55,7 @@ class ErasurePlan(Frozen):
 
 
 def matching_ids(root: Path, params: Params, releases: Releases, what: str) -> set[str]:
-    """Ids of the images that `what` names: an id, or a source or group whose images are meant."""
+    """Ids of the images that `what` names: an id, a key or a path, or a source or group whose images are meant."""
     if re.fullmatch(r"[0-9a-f]{64}", what):
         return {what}
     found: set[str] = set()

@@ -24,7 +24,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +46,8 @@ UNSENT = 4  # files kept while the store is down
 SOURCES = 10_000  # counted separately; further ones share one count, because names come from outside
 LOOK_SECONDS = 0.25  # between two looks at the queue, unless a buffer fills up earlier
 REPORT_SECONDS = 60.0
+
+Slices = Mapping[str, str]  # name -> value
 
 logger = logging.getLogger("evergreen.capture")
 
@@ -115,17 +117,20 @@ class Capture:
         *,
         source: str | Sequence[str | None] | None = None,
         at: datetime | None = None,
+        key: str | Sequence[str | None] | None = None,
+        path: str | Sequence[str | None] | None = None,
+        slices: Slices | Sequence[Slices | None] | None = None,
     ) -> list[Prediction]:
         """Predictor.predict, with its answers logged. Raises what Predictor.predict raises.
 
-        source: one for all images, or one for each.
+        source, key, path and slices (see `record`): one for all images, or one for each.
         """
         model, began = self.model, time.perf_counter()
         answers = model.predictor.predict(images)
         spent = (time.perf_counter() - began) * 1e3
-        sources = [source] * len(images) if source is None or isinstance(source, str) else source
-        for image, answer, of in zip(images, answers, sources, strict=False):
-            self._offer(image, answer, model, of, at, spent)
+        about = [value if _is_one_each(value) else [value] * len(images) for value in (source, key, path, slices)]
+        for image, answer, of, *own in zip(images, answers, *about, strict=False):
+            self._offer(image, answer, model, of, at, spent, *own)
         return answers
 
     def record(
@@ -136,12 +141,17 @@ class Capture:
         source: str | None = None,
         at: datetime | None = None,
         latency_ms: float | None = None,
+        key: str | None = None,
+        path: str | None = None,
+        slices: Slices | None = None,
     ) -> None:
         """Log one answer of the current model. Never waits, never raises.
 
-        at: time of the request, now by default; UTC if it has no time zone.
+        at: time of the request, now by default; UTC if it has no time zone. key: your own name for the image (order
+        number, part id), by which labels find it. path: where you keep it. slices: e.g. {"product": "A7"}.
         """
-        self._offer(image, prediction, self._model if self._live is None else self._live.model, source, at, latency_ms)
+        model = self._model if self._live is None else self._live.model
+        self._offer(image, prediction, model, source, at, latency_ms, key, path, slices)
 
     @property
     def stats(self) -> Stats:
@@ -182,12 +192,16 @@ class Capture:
         source: str | None,
         at: datetime | None,
         latency_ms: float | None,
+        key: str | None,
+        path: str | None,
+        slices: Slices | None,
     ) -> None:
         try:
             if self._pid != os.getpid():
                 self._start()
             data = image if isinstance(image, bytes) else bytes(image)  # a bytearray or memoryview may change later
-            answer = Answer(data, prediction, model, source, at or datetime.now(UTC), latency_ms)
+            named = tuple((slices or {}).items())
+            answer = Answer(data, prediction, model, source, at or datetime.now(UTC), latency_ms, key, path, named)
             with self._lock:
                 self._counts["offered"] += 1
                 full = len(self._waiting) >= WAITING_ROWS or self._waiting_bytes + len(data) > WAITING_BYTES
@@ -260,7 +274,11 @@ class Capture:
         """Add one answer to the buffer, or count why it is left out."""
         outcome = "failed"
         try:
-            answer = answer._replace(source=optional_text(answer.source), at=_aware(answer.at))
+            texts = {name: optional_text(getattr(answer, name)) for name in ("source", "key", "path")}
+            slices = tuple(
+                sorted((optional_text(n), optional_text(v)) for n, v in answer.slices if n and v is not None)
+            )
+            answer = answer._replace(**texts, slices=slices, at=_aware(answer.at))
             digest = sha256_bytes(answer.image)
             if int(digest[:12], 16) >= self.params.sample * 16**12:
                 outcome = "not_sampled"
@@ -322,6 +340,10 @@ class Capture:
                 stats.error,
             )
             self._reported, self._reported_at = missed, time.monotonic()
+
+
+def _is_one_each(value) -> bool:
+    return not (value is None or isinstance(value, str | Mapping))
 
 
 def _aware(at: datetime) -> datetime:

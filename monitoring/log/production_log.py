@@ -12,7 +12,7 @@ rows beyond `limit`, only id and time are read. N is the number of rows.
 import io
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from monitoring.log.parquet_files import (
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, StoreParams
+from tasks.labels.names import candidates
 from tasks.storage.blobs import Store
 
 HOUR = timedelta(hours=1)
@@ -154,6 +155,20 @@ class Log:
             if len(found):
                 kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
         return kept.select(list(columns))
+
+    def named(self, texts: Collection[str]) -> pa.Table:
+        """id, at, key and path of all answers that one of `texts` may name (tasks.labels.names)."""
+        columns = self._columns(["key", "path"])
+        kept = columns.empty_table()
+        for key in self._all():
+            try:
+                with open_seekable(self.store, key) as file:
+                    if file is not None:
+                        rows = read_columns(open_parquet(file, self.schema), columns)
+                        kept = pa.concat_tables([kept, rows.filter(pa.array(candidates(rows, texts)))])
+            except UNREADABLE as error:
+                logger.warning("%s in the production log is skipped: %s", key, error)
+        return kept
 
     # labels that come later
 

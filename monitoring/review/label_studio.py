@@ -31,6 +31,8 @@ def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
             "source": entry.source,
             "at": entry.at.isoformat(),
             "why": entry.why,
+            "key": entry.key,
+            "path": entry.path,
         },
         "predictions": [
             {

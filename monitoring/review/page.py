@@ -57,7 +57,8 @@ Then save and run <code>evergreen label labels.csv</code>.</p>
 """
 CARD = """<figure data-id="{{ entry.id }}"><img alt="" src="{{ image }}"><figcaption>
 {{ entry.why }}: {{ said }}{% if entry.confidence is not none %} ({{ "%.0f" % (100 * entry.confidence) }} %){% endif %}
-<br>{{ entry.source or "unknown source" }}, {{ entry.at.strftime("%Y-%m-%d %H:%M") }} UTC</figcaption>
+<br>{{ entry.source or "unknown source" }}, {{ entry.at.strftime("%Y-%m-%d %H:%M") }} UTC
+{% if entry.key %}<br>{{ entry.key }}{% endif %}{% if entry.path %}<br>{{ entry.path }}{% endif %}</figcaption>
 <select aria-label="label"{% if multilabel %} multiple{% endif %}>{% if not multilabel %}<option value=""></option>
 {% endif %}{% for name in classes %}<option value="{{ name }}">{{ name }}</option>{% endfor %}</select></figure>
 """

@@ -22,7 +22,7 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import ReviewParams
 
 COLUMNS = ("id", "at", "source", "reason", "version", "prediction", "confidence", "probabilities", "ood", "features")
-COLUMNS = (*COLUMNS, "phash")  # the columns of a window that the queue needs
+COLUMNS = (*COLUMNS, "phash", "key", "path")  # the columns of a window that the queue needs
 CANDIDATES = 5_000  # rows of a window to choose from; a random sample if there are more
 
 logger = logging.getLogger("evergreen.review")
@@ -42,6 +42,8 @@ class Queued(Frozen):
     why: str  # tasks.active.pick.Picked.why
     queued_at: AwareDatetime
     because: str  # the decision, window or person that asked for it
+    key: str | None = None  # the owner's
+    path: str | None = None
 
 
 def select(

@@ -19,7 +19,7 @@ from tasks.common.errors import DataError
 from tasks.common.files import write_json
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.common.progress import track
-from tasks.common.schemas import SPLITS
+from tasks.common.schemas import PICKED, SPLITS
 from tasks.dataset import shards
 from tasks.ingest.existing import ExistingSamples
 from tasks.ingest.lock import data_files, data_lock
@@ -82,6 +82,7 @@ def ingest(
     kind: str = "import",
     columns: Columns | None = None,
     annotator: str | None = None,
+    picked: str | None = None,
     layout: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> IngestReport:
@@ -90,13 +91,16 @@ def ingest(
     The sha256 of an image's bytes says whether it is new. Images of tombstoned batches count as known: otherwise the
     next schedule would bring back what was found bad. A label that an image does not have yet, or not from this
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
-    earlier ones. `annotator` is used for rows that name none. `layout` says what paths mean (tasks.sources.layouts);
+    earlier ones. `annotator` is used for rows that name none, and `picked` (one of schemas.PICKED) for rows that do not
+    say why they were picked. `layout` says what paths mean (tasks.sources.layouts);
     rows whose path does not fit are refused. `say` is told how the source is read, before it is. Waits while another
     ingest into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:
         raise DataError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    if picked is not None and picked not in PICKED:
+        raise DataError(f"picked {picked!r}: expected one of {', '.join(PICKED)}")
     opened = open_source(source, columns, layout, Times(data.time_format, data.time_zone))
     folder = root / "data"
     with data_lock(root) as journal:
@@ -104,7 +108,7 @@ def ingest(
             shards.create_dataset(folder, data.task)  # raises when the data set has another task than params.yaml
         tombstones = shards.read_tombstones(root)
         rows = track(opened.rows(), f"reading {source.name}")
-        settings = IngestSettings(kind, annotator, data, images, inspect)
+        settings = IngestSettings(kind, annotator, data, images, inspect, picked)
         existing = ExistingSamples(root)
         for line in understood(opened, data.task, existing.classes()) if say is not None else ():
             say(line)

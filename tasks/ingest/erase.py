@@ -22,13 +22,17 @@ MAGIC = b"PAR1"
 
 
 def ids_of(file: Path | BinaryIO, name: str) -> set[str]:
-    """Ids of the rows of a Parquet file whose source or group is `name`."""
+    """Ids of the rows of a Parquet file whose source, group, owner's key or path is `name`."""
     if (parquet := _parquet(file)) is None:
         return set()
-    columns = [column for column in ("source", "group") if column in parquet.schema_arrow.names]
-    if not columns or "id" not in parquet.schema_arrow.names:
+    names = parquet.schema_arrow.names
+    columns = [column for column in ("source", "group", "key", "path") if column in names]
+    if not columns or "id" not in names:
         return set()
     table = parquet.read(columns=["id", *columns])
+    if "image" in names and pa.types.is_struct(parquet.schema_arrow.field("image").type):
+        paths = parquet.read(columns=["image.path"])["image"].combine_chunks().field("path")
+        table, columns = table.append_column("image.path", paths), [*columns, "image.path"]
     return {image for column in columns for image in table.filter(pc.equal(table[column], name))["id"].to_pylist()}
 
 

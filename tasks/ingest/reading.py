@@ -203,6 +203,9 @@ class _Reader:
             self._row_of[image] = len(self.reading.new)
             group = self._group(row, allowed)
             stored = [label, row.source, str(row.taken_at), row.slices, row.path, *([group] if group else [])]
+            stored += [["key", row.key]] if row.key else []
+            if row.picked or self.settings.picked:
+                stored.append(["picked", self.settings.picked_of(row), row.sampling_probability])
             content = content_key(stored)[:16]
             shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
             self.reading.new.append(NewImage(number, row.where, image, *shared, content, row.bad_time is not None))

@@ -4,16 +4,16 @@ A template is written like the path, relative to the source, with fields in brac
 
 | field | meaning |
 |---|---|
-| {class}, {group}, {source}, {split}, {time} | what the sample has under this name |
+| {class}, {group}, {source}, {split}, {time}, {key} | what the sample has under this name |
 | {name} | the file's own name, or a part of it |
 | {*} | a part that means nothing |
 | {**} | any number of whole folders, also none; at most once, before the file's name |
 | any other name | a slice of that name |
 
-`+` gives one part several meanings, and a repeated {group} or {source} is joined: `{class+group}/{group}_{*}` says that
-00017_00003.jpg in the folder "yield" belongs to the group yield/00017. A file's suffix need not be written. Where a
-separator occurs more often than the template has it, the first field takes the rest: {group}_{*} reads a_b_7 as group
-a_b. Matching takes linear time: each separator is searched once, from the right.
+`+` gives one part several meanings, and a repeated {group}, {source} or {key} is joined: `{class+group}/{group}_{*}`
+says that 00017_00003.jpg in the folder "yield" belongs to the group yield/00017. A file's suffix need not be written.
+Where a separator occurs more often than the template has it, the first field takes the rest: {group}_{*} reads a_b_7 as
+group a_b. Matching takes linear time: each separator is searched once, from the right.
 """
 
 import re
@@ -26,8 +26,8 @@ from typing import Any
 from tasks.common.errors import DataError
 from tasks.sources.fields import Unusable, split
 
-ROLES = ("class", "group", "source", "split", "time", "name")  # every other field is a slice
-JOINED = ("group", "source")  # may be repeated
+ROLES = ("class", "group", "source", "split", "time", "key", "name")  # every other field is a slice
+JOINED = ("group", "source", "key")  # may be repeated
 IGNORED, FOLDERS = "*", "**"
 LONGEST = 1000  # characters of a template
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
@@ -115,6 +115,7 @@ def sample_values(found: Mapping[str, str]) -> dict[str, Any]:
         "label": found.get("class"),
         "source": found.get("source"),
         "group": found.get("group"),
+        "key": found.get("key"),
         "taken_at": found.get("time"),  # as written: tasks.sources.times reads it
         "split": (named,) if named else (),
         "slices": tuple(sorted((name, value) for name, value in found.items() if name not in ROLES)),

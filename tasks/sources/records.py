@@ -28,14 +28,32 @@ ALIASES = {
     "annotator": ("annotator", "annotator_id", "labeler", "labeller", "rater", "labelled_by", "labeled_by"),
     "labelled_at": ("labelled_at", "labeled_at", "annotated_at"),
     "split": ("split", "subset"),
+    "key": (
+        *("key", "order", "order_id", "order_number", "order_no", "part_id", "part_number", "part_no", "serial"),
+        *("serial_number", "serial_no", "barcode", "item_id", "sample_id", "image_id", "id"),
+    ),
+    "picked": (),  # never guessed: the word has other meanings
+    "sampling_probability": (),
 }
+SLICES = (
+    "camera",
+    "site",
+    "product",
+    "shift",
+    "line",
+    "station",
+    "machine",
+    "weather",
+    "lighting",
+)  # guessed as slices
 
 
 @dataclass(frozen=True)
 class Columns:
     """Names of a manifest's columns; None: found by ALIASES, ignoring case.
 
-    In addition, every column `slice_<name>` is a slice, and `slice` is a list of {name, value}.
+    Slices are the columns `slices`, those called like SLICES that have no other role, every column `slice_<name>`, and
+    the entries of a column `slice`, a list of {name, value}.
     """
 
     image: str | None = None  # a path, or the image itself
@@ -46,6 +64,10 @@ class Columns:
     annotator: str | None = None
     labelled_at: str | None = None
     split: str | None = None
+    key: str | None = None  # the owner's: order number, part id, file name
+    picked: str | None = None  # one of tasks.common.schemas.PICKED
+    sampling_probability: str | None = None
+    slices: tuple[str, ...] = ()
     unlabelled: bool = False  # ignore any label column
     label_optional: bool = False  # the class is read from the path where no column has it
 
@@ -79,7 +101,12 @@ def find_columns(names: Sequence[str], columns: Columns, where: str, class_label
         raise DataError(
             f"{where}: no label column; columns found: {listing}. Name it (--label NAME), or call it `label`"
         )
-    return Columns(**found, unlabelled=columns.unlabelled)
+    for name in columns.slices:
+        if name not in names:
+            raise DataError(f"{where}: no column {name!r} (for a slice); columns found: {listing}")
+    used = {*columns.slices, *found.values()}
+    guessed = [name for name in names if name.lower() in SLICES and name not in used]
+    return Columns(**found, slices=(*columns.slices, *guessed), unlabelled=columns.unlabelled)
 
 
 def text_records(file: Path, columns: Columns, images: bool) -> Iterator[Record]:
@@ -131,7 +158,7 @@ def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Reco
         schema = parquet.schema_arrow
         names_of = _class_labels(schema.metadata)
         roles = find_columns(schema.names, columns, str(file), list(names_of))
-        wanted = {getattr(roles, role) for role in ALIASES}
+        wanted = {getattr(roles, role) for role in ALIASES} | set(roles.slices)
         taken = [n for n in schema.names if n in wanted or n == "slice" or n.startswith("slice_")]
         if not images:
             taken.remove(roles.image)

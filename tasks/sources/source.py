@@ -302,7 +302,10 @@ def _offer(
         source=optional_text(value("source")),
         group=optional_text(value("group")),
         annotator=optional_text(value("annotator")),
-        slices=_slices(record),
+        slices=_slices(record, roles.slices),
+        key=optional_text(value("key")),
+        picked=optional_text(value("picked")),
+        sampling_probability=value("sampling_probability"),
     )
     try:
         if roles.image in record:
@@ -347,8 +350,8 @@ def _stored_path(path: Any) -> str | None:
     return (pure.name if pure.is_absolute() or ".." in pure.parts else str(pure))[:500]
 
 
-def _slices(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = {}
+def _slices(record: dict[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    found = {column: optional_text(record.get(column)) for column in columns}
     listed = record.get("slice")
     for entry in listed if isinstance(listed, list | tuple) else ():
         if isinstance(entry, dict):

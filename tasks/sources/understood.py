@@ -90,6 +90,9 @@ def time_note(bad_times: list[str]) -> str:
 
 def _columns(columns: Columns) -> str:
     meanings = {"group": " (kept together in one split)", "source": " (a slice: divided between the splits)"}
+    meanings |= {"key": " (yours, to find an image by)"}
     named = [(role, getattr(columns, role)) for role in ALIASES]
     parts = [f"{role} {one_line(without_surrogates(name))!r}{meanings.get(role, '')}" for role, name in named if name]
+    if columns.slices:
+        parts.append(f"slices {join_names(columns.slices, 8)}")
     return f"columns taken: {', '.join(parts)}" if parts else ""

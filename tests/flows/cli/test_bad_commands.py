@@ -48,7 +48,7 @@ def test_before_any_release(tmp_path):
         (1, ["approve", "nonsense"], "no run 'nonsense' is recorded; held or rejected: none"),
         (1, ["promote", "nonsense"], "--override --why"),
         (1, ["score", str(tmp_path / "empty")], "no model is live yet"),
-        (1, ["forget", "zzz", "--why", "x"], "no image with id, source or group 'zzz'"),
+        (1, ["forget", "zzz", "--why", "x"], "no image with id, key, path, source or group 'zzz'"),
         (1, ["tombstone", "b-1", "--why", "x"], "no batch 'b-1'", "known: b-"),
         (1, ["adopt", str(tmp_path / "model.onnx"), "--classes", "a", "--size", "32"], "fewer than two names"),
         (1, ["adopt", str(tmp_path / "model.onnx"), "--classes", "a,b", "--size", "32"], "model.onnx"),
@@ -60,7 +60,7 @@ def test_before_any_release(tmp_path):
         evergreen(project, "label", str(tmp_path / "ids.csv")),
         1,
         "0 labels taken",
-        "'zzz' is not in the production log",
+        "'zzz' is not known as an id, the start of one",
     )
     assert state(project) == before
 
@@ -76,7 +76,7 @@ def test_versions_and_runs_that_do_not_exist(tmp_path):
         (["verify", "v9.9.9"], "there is no version 'v9.9.9'", "`evergreen verify` lists"),
         (["approve", "../runs"], "../runs"),
         (["gc", "--keep", "0"], "keep"),
-        (["forget", "", "--why", "x"], "no image with id, source or group ''"),
+        (["forget", "", "--why", "x"], "no image with id, key, path, source or group ''"),
     ):
         says(evergreen(project, *command), 1, *words)
     assert state(project) == before

@@ -78,6 +78,8 @@ def log_rows(images: list[tuple[int, int]]) -> pa.Table:
         "id": pa.array([name_of(*place) for place in images]),
         "at": pa.array([datetime(2026, 1, 2, 3, tzinfo=UTC)] * len(images), pa.timestamp("us", tz="UTC")),
         "source": pa.array([f"camera-{batch}-{row % 10}" for batch, row in images]),
+        "key": pa.array([f"part {batch}-{row}" for batch, row in images]),
+        "path": pa.array([f"line/{batch}/{row}.png" for batch, row in images]),
         "image": pa.array([image(*place) for place in images]),
     }
     arrays = [columns.get(field.name, pa.nulls(len(images), field.type)) for field in schema]
@@ -188,6 +190,11 @@ def test_the_same_bytes_are_refused_when_they_come_again(project: Path, tmp_path
     assert holds(project, BATCH, ROW) == []
 
 
+@pytest.mark.parametrize("what", [f"part {BATCH}-{ROW}", f"line/{BATCH}/{ROW}.png"])
+def test_an_image_is_found_by_its_key_or_path(project: Path, what: str):
+    assert forget(project, what, "asked").ids == [name_of(BATCH, ROW)]
+
+
 def test_all_images_of_a_source(project: Path):
     before, source = ids(project), rows(1)["source"][5].as_py()
     gone = {name_of(1, row) for row in range(5, versions_project.PER_BATCH, 10)}
@@ -243,7 +250,7 @@ def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
 
 
 def test_a_living_run_and_an_unknown_image_are_refused(project: Path):
-    with pytest.raises(EvergreenError, match="no image with id, source or group 'nobody'"):
+    with pytest.raises(EvergreenError, match="no image with id, key, path, source or group 'nobody'"):
         forget(project, "nobody", "asked")
     _, lock = workspace.create(project, "20260101T000000000000-abcdef-1", {})
     try:

@@ -205,7 +205,7 @@ def test_forget_leaves_an_object_of_another_project_and_says_so(tmp_path: Path, 
     assert name in ids(second)
     assert all(line.ok for line in verify(first, deep=True))
     assert not shown(first) & named(first)  # its own gc does not keep it
-    with pytest.raises(EvergreenError, match="no image with id, source or group 'camera-2-1'"):
+    with pytest.raises(EvergreenError, match="no image with id, key, path, source or group 'camera-2-1'"):
         forget(first, "camera-2-1", "asked")  # of the other project only
     with closing(open_repo(first)) as repo, pytest.raises(ObjectLost, match="erased on request"):
         Objects(repo).read(next(iter(shown(first) & both & erased_objects(first))))

@@ -18,6 +18,7 @@ from monitoring.log.production_log import Log
 from serving.live import Live
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
 from tasks.common.params import CaptureParams
 from tasks.releases.store import Releases, successor
 from tasks.storage.local import LocalStore
@@ -55,6 +56,21 @@ def start(tmp_path, predictor):
 
 def rows(capture: Capture) -> list[dict]:
     return capture.log.window(*EVER)[0].to_pylist()
+
+
+def test_keys_paths_and_slices_are_logged_for_one_or_for_each(start, images):
+    capture = start()
+    options = {"key": ["p1", None], "path": "line/1.png", "slices": {"shift": 2, "product": "A7"}}
+    answers = capture.predict(images[:2], source="cam", **options)
+    capture.record(images[2], answers[0], key=7, slices={"product": None, "": "x"})
+    assert capture.flush()
+    own = {row["id"]: (row["key"], row["path"], row["slices"]) for row in rows(capture)}
+    both = [{"name": "product", "value": "A7"}, {"name": "shift", "value": "2"}]
+    assert [own[sha256_bytes(image)] for image in images[:3]] == [
+        ("p1", "line/1.png", both),
+        (None, "line/1.png", both),
+        ("7", None, []),
+    ]
 
 
 def test_answers_are_logged_as_they_were_given(start, predictor, images):
