@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.scratch import FASHION, ROOT
-from flows.project.ingest import commit_data
+from flows.project.data_commit import commit_data
 from flows.publishing.publish import Publication, publish
 from flows.repo.git import git
 from flows.repo.pipeline import open_repo, record_data

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from flows.repo.git import check_repository, git, identity_options
+from flows.project.data_commit import commit_data, undone_if_refused
+from flows.repo.git import check_repository, git
 from flows.repo.pipeline import open_repo, record_data, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params, parse_params
@@ -46,6 +47,14 @@ def ingest_command(
         options["layout"] = chosen_layout(layout, params.data.layout)
     jobs = [(source, kind)] if source is not None else _default_set(root)
     expected = _restore(root)
+    with undone_if_refused(root):
+        return _take(root, params, jobs, options, expected if not new else None, commit)
+
+
+def _take(
+    root: Path, params: Params, jobs: list[tuple[Path | str, str]], options: dict, expected: str | None, commit: bool
+) -> list[IngestReport]:
+    """Ingest `jobs` in turn and record the result; `expected`: the only md5 that data/ may have then."""
     here = set((root / "data").rglob("*"))
     reports = [_ingest(root, params, path, of_kind, options) for path, of_kind in jobs]
     before = (root / "data.dvc").read_bytes() if (root / "data.dvc").is_file() else None
@@ -53,7 +62,7 @@ def ingest_command(
         return reports
     with _dvc_errors(root):
         found = record_data(root)
-    if expected and not new and found != expected:
+    if expected and found != expected:
         (root / "data.dvc").write_bytes(before)
         for file in set((root / "data").rglob("*")) - here:  # otherwise the next ingest would take it for the data set
             if file.is_file():
@@ -128,10 +137,3 @@ def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | N
 
     with spooled(str(source), state_dir(root) / "spool", params.store, columns) as path:
         yield path
-
-
-def commit_data(root: Path, message: str) -> None:
-    """Commit data.dvc, and nothing else that the user may have staged."""
-    git(root, "add", "data.dvc")
-    if git(root, "status", "--porcelain", "--", "data.dvc"):
-        git(root, *identity_options(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from flows.project.ingest import commit_data
+from flows.project.data_commit import commit_data
 from flows.publishing.publish import Publication, publish
 from flows.repo.git import git
 from flows.repo.ledger import claim_outs
