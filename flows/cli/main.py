@@ -301,12 +301,12 @@ def tombstone(
     import getpass
 
     from tasks.common.params import load_params
-    from tasks.dataset.shards import batches
+    from tasks.dataset.shards import known_batches
     from tasks.releases.store import open_store
 
     root = project_root()
     releases = open_store(load_params(root / "params.yaml").store, root)
-    known = {manifest.batch for manifest in batches(root / "data")} | set(releases.tombstones())
+    known = known_batches(root / "data") | set(releases.tombstones())
     if batch not in known:
         raise EvergreenError(f"no batch {batch!r} in {root / 'data'}; known: {', '.join(sorted(known)) or 'none'}")
     if undo:

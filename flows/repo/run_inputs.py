@@ -55,8 +55,9 @@ def stage_dependencies(pipeline: dict) -> list[str]:
     """Files and folders of the project that the stages of a parsed dvc.yaml read but do not make, sorted."""
     stages = pipeline.get("stages", {}).values()
     outs = {path for stage in stages for kind in ("outs", "metrics", "plots") for path in _paths(stage, kind)}
-    deps = {path for stage in stages for path in _paths(stage, "deps")} - outs
-    return sorted(path for path in deps if "://" not in path and not path.startswith(("/", "../")))
+    deps = {path for stage in stages for path in _paths(stage, "deps")}
+    made = {path for path in deps if not outs.isdisjoint([path, *(str(parent) for parent in Path(path).parents)])}
+    return sorted(path for path in deps - made if "://" not in path and not path.startswith(("/", "../")))
 
 
 def _paths(stage: dict, kind: str) -> Iterator[str]:

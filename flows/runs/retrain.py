@@ -34,7 +34,7 @@ from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
-from tasks.dataset.shards import batches, read_tombstones, undo_text
+from tasks.dataset.shards import known_batches, read_tombstones, undo_text
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.bundle import digest
 from tasks.releases.store import Pointer, PointerMoved, Releases, open_store
@@ -79,7 +79,8 @@ def retrain(run_id: str, reason: str, by: str):
         ending = Ending(outcome="refused", sentence=f"{refused}. {_tombstone(run, refused)}")
         refused_page = refused.batch
     except TableRefused as refused:
-        stones = {batch: about for batch, about in read_tombstones(root).items() if batch in _batches(root)}
+        known = known_batches(root / "data")
+        stones = {batch: about for batch, about in read_tombstones(root).items() if batch in known}
         said = ". ".join(filter(None, [str(refused), undo_text(stones)]))
         ending = Ending(outcome="refused", sentence=said, remedies=table_remedies(refused.checks))
         refused_page = "table"
@@ -110,10 +111,6 @@ def _tombstone(run: Run, refused: BatchRefused) -> str:
         "The batch is tombstoned: kept, but not trained on while data and validate in params.yaml stay as they are. "
         f"`evergreen tombstone {refused.batch} --undo --why ...` allows it again."
     )
-
-
-def _batches(root: Path) -> set[str]:
-    return {manifest.batch for manifest in batches(root / "data")}
 
 
 def _bring_up_to_date(run: Run, stage: str) -> None:

@@ -83,15 +83,28 @@ def sample_schema(task: str) -> pa.Schema:
     )
 
 
-ANNOTATIONS = pa.schema(  # data/annotations/*.parquet; `label` as label_type(task)
-    [
-        ("id", pa.string()),
-        ("annotator", pa.string()),
-        ("at", pa.timestamp("us", tz="UTC")),
-        ("why", pa.string()),  # import | review; a review overrides, imports vote
-        ("model_version", pa.string()),
-    ]
-)
+ROLES = ("import", "annotator", "reviewer")  # of who gives a label: a reviewer's newest word overrides, others vote
+
+
+def annotation_schema(task: str) -> pa.Schema:
+    """Schema of data/annotations/*.parquet: what one person said about one sample, never overwritten."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("label", label_type(task)),  # null with exclude, and in a retraction
+            ("exclude", pa.bool_()),  # the sample is not to be used: not trained, calibrated or tested on
+            ("annotator", pa.string()),  # null: not known
+            ("role", pa.string()),  # one of ROLES
+            ("at", pa.timestamp("us", tz="UTC")),  # null: not known, before all others
+            ("why", pa.string()),  # free text
+            ("batch", pa.string()),
+            ("model_version", pa.string()),  # whose answer the person saw
+            ("retracts", pa.string()),  # key of an annotation that no longer counts (tasks.labels.annotations)
+        ]
+    )
+
+
+OLD_ANNOTATIONS = ("id", "label", "annotator", "at", "why", "model_version")  # columns before version 3
 
 
 def samples_schema(task: str) -> pa.Schema:
@@ -104,7 +117,7 @@ def samples_schema(task: str) -> pa.Schema:
             ("row", pa.int32()),  # row in that shard
             ("batch", pa.string()),
             ("split", pa.string()),
-            ("label", label_type(task)),  # effective: after annotations
+            ("label", label_type(task)),  # as first given
             ("source", pa.string()),
             ("group", pa.string()),  # of a version-1 shard: the source
             ("taken_at", pa.timestamp("us", tz="UTC")),

@@ -4,7 +4,7 @@
       dataset.json                      {"schema": 3, "task": "multiclass"}
       <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes read last
       batches/<seq>-<batch>.json        written last: a shard exists only once a manifest lists it
-      annotations/<sha256[:24]>.parquet further labels of known samples
+      annotations/                      what people say about samples (tasks.dataset.annotation_files)
 
 Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
 shard once, and the same input gives the same bytes.
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.common.errors import DataError, refuse_newer
 from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
 from tasks.common.schemas import sample_schema
+from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file
 
 SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
 ADDED = {
@@ -37,6 +38,7 @@ ADDED = {
     "picked": 3,
     "sampling_probability": 3,
 }  # columns of shards, and the first version with them
+# Annotations before version 3 have no role: `why` says review or import. data/batches lists their files.
 ROW_GROUP = 64  # rows; reading bytes in large groups costs a gigabyte of memory
 SHARD_BYTES = 64 << 20  # target size of a shard
 
@@ -50,7 +52,7 @@ class BatchManifest(BaseModel):
     batch: str  # "b-" + 12 hex digits of the hash of its content
     kind: str  # "import" | "production" | "review" | "hard"
     shards: list[str]  # file names under data/
-    annotations: list[str] = []  # file names under data/annotations/
+    annotations: list[str] = []  # file names under data/annotations/; before version 3 only
     rows: int
     quarantined: dict[str, int] = {}  # reason -> rows refused at ingest
     offered: int = 0  # rows the input had (taken + known + quarantined)
@@ -108,11 +110,29 @@ def write_manifest(data: Path, manifest: BatchManifest) -> None:
     write_json(data / "batches" / f"{manifest.seq:06d}-{manifest.batch}.json", manifest.model_dump())
 
 
+def next_seq(data: Path) -> int:
+    """The number of the next batch, of samples or of annotations."""
+    return max((batch.seq for batch in [*batches(data), *counted_annotations(data)]), default=0) + 1
+
+
+def counted_annotations(data: Path) -> list[AnnotationBatch]:
+    """The batches of annotations that count: not those of an ingest whose samples are not there."""
+    present = {batch.batch for batch in batches(data)} | {None}
+    return [batch for batch in annotation_batches(data) if batch.needs in present]
+
+
+def known_batches(data: Path) -> set[str]:
+    """Ids of all batches, of samples and of annotations."""
+    return {batch.batch for batch in [*batches(data), *counted_annotations(data)]}
+
+
 def listed_files(data: Path) -> set[str]:
-    """Shards and annotation files that a manifest lists, as paths relative to `data`."""
-    listed = batches(data)
+    """Shards, annotation files and their manifests that count, as paths relative to `data`."""
+    listed, notes = batches(data), counted_annotations(data)
     names = {name for batch in listed for name in batch.shards}
-    return names | {f"annotations/{name}" for batch in listed for name in batch.annotations}
+    names |= {f"{FOLDER}/{name}" for batch in listed for name in batch.annotations}
+    names |= {f"{FOLDER}/{name}" for batch in notes for name in batch.files}
+    return names | {manifest_file(data, batch).relative_to(data).as_posix() for batch in notes}
 
 
 def read_tombstones(root: Path) -> dict[str, dict]:

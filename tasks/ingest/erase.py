@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, sha256_file
 from tasks.dataset import shards
+from tasks.dataset.annotation_files import annotation_batches, write_annotation_manifest
 
 PIXELS = {"image", "thumbnail", "heat"}  # columns with an image, or with the regions a model looked at
 MAGIC = b"PAR1"
@@ -59,6 +60,13 @@ def erase_ids(data: Path, ids: Collection[str]) -> list[str]:
         if changed != {"shards": batch.shards, "annotations": batch.annotations}:
             rows = sum(pq.ParquetFile(data / name).metadata.num_rows for name in changed["shards"])
             shards.write_manifest(data, batch.model_copy(update=changed | {"rows": rows}))
+            failpoint("erase.batch")
+    for notes in annotation_batches(data):
+        kept = [_rewrite_annotations(data / "annotations" / name, ids) for name in notes.files]
+        if kept != notes.files:
+            files = [name for name in kept if name]
+            rows = sum(pq.ParquetFile(data / "annotations" / name).metadata.num_rows for name in files)
+            write_annotation_manifest(data, notes.model_copy(update={"files": files, "rows": rows}))
             failpoint("erase.batch")
     listed = shards.listed_files(data)
     gone = []

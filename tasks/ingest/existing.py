@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.common.class_names import composed
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
 from tasks.ingest.splits import RecordedSplits
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
-from tasks.labels.annotations import composed, effective_labels, read_annotations
+from tasks.labels.annotations import effective_labels, read_annotations
 
 ROWS_AT_ONCE = 50_000  # recorded images compared at a time
 

@@ -13,6 +13,8 @@ from tasks.common.files import content_key, locked, read_json
 from tasks.common.paths import state_dir
 from tasks.dataset import shards
 
+PATTERNS = ("*.parquet", "annotations/*.parquet", "annotations/batches/*.json")
+PATTERNS += (".*.tmp", "annotations/.*.tmp", "annotations/batches/.*.tmp", "batches/.*.tmp")
 WAIT_SECONDS = 6 * 3600.0  # how long to wait for another ingest to end
 
 
@@ -40,7 +42,7 @@ def _say_waiting() -> None:
 
 def data_files(folder: Path) -> Iterator[str]:
     """Shards, annotations and unfinished files in `folder` (data/), as paths relative to it."""
-    for pattern in ("*.parquet", "annotations/*.parquet", ".*.tmp", "annotations/.*.tmp", "batches/.*.tmp"):
+    for pattern in PATTERNS:
         yield from (str(file.relative_to(folder)) for file in folder.glob(pattern))
 
 

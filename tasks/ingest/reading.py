@@ -102,7 +102,7 @@ class Reading:
     new: list[NewImage] = field(default_factory=list)
     measures: pa.Table | None = None  # see tasks.inspection.measures.measures_table
     refused: list[Refused] = field(default_factory=list)
-    annotations: list[dict] = field(default_factory=list)  # schemas.ANNOTATIONS and label
+    annotations: list[dict] = field(default_factory=list)  # schemas.annotation_schema without batch
     notes: list[str] = field(default_factory=list)  # what the groups did not allow
 
     def taken_rows(self) -> list[int]:
@@ -299,30 +299,33 @@ def label_names(label: Label) -> tuple[str, ...]:
 def _new_annotations(reading: Reading, votes: list[Vote], existing: ExistingSamples) -> list[dict]:
     """Votes that add something new.
 
-    Import: a label that this annotator has not given to the image yet. Review: a label that differs from this
-    annotator's last one.
+    Of a reviewer: a label that differs from this reviewer's last one. Else: one that this annotator has not given to
+    the image yet, retracted or not.
     """
     refused = {refused.number for refused in reading.refused}
     votes = [vote for vote in votes if vote.number not in refused]
-    why = "review" if reading.settings.kind == "review" else "import"
+    review, production = reading.settings.kind == "review", reading.settings.kind == "production"
     earlier: dict[tuple[str, str | None], list] = {}
     for row in existing.annotations({vote.image for vote in votes}):
-        if row["why"] == why:
+        if (row["role"] == "reviewer") == review and not row["retracts"]:
             earlier.setdefault((row["id"], row["annotator"]), []).append(row["label"])
     added = []
     for vote in votes:
         said = earlier.setdefault((vote.image, vote.annotator), [])
-        if vote.label in (said[-1:] if why == "review" else said):
+        if vote.label in (said[-1:] if review else said):
             continue
         said.append(vote.label)
         added.append(
             {
                 "id": vote.image,
-                "annotator": vote.annotator,
-                "at": vote.at,
-                "why": why,
-                "model_version": None,
                 "label": vote.label,
+                "exclude": False,
+                "annotator": vote.annotator,
+                "role": "reviewer" if review else "annotator" if production else "import",
+                "at": vote.at,
+                "why": "",
+                "model_version": None,
+                "retracts": None,
             }
         )
     return added

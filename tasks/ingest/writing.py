@@ -16,11 +16,12 @@ from tasks.common.errors import DataError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, content_key, sha256_bytes
 from tasks.common.paths import state_dir
-from tasks.common.schemas import ANNOTATIONS, label_type, sample_schema
+from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
 from tasks.ingest.image_column import ImageColumn
 from tasks.ingest.reading import IngestSettings, NewImage, Reading, Refused
 from tasks.inspection.measures import store_measures
+from tasks.labels.storing import write_annotations
 from tasks.sources import fields
 from tasks.sources.source import Offered, Source
 
@@ -28,7 +29,7 @@ SHARD_ROWS = 20_000  # with more rows, shards of tiny images would have features
 
 
 def write_batch(root: Path, source: Source, reading: Reading, batch: str) -> None:
-    """Write the shards and annotations of `batch`, then the manifest that makes them visible.
+    """Write the shards and annotations of `batch`, then the manifest that makes both count.
 
     Afterwards it stores the measures of the new rows, so that stage inspect need not decode them again.
     """
@@ -39,22 +40,25 @@ def write_batch(root: Path, source: Source, reading: Reading, batch: str) -> Non
         name = shards.write_shard(folder, (rows.extend(new) or table for _, new, table in parts), data.task)
         written.append((name, reading.measures.take(rows)))
         failpoint("ingest.after_shard")
-    annotations = write_annotations(folder, reading.annotations, data.task)
-    failpoint("ingest.after_annotations")
     earlier = shards.batches(folder)
     if not earlier:  # a killed first ingest may have left a data set of another task
         (folder / "dataset.json").unlink(missing_ok=True)
     shards.create_dataset(folder, data.task)
     shards.raise_schema(folder)
+    taken, refused = len(reading.taken_rows()), Counter(refused.reason for refused in reading.refused)
+    alone = bool(earlier and reading.annotations and not taken and not refused)
+    write_annotations(folder, reading.annotations, batch, needs=None if alone else batch)
+    failpoint("ingest.after_annotations")
+    if alone:  # labels only: nothing changes for those who read samples
+        return
     failpoint("ingest.before_manifest")
     manifest = shards.BatchManifest(
-        seq=max((found.seq for found in earlier), default=0) + 1,
+        seq=shards.next_seq(folder),
         batch=batch,
         kind=reading.settings.kind,
         shards=[name for name, _ in written],
-        annotations=annotations,
-        rows=len(reading.taken_rows()),
-        quarantined=dict(sorted(Counter(refused.reason for refused in reading.refused).items())),
+        rows=taken,
+        quarantined=dict(sorted(refused.items())),
         offered=reading.offered,
     )
     shards.write_manifest(folder, manifest)
@@ -121,23 +125,6 @@ def _sample(offered: Offered, new: NewImage, batch: str, settings: IngestSetting
         "picked": settings.picked_of(offered),
         "sampling_probability": offered.sampling_probability,
     }
-
-
-def write_annotations(folder: Path, rows: list[dict], task: str) -> list[str]:
-    """Write `rows` into one file under `folder`/annotations, named by its content; no rows, no file.
-
-    Returns the names of the files written.
-    """
-    if not rows:
-        return []
-    schema = ANNOTATIONS.insert(1, pa.field("label", label_type(task)))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
-    content = buffer.getvalue()
-    name = f"{sha256_bytes(content)[:24]}.parquet"
-    with atomic_path(folder / "annotations" / name) as temporary:
-        temporary.write_bytes(content)
-    return [name]
 
 
 def write_quarantine(root: Path, batch: str | None, refused: list[Refused]) -> None:

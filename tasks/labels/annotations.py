@@ -1,12 +1,13 @@
-"""The effective label of each sample, from its original label, imported labels and human review.
+"""The effective label of each sample, from its original label and what people said about it since.
 
-The latest review (`why` = "review") overrides everything, also with null: "none of our labels fits". Otherwise the
-majority of the original and the imported labels counts, with one vote per annotator (the latest). A tie keeps the
-original label. The whole label set of a multi-label sample is one vote. N is the number of samples.
+Annotations are only ever added. A reviewer's newest word overrides everything. Otherwise the votes count: the original
+label and the newest label of each annotator (tasks.labels.votes). The whole label set of a multi-label sample is one
+vote. A retraction names an annotation that no longer counts; a retraction can be retracted, too. N is the number of
+samples.
 """
 
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,86 +15,159 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common.class_names import composed
 from tasks.common.errors import DataError
-from tasks.common.schemas import ANNOTATIONS, label_type
-from tasks.dataset.shards import batches, read_task
+from tasks.common.files import content_key
+from tasks.common.schemas import annotation_schema
+from tasks.dataset.shards import batches, counted_annotations, read_task
+from tasks.labels.votes import EXCLUDE, ballot, majority, newest_votes
+
+Label = str | list[str] | None
+AGREEING = 2  # so many annotators who agree confirm a label
+KEYED = ("id", "label", "exclude", "annotator", "role", "why", "batch", "model_version", "retracts")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What counts for one sample, and why."""
+
+    label: Label  # null where excluded
+    excluded: bool
+    rule: str  # "first given", "reviewer" or "votes"
+    deciding: list[dict] = field(default_factory=list)  # the annotations that decided
+    confirmed: int | None = None  # a reviewer, or AGREEING annotators, gave this label: number of that batch
+    disputed: str | None = None  # what an annotator said against a confirmed label since
 
 
 def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
-    """All annotations of batches that are not tombstoned, in ingest order: ANNOTATIONS and `label`.
+    """All annotations of batches that are not tombstoned, in the order in which they were taken.
 
-    Raises DataError when a file that a batch lists is missing.
+    annotation_schema and `seq`, the number of their batch. Raises DataError when a file that a batch lists is missing.
     """
-    schema = ANNOTATIONS.insert(1, pa.field("label", label_type(read_task(data))))
-    tables, seen = [schema.empty_table()], set()
-    for batch in batches(data):
-        for name in batch.annotations if batch.batch not in tombstones else ():
+    schema = annotation_schema(read_task(data))
+    listed = [(batch.seq, batch.batch, batch.annotations) for batch in batches(data)]
+    listed += [(batch.seq, batch.batch, batch.files) for batch in counted_annotations(data)]
+    tables, seen = [schema.empty_table().append_column("seq", pa.array([], pa.int32()))], set()
+    for seq, batch, names in sorted(listed):
+        for name in names if batch not in tombstones else ():
             file = data / "annotations" / name
             if not file.is_file():
-                raise DataError(f"{file} is missing, but batch {batch.batch} lists it: restore it with `dvc checkout`")
+                raise DataError(f"{file} is missing, but batch {batch} lists it: restore it with `dvc checkout`")
             if name not in seen:
                 seen.add(name)
-                tables.append(pq.read_table(file).select(schema.names).cast(schema))
+                table = _present_columns(pq.read_table(file), batch).select(schema.names).cast(schema)
+                tables.append(table.append_column("seq", pa.array(np.full(len(table), seq, np.int32))))
     return pa.concat_tables(tables)
 
 
-def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
-    """The effective labels, (N,), of samples `ids` with original `labels`; class names in Unicode's form NFC."""
-    labels = composed(labels)
-    annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
-    if annotations.num_rows == 0:
-        return labels
+def _present_columns(table: pa.Table, batch: str) -> pa.Table:
+    """`table` with the columns of today. Before version 3, `why` said what is the role now."""
+    if "role" in table.column_names:
+        return table
+    review = pc.fill_null(pc.equal(table["why"], "review"), False)
+    count = len(table)
+    return pa.table(
+        {
+            **{name: table[name] for name in ("id", "label", "annotator", "at", "model_version")},
+            "exclude": pc.and_(review, pc.is_null(table["label"])),
+            "role": pc.if_else(review, "reviewer", "import"),
+            "why": pa.array([""] * count, pa.string()),
+            "batch": pa.array([batch] * count, pa.string()),
+            "retracts": pa.nulls(count, pa.string()),
+        }
+    )
+
+
+def annotation_key(row: dict) -> str:
+    """The name of an annotation, which a retraction gives: a hash of its content."""
+    return content_key([str(row["at"]), *(row[name] for name in KEYED)])[:32]
+
+
+def standing(rows: Sequence[dict]) -> list[dict]:
+    """The annotations among `rows` that count, without retractions and what these retract, in the same order."""
+    if not any(row["retracts"] for row in rows):
+        return list(rows)
+    by: dict[str, list[str]] = {}  # key -> keys of its retractions
+    for row in rows:
+        if row["retracts"]:
+            by.setdefault(row["retracts"], []).append(annotation_key(row))
+
+    def retracted(key: str) -> bool:
+        return any(not retracted(other) for other in by.get(key, ()))
+
+    return [row for row in rows if not row["retracts"] and not retracted(annotation_key(row))]
+
+
+def by_sample(annotations: pa.Table) -> dict[str, list[dict]]:
+    """Id -> its annotations, in the order of the table; class names in Unicode's form NFC."""
     at = annotations.column_names.index("label")
     annotations = annotations.set_column(at, "label", composed(annotations.column("label")))
-    by_id: dict[str, list[dict]] = {}
+    found: dict[str, list[dict]] = {}
     for row in annotations.to_pylist():
-        by_id.setdefault(row["id"], []).append(row)
-    names = pa.array(list(by_id), pa.string())
-    rows = pc.index_in(names, ids.combine_chunks()).to_numpy()
-    settled = [
-        decide_label(label, by_id[name])
-        for name, label in zip(names.to_pylist(), labels.take(pa.array(rows)).to_pylist(), strict=True)
-    ]
+        found.setdefault(row["id"], []).append(row)
+    return found
+
+
+def decide_all(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> dict[int, Decision]:
+    """Row -> the decision about it, for each of the N samples that has an annotation. `labels`: as first given."""
+    annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
+    if annotations.num_rows == 0:
+        return {}
+    said = by_sample(annotations)
+    rows = pc.index_in(pa.array(list(said), pa.string()), ids.combine_chunks()).to_numpy()
+    first = composed(labels).take(pa.array(rows)).to_pylist()
+    return {int(row): decide(label, of) for row, label, of in zip(rows, first, said.values(), strict=True)}
+
+
+def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
+    """The effective labels, (N,), of samples `ids` with original `labels`; null where a sample is excluded."""
+    return replaced(composed(labels), decide_all(ids, labels, annotations))
+
+
+def replaced(labels: pa.ChunkedArray, decisions: dict[int, Decision]) -> pa.ChunkedArray:
+    """`labels` (N,) with those that were decided."""
+    if not decisions:
+        return labels
+    rows = np.fromiter(decisions, np.int64, len(decisions))
     index = np.arange(len(labels))
     index[rows] = len(labels) + np.arange(len(rows))
-    both = pa.chunked_array([*labels.chunks, pa.array(settled, labels.type)])
-    return both.take(pa.array(index))
+    settled = pa.array([decision.label for decision in decisions.values()], labels.type)
+    return pa.chunked_array([*labels.chunks, settled]).take(pa.array(index))
 
 
-def composed(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`labels` (N,), strings or lists of them, in Unicode's form NFC: earlier ingests took the form as it came."""
-    if pa.types.is_string(labels.type):
-        return pc.utf8_normalize(labels, "NFC")
-    whole = labels.combine_chunks()
-    values = pc.utf8_normalize(whole.flatten(), "NFC")
-    lengths = pc.fill_null(pc.list_value_length(whole), 0).to_numpy()
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    mask = pc.is_null(whole) if whole.null_count else None
-    return pa.chunked_array([pa.ListArray.from_arrays(offsets, values, type=labels.type, mask=mask)])
-
-
-def decide_label(original: str | list[str] | None, rows: list[dict]) -> str | list[str] | None:
-    """The effective label of one sample, from its original label and its annotations in ingest order."""
-    rows = sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times in ingest order
-    reviews = [row for row in rows if row["why"] == "review"]
+def decide(original: Label, rows: Sequence[dict]) -> Decision:
+    """What counts for one sample, from its original label and its annotations in the order they were taken."""
+    rows = sorted(standing(rows), key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times as taken
+    if not rows:
+        return Decision(original, False, "first given")
+    reviews = [row for row in rows if row["role"] == "reviewer"]
     if reviews:
-        return reviews[-1]["label"]
-    votes = {row["annotator"] or number: row["label"] for number, row in enumerate(rows)}
-    # where its annotator has a name, ingest also records the original label as a vote: count it once
-    named = any(row["annotator"] and _same(row["label"], original) for row in rows)
-    ballots = [*votes.values()] if named else [original, *votes.values()]
-    count = Counter(_ballot(label) for label in ballots if label is not None)
-    if not count:
-        return None
-    best = max(count.values())
-    winners = [ballot for ballot in count if count[ballot] == best]  # in order of first mention, original first
-    chosen = _ballot(original) if original is not None and _ballot(original) in winners else winners[0]
-    return list(chosen) if isinstance(chosen, tuple) else chosen
+        last = reviews[-1]
+        if last["exclude"]:
+            return Decision(None, True, "reviewer", [last])
+        since = [row for row in rows if row["seq"] > last["seq"] and row["role"] != "reviewer"]
+        return Decision(last["label"], False, "reviewer", [last], last["seq"], _against(last["label"], since))
+    chosen = majority(original, rows)
+    if chosen is EXCLUDE:
+        return Decision(None, True, "votes", [row for row in newest_votes(rows) if row["exclude"]])
+    agreeing = [row for row in newest_votes(rows) if _same(row["label"], chosen)]
+    named = sorted(row["seq"] for row in agreeing if row["annotator"])
+    confirmed = named[AGREEING - 1] if len(named) >= AGREEING else None
+    since = [row for row in rows if confirmed is not None and row["seq"] > confirmed]
+    return Decision(chosen, False, "votes", agreeing, confirmed, _against(chosen, since))
 
 
-def _same(a: str | list[str] | None, b: str | list[str] | None) -> bool:
-    return a is not None and b is not None and _ballot(a) == _ballot(b)
+def decide_label(original: Label, rows: Sequence[dict]) -> Label:
+    """The effective label of one sample, see `decide`."""
+    return decide(original, rows).label
 
 
-def _ballot(label: str | list[str]) -> str | tuple[str, ...]:
-    return label if isinstance(label, str) else tuple(sorted(set(label)))
+def _against(label: Label, rows: list[dict]) -> str | None:
+    """Who said something else than `label` in `rows`."""
+    other = [row for row in rows if row["exclude"] or not _same(row["label"], label)]
+    said = (f"{row['annotator'] or 'an import'} said {'exclude' if row['exclude'] else row['label']}" for row in other)
+    return "; ".join(said) or None
+
+
+def _same(a: Label, b: Label) -> bool:
+    return a is not None and b is not None and ballot(a) == ballot(b)

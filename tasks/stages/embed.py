@@ -1,13 +1,14 @@
 """Stage `embed`: computes pretrained features, once per image and backbone.
 
-Reads artifacts/validate/accepted.parquet. Writes artifacts/embed/index.json (the place of each shard's features in the
-cache, with digests) and metrics/embed.json. Pretrained features serve label cleaning, duplicates and leakage only; the
-model itself uses stage-1 features (tasks.models.stage1).
+Reads artifacts/inspect/samples.parquet, so a new label changes nothing here. Writes artifacts/embed/index.json (the
+place of each shard's features in the cache, with digests) and metrics/embed.json. Pretrained features serve label
+cleaning, duplicates and leakage only; the model itself uses stage-1 features (tasks.models.stage1).
 """
 
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.backbones.features import feature_digest, feature_file, feature_folder
@@ -18,13 +19,13 @@ from tasks.models.pretrained import network_key, pretrained_features
 
 
 def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
-    """Compute the missing features and write the index. Raises StageInputError without accepted samples."""
-    file = root / "artifacts" / "validate" / "accepted.parquet"
+    """Compute the missing features and write the index. Raises StageInputError without an image."""
+    file = root / "artifacts" / "inspect" / "samples.parquet"
     if not file.is_file():
-        raise StageInputError(f"{file} is missing: run the stage validate first")
-    samples = pq.read_table(file, columns=["shard", "row"])
+        raise StageInputError(f"{file} is missing: run the stage inspect first")
+    samples = pq.read_table(file, columns=["shard", "row"], filters=pc.field("status") == "ok")
     if samples.num_rows == 0:
-        raise StageInputError(f"{file} has 0 rows, expected at least 1: see artifacts/validate/result.json")
+        raise StageInputError(f"{file} has no image that can be decoded: see metrics/inspect.json")
     folder = feature_folder(root, images, network_key(embed))
     shards = sorted(set(samples.column("shard").to_pylist()))
     new = sum(not feature_file(folder, shard).is_file() for shard in shards)

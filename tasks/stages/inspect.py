@@ -1,8 +1,9 @@
 """Stage `inspect`: measures every image of the data set and finds what must not be trained on.
 
-Reads data/ and tombstones.json. Writes artifacts/inspect/samples.parquet (schemas.samples_schema),
-artifacts/inspect/duplicates.parquet (DUPLICATES) and metrics/inspect.json. Each image is decoded at most once: the
-measures of a shard are cached, so a run only pays for new shards. N is the number of live samples.
+Reads the samples in data/ and tombstones.json, but no annotation: a new label changes nothing here. Writes
+artifacts/inspect/samples.parquet (schemas.samples_schema), artifacts/inspect/duplicates.parquet (DUPLICATES) and
+metrics/inspect.json. Each image is decoded at most once: the measures of a shard are cached, so a run only pays for
+new shards. N is the number of live samples.
 
     python -m tasks.stages inspect
 """
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common.class_names import composed
 from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import ImagesParams, InspectParams
@@ -33,7 +35,6 @@ from tasks.dataset.shards import (
 )
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import clusters, near_pairs
-from tasks.labels.annotations import effective_labels, read_annotations
 from tasks.siblings.hidden_groups import find_hidden_groups
 
 GIVEN = ("key", "label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
@@ -68,8 +69,6 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     repeated = table.num_rows - len(rows)
     table = table.take(pa.array(rows))
 
-    annotations = read_annotations(data, tombstones)
-    labels = effective_labels(table.column("id"), table.column("label"), annotations)
     pairs, distances = _near(table, inspect)
     cluster = clusters(table.num_rows, pairs)
     splits = {name: pc.fill_null(pc.equal(table.column("split"), name), False).to_numpy() for name in SPLITS}
@@ -78,7 +77,7 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     by_group = leaks(splits | {"hard": np.zeros(len(cluster), bool)}, _group_numbers(table.column("given_group")))
     excluded = np.where(excluded == None, by_group, excluded)  # noqa: E711 - elementwise
     samples = (
-        table.set_column(table.column_names.index("label"), "label", labels)
+        table.set_column(table.column_names.index("label"), "label", composed(table.column("label")))
         .append_column("cluster", cluster_names(table.column("id"), cluster))
         .append_column("excluded", pa.array(excluded, pa.string()))
     )
@@ -92,7 +91,6 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
         "shards": len(shards),
         "batches": len(live),
         "repeated": repeated,  # rows whose image an earlier batch already has
-        "annotations": annotations.num_rows,
         "refused_at_ingest": dict(sum((Counter(batch.quarantined) for batch in live), Counter())),
         "hidden_groups": _hidden_groups(root, samples, table),
     }

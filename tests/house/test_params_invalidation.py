@@ -5,6 +5,7 @@ the stages are replaced by markers. Code dependencies are left out: tests/test_l
 """
 
 import os
+import shutil
 import subprocess
 import types
 from collections.abc import Iterator
@@ -108,6 +109,7 @@ STAGE_KEYS = [path for path in KEYS if path[0] in STAGE_SECTIONS]
 OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
 TIMES = {("data", "time_format"): "%d.%m.%Y", ("data", "time_zone"): "Europe/Berlin"}
+USED = sorted({path for stage in DVC.values() for path in stage["deps"] if path.count("/") == 2})  # outputs
 BASE = {name: ORIGINAL[name] for name in STAGE_SECTIONS}  # DVC parses the file some 30 times for each change
 
 
@@ -116,10 +118,11 @@ class Project:
 
     def __init__(self, root: Path):
         self.root = root
-        for folder in (".dvc", "data"):
+        for folder in (".dvc", "data/batches"):
             (root / folder).mkdir(parents=True)
         (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
         (root / "data/dataset.json").write_text("{}\n")
+        (root / "data/batches/000001-b-1.json").write_text("{}\n")
         (root / "tombstones.json").write_text("{}\n")
         stages = deepcopy(DVC)
         for stage in stages.values():
@@ -128,7 +131,7 @@ class Project:
         subprocess.run(["git", "init", "-q"], cwd=root, check=True)
         self.write(BASE)
         self.repo = open_repo(root)
-        self.ran: list[str] = []
+        self.said: dict[str, str] = {}  # what another file than usual holds
 
     def write(self, values: dict) -> None:
         file = self.root / "params.yaml"
@@ -145,7 +148,9 @@ class Project:
         """What stage `name` leaves: the same whatever its params are, so that later stages do not change by it."""
         load_run_params(root / "params.yaml")
         (root / "artifacts" / name).mkdir(parents=True)
-        (root / "artifacts" / name / "marker").write_text(name)
+        used = [path for path in USED if path.startswith(f"artifacts/{name}/")]
+        for path in [f"artifacts/{name}/marker", *used]:
+            (root / path).write_text(self.said.get(path, name))
         (root / "metrics").mkdir(exist_ok=True)
         (root / "metrics" / f"{name}.json").write_text("{}\n")
 
@@ -189,6 +194,25 @@ def test_going_back_to_earlier_values_restores_what_they_made(project):
     for values, outcome in ((BASE, "unchanged"), (changed(RESOLUTION), "ran"), (BASE, "restored")):
         project.write(values)
         assert project.bring("inspect") == outcome
+
+
+def test_a_label_runs_validate_and_what_uses_labels_never_inspect_or_embed(project):
+    """A confirmation, which changes no label, runs `clean` and trains nothing."""
+    project.write(BASE)
+    (project.root / "data/annotations/batches").mkdir(parents=True)
+    (project.root / "data/annotations/batches/000002-l-1.json").write_text("{}\n")
+    assert project.to_run() == {"validate"}
+    project.said = {"artifacts/validate/marker": "confirmed"}
+    assert project.bring("validate") == "ran"
+    assert project.to_run() == {"clean"}
+    (project.root / "data/annotations/batches/000003-l-2.json").write_text("{}\n")
+    project.said = {"artifacts/validate/accepted.parquet": "another label"}
+    assert project.bring("validate") == "ran"
+    later = {"clean", "train_backbone", "train_head", "calibrate", "evaluate", "bundle"}
+    assert project.to_run() == later
+    shutil.rmtree(project.root / "data/annotations")
+    project.said = {}
+    assert project.bring("validate") == "restored"
 
 
 def test_the_old_name_of_the_resolution_is_read_but_not_run_with(project):

@@ -75,7 +75,7 @@ def reasons(report) -> dict[str, str]:
 
 def annotations(root: Path) -> list[tuple]:
     table = read_annotations(root / "data").to_pylist()
-    return [(row["annotator"], row["label"], row["why"]) for row in table]
+    return [(row["annotator"], row["label"], row["role"]) for row in table]
 
 
 def splits_of(root: Path) -> dict[str, str]:

@@ -22,9 +22,11 @@ from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
 from tasks.common.files import atomic_path, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
-from tasks.common.schemas import ANNOTATIONS, cleaned_schema
+from tasks.common.schemas import cleaned_schema
 from tasks.dataset import shards
+from tasks.labels.storing import write_annotations
 from tasks.releases.store import Pointer, Releases, open_store
+from tests.support.annotating import said
 from tests.support.checkout import ROOT
 from tests.support.shared import once
 
@@ -92,14 +94,10 @@ def add_batch(main: Path, number: int) -> None:
     name = shards.write_shard(
         main / "data", pa.Table.from_pylist(rows, shards.sample_schema("multiclass")), "multiclass"
     )
-    annotations = []
     if number == 2:  # a person corrects the first bag of b-1
-        schema = ANNOTATIONS.insert(1, pa.field("label", pa.string()))
-        row = {"id": sha256_bytes(b"image bag 1 0"), "label": "boot", "annotator": "eve", "why": "review"}
-        annotations = ["aaa.parquet"]
-        (main / "data/annotations").mkdir()
-        pq.write_table(pa.Table.from_pylist([row], schema), main / "data/annotations/aaa.parquet")
-    about = {"seq": number, "batch": f"b-{number}", "kind": "import", "annotations": annotations}
+        row = said(sha256_bytes(b"image bag 1 0"), "boot", annotator="eve", role="reviewer")
+        write_annotations(main / "data", [row])
+    about = {"seq": number, "batch": f"b-{number}", "kind": "import"}
     shards.write_manifest(main / "data", shards.BatchManifest(shards=[name], rows=len(rows), **about))
     record_data(main)
     git(main, "add", "-A")

@@ -21,10 +21,11 @@ from tasks.common.owner import owner_of
 from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
-from tasks.ingest.writing import write_annotations
+from tasks.labels.storing import write_annotations
 from tasks.releases import reference
 from tasks.releases.bundle import write_manifest
 from tasks.releases.store import Pointer, Releases, open_store
+from tests.support.annotating import said
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import png
 from tests.support.shared import once
@@ -119,10 +120,10 @@ def add_batch(root: Path, number: int, count: int = PER_BATCH) -> None:
     shards.create_dataset(data, "multiclass")
     table = rows(number, count)
     name = shards.write_shard(data, table, "multiclass")
-    vote = {"id": table["id"][0].as_py(), "annotator": "bob", "at": None, "why": "import", "model_version": None}
-    notes = write_annotations(data, [vote | {"label": "dog"}], "multiclass")
-    about = {"kind": "import", "shards": [name], "annotations": notes, "rows": count, "offered": count}
-    shards.write_manifest(data, shards.BatchManifest(seq=number, batch=f"b-{number:012d}", **about))
+    batch = f"b-{number:012d}"
+    write_annotations(data, [said(table["id"][0].as_py(), "dog", annotator="bob")], batch, needs=batch)
+    about = {"kind": "import", "shards": [name], "rows": count, "offered": count}
+    shards.write_manifest(data, shards.BatchManifest(seq=number, batch=batch, **about))
     record_data(root)
     commit_data(root, f"batch {number}")
 

@@ -1,8 +1,9 @@
 """Stage `validate`: decides by hard rules and a Great Expectations suite what may be trained on.
 
-Reads artifacts/inspect/samples.parquet and the batch manifests under data/. Writes artifacts/validate/
-{accepted.parquet, classes.json, quarantine.parquet, result.json, index.html} and metrics/validate.json. index.html
-shows every rule with its figures and works without network.
+Reads artifacts/inspect/samples.parquet, the batch manifests and the annotations under data/. Writes artifacts/validate/
+{accepted.parquet, classes.json, confirmed.parquet, quarantine.parquet, result.json, index.html} and
+metrics/validate.json. From here on a label is the effective one, after all that people said (tasks.labels), and samples
+that people excluded are gone. index.html shows every rule with its figures and works without network.
 
 Rows that break a rule are quarantined. A batch or table that breaks one stops the run (BatchRefused, TableRefused);
 its page is then in `.evergreen/validation/`. Batches are judged in ingest order, each against those before it. The
@@ -26,7 +27,7 @@ from tasks.common.params import DataParams, EmbedParams, ImagesParams, ValidateP
 from tasks.common.paths import state_dir
 from tasks.common.schemas import accepted_schema
 from tasks.dataset.shards import BatchManifest, batches, read_tombstones
-from tasks.stages.validate import batch_noise, expectations, rules
+from tasks.stages.validate import batch_noise, expectations, people, rules
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.expectations import Outcome
 from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, labels_of, left_out_text, report
@@ -42,7 +43,9 @@ QUARANTINE = pa.schema([("id", pa.string()), ("batch", pa.string()), ("reason", 
 def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, validate: ValidateParams) -> None:
     """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
     expectations.columns_of(validate.expectations)  # report a misspelt column before any work
-    table, manifests = _read(root)
+    samples, manifests = _read(root)
+    said = people.decisions(root, samples)
+    table = SampleTable(people.with_decisions(samples, said))
     found = Findings()
     try:
         found.classes, found.left_out = choose_classes(table, data.classes, validate)
@@ -64,16 +67,18 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
         page = _keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
         reasons = [*refusal.reasons, f"all figures are in {page}"]
         raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons, refusal.checks)) from None
-    _write(root, table, found, manifests, data.task, images)
+    out = root / "artifacts" / "validate"
+    _write_parquet(out / "confirmed.parquet", people.confirmed_table(samples["id"], said))
+    _write(root, table, found, manifests, data.task, images, people.label_figures(samples, said))
 
 
-def _read(root: Path) -> tuple[SampleTable, list[BatchManifest]]:
+def _read(root: Path) -> tuple[pa.Table, list[BatchManifest]]:
     file = root / "artifacts" / "inspect" / "samples.parquet"
     if not file.is_file():
         raise StageInputError(f"{file} is missing: run the stage inspect first")
     tombstones = read_tombstones(root)
     manifests = [batch for batch in batches(root / "data") if batch.batch not in tombstones]
-    return SampleTable(pq.read_table(file)), manifests
+    return pq.read_table(file), manifests
 
 
 def choose_classes(
@@ -241,7 +246,13 @@ def _tiles(root: Path, table: SampleTable, images: ImagesParams) -> list[dict]:
 
 
 def _write(
-    root: Path, table: SampleTable, found: Findings, manifests: list[BatchManifest], task: str, images: ImagesParams
+    root: Path,
+    table: SampleTable,
+    found: Findings,
+    manifests: list[BatchManifest],
+    task: str,
+    images: ImagesParams,
+    labels: dict,
 ) -> None:
     out = root / "artifacts" / "validate"
     schema = accepted_schema(task)
@@ -255,11 +266,12 @@ def _write(
     counts = {"classes": len(found.classes), "batches": len(manifests), "checks": len(found.all_checks())}
     if found.left_out:
         figures["left_out"] = about["left_out"]
-    write_json(root / "metrics" / "validate.json", {**figures, **counts, "expectations": len(found.outcomes)})
+    about = {**figures, **counts, **labels, "expectations": len(found.outcomes)}
+    write_json(root / "metrics" / "validate.json", about)
     print(
-        f"validate: {about['accepted']} of {about['rows']} samples accepted, {counts['classes']} classes, "
+        f"validate: {figures['accepted']} of {figures['rows']} samples accepted, {counts['classes']} classes, "
         f"{counts['checks']} checks and {len(found.outcomes)} expectations passed"
-        + (f"; left out: {left_out_text(about['left_out'])}" if found.left_out else "")
+        + (f"; left out: {left_out_text(figures['left_out'])}" if found.left_out else "")
     )
 
 

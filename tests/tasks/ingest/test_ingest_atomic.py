@@ -59,7 +59,7 @@ def test_the_next_ingest_removes_the_files_of_a_killed_one_and_no_others(tmp_pat
     visible = {s.name for s in shards.live_shards(tmp_path / "data")}
     found = {file.name for file in (tmp_path / "data").iterdir() if file.is_file()}
     assert found == visible | {stranger.name, "dataset.json"}
-    assert not any((tmp_path / "data" / "annotations").glob("*"))
+    assert not [file for file in (tmp_path / "data" / "annotations").rglob("*") if file.is_file()]
 
 
 def test_a_killed_first_ingest_does_not_decide_the_task(tmp_path):

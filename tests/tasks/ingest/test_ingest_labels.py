@@ -43,7 +43,7 @@ def test_a_reviewer_can_confirm_a_label_and_change_their_mind(tmp_path):
     for number, label in enumerate(("cat", "cat", "dog", "cat", "cat")):
         source = manifest(tmp_path / "s", [{"path": name, "label": label}], f"{number}.csv")
         take(tmp_path, source, kind="review" if number else "import", annotator="eve" if number else None)
-    assert annotations(tmp_path) == [("eve", "cat", "review"), ("eve", "dog", "review"), ("eve", "cat", "review")]
+    assert annotations(tmp_path) == [("eve", "cat", "reviewer"), ("eve", "dog", "reviewer"), ("eve", "cat", "reviewer")]
 
 
 def test_a_tombstoned_batch_is_still_known(tmp_path):

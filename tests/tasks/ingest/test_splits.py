@@ -194,7 +194,7 @@ def test_a_source_that_was_recorded_as_group_key_stays_whole(tmp_path):
     assert len({(row["group"], row["split"]) for row in own}) == 15
     assert found["same name.png"]["split"] == "test"
     assert (found["given.png"]["split"], found["given.png"]["group"]) == ("train", None)
-    assert read_json(tmp_path / "data/dataset.json")["schema"] == 3
+    assert read_json(tmp_path / "data/dataset.json")["schema"] == shards.SCHEMA_VERSION
 
 
 def test_labels_from_production_are_divided_within_an_old_source(tmp_path):

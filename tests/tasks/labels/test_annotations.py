@@ -1,18 +1,25 @@
 """Which label counts, of all that people said about a sample."""
 
-from datetime import UTC, datetime
+import shutil
 
 import pytest
 
-from tasks.labels.annotations import decide_label
+from tasks.common.errors import DataError
+from tasks.dataset import shards
+from tasks.labels.annotations import annotation_key, decide, decide_label, read_annotations
+from tasks.labels.storing import write_annotations
+from tests.support.annotating import old_annotations, said
 
 
-def at(day: int) -> datetime:
-    return datetime(2025, 1, day, tzinfo=UTC)
+def vote(label=None, annotator=None, day=1, seq=1, **about) -> dict:
+    return said("i", label, day, annotator=annotator, batch="l-1", **about) | {"seq": seq}
 
 
-def vote(label, why="import", annotator=None, day=1) -> dict:
-    return {"label": label, "why": why, "annotator": annotator, "at": at(day)}
+def review(label=None, annotator="eve", day=1, seq=1, **about) -> dict:
+    return vote(label, annotator, day, seq, role="reviewer", **about)
+
+
+UNTIMED = {"at": None}
 
 
 @pytest.mark.parametrize(
@@ -22,22 +29,94 @@ def vote(label, why="import", annotator=None, day=1) -> dict:
         ("a", [vote("b")], "a"),  # a tie keeps the original
         ("a", [vote("b"), vote("b")], "b"),
         ("a", [vote("b"), vote("c")], "a"),
-        ("a", [vote("b", annotator="x"), vote("b", annotator="x", day=2)], "a"),  # one vote per annotator
-        (
-            "a",
-            [vote("b", annotator="x", day=2), vote("a", annotator="x"), vote("b", annotator="y")],
-            "b",
-        ),  # their latest
-        ("a", [vote("b", "review")], "b"),
-        ("a", [vote("b", "review", day=3), vote("c", "review", day=2), vote("c"), vote("c")], "b"),  # the latest review
-        ("a", [vote(None, "review")], None),
-        ("a", [vote("b", "review") | {"at": None}, vote("c", "review")], "c"),  # no time: the oldest
+        ("a", [vote("b", "x"), vote("b", "x", day=2)], "a"),  # one vote per annotator
+        ("a", [vote("b", "x", day=2), vote("a", "x"), vote("b", "y")], "b"),  # their latest
+        ("a", [review("b")], "b"),
+        ("a", [review("b", day=3), review("c", day=2), vote("c"), vote("c")], "b"),  # the newest of a reviewer
+        ("a", [review(exclude=True)], None),
+        ("a", [review(exclude=True), review("b", day=2)], "b"),
+        ("a", [review("b") | UNTIMED, review("c")], "c"),  # no time: the oldest
         (None, [vote("b")], "b"),
         (None, [vote("c", day=2), vote("b", day=1)], "b"),  # no original: the first given
         (None, [vote(None)], None),
+        ("a", [vote(exclude=True), vote(exclude=True)], None),
+        ("a", [vote(exclude=True)], "a"),
         (["x", "y"], [vote(["y", "x"]), vote(["x"]), vote(["x"])], ["x", "y"]),  # the order does not matter
         (["x"], [vote(["y", "x"]), vote(["x", "y"])], ["x", "y"]),
     ],
 )
 def test_the_label_that_counts(original, rows, expected):
     assert decide_label(original, rows) == expected
+
+
+def test_what_is_retracted_does_not_count_until_its_retraction_is_retracted():
+    first, second = review("b"), review("c", day=2)
+    undo = review(day=3, retracts=annotation_key(second))
+    redo = review(day=4, retracts=annotation_key(undo))
+    assert decide_label("a", [first, second]) == "c"
+    assert decide_label("a", [first, second, undo]) == "b"
+    assert decide_label("a", [redo, second, undo, first]) == "c"  # in whatever order two branches bring them
+
+
+def test_a_reviewer_or_two_annotators_confirm_a_label():
+    assert decide("a", [review("b", seq=4)]).confirmed == 4
+    assert decide("a", [vote("b", "x")]).confirmed is None
+    assert decide("a", [vote("b"), vote("b")]).confirmed is None  # imports without a name may be one source
+    agreed = decide("a", [vote("b", "x", seq=2), vote("b", "y", seq=5), vote("b", "z", seq=9)])
+    assert (agreed.label, agreed.confirmed, agreed.disputed) == ("b", 5, None)
+
+
+def test_what_was_said_against_a_confirmed_label_since_is_named():
+    against = vote("c", "bob", day=9, seq=3)
+    found = decide("a", [review("b", seq=2), vote("c", "ann", seq=1), against])
+    assert (found.label, found.disputed) == ("b", "bob said c")
+
+
+def test_annotations_of_earlier_versions_are_read_with_a_role(tmp_path):
+    shards.create_dataset(tmp_path, "multiclass")
+    old = [("x", "b", "review", "eve"), ("y", None, "review", "eve"), ("z", "c", "import", None)]
+    rows = [{"id": i, "label": label, "why": why, "annotator": who} for i, label, why, who in old]
+    about = {"seq": 1, "batch": "b-1", "kind": "import", "shards": [], "rows": 0}
+    manifest = shards.BatchManifest(annotations=[old_annotations(tmp_path, rows, "multiclass")], **about)
+    shards.write_manifest(tmp_path, manifest)
+    write_annotations(tmp_path, [said("z", "d", 2)])
+    found = read_annotations(tmp_path).to_pylist()
+    assert [(row["id"], row["role"], row["exclude"], row["why"], row["seq"]) for row in found] == [
+        ("x", "reviewer", False, "", 1),
+        ("y", "reviewer", True, "", 1),
+        ("z", "import", False, "", 1),
+        ("z", "import", False, "", 2),
+    ]
+    assert read_annotations(tmp_path, {"b-1"})["label"].to_pylist() == ["d"]
+    assert read_annotations(tmp_path, {found[-1]["batch"]})["label"].to_pylist() == ["b", None, "c"]
+
+
+def test_annotations_count_once_the_batch_that_they_need_is_there(tmp_path):
+    shards.create_dataset(tmp_path, "multiclass")
+    write_annotations(tmp_path, [said("x", "b")], "b-1", needs="b-1")
+    assert read_annotations(tmp_path).num_rows == 0
+    assert shards.listed_files(tmp_path) == set()
+    manifest = shards.BatchManifest(seq=1, batch="b-1", kind="import", shards=[], rows=0)
+    shards.write_manifest(tmp_path, manifest)
+    assert read_annotations(tmp_path)["label"].to_pylist() == ["b"]
+    assert len(shards.listed_files(tmp_path)) == 2
+
+
+def test_the_additions_of_two_branches_merge(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for data, label in ((ours, "b"), (theirs, "c")):
+        shards.create_dataset(data, "multiclass")
+        write_annotations(data, [said("same", "a", 1, annotator="ann")])
+        write_annotations(data, [said("x", label, 2, annotator=label)])
+    shutil.copytree(theirs, ours, dirs_exist_ok=True)
+    found = read_annotations(ours)
+    assert sorted(found["label"].to_pylist()) == ["a", "b", "c"]
+
+
+def test_a_missing_file_of_annotations_is_named(tmp_path):
+    shards.create_dataset(tmp_path, "multiclass")
+    batch = write_annotations(tmp_path, [said("x", "b")])
+    (file,) = (tmp_path / "annotations").glob("*.parquet")
+    file.unlink()
+    with pytest.raises(DataError, match=rf"{file} is missing, but batch {batch}"):
+        read_annotations(tmp_path)

@@ -1,6 +1,5 @@
 """The inspect stage on small real projects."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ import pytest
 from tasks.common.errors import DataError, StageInputError
 from tasks.common.files import read_json, sha256_bytes, write_json
 from tasks.common.params import ImagesParams, InspectParams
-from tasks.common.schemas import ANNOTATIONS, label_type, sample_schema, samples_schema
+from tasks.common.schemas import sample_schema, samples_schema
 from tasks.dataset import shards
 from tasks.inspection.measures import shard_measures, store_measures
 from tasks.stages import inspect
+from tests.support.annotating import old_annotations
 from tests.support.photos import cutouts, encode, tracks
 
 IMAGES, ONE = ImagesParams(), InspectParams(workers=1)
@@ -38,11 +38,7 @@ class Project:
             row["image"] = {"bytes": row["image"], "path": row.pop("path", None)}
         files = []
         if annotations:
-            (self.root / "data" / "annotations").mkdir(exist_ok=True)
-            fields = ANNOTATIONS.append(pa.field("label", label_type(self.task)))
-            table = pa.Table.from_pylist([dict.fromkeys(fields.names) | row for row in annotations], schema=fields)
-            pq.write_table(table, self.root / "data" / "annotations" / f"{name}.parquet")
-            files = [f"{name}.parquet"]
+            files = [old_annotations(self.root / "data", annotations, self.task)]
         names = []
         if full:
             table = pa.Table.from_pylist(full, schema=schema)
@@ -180,9 +176,9 @@ def test_tombstoned_batches_are_not_there(project):
 def test_missing_files_are_named(project):
     with pytest.raises(StageInputError, match="ingest"):
         project.inspect()
-    project.batch("b-1", [{"image": PNG[0]}], [{"id": ID[0], "label": "b", "why": "review"}])
-    (project.root / "data" / "annotations" / "b-1.parquet").unlink()
-    with pytest.raises(DataError, match=r"annotations/b-1\.parquet is missing, but batch b-1"):
+    shard = project.batch("b-1", [{"image": PNG[0]}])
+    (project.root / "data" / shard).unlink()
+    with pytest.raises(DataError, match=rf"{shard} is missing, but batch b-1"):
         project.inspect()
 
 
@@ -198,28 +194,20 @@ def test_only_new_shards_are_decoded(project):
     assert brightness[1] > 2
 
 
-def at(day: int) -> datetime:
-    return datetime(2025, 1, day, tzinfo=UTC)
-
-
-def test_annotations_change_the_effective_label_and_never_the_shard(project):
-    shard = project.batch("b-1", [{"image": PNG[n], "label": label} for n, label in enumerate(["a", "b", None, "d"])])
-    review = [{"id": ID[1], "label": "z", "why": "review", "at": at(2)}, {"id": ID[2], "label": "new", "why": "import"}]
+def test_no_annotation_changes_what_inspect_finds(project):
+    project.batch("b-1", [{"image": PNG[n], "label": label} for n, label in enumerate(["a", "b", None, "d"])])
+    review = [{"id": ID[1], "label": "z", "why": "review"}, {"id": ID[2], "label": "new", "why": "import"}]
     project.batch("b-2", [], [*review, {"id": "f" * 64, "label": "unknown image", "why": "review"}])
-    assert project.inspect()["label"].to_pylist() == ["a", "z", "new", "d"]
-    assert project.metrics["labelled"] == 4
-    assert shards.read_columns(project.root / "data" / shard, ["label"])["label"].to_pylist() == ["a", "b", None, "d"]
+    assert project.inspect()["label"].to_pylist() == ["a", "b", None, "d"]
+    assert project.metrics["labelled"] == 3
 
 
 def test_multilabel(tmp_path):
     project = Project(tmp_path, "multilabel")
     project.batch("b-1", [{"image": PNG[n], "label": label} for n, label in enumerate([["a", "b"], [], None])])
-    project.batch(
-        "b-2", [], [{"id": ID[0], "label": ["c"], "why": "review"}, {"id": ID[2], "label": [], "why": "import"}]
-    )
     found = project.inspect()
     assert found.schema.field("label").type == pa.list_(pa.string())
-    assert found["label"].to_pylist() == [["c"], [], []]
+    assert found["label"].to_pylist() == [["a", "b"], [], None]
 
 
 def test_leaks_need_only_splits_and_clusters():

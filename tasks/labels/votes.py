@@ -1,0 +1,33 @@
+"""The label that most people gave; the label first given is one vote, too."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+EXCLUDE = object()  # the ballot "leave this sample out"
+
+
+def newest_votes(rows: Sequence[dict]) -> list[dict]:
+    """The newest of `rows` (in order of time) of each annotator; without a name, each row is a vote."""
+    return list({row["annotator"] or number: row for number, row in enumerate(rows)}.values())
+
+
+def majority(original: str | list[str] | None, rows: Sequence[dict]) -> str | list[str] | object | None:
+    """The label that wins, or EXCLUDE; None without any vote. A tie keeps the original, else the first given."""
+    votes = newest_votes(rows)
+    ballots = [EXCLUDE if row["exclude"] else ballot(row["label"]) for row in votes]
+    first = None if original is None else ballot(original)
+    # where its annotator has a name, ingest also records the original label as a vote: count it once
+    if not any(row["annotator"] and not row["exclude"] and ballot(row["label"]) == first for row in rows):
+        ballots = [first, *ballots]
+    count = Counter(one for one in ballots if one is not None)
+    if not count:
+        return None
+    best = max(count.values())
+    winners = [one for one in count if count[one] == best]  # in order of first mention, original first
+    chosen = first if first is not None and first in winners else winners[0]
+    return list(chosen) if isinstance(chosen, tuple) else chosen
+
+
+def ballot(label: str | list[str] | None) -> str | tuple[str, ...] | None:
+    """A label as a key: the order of a multi-label sample's classes does not matter."""
+    return label if label is None or isinstance(label, str) else tuple(sorted(set(label)))
