@@ -5,39 +5,30 @@ with the image's bytes it also goes into data/, so that the next retraining lear
 """
 
 import getpass
-import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.labels.files import LabelFile, read_labels
 from flows.labels.resolve import resolve
 from flows.production.queue_export import label_classes
 from flows.production.sessions import session_groups
 from flows.project.ingest import NO_LAYOUT, ingest_command
 from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import DEFAULTS, late_labels_schema
-from monitoring.review import label_studio
 from monitoring.review import queue as review_queue
-from tasks.common.cells import optional_text
-from tasks.common.errors import DataError
 from tasks.common.params import load_params
 from tasks.dataset.shards import live_shards, shard_groups
 from tasks.ingest.batch import IngestReport
-from tasks.sources import fields
-from tasks.sources.fields import Unusable
-from tasks.sources.records import Columns, json_records, parquet_records, text_records
-from tasks.sources.source import read_time
+from tasks.labels.names import Named
 from tasks.sources.times import Times
 
-READERS = {".csv": text_records, ".tsv": text_records, ".jsonl": json_records, ".ndjson": json_records}
-READERS |= {".parquet": parquet_records}
 BLOCK = 64  # images in memory at once
 FULL_ID = re.compile(r"[0-9a-f]{64}")
 QUOTA_FROM = 20  # unsolicited labels that every source may give
@@ -55,12 +46,13 @@ class Labelled:
     refused: list[str] = field(default_factory=list)  # "labels.csv line 3: why"
     untimed: int = 0  # labels whose time cannot be read: they count as given now
     without_image: int = 0  # only a thumbnail is in the log: counts for accuracy, not for training
+    notes: list[str] = field(default_factory=list)  # how the file was understood
     ingested: IngestReport | None = None
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
         taken = "1 label" if self.kept == 1 else f"{self.kept} labels"
-        found = [f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
+        found = [*self.notes, f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
         found += [f"  refused {line}" for line in self.refused[:10]]
         if len(self.refused) > 10:
             found.append(f"  ... and {len(self.refused) - 10} more refused")
@@ -109,8 +101,8 @@ def take_labels(
     classes = None if new_classes else label_classes(root, params) or None
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
-    given = list(_read(file, params.data.task, classes, annotator or getpass.getuser(), times, result))
-    given = _by_name(root, log, given, result)
+    read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)
+    given = _by_name(root, log, read, result)
     located = {row["id"]: row for row in log.find([one.id for one in given], *EVER, ["id", "at", "source"]).to_pylist()}
     given = [one for one in given if _is_known(one, located, result)]
     if quota:
@@ -121,77 +113,22 @@ def take_labels(
     return result
 
 
-def _read(
-    file: Path, task: str, classes: list[str] | None, annotator: str, times: Times, result: Labelled
-) -> Iterator[_Given]:
-    for where, values in _records(file):
-        result.rows += 1
-        try:
-            found = fields.label(values.get("label"), task, classes)
-            if values.get("label") in (None, "", []) or found is None:
-                result.left += 1
-                continue
-            name = optional_text(values.get("id")) or optional_text(values.get("key"))
-            if name is None:
-                raise Unusable("bad_label", "no id and no key")
-            at, unread = read_time(values.get("labelled_at"), times)
-            result.untimed += unread is not None
-            by = optional_text(values.get("annotator")) or annotator
-            yield _Given(where, name, found, by, at)
-        except Unusable as error:
-            result.refused.append(f"{where}: {error.detail}")
-
-
-def _records(file: Path) -> Iterator[tuple[str, dict]]:
-    if not file.is_file():
-        raise DataError(f"{file} does not exist: expected labels as .csv, .jsonl, .parquet, or .json of Label Studio")
-    if file.suffix.lower() == ".json":
-        try:
-            found = list(label_studio.labels(json.loads(file.read_text(encoding="utf-8-sig"))))
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file} cannot be read as an export of Label Studio: {error}") from None
-        yield from ((f"{file.name} annotation {number}", one) for number, one in enumerate(found, 1))
-        return
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        raise DataError(f"{file}: expected labels as {', '.join(READERS)}, or .json of Label Studio")
-    columns = _naming_columns(reader, file)
-    for where, roles, record in reader(file, columns, True):
-        names = {
-            "id": columns.image,
-            "key": columns.key,
-            "label": roles.label,
-            "annotator": roles.annotator,
-            "labelled_at": roles.labelled_at,
-        }
-        yield where, {role: record.get(column) for role, column in names.items() if column}
-
-
-def _naming_columns(reader: Callable, file: Path) -> Columns:
-    """The columns that say which image a label is about: id and key, or one of them. Raises DataError without any."""
-    errors = []
-    for columns in (Columns(image="id", key="key"), Columns(image="id"), Columns(image="key")):
-        try:
-            next(reader(file, columns, True), None)
-            return columns
-        except DataError as error:
-            errors.append(error)
-    raise errors[1]
-
-
-def _by_name(root: Path, log: Log, given: list[_Given], result: Labelled) -> list[_Given]:
-    """`given` with ids in place of keys, paths and starts of ids; a text that names no single answer is refused."""
-    names = [one.id for one in given if not FULL_ID.fullmatch(one.id)]
-    if not names:
-        return given
-    named = resolve(root, names, log=log, data=False)
-    kept = []
-    for one in given:
-        if one.id in named.refused:
-            result.refused.append(f"{one.where}: {named.refused[one.id]} in the production log")
+def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[_Given]:
+    """The answers of a file, with the id of the one image that each names; others are refused with the reason."""
+    result.rows, result.left, result.untimed, result.notes = read.rows, read.left, read.untimed, read.notes
+    result.refused += read.refused
+    texts = [name for one in read.given for name in one.names if not FULL_ID.fullmatch(name)]
+    named = resolve(root, texts, log=log, data=False) if texts else Named()
+    given = []
+    for one in read.given:
+        found = next((named.found.get(n, n) for n in one.names if n in named.found or FULL_ID.fullmatch(n)), None)
+        if found is None:
+            result.refused.append(f"{one.where}: {named.refused[one.names[0]]} in the production log")
+        elif one.exclude:
+            result.refused.append(f"{one.where}: only images of the data set can be excluded")
         else:
-            kept.append(replace(one, id=named.found.get(one.id, one.id)))
-    return kept
+            given.append(_Given(one.where, found, one.label, one.annotator, one.at))
+    return given
 
 
 def _is_known(one: _Given, located: dict[str, dict], result: Labelled) -> bool:

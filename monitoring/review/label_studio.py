@@ -8,7 +8,7 @@ as data URIs, so no server is needed.
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image
@@ -18,7 +18,17 @@ from tasks.dataset.decode import Undecodable, decode
 
 EMBEDDED = 1 << 20  # bytes; a larger image, or one that browsers cannot show, becomes a smaller JPEG
 SIDE = 1024  # longest edge of that JPEG in pixels
+CONTROL = "label"  # the name of the control whose choice is the label; other controls are other questions
+EXCLUDE = "(exclude)"  # the choice that says: use this image for nothing
 KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # formats that browsers show
+
+
+class Answer(NamedTuple):
+    """One annotation: `values` has the keys names, label (None: skipped), annotator and labelled_at."""
+
+    where: str  # "task 3 annotation 7"
+    values: dict[str, Any]
+    problem: str = ""  # why it cannot be used
 
 
 def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
@@ -38,7 +48,7 @@ def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
             {
                 "model_version": entry.version,
                 "score": entry.confidence,
-                "result": [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": chosen}}],
+                "result": [{"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": chosen}}],
             }
         ],
     }
@@ -46,42 +56,68 @@ def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
 
 def config(classes: Sequence[str], multilabel: bool) -> str:
     """The labelling interface for these tasks (Settings > Labeling Interface > Code)."""
-    choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes)
+    choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in [*classes, EXCLUDE])
     kind = "multiple" if multilabel else "single"
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n  <Choices name="label" toName="image" choice="{kind}">'
+        f'<View>\n  <Image name="image" value="$image"/>\n  <Choices name="{CONTROL}" toName="image" choice="{kind}">'
         f"{choices}\n  </Choices>\n</View>\n"
     )
 
 
-def labels(content: Any) -> Iterator[dict[str, Any]]:
-    """Labels of a parsed export: {"id", "label" (None: skipped), "annotator", "labelled_at"}.
+def answers(content: Any) -> Iterator[Answer]:
+    """What people answered in a parsed export, one per annotation; a task without annotations gives one without label.
 
-    Raises ValueError if `content` is not an export.
+    Only the control CONTROL counts. Predictions and drafts are not answers. Raises ValueError if `content` is not an
+    export.
     """
     if not isinstance(content, list) or not all(isinstance(found, dict) for found in content):
         raise ValueError("expected Label Studio's JSON or JSON-MIN export: a list of tasks")
-    for found in content:
-        if "data" not in found:
-            value = found.get("label")
-            value = value.get("choices") if isinstance(value, dict) else value
-            yield _label(found.get("evergreen_id"), value, found.get("annotator"), found.get("updated_at"))
+    for number, found in enumerate(content, 1):
+        where = f"task {found.get('id', number)}"
+        if "data" not in found:  # JSON-MIN: one flat record per annotation
+            values = {"names": _names(found), "annotator": annotator(found.get("annotator"))}
+            values |= {"label": chosen(found.get(CONTROL)), "labelled_at": found.get("updated_at")}
+            yield Answer(where, values)
             continue
-        name = found["data"].get("evergreen_id") if isinstance(found["data"], dict) else None
-        for given in found.get("annotations") or [{}]:  # no annotations: not labelled yet
-            value = next(
-                (result["value"]["choices"] for result in given.get("result") or [] if result.get("type") == "choices"),
-                None,
-            )
-            by = given.get("completed_by")
-            by = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
-            at = given.get("updated_at") or given.get("created_at")
-            yield _label(name, None if given.get("was_cancelled") else value, by, at)
+        names = _names(found["data"]) if isinstance(found["data"], dict) else []
+        for count, given in enumerate(found.get("annotations") or [{}], 1):  # no annotations: not labelled yet
+            values = {"names": names, "annotator": annotator(given.get("completed_by"))}
+            values["labelled_at"] = given.get("updated_at") or given.get("created_at")
+            label, problem = (None, "") if given.get("was_cancelled") else _answer(given.get("result") or [])
+            yield Answer(f"{where} annotation {given.get('id', count)}", values | {"label": label}, problem)
 
 
-def _label(name: Any, value: Any, annotator: Any, at: Any) -> dict[str, Any]:
-    by = None if annotator is None else f"annotator {annotator}" if isinstance(annotator, int) else str(annotator)
-    return {"id": name, "label": value, "annotator": by, "labelled_at": at}
+def chosen(value: Any) -> Any:
+    """The label in an exported value: a name, a list of names or {"choices": [...]}; None for none."""
+    if isinstance(value, dict):
+        return value["choices"]
+    return value
+
+
+def _answer(results: list[dict[str, Any]]) -> tuple[Any, str]:
+    """(the chosen labels of CONTROL, why they cannot be used)."""
+    ours = [result for result in results if result.get("from_name") == CONTROL]
+    for result in ours:
+        if result.get("type") == "choices":
+            return result["value"]["choices"], ""
+    if ours:
+        return None, f"the control {CONTROL!r} has the type {ours[0].get('type')!r}, expected choices"
+    others = sorted({str(result["from_name"]) for result in results if result.get("type") == "choices"})
+    if others:
+        return None, f"no answer of a control {CONTROL!r}, only of {', '.join(map(repr, others))[:100]}"
+    return None, ""
+
+
+def _names(data: dict[str, Any]) -> list[Any]:
+    """What may name the sample, the best first."""
+    found = [data.get(name) for name in ("evergreen_id", "key", "path", "image")]
+    return [name for name in found if isinstance(name, str | int) and not str(name).startswith("data:")]
+
+
+def annotator(by: Any) -> str | None:
+    """The name of who annotated: an address where the export has one, else "annotator" and a number."""
+    by = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
+    return None if by is None else f"annotator {by}" if isinstance(by, int) else str(by)
 
 
 def data_uri(image: bytes | None, max_pixels: int) -> str:

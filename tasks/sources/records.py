@@ -156,7 +156,7 @@ def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Reco
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
         schema = parquet.schema_arrow
-        names_of = _class_labels(schema.metadata)
+        names_of = class_label_names(schema.metadata)
         roles = find_columns(schema.names, columns, str(file), list(names_of))
         wanted = {getattr(roles, role) for role in ALIASES} | set(roles.slices)
         taken = [n for n in schema.names if n in wanted or n == "slice" or n.startswith("slice_")]
@@ -169,7 +169,7 @@ def parquet_records(file: Path, columns: Columns, images: bool) -> Iterator[Reco
                 record = {name: values[row] for name, values in columns_of.items()}
                 record = {n: v.as_py() if isinstance(v, pa.Scalar) else v for n, v in record.items()}
                 if roles.label in names_of:
-                    record[roles.label] = _named(record[roles.label], names_of[roles.label])
+                    record[roles.label] = label_name(record[roles.label], names_of[roles.label])
                 yield f"{file.name} row {number}", roles, record
                 number += 1
     except (pa.ArrowException, OSError) as error:
@@ -190,7 +190,7 @@ def _values(column: Any) -> Any:
         return column.cast(pa.string()).to_pylist()
 
 
-def _class_labels(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+def class_label_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     """Column -> class names, for the columns that Hugging Face's metadata declares as ClassLabel or a list of it."""
     found = {}
     try:
@@ -206,10 +206,10 @@ def _class_labels(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     return found
 
 
-def _named(value: Any, names: list[str]) -> Any:
+def label_name(value: Any, names: list[str]) -> Any:
     """ClassLabel numbers as names; the `datasets` library writes -1 for a missing label."""
     if isinstance(value, list):
-        return [_named(part, names) for part in value]
+        return [label_name(part, names) for part in value]
     if isinstance(value, int) and not isinstance(value, bool):
         if value == -1:
             return None

@@ -203,9 +203,9 @@ def test_a_file_that_is_not_an_export_is_an_error(root, tmp_path, content):
 def test_an_unusable_file_of_labels_is_an_error_that_says_what_is_expected(root, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         take_labels(root, tmp_path / "absent.csv")
-    (tmp_path / "labels.txt").write_text("")
+    (tmp_path / "labels.doc").write_text("")
     with pytest.raises(DataError, match="expected labels as"):
-        take_labels(root, tmp_path / "labels.txt")
+        take_labels(root, tmp_path / "labels.doc")
     with pytest.raises(DataError, match="no column 'id'"):
         take_labels(root, write_csv(tmp_path / "c.csv", ("a", "b"), header=("name", "label")))
 
