@@ -13,13 +13,14 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
-from monitoring.review.queue import Queued
+from monitoring.review.asked import Asked, ClassGuide, choices
 from tasks.dataset.decode import Undecodable, decode
 
 EMBEDDED = 1 << 20  # bytes; a larger image, or one that browsers cannot show, becomes a smaller JPEG
-SIDE = 1024  # longest edge of that JPEG in pixels
+SIDE = 1600  # longest edge of that JPEG in pixels
 CONTROL = "label"  # the name of the control whose choice is the label; other controls are other questions
 EXCLUDE = "(exclude)"  # the choice that says: use this image for nothing
+NONE = "(none)"  # multi-label: no class applies
 KINDS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}  # formats that browsers show
 
 
@@ -31,36 +32,41 @@ class Answer(NamedTuple):
     problem: str = ""  # why it cannot be used
 
 
-def task(entry: Queued, image: bytes | None, max_pixels: int) -> dict[str, Any]:
-    """One task. image: None if the log no longer has it."""
-    chosen = [entry.prediction] if isinstance(entry.prediction, str) else list(entry.prediction or [])
+def task(entry: Asked, image: bytes | None, max_pixels: int) -> dict[str, Any]:
+    """One task. image: None if it is no longer stored."""
+    said = entry.prediction if entry.prediction is not None else []
+    result = {"choices": [said] if isinstance(said, str) else list(said)}
+    data = {
+        "image": data_uri(image, max_pixels),
+        "evergreen_id": entry.id,
+        "source": entry.source,
+        "at": entry.at.isoformat() if entry.at else None,
+        "why": entry.why,
+        "key": entry.key,
+        "path": entry.path,
+    }
+    more = {"given": entry.given, "detail": entry.detail}
     return {
-        "data": {
-            "image": data_uri(image, max_pixels),
-            "evergreen_id": entry.id,
-            "source": entry.source,
-            "at": entry.at.isoformat(),
-            "why": entry.why,
-            "key": entry.key,
-            "path": entry.path,
-        },
+        "data": data | {name: value for name, value in more.items() if value not in (None, "")},
         "predictions": [
             {
                 "model_version": entry.version,
                 "score": entry.confidence,
-                "result": [{"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": chosen}}],
+                "result": [{"from_name": CONTROL, "to_name": "image", "type": "choices", "value": result}],
             }
         ],
     }
 
 
-def config(classes: Sequence[str], multilabel: bool) -> str:
-    """The labelling interface for these tasks (Settings > Labeling Interface > Code)."""
-    choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in [*classes, EXCLUDE])
+def config(classes: Sequence[str], multilabel: bool, guides: Sequence[ClassGuide] = ()) -> str:
+    """The labelling interface for these tasks (Settings > Labeling Interface > Code); a class's meaning is its hint."""
+    hints = {guide.name: f" hint={quoteattr(guide.text)}" for guide in guides if guide.text}
+    offered = [name for name, _ in choices(classes, multilabel, EXCLUDE, NONE)]
+    lines = "".join(f"\n    <Choice value={quoteattr(name)}{hints.get(name, '')}/>" for name in offered)
     kind = "multiple" if multilabel else "single"
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n  <Choices name="{CONTROL}" toName="image" choice="{kind}">'
-        f"{choices}\n  </Choices>\n</View>\n"
+        f'<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
+        f'  <Choices name="{CONTROL}" toName="image" choice="{kind}">{lines}\n  </Choices>\n</View>\n'
     )
 
 

@@ -7,85 +7,114 @@ All texts are escaped. The page loads nothing and runs only its own script (Cont
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment
 
-from monitoring.review.label_studio import data_uri
-from monitoring.review.queue import Queued
+from monitoring.review.asked import Asked, ClassGuide, choices, label_text
+from monitoring.review.label_studio import EXCLUDE, NONE, data_uri
 from tasks.common.files import atomic_path
 
 SCRIPT = """
 const quoted = text => '"' + text.replaceAll('"', '""') + '"';
 document.getElementById('save').addEventListener('click', () => {
-  const lines = ['id,label,annotator'];
+  const lines = ['id,label,annotator,comment'];
   const annotator = document.getElementById('annotator').value.trim();
   for (const card of document.querySelectorAll('[data-id]')) {
     const chosen = [...card.querySelectorAll('option:checked')].map(option => option.value).filter(value => value);
-    if (chosen.length) lines.push([card.dataset.id, chosen.join('|'), annotator].map(quoted).join(','));
+    const comment = card.querySelector('input').value.trim();
+    if (chosen.length) lines.push([card.dataset.id, chosen.join('|'), annotator, comment].map(quoted).join(','));
   }
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([lines.join('\\n') + '\\n'], {type: 'text/csv'}));
   link.download = 'labels.csv';
   link.click();
 });
+for (const button of document.querySelectorAll('figure button'))
+  button.addEventListener('click', () => button.closest('figure').classList.toggle('large'));
 """
 STYLE = """
 body { font: 15px system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 1rem; margin-top: 1rem }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1rem }
+main { margin-top: 1rem; align-items: start }
 figure { margin: 0; padding: .6rem; background: #fff; border: 1px solid #ddd; border-radius: 6px }
-img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #eee; image-rendering: auto }
-figcaption { font-size: 13px; overflow-wrap: anywhere } select { width: 100%; margin-top: .4rem }
+figure > button { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in }
+img { width: 100%; max-height: 70vh; aspect-ratio: 1; object-fit: contain; background: #eee }
+.small img { image-rendering: pixelated }
+figure.large { grid-column: 1 / -1 } figure.large > button { cursor: zoom-out; overflow: auto }
+figure.large img { width: auto; min-width: 100%; max-height: none; aspect-ratio: auto }
+figcaption { font-size: 13px; overflow-wrap: anywhere } select, figure input { width: 100%; margin-top: .4rem }
+figure input { box-sizing: border-box; font: inherit } summary { cursor: pointer }
+.guide { display: flex; gap: .6rem; flex-wrap: wrap; margin: .4rem 0 1rem } .guide img { width: 200px }
 """
 HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Review queue</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Review queue</title>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src '{{ style_hash }}'; script-src '{{ script_hash }}'">
 <style>{{ style }}</style></head><body>
-{% if home %}<nav><a href="{{ home }}">← All reports</a></nav>{% endif %}
+{% if frame.home %}<nav><a href="{{ frame.home }}">← All reports</a></nav>{% endif %}
 {% if not count %}
 <h1>No image waits for a label</h1>
-<p>When production has changed and there are too few labels, the monitor lists images here.
-<code>evergreen queue --pick 24</code> lists some of the last day's images now.</p>
+<p>{{ frame.empty }}</p>
 {% else %}
 <h1>{{ "1 image" if count == 1 else "%d images" | format(count) }} to label</h1>
-<p>Choose labels for the images that you are sure of; skip the others.
-Then save and run <code>evergreen label labels.csv</code>.</p>
-<p><label>Your name <input id="annotator" maxlength="200"></label> <button id="save">Save labels.csv</button></p>
+{% if frame.due %}<p><strong>{{ frame.due }}</strong></p>{% endif %}
+<p>Choose labels for the images that you are sure of; skip the others. A click on an image enlarges it.
+Then save and run <code>evergreen label labels.csv{% if frame.reviewer %} --reviewer{% endif %}</code>.</p>
+<p><label>Your name <input id="annotator" maxlength="200" value="{{ frame.person }}"></label>
+<button id="save">Save labels.csv</button></p>
+{% for guide in frame.guides %}<details><summary>{{ guide.name }}</summary><p>{{ guide.text }}</p><div class="guide">
+{% for image in guide.images %}<img alt="{{ guide.name }}, example {{ loop.index }}" src="{{ image }}">{% endfor %}
+</div></details>{% endfor %}
 {% endif %}
 <main>
 """
-CARD = """<figure data-id="{{ entry.id }}"><img alt="" src="{{ image }}"><figcaption>
-{{ entry.why }}: {{ said }}{% if entry.confidence is not none %} ({{ "%.0f" % (100 * entry.confidence) }} %){% endif %}
-<br>{{ entry.source or "unknown source" }}, {{ entry.at.strftime("%Y-%m-%d %H:%M") }} UTC
+CARD = """<figure data-id="{{ entry.id }}"><button aria-label="enlarge"><img alt="" src="{{ image }}"></button>
+<figcaption>
+{% if entry.given is not none %}now <b>{{ given }}</b>; {% endif %}{{ entry.why }}
+{%- if entry.prediction is not none or entry.given is none %}: {{ said }}
+{%- if entry.confidence is not none %} ({{ "%.0f" % (100 * entry.confidence) }} %){% endif %}{% endif %}
+{% if entry.detail %}<br>{{ entry.detail }}{% endif %}
+<br>{{ entry.source or "unknown source" }}{% if entry.at %}, {{ entry.at.strftime("%Y-%m-%d %H:%M") }} UTC{% endif %}
 {% if entry.key %}<br>{{ entry.key }}{% endif %}{% if entry.path %}<br>{{ entry.path }}{% endif %}</figcaption>
-<select aria-label="label"{% if multilabel %} multiple{% endif %}>{% if not multilabel %}<option value=""></option>
-{% endif %}{% for name in classes %}<option value="{{ name }}">{{ name }}</option>{% endfor %}</select></figure>
+<select aria-label="label"{% if frame.multilabel %} multiple{% endif %}>
+{% if not frame.multilabel %}<option value=""></option>{% endif %}
+{% for value, text in choices %}<option value="{{ value }}">{{ text }}</option>{% endfor %}</select>
+<input aria-label="comment" placeholder="comment" maxlength="500"></figure>
 """
+PICK = "When production has changed and there are too few labels, the monitor lists images here. "
+PICK += "`evergreen queue --pick 24` lists some of the last day's images now."
 
 
-def write(
-    path: Path,
-    entries: Iterable[tuple[Queued, bytes | None]],
-    count: int,
-    classes: Sequence[str],
-    multilabel: bool,
-    max_pixels: int,
-    home: str | None = None,
-) -> None:
-    """Write the page to `path`, with one image in memory at a time.
+@dataclass(frozen=True)
+class Frame:
+    """What surrounds the samples: the classes and what they mean, and who is asked until when."""
 
-    entries: `count` pairs (entry, encoded image); home: address of the link back, if the page is served.
-    """
+    classes: Sequence[str]
+    multilabel: bool
+    max_pixels: int
+    guides: Sequence[ClassGuide] = ()
+    person: str = ""
+    due: str = ""
+    reviewer: bool = False
+    home: str | None = None  # address of the page's back link
+    empty: str = PICK  # what the page says without samples
+
+
+def write(path: Path, entries: Iterable[tuple[Asked, bytes | None]], count: int, frame: Frame) -> None:
+    """Write the page to `path`, with one image in memory at a time; entries: `count` pairs (entry, encoded image)."""
     environment = Environment(autoescape=True)
     head, card = environment.from_string(HEAD), environment.from_string(CARD)
-    safe = {"style_hash": _hash(STYLE), "script_hash": _hash(SCRIPT)}
+    safe = {"style_hash": _hash(STYLE), "script_hash": _hash(SCRIPT), "style": "@@STYLE@@", "count": count}
+    options = choices(frame.classes, frame.multilabel, EXCLUDE, NONE)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as page:
-        page.write(head.render(count=count, home=home, style="@@STYLE@@", **safe).replace("@@STYLE@@", STYLE))
+        page.write(head.render(frame=frame, **safe).replace("@@STYLE@@", STYLE))
         for entry, image in entries:
-            said = entry.prediction if isinstance(entry.prediction, str) else ", ".join(entry.prediction or ["none"])
-            uri = data_uri(image, max_pixels)
-            page.write(card.render(entry=entry, image=uri, said=said, classes=classes, multilabel=multilabel))
+            texts = {"said": label_text(entry.prediction), "given": label_text(entry.given)}
+            uri = data_uri(image, frame.max_pixels)
+            page.write(card.render(entry=entry, image=uri, choices=options, frame=frame, **texts))
         page.write(f"</main>{f'<script>{SCRIPT}</script>' if count else ''}</body></html>\n")
 
 

@@ -13,6 +13,8 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from monitoring.review import label_studio
 from monitoring.review import page as review_page
 from monitoring.review import queue as review_queue
+from monitoring.review.asked import of_queued
+from monitoring.review.page import Frame
 from monitoring.review.queue import COLUMNS, Queued, enqueue, queued, waiting
 from tasks.common.params import ReviewParams
 from tasks.storage.local import LocalStore
@@ -148,7 +150,7 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(tmp_path, visit):
     ]
     page_file = tmp_path / "queue.html"
     classes = ["Bag", HOSTILE, 'comma, "quote"']
-    review_page.write(page_file, zip(entries, images, strict=True), 3, classes, False, 10**6)
+    review_page.write(page_file, zip(map(of_queued, entries), images, strict=True), 3, Frame(classes, False, 10**6))
     assert "<script>window" not in page_file.read_text()
     shown = visit(page_file)
     assert shown.images == shown.images_loaded > 0
@@ -173,7 +175,7 @@ def test_the_interface_is_well_formed_whatever_classes_are_called():
     from xml.etree import ElementTree
 
     root = ElementTree.fromstring(label_studio.config([HOSTILE, "a & b", "'\""], multilabel=True))
-    assert [choice.get("value") for choice in root.iter("Choice")] == [HOSTILE, "a & b", "'\""]
+    assert [choice.get("value") for choice in root.iter("Choice")] == [HOSTILE, "a & b", "'\"", "(none)", "(exclude)"]
     assert root.find("Choices").get("choice") == "multiple"
 
 
