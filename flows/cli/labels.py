@@ -1,4 +1,4 @@
-"""The `evergreen` commands about labels: label.
+"""The `evergreen` commands about labels: label, correct, exclude, include, undo, why, finish.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -12,6 +12,8 @@ import typer
 from tasks.common.paths import project_root
 
 COMMANDS: list[Callable] = []
+IMAGE_HELP = "id, start of an id (8 characters), the owner's key, or a file's path."
+COMMIT_HELP = "Commit data.dvc (and nothing else) to git."
 
 
 def label(
@@ -36,3 +38,97 @@ def label(
 
 
 COMMANDS += [label]
+
+
+def correct(
+    image: Annotated[str, typer.Argument(metavar="ID", help=IMAGE_HELP)],
+    label: Annotated[list[str], typer.Argument(help="Its right label; several for a data set with several labels.")],
+    why: Annotated[str, typer.Option(help="Why; recorded with the label.")] = "",
+    commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
+) -> None:
+    """Give an image of the data set its right label, as a reviewer: this overrides what others say."""
+    from flows.labels.exclude import correct as run
+    from tasks.common.errors import EvergreenError
+    from tasks.common.params import load_params
+
+    root = project_root()
+    several = load_params(root / "params.yaml").data.task == "multilabel"
+    if len(label) > 1 and not several:
+        raise EvergreenError(f"{len(label)} labels for one image, but data.task is multiclass: give one")
+    typer.echo(run(root, _named(root, [image])[0], label if several else label[0], why, commit).sentence())
+
+
+def exclude(
+    images: Annotated[list[str], typer.Argument(metavar="ID...", help=IMAGE_HELP)],
+    why: Annotated[str, typer.Option(help="Why; recorded with the exclusion.")],
+    commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
+) -> None:
+    """Leave single images out of training, calibration and tests. `evergreen include` takes them back."""
+    from flows.labels.exclude import exclude as run
+
+    root = project_root()
+    typer.echo(run(root, _named(root, images), why, commit).sentence())
+
+
+def include(
+    images: Annotated[list[str], typer.Argument(metavar="ID...", help=IMAGE_HELP)],
+    why: Annotated[str, typer.Option(help="Why; recorded.")] = "",
+    commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
+) -> None:
+    """Take excluded images back, with the label that counts otherwise."""
+    from flows.labels.exclude import include as run
+
+    root = project_root()
+    typer.echo(run(root, _named(root, images), why, commit).sentence())
+
+
+def undo(
+    what: Annotated[str, typer.Argument(help="A batch of labels (l-...), or an image: " + IMAGE_HELP)],
+    why: Annotated[str, typer.Option(help="Why; recorded.")] = "",
+    commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
+) -> None:
+    """Take back a batch of corrections, or the newest word about one image. Undoing an undo restores it."""
+    from flows.labels.undo import undo_batch, undo_newest
+    from tasks.dataset.shards import known_batches
+
+    root = project_root()
+    if what in known_batches(root / "data"):
+        found = undo_batch(root, what, why, commit)
+    else:
+        found = undo_newest(root, _named(root, [what])[0], why, commit)
+    typer.echo(found.sentence())
+
+
+def why(image: Annotated[str, typer.Argument(metavar="ID", help=IMAGE_HELP)]) -> None:
+    """Explain an image's label: first given, what people said, what counts, and what each version made of it."""
+    from flows.labels.why import explain
+
+    root = project_root()
+    for line in explain(root, _named(root, [image])[0]):
+        typer.echo(_printable(line))
+
+
+def finish(commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True) -> None:
+    """Take the answers that people gave so far as one batch. Housekeeping does it after 15 idle minutes."""
+    from flows.labels.take import finish as run
+
+    typer.echo(run(project_root(), commit).sentence())
+
+
+def _named(root: Path, texts: list[str]) -> list[str]:
+    """Ids of the data set's images that `texts` name. Raises EvergreenError for a text that names none."""
+    from flows.labels.resolve import resolve
+    from tasks.common.errors import EvergreenError
+
+    named = resolve(root, texts)
+    if named.refused:
+        raise EvergreenError("; ".join(f"{text!r}: {why}" for text, why in named.refused.items()))
+    return [named.found[text] for text in dict.fromkeys(texts)]
+
+
+def _printable(text: str) -> str:
+    """Make untrusted `text` safe for the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+COMMANDS += [correct, exclude, include, undo, why, finish]

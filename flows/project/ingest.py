@@ -10,6 +10,7 @@ from flows.repo.pipeline import open_repo, record_data, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params, parse_params
 from tasks.common.paths import state_dir
+from tasks.dataset.shards import read_task
 from tasks.ingest.batch import IngestReport, ingest
 from tasks.sources.source import Columns
 
@@ -137,3 +138,13 @@ def on_disk(root: Path, source: Path | str, params: Params, columns: Columns | N
 
     with spooled(str(source), state_dir(root) / "spool", params.store, columns) as path:
         yield path
+
+
+def restored_data(root: Path) -> None:
+    """Restore data/ as data.dvc records it, if it is not here. Raises EvergreenError if it cannot be restored."""
+    if expected := _restore(root):
+        raise EvergreenError(
+            f"data.dvc names data {expected[:12]} that is neither here nor in the cache or remote: `dvc pull` it from "
+            "where it was pushed; `evergreen connect` says what a clone lacks"
+        )
+    read_task(root / "data")  # raises where there is no data set

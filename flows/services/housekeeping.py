@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flows.labels.take import finish_idle
 from flows.publishing import run_records
 from flows.publishing.publish import reconcile
 from flows.repo import workspace
@@ -40,6 +41,7 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
         "unfinished releases": lambda: len(reconcile(main_checkout(root), releases, params.bundle.name)),
         "unfinished records of runs": lambda: len(run_records.reconcile(root, releases)),  # read from their workspaces
         "dead runs": lambda: len(workspace.reconcile(root)),
+        "answers about samples that waited to be taken": lambda: finish_idle(main_checkout(root)),
         "overlong logs": lambda: trim(state_dir(root)),
     }
     done, failed = [], []

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.labels.journal import IDLE_SECONDS, idle_seconds
 from flows.server.process import created, ensure_server, environment, free_port, running, shown_host
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.silence import monitor_silence
@@ -149,6 +150,7 @@ def supervise(root: Path) -> None:
                     looked = time.monotonic()
                     alert_once(root, "monitor silence", "silence", monitor_silence(root, since, datetime.now(UTC)))
                     retry_alerts(root)
+                    take_idle_answers(root, env)
             except (
                 EvergreenError,
                 OSError,
@@ -160,6 +162,16 @@ def supervise(root: Path) -> None:
         for child in children:
             if child.process and child.process.poll() is None:
                 child.process.terminate()
+
+
+def take_idle_answers(root: Path, env: dict[str, str]) -> subprocess.Popen | None:
+    """Start `evergreen finish` if answers about samples wait and nobody gave one for a while."""
+    quiet = idle_seconds(root)
+    if quiet is None or quiet < IDLE_SECONDS:
+        return None
+    with open(state_dir(root) / "finish.log", "ab") as log:
+        command = [sys.executable, "-m", "flows.cli.main", "finish"]
+        return subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 if __name__ == "__main__":

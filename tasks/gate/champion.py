@@ -69,14 +69,15 @@ def champion_evidence(
     """(predictions, metrics) of the champion in `bundle` on the samples of `challenger` (predictions_schema).
 
     The champion's own preprocessing is used. Its classes are read through the taxonomy (tasks.gate.alignment); a class
-    that it does not know gets probability 0. Cached by bundle, samples and params.evaluate, so judging again costs
-    nothing.
+    that it does not know gets probability 0. Cached by bundle, samples, their labels and params.evaluate, so judging
+    again costs nothing, and a corrected label counts for both models.
     """
     layout = str(predictions_schema(params.data.task))
     code = code_version("tasks.gate.champion")
     taxonomy = read_taxonomy(root / "data")
     placed = alignment(read(bundle)["classes"], classes, taxonomy)
-    asked = [challenger.column("id").to_pylist(), classes, params.evaluate.model_dump(), layout, code, placed.places]
+    samples = [challenger.column(name).to_pylist() for name in ("id", "label")]
+    asked = [*samples, classes, params.evaluate.model_dump(), layout, code, placed.places]
     if placed.divided:
         asked.append(content_key(challenger["probabilities"].to_pylist()))
     file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"

@@ -85,8 +85,12 @@ def annotation_key(row: dict) -> str:
 
 def standing(rows: Sequence[dict]) -> list[dict]:
     """The annotations among `rows` that count, without retractions and what these retract, in the same order."""
-    if not any(row["retracts"] for row in rows):
-        return list(rows)
+    gone = retracted_keys(rows)
+    return [row for row in rows if not row["retracts"] and (not gone or annotation_key(row) not in gone)]
+
+
+def retracted_keys(rows: Sequence[dict]) -> set[str]:
+    """Keys of the annotations, and of the retractions, that no longer count."""
     by: dict[str, list[str]] = {}  # key -> keys of its retractions
     for row in rows:
         if row["retracts"]:
@@ -95,7 +99,7 @@ def standing(rows: Sequence[dict]) -> list[dict]:
     def retracted(key: str) -> bool:
         return any(not retracted(other) for other in by.get(key, ()))
 
-    return [row for row in rows if not row["retracts"] and not retracted(annotation_key(row))]
+    return {key for key in by if retracted(key)}
 
 
 def by_sample(annotations: pa.Table) -> dict[str, list[dict]]:

@@ -75,6 +75,11 @@ def make(folder: Path) -> Path:
     return main
 
 
+def corrected_id() -> str:
+    """The image whose label a person corrects between the two versions."""
+    return sha256_bytes(b"image bag 1 0")
+
+
 def add_batch(main: Path, number: int) -> None:
     """Ingest and commit batch b-<number>: 6 images of each class, 2 a split."""
     rows = [
@@ -95,7 +100,7 @@ def add_batch(main: Path, number: int) -> None:
         main / "data", pa.Table.from_pylist(rows, shards.sample_schema("multiclass")), "multiclass"
     )
     if number == 2:  # a person corrects the first bag of b-1
-        row = said(sha256_bytes(b"image bag 1 0"), "boot", annotator="eve", role="reviewer")
+        row = said(corrected_id(), "boot", annotator="eve", role="reviewer")
         write_annotations(main / "data", [row])
     about = {"seq": number, "batch": f"b-{number}", "kind": "import"}
     shards.write_manifest(main / "data", shards.BatchManifest(shards=[name], rows=len(rows), **about))
@@ -125,7 +130,7 @@ def _stage(root: Path, quality: float) -> None:
     rows = []
     for shard in shards.live_shards(root / "data", tombstones):
         rows += shards.read_columns(shard.path, ["id", "label", "split", "batch"]).to_pylist()
-    corrected = {sha256_bytes(b"image bag 1 0"): "boot"} if (root / "data/annotations").is_dir() else {}
+    corrected = {corrected_id(): "boot"} if (root / "data/annotations").is_dir() else {}
     cleaned = []
     for row in rows:
         given = corrected.get(row["id"], row["label"])

@@ -29,6 +29,10 @@ ELSEWHERE = {  # points that need more than a scenario has
     "store.part": "tests/tasks/storage/test_s3_store.py",
     "train_backbone.epoch": "tests/loop/test_loop.py",
     "forget.logged": "tests/flows/versions/test_forget.py",
+    **{
+        f"labels.{where}": "tests/flows/labels/test_journal.py"
+        for where in ("recording", "recorded", "aside", "written", "stored", "committed")
+    },
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
     "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }

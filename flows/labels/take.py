@@ -1,0 +1,161 @@
+"""Take answers about samples into the data set: one batch of annotations, one commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.labels import journal
+from flows.labels.journal import Answer
+from flows.project.data_commit import commit_data, undone_if_refused
+from flows.project.ingest import restored_data
+from flows.repo.git import check_repository
+from flows.repo.pipeline import record_data
+from tasks.common.errors import EvergreenError
+from tasks.common.failpoints import failpoint
+from tasks.common.files import locked, write_json
+from tasks.common.paths import state_dir
+from tasks.common.schemas import ROLES
+from tasks.dataset.shards import live_shards, read_columns, read_task
+from tasks.ingest.lock import data_files, data_lock
+from tasks.labels.annotations import by_sample, decide, read_annotations, standing
+from tasks.labels.storing import write_annotations
+
+TAKE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of some answers."""
+
+    batch: str | None = None  # None: nothing new
+    added: int = 0
+    repeated: int = 0  # the same person said the same before
+    unknown: list[str] = field(default_factory=list)  # ids that the data set does not hold
+
+    def sentence(self) -> str:
+        """One sentence for the terminal and the commit."""
+        parts = [f"took {self.added} {'answer' if self.added == 1 else 'answers'} about samples"]
+        if self.repeated:
+            parts.append(f"{self.repeated} known already")
+        if self.unknown:
+            parts.append(f"{len(self.unknown)} about images that the data set does not hold")
+        return "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
+
+
+def take(root: Path, answers: Sequence[Answer], *, commit: bool = True, why: str = "") -> Taken:
+    """Add `answers` to the data set as one batch of annotations and commit data.dvc; all of them or nothing.
+
+    An answer that repeats its annotator's newest word is not added, unless it was given later. `why` leads the message
+    of the commit. Raises EvergreenError.
+    """
+    check_repository(root, commit=False)
+    restored_data(root)
+    with undone_if_refused(root):
+        found = _write(root, answers)
+        record_data(root)
+        failpoint("labels.stored")
+        if commit:
+            commit_data(root, f"{why}: {found.sentence()}" if why else found.sentence())
+    return found
+
+
+def _write(root: Path, answers: Sequence[Answer]) -> Taken:
+    data = root / "data"
+    with data_lock(root) as left:
+        known = _known_ids(data, {answer.id for answer in answers})
+        task, now = read_task(data), datetime.now(UTC)
+        told = [_row(answer, task) for answer in answers if answer.id in known]
+        rows = _new_rows(data, told, now)
+        write_json(left, sorted(data_files(data)))
+        batch = write_annotations(data, rows)
+        left.unlink()
+        failpoint("labels.written")
+    unknown = sorted({answer.id for answer in answers} - known)
+    return Taken(batch, len(rows), len(told) - len(rows), unknown)
+
+
+def finish(root: Path, commit: bool = True) -> Taken:
+    """Take all answers of the journal as one batch and one commit. A killed call is completed by the next one."""
+    with locked(state_dir(root) / "labels.lock", TAKE_SECONDS, "taking answers about samples"):
+        found = Taken()
+        for _ in range(2):  # what a killed call had set aside, then what came since
+            if not (answers := journal.start_taking(root)):
+                journal.end_taking(root)
+                continue
+            part = take(root, answers, commit=commit)
+            failpoint("labels.committed")
+            journal.end_taking(root)
+            found = Taken(
+                part.batch or found.batch,
+                found.added + part.added,
+                found.repeated + part.repeated,
+                found.unknown + part.unknown,
+            )
+        return found
+
+
+def finish_idle(root: Path, idle: float = journal.IDLE_SECONDS) -> int:
+    """Take the answers of the journal if none was given for `idle` seconds; returns how many were added."""
+    quiet = journal.idle_seconds(root)
+    return finish(root).added if quiet is not None and quiet >= idle else 0
+
+
+def _known_ids(data: Path, ids: set[str]) -> set[str]:
+    wanted = pa.array(sorted(ids), pa.string())
+    found: set[str] = set()
+    for shard in live_shards(data):
+        column = read_columns(shard.path, ["id"])["id"]
+        found |= set(column.filter(pc.is_in(column, wanted)).to_pylist())
+    return found
+
+
+def _row(answer: Answer, task: str) -> dict:
+    """An annotation without its batch. Raises EvergreenError for an answer that says nothing or too much."""
+    label, kinds = answer.label, (str,) if task == "multiclass" else (list, tuple)
+    said = (label is not None) + answer.exclude + (answer.retracts is not None)
+    if said != 1 or answer.role not in ROLES or (label is not None and not isinstance(label, kinds)):
+        raise EvergreenError(
+            f"an answer about {answer.id[:12]} is not one: label {label!r}, exclude {answer.exclude}, role "
+            f"{answer.role!r}; expected a label ({task}) or an exclusion, and a role of {', '.join(ROLES)}"
+        )
+    return {
+        "id": answer.id,
+        "label": list(label) if isinstance(label, tuple) else label,
+        "exclude": answer.exclude,
+        "annotator": answer.annotator,
+        "role": answer.role,
+        "at": answer.at,
+        "why": answer.why,
+        "model_version": answer.model_version,
+        "retracts": answer.retracts,
+    }
+
+
+def _new_rows(data: Path, rows: list[dict], now: datetime) -> list[dict]:
+    """`rows` with a time, but for those that repeat the newest word of their annotator or are stored already."""
+    table = read_annotations(data)
+    earlier = by_sample(table.filter(pc.is_in(table["id"], pa.array(sorted({row["id"] for row in rows}), pa.string()))))
+    new = []
+    for row in rows:
+        said = earlier.setdefault(row["id"], [])
+        if not _repeats(row, said):
+            new.append(row | {"at": row["at"] or now})
+            said.append(new[-1] | {"seq": 0, "batch": ""})
+    return new
+
+
+def _repeats(row: dict, said: list[dict]) -> bool:
+    about = ("label", "exclude", "annotator", "role", "retracts")
+    same = [one for one in said if all(one[name] == row[name] for name in about)]
+    if row["retracts"] or any(one["at"] == row["at"] is not None for one in same):
+        return bool(same)
+    mine = [one for one in standing(said) if (one["annotator"], one["role"]) == (row["annotator"], row["role"])]
+    newest = max(mine, key=lambda one: (one["at"] is not None, one["at"]), default=None)
+    if newest is None or newest not in same or (row["at"] and newest["at"] and row["at"] > newest["at"]):
+        return False
+    decision = decide(None, said)
+    return row["role"] != "reviewer" or (newest in decision.deciding and not decision.disputed)

@@ -1,0 +1,122 @@
+"""`evergreen why ID`: how one sample got its label, and which versions were trained on which label."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.labels.undo import annotations_of
+from flows.publishing.history import open_project
+from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at
+from tasks.common.class_names import composed
+from tasks.common.errors import EvergreenError
+from tasks.common.paths import main_checkout
+from tasks.common.schemas import label_type
+from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
+from tasks.labels.annotations import annotation_key, decide, standing
+from tasks.releases.store import Releases
+
+MOST_VERSIONS = 20  # the newest, each read from DVC's objects
+
+
+def explain(root: Path, image: str) -> list[str]:
+    """Lines for the terminal about the sample with this id. Raises EvergreenError if the data set does not hold it."""
+    sample = _sample(root, image)
+    rows = annotations_of(root, image)
+    stones = read_tombstones(root)
+    counting = [row for row in rows if row["batch"] not in stones]
+    decision = decide(sample["label"], counting)
+    where = f"{sample['split']}, batch {sample['batch']}" + (", tombstoned" if sample["batch"] in stones else "")
+    lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}"]
+    lines.append(f"  first given:  {_label(sample['label'])}")
+    counts = {annotation_key(row) for row in standing(counting)}
+    deciding = {annotation_key(row) for row in decision.deciding}
+    lines += [f"  {_said(row, counts, deciding, stones)}" for row in rows]
+    now = "excluded" if decision.excluded else _label(decision.label)
+    confirmed = "" if decision.confirmed is None else ", confirmed"
+    against = f"; since then {decision.disputed}" if decision.disputed else ""
+    lines.append(f"  counts now:   {now} ({decision.rule}{confirmed}{against})")
+    return lines + _in_models(root, image)
+
+
+def _said(row: dict, counts: set[str], deciding: set[str], stones: dict) -> str:
+    key = annotation_key(row)
+    what = "undoes an earlier one" if row["retracts"] else "exclude" if row["exclude"] else _label(row["label"])
+    if row["batch"] in stones:
+        state = "its batch is tombstoned"
+    elif row["retracts"]:
+        state = ""
+    else:
+        state = "decides" if key in deciding else "counts" if key in counts else "undone"
+    at = f"{row['at']:%Y-%m-%d %H:%M}" if row["at"] else "at an unknown time"
+    about = ", ".join(filter(None, [row["why"], f"saw {row['model_version']}" if row["model_version"] else ""]))
+    said = f"{at}  {row['role']} {row['annotator'] or ''}".rstrip() + f": {what}" + (f" ({about})" if about else "")
+    return said + (f" - {state}" if state else "") + f"  [{row['batch']}]"
+
+
+def _label(label: str | list[str] | None) -> str:
+    if label is None or isinstance(label, str):
+        return label or "no label"
+    return ", ".join(label) or "none of the classes"
+
+
+def _sample(root: Path, image: str) -> dict:
+    kind = label_type(read_task(root / "data"))
+    for shard in live_shards(root / "data"):
+        table = read_columns(shard.path, ["id", "label", "split", "batch"])
+        found = pc.index(table["id"], image).as_py()
+        if found >= 0:
+            row = table.slice(found, 1).to_pylist()[0]
+            place = pa.table({"shard": [shard.name], "row": [found]})
+            (row["label"],) = composed(pa.chunked_array([pa.array([row["label"]], kind)])).to_pylist()
+            return row | {"path": read_image_paths(root, place)[0]}
+    raise EvergreenError(f"the data set in {root / 'data'} holds no image {image!r}")
+
+
+def _in_models(root: Path, image: str) -> list[str]:
+    """What the newest versions, and the newest run, made of the sample."""
+    _, releases = open_project(root)
+    commits = _commits(releases)
+    if not commits:
+        return ["  no model was trained yet"]
+    main = main_checkout(root)
+    with open_objects(main) as objects:
+        return [f"  {name}: {_in_model(main, objects, rev, image)}" for name, rev in commits.items()]
+
+
+def _commits(releases: Releases) -> dict[str, str]:
+    """Name -> commit of the newest run, if it waits for approval, and of the versions, the newest first."""
+    found = {}
+    runs = releases.runs()
+    newest = max(runs, default=None)
+    if newest and runs[newest].get("rev") and runs[newest]["outcome"] == "held":
+        found[f"run {newest} (held)"] = runs[newest]["rev"]
+    for pointer in reversed(releases.history()):
+        found.setdefault(pointer.version, pointer.git_rev)
+    return dict(list(found.items())[:MOST_VERSIONS])
+
+
+def _in_model(root: Path, objects: Objects, rev: str, image: str) -> str:
+    try:
+        outs = outs_at(root, rev)
+        if (folder := outs.get("artifacts/clean")) is None:
+            return "adopted: nobody here knows what it was trained on"
+        file = objects.files(folder)["labels.parquet"]
+        table = pq.read_table(io.BytesIO(objects.read(file)))
+    except (ObjectLost, KeyError) as error:
+        return f"cannot be read ({error})"
+    rows = table.filter(pc.equal(table["id"], image)).to_pylist()
+    if not rows:
+        return "not used: it was not there, had no label, or was left out"
+    (row,) = rows
+    use = {"train": "trained on", "calibration": "calibrated on"}.get(row["split"], "tested on")
+    if row["action"] == "drop":
+        return f"left out by clean, which took {_label(row['given'])} for wrong"
+    label = _label(row["label"])
+    if row["action"] == "relabel":
+        label += f" (clean changed it from {_label(row['given'])})"
+    if row["action"] == "queue":
+        label += f" (looks like {_label(row['predicted'])}: waits for a person)"
+    return f"{use} as {label}"

@@ -1,0 +1,109 @@
+"""A correction counts, is explained, and can be undone; single images can be left out and taken back."""
+
+import getpass
+
+import pytest
+
+from flows.labels.exclude import correct, exclude, include
+from flows.labels.journal import Answer
+from flows.labels.take import take
+from flows.labels.undo import undo_batch, undo_newest
+from flows.labels.why import explain
+from tasks.common.errors import EvergreenError
+from tasks.common.files import write_json
+from tests.flows.labels.corrections import commits, labels_of, project
+from tests.support import released_project
+from tests.support.checkout import git
+
+ME = getpass.getuser()
+
+
+@pytest.fixture(scope="module")
+def main(tmp_path_factory):
+    return project(tmp_path_factory.mktemp("labels") / "project")
+
+
+def test_a_reviewer_overrides_annotators_and_both_can_be_undone(main):
+    root, (image, *_) = main
+    votes = [Answer(image, "dog", annotator=who) for who in ("ann", "bob")]
+    first = take(root, votes)
+    assert (first.added, labels_of(root, [image])) == (2, ["dog"])
+    second = correct(root, image, "cat", "it meows")
+    assert labels_of(root, [image]) == ["cat"]
+    assert commits(root)[0] == f"correct: took 1 answer about samples; batch {second.batch}"
+    assert git(root, "status", "--porcelain") == ""
+    undo_newest(root, image, "it barks")
+    assert labels_of(root, [image]) == ["dog"]
+    undone = undo_batch(root, first.batch, "wrong file")
+    assert labels_of(root, [image]) == ["cat"]  # as first given
+    with pytest.raises(EvergreenError, match="was undone before"):
+        undo_batch(root, first.batch, "again")
+    with pytest.raises(EvergreenError, match="is the one first given"):
+        undo_newest(root, image, "again")
+    undo_batch(root, undone.batch, "it was right")
+    assert labels_of(root, [image]) == ["dog"]
+
+
+def test_the_same_answers_again_add_nothing(main):
+    root, (_, image, *_) = main
+    answers = [Answer(image, "dog", annotator="ann"), Answer(image, "dog", annotator="eve", role="reviewer")]
+    assert take(root, answers).added == 2
+    head = git(root, "rev-parse", "HEAD")
+    again = take(root, answers)
+    assert (again.batch, again.repeated, git(root, "rev-parse", "HEAD")) == (None, 2, head)
+    take(root, [Answer(image, "cat", annotator="carl", role="reviewer")])
+    assert take(root, answers).added == 1  # eve's word is news where another reviewer has spoken since
+    assert labels_of(root, [image]) == ["dog"]
+
+
+def test_single_images_are_left_out_and_taken_back(main):
+    root, (*_, image, other) = main
+    exclude(root, [image, other], "blurred")
+    assert labels_of(root, [image, other]) == [None, None]
+    include(root, [image], "sharp enough")
+    assert labels_of(root, [image, other]) == ["cat", None]
+    with pytest.raises(EvergreenError, match="is not excluded"):
+        include(root, [image], "")
+
+
+def test_images_that_the_data_set_does_not_hold_are_named(main):
+    root, (image, *_) = main
+    found = take(root, [Answer("f" * 64, "dog", annotator="ann"), Answer(image, "bird", annotator="zoe")])
+    assert (found.added, found.unknown) == (1, ["f" * 64])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"label": ["cat"]}, {"label": "cat", "exclude": True}, {"label": "cat", "role": "king"}]
+)
+def test_an_answer_that_is_not_one_is_refused(main, wrong):
+    root, (image, *_) = main
+    with pytest.raises(EvergreenError, match="expected a label"):
+        take(root, [Answer(image, **wrong)])
+
+
+def test_why_tells_the_whole_story(main):
+    root, (_, _, image, *_) = main
+    batch = take(root, [Answer(image, "dog", annotator="ann", why="ears", model_version="v1")]).batch
+    correct(root, image, "bird", "wings")
+    last = correct(root, image, "dog", "no wings").batch
+    undo_newest(root, image, "sure")
+    lines = explain(root, image)
+    assert lines[0].startswith(image)
+    assert lines[1].startswith("  train, batch b-000000000001") or "batch b-000000000001" in lines[1]
+    assert lines[2] == "  first given:  cat"
+    assert "annotator ann: dog (ears, saw v1) - counts" in lines[3]
+    assert f"reviewer {ME}: bird (wings) - decides" in lines[4]
+    assert f"reviewer {ME}: dog (no wings) - undone  [{last}]" in lines[5]
+    assert "undoes an earlier one (sure)" in lines[6]
+    assert lines[7] == "  counts now:   bird (reviewer, confirmed)"
+    assert lines[8] == "  no model was trained yet"
+    write_json(root / "tombstones.json", {batch: {"why": "a bad day"}})
+    assert "its batch is tombstoned" in explain(root, image)[3]
+    write_json(root / "tombstones.json", {})
+
+
+def test_why_tells_what_each_version_made_of_the_label(tmp_path):
+    root = released_project.copy(tmp_path / "project")
+    corrected = released_project.corrected_id()
+    told = [line.strip() for line in explain(root, corrected) if line.startswith("  v")]
+    assert told == ["v0.3.0: trained on as boot", "v0.2.0: trained on as boot", "v0.1.0: trained on as bag"]

@@ -1,0 +1,75 @@
+"""Answers survive a kill, come from several processes at once, and are taken exactly once."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.labels import journal
+from flows.labels.journal import Answer
+from flows.labels.take import finish, finish_idle
+from flows.services.supervisor import take_idle_answers
+from tests.flows.labels.corrections import answers_in, commits, labels_of, project
+from tests.support.checkout import git
+from tests.support.children import killed_at, start
+
+
+def record_many(root: Path, who: str, count: int) -> None:
+    for number in range(count):
+        journal.record(root, [Answer(f"{number}", "cat", annotator=who, why="ä" * 2000)])
+
+
+def test_answers_of_several_processes_at_once_are_all_there(tmp_path):
+    (tmp_path / ".evergreen").mkdir()
+    writers = [start(record_many, tmp_path, who, 25) for who in ("ann", "bob", "carl")]
+    for writer in writers:
+        writer.join()
+    found = journal.pending(tmp_path)
+    assert {(one.annotator, one.id) for one in found} == {
+        (who, str(n)) for who in ("ann", "bob", "carl") for n in range(25)
+    }
+    assert all(one.at for one in found)
+
+
+def test_a_torn_answer_is_dropped_and_harms_no_other(tmp_path):
+    journal.record(tmp_path, [Answer("a", "cat")])
+    with open(tmp_path / ".evergreen/labels/journal.jsonl", "a") as file:
+        file.write('{"id": "b", "label": "d')  # what a full disk leaves of a line
+    journal.record(tmp_path, [Answer("c", "dog")])
+    assert [one.id for one in journal.pending(tmp_path)] == ["a", "c"]
+
+
+@pytest.mark.parametrize("point", ["recording", "recorded"])
+def test_an_answer_is_kept_once_it_was_acknowledged(tmp_path, point):
+    journal.record(tmp_path, [Answer("a", "cat")])
+    assert killed_at(f"labels.{point}", journal.record, tmp_path, [Answer("b", "cat")])
+    expected = ["a", "b"] if point == "recorded" else ["a"]
+    assert [one.id for one in journal.pending(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("point", ["aside", "written", "stored", "committed"])
+def test_a_killed_finish_is_completed_by_the_next_and_takes_nothing_twice(tmp_path, point):
+    root, ids = project(tmp_path / "project")
+    journal.record(root, [Answer(one, "dog", annotator="ann") for one in ids[:3]])
+    assert killed_at(f"labels.{point}", finish, root)
+    journal.record(root, [Answer(ids[3], "dog", annotator="ann")])  # given after the crash
+    finish(root)
+    assert answers_in(root) == [(one, "dog") for one in ids[:4]]
+    assert journal.pending(root) == []
+    assert finish(root).batch is None
+    assert "data" not in git(root, "status", "--porcelain")
+    assert labels_of(root, ids[:5]) == ["cat"] * 5  # one vote against the label first given is a tie
+
+
+def test_waiting_answers_are_taken_after_fifteen_idle_minutes(tmp_path):
+    root, ids = project(tmp_path / "project")
+    journal.record(root, [Answer(ids[0], "dog", annotator="ann", role="reviewer")])
+    assert finish_idle(root) == 0
+    assert take_idle_answers(root, dict(os.environ)) is None
+    quarter = time.time() - journal.IDLE_SECONDS - 1
+    os.utime(root / ".evergreen/labels/journal.jsonl", (quarter, quarter))
+    started = take_idle_answers(root, dict(os.environ) | {"PYTHONPATH": os.getcwd()})
+    assert started.wait() == 0, (root / ".evergreen/finish.log").read_text()
+    assert labels_of(root, ids[:1]) == ["dog"]
+    assert commits(root)[0].startswith("took 1 answer about samples; batch l-")
