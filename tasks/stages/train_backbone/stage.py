@@ -34,6 +34,7 @@ KEPT_DAYS = 14  # for checkpoints of runs that were never resumed
 
 def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams) -> None:
     """Train, keep the best epoch, write the outputs. Raises DataError if train or calibration has no labels."""
+    from tasks.stages.train_backbone.memory import freed_memory_kept
     from tasks.stages.train_backbone.processes import processes
 
     rows = network_rows(root)
@@ -43,6 +44,7 @@ def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams
     with (
         processes(worker_count(len(rows["train"]), train_backbone), rerun) as ranks,
         repeatable(train_backbone.threads, ranks),
+        freed_memory_kept(),
     ):
         train(root, rows, classes, task, train_backbone, images, ranks)
 
