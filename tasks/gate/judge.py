@@ -13,7 +13,9 @@ and exact tests of both models' answers to the same images decide (tasks.gate.pa
   comparison is a suspicion: the challenger is not promoted, but not rejected either (hold).
   Asking each small set to *prove* that its loss is below the margin would refuse every model: 20 images prove nothing.
   So small classes, and small slices, are also judged together, where their losses add up.
-- Absolute bounds always hold: calibration (beyond what luck gives on so few images), parity, latency, size.
+- Absolute bounds always hold: calibration (beyond what luck gives on so few images), parity, latency, size. The default
+  bounds of calibration and corruptions only warn where nothing better is live: a first model, or a champion that misses
+  the bound, too.
 - The first model has no champion to beat; it must reach the bounds of `first_model`, if the user wrote any. Otherwise
   it must be better than chance beyond luck, on the test and the calibration split (tasks.scoring.skill), and below a
   floor it is provisional: live, and marked as such until a model that reaches the floor replaces it.
@@ -58,7 +60,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     it becomes an error check, and the outcome is reject.
     """
     metrics, classes = challenger.metrics, trial.classes
-    findings = _finite(metrics) + _bounds(metrics, policy)
+    findings = _finite(metrics) + _bounds(metrics, champion.metrics if champion else None, policy)
     better: dict[str, Difference] = {}
     compared: dict[str, tuple[Difference, float]] = {}
     try:
@@ -76,7 +78,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
             m = len(better) + len(compared)
             findings += _gains(better, m, policy)
             findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
-        findings += _kept(metrics, policy, compared)
+        findings += _kept(metrics, policy, compared, first=champion is None)
     except Unusable as unusable:
         findings.append(_error(unusable.name, str(unusable)))
     outcome = _outcome(findings, policy, better)
@@ -95,13 +97,17 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
 # --- bounds ----------------------------------------------------------------------------------------------------
 
 
-def _bounds(metrics: dict, policy: GateParams) -> list[Finding]:
-    """Absolute upper bounds that every model must keep."""
+def _bounds(metrics: dict, live: dict | None, policy: GateParams) -> list[Finding]:
+    """Absolute upper bounds that every model must keep; `live`: the champion's metrics, None without one."""
     test = metrics.get("test")
     noise = test.get("ece_noise", 0.0) if isinstance(test, dict) else 0.0  # older metrics have none
     what = "calibration error" if noise < NOTABLE else f"calibration error ({policy.max_ece:g} and luck on few images)"
+    bound = math.hypot(policy.max_ece, noise)
+    calibration = _bound(metrics, "test.debiased_ece", bound, what)
+    if _by_default(policy, "max_ece") and (live is None or _misses(live, bound, calibration.check.value)):
+        calibration = _warned(calibration, "more images, on which probabilities are calibrated")
     return [
-        _bound(metrics, "test.debiased_ece", math.hypot(policy.max_ece, noise), what),
+        calibration,
         _bound(metrics, "parity.max_difference", policy.max_parity_difference, "exported against trained model"),
         _bound(metrics, "latency_ms.p99", policy.max_latency_ms, "ms an image, 99th percentile"),
         _bound(metrics, "size_mb", policy.max_size_mb, "MB of the exported model"),
@@ -157,16 +163,39 @@ def _test_skill(evidence: Evidence, classes: list[str]) -> Skill:
     return measure_skill(evidence.targets[test], evidence.new[test], len(classes), evidence.groups[test])
 
 
-def _kept(metrics: dict, policy: GateParams, compared: Collection[str]) -> list[Finding]:
+def _kept(metrics: dict, policy: GateParams, compared: Collection[str], first: bool) -> list[Finding]:
     """The share of clean accuracy that is kept, for corruptions that could not be compared with a champion."""
     found = metrics.get("corruptions")
     if not isinstance(found, dict):
         return [_error("corruptions", "the metrics have no corruptions")]
-    return [
+    kept = [
         _bound(metrics, f"corruptions.{name}.kept", policy.min_corruption_kept, "share of accuracy kept", upper=False)
         for name in found
         if f"corruptions.{name}.accuracy" not in compared
     ]
+    softened = first and _by_default(policy, "min_corruption_kept")
+    return [_warned(one, "images taken in such conditions") for one in kept] if softened else kept
+
+
+def _by_default(policy: GateParams, name: str) -> bool:
+    """Whether the bound is Evergreen's own: what the user wrote is never softened."""
+    return policy.first_model is None and getattr(policy, name) == GateParams.model_fields[name].default
+
+
+def _misses(live: dict, bound: float, value: float | None) -> bool:
+    """Whether the champion's calibration error is above `bound`, too, and not below the challenger's `value`."""
+    test = live.get("test")
+    error = test.get("debiased_ece") if isinstance(test, dict) else None
+    return isinstance(error, int | float) and value is not None and error >= max(bound, value)
+
+
+def _warned(finding: Finding, lacking: str) -> Finding:
+    """A missed bound as a warning that says what would help; errors and passes stay."""
+    check = finding.check
+    if check.status != "fail":
+        return finding
+    detail = f"warning: {check.detail}; label {lacking}, `evergreen ingest FOLDER`, `evergreen retrain`"
+    return _finding(check.name, "warn", detail, value=check.value, bound=check.bound)
 
 
 def _bound(metrics: dict, path: str, bound: float, what: str, upper: bool = True) -> Finding:
@@ -310,7 +339,7 @@ def _outcome(
 
 
 def _finding(name: str, effect: str, detail: str, **figures: float | None) -> Finding:
-    status = "pass" if effect in ("pass", "provisional") else "fail"
+    status = "pass" if effect in ("pass", "warn", "provisional") else "fail"
     return Finding(Check(name=name, status=status, detail=detail, **figures), effect)
 
 

@@ -35,6 +35,8 @@ def verdict_sentence(
     provisional = [finding.check for finding in findings if finding.effect == "provisional"]
     if provisional and not (errors or failed):
         parts += [check.detail for check in provisional]
+    if not (errors or failed):
+        parts += [finding.check.detail for finding in findings if finding.effect == "warn"]
     if errors:
         parts.append(f"cannot be judged: {_losses(errors)}")
     if failed:
@@ -44,7 +46,8 @@ def verdict_sentence(
     if not errors and any(finding.effect == "equal" for finding in findings):
         parts.append("not shown to be better" + _why_not(better, policy))
     if not (errors or failed or suspects):
-        parts.append("nothing is worse beyond its margin" if better else "every bound holds")
+        warned = any(finding.effect == "warn" for finding in findings)
+        parts.append("nothing is worse beyond its margin" if better else f"every {'other ' * warned}bound holds")
     if hard_set is None:
         parts.append("no hard set exists")
     return f"{outcome}: {'; '.join(parts)}."

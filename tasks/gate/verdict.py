@@ -22,9 +22,9 @@ class GateVerdict(Frozen):
 class Finding:
     """A check and what it means for the outcome.
 
-    equal: not shown to be better; suspect: perhaps worse; provisional: below the floor of a first model, which forbids
-    nothing.
+    equal: not shown to be better; suspect: perhaps worse; provisional: below the floor of a first model, and warn:
+    beyond a default bound where nothing better is live, both of which forbid nothing.
     """
 
     check: Check
-    effect: Literal["pass", "equal", "suspect", "provisional", "reject"]
+    effect: Literal["pass", "equal", "suspect", "warn", "provisional", "reject"]

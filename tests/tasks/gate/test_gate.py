@@ -254,13 +254,37 @@ def test_calibration_images_that_show_nothing_speak_against_a_first_model():
 def test_a_calibration_error_that_few_images_give_by_luck_rejects_nothing():
     metrics = measured(TARGETS, NEW)
     metrics["test"] |= {"debiased_ece": 0.14}
-    assert verdict(table(TARGETS, NEW), None, metrics).outcome == "reject"
+    assert verdict(table(TARGETS, NEW), table(TARGETS, OLD), metrics).outcome == "reject"
     metrics["test"]["ece_noise"] = 0.12  # 0.1 and this together: 0.156
-    found = verdict(table(TARGETS, NEW), None, metrics)
+    found = verdict(table(TARGETS, NEW), table(TARGETS, OLD), metrics)
     assert found.outcome == "promote"
     assert "luck on few images" in checks(found)["test.debiased_ece"].detail
     metrics["test"]["debiased_ece"] = 0.17
-    assert verdict(table(TARGETS, NEW), None, metrics).outcome == "reject"
+    assert verdict(table(TARGETS, NEW), table(TARGETS, OLD), metrics).outcome == "reject"
+
+
+def test_default_bounds_of_calibration_and_corruptions_only_warn_about_a_first_model():
+    bad = measured(TARGETS, NEW, corruptions={"dark": {"accuracy": 0.1, "n": 300, "kept": 0.12}})
+    bad["test"] |= {"debiased_ece": 0.4}
+    found = verdict(table(TARGETS, NEW), None, bad)
+    assert (found.outcome, found.provisional) == ("promote", False)
+    assert "warning: calibration error: 0.4, at most 0.1; label more images" in found.sentence
+    assert (
+        "warning: share of accuracy kept: 0.12, at least 0.3; label images taken in such conditions" in found.sentence
+    )
+    assert "every other bound holds" in found.sentence
+    for own in (GateParams(max_ece=0.2), GateParams(min_corruption_kept=0.5), GateParams(first_model={"size_mb": 0.1})):
+        assert verdict(table(TARGETS, NEW), None, bad, own).outcome == "reject"  # what the user wrote stays a bound
+    assert verdict(table(TARGETS, NEW), None, bad | {"size_mb": 900.0}).outcome == "reject"
+
+
+def test_a_champion_that_misses_the_default_calibration_bound_can_be_replaced_by_a_better_model():
+    metrics = measured(TARGETS, NEW)
+    metrics["test"] |= {"debiased_ece": 0.3}
+    for error, outcome in ((0.35, "promote"), (0.25, "reject"), (0.05, "reject")):
+        live = {"test": {"debiased_ece": error}}
+        found = verdict(table(TARGETS, NEW), table(TARGETS, OLD), metrics, champion_metrics=live)
+        assert (error, found.outcome) == (error, outcome)
 
 
 def test_a_floor_that_the_user_wrote_stays_a_floor():

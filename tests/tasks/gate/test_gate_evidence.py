@@ -85,6 +85,8 @@ def test_no_sabotaged_model_is_promoted(name, first):
     challenger, metrics = SABOTAGE[name](table(TARGETS, NEW), copy.deepcopy(measured(TARGETS, NEW)))
     if first and name in {"labels_changed", "other_images", "fewer_rows"}:
         return  # only the comparison with a champion's table shows it
+    if first and name in {"miscalibrated", "corruption_fatal"}:
+        return  # warned of: test_default_bounds_of_calibration_and_corruptions_only_warn_about_a_first_model
     found = verdict(challenger, None if first else table(TARGETS, OLD), metrics)
     assert found.outcome == "reject"
     assert any(check.status != "pass" for check in found.checks)
