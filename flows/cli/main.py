@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import labels, production, versions
+from flows.cli import classes, labels, production, versions
 from flows.cli import upgrade as upgrade_command
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
@@ -318,6 +318,7 @@ def tombstone(
 
 for command in (upgrade_command.upgrade, *versions.COMMANDS, *production.COMMANDS, *labels.COMMANDS):
     app.command()(command)
+app.add_typer(classes.app, name="classes")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from flows.labels.classes import ClassRow
 from flows.publishing.history import Period
 from flows.versions.diff import Versions
+from tasks.common.schemas import SPLITS
+from tasks.common.text import one_line
+from tasks.labels.taxonomy import Change
 
 MOST = 40  # rows printed of one table
 LETTERS = 400  # characters printed of a reason
@@ -97,3 +101,24 @@ def _cell(value: Any) -> str:
 
 def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def print_classes(console: Console, rows: Sequence[ClassRow]) -> None:
+    """Print every class with its labelled images by split, its parent, and what it waits for."""
+    splits = [split for split in SPLITS if any(split in row.images for row in rows)]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("class", *splits, "parent", ""):
+        table.add_column(title, justify="right" if title in splits else "left")
+    for row in rows:
+        counts = [f"{row.images.get(split, 0):,}" for split in splits]
+        table.add_row(Text(one_line(row.name)), *counts, Text(one_line(row.parent or "")), Text(one_line(row.note)))
+    console.print(table)
+
+
+def print_changes(console: Console, changes: Sequence[Change]) -> None:
+    """Print every change of the classes, newest first."""
+    undone = {change.undoes for change in changes if change.kind == "undo"} - {None}
+    for change in list(reversed(changes))[:MOST]:
+        line = f"{one_line(change.what(), LETTERS)}, {change.at[:10]}, by {one_line(change.by)}"
+        _entry(console, change.id, line, change.why, "strike" if change.id in undone else "")
+    _more(console, len(changes))

@@ -19,8 +19,8 @@ class CommitRefused(EvergreenError):
     """Git did not commit data.dvc: a hook, a rule about signing, a lock, or no identity."""
 
 
-def commit_data(root: Path, message: str) -> None:
-    """Commit data.dvc, and nothing else that the user may have staged.
+def commit_data(root: Path, message: str, *also: str) -> None:
+    """Commit data.dvc and the files `also`, and nothing else that the user may have staged.
 
     The message also names batches that an earlier command has left uncommitted. Raises CommitRefused with git's words.
     """
@@ -31,7 +31,7 @@ def commit_data(root: Path, message: str) -> None:
     try:
         if not known:
             git(root, "add", "data.dvc")
-        git(root, *identity_options(root), "commit", "--quiet", "--only", "data.dvc", "-m", message)
+        git(root, *identity_options(root), "commit", "--quiet", "-m", message, "--only", "data.dvc", *also)
     except EvergreenError as error:
         if not known and git(root, "ls-files", "--", "data.dvc"):
             git(root, "rm", "--cached", "--quiet", "data.dvc")

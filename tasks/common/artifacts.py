@@ -51,8 +51,13 @@ def training_rows(root: Path) -> dict[str, pa.Table]:
 
 def network_rows(root: Path) -> dict[str, pa.Table]:
     """As training_rows, with the labels that the network is trained with: without pending changes of classes."""
-    file = NETWORK / ACCEPTED.name if (root / NETWORK / ACCEPTED.name).is_file() else ACCEPTED
-    return _by_split(_as_cleaned(_table(root, file), _cleaned(root)))
+    return _by_split(_as_cleaned(pq.read_table(network_file(root, ACCEPTED.name)), _cleaned(root)))
+
+
+def network_file(root: Path, name: str) -> Path:
+    """accepted.parquet or classes.json as the network is trained with them. Raises StageInputError without them."""
+    file = root / NETWORK / name
+    return file if file.is_file() else stage_output(root / VALIDATED / name, "validate")
 
 
 def _table(root: Path, file: Path) -> pa.Table:
@@ -95,8 +100,7 @@ def classes_and_task(root: Path) -> tuple[list[str], str]:
 
 def network_classes(root: Path) -> list[str]:
     """The classes that the network is trained with: those of classes_and_task without pending changes."""
-    file = root / NETWORK / "classes.json"
-    return read_json(file) if file.is_file() else classes_and_task(root)[0]
+    return read_json(network_file(root, "classes.json"))
 
 
 def class_names(root: Path) -> dict[str, str | None]:

@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 
 POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of them
+    "classes": ("written", "recorded"),
     "ledgers": ("claimed", "replaced"),
     "held": ("uploaded", "pushed", "kept", "published", "noted", "released"),
     "erase": ("shard", "batch", "removed"),

@@ -20,6 +20,7 @@ from tasks.common.errors import DataError
 from tasks.common.files import content_key
 from tasks.common.schemas import annotation_schema
 from tasks.dataset.shards import batches, counted_annotations, read_task
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column, read_votes
 from tasks.labels.votes import EXCLUDE, ballot, majority, newest_votes
 
 Label = str | list[str] | None
@@ -112,20 +113,30 @@ def by_sample(annotations: pa.Table) -> dict[str, list[dict]]:
     return found
 
 
-def decide_all(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> dict[int, Decision]:
-    """Row -> the decision about it, for each of the N samples that has an annotation. `labels`: as first given."""
+def decide_all(
+    ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table, taxonomy: Taxonomy = UNCHANGED
+) -> dict[int, Decision]:
+    """Row -> the decision about it, for each of the N samples that has an annotation. `labels`: as first given.
+
+    taxonomy: reads the names of all labels.
+    """
     annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
     if annotations.num_rows == 0:
         return {}
     said = by_sample(annotations)
     rows = pc.index_in(pa.array(list(said), pa.string()), ids.combine_chunks()).to_numpy()
     first = composed(labels).take(pa.array(rows)).to_pylist()
-    return {int(row): decide(label, of) for row, label, of in zip(rows, first, said.values(), strict=True)}
+    return {
+        int(row): decide(*read_votes(label, standing(of), taxonomy))
+        for row, label, of in zip(rows, first, said.values(), strict=True)
+    }
 
 
-def effective_labels(ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table) -> pa.ChunkedArray:
+def effective_labels(
+    ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table, taxonomy: Taxonomy = UNCHANGED
+) -> pa.ChunkedArray:
     """The effective labels, (N,), of samples `ids` with original `labels`; null where a sample is excluded."""
-    return replaced(composed(labels), decide_all(ids, labels, annotations))
+    return replaced(read_column(composed(labels), taxonomy), decide_all(ids, labels, annotations, taxonomy))
 
 
 def replaced(labels: pa.ChunkedArray, decisions: dict[int, Decision]) -> pa.ChunkedArray:

@@ -10,22 +10,25 @@ split divides each atom of a class among the parts. A name reads as a class of t
 they lie in several, as after a split, the name is undecided: a person says which. K is the number of classes.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from tasks.common.errors import DataError, refuse_newer
-from tasks.common.files import content_key, read_json
+from tasks.common.files import content_key
 from tasks.common.text import join_names, one_line
 
 SCHEMA_VERSION = 1
 FOLDER = Path("annotations/taxonomy")  # under data/
 
 Kind = Literal["rename", "merge", "split", "add", "retire", "group", "undo"]
+Label = str | list[str] | None
 Atom = tuple[str, ...]  # the class, then the part that each split made of it
 
 
@@ -43,6 +46,7 @@ class Change(BaseModel):
     by: str
     why: str
     state: str  # of the data when it was made: see `label_state`
+    listed: tuple[str, ...] | None = None  # data.classes of params.yaml before it; None: it lists none
 
     @field_validator("old", "new")
     @classmethod
@@ -53,9 +57,10 @@ class Change(BaseModel):
     def id(self) -> str:
         return content_key(self.model_dump(mode="json"))[:12]
 
-    def __str__(self) -> str:
+    def what(self) -> str:
+        """The change as a phrase."""
         old, new = join_names(map(repr, self.old), 9), join_names(map(repr, self.new), 9)
-        what = {
+        return {
             "rename": f"{old} renamed to {new}",
             "merge": f"{old} merged into {new}",
             "split": f"{old} split into {new}",
@@ -64,7 +69,9 @@ class Change(BaseModel):
             "group": f"{old} grouped as {new}",
             "undo": f"{self.undoes} undone",
         }[self.kind]
-        return f"change {self.id} ({what}; {one_line(self.by)}, {self.at[:10]})"
+
+    def __str__(self) -> str:
+        return f"change {self.id} ({self.what()}; {one_line(self.by)}, {self.at[:10]})"
 
 
 class ChangeRefused(DataError):
@@ -94,6 +101,7 @@ class Taxonomy:
     ended: dict[str, Change] = field(default_factory=dict)  # names that are not classes any more, and why
     parents: dict[str, frozenset[Atom]] = field(default_factory=dict)  # groups of classes
     splits: dict[str, Change] = field(default_factory=dict)  # class that was split -> the change, in order
+    added: frozenset[Atom] = frozenset()  # what no image had when it was added
 
     def read(self, name: str) -> Reading:
         """What `name` means today."""
@@ -146,7 +154,7 @@ class Taxonomy:
             exact = frozenset().union(*(classes[one] for one in parts)) == atoms
             if exact and parts != [name] and not all(supported(one) for one in parts):
                 classes = {one: own for one, own in classes.items() if one not in parts} | {name: atoms}
-        return Taxonomy(self.meaning, classes, self.ended, self.parents, self.splits)
+        return replace(self, classes=classes)
 
     def common(self, *namings: Iterable[str]) -> dict[str, str]:
         """Name -> its class in the finest division that every one of `namings` can express.
@@ -169,6 +177,9 @@ class Taxonomy:
             exact = [name for name in inside if self.atoms(name) == members[number]]
             titles[number] = today[0] if len(today) == 1 else exact[0] if exact else " + ".join(sorted(today or inside))
         return {name: titles[component[next(iter(self.atoms(name)))]] for name in names}
+
+
+UNCHANGED = Taxonomy()  # every name reads as itself
 
 
 def compose(changes: Sequence[Change]) -> Taxonomy:
@@ -216,6 +227,8 @@ def _apply(taxonomy: Taxonomy, change: Change) -> None:
     else:
         atoms = frozenset().union(*old.values()) if old else frozenset([change.new])
         parts = dict.fromkeys(change.new, atoms)
+    if change.kind == "add":
+        taxonomy.added |= frozenset([change.new])
     for name, atoms in old.items():
         taxonomy.meaning.setdefault(name, atoms)
         taxonomy.classes.pop(name, None)
@@ -227,10 +240,14 @@ def _apply(taxonomy: Taxonomy, change: Change) -> None:
 
 def _divide(taxonomy: Taxonomy, atoms: frozenset[Atom], parts: Sequence[str]) -> None:
     """Replace each of `atoms`, wherever a name has it, by one atom per part."""
+
+    def divided(own: frozenset[Atom]) -> frozenset[Atom]:
+        return (own - atoms) | {(*atom, part) for atom in own & atoms for part in parts}
+
     for names in (taxonomy.meaning, taxonomy.classes, taxonomy.parents):
         for name, own in names.items():
-            if own & atoms:
-                names[name] = (own - atoms) | {(*atom, part) for atom in own & atoms for part in parts}
+            names[name] = divided(own)
+    taxonomy.added = divided(taxonomy.added)
 
 
 SIZES = {  # kind -> (least old names, most, least new names, most)
@@ -269,17 +286,22 @@ def _check_names(taxonomy: Taxonomy, change: Change) -> None:
 
 def read_changes(data: Path) -> list[Change]:
     """All changes under `data`, in order. Raises DataError for a file that is not one."""
-    found = []
-    for file in sorted((data / FOLDER).glob("*.json")):
-        about = read_json(file)
-        if not isinstance(about, dict):
-            raise DataError(f"{file} is not a change of classes: restore it with `dvc checkout`")
-        refuse_newer(about.pop("schema", None), SCHEMA_VERSION, str(file))
-        try:
-            found.append(Change.model_validate(about))
-        except ValidationError as error:
-            raise DataError(f"{file} is not a change of classes ({error}): restore it with `dvc checkout`") from None
-    return sorted(found, key=lambda change: (change.number, change.at, change.id))
+    return sort_changes(parse_change(file.read_bytes(), str(file)) for file in (data / FOLDER).glob("*.json"))
+
+
+def parse_change(content: bytes, where: str) -> Change:
+    """The change in the file `where`. Raises DataError if it is not one, EvergreenError if it is of a newer format."""
+    try:
+        about = json.loads(content)
+        refuse_newer(about.pop("schema", None), SCHEMA_VERSION, where)
+        return Change.model_validate(about)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{where} is not a change of classes ({error}): restore it with `dvc checkout`") from None
+
+
+def sort_changes(changes: Iterable[Change]) -> list[Change]:
+    """`changes` in the order in which they are composed, which no merge of branches changes."""
+    return sorted(changes, key=lambda change: (change.number, change.at, change.id))
 
 
 def read_taxonomy(data: Path, state: str | None = None) -> Taxonomy:
@@ -299,15 +321,74 @@ def label_state(data: Path) -> str:
     return content_key(sorted(file.relative_to(data).as_posix() for file in manifests))[:16]
 
 
-def read_labels(labels: Sequence[str | list[str] | None], taxonomy: Taxonomy) -> list[str | list[str] | None]:
-    """`labels` (N,) of any time in the names of today; an undecided or retired name stays as it is."""
+def read_column(labels: pa.ChunkedArray, taxonomy: Taxonomy) -> pa.ChunkedArray:
+    """`labels` (N,), strings or lists, in the names of today; an undecided or retired name stays as it is."""
+    if not taxonomy.meaning or not len(labels):
+        return labels
+    lists = pa.types.is_list(labels.type)
+    whole = labels.combine_chunks()
+    names = (whole.flatten() if lists else whole).dictionary_encode()
+    today = pa.array([name and taxonomy.rename(name) for name in names.dictionary.to_pylist()], pa.string())
+    if today.equals(names.dictionary):
+        return labels
+    if not lists:
+        return pa.chunked_array([today.take(names.indices)])
+    read = [label and sorted({taxonomy.rename(name) for name in label}) for label in whole.to_pylist()]
+    return pa.chunked_array([pa.array(read, labels.type)])
 
-    def one(label: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(label, str):
-            return taxonomy.rename(label)
-        return label if label is None else sorted({taxonomy.rename(name) for name in label})
 
-    return [one(label) for label in labels]
+def read_votes(original: Label, rows: Sequence[dict], taxonomy: Taxonomy) -> tuple[Label, list[dict]]:
+    """One sample's original label and the annotations that count, in the names of today.
+
+    Where somebody said which part of a split class it is, all who gave the whole class are read as having said so.
+    """
+    if not taxonomy.meaning:
+        return original, list(rows)
+    original, *given = (_read_label(label, taxonomy) for label in (original, *(row["label"] for row in rows)))
+    parts: dict[str, list[str]] = {}  # undecided name -> parts that the newest word for one of them names
+    for label in given:
+        for name in {name for other in (original, *given) for name in names_of(other)}:
+            if named := set(taxonomy.read(name).among).intersection(names_of(label)):
+                parts[name] = sorted(named)
+    original, *given = (_with_parts(label, parts) for label in (original, *given))
+    return original, [{**row, "label": label} for row, label in zip(rows, given, strict=True)]
+
+
+def _with_parts(label: Label, parts: Mapping[str, list[str]]) -> Label:
+    if isinstance(label, str):
+        return parts.get(label, [label])[0]
+    return label if label is None else sorted({part for name in label for part in parts.get(name, [name])})
+
+
+def is_decided(label: Label, taxonomy: Taxonomy) -> bool:
+    """Whether no name in `label` waits for a person since a split."""
+    return not any(taxonomy.read(name).among for name in names_of(label))
+
+
+def names_of(label: Label) -> list[str]:
+    """The class names of a label: one, any number (multi-label), none for null."""
+    return [] if label is None else [label] if isinstance(label, str) else list(label)
+
+
+def _read_label(label: Label, taxonomy: Taxonomy) -> Label:
+    if isinstance(label, str):
+        return taxonomy.rename(label)
+    return label if label is None else sorted({taxonomy.rename(name) for name in label})
+
+
+def is_supported(
+    name: str, counts: Mapping[str, Mapping[str, int]], taxonomy: Taxonomy, least: Mapping[str, int]
+) -> bool:
+    """Whether class `name` has enough images in each split, and one in train.
+
+    counts: split -> label -> images; least: split -> images, as validate.min_per_class.
+    """
+    inside = taxonomy.atoms(name)
+    for split, of in counts.items():
+        found = sum(count for label, count in of.items() if taxonomy.atoms(label) <= inside)
+        if found < max(least.get(split, 0), 1 if split == "train" else 0):
+            return False
+    return True
 
 
 def agree(classes: Sequence[str], taxonomy: Taxonomy) -> list[str]:
@@ -326,8 +407,3 @@ def agree(classes: Sequence[str], taxonomy: Taxonomy) -> list[str]:
 
 def _nfc(name: str) -> str:
     return normalize("NFC", name)
-
-
-def sum_columns(names: Sequence[str], to: Mapping[str, str], classes: Sequence[str]) -> list[list[int]]:
-    """For each of `classes` (K,), the columns of `names` that make it: those that `to` maps to it."""
-    return [[column for column, name in enumerate(names) if to.get(name, name) == one] for one in classes]

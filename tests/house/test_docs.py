@@ -45,7 +45,8 @@ def test_every_command_and_option_a_page_names_exists(file):
     for name, rest in re.findall(r"evergreen ([a-z]\w+)([^`\n|]*)", file.read_text(encoding="utf-8")):
         if file in TOP or name in COMMANDS:
             assert name in COMMANDS, f"{file.name}: evergreen {name}"
-            known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+            commands = [COMMANDS[name], *getattr(COMMANDS[name], "commands", {}).values()]
+            known = {option for command in commands for parameter in command.params for option in parameter.opts}
             named = set(re.findall(r"(?<!\S)(--[a-z-]+)", rest))
             assert named <= known | {"--help"}, f"{file.name}: evergreen {name} has no {named - known}"
 

@@ -109,7 +109,8 @@ STAGE_KEYS = [path for path in KEYS if path[0] in STAGE_SECTIONS]
 OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
 TIMES = {("data", "time_format"): "%d.%m.%Y", ("data", "time_zone"): "Europe/Berlin"}
-USED = sorted({path for stage in DVC.values() for path in stage["deps"] if path.count("/") == 2})  # outputs
+DEPS = {Path(path) for stage in DVC.values() for path in stage["deps"]}
+USED = sorted(path.as_posix() for path in DEPS if path.parts[0] == "artifacts" and path.suffix)  # files of outputs
 BASE = {name: ORIGINAL[name] for name in STAGE_SECTIONS}  # DVC parses the file some 30 times for each change
 
 
@@ -149,7 +150,9 @@ class Project:
         load_run_params(root / "params.yaml")
         (root / "artifacts" / name).mkdir(parents=True)
         used = [path for path in USED if path.startswith(f"artifacts/{name}/")]
+        used += [path for path in self.said if path.startswith(f"artifacts/{name}/")]
         for path in [f"artifacts/{name}/marker", *used]:
+            (root / path).parent.mkdir(exist_ok=True)
             (root / path).write_text(self.said.get(path, name))
         (root / "metrics").mkdir(exist_ok=True)
         (root / "metrics" / f"{name}.json").write_text("{}\n")
@@ -202,14 +205,28 @@ def test_a_label_runs_validate_and_what_uses_labels_never_inspect_or_embed(proje
     (project.root / "data/annotations/batches").mkdir(parents=True)
     (project.root / "data/annotations/batches/000002-l-1.json").write_text("{}\n")
     assert project.to_run() == {"validate"}
-    project.said = {"artifacts/validate/marker": "confirmed"}
+    project.said = {"artifacts/validate/network/confirmed.parquet": "confirmed"}
     assert project.bring("validate") == "ran"
     assert project.to_run() == {"clean"}
     (project.root / "data/annotations/batches/000003-l-2.json").write_text("{}\n")
-    project.said = {"artifacts/validate/accepted.parquet": "another label"}
+    accepted = ("artifacts/validate/accepted.parquet", "artifacts/validate/network/accepted.parquet")
+    project.said = dict.fromkeys(accepted, "another label")
     assert project.bring("validate") == "ran"
     later = {"clean", "train_backbone", "train_head", "calibrate", "evaluate", "bundle"}
     assert project.to_run() == later
+    shutil.rmtree(project.root / "data/annotations")
+    project.said = {}
+    assert project.bring("validate") == "restored"
+
+
+def test_a_change_of_classes_runs_validate_and_the_stages_from_the_head_on(project):
+    project.write(BASE)
+    (project.root / "data/annotations/taxonomy").mkdir(parents=True)
+    (project.root / "data/annotations/taxonomy/000001-x.json").write_text("{}\n")
+    assert project.to_run() == {"validate"}
+    project.said = {"artifacts/validate/accepted.parquet": "merged", "artifacts/validate/taxonomy.json": "{}"}
+    assert project.bring("validate") == "ran"
+    assert project.to_run() == {"train_head", "calibrate", "evaluate", "bundle"}
     shutil.rmtree(project.root / "data/annotations")
     project.said = {}
     assert project.bring("validate") == "restored"

@@ -1,9 +1,9 @@
 """Stage `clean`: judges every label by out-of-fold predictions and repairs the training split.
 
-Reads artifacts/validate/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate clusters)
-and the pretrained features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and metrics/clean.json. Only
-training labels change, within bounds, and only where the change is shown to predict held-out labels better (proof.py).
-Other suspicious labels, also of the other splits, are queued for a person.
+Reads artifacts/validate/network/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate
+clusters) and the pretrained features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and
+metrics/clean.json. Only training labels change, within bounds, and only where the change is shown to predict held-out
+labels better (proof.py). Other suspicious labels, also of the other splits, are queued for a person.
 
 N samples, K classes, D feature dimensions, F folds.
 """
@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common import artifacts
 from tasks.common.cells import harmless_cell
 from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_path, read_json, write_json
-from tasks.common.params import CleanParams, DataParams, EmbedParams, ImagesParams
+from tasks.common.params import CleanParams, EmbedParams, ImagesParams
 from tasks.common.schemas import SPLITS, cleaned_schema
 from tasks.dataset.shards import group_keys, read_paths
 from tasks.models.pretrained import pretrained_features
@@ -32,13 +33,14 @@ from tasks.stages.clean.policy import ACTIONS, Decision, Verdict, decide, judge_
 from tasks.stages.clean.proof import Gain, measure_gain
 
 
-def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, clean: CleanParams) -> None:
+def run(root: Path, *, images: ImagesParams, embed: EmbedParams, clean: CleanParams) -> None:
     """Judge all labelled accepted samples and write labels, queue and figures.
 
     Raises StageInputError for missing input and DataError if the training labels cannot be judged.
     """
     samples, classes = _read(root)
-    y = encode(samples.column("label"), classes, data.task)
+    task = "multilabel" if pa.types.is_list(samples.schema.field("label").type) else "multiclass"
+    y = encode(samples.column("label"), classes, task)
     split = np.array(samples.column("split").to_pylist())
     train = np.flatnonzero(split == "train")
     if len(train) == 0:
@@ -61,7 +63,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     actions = np.full(len(y), "keep", dtype="<U7")
     reasons = np.where(everything.is_issue, "held_out", "").astype(decision.reasons.dtype)
     actions[train], reasons[train] = decision.actions, decision.reasons
-    _write(root, samples, everything, actions, reasons, classes, data.task)
+    _write(root, samples, everything, actions, reasons, classes, task)
     figures = summary(everything, y, split, actions, classes) | proof_figures(gain, verdict)
     figures["sentence"] = sentence(figures)
     write_json(root / "metrics" / "clean.json", figures)
@@ -100,12 +102,8 @@ def repair(
 
 def _read(root: Path) -> tuple[pa.Table, list[str]]:
     """Labelled accepted samples with their near-duplicate cluster, in canonical order; and the class names."""
-    accepted = root / "artifacts" / "validate" / "accepted.parquet"
-    inspected = root / "artifacts" / "inspect" / "samples.parquet"
-    names = root / "artifacts" / "validate" / "classes.json"
-    for file in (inspected, accepted, names):
-        if not file.is_file():
-            raise StageInputError(f"{file} is missing: run the stage {file.parent.name} first")
+    accepted, names = (artifacts.network_file(root, name) for name in ("accepted.parquet", "classes.json"))
+    inspected = artifacts.stage_output(root / "artifacts" / "inspect" / "samples.parquet", "inspect")
     samples = pq.read_table(accepted, columns=["id", "shard", "row", "split", "label", "group"])
     samples = samples.filter(pc.is_valid(samples.column("label")))
     cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))

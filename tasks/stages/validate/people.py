@@ -11,28 +11,33 @@ import pyarrow as pa
 from tasks.common.files import content_key
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import Decision, decide_all, read_annotations, replaced
+from tasks.labels.taxonomy import Taxonomy, read_column
 
 EXCLUDED = "by_people"  # in the column `excluded`
-CONFIRMED = pa.schema(  # artifacts/validate/confirmed.parquet: labels that a reviewer or several annotators gave
-    [
-        ("id", pa.string()),
-        ("since", pa.int32()),  # number of the batch of annotations that confirmed it
-        ("by", pa.string()),
-        ("disputed", pa.string()),  # what an annotator said against it since; null: nothing
-    ]
+CONFIRMED = (
+    pa.schema(  # artifacts/validate/network/confirmed.parquet: labels that a reviewer or several annotators gave
+        [
+            ("id", pa.string()),
+            ("since", pa.int32()),  # number of the batch of annotations that confirmed it
+            ("by", pa.string()),
+            ("disputed", pa.string()),  # what an annotator said against it since; null: nothing
+        ]
+    )
 )
 
 
-def decisions(root: Path, samples: pa.Table) -> dict[int, Decision]:
-    """Row of `samples` -> what people's annotations decide about it."""
-    return decide_all(samples["id"], samples["label"], read_annotations(root / "data", read_tombstones(root)))
+def decisions(root: Path, samples: pa.Table, taxonomy: Taxonomy) -> dict[int, Decision]:
+    """Row of `samples` -> what people's annotations decide about it, in the names of `taxonomy`."""
+    annotations = read_annotations(root / "data", read_tombstones(root))
+    return decide_all(samples["id"], samples["label"], annotations, taxonomy)
 
 
-def with_decisions(samples: pa.Table, found: dict[int, Decision]) -> pa.Table:
+def with_decisions(samples: pa.Table, found: dict[int, Decision], taxonomy: Taxonomy) -> pa.Table:
     """`samples` with effective labels, and EXCLUDED where a person excluded the sample."""
+    labels = replaced(read_column(samples["label"], taxonomy), found)
+    samples = samples.set_column(samples.column_names.index("label"), "label", labels)
     if not found:
         return samples
-    samples = samples.set_column(samples.column_names.index("label"), "label", replaced(samples["label"], found))
     excluded = np.array(samples["excluded"].to_pylist(), object)
     excluded[[row for row, decision in found.items() if decision.excluded]] = EXCLUDED
     return samples.set_column(samples.column_names.index("excluded"), "excluded", pa.array(excluded, pa.string()))
@@ -53,14 +58,18 @@ def confirmed_table(ids: pa.ChunkedArray, found: dict[int, Decision]) -> pa.Tabl
     return pa.Table.from_pylist(rows, schema=CONFIRMED)
 
 
-def label_figures(given: pa.Table, found: dict[int, Decision]) -> dict:
-    """What people changed against the labels as first given (N,), and the revision: a digest of exactly that."""
+def label_figures(given: pa.Table, found: dict[int, Decision], taxonomy: Taxonomy, changes: list[str]) -> dict:
+    """What people changed against the labels as first given (N,), and the revision: a digest of exactly that.
+
+    changes: ids of the changes of classes.
+    """
+    given = given.set_column(given.column_names.index("label"), "label", read_column(given["label"], taxonomy))
     changed = []
     for row, decision in found.items():
         if decision.excluded or decision.label != given["label"][row].as_py():
             changed.append([given["id"][row].as_py(), decision.label, decision.excluded])
     return {
-        "label_revision": content_key(sorted(changed, key=lambda one: one[0]))[:12],
+        "label_revision": content_key([*sorted(changed, key=lambda one: one[0]), *changes])[:12],
         "corrected": sum(not excluded for _, _, excluded in changed),
         "excluded_by_people": sum(excluded for _, _, excluded in changed),
     }

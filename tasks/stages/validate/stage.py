@@ -1,7 +1,8 @@
 """Stage `validate`: decides by hard rules and a Great Expectations suite what may be trained on.
 
 Reads artifacts/inspect/samples.parquet, the batch manifests and the annotations under data/. Writes artifacts/validate/
-{accepted.parquet, classes.json, confirmed.parquet, quarantine.parquet, result.json, index.html} and
+{accepted.parquet, classes.json, taxonomy.json, quarantine.parquet, result.json, index.html},
+artifacts/validate/network/{accepted.parquet, classes.json, confirmed.parquet} (see tasks.stages.validate.classes) and
 metrics/validate.json. From here on a label is the effective one, after all that people said (tasks.labels), and samples
 that people excluded are gone. index.html shows every rule with its figures and works without network.
 
@@ -13,6 +14,7 @@ measurements are cached, so a run only pays for new data.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.common import artifacts
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, StageInputError, TableRefused
 from tasks.common.files import atomic_path, write_json
@@ -29,6 +32,7 @@ from tasks.common.schemas import accepted_schema
 from tasks.dataset.shards import BatchManifest, batches, read_tombstones
 from tasks.stages.validate import batch_noise, expectations, people, rules
 from tasks.stages.validate import page as validation_page
+from tasks.stages.validate.classes import choose_classes, class_mapping, views
 from tasks.stages.validate.expectations import Outcome
 from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, labels_of, left_out_text, report
 
@@ -44,12 +48,12 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
     expectations.columns_of(validate.expectations)  # report a misspelt column before any work
     samples, manifests = _read(root)
-    said = people.decisions(root, samples)
-    table = SampleTable(people.with_decisions(samples, said))
+    network, today, changes = views(root, samples, data.classes, validate)
+    table = network.table
     found = Findings()
     try:
-        found.classes, found.left_out = choose_classes(table, data.classes, validate)
-        if data.classes is None:
+        found.classes, found.left_out = choose_classes(network, validate)
+        if network.listed is None:
             _refuse_table([rules.rare_labels(int(table.left_out.sum()), int(table.labelled.sum()))])
         _judge_batches(root, table, manifests, found, data.task, images, embed, validate)
         found.of_table = table_checks(table, found.classes, validate)
@@ -62,14 +66,26 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
                 _judge_shares(table, manifest, found, validate)
             found.of_table = table_checks(table, found.classes, validate)
             _refuse_table(found.of_table)
+        trained, found = found, replace(found)
+        if today is not network:
+            table = today.table
+            table.refuse_as(network.table)
+            found.classes, found.left_out = choose_classes(today, validate)
+            found.of_table = table_checks(table, found.classes, validate)
+            _refuse_table(found.of_table)
     except (BatchRefused, TableRefused) as refusal:
         what = refusal.batch if isinstance(refusal, BatchRefused) else "table"
         page = _keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
         reasons = [*refusal.reasons, f"all figures are in {page}"]
         raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons, refusal.checks)) from None
-    out = root / "artifacts" / "validate"
-    _write_parquet(out / "confirmed.parquet", people.confirmed_table(samples["id"], said))
-    _write(root, table, found, manifests, data.task, images, people.label_figures(samples, said))
+    folder = root / artifacts.NETWORK
+    _write_accepted(folder, network.table, trained.classes, data.task)
+    _write_parquet(folder / "confirmed.parquet", people.confirmed_table(samples["id"], network.said))
+    write_json(
+        root / artifacts.VALIDATED / "taxonomy.json", class_mapping(network, today, trained.classes, found.classes)
+    )
+    labels = people.label_figures(samples, today.said, today.taxonomy, changes)
+    _write(root, table, found, manifests, data.task, images, labels)
 
 
 def _read(root: Path) -> tuple[pa.Table, list[BatchManifest]]:
@@ -79,25 +95,6 @@ def _read(root: Path) -> tuple[pa.Table, list[BatchManifest]]:
     tombstones = read_tombstones(root)
     manifests = [batch for batch in batches(root / "data") if batch.batch not in tombstones]
     return pq.read_table(file), manifests
-
-
-def choose_classes(
-    table: SampleTable, given: list[str] | None, validate: ValidateParams
-) -> tuple[list[str], Counter[str]]:
-    """The class names, and how many samples have each other label. These are left out; no batch is refused for it."""
-    train = table.counts(table.training)
-    least = max(validate.min_per_class.get("train", 0), 1)
-    classes = rules.class_names(train, given, least)
-    known, left_out = set(classes), Counter()
-    for row in np.flatnonzero(table.fine & table.labelled):
-        unlisted = set(labels_of(table.labels[row])) - known
-        for name in sorted(unlisted):
-            why = f"is not among the {len(known)} of data.classes"
-            if given is None:
-                why = f"has {train[name]} labelled training images, at least {least} make a class"
-            left_out[name] += 1
-            table.leave_out(row, unlisted, f"label {name!r} {why}")
-    return classes, left_out
 
 
 def _judge_batches(
@@ -254,12 +251,10 @@ def _write(
     images: ImagesParams,
     labels: dict,
 ) -> None:
-    out = root / "artifacts" / "validate"
-    schema = accepted_schema(task)
+    out = root / artifacts.VALIDATED
     about = report(found, table, manifests, None)
-    _write_parquet(out / "accepted.parquet", table.accepted().select(schema.names).cast(schema))
+    _write_accepted(out, table, found.classes, task)
     _write_parquet(out / "quarantine.parquet", table.refused_rows().select(QUARANTINE.names).cast(QUARANTINE))
-    write_json(out / "classes.json", found.classes)
     write_json(out / "result.json", about)
     _write_text(out / "index.html", validation_page.render(about, _tiles(root, table, images)))
     figures = {name: about[name] for name in ("rows", "accepted", "labelled_training_rows", "excluded", "quarantined")}
@@ -273,6 +268,12 @@ def _write(
         f"{counts['checks']} checks and {len(found.outcomes)} expectations passed"
         + (f"; left out: {left_out_text(figures['left_out'])}" if found.left_out else "")
     )
+
+
+def _write_accepted(out: Path, table: SampleTable, classes: list[str], task: str) -> None:
+    schema = accepted_schema(task)
+    _write_parquet(out / "accepted.parquet", table.accepted().select(schema.names).cast(schema))
+    write_json(out / "classes.json", classes)
 
 
 def _write_parquet(file: Path, table: pa.Table) -> None:

@@ -76,6 +76,11 @@ class SampleTable:
         if self.reason[row] is None:
             self.reason[row], self.detail[row] = reason, detail
 
+    def refuse_as(self, other: "SampleTable") -> None:
+        """Quarantine the rows that `other`, a table of the same samples, quarantines."""
+        rows = other.quarantined
+        self.reason[rows], self.detail[rows] = other.reason[rows], other.detail[rows]
+
     def counts(self, rows: np.ndarray) -> Counter:
         """Label -> labelled samples among `rows` (N,) bool."""
         found = Counter()
@@ -92,9 +97,12 @@ class SampleTable:
             samples = samples.set_column(place, samples.schema.field(place), labels)
         return samples.filter(pa.array(self.fine))
 
-    def leave_out(self, row: int, unlisted: set[str], why: str) -> None:
-        """Leave out the row, or in multi-label data only its labels `unlisted`: the image says something of others."""
-        if isinstance(self.labels[row], str):
+    def leave_out(self, row: int, unlisted: set[str], why: str, whole: bool = False) -> None:
+        """Leave out the row, or in multi-label data only its labels `unlisted`: the image says something of others.
+
+        whole: the row in any case, because without that label it would say something wrong.
+        """
+        if whole or isinstance(self.labels[row], str):
             self.quarantine(row, LEFT_OUT, why)
         else:
             self.labels[row] = [name for name in self.labels[row] if name not in unlisted]

@@ -33,6 +33,8 @@ ELSEWHERE = {  # points that need more than a scenario has
         f"labels.{where}": "tests/flows/labels/test_journal.py"
         for where in ("recording", "recorded", "aside", "written", "stored", "committed")
     },
+    "classes.written": "tests/flows/labels/test_classes.py",
+    "classes.recorded": "tests/flows/labels/test_classes.py",
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
     "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }

@@ -1,11 +1,12 @@
 import itertools
 
+import pyarrow as pa
 import pytest
 
 from tasks.common.errors import DataError
 from tasks.common.files import write_json
 from tasks.labels import taxonomy
-from tasks.labels.taxonomy import Change, ChangeRefused, Reading, compose, read_changes, read_labels
+from tasks.labels.taxonomy import Change, ChangeRefused, Reading, compose, read_changes, read_column, read_votes
 
 
 def changes(*steps) -> list[Change]:
@@ -68,9 +69,36 @@ def test_a_retired_class_reads_as_none_and_a_split_with_a_retired_part_stays_und
     assert found.read("dog") == Reading(None, ("hound",))
 
 
-def test_multilabel_labels_are_read_name_by_name():
+def test_columns_of_labels_are_read_name_by_name():
     found = of(("merge", "cat dog", "pet"), ("rename", "sky", "heaven"))
-    assert read_labels([["cat", "dog", "sky"], [], None], found) == [["heaven", "pet"], [], None]
+    lists = pa.chunked_array([pa.array([["cat", "dog", "sky"], [], None], pa.list_(pa.string()))])
+    assert read_column(lists, found).to_pylist() == [["heaven", "pet"], [], None]
+    plain = pa.chunked_array([pa.array(["cat", None, "sky", "sea"])])
+    assert read_column(plain, found).to_pylist() == ["pet", None, "heaven", "sea"]
+    assert read_column(plain, of()) is plain
+
+
+def vote(label, annotator="ann") -> dict:
+    return {"label": label, "annotator": annotator}
+
+
+def test_votes_are_counted_in_the_names_of_today():
+    found = of(("merge", "cat kitten", "pet"))
+    assert read_votes("cat", [vote("kitten"), vote(None)], found) == ("pet", [vote("pet"), vote(None)])
+
+
+def test_after_a_split_a_word_for_a_part_decides_for_all_who_gave_the_whole():
+    found = of(("split", "dog", "hound poodle"))
+    assert read_votes("dog", [vote("dog", "bob"), vote("hound")], found) == (
+        "hound",
+        [vote("hound", "bob"), vote("hound")],
+    )
+    assert read_votes("dog", [vote("cat", "bob")], found) == ("dog", [vote("cat", "bob")]), "cat wins nothing by it"
+    assert read_votes(["dog", "sky"], [vote(["hound", "sky"])], found) == (["hound", "sky"], [vote(["hound", "sky"])])
+
+
+def test_a_word_for_a_retired_class_still_counts():
+    assert read_votes("cat", [vote("dog")], of(("retire", "dog", ""))) == ("cat", [vote("dog")])
 
 
 def test_a_split_waits_until_every_part_is_supported():

@@ -164,7 +164,7 @@ def _id(row: dict) -> str:
 
 def run(root: Path, everything: Params | None = None) -> None:
     everything = everything or params(root)
-    stage.run(root, data=everything.data, images=everything.images, embed=everything.embed, clean=everything.clean)
+    stage.run(root, images=everything.images, embed=everything.embed, clean=everything.clean)
 
 
 def labels(root: Path) -> dict:

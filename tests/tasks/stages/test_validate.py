@@ -16,7 +16,9 @@ from tasks.common.params import Expectation, parse_params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import accepted_schema, sample_schema
 from tasks.dataset import shards
+from tasks.labels.taxonomy import UNCHANGED
 from tasks.stages.validate import page, rules, stage
+from tasks.stages.validate.classes import View
 from tasks.stages.validate.table import SampleTable
 from tests.support.inspected_project import CLASSES, IMAGES, PARAMS, Project, fashion, status_of
 from tests.support.shared import networks
@@ -61,11 +63,11 @@ def test_accepts_a_good_table_and_says_why(project, base):
 def test_the_same_input_gives_the_same_bytes(project, base):
     project.add([*base[:-1], base[-1] | {"width": 10}])
     out = project.run()
-    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    first = {file.name: file.read_bytes() for file in out.rglob("*.*")}
     shutil.rmtree(out)
     shutil.rmtree(project.root / ".evergreen")
     project.run()
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == first
+    assert {file.name: file.read_bytes() for file in out.rglob("*.*")} == first
 
 
 def test_samples_are_needed(tmp_path):
@@ -136,7 +138,7 @@ def test_in_multi_label_data_only_the_unlisted_label_is_left_out():
     arrays = {name: columns.get(name, [None] * 3) for name in (*schema.names, "excluded")}
     table = pa.table(arrays, schema=schema.append(pa.field("excluded", pa.string())))
     found = SampleTable(table.append_column("status", pa.array(["ok"] * 3)))
-    assert stage.choose_classes(found, ["a"], PARAMS.validate_) == (["a"], {"b": 2})
+    assert stage.choose_classes(View(UNCHANGED, found, {}, ["a"]), PARAMS.validate_) == (["a"], {"b": 2})
     assert found.accepted()["label"].to_pylist() == [["a"], [], ["a"]]
 
 

@@ -1,0 +1,139 @@
+"""The `evergreen classes` commands: list, rename, merge, split, add, retire, group, undo, queue.
+
+Every `evergreen` command loads this module, so it imports only light modules at the top.
+"""
+
+import getpass
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.common.paths import project_root
+from tasks.common.text import one_line
+
+app = typer.Typer(help="List the classes and their history, and change them.")
+
+Why = Annotated[str, typer.Option(help="Why; recorded with the change.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
+Commit = Annotated[bool, typer.Option(help="Commit data.dvc (and data.classes, if it is set) to git.")]
+
+
+@app.callback(invoke_without_command=True)
+def classes(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the classes with their images, and every change of them."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from flows.cli.tables import print_changes, print_classes
+    from flows.labels.classes import class_rows
+
+    rows, changes = class_rows(project_root())
+    if as_json:
+        about = {"classes": [row.__dict__ for row in rows]}
+        about["changes"] = [{"id": change.id, **change.model_dump(mode="json")} for change in changes]
+        typer.echo(json.dumps(about, indent=2, ensure_ascii=False))
+    else:
+        print_classes(Console(), rows)
+        print_changes(Console(), changes)
+
+
+@app.command()
+def rename(old: str, new: str, why: Why = "", dry_run: DryRun = False, commit: Commit = True) -> None:
+    """Give the class OLD the name NEW."""
+    _change("rename", [old], [new], why, dry_run, commit)
+
+
+@app.command()
+def merge(
+    old: list[str],
+    into: Annotated[str, typer.Option(help="Name of the merged class; may be one of them.")],
+    why: Why = "",
+    dry_run: DryRun = False,
+    commit: Commit = True,
+) -> None:
+    """Make one class of several."""
+    _change("merge", old, [into], why, dry_run, commit)
+
+
+@app.command()
+def split(
+    name: str,
+    into: Annotated[list[str], typer.Option(help="Name of a part; give it twice or more.")],
+    queue: Annotated[Path | None, typer.Option(help="CSV to write for the images that then wait.")] = None,
+    why: Why = "",
+    dry_run: DryRun = False,
+    commit: Commit = True,
+) -> None:
+    """Divide the class NAME into parts. It stays whole until people gave each part enough images."""
+    _change("split", [name], into, why, dry_run, commit)
+    if not dry_run:
+        _queue(name, queue or Path(".evergreen/label-issues/split.csv"))
+
+
+@app.command()
+def add(name: str, why: Why = "", dry_run: DryRun = False, commit: Commit = True) -> None:
+    """Accept NAME as a label. It becomes a class of the model once enough images have it."""
+    _change("add", [], [name], why, dry_run, commit)
+
+
+@app.command()
+def retire(name: str, why: Why = "", dry_run: DryRun = False, commit: Commit = True) -> None:
+    """Stop answering the class NAME: its images are left out."""
+    _change("retire", [name], [], why, dry_run, commit)
+
+
+@app.command()
+def group(parent: str, children: list[str], why: Why = "", dry_run: DryRun = False, commit: Commit = True) -> None:
+    """Let PARENT be the coarse answer where the model is unsure among CHILDREN."""
+    _change("group", children, [parent], why, dry_run, commit)
+
+
+@app.command()
+def undo(change: str, why: Why = "", dry_run: DryRun = False, commit: Commit = True) -> None:
+    """Take back the change with this id; an undo can be undone, too."""
+    _change("undo", [], [], why, dry_run, commit, change)
+
+
+@app.command()
+def queue(
+    name: Annotated[str | None, typer.Argument(help="Class that was split. Default: the last one.")] = None,
+    to: Annotated[Path, typer.Option(help="CSV to write, with the images next to it.")] = Path(
+        ".evergreen/label-issues/split.csv"
+    ),
+) -> None:
+    """Write the images of a split class that wait for a part, the likeliest assignment first."""
+    _queue(name, to)
+
+
+def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, commit: bool, undoes=None) -> None:
+    from flows.labels.classes import plan_change, record_change
+
+    root = project_root()
+    plan = plan_change(root, kind, old, new, why=why, by=getpass.getuser(), undoes=undoes)
+    for line in plan.lines():
+        typer.echo(one_line(line, 2000))
+    if dry_run:
+        typer.echo("nothing was changed (--dry-run)")
+        return
+    record_change(root, plan, commit)
+    typer.echo(f"recorded as change {plan.change.id}; `evergreen classes undo {plan.change.id}` takes it back")
+
+
+def _queue(name: str | None, to: Path) -> None:
+    from flows.labels.class_queue import waiting_images, write_queue
+
+    root = project_root()
+    waiting = waiting_images(root, name)
+    have = ", ".join(f"{count:,} {part!r}" for part, count in waiting.labelled.items())
+    file = to if to.is_absolute() else root / to
+    write_queue(root, waiting, file)
+    typer.echo(
+        one_line(f"{len(waiting.rows):,} images of {waiting.name!r} wait in {file}; labelled so far: {have}", 500)
+    )
+    typer.echo("fill in the column label, then `evergreen label FILE`; `evergreen classes queue` ranks the rest again")
