@@ -22,7 +22,8 @@ from benchmarks.record import Figure, report
 from benchmarks.scratch import say
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
-from tasks.releases.store import PointerMoved, Releases, open_store, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import PointerMoved, Releases, open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.1  # longest time between a lost race and the next try, seconds

@@ -24,7 +24,8 @@ from benchmarks.scratch import say, timed
 from benchmarks.versions import add_batch, fashion_rows, hashes, release, start
 from flows.publishing.rollback import restore, rollback
 from tasks.common.params import load_params
-from tasks.releases.store import Pointer, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import open_store
 
 VERSIONS = 20
 ENCODED = 1 << 20  # bytes per image of the large version

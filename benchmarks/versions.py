@@ -19,7 +19,8 @@ from tasks.common.params import load_params
 from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
 from tasks.releases.bundle import write_manifest
-from tasks.releases.store import Pointer, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import open_store
 
 TASK = "multiclass"
 

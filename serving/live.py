@@ -13,7 +13,8 @@ from typing import NamedTuple
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
 from tasks.releases.nothing_live import nothing_live
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 logger = logging.getLogger("evergreen.live")
 

@@ -22,7 +22,8 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, read_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 RUN_SECONDS = 1800  # limit for the event to start a run and for that run to end
 console = Console(highlight=False)

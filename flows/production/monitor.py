@@ -28,7 +28,8 @@ from tasks.common.checks import Frozen
 from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
-from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, cached_bundle, open_store
 
 LONGEST = timedelta(days=1)  # longest window; after a longer silence only the newest day counts
 HEAVY = ("image",)  # log columns that are not read: encoded bytes; pages show the thumbnails

@@ -21,7 +21,8 @@ from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
-from tasks.releases.store import Pointer, Releases, cached_bundle, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, cached_bundle, open_store
 from tasks.scoring import intervals
 
 Z = 2.326  # one-sided 99 %: "surely"

@@ -28,7 +28,7 @@ from tasks.common.files import atomic_path, parse_yaml, read_json, write_json
 from tasks.common.params import load_run_params
 from tasks.common.paths import main_checkout
 from tasks.dataset.shards import read_task
-from tasks.releases.store import Pointer
+from tasks.releases.pointer import Pointer
 from tasks.stages.bundle.stage import check_params
 
 NEEDED = ("inspect", "validate")

@@ -24,7 +24,8 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_file
 from tasks.common.paths import main_checkout, state_dir
 from tasks.gate.verdict import GateVerdict
-from tasks.releases.store import Pointer, PointerMoved, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import PointerMoved, Releases
 
 RACES = 10  # how often an approval is judged again because another run published first
 

@@ -12,7 +12,8 @@ from pydantic import AwareDatetime
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params
-from tasks.releases.store import Pointer, Releases, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, open_store
 
 
 def open_project(root: Path) -> tuple[Params, Releases]:

@@ -8,7 +8,8 @@ from tasks.common.files import read_json
 from tasks.common.params import Params
 from tasks.gate.champion import calibration_skill, champion_evidence, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
-from tasks.releases.store import Pointer, Releases, cached_bundle
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, cached_bundle
 
 
 def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:

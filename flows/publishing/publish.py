@@ -19,7 +19,8 @@ from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_file
-from tasks.releases.store import Pointer, PointerMoved, Releases, StoreDamaged, successor
+from tasks.releases.pointer import Pointer, successor
+from tasks.releases.store import PointerMoved, Releases, StoreDamaged
 
 
 class Publication(Frozen):

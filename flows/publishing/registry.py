@@ -20,7 +20,7 @@ from flows.repo.git import git, identity_options
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.text import single_spaced
-from tasks.releases.store import Pointer
+from tasks.releases.pointer import Pointer
 
 BRANCH = "refs/heads/releases"
 HELD = "refs/evergreen/held"

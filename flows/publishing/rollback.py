@@ -18,7 +18,8 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_dir, fsync_dir
 from tasks.common.paths import main_checkout
 from tasks.dataset.shards import BatchManifest
-from tasks.releases.store import Pointer, PointerMoved, Releases, successor
+from tasks.releases.pointer import Pointer, successor
+from tasks.releases.store import PointerMoved, Releases
 
 
 def rollback(

@@ -27,7 +27,8 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
 from tasks.common.paths import main_checkout, state_dir
 from tasks.common.version import VERSION
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 MANIFEST = "artifacts/bundle/MANIFEST.json"
 

@@ -14,7 +14,8 @@ from flows.release_report import facts
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml, read_json
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 LISTED = 60  # changed params, classes and commits in the lists
 

@@ -30,7 +30,8 @@ from tasks.common.paths import cache_dir
 from tasks.common.text import escape_markdown
 from tasks.gate.verdict import GateVerdict
 from tasks.releases import bundle
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 SIBLINGS = (
     "Siblings are images of one object, found by file names or features: {sentence}. If they are right, record groups "

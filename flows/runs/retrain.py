@@ -37,7 +37,8 @@ from tasks.common.paths import state_dir
 from tasks.dataset.shards import known_batches, read_tombstones, undo_text
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.bundle import digest
-from tasks.releases.store import Pointer, PointerMoved, Releases, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import PointerMoved, Releases, open_store
 from tasks.stages.runner import STAGES
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from tasks.common.files import sha256_file
 from tasks.common.paths import state_dir
 from tasks.ingest.erasures import erased_objects
 from tasks.releases import bundle_store
+from tasks.releases.pointer import Pointer, broken_link
 from tasks.releases.store import Releases, StoreDamaged
 
 HISTORY = "(history)"
@@ -49,8 +50,9 @@ class Checked(Frozen):
 
 
 def check_history(releases: Releases) -> Checked:
-    """Check that every pointer is there, readable and numbered without a gap, and that the newest one is live."""
+    """Check that every pointer is there, as it was written, numbered without a gap, and that the newest one is live."""
     problems, seqs = [], []
+    last: Pointer | None = None
     backup = "restore it from a backup of the release store"
     try:
         live = releases.live()
@@ -64,8 +66,12 @@ def check_history(releases: Releases) -> Checked:
             if pointer is None or pointer.seq != int(Path(key).stem):
                 raise StoreDamaged(f"{key} holds promotion {pointer and pointer.seq}")
             seqs.append(pointer.seq)
+            if last is not None and last.seq == pointer.seq - 1 and (broken := broken_link(last, pointer)):
+                raise StoreDamaged(broken)
+            last = pointer
         except (StoreDamaged, ValueError) as error:
             problems.append(Problem(place="history", key=key, text=str(error), remedy=backup))
+            last = None
             with suppress(ValueError):
                 seqs.append(int(Path(key).stem))
     if live is not None and live.seq == max(seqs, default=0) + 1:

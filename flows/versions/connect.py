@@ -23,7 +23,8 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
-from tasks.releases.store import Pointer, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import open_store
 
 PARTS = ("releases", "remote")  # of .evergreen
 ELSEWHERE = (

@@ -27,7 +27,8 @@ from tasks.common.nested import flatten
 from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
-from tasks.releases.store import Pointer, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 CODE = ("dvc.yaml", "requirements.lock")  # what decides a model, in addition to the stages' code
 ACTIONS = ("relabel", "drop", "queue")

@@ -17,14 +17,12 @@ at the next start, and always before another pointer replaces this one. So the h
 import json
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
@@ -33,6 +31,7 @@ from tasks.common.params import StoreParams
 from tasks.common.paths import cache_dir
 from tasks.releases import bundle_store
 from tasks.releases.bundle_store import StoreDamaged
+from tasks.releases.pointer import MEND, Pointer, broken_link, decode, encode
 from tasks.storage.blobs import Conflict, Store, without_secrets
 from tasks.storage.ledgers import StoreFiles, claim
 from tasks.storage.places import open_blobs
@@ -40,30 +39,9 @@ from tasks.storage.places import open_blobs
 LIVE = "champion.json"
 TOMBSTONES = "tombstones.json"
 RETIRED = "retired.json"
-POINTER_SCHEMA = 1
 RUN_SCHEMA = 1  # of runs/<run id>.json; records of Evergreen 0.1 do not say it
+RESTORE = "Restore the store from a backup."
 SWAPS = 200  # tries of an update under contention; each lost try means that another writer succeeded
-
-
-class Pointer(BaseModel):
-    """The live version. `seq` counts promotions from 1 without gaps.
-
-    `uid` makes every pointer unique, so a stale compare-and-swap cannot mistake a newer pointer for the one it read.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_: Literal[1] = Field(1, alias="schema")
-    seq: int = Field(ge=1)
-    uid: str = Field(pattern=r"^[0-9a-f]{32}$")
-    version: str  # "v0.2.0"; the git tag <name>@v0.2.0
-    run_id: str
-    prev: str | None  # version that was live before; None for the first
-    git_rev: str  # commit on the releases branch: params, dvc.lock, data.dvc of this version
-    bundle: str = Field(pattern=r"^[0-9a-f]{64}$")  # sha256 of the bundle's MANIFEST.json
-    at: AwareDatetime  # UTC
-    by: str
-    why: str
 
 
 class PointerMoved(EvergreenError):
@@ -76,27 +54,6 @@ class PointerMoved(EvergreenError):
             f"another run published first: {found} is now live. This run's model must be judged against that before "
             "it can be published; start the run again if that does not happen by itself."
         )
-
-
-def successor(
-    current: Pointer | None, *, version: str, run_id: str, git_rev: str, bundle: str, by: str, why: str
-) -> Pointer:
-    """The pointer that may replace `current` (None: the store's first). A rollback points to an old version."""
-    at = datetime.now(UTC)
-    if current is not None:  # times increase along the history even if a clock was set back
-        at = max(at, current.at + timedelta(microseconds=1))
-    return Pointer(
-        seq=current.seq + 1 if current else 1,
-        uid=uuid.uuid4().hex,
-        version=version,
-        run_id=run_id,
-        prev=current.version if current else None,
-        git_rev=git_rev,
-        bundle=bundle,
-        at=at,
-        by=by,
-        why=why,
-    )
 
 
 def open_store(store: StoreParams, root: Path) -> "Releases":
@@ -122,17 +79,48 @@ class Releases:
     # the pointer and its history
 
     def live(self) -> Pointer | None:
-        """The live pointer; None before the first promotion. Raises StoreDamaged if it is unreadable."""
-        return self._pointer(LIVE)[0]
+        """The live pointer; None before the first promotion.
+
+        Raises StoreDamaged unless it is what was written: as its digest says, as its record says and, without a
+        record, as the successor of the newest recorded one.
+        """
+        return self._live()[0]
+
+    def _live(self) -> tuple[Pointer | None, str | None]:
+        """(the live pointer, token for its replacement); see `live`."""
+        live, token = self._pointer(LIVE)
+        if live is None:
+            if (newest := max(self.store.list("pointers/"), default=None)) is not None:
+                raise StoreDamaged(f"{LIVE} is missing in the release store, but {newest} is there: copy it to {LIVE}")
+            return None, token
+        recorded = self.promoted(live.seq)
+        if recorded is None and live.seq > 1:  # a kill can prevent the newest record, and no other
+            before = self.promoted(live.seq - 1)
+            broken = broken_link(before, live) if before else f"{_record_key(live.seq - 1)} is missing"
+            if broken:
+                raise StoreDamaged(f"{LIVE} in the release store does not continue pointers/: {broken}. {MEND}")
+        if recorded not in (None, live):
+            names = [name for name in Pointer.model_fields if getattr(recorded, name) != getattr(live, name)]
+            raise StoreDamaged(
+                f"{LIVE} and {_record_key(live.seq)} in the release store differ in {', '.join(names)}: one of them "
+                "was altered. `evergreen verify` says which versions are whole; copy the right one over the other"
+            )
+        return live, token
 
     def promoted(self, seq: int) -> Pointer | None:
         """The recorded pointer of promotion number `seq`; None if there is none."""
         return self._pointer(_record_key(seq))[0]
 
     def history(self) -> list[Pointer]:
-        """Every promotion, oldest first. Each was live from its `at` until the next one's."""
+        """Every promotion, oldest first. Each was live from its `at` until the next one's.
+
+        Raises StoreDamaged where a pointer is not the one that its successor replaced.
+        """
         live = self.live()
         pointers = [pointer for key in self.store.list("pointers/") if (pointer := self._pointer(key)[0])]
+        for before, after in pairwise(pointers):
+            if after.seq == before.seq + 1 and (broken := broken_link(before, after)):
+                raise StoreDamaged(f"pointers/ in the release store were altered: {broken}. {RESTORE}")
         if live is not None and (not pointers or pointers[-1].seq < live.seq):
             pointers.append(live)  # it went live, but a kill prevented its record
         return pointers
@@ -143,7 +131,7 @@ class Releases:
         If an error leaves it open whether the swap happened (a lost reply), the store is read back: a promotion that
         took effect is a success.
         """
-        current, token = self._pointer(LIVE)
+        current, token = self._live()
         if self._took_effect(pointer):
             return pointer
         if (current.seq if current else 0, current.version if current else None) != (pointer.seq - 1, pointer.prev):
@@ -153,10 +141,10 @@ class Releases:
         if self.promoted(pointer.seq) is not None and self.live() == current:
             raise StoreDamaged(
                 f"{LIVE} says promotion {pointer.seq - 1} is live, but {_record_key(pointer.seq)} already exists: "
-                f"{LIVE} was removed or replaced by an old one. Copy the newest file of pointers/ over it."
+                f"{LIVE} was replaced by an old one. Copy the newest file of pointers/ over it."
             )
         try:
-            self.store.swap(LIVE, _json(pointer.model_dump(mode="json", by_alias=True)), token)
+            self.store.swap(LIVE, encode(pointer), token)
         except Exception as error:
             if not self._took_effect(pointer):
                 if isinstance(error, Conflict):
@@ -171,7 +159,7 @@ class Releases:
         if self.promoted(pointer.seq) == pointer:
             return False
         try:
-            self.store.create(_record_key(pointer.seq), _json(pointer.model_dump(mode="json", by_alias=True)))
+            self.store.create(_record_key(pointer.seq), encode(pointer))
         except Conflict:
             raise StoreDamaged(
                 f"{_record_key(pointer.seq)} differs from the pointer that went live as number {pointer.seq} "
@@ -188,15 +176,7 @@ class Releases:
     def _pointer(self, key: str) -> tuple[Pointer | None, str | None]:
         if (found := self.store.read(key)) is None:
             return None, None
-        refuse_newer(_schema(found[0]), POINTER_SCHEMA, f"{key} in the release store")
-        try:
-            return Pointer.model_validate_json(found[0]), found[1]
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise StoreDamaged(
-                f"{key} in the release store cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
-                f"Every pointer is stored twice: the newest file of pointers/ has the same content as {LIVE}."
-            ) from None
+        return decode(found[0], key), found[1]
 
     # bundles
 
@@ -307,15 +287,6 @@ def cached_bundle(releases: Releases, digest: str, root: Path) -> Path:
     Cached files are hashed again, and a damaged bundle is replaced. Raises StoreDamaged.
     """
     return releases.get_bundle(digest, cache_dir("bundles", root) / digest)
-
-
-def _schema(content: bytes) -> object:
-    """The schema version that the JSON `content` states; None where it states none, or is not JSON."""
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return None
-    return value.get("schema") if isinstance(value, dict) else None
 
 
 def _record_key(seq: int) -> str:

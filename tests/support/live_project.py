@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 
 from flows.repo.pipeline import record_data
 from tasks.common.params import load_params
-from tasks.releases.store import open_store, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import open_store
 from tests.support.checkout import ROOT, git
 from tests.support.small_project import finished_project
 

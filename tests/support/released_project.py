@@ -25,7 +25,8 @@ from tasks.common.params import load_params
 from tasks.common.schemas import cleaned_schema
 from tasks.dataset import shards
 from tasks.labels.storing import write_annotations
-from tasks.releases.store import Pointer, Releases, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, open_store
 from tests.support.annotating import said
 from tests.support.checkout import ROOT
 from tests.support.shared import once

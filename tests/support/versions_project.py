@@ -24,7 +24,8 @@ from tasks.dataset import shards
 from tasks.labels.storing import write_annotations
 from tasks.releases import reference
 from tasks.releases.bundle import write_manifest
-from tasks.releases.store import Pointer, Releases, open_store
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases, open_store
 from tests.support.annotating import said
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import png

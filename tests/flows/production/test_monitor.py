@@ -20,7 +20,8 @@ from monitoring.review.queue import waiting
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
-from tasks.releases.store import open_store, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import open_store
 from tests.support.checkout import git
 from tests.support.late_labels import late_labels
 from tests.support.live_project import make, traffic

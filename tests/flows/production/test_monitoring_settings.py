@@ -21,7 +21,8 @@ from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from tasks.common.files import read_json
 from tasks.common.params import DriftParams, load_params
-from tasks.releases.store import open_store, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import open_store
 from tests.flows.production.test_monitor import worse_bundle
 from tests.support.checkout import ROOT
 from tests.support.drift_rows import WINDOW, a_reference, window

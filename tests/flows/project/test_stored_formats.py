@@ -18,7 +18,7 @@ from monitoring.log.production_log import Log
 from tasks.common.errors import EvergreenError, NewerFormat, refuse_newer
 from tasks.common.files import write_json
 from tasks.dataset import shards
-from tasks.releases import bundle, store
+from tasks.releases import bundle, pointer, store
 from tasks.storage.local import LocalStore
 from tests.support.checkout import ROOT
 
@@ -35,7 +35,7 @@ def test_the_page_lists_the_version_of_every_format():
     assert {name: int(number) for name, number in rows} == {
         "data set: shards, batches, annotations": shards.SCHEMA_VERSION,
         "bundle": bundle.SCHEMA_VERSION,
-        "pointer": store.POINTER_SCHEMA,
+        "pointer": pointer.POINTER_SCHEMA,
         "run record": store.RUN_SCHEMA,
         "production log": log.SCHEMA_VERSION,
         "monitor journal": journal.SCHEMA_VERSION,

@@ -16,7 +16,7 @@ from flows.runs import launch
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, sha256_file
 from tasks.common.params import load_params
-from tasks.releases.store import Pointer, successor
+from tasks.releases.pointer import Pointer, successor
 from tests.support import released_project
 from tests.support.released_project import NAME, evergreen, store
 

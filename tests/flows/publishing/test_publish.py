@@ -19,7 +19,8 @@ from flows.publishing.publish import Publication, publish, reconcile
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file, write_json
-from tasks.releases.store import Pointer, PointerMoved, Releases
+from tasks.releases.pointer import Pointer
+from tasks.releases.store import PointerMoved, Releases
 from tasks.storage.local import LocalStore
 from tests.support.checkout import ROOT
 from tests.support.children import killed_at, start
@@ -292,7 +293,7 @@ def test_parallel_runs_all_get_through_one_by_one(project: Project):
 
 
 def test_a_rollback_needs_only_a_pointer(project: Project):
-    from tasks.releases.store import successor
+    from tasks.releases.pointer import successor
 
     first = project.publish(project.run("run-1"), None)
     second = project.publish(project.run("run-2"), first)

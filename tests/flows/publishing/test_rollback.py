@@ -18,7 +18,8 @@ from flows.repo.git import git
 from flows.repo.objects import outs_at
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file, write_json
-from tasks.releases.store import StoreDamaged, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import StoreDamaged
 from tests.support.released_project import NAME, evergreen, store
 
 BIN = Path(sys.executable).parent

@@ -26,7 +26,8 @@ from tasks.dataset.shards import read_paths
 from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
-from tasks.releases.store import Releases, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import Releases
 from tasks.storage.local import LocalStore
 from tests.support.small_project import CLASSES, finished_project
 

@@ -14,7 +14,8 @@ import yaml
 from benchmarks.kills import SERVER
 from flows.repo import run_inputs, workspace
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
-from tasks.releases.store import PointerMoved, Releases, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import PointerMoved, Releases
 from tasks.storage.local import LocalStore
 from tests.support.checkout import git
 from tests.support.children import start

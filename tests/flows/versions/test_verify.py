@@ -137,6 +137,16 @@ def test_gaps_in_the_history_and_an_unreadable_pointer(project: Path):
     assert "champion.json" in problems(verify(project))["(history)"]  # an old one was put back
 
 
+def test_an_altered_pointer_is_named(project: Path):
+    file = project / ".evergreen/releases/pointers/00000001.json"
+    about = json.loads(file.read_text())
+    file.chmod(0o644)
+    file.write_text(json.dumps(about | {"why": "another reason"}, indent=2, sort_keys=True) + "\n")
+    (found,) = [problem for problem in verify(project)[0].problems]
+    assert found.key == "pointers/00000001.json"
+    assert "digest does not fit" in found.text
+
+
 def test_a_clone_without_the_commit_says_what_to_fetch(project: Path):
     rev = git(project, "rev-parse", "classifier@v0.2.0^{commit}")
     git(project, "tag", "--delete", *git(project, "tag").split())

@@ -20,7 +20,8 @@ from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import CaptureParams
-from tasks.releases.store import Releases, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import Releases
 from tasks.storage.local import LocalStore
 from tests.support.checkout import ROOT
 from tests.support.small_project import CLASSES, finished_project, image_bytes

@@ -23,7 +23,8 @@ from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
 from tasks.releases.bundle import write_manifest
-from tasks.releases.store import Releases, open_store, successor
+from tasks.releases.pointer import successor
+from tasks.releases.store import Releases, open_store
 from tasks.storage.local import LocalStore
 from tests.support import drift_windows
 from tests.support.checkout import ROOT

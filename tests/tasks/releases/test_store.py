@@ -7,7 +7,8 @@ import pytest
 from tasks.common.errors import EvergreenError
 from tasks.common.params import StoreParams
 from tasks.releases.bundle_store import StoreDamaged
-from tasks.releases.store import Pointer, PointerMoved, Releases, open_store, successor
+from tasks.releases.pointer import Pointer, successor
+from tasks.releases.store import PointerMoved, Releases, open_store
 from tasks.storage.local import LocalStore
 from tests.support.children import killed_at, start
 from tests.support.stores import opened, overwrite, place

@@ -12,7 +12,8 @@ import pytest
 
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
-from tasks.releases.store import Pointer, PointerMoved, Releases, successor
+from tasks.releases.pointer import Pointer, successor
+from tasks.releases.store import PointerMoved, Releases
 from tasks.storage import s3_store
 from tasks.storage.blobs import Conflict
 from tasks.storage.s3_errors import S3Error
