@@ -16,6 +16,7 @@ CLUSTERS = 500  # at most: smaller clusters have no typical image (Hacohen et al
 NEIGHBOURS = 20  # that say how typical an image is of its cluster
 MASKS, DROPPED = 3, 0.75  # dropout masks per image, share of features that each drops (Gupta et al.)
 FAVOUR = 4  # power of ranks that are multiplied with distances: favours the top ones
+PROJECTED = 128  # dimensions in which k-means runs
 ITERATIONS = 25  # of k-means; few images change their cluster after so many
 BLOCK = 1024  # rows whose distances to all others are in memory at once
 
@@ -34,6 +35,24 @@ def uncertainty(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) 
 def margin(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> np.ndarray:
     """By the difference of the two largest probabilities, smallest first (Scheffer et al. 2001)."""
     return np.argsort(margins(pool), kind="stable")
+
+
+def class_margin(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> np.ndarray:
+    """By margin within each class that the model answers, the classes in turn, those with the fewest labels first.
+
+    Margins alone ask mostly about the common classes. A class that has many labels waits until the others have as many.
+    Labels are counted in `pool.counts`, picks so far by the model's answer. Multi-label images count for their rarest
+    label.
+    """
+    answer = _answers(np.concatenate([pool.probabilities, picked.probabilities]), pool.multilabel)
+    have = np.zeros(pool.probabilities.shape[1], int) if pool.counts is None else np.array(pool.counts)
+    if pool.multilabel:
+        frequency = answer.sum(axis=0)
+        kind = np.where(answer, frequency, len(answer) + 1).argmin(axis=1)
+    else:
+        kind = answer[:, 0]
+    have = have + np.bincount(kind[len(pool) :], minlength=len(have))
+    return in_turn(kind[: len(pool)], margins(pool), np.zeros(len(have)), have)
 
 
 def diverse(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> np.ndarray:
@@ -126,12 +145,13 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
     "random": random,
     "uncertainty": uncertainty,
     "margin": margin,
+    "class_margin": class_margin,
     "diverse": diverse,
     "badge": badge,
     "dropquery": dropquery,
     "typiclust": typiclust,
 }
-ALONE = ("random", "uncertainty", "margin")  # compare no images, so that a pool of any length will do
+ALONE = ("random", "uncertainty", "margin", "class_margin")  # compare no images, so that a pool of any length will do
 COLD = ("random", "typiclust")  # need no probabilities
 
 
@@ -174,6 +194,8 @@ def clusters(x: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.nd
     """(N,) cluster of each row by k-means, numbered from 0, and (N,) its distance to that cluster's centre."""
     from sklearn.cluster import KMeans
 
+    if x.shape[1] > PROJECTED:  # a tenth of the cost; random projections keep distances (Johnson, Lindenstrauss)
+        x = x @ (rng.standard_normal((x.shape[1], PROJECTED), np.float32) / PROJECTED**0.5)
     count = min(count, len(np.unique(x, axis=0)))
     found = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=int(rng.integers(2**31)))
     distance = found.fit_transform(x)

@@ -23,6 +23,7 @@ class Pool:
     multilabel: bool = False
     head: Probe | None = None  # the linear classifier that gave `probabilities`; None: unknown
     labelled: np.ndarray | None = None  # (L, D) features of images that have a label; None: unknown
+    counts: np.ndarray | None = None  # (K,) labels per class so far; None: unknown
     unfamiliar: np.ndarray | None = None  # (N,) out-of-distribution scores, higher is less familiar; None: unknown
     sources: Sequence[str] | None = None  # (N,) where each comes from; None: all from one source
     hashes: np.ndarray | None = None  # (N,) uint64 perceptual hashes; None: near-duplicates are not left out
@@ -42,6 +43,7 @@ class Pool:
             self.multilabel,
             self.head,
             self.labelled,
+            self.counts,
             part(self.unfamiliar),
             part(self.sources),
             part(self.hashes),

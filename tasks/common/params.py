@@ -404,12 +404,20 @@ class DecideParams(Section):
     )
 
 
+PickMethod = Literal[
+    "random", "uncertainty", "margin", "class_margin", "diverse", "badge", "dropquery", "typiclust"
+]  # tasks.active.methods
+
+
 class ReviewParams(Section):
     """How many samples the review queue gets, and from which sources."""
 
     budget: Positive = Field(100, description="samples put into the queue by one decision")
-    method: Literal["random", "uncertainty", "margin", "diverse", "badge", "dropquery", "typiclust"] = Field(
-        "margin", description="how images are picked for labelling; without a model always typiclust"
+    method: PickMethod = Field(
+        "class_margin", description="how images are picked for labelling; without a model always typiclust"
+    )
+    min_gain: Share = Field(
+        0.001, description="balanced accuracy (0..1) that more labels must be able to bring; below it: enough labels"
     )
     max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
 

@@ -1,6 +1,7 @@
 """Which images are picked for labelling: what every method keeps to, and what makes each of them special."""
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tasks.active.methods import COLD, METHODS, in_turn, neighbour_distance
 from tasks.active.pick import ROWS, pick
 from tasks.active.pool import Pool
+from tasks.common.params import PickMethod
 from tasks.models import probe
 
 RNG = np.random.default_rng(0)
@@ -57,7 +59,7 @@ def test_every_method_gives_all_that_there_is(method):
     assert pick(pool(), 0, method) == []
 
 
-@pytest.mark.parametrize("method", ["uncertainty", "margin", "diverse", "badge"])
+@pytest.mark.parametrize("method", ["uncertainty", "margin", "class_margin", "diverse", "badge"])
 def test_the_unsure_one_comes_first(method):
     sure = np.full((100, 3), [0.98, 0.01, 0.01])
     sure[42] = [0.35, 0.34, 0.31]
@@ -79,6 +81,15 @@ def test_the_picks_differ(method):
     head = probe.Probe(np.stack([np.ones(16), np.zeros(16)]).astype(np.float32), np.array([0, 1], np.float32), False)
     picks = rows(pick(pool(features=features, probabilities=p, head=head), 4, method))
     assert {KINDS[row] for row in picks} == {0, 1, 2, 3}
+
+
+def test_class_margin_asks_about_every_class_the_rarest_first():
+    p = np.repeat([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.0, 0.1, 0.9]], [90, 8, 2], axis=0)
+    p[:, 0] += np.linspace(0, 0.001, 100)  # the smallest margins are those of the third and first class
+    picks = rows(pick(pool(probabilities=p), 6, "class_margin"))
+    assert np.bincount(np.digitize(picks, [90, 98])).tolist() == [2, 2, 2]
+    assert rows(pick(pool(probabilities=p, counts=np.array([5, 5, 0])), 2, "class_margin")) == [98, 99]
+    assert rows(pick(pool(probabilities=p, counts=np.array([5, 5, 0])), 3, "margin")) == [97, 96, 95]
 
 
 def test_dropquery_takes_answers_that_change_when_features_are_dropped():
@@ -123,6 +134,10 @@ def test_of_a_large_pool_random_images_are_compared():
     assert len(set(rows(pick(large, 30, "badge")))) == 30
     surest_last = np.argmin(np.diff(np.sort(large.probabilities, axis=1)[:, 1:], axis=1)[:, 0])
     assert rows(pick(large, 1, "margin")) == [surest_last]  # ranks every image
+
+
+def test_the_setting_names_every_method():
+    assert set(get_args(PickMethod)) == set(METHODS)
 
 
 def test_a_method_that_does_not_exist_is_named():
