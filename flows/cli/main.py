@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import classes, labels, production, versions
+from flows.cli import active, classes, labels, production, versions
 from flows.cli import upgrade as upgrade_command
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
@@ -316,7 +316,7 @@ def tombstone(
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 
-for command in (upgrade_command.upgrade, *versions.COMMANDS, *production.COMMANDS, *labels.COMMANDS):
+for command in (upgrade_command.upgrade, *versions.COMMANDS, *production.COMMANDS, *labels.COMMANDS, *active.COMMANDS):
     app.command()(command)
 app.add_typer(classes.app, name="classes")
 
