@@ -58,6 +58,8 @@ class Situation(Frozen):
     drift_retrains: list[AwareDatetime] = []  # retrainings started because of drift, at any time
     new_labels: int = 0  # labelled samples that no run has used
     queued: int = 0  # samples already waiting for a label
+    accuracies: list[Finding] = []  # by late labels, of the model's weeks that have started no retraining yet
+    accuracy_before: Finding | None = None  # on the reference, from an earlier window: this one may have none
 
 
 class DriftDecision(Frozen):

@@ -35,10 +35,11 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
     failed = {check.name for check in checks if check.status != "pass"}
     drift = alarm and states[-1] == "drifted" and "warm_up" not in failed
     why = _why(drift, failed)
+    lost = fallen(newest, situation, policy) if why == "accuracy" else []
     outcome, end = _outcome(why, alarm, states, failed, situation, policy)
     return DriftDecision(
         outcome=outcome,
-        sentence=_sentence(newest, why, end, policy),
+        sentence=_sentence(newest, why, lost, end, policy),
         checks=checks,
         window=newest.window.id if newest else None,
         alarms=_alarms(newest, situation, policy),
@@ -118,19 +119,41 @@ def _reasons(newest: Measures | None, situation: Situation, policy: DecideParams
                "new labelled samples, to retrain without drift"),
         _check("age", age <= policy.max_age_days, age, policy.max_age_days, "days since the release"),
     ]  # fmt: skip
-    true, before = (_named(newest, name) for name in ("accuracy.true", "accuracy.reference"))
-    if true is None or true.value is None:
+    known = _accuracies(newest, situation)
+    if not known:
         return found
-    if before is None or before.value is None or true.high is None:
+    bound = _accuracy_bound(newest, situation, policy)
+    judged = [one for one in known if one.high is not None]
+    if bound is None or not judged:
         detail = "there are late labels, but no accuracy on the reference, or no interval, to compare with"
-        return [*found, Check(name="accuracy", status="error", value=true.value, detail=detail)]
-    bound = before.value - policy.max_accuracy_drop
-    status = "fail" if true.high < bound else "pass"
+        return [*found, Check(name="accuracy", status="error", value=known[0].value, detail=detail)]
+    worst = min(judged, key=lambda one: one.high)
+    status = "fail" if worst.high < bound else "pass"
+    which = "" if worst.name == "accuracy.true" else f" ({worst.detail})"
     return [
         *found,
-        Check(name="accuracy", status=status, value=true.value, bound=bound, low=true.low, high=true.high,
-              detail="accuracy on late labels; fails if its whole interval is below the bound"),
+        Check(name="accuracy", status=status, value=worst.value, bound=bound, low=worst.low, high=worst.high,
+              detail=f"accuracy on late labels{which}; fails if its whole interval is below the bound"),
     ]  # fmt: skip
+
+
+def fallen(newest: Measures | None, situation: Situation, policy: DecideParams) -> list[Finding]:
+    """The accuracies on late labels whose whole interval is below the bound: each is a reason to retrain, once."""
+    bound = _accuracy_bound(newest, situation, policy)
+    if bound is None:
+        return []
+    return [one for one in _accuracies(newest, situation) if one.high is not None and one.high < bound]
+
+
+def _accuracies(newest: Measures | None, situation: Situation) -> list[Finding]:
+    """Accuracies on late labels: of the newest window, and of the model's weeks."""
+    true = _named(newest, "accuracy.true")
+    return [one for one in (true, *situation.accuracies) if one is not None and one.value is not None]
+
+
+def _accuracy_bound(newest: Measures | None, situation: Situation, policy: DecideParams) -> float | None:
+    before = _named(newest, "accuracy.reference") or situation.accuracy_before
+    return None if before is None or before.value is None else before.value - policy.max_accuracy_drop
 
 
 def _why(drift: bool, failed: set[str]) -> str | None:
@@ -180,7 +203,7 @@ def _outcome(
     return "retrain", f"there are {new} new labels: retrain"
 
 
-def _sentence(newest: Measures | None, why: str | None, end: str, policy: DecideParams) -> str:
+def _sentence(newest: Measures | None, why: str | None, lost: Sequence[Finding], end: str, policy: DecideParams) -> str:
     if newest is None:
         parts = ["No production window was measured"]
     elif newest.window.used < policy.min_rows:
@@ -196,7 +219,8 @@ def _sentence(newest: Measures | None, why: str | None, end: str, policy: Decide
             parts = ["Production looks like the model's reference"]
         parts += accuracy(newest)
     if why == "accuracy":
-        parts.append("accuracy on late labels has fallen")
+        weeks = [f"{one.value:.2f} in the {one.detail.split(',')[0]}" for one in lost if one.name != "accuracy.true"]
+        parts.append("accuracy on late labels has fallen" + (f": {weeks[-1]}" if weeks else ""))
     if why == "age":
         parts.append("the model is old")
     text = "; ".join([*parts, end] if end else parts)

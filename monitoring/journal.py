@@ -1,13 +1,17 @@
 """The journal: each window's measures and decision, stored next to the production log.
 
-    windows/<window id>.json       {schema, measures, decision}: written once, the id sorts by time
-    retrains/<window id>.json      empty; windows whose decision started a retraining, for the cooldown
+    windows/<window id>.json              {schema, measures, decision}: written once, the id sorts by time
+    revisions/<window id>-<number>.json   {schema, at, measures}: labels came later, the window was measured again
+    retrains/<window id>.json             empty; windows whose decision started a retraining, for the cooldown
+    acted-on/<period id>.json             empty; periods whose accuracy was a reason for that: they are not one again
 
-One small object per window: this works on a local folder and on S3, and monitors cannot overwrite each other.
+One small object per entry: this works on a local folder and on S3, and monitors cannot overwrite each other. A revision
+changes what a window measured, never what was decided then.
 """
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from monitoring.contracts import DriftDecision, Measures
@@ -36,13 +40,16 @@ class Journal:
         self.store = store
         self.skipped: list[str] = []
 
-    def append(self, measures: Measures, decision: DriftDecision) -> bool:
-        """Save one window; False if another entry exists (the first one stays: it was acted on)."""
+    def append(self, measures: Measures, decision: DriftDecision, accuracy: Sequence[str] = ()) -> bool:
+        """Save one window; False if another entry exists (the first one stays: it was acted on).
+
+        accuracy: periods whose accuracy was a reason to retrain.
+        """
         key = f"windows/{measures.window.id}.json"
         entry = {"measures": measures.model_dump(mode="json"), "decision": decision.model_dump(mode="json")}
         entry["schema"] = SCHEMA_VERSION
         if decision.outcome == "retrain":
-            self.record_retrain(measures.window.id)
+            self.record_retrain(measures.window.id, accuracy)
         try:
             self.store.create(key, (json.dumps(entry, sort_keys=True, allow_nan=False) + "\n").encode())
         except Conflict:
@@ -53,29 +60,89 @@ class Journal:
         """The newest `n` windows that can be read, oldest first."""
         found: list[tuple[Measures, DriftDecision]] = []
         self.skipped = []
-        for key in reversed(list(self.store.list("windows/"))):
+        revisions = self._revisions()
+        for window in reversed(self.windows()):
             if len(found) == n:
                 break
-            try:
-                entry = json.loads(self.store.read(key)[0])
-                refuse_newer(entry.get("schema"), SCHEMA_VERSION, f"{key} in the monitor's journal")
-                pair = Measures.model_validate(entry["measures"]), DriftDecision.model_validate(entry["decision"])
-            except NewerFormat as error:
-                logger.warning("%s", error)
-                self.skipped.append(key)
-                continue
-            except (ValueError, KeyError, TypeError, AttributeError):
-                self.skipped.append(key)
-                continue
-            found.append(pair)
+            if (pair := self._read(window, revisions)) is not None:
+                found.append(pair)
         return found[::-1]
 
-    def record_retrain(self, window: str) -> None:
-        """Record that `window` started a retraining.
+    def windows(self) -> list[str]:
+        """The ids of all windows, oldest first."""
+        return [key.removeprefix("windows/").removesuffix(".json") for key in self.store.list("windows/")]
+
+    def read(self, window: str) -> tuple[Measures, DriftDecision] | None:
+        """A window's newest measures and its decision; None if it is unknown or cannot be read."""
+        return self._read(window, self._revisions(window))
+
+    def revise(self, measures: Measures, at: datetime) -> bool:
+        """Record that a window was measured again; False if its newest measures say the same."""
+        window = measures.window.id
+        known = self.read(window)
+        if known is None or known[0] == measures:
+            return False
+        entry = {"schema": SCHEMA_VERSION, "at": at.isoformat(), "measures": measures.model_dump(mode="json")}
+        content = (json.dumps(entry, sort_keys=True, allow_nan=False) + "\n").encode()
+        number = self._revisions(window).get(window, 0) + 1
+        while True:
+            try:
+                self.store.create(f"revisions/{window}-{number}.json", content)
+            except Conflict:  # another monitor revised it meanwhile
+                number += 1
+            else:
+                return True
+
+    def revised_at(self, window: str) -> datetime | None:
+        """When a window was last measured again."""
+        number = self._revisions(window).get(window)
+        entry = self._load(f"revisions/{window}-{number}.json") if number else None
+        return datetime.fromisoformat(entry["at"]) if entry else None
+
+    def _revisions(self, window: str = "") -> dict[str, int]:
+        """The highest number of a revision, by window."""
+        newest: dict[str, int] = {}
+        for key in self.store.list(f"revisions/{window}"):
+            name, _, number = key.removeprefix("revisions/").removesuffix(".json").rpartition("-")
+            newest[name] = max(newest.get(name, 0), int(number)) if number.isdecimal() else newest.get(name, 0)
+        return newest
+
+    def _read(self, window: str, revisions: dict[str, int]) -> tuple[Measures, DriftDecision] | None:
+        entry = self._load(f"windows/{window}.json", "measures", "decision")
+        if entry is None:
+            return None
+        for number in range(revisions.get(window, 0), 0, -1):  # an unreadable revision leaves the one before
+            newer = self._load(f"revisions/{window}-{number}.json", "measures")
+            if newer is not None:
+                return newer["measures"], entry["decision"]
+        return entry["measures"], entry["decision"]
+
+    def _load(self, key: str, *parts: str) -> dict | None:
+        """An entry with its `parts` as models; None, and `key` in `skipped`, if it cannot be read."""
+        models = {"measures": Measures, "decision": DriftDecision}
+        try:
+            entry = json.loads(self.store.read(key)[0])
+            refuse_newer(entry.get("schema"), SCHEMA_VERSION, f"{key} in the monitor's journal")
+            return entry | {part: models[part].model_validate(entry[part]) for part in parts}
+        except NewerFormat as error:
+            logger.warning("%s", error)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self.skipped.append(key)
+        return None
+
+    def record_retrain(self, window: str, accuracy: Sequence[str] = ()) -> None:
+        """Record that `window` started a retraining; `accuracy`: periods whose accuracy was a reason.
 
         Many new labels or an old model start one without measures.
         """
+        for period in accuracy:
+            self.store.create(f"acted-on/{period}.json", b"{}\n")
         self.store.create(f"retrains/{window}.json", b"{}\n")
+
+    def acted_on(self) -> set[str]:
+        """The periods whose accuracy has started a retraining."""
+        return {key.removeprefix("acted-on/").removesuffix(".json") for key in self.store.list("acted-on/")}
 
     def retrains(self) -> list[datetime]:
         """Ends of the windows that started a retraining, oldest first."""
@@ -88,4 +155,7 @@ class Journal:
         for key in gone:
             self.store.remove(key)
             self.store.remove(key.replace("windows/", "retrains/", 1))
+            window = key.removeprefix("windows/").removesuffix(".json")
+            for revision in list(self.store.list(f"revisions/{window}-")):
+                self.store.remove(revision)
         return len(gone)

@@ -1,6 +1,7 @@
 """One monitor run: measure the newest window of production, decide, act, report.
 
-A window holds what the live model answered since the previous window. It ends before now by the time for which capture
+Late labels come first: past windows and weeks are measured again (`late_labels`). A window holds what the live model
+answered since the previous window. It ends before now by the time for which capture
 may hold an answer back, or right after what `evergreen score` has just logged. Traffic of an earlier time that was
 scored since the last run is a window of its own. A window stays open until it has decide.min_rows rows or is a day old.
 Nothing here imports torch or Prefect: a run without a full window costs one listing of the log.
@@ -11,7 +12,7 @@ The run acts before it writes the journal. A run that is killed in between acts 
 second event with the first. In the other order the event would be lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,11 +20,14 @@ import pyarrow as pa
 
 from flows.production import scored
 from flows.production.act import act, new_labels
+from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
-from monitoring.contracts import DriftDecision, Measures, Situation, Window
+from monitoring.contracts import DriftDecision, Finding, Measures, Situation, Window
 from monitoring.journal import Journal, window_id
-from monitoring.log.production_log import Log, majority_labels, open_log
+from monitoring.live.labels import Truth, labelled_answers
+from monitoring.live.periods import Period, period_id, week_of
+from monitoring.log.production_log import Log, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
@@ -88,10 +92,11 @@ def monitor(
         return Seen(at=now, outcome="nothing", sentence="no model is live yet, so there is nothing to monitor")
     log = open_log(root, params)
     journal = Journal(log.store)
+    weeks, known = measure_late_labels(root, params, log, journal, live, now, say)
     past = journal.recent(max(params.decide.persistence[1], PAST))
     for key in journal.skipped:
         say(f"skipped {key} of the journal, which cannot be read")
-    situation = _situation(root, params, live, log, journal, now)
+    situation = _situation(root, params, live, log, journal, now, weeks, past)
     start = _start(past, live, now)
     held_back = params.capture.flush_seconds + 1 if settle is None else settle
     end = (now - timedelta(seconds=held_back)).replace(microsecond=0)
@@ -112,17 +117,18 @@ def monitor(
         wanted = f"{rows} of {params.decide.min_rows} rows since {start:%Y-%m-%d %H:%M} UTC"
         return _quiet(root, params, situation, journal, start, f"the window stays open: {wanted}")
 
-    measures, table, bundle = _measure(root, params, releases, live, log, start, end)
+    measures, table, bundle = _measure(root, params, releases, live, log, start, end, known)
     same = [m for m, _ in past if m.window.bundle == live.bundle]
-    from monitoring.decide import decide
+    from monitoring.decide import decide, fallen
 
     decision = decide([*same, measures], situation, params.decide)
+    reasons = _weeks_of(fallen(measures, situation, params.decide), measures)
     # act before drawing the report: an error in a page must not stop a retraining
     drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
     since = min(drifted, default=None)
     done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
     report = write_report(root, params, table, bundle, measures, decision, past, done)
-    journal.append(measures, decision)
+    journal.append(measures, decision, reasons)
     if just is not None and end > just.last:
         scored.clear(root, just)
     return Seen(
@@ -132,6 +138,14 @@ def monitor(
         window=measures.window.id,
         report=str(report),
     )
+
+
+def _weeks_of(fallen: list[Finding], newest: Measures | None = None) -> list[str]:
+    """The ids of the weeks in which accuracy has fallen: the newest window's own is of its week."""
+    weeks = {one.name.removeprefix(WEEKLY) for one in fallen if one.name.startswith(WEEKLY)}
+    if newest is not None and any(one.name == "accuracy.true" for one in fallen):
+        weeks.add(period_id(week_of(newest.window.start), newest.window.bundle))
+    return sorted(weeks)
 
 
 def _rows(log: Log, live: Pointer, just: scored.Scored, end: datetime) -> int:
@@ -154,10 +168,26 @@ def _start(past: list[tuple[Measures, DriftDecision]], live: Pointer, now: datet
     return max([live.at.astimezone(UTC), now - LONGEST, *ends[-1:]]).replace(microsecond=0)
 
 
-def _situation(root: Path, params: Params, live: Pointer, log: Log, journal: Journal, now: datetime) -> Situation:
+def _situation(
+    root: Path,
+    params: Params,
+    live: Pointer,
+    log: Log,
+    journal: Journal,
+    now: datetime,
+    weeks: list[Period],
+    past: list[tuple[Measures, DriftDecision]],
+) -> Situation:
     from monitoring.review.queue import waiting
 
     file = state_dir(root) / "monitor.json"
+    before = [
+        finding
+        for measures, _ in past
+        if measures.window.bundle == live.bundle
+        for finding in measures.findings
+        if finding.name == "accuracy.reference"
+    ]
     return Situation(
         now=now,
         released_at=live.at,
@@ -166,26 +196,38 @@ def _situation(root: Path, params: Params, live: Pointer, log: Log, journal: Jou
         drift_retrains=journal.retrains(),
         new_labels=new_labels(root, log, live.at),
         queued=len(waiting(log)),
+        accuracies=accuracies(weeks, live, journal.acted_on()),
+        accuracy_before=before[-1] if before else None,
     )
 
 
 def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, start: datetime, sentence: str) -> Seen:
     """Finish a run without a full window: still check for silence, and whether labels or age call for a retraining."""
-    from monitoring.decide import decide
+    from monitoring.decide import decide, fallen
 
     decision = decide([], situation, params.decide)
+    reasons = _weeks_of(fallen(None, situation, params.decide))
     alert_once(root, "no samples", "silence", "; ".join(decision.alarms) or None)
     said, outcome = [sentence, *(f"ALARM: {alarm}" for alarm in decision.alarms)], "waiting"
     if decision.outcome == "retrain":
         request_retrain(root, "drift", decision.sentence)
-        journal.record_retrain(window_id(start, situation.now))
+        journal.record_retrain(window_id(start, situation.now), reasons)
         alert(root, "retrain", decision.sentence, done="A retraining was requested.")
         said, outcome = [decision.sentence, *said], "retrain"
+    elif reasons:
+        said = [decision.sentence, *said]
     return Seen(at=situation.now, outcome=outcome, sentence=" ".join(said))
 
 
 def _measure(
-    root: Path, params: Params, releases: Releases, live: Pointer, log: Log, start: datetime, end: datetime
+    root: Path,
+    params: Params,
+    releases: Releases,
+    live: Pointer,
+    log: Log,
+    start: datetime,
+    end: datetime,
+    truth: Mapping[str, Truth],
 ) -> tuple[Measures, pa.Table, Path]:
     """Measure the window; returns (measures, the rows used, the live bundle's folder)."""
     from monitoring.drift import reference
@@ -207,11 +249,8 @@ def _measure(
         unreadable=unreadable,
     )
     known = reference.load(folder, cache_dir("monitoring", root))
-    return (
-        measure_window(table, window, known, params.drift, labels=majority_labels(log.labels(since=start))),
-        table,
-        folder,
-    )
+    labelled = labelled_answers(log, truth, start, end, live.bundle) if truth else None
+    return measure_window(table, window, known, params.drift, labelled), table, folder
 
 
 def write_report(

@@ -16,6 +16,7 @@ import pyarrow as pa
 from flows.publishing.history import periods
 from flows.publishing.rollback import rollback
 from monitoring.alerts import alert
+from monitoring.live.periods import is_right
 from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
@@ -140,8 +141,8 @@ def compare(
         from serving.predictor import Predictor
 
         answers = Predictor(cached_bundle(releases, before.bundle, root)).predict([image for _, image in pairs])
-        old = [_same(answer.label, row["label"]) for answer, (row, _) in zip(answers, pairs, strict=True)]
-        new = [_same(row["prediction"], row["label"]) for row, _ in pairs]
+        old = [is_right(answer.label, row["label"]) for answer, (row, _) in zip(answers, pairs, strict=True)]
+        new = [is_right(row["prediction"], row["label"]) for row, _ in pairs]
         b = sum(n and not o for n, o in zip(new, old, strict=True))
         c = sum(o and not n for n, o in zip(new, old, strict=True))
         return paired_difference(b, c, len(pairs))
@@ -152,11 +153,4 @@ def compare(
 
 
 def _right(rows: pa.Table) -> list[bool]:
-    return [_same(row["prediction"], row["label"]) for row in rows.to_pylist()]
-
-
-def _same(answer, label) -> bool:
-    """Whether an answer is right; a multi-label answer only if every label is."""
-    if isinstance(label, str) or label is None:
-        return answer == label
-    return answer is not None and set(answer) == set(label)
+    return [is_right(row["prediction"], row["label"]) for row in rows.to_pylist()]

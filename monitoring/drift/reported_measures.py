@@ -12,6 +12,8 @@ from monitoring.drift import accuracy, label_shift, wording
 from monitoring.drift.arrays import SampleArrays
 from monitoring.drift.judged_measures import LEAST, finite, isolated, too_few
 from monitoring.drift.reference import Reference
+from monitoring.live.estimate import MOSTLY, live_accuracy
+from monitoring.live.periods import numbers, rights
 
 
 def findings(window: SampleArrays, reference: Reference, rng: np.random.Generator) -> list[Finding]:
@@ -23,36 +25,36 @@ def findings(window: SampleArrays, reference: Reference, rng: np.random.Generato
     return found
 
 
-def true_accuracy(table: pa.Table, labels: pa.Table | None) -> list[Finding]:
+def true_accuracy(table: pa.Table, labelled: pa.Table | None, answers: int) -> list[Finding]:
     """The accuracy by late labels; empty if no answer has a label.
 
-    table: columns id, prediction; labels: columns id, label, as late_labels_schema or one row per sample. Labels of
-    other samples are ignored.
+    table: the window's rows, or a sample: id, confidence, prediction. labelled: of monitoring.live.labels. answers: of
+    the window.
     """
-    return [] if labels is None else isolated("accuracy.true", lambda: _true_accuracy(table, labels))
+    return [] if labelled is None else isolated("accuracy.true", lambda: _true_accuracy(table, labelled, answers))
 
 
-def _true_accuracy(table: pa.Table, labels: pa.Table) -> Finding | None:
-    if "annotator" in labels.column_names:
-        from monitoring.log.production_log import majority_labels
-
-        labels = majority_labels(labels)
-    known = dict(zip(labels["id"].to_pylist(), labels["label"].to_pylist(), strict=True))
-    answers = table.filter(pc.is_in(table["id"], pa.array(list(known), pa.string()))).select(["id", "prediction"])
-    right = [
-        _same(row["prediction"], known[row["id"]])
-        for row in answers.to_pylist()
-        if row["prediction"] is not None and known[row["id"]] is not None
-    ]
-    if not right:
+def _true_accuracy(table: pa.Table, labelled: pa.Table, answers: int) -> Finding | None:
+    confidence = numbers(table.filter(pc.is_valid(table["prediction"]))["confidence"])
+    answers = round(answers * len(confidence) / max(len(table), 1))
+    found = live_accuracy(
+        confidence, numbers(labelled["confidence"]), rights(labelled), numbers(labelled["chance"], np.nan), answers
+    )
+    if found is not None:
+        detail = f"estimated from {found.used} labels that were asked for at random, of {found.answers} answers"
+        if found.labels >= MOSTLY * found.answers:
+            detail = f"{found.labels} of {found.answers} answers have a label"
+        return Finding(
+            name="accuracy.true", status="info", value=found.value, low=found.low, high=found.high, detail=detail
+        )
+    given = rights(labelled.filter(pc.invert(labelled["hard"])))
+    if not len(given):
         return None
-    value, low, high = accuracy.measure_accuracy(sum(right), len(right))
-    detail = f"{sum(right)} of {len(right)} answers with a late label are right"
+    value, low, high = accuracy.measure_accuracy(int(given.sum()), len(given))
+    detail = f"{int(given.sum())} of {len(given)} answers with a late label are right"
+    if left := len(labelled) - len(given):
+        detail += f"; {left} that were picked for being hard do not count"
     return Finding(name="accuracy.true", status="info", value=value, low=low, high=high, detail=detail)
-
-
-def _same(answer: str | list[str], label: str | list[str]) -> bool:
-    return set(answer) == set(label) if isinstance(answer, list) else answer == label
 
 
 def _estimated_accuracy(window: SampleArrays, reference: Reference) -> Finding | None:

@@ -24,17 +24,18 @@ from tasks.common.params import DriftParams
 
 
 def measure_window(
-    table: pa.Table, window: Window, reference: Reference, params: DriftParams, labels: pa.Table | None = None
+    table: pa.Table, window: Window, reference: Reference, params: DriftParams, labelled: pa.Table | None = None
 ) -> Measures:
     """All measures of the window. The same arguments give the same measures.
 
-    table: rows of log_schema (thumbnails and images are not used); labels: late labels, id and label, of this window's
-    samples or of others too.
+    table: rows of log_schema (thumbnails and images are not used); labelled: the window's answers that have a late
+    label (monitoring.live.labels).
     """
     rng = np.random.default_rng([params.seed, len(table)])
     logged = len(table)
     table, repeats = _without_repeats(_all_columns(table, reference.task))
-    known = reported_measures.true_accuracy(table, labels)  # on all rows: labels are few
+    answers = round(max(window.rows, logged) * len(table) / max(logged, 1))
+    known = reported_measures.true_accuracy(table, labelled, answers)  # on all rows: labels are few
     limit = min(params.max_window, max(len(reference), 2 * LEAST))
     if len(table) > limit:
         table = table.take(np.sort(rng.permutation(len(table))[:limit]))

@@ -137,10 +137,22 @@ class Log:
 
     def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
         """`columns` of the newest answer for each of `ids` in [start, end), in no particular order."""
-        wanted = pa.array(sorted(set(ids)), pa.string())
-        wanted_columns = self._columns(columns)
-        kept = wanted_columns.empty_table()
-        for key in self._keys(start, end):
+        kept = self._columns(columns).empty_table()
+        for found in self._matching(ids, start, end, columns):
+            kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
+        return kept.select(list(columns))
+
+    def answers(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
+        """`columns` of every answer for one of `ids` in [start, end), by hour: an image may have been sent twice."""
+        found = list(self._matching(ids, start, end, columns))
+        return pa.concat_tables([self._columns(columns).empty_table(), *found]).select(list(columns))
+
+    def _matching(
+        self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """The answers for `ids`, one table for each file that has any."""
+        wanted, names = pa.array(sorted(set(ids)), pa.string()), self._columns(columns)
+        for key in self._keys(start, end) if len(wanted) else ():
             try:
                 with open_seekable(self.store, key) as file:
                     if file is None:
@@ -148,13 +160,12 @@ class Log:
                     parquet = open_parquet(file, self.schema)
                     rows = rows_in_time(parquet, start, end, None)
                     rows = rows.filter(pc.is_in(rows["id"], wanted))
-                    found = take_rows(parquet, rows["row"].to_numpy(), wanted_columns)
+                    found = take_rows(parquet, rows["row"].to_numpy(), names)
             except UNREADABLE as error:
                 logger.warning("%s in the production log is skipped: %s", key, error)
                 continue
             if len(found):
-                kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
-        return kept.select(list(columns))
+                yield found
 
     def named(self, texts: Collection[str]) -> pa.Table:
         """id, at, key and path of all answers that one of `texts` may name (tasks.labels.names)."""
@@ -182,14 +193,18 @@ class Log:
         self.store.create(key, content)
         return key
 
-    def labels(self, since: datetime | None = None) -> pa.Table:
+    def label_keys(self) -> list[str]:
+        """The keys of all files of labels: a file never changes, so a known key has nothing new."""
+        return list(self.store.list("labels/"))
+
+    def labels(self, since: datetime | None = None, keys: Iterable[str] | None = None) -> pa.Table:
         """The newest label of each annotator for each id, by time (late_labels_schema).
 
-        since: only labels given then or later.
+        since: only labels given then or later. keys: only labels of these files.
         """
         schema = late_labels_schema(self.task)
         tables = [schema.empty_table()]
-        for key in self.store.list("labels/"):
+        for key in self.label_keys() if keys is None else keys:
             try:
                 with open_seekable(self.store, key) as file:
                     if file is not None:

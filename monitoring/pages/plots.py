@@ -109,6 +109,19 @@ def strip(cells: Sequence[tuple[str, str]]) -> Markup:
     ).format(width, height, Markup("").join(drawn))
 
 
+def interval(value: float, low: float | None, high: float | None) -> Markup:
+    """A share and its interval on a line from 0 to 1; "" without an interval."""
+    if low is None or high is None:
+        return Markup("")
+    width, middle = 160, 7
+    x = [4 + share * (width - 8) for share in (low, high, value)]
+    return Markup(
+        '<svg class="interval" viewBox="0 0 {w} 14" aria-hidden="true"><line class="track" x1="4" x2="{e}" y1="{m}" '
+        'y2="{m}"/><line class="range" x1="{a:.1f}" x2="{b:.1f}" y1="{m}" y2="{m}"/>'
+        '<circle class="value" cx="{c:.1f}" cy="{m}" r="4"/></svg>'
+    ).format(w=width, e=width - 4, m=middle, a=x[0], b=x[1], c=x[2])
+
+
 def figure(value: float | None) -> str:
     """A number for people; "–" for None and NaN."""
     if value is None or not np.isfinite(value):

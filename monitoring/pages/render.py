@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from monitoring.pages import plots
 from tasks.common.text import one_line
@@ -43,6 +44,11 @@ def check_window_id(window_id: str) -> str:
 def render(template: str, **values: Any) -> str:
     """The page of `template`, with its style and a policy that allows this style and nothing else."""
     return _environment().get_template(template).render(values, style=_style(), policy=policy())
+
+
+def render_part(template: str, **values: Any) -> Markup:
+    """A part of a page, without the page around it."""
+    return Markup(_environment().get_template(template).render(values))
 
 
 @functools.cache

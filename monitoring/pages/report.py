@@ -9,13 +9,15 @@ served by monitoring.pages.site.
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from monitoring.contracts import DriftDecision, Measures
-from monitoring.pages import plots
+from monitoring.live.periods import Period
+from monitoring.pages import live, plots
 from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.render import OUTCOMES, check_window_id, name, render, when
-from monitoring.pages.window_page import drift_ratio, window_page
+from monitoring.pages.window_page import drift_ratio, window_page, with_accuracy
 from tasks.common.files import atomic_path, locked, read_json, write_json
 
 LOCK_SECONDS = 600.0  # writing an entry takes milliseconds, on a busy disk seconds
@@ -38,7 +40,8 @@ def write(
     measures = shown.measures
     path = folder / f"{check_window_id(measures.window.id)}.html"
     with atomic_path(path) as temporary:
-        temporary.write_text(window_page(shown, history, done, images), encoding="utf-8")
+        week = live.week_of_window(live.read(folder).periods, measures.window)
+        temporary.write_text(window_page(shown, history, done, images, week), encoding="utf-8")
     with _index_lock(folder):
         entries = {entry["id"]: entry for entry in read_index(folder)}
         entries[measures.window.id] = _entry(measures, shown.decision)
@@ -50,25 +53,43 @@ def write(
     return path
 
 
+def revise(folder: Path, measures: Measures, periods: list[Period], at: datetime) -> None:
+    """Show on the window's page what was measured again at `at`: its accuracies and its week. The decision stays."""
+    path = folder / f"{check_window_id(measures.window.id)}.html"
+    if not path.is_file():
+        return
+    page = live.with_week(path.read_text(encoding="utf-8"), periods)
+    page = with_accuracy(page, measures, at)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
 def write_index(folder: Path) -> Path:
-    """Write index.html from index.json."""
+    """Write index.html from index.json and the weeks of live accuracy."""
     with atomic_path(folder / "index.html") as temporary:
-        temporary.write_text(index_page(read_index(folder)), encoding="utf-8")
+        weeks = live.read(folder).periods
+        temporary.write_text(index_page(read_index(folder), weeks=weeks), encoding="utf-8")
     return folder / "index.html"
 
 
 def index_page(
-    entries: Sequence[dict], base: str = "", links: Sequence[tuple[str, str]] = (), forms: str = "", live: str = ""
+    entries: Sequence[dict],
+    base: str = "",
+    links: Sequence[tuple[str, str]] = (),
+    forms: str = "",
+    said: str = "",
+    weeks: Sequence[Period] = (),
 ) -> str:
-    """The page of all reports. Links, forms and `live` exist only on a running server (monitoring.pages.site).
+    """The page of all reports. Links, forms and `said` exist only on a running server (monitoring.pages.site).
 
-    entries: of index.json; base: prefix of a page's file name; links: (text, address); forms: trusted HTML; live: what
-    is live, in a sentence.
+    entries: of index.json; base: prefix of a page's file name; links: (text, address); forms: trusted HTML; said: what
+    is live, in a sentence; weeks: live accuracy, oldest first.
     """
     newest = sorted(entries, key=lambda entry: entry["id"], reverse=True)
     counts = {outcome: sum(entry["outcome"] == outcome for entry in newest) for outcome in OUTCOMES}
     return render(
-        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES, base=base, links=links, forms=forms, live=live,
+        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES, base=base, links=links, forms=forms, live=said,
+        weeks=live.weeks(list(weeks)),
         blocks=[newest[start : start + 100] for start in range(0, len(newest), 100)],
         strip=plots.strip(_cells(newest[::-1])),
     )  # fmt: skip

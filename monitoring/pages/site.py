@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from monitoring.pages import evidently, report
 from monitoring.pages.access import action_token, refusal
+from monitoring.pages.live import FILE, read, with_week
 from monitoring.pages.render import check_window_id, render
 from monitoring.pages.window_page import HIDDEN_ACTIONS
 from tasks.common import request_body, sign_in
@@ -109,7 +110,8 @@ def create_app(site: Site) -> FastAPI:
         page = site.reports / f"{_window(window_id)}.html"
         if not page.is_file():
             raise HTTPException(404, "There is no report for this window: it was pruned or never written.")
-        return HTMLResponse(page.read_text(encoding="utf-8").replace(HIDDEN_ACTIONS, _forms(site, key), 1))
+        content = page.read_text(encoding="utf-8").replace(HIDDEN_ACTIONS, _forms(site, key), 1)
+        return HTMLResponse(with_week(content, read(site.reports).periods))
 
     @app.get("/evidently/{window_id}")
     def frame(window_id: str) -> HTMLResponse:
@@ -251,15 +253,15 @@ def _live(store: Store | None) -> str:
 
 
 def _index(folder: Path, links: tuple, forms: str, live: str) -> str:
-    path = folder / "index.json"
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    paths = [folder / name for name in ("index.json", FILE)]
+    stamp = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
     return _index_of(folder, stamp, links, forms, live)
 
 
 @functools.lru_cache(maxsize=1)
-def _index_of(folder: Path, stamp: int, links: tuple, forms: str, live: str) -> str:
+def _index_of(folder: Path, stamp: tuple, links: tuple, forms: str, live: str) -> str:
     """The index page, cached until `stamp` changes: with thousands of reports, rendering takes a moment."""
-    return report.index_page(report.read_index(folder), "/reports/", links, forms, live)
+    return report.index_page(report.read_index(folder), "/reports/", links, forms, live, read(folder).periods)
 
 
 def _releases(store: Store | None) -> list[dict]:

@@ -5,21 +5,26 @@ It is for someone who was just alerted. N rows, K classes.
 
 import base64
 import io
+import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from monitoring.contracts import DriftDecision, Finding, Measures
-from monitoring.pages import plots
+from monitoring.live.periods import Period, period_id, week_of
+from monitoring.pages import live, plots
 from monitoring.pages.columns import MeasuredWindow, confidence, directions, lists, numbers
-from monitoring.pages.render import OUTCOMES, name, render, when
+from monitoring.pages.render import OUTCOMES, name, render, render_part, when
 
 TREND = 60  # windows shown
 PLOTS = 8  # distributions shown: those that moved most
 MIX = 12  # classes shown: those whose share moved most
 HIDDEN_ACTIONS = "<!-- actions -->"  # the server replaces it with its buttons
+ACCURACY = re.compile("(<!-- accuracy -->).*?(<!-- end of accuracy -->)", re.DOTALL)  # what late labels change
 
 
 def window_page(
@@ -27,8 +32,12 @@ def window_page(
     history: Sequence[tuple[Measures, DriftDecision]],
     done: Sequence[str] = (),
     images: int = 12,
+    week: Period | None = None,
 ) -> str:
-    """The page's HTML. history: earlier windows, in any order; done: sentences about what was started."""
+    """The page's HTML.
+
+    history: earlier windows, in any order; done: sentences about what was started; week: the model's, with labels.
+    """
     measures, decision = shown.measures, shown.decision
     trend = _trend(measures, decision, history)
     return render(
@@ -37,9 +46,22 @@ def window_page(
         moved=_moved(shown.window_table, measures.moved[:images]),
         typical=_typical(shown.reference_table, measures.typical[:images], shown.classes),
         distributions=_distributions(shown), mix=_mix(measures), groups=_groups(measures, trend),
-        accuracy=[finding for finding in measures.findings if finding.name.startswith("accuracy")],
+        accuracy=accuracy_cards(measures), week=live.week(week),
+        week_id=period_id(week_of(measures.window.start), measures.window.bundle),
         timeline=plots.timeline(_points(measures.window.id, trend)), windows=len(trend), actions=HIDDEN_ACTIONS,
     )  # fmt: skip
+
+
+def accuracy_cards(measures: Measures, revised: datetime | None = None) -> Markup:
+    """The window's accuracies. revised: when it was measured again, because labels had come."""
+    found = [finding for finding in measures.findings if finding.name.startswith("accuracy")]
+    at = f"{revised:%Y-%m-%d %H:%M}" if revised else ""
+    return render_part("accuracy.html", accuracy=found, revised=at)
+
+
+def with_accuracy(page: str, measures: Measures, revised: datetime) -> str:
+    """`page` with the window's accuracies replaced; unchanged if it is of an older version."""
+    return ACCURACY.sub(lambda found: f"{found[1]}{accuracy_cards(measures, revised)}{found[2]}", page, count=1)
 
 
 def drift_ratio(finding: Finding) -> float | None:

@@ -22,6 +22,7 @@ POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of the
     "gc": ("retired", "removed"),
     "ingest": ("after_shard", "after_annotations", "before_manifest", "after_manifest", "after_measures"),
     "labels": ("recording", "recorded", "aside", "written", "stored", "committed"),
+    "late_labels": ("revised", "shown"),
     "pipeline": ("removed", "ran", "restored", "committed"),
     "publish": ("start", "uploaded", "audited", "committed", "pushed", "registered", "promoted", "assigned"),
     "rollback": ("tombstoned", "verified", "promoted", "restored"),

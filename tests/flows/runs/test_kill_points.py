@@ -35,6 +35,8 @@ ELSEWHERE = {  # points that need more than a scenario has
     },
     "classes.written": "tests/flows/labels/test_classes.py",
     "classes.recorded": "tests/flows/labels/test_classes.py",
+    "late_labels.revised": "tests/flows/production/test_late_labels.py",
+    "late_labels.shown": "tests/flows/production/test_late_labels.py",
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
     "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }

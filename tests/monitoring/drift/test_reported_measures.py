@@ -6,20 +6,55 @@ import pytest
 
 from monitoring.drift import accuracy, label_shift, wording
 from monitoring.drift.window import measure_window
+from monitoring.live.labels import Truth, with_truth
 from tests.support.drift_rows import PARAMS, WINDOW, finding, window
+
+
+def labelled(rows: pa.Table, wrong: int, right: int, chance: float | None = None, hard: bool = False) -> pa.Table:
+    """The first `wrong` + `right` answers with a label that says so."""
+    count = wrong + right
+    answers = rows["prediction"].to_pylist()[:count]
+    truth = [("Bag" if answer != "Bag" else "Coat") if n < wrong else answer for n, answer in enumerate(answers)]
+    known = {
+        name: Truth(label, chance, hard) for name, label in zip(rows["id"].to_pylist()[:count], truth, strict=True)
+    }
+    return with_truth(rows, known)
 
 
 def test_late_labels_give_the_true_accuracy(reference):
     rows = window(1000)
-    answers = rows["prediction"].to_pylist()
-    wrong = ["Bag" if answer != "Bag" else "Coat" for answer in answers[:30]]
-    labels = pa.table({"id": [*rows["id"].to_pylist()[:100], "f" * 64], "label": [*wrong, *answers[30:100], "Bag"]})
-    found = finding(measure_window(rows, WINDOW, reference, PARAMS, labels), "accuracy.true")
+    given = labelled(rows, 30, 70)
+    found = finding(measure_window(rows, WINDOW, reference, PARAMS, given), "accuracy.true")
     assert found.value == pytest.approx(0.7)
     assert found.low < 0.7 < found.high
     assert found.detail == "70 of 100 answers with a late label are right"
-    nothing = measure_window(rows, WINDOW, reference, PARAMS, labels.slice(100))
+    nothing = measure_window(rows, WINDOW, reference, PARAMS, given.slice(100))
     assert not [f for f in nothing.findings if f.name == "accuracy.true"]
+
+
+def test_labels_that_were_asked_for_at_random_estimate_the_accuracy_of_the_whole_window(reference):
+    rows = window(1000)
+    audit = labelled(rows, 30, 70, chance=0.1)
+    hard = labelled(rows.slice(100), 100, 0, hard=True)
+    found = finding(measure_window(rows, WINDOW, reference, PARAMS, pa.concat_tables([audit, hard])), "accuracy.true")
+    assert found.value == pytest.approx(0.7, abs=0.03)
+    assert found.low < 0.7 < found.high
+    assert found.detail == "estimated from 100 labels that were asked for at random, of 1000 answers"
+
+
+def test_labels_of_images_picked_for_being_hard_say_nothing_about_the_others(reference):
+    rows = window(1000)
+    hard, fed_back = labelled(rows, 50, 0, hard=True), labelled(rows.slice(50), 2, 18)
+    both = measure_window(rows, WINDOW, reference, PARAMS, pa.concat_tables([hard, fed_back]))
+    found = finding(both, "accuracy.true")
+    assert found.value == pytest.approx(0.9)
+    assert found.detail == (
+        "18 of 20 answers with a late label are right; 50 that were picked for being hard do not count"
+    )
+    only = measure_window(rows, WINDOW, reference, PARAMS, hard)
+    assert not [f for f in only.findings if f.name == "accuracy.true"]
+    every = measure_window(rows, WINDOW, reference, PARAMS, labelled(rows, 100, 900, hard=True))
+    assert finding(every, "accuracy.true").detail == "1000 of 1000 answers have a label"
 
 
 def test_the_estimated_accuracy_follows_the_confidence():

@@ -1,0 +1,67 @@
+"""What late labels say about answers: the true label, how the answer was picked, and with what probability."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monitoring.log.production_log import Log, majority_labels
+from monitoring.review.queue import Queued
+
+QUEUE = "queue"  # picked because the model was unsure, or the image unfamiliar
+ANSWER = ("id", "at", "source", "version", "bundle", "prediction", "confidence")
+
+
+class Truth(NamedTuple):
+    """The true label of one image."""
+
+    label: str | list[str]
+    chance: float | None  # the probability with which it was picked for labelling; None: unknown
+    hard: bool  # only the queue asked for it
+
+
+def truths(labels: pa.Table, queued: Iterable[Queued] = ()) -> dict[str, Truth]:
+    """Image id -> its truth. labels: of `Log.labels`; queued: what people were ever asked to label."""
+    chances: dict[str, float] = {}
+    picked: dict[str, set[str]] = {}
+    for entry in queued:
+        picked.setdefault(entry.id, set()).add(getattr(entry, "picked", None) or QUEUE)
+        if chance := getattr(entry, "sampling_probability", None):
+            chances[entry.id] = chance
+    for row in labels.select(["id", "picked", "sampling_probability"]).to_pylist():
+        if row["picked"] not in (None, "unknown"):
+            picked.setdefault(row["id"], set()).add(row["picked"])
+        if row["sampling_probability"]:
+            chances.setdefault(row["id"], row["sampling_probability"])
+    known = majority_labels(labels)
+    return {
+        name: Truth(label, chances.get(name), picked.get(name) == {QUEUE})
+        for name, label in zip(known["id"].to_pylist(), known["label"].to_pylist(), strict=True)
+        if label is not None
+    }
+
+
+def labelled_answers(log: Log, known: Mapping[str, Truth], start: datetime, end: datetime, bundle: str) -> pa.Table:
+    """The model's labelled answers of [start, end), each image once: ANSWER, label, chance, hard."""
+    found = log.answers(known, start, end, ANSWER)
+    return with_truth(found.filter(pc.equal(found["bundle"], bundle)), known)
+
+
+def with_truth(answers: pa.Table, known: Mapping[str, Truth]) -> pa.Table:
+    """The answers (ANSWER) that have a prediction and a label, each image once, with label, chance and hard."""
+    rows, seen = [], set()
+    for row, (name, answer) in enumerate(
+        zip(answers["id"].to_pylist(), answers["prediction"].to_pylist(), strict=True)
+    ):
+        if name in known and answer is not None and name not in seen:
+            seen.add(name)
+            rows.append(row)
+    found = answers.take(pa.array(rows, pa.int64()))
+    told = [known[name] for name in found["id"].to_pylist()]
+    return (
+        found.append_column("label", pa.array([one.label for one in told], answers.schema.field("prediction").type))
+        .append_column("chance", pa.array([one.chance for one in told], pa.float64()))
+        .append_column("hard", pa.array([one.hard for one in told], pa.bool_()))
+    )
