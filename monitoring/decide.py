@@ -34,8 +34,8 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
     checks = [*_measured(newest, states, policy), *_allowed(situation, policy), *_reasons(newest, situation, policy)]
     failed = {check.name for check in checks if check.status != "pass"}
     drift = alarm and states[-1] == "drifted" and "warm_up" not in failed
-    why = _why(drift, failed)
-    lost = fallen(newest, situation, policy) if why == "accuracy" else []
+    lost = fallen(newest, situation, policy)
+    why = "accuracy" if lost else _why(drift, failed)
     outcome, end = _outcome(why, alarm, states, failed, situation, policy)
     return DriftDecision(
         outcome=outcome,
@@ -157,9 +157,7 @@ def _accuracy_bound(newest: Measures | None, situation: Situation, policy: Decid
 
 
 def _why(drift: bool, failed: set[str]) -> str | None:
-    """The strongest reason to act."""
-    if "accuracy" in failed:
-        return "accuracy"
+    """The strongest reason to act but a fall of accuracy."""
     if drift:
         return "drift"
     if "label_count" in failed:

@@ -44,9 +44,7 @@ def measure_late_labels(
     say: Callable[[str], None] = print,
 ) -> tuple[list[Period], dict[str, Truth]]:
     """Measure again what labels came for since the last run; returns all periods, oldest first, and all labels."""
-    from monitoring.pages.site import reports_dir
-
-    folder = reports_dir(root)
+    folder = live.reports_dir(root)
     before = live.read(folder)
     keys = log.label_keys()
     known = truths(log.labels(), queued(log)) if keys else {}

@@ -28,6 +28,7 @@ from monitoring.journal import Journal, window_id
 from monitoring.live.labels import Truth, labelled_answers
 from monitoring.live.periods import Period, period_id, week_of
 from monitoring.log.production_log import Log, open_log
+from monitoring.pages.live import reports_dir
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
@@ -155,8 +156,6 @@ def _rows(log: Log, live: Pointer, just: scored.Scored, end: datetime) -> int:
 
 def _link(root: Path, window: str) -> str:
     """Return the address of the window's page while the pages are served, else its file."""
-    from monitoring.pages.site import reports_dir
-
     services = state_dir(root) / "services.json"
     pages = read_json(services)["services"].get("pages", {}).get("url") if services.is_file() else None
     return f"{pages}/reports/{window}.html" if pages else str(reports_dir(root) / f"{window}.html")
@@ -261,7 +260,7 @@ def write_report(
 
     from monitoring.pages import evidently, report
     from monitoring.pages.columns import MeasuredWindow
-    from monitoring.pages.site import reports_dir, workspace_dir
+    from monitoring.pages.site import workspace_dir
 
     reference = pq.read_table(bundle / "reference.parquet")
     classes = read_json(bundle / "bundle.json")["classes"]

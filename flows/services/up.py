@@ -36,6 +36,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.text import one_line
 
 START_SECONDS = 300  # for all services on a cold, busy machine: the server's database 60 s, Evidently's imports 30 s
 GIVE_UP = 3  # restarts of one service after which `up` reports it as broken
@@ -168,6 +169,8 @@ def status_lines(root: Path) -> list[str]:
         lines.append(f"{'monitor:':<13}{_minutes(last['at'])}: {last['outcome']}: {last['sentence']}")
     else:
         lines.append(f"{'monitor:':<13}has not run yet")
+    if said := live_accuracy_line(root):
+        lines.append(f"{'accuracy:':<13}{said}")
     if about and (silent := monitor_silence(root, datetime.fromisoformat(about["since"]), datetime.now(UTC))):
         lines.append(f"{'ALARM:':<13}{silent}")
     for reason in wanted(root):
@@ -179,6 +182,16 @@ def status_lines(root: Path) -> list[str]:
         except EvergreenError as error:
             lines.append(f"{'next:':<13}unknown: {error}")
     return lines
+
+
+def live_accuracy_line(root: Path) -> str | None:
+    """The newest week of live accuracy, in a sentence; None without labels."""
+    from monitoring.pages import live
+
+    period = live.newest(live.read(live.reports_dir(root)).periods)
+    if period is None:
+        return None
+    return f"{one_line(period.version, 40)}, week of {period.start:%Y-%m-%d}: {live.headline(period)}"
 
 
 def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:

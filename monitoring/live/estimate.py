@@ -114,8 +114,9 @@ def stratified(
 def strata(labelled: np.ndarray) -> np.ndarray:
     """(H - 1,) bounds of confidence; each stratum has about the same number of the (n,) labels."""
     count = int(np.clip(len(labelled) // PER_STRATUM, 1, STRATA))
-    edges = np.unique(np.quantile(labelled, np.arange(1, count) / count)) if count > 1 else np.empty(0)
-    return edges[edges < labelled.max()]  # else the last stratum has no label
+    # bounds are confidences of labels, below the highest: so no stratum is without a label
+    edges = np.unique(np.quantile(labelled, np.arange(1, count) / count, method="inverted_cdf"))
+    return edges[edges < labelled.max()]
 
 
 def stands_for(confidence: np.ndarray, labelled: np.ndarray, weights: np.ndarray, answers: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from monitoring.pages.render import name, render_part
 from tasks.common.checks import Frozen
 from tasks.common.errors import refuse_newer
 from tasks.common.files import read_json, write_json
+from tasks.common.paths import state_dir
 
 SCHEMA_VERSION = 1
 FILE = "live_accuracy.json"
@@ -32,6 +33,11 @@ class Live(Frozen):
     labels: list[str] = []  # files of labels that were taken into account
     measured: dict[str, AwareDatetime] = {}  # week and model -> when it was last measured
     periods: list[Period] = []  # oldest first
+
+
+def reports_dir(root: Path) -> Path:
+    """The folder of the project's drift reports."""
+    return state_dir(root) / "reports"
 
 
 def read(folder: Path) -> Live:

@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from monitoring.pages import evidently, report
 from monitoring.pages.access import action_token, refusal
-from monitoring.pages.live import FILE, read, with_week
+from monitoring.pages.live import FILE, read, reports_dir, with_week
 from monitoring.pages.render import check_window_id, render
 from monitoring.pages.window_page import HIDDEN_ACTIONS
 from tasks.common import request_body, sign_in
@@ -183,11 +183,6 @@ def site_of(root: Path, *, evidently_port: int | None = None, actions: Actions |
         actions=actions or {},
         **more,
     )
-
-
-def reports_dir(root: Path) -> Path:
-    """The folder of the project's drift reports."""
-    return state_dir(root) / "reports"
 
 
 def workspace_dir(root: Path) -> Path:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Situation, Window
-from monitoring.decide import decide
+from monitoring.decide import decide, fallen
 from tasks.common.params import DecideParams
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
@@ -152,8 +152,9 @@ def test_a_significant_fall_of_accuracy_on_late_labels_retrains_without_drift():
 
 
 def test_late_labels_without_a_reference_accuracy_are_an_error():
-    decision = decide([window(0, QUIET, true_accuracy(0.2, 0.01))], situation(), POLICY)
+    decision = decide([window(0, QUIET, true_accuracy(0.2, 0.01))], situation(new_labels=80), POLICY)
     assert check(decision, "accuracy") == "error"
+    assert decision.outcome == "none", "what could not be compared is no fall"
 
 
 def test_many_new_labels_or_an_old_model_retrain():
@@ -230,3 +231,35 @@ def test_no_history_breaks_the_cap_or_the_cooldown(kinds, labels, accuracies, mi
             assert not retrains or (now - retrains[-1]).total_seconds() >= cooldown * 3600
             retrains.append(now)
             assert sum(now - at < timedelta(days=1) for at in retrains) <= cap
+
+
+# --- late labels of past weeks
+
+
+def weekly(value: float, half: float, week: str = "2026-11-16") -> Finding:
+    return Finding(
+        name=f"accuracy.week.{week}-aa", status="info", value=value, low=value - half, high=value + half,
+        detail=f"week of {week}, 40 of 900 answers have a label",
+    )  # fmt: skip
+
+
+def test_a_fall_in_a_past_week_that_late_labels_show_retrains():
+    quiet = window(0, QUIET, BEFORE)
+    facts = situation(new_labels=80, accuracies=[weekly(0.85, 0.05), weekly(0.6, 0.05, "2026-11-23")])
+    decision = decide([quiet], facts, POLICY)
+    assert decision.outcome == "retrain"
+    assert "accuracy on late labels has fallen: 0.60 in the week of 2026-11-23" in decision.sentence
+    assert [one.name for one in fallen(quiet, facts, POLICY)] == ["accuracy.week.2026-11-23-aa"]
+    well = situation(new_labels=80, accuracies=[weekly(0.85, 0.05), weekly(0.6, 0.2)])
+    assert decide([quiet], well, POLICY).outcome == "none"
+    assert check(decide([quiet], well, POLICY), "accuracy") == "pass"
+    assert fallen(quiet, well, POLICY) == []
+
+
+def test_late_labels_count_without_a_new_window_if_an_earlier_one_knows_the_reference():
+    late = {"new_labels": 80, "accuracies": [weekly(0.6, 0.05)]}
+    assert decide([], situation(accuracy_before=BEFORE, **late), POLICY).outcome == "retrain"
+    assert decide([], situation(accuracy_before=BEFORE, **late | {"new_labels": 9}), POLICY).outcome == "label"
+    unknown = decide([], situation(**late), POLICY)
+    assert check(unknown, "accuracy") == "error"
+    assert unknown.outcome == "none"

@@ -10,7 +10,7 @@ from flows.production.monitor import monitor
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from monitoring.pages import live as live_pages
-from monitoring.pages.site import reports_dir
+from monitoring.pages.live import reports_dir
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tests.flows.production.test_monitor import MINUTE, answer, live, log_of

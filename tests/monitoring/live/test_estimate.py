@@ -138,7 +138,11 @@ def test_equal_confidences_and_lone_labels_are_no_error():
         found = live_accuracy(confidence, confidence[:labels], np.zeros(labels), np.full(labels, 0.1))
         assert 0 <= found.low <= found.value <= found.high <= 1
         assert found.value < 0.35
-    assert len(strata(np.r_[np.zeros(30), np.ones(60)])) < 6
+    two = np.r_[np.full(30, 0.6), np.full(60, 0.95)]
+    assert strata(two).tolist() == [0.6]
+    with np.errstate(all="raise"):
+        found = live_accuracy(np.r_[two, two], two, np.r_[np.zeros(30), np.ones(60)], np.full(90, 0.5))
+    assert found.value == pytest.approx(2 / 3)
 
 
 def test_more_labels_say_how_many_make_the_interval_narrow_enough():
