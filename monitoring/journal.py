@@ -29,6 +29,15 @@ def window_id(start: datetime, end: datetime) -> str:
     return f"{start.astimezone(UTC):{TIME}}-{end.astimezone(UTC):{TIME}}"
 
 
+def window_times(window: str) -> tuple[datetime, datetime] | None:
+    """Start and end of a window id; None if it is none."""
+    try:
+        start, end = (datetime.strptime(part, TIME).replace(tzinfo=UTC) for part in window.split("-"))
+    except ValueError:
+        return None
+    return start, end
+
+
 class Journal:
     """The windows stored in `store` (the log's).
 

@@ -10,7 +10,7 @@ The file is written last, and everything in it can be computed again: a run that
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from monitoring.contracts import Finding, Measures
 from monitoring.drift import reported_measures
-from monitoring.journal import TIME, Journal
+from monitoring.journal import Journal, window_times
 from monitoring.live.labels import Truth, labelled_answers, truths
 from monitoring.live.periods import WEEK, Period, measure_period, week_of
 from monitoring.log.production_log import Log
@@ -108,15 +108,16 @@ def _revise(
     times = sorted(row["at"] for row in answers)
     revised = []
     for window in journal.windows() if times else ():
-        start, end = (datetime.strptime(part, TIME).replace(tzinfo=UTC) for part in window.split("-"))
-        next_one = bisect_left(times, start)
-        if next_one == len(times) or times[next_one] >= end or (entry := journal.read(window)) is None:
+        if (bounds := window_times(window)) is None:
+            continue
+        at = bisect_left(times, bounds[0])
+        if at == len(times) or times[at] >= bounds[1] or (entry := journal.read(window)) is None:
             continue
         measures = _with_accuracy(log, params, known, entry[0])
         journal.revise(measures, now)
         failpoint("late_labels.revised")
-        if (at := journal.revised_at(window)) is not None:
-            revised.append((measures, at))
+        if (when := journal.revised_at(window)) is not None:
+            revised.append((measures, when))
     return revised
 
 

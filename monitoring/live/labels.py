@@ -1,4 +1,4 @@
-"""What late labels say about answers: the true label, how the answer was picked, and with what probability."""
+"""What late labels say about answers: the true label, and how the answer was picked."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""How often one model's answers of one week were right: in all, per class, per source, and what it confused.
+"""How often one model's answers of a week were right: in all, per class and source.
 
 A core on tables, without log or clock. N answers, L of them with a label, K classes.
 """

@@ -1,4 +1,4 @@
-"""Live accuracy as the pages show it: a file of weeks in the folder of reports, and the words for them."""
+"""Live accuracy as the pages show it: a file of weeks with the reports, and the words for them."""
 
 import re
 from collections.abc import Iterable

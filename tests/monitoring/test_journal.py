@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Window
-from monitoring.journal import Journal, window_id
+from monitoring.journal import Journal, window_id, window_times
 from tasks.storage.local import LocalStore
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -127,3 +127,9 @@ def test_periods_that_started_a_retraining_are_remembered(tmp_path):
     journal.record_retrain(pair(1)[0].window.id, ["2026-03-02-aaaaaaaaaaaa"])
     assert journal.acted_on() == {"2026-02-23-aaaaaaaaaaaa", "2026-03-02-aaaaaaaaaaaa"}
     assert len(journal.retrains()) == 2
+
+
+def test_a_window_id_says_when():
+    later = START + timedelta(minutes=15)
+    assert window_times(window_id(START, later)) == (START, later)
+    assert window_times("b") is None

@@ -15,6 +15,7 @@ from monitoring import journal
 from monitoring.log import schema as log
 from monitoring.log.parquet_files import VERSION_KEY
 from monitoring.log.production_log import Log
+from monitoring.pages import live
 from tasks.common.errors import EvergreenError, NewerFormat, refuse_newer
 from tasks.common.files import write_json
 from tasks.dataset import shards
@@ -39,6 +40,7 @@ def test_the_page_lists_the_version_of_every_format():
         "run record": store.RUN_SCHEMA,
         "production log": log.SCHEMA_VERSION,
         "monitor journal": journal.SCHEMA_VERSION,
+        "live accuracy": live.SCHEMA_VERSION,
         "project record": origin.SCHEMA_VERSION,
         "state": workspace.STATE_SCHEMA,
     }
@@ -135,6 +137,14 @@ def test_the_monitors_journal(tmp_path, caplog):
     assert kept.recent(5) == []
     assert kept.skipped == ["windows/b.json"]
     assert re.search(NEWER, caplog.text)
+
+
+def test_weeks_of_live_accuracy(tmp_path):
+    live.write(tmp_path, live.Live(labels=["labels/a.parquet"]))
+    assert json.loads((tmp_path / live.FILE).read_text())["schema"] == live.SCHEMA_VERSION
+    write_json(tmp_path / live.FILE, {"schema": 9})
+    with pytest.raises(NewerFormat, match=NEWER):
+        live.read(tmp_path)
 
 
 def test_state_and_the_code_that_is_to_run(tmp_path, monkeypatch):
