@@ -34,6 +34,7 @@ from tasks.common.params import Params, load_params
 from tasks.models import probe
 from tasks.models.folds import assign_folds, training_masks
 from tasks.stages.clean import judge
+from tasks.stages.clean.image_noise import fit_either_noise
 from tasks.stages.clean.label_noise import fit_noise_model
 
 DRAWS = 5
@@ -143,7 +144,7 @@ def compare(labels: LabelSet, params: Params) -> dict[str, Result]:
         labels.x, labels.given, labels.classes, labels.groups, clusters, folds, seed
     ).suspicion
     first, second = out_of_fold(labels, clusters, folds, seed)
-    again = judge.judge_labels(labels.given, second, [fit_noise_model(labels.given, second, first)])
+    again = judge.judge_labels(labels.given, second, [fit_either_noise(labels.given, second, first)])
     if not np.allclose(again.quality, judged.quality, atol=1e-4):
         raise DataError(
             "benchmarks.label_noise.out_of_fold no longer does what tasks.stages.clean.judge.judge_training does"

@@ -1,9 +1,10 @@
-"""Finds wrong given labels, from out-of-fold probabilities and a model of the label noise.
+"""Finds wrong given labels, from out-of-fold probabilities and models of the label noise.
 
 N samples, K classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,11 @@ from tasks.models import probe
 from tasks.models.folds import assign_folds, training_masks
 from tasks.models.probe import Features, Probe
 from tasks.stages.clean import label_noise
+from tasks.stages.clean.cut import best_cut
+from tasks.stages.clean.image_noise import EitherNoise, fit_either_noise
 from tasks.stages.clean.label_noise import TINY, NoiseModel, fit_noise_model, plausible_noise
+
+Model = NoiseModel | EitherNoise
 
 L2 = 0.1  # strong: an underconfident probe follows wrong labels less, and the noise model corrects the confidence
 FIRST, SECOND = 10, 8  # iterations of the two rounds; more take time and find nothing new
@@ -26,17 +31,18 @@ class Judgement:
     predicted: np.ndarray  # most probable label, from the image alone
     confidence: np.ndarray  # (N,) P(`predicted` is right | image, given label)
     quality: np.ndarray  # (N,) P(given label is right | image, given label); multi-label: for the most doubtful class
+    cut: float = 0.5  # P(given label is wrong) above which a label looks wrong (cut.py)
 
     @property
     def is_issue(self) -> np.ndarray:
-        """(N,) bool: more probably wrong than right."""
-        return self.quality < 0.5
+        """(N,) bool: looks wrong."""
+        return self.quality < 1 - self.cut
 
 
 class Judged(NamedTuple):
     """Verdicts on the N training labels, and the Judge for other splits."""
 
-    suspicion: Judgement  # by all the noise that confident learning estimates: what looks wrong
+    suspicion: Judgement  # by all the noise that the labels allow, also of images hard to tell: what looks wrong
     proven: Judgement  # by only the noise that the labels bear out: what may be repaired
     confusion: np.ndarray  # (N,) how much the probe itself confuses the given class with the predicted one, 0..1
     judge: "Judge"
@@ -47,13 +53,14 @@ class Judge:
     """A probe trained on the training split with the noise models of its labels; judges samples of any split."""
 
     probe: Probe
-    models: list[NoiseModel]  # one; multi-label: one per class
+    models: Sequence[Model]  # one; multi-label: one per class
+    cut: float  # of the training labels
 
     def __call__(self, x: Features, y: np.ndarray) -> Judgement:
-        return judge_labels(y, self.probe.probabilities(x), self.models)
+        return replace(judge_labels(y, self.probe.probabilities(x), self.models), cut=self.cut)
 
 
-def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: list[NoiseModel]) -> Judgement:
+def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: Sequence[Model]) -> Judgement:
     """Judge labels `y` by the `probabilities` (N, K) of a probe that was not trained on them."""
     n = np.arange(len(y))
     if y.ndim == 1:
@@ -91,11 +98,13 @@ def judge_training(
     probes = probe.fit_many(x, y, len(classes), masks * trust, l2=L2, iterations=SECOND, start=probes)
     second = _out_of_fold(probes, x, fold)
     label_noise.check_judgeable(y, second, classes)
-    models = _noise_models(y, second, first)
+    models = _noise_models(y, second, first, fit_either_noise)
     suspicion = judge_labels(y, second, models)
-    plausible = _plausible_models(y, second, first, models, groups)
+    suspicion = replace(suspicion, cut=best_cut(1 - suspicion.quality))
+    plausible = _plausible_models(y, second, first, _noise_models(y, second, first), groups)
     proven = judge_labels(y, second, plausible)
-    return Judged(suspicion, proven, confusion(y, suspicion.predicted, second, plausible), Judge(probes[-1], models))
+    overlap = confusion(y, suspicion.predicted, second, plausible)
+    return Judged(suspicion, proven, overlap, Judge(probes[-1], models, suspicion.cut))
 
 
 def confusion(y: np.ndarray, other: np.ndarray, probabilities: np.ndarray, models: list[NoiseModel]) -> np.ndarray:
@@ -124,11 +133,13 @@ def _out_of_fold(probes: list[Probe], x: Features, fold: np.ndarray) -> np.ndarr
     return probe.sigmoid(logits) if probes[0].multilabel else probe.softmax(logits)
 
 
-def _noise_models(y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray) -> list[NoiseModel]:
+def _noise_models(
+    y: np.ndarray, probabilities: np.ndarray, as_given: np.ndarray, fit: Callable[..., Model] = fit_noise_model
+) -> list[Model]:
     if y.ndim == 1:
-        return [fit_noise_model(y, probabilities, as_given)]
+        return [fit(y, probabilities, as_given)]
     return [
-        fit_noise_model(y[:, k].astype(int), _absent_present(probabilities[:, k]), _absent_present(as_given[:, k]))
+        fit(y[:, k].astype(int), _absent_present(probabilities[:, k]), _absent_present(as_given[:, k]))
         for k in range(y.shape[1])
     ]
 

@@ -10,8 +10,8 @@ N samples, K classes. Three steps, each needing only (N,) labels and (N, K) out-
    correction, Patrini et al. 2017, with Platt's scaling for the network).
 3. Bayes: P(true | image, given) is proportional to T(given | true) p(true | image).
 
-A label is an issue when it is more probably wrong than right. cleanlab's own cut also counts images as errors that are
-ambiguous only because of the class frequencies; the benchmark label_noise compares the two.
+This model proves repairs: it is cautious. Errors that depend on the image look like doubt to it, and it leaves them
+alone. What looks wrong to a person is judged by `image_noise`.
 
 The confident joint takes every confident mistake of the probe for a wrong label: from features that cannot tell the
 classes apart it estimates much noise where there is none. `plausible_noise` measures how much of that noise the given

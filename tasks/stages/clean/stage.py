@@ -115,7 +115,8 @@ def _in_row_order(judged: list[tuple[np.ndarray, Judgement]]) -> Judgement:
     """Put Judgements of parts, given as (row numbers, Judgement), together in row order."""
     order = np.argsort(np.concatenate([rows for rows, _ in judged]))
     columns = ("predicted", "confidence", "quality")
-    return Judgement(*(np.concatenate([getattr(part, column) for _, part in judged])[order] for column in columns))
+    merged = (np.concatenate([getattr(part, column) for _, part in judged])[order] for column in columns)
+    return Judgement(*merged, cut=judged[0][1].cut)
 
 
 def summary(judgement: Judgement, y: np.ndarray, split: np.ndarray, actions: np.ndarray, classes: list[str]) -> dict:

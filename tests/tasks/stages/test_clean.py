@@ -205,10 +205,10 @@ def test_known_wrong_labels_are_found_better_than_by_cleanlabs_default(project):
     default = 2 * (theirs & wrong).sum() / (theirs.sum() + wrong.sum())
     print(f"{wrong.sum()} wrong of {len(wrong)}: recall {recall:.2f}, precision {precision:.2f}, F1 {f1:.3f}")
     print(f"F1 of cleanlab's default cut {default:.3f}; AUROC {auroc:.3f}")
-    assert recall > 0.55
-    assert precision > 0.55
+    assert recall > 0.5
+    assert precision > 0.7
     assert auroc > 0.9
-    assert f1 >= default
+    assert f1 >= default + 0.05
 
 
 def test_training_labels_get_better(project):

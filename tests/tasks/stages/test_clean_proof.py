@@ -1,6 +1,6 @@
 """Cleaning must show a gain on held-out labels before it changes one: the measurement and its verdict."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -60,8 +60,10 @@ def test_wrong_labels_are_repaired_and_hard_images_only_queued():
     for noise, apart in ((0.2, 0.9), (0, 0.25)):
         x, given, true, groups = pairs(noise, apart)
         found = judge_training(x, given, names, groups, groups, policy.folds, policy.seed)
-        if not noise:  # as if the labels bore out what confident learning suspects
-            found = found._replace(proven=found.suspicion, confusion=np.zeros(len(given)))
+        if not noise:  # as if the labels bore out every disagreement with the probe
+            differs = found.suspicion.predicted != given
+            sure = replace(found.suspicion, confidence=np.ones(len(given)), quality=1.0 - differs)
+            found = found._replace(suspicion=sure, proven=sure, confusion=np.zeros(len(given)))
         decision, gain, verdict = repair(found, x, given, names, groups, groups, policy)
         outcomes[noise] = verdict.allowed
         if noise:

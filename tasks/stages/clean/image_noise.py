@@ -1,0 +1,256 @@
+"""Probability that a given label is wrong, by noise models in which errors may depend on the image.
+
+N samples, K classes. Labels are wrong in two ways. A class is mistaken for another at a rate of its own, whatever the
+image shows (class-conditional noise: Northcutt et al. 2021). And people err more often on images that are hard to tell
+(instance-dependent noise: Xia et al. 2020). For a sample with true class t the model says:
+
+- P(t | image): the network's probabilities, with one temperature and one offset per class as in `label_noise`
+- P(given label is wrong | t, image): the rate of class t; its odds are multiplied by exp(level - slope * d), where d is
+  the log-odds of the likeliest class. Slope 0: the image does not matter.
+- P(given label is i | wrong, t, image): proportional to T[i, t] ** table * P(i | image) ** likeness, where T is the
+  confident joint's table of noise. Likeness 0: the image does not matter.
+
+The parameters are those under which the given labels are likeliest. The labels also decide whether the image matters:
+both models are fitted, and their answers are averaged by their posterior probability (Bayesian information criterion).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.models.probe import softmax
+from tasks.stages.clean.label_noise import OFFSET_PENALTY, TINY, smooth
+
+SLOPE = 0.25  # of errors by people, to which the slope is drawn: from labels alone it is hard to tell it from doubt
+SLOPE_PENALTY = 1.0  # how strongly, in mean log likelihood
+LEVEL_PENALTY = 0.001  # draws the rate of errors to the confident joint: a network may have learnt the noise, too
+MOST_ODDS = 20.0  # d at most: 1 - P must stay above 0
+RARE = 1e-4  # least rate of an error, and least share of a wrong class among the errors
+FIT_ROWS, FIT_CELLS = 20_000, 500_000  # samples, and probabilities, that the parameters are fitted on, at most
+EVIDENCE_ROWS = 50_000  # samples that decide between the models
+FIRST_ROWS = 4_000  # fitted first: a good start saves most of the time on all
+TOLERANCE = 1e-7  # relative gain of a step that ends a fit
+ROWS = 1 << 22  # probabilities judged at once: 32 MB an array
+SURE = 1e-3  # a model of less weight is not asked
+BOUNDS = [(np.log(0.2), np.log(20)), (-4, 4), (0, 1.5), (0, 2), (0, 2)]  # sharpness, level, slope, table, likeness
+LEVEL_AT, SLOPE_AT, LIKENESS_AT, OFFSETS_AT = 1, 2, 4, 5
+START = (0, 0, 0.2, 1, 0.3)
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    """One fitted model. It judges any sample of the same classes, including samples it was not fitted on."""
+
+    table: np.ndarray  # (K, K): T[i, t] = P(given i | true t) by the confident joint
+    parameters: np.ndarray  # (5 + K,): log sharpness, level, slope, table, likeness; the offsets
+
+    def true_class(self, probabilities: np.ndarray) -> np.ndarray:
+        """P(true class | image), (N, K)."""
+        return softmax(np.exp(self.parameters[0]) * _log(probabilities) + self.parameters[OFFSETS_AT:])
+
+    def posterior(self, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """P(true class | image, given label), (N, K)."""
+        joint = _evaluate(self.parameters, _log(probabilities), y, self.table).joint
+        return joint / np.maximum(joint.sum(axis=1, keepdims=True), TINY)
+
+
+@dataclass(frozen=True)
+class EitherNoise:
+    """The two fitted models, averaged by their posterior probabilities."""
+
+    plain: ImageNoise  # errors depend on the class only
+    dependent: ImageNoise  # and on the image
+    weight: float  # of `dependent`, 0..1
+
+    def true_class(self, probabilities: np.ndarray) -> np.ndarray:
+        """P(true class | image), (N, K)."""
+        return sum(weight * model.true_class(probabilities) for model, weight in self._asked())
+
+    def posterior(self, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """P(true class | image, given label), (N, K)."""
+        return sum(weight * model.posterior(y, probabilities) for model, weight in self._asked())
+
+    def wrong(self, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """P(given label is wrong | image, given label), (N,), in bounded memory."""
+        found = np.empty(len(y))
+        for part in _parts(probabilities):
+            here = y[part]
+            found[part] = 1 - self.posterior(here, probabilities[part])[np.arange(len(here)), here]
+        return found
+
+    def _asked(self) -> list[tuple[ImageNoise, float]]:
+        if self.weight < SURE:
+            return [(self.plain, 1.0)]
+        if self.weight > 1 - SURE:
+            return [(self.dependent, 1.0)]
+        return [(self.plain, 1 - self.weight), (self.dependent, self.weight)]
+
+
+def fit_either_noise(y: np.ndarray, probabilities: np.ndarray, joint_from: np.ndarray | None = None) -> EitherNoise:
+    """Both models for labels `y` (N,) and out-of-fold `probabilities` (N, K).
+
+    `joint_from`: other out-of-fold probabilities (N, K) for the confident joint, as in `fit_noise_model`.
+    """
+    table = confident_table(y, probabilities if joint_from is None else joint_from)
+    rows = np.random.default_rng(0).permutation(len(y))[:EVIDENCE_ROWS]
+    y, log = y[rows], _log(probabilities[rows])
+    some = slice(max(1, min(FIT_ROWS, FIT_CELLS // len(table))))
+    fixed = {SLOPE_AT: 0.0, LIKENESS_AT: 0.0}
+    plain = _fit(y[some], log[some], table, fixed)
+    usual = _evaluate(plain, log[some], y[some], table).odds.mean()
+    free = _fit(y[some], log[some], table, {}, usual=usual)
+    drawn = _fit(y[some], log[some], table, {}, usual=usual, start=free, penalty=SLOPE_PENALTY)
+    evidence = _likelihoods(free, log, y, table).sum() - _likelihoods(plain, log, y, table).sum()
+    evidence -= len(fixed) / 2 * np.log(len(y))
+    weight = 1 / (1 + np.exp(-np.clip(evidence, -50, 50)))
+    return EitherNoise(ImageNoise(table, plain), ImageNoise(table, drawn), float(weight))
+
+
+def confident_table(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(K, K) P(given | true) by the confident joint (Northcutt et al. 2021), in bounded memory; smoothed.
+
+    A sample counts as class j if the probability of j reaches the mean probability of j among samples labelled j. If
+    several classes do, it counts as the likeliest class; if none does, it is not counted.
+    """
+    classes = probabilities.shape[1]
+    given = np.bincount(y, minlength=classes)
+    total = np.zeros(classes)
+    for part in _parts(probabilities):
+        own = probabilities[part][np.arange(len(y[part])), y[part]]
+        total += np.bincount(y[part], own, minlength=classes)
+    least = total / np.maximum(given, 1) - 1e-6
+    counts = np.zeros((classes, classes))
+    for part in _parts(probabilities):
+        reached = probabilities[part] >= least
+        several = reached.sum(axis=1) > 1
+        guess = np.where(several, probabilities[part].argmax(axis=1), reached.argmax(axis=1))
+        known = reached.any(axis=1)
+        cell = y[part][known] * classes + guess[known]
+        counts += np.bincount(cell, minlength=classes**2).reshape(classes, classes)
+    np.fill_diagonal(counts, np.maximum(np.diag(counts), 1))
+    joint = counts / counts.sum(axis=1, keepdims=True) * given[:, None] / given.sum()
+    joint = smooth(joint, given)
+    return joint / np.maximum(joint.sum(axis=0), TINY)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """One model on N samples; all (N, K) unless said."""
+
+    joint: np.ndarray  # P(true class, given label | image)
+    log_true: np.ndarray  # log P(true class | image)
+    true: np.ndarray
+    wrong: np.ndarray  # P(given label is wrong | true class, image)
+    top: np.ndarray  # (N,) likeliest class
+    rest: np.ndarray  # (N,) 1 - its probability
+    odds: np.ndarray  # (N,) d
+    near: np.ndarray  # P(i | image) ** likeness
+    table: np.ndarray  # (K, K) share of wrong class i among the errors of class t, to the power `table`; diagonal 0
+    log_table: np.ndarray  # (K, K)
+    total: np.ndarray  # of near @ table
+
+
+def _evaluate(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> _Evaluated:
+    sharpness, level, slope, power, likeness = parameters[:OFFSETS_AT]
+    n = np.arange(len(y))
+    log_true = np.exp(sharpness) * log + parameters[OFFSETS_AT:]
+    log_true -= log_true.max(axis=1, keepdims=True)
+    true = np.exp(log_true)
+    sums = true.sum(axis=1, keepdims=True)
+    true /= sums
+    log_true -= np.log(sums)
+    top = true.argmax(axis=1)
+    others = true.copy()
+    others[n, top] = 0
+    rest = np.maximum(others.sum(axis=1), np.exp(-MOST_ODDS))
+    odds = np.log(true[n, top] / rest)
+    rate = np.clip(1 - np.diag(table), RARE, 1 - RARE)
+    wrong = 1 / (1 + np.exp(slope * odds[:, None] - level - np.log(rate / (1 - rate))))
+    log_table = np.log(np.maximum(table / rate, RARE))
+    shares = np.exp(power * log_table)
+    np.fill_diagonal(shares, 0)
+    near = np.exp(likeness * log_true)
+    total = np.maximum(near @ shares, TINY)
+    joint = wrong * shares[y]
+    joint *= near[n, y][:, None] / total
+    joint[n, y] = 1 - wrong[n, y]
+    joint *= true
+    return _Evaluated(joint, log_true, true, wrong, top, rest, odds, near, shares, log_table, total)
+
+
+def _likelihood(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean log P(given label | image) and its gradient by the parameters."""
+    e, n = _evaluate(parameters, log, y, table), np.arange(len(y))
+    seen = np.maximum(e.joint.sum(axis=1), TINY)
+    share = e.joint / seen[:, None]  # P(true class | image, given label)
+    to_rate = share * (1 - e.wrong)
+    to_rate[n, y] = -share[n, y] * e.wrong[n, y]
+    to_rate = to_rate.sum(axis=1)
+    slope = share - e.true  # by log_true
+    erred = share.copy()
+    erred[n, y] = 0
+    errors, per_total = erred.sum(axis=1), erred / e.total
+    pulled = e.near * (per_total @ e.table.T)
+    to_likeness = errors * e.log_true[n, y] - (e.log_true * pulled).sum(axis=1)
+    to_power = (erred * e.log_table[y]).sum(axis=1) - (e.near * (per_total @ (e.table * e.log_table).T)).sum(axis=1)
+    slope -= parameters[LIKENESS_AT] * pulled
+    slope[n, y] += parameters[LIKENESS_AT] * errors
+    by_odds = np.where(e.odds < MOST_ODDS, -parameters[SLOPE_AT] * to_rate / e.rest, 0)
+    slope -= by_odds[:, None] * e.true
+    slope[n, e.top] += by_odds
+    gradient = [np.exp(parameters[0]) * (slope * log).sum(axis=1).mean(), to_rate.mean(), -(e.odds * to_rate).mean()]
+    return float(np.log(seen).mean()), np.r_[gradient, to_power.mean(), to_likeness.mean(), slope.mean(axis=0)]
+
+
+def _fit(
+    y: np.ndarray,
+    log: np.ndarray,
+    table: np.ndarray,
+    fixed: dict[int, float],
+    usual: float = 0.0,
+    start: np.ndarray | None = None,
+    penalty: float = 0.0,
+) -> np.ndarray:
+    """The parameters of highest likelihood. `fixed`: parameters, by place, that keep a value. `usual`: the mean d."""
+    from scipy.optimize import minimize
+
+    classes = log.shape[1]
+    bounds = BOUNDS + [(-10, 10)] * classes
+    bounds = [(fixed[place],) * 2 if place in fixed else bound for place, bound in enumerate(bounds)]
+
+    def loss(parameters: np.ndarray, rows: slice) -> tuple[float, np.ndarray]:
+        value, gradient = _likelihood(parameters, log[rows], y[rows], table)
+        offsets, away = parameters[OFFSETS_AT:], parameters[SLOPE_AT] - SLOPE
+        level = parameters[LEVEL_AT] - parameters[SLOPE_AT] * usual
+        value = -value + OFFSET_PENALTY / 2 * np.square(offsets).sum()
+        value += penalty / 2 * away**2 + LEVEL_PENALTY / 2 * level**2
+        gradient = -gradient
+        gradient[OFFSETS_AT:] += OFFSET_PENALTY * offsets
+        gradient[SLOPE_AT] += penalty * away - LEVEL_PENALTY * level * usual
+        gradient[LEVEL_AT] += LEVEL_PENALTY * level
+        return value, gradient
+
+    found = np.r_[START, np.zeros(classes)] if start is None else start
+    for rows in (slice(FIRST_ROWS), slice(None)) if start is None and len(y) > 2 * FIRST_ROWS else (slice(None),):
+        found = np.clip(found, *np.transpose(bounds))
+        options = {"ftol": TOLERANCE}
+        found = minimize(loss, found, args=(rows,), jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return found
+
+
+def _likelihoods(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """log P(given label | image), (N,)."""
+    found = [_evaluate(parameters, log[part], y[part], table).joint.sum(axis=1) for part in _parts(log)]
+    return np.log(np.maximum(np.concatenate(found), TINY))
+
+
+def _parts(probabilities: np.ndarray) -> Iterator[slice]:
+    """Slices of rows that hold at most ROWS probabilities each."""
+    step = max(1, ROWS // probabilities.shape[1])
+    for start in range(0, len(probabilities), step):
+        yield slice(start, min(start + step, len(probabilities)))
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities, TINY, dtype=np.float64))
