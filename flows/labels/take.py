@@ -21,7 +21,7 @@ from tasks.common.paths import state_dir
 from tasks.common.schemas import ROLES
 from tasks.dataset.shards import live_shards, read_columns, read_task
 from tasks.ingest.lock import data_files, data_lock
-from tasks.labels.annotations import by_sample, decide, read_annotations, standing
+from tasks.labels.annotations import annotation_key, by_sample, decide, read_annotations, retracted_keys, standing
 from tasks.labels.storing import write_annotations
 
 TAKE_SECONDS = 3600.0
@@ -151,8 +151,11 @@ def _new_rows(data: Path, rows: list[dict], now: datetime) -> list[dict]:
 def _repeats(row: dict, said: list[dict]) -> bool:
     about = ("label", "exclude", "annotator", "role", "retracts")
     same = [one for one in said if all(one[name] == row[name] for name in about)]
-    if row["retracts"] or any(one["at"] == row["at"] is not None for one in same):
-        return bool(same)
+    if row["retracts"]:
+        gone = retracted_keys(said)
+        return any(annotation_key(one) not in gone for one in same)
+    if any(one["at"] == row["at"] is not None for one in same):
+        return True
     mine = [one for one in standing(said) if (one["annotator"], one["role"]) == (row["annotator"], row["role"])]
     newest = max(mine, key=lambda one: (one["at"] is not None, one["at"]), default=None)
     if newest is None or newest not in same or (row["at"] and newest["at"] and row["at"] > newest["at"]):

@@ -1,6 +1,7 @@
 """Take back what people said: a whole batch of corrections, or the newest word about one sample."""
 
 import getpass
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from tasks.labels.annotations import annotation_key, by_sample, read_annotations
 
 
 def undo_batch(root: Path, batch: str, why: str, commit: bool = True) -> Taken:
-    """Retract every annotation of `batch` that counts; if the batch was an undo, its annotations count again.
+    """Retract every annotation of `batch`; if the batch was an undo, the annotations that it took back count again.
 
     Raises EvergreenError for a batch without annotations, or one that was undone before.
     """
@@ -22,14 +23,17 @@ def undo_batch(root: Path, batch: str, why: str, commit: bool = True) -> Taken:
         raise EvergreenError(f"no batch {batch!r} in {data}: `evergreen why ID` names the batches of a sample")
     table = read_annotations(data)
     of = by_sample(table.filter(pc.is_in(table["id"], table.filter(pc.equal(table["batch"], batch))["id"])))
-    answers = []
+    mine: set[tuple[str, str]] = set()  # (id, key) of what this batch says
+    undone: dict[str, set[tuple[str, str]]] = defaultdict(set)  # other batch -> what its retractions take back
     for image, rows in of.items():
         gone = retracted_keys(rows)
-        here = {annotation_key(row) for row in rows if row["batch"] == batch} - gone
-        answers += [_retraction(image, key, why) for key in sorted(here)]
-    if not answers:
-        raise EvergreenError(f"nothing that batch {batch} says about labels counts: it has none, or was undone before")
-    return take(root, answers, commit=commit, why=f"undo {batch}")
+        mine |= {(image, annotation_key(row)) for row in rows if row["batch"] == batch}
+        for row in rows:
+            if row["retracts"] and annotation_key(row) not in gone:
+                undone[row["batch"]].add((image, row["retracts"]))
+    if not mine or any(mine <= taken for taken in undone.values()):
+        raise EvergreenError(f"batch {batch} says nothing about labels, or was undone before")
+    return take(root, [_retraction(*one, why) for one in sorted(mine)], commit=commit, why=f"undo {batch}")
 
 
 def undo_newest(root: Path, image: str, why: str, commit: bool = True) -> Taken:

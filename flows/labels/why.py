@@ -1,6 +1,7 @@
 """`evergreen why ID`: how one sample got its label, and which versions were trained on which label."""
 
 import io
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from tasks.dataset.shards import live_shards, read_columns, read_image_paths, re
 from tasks.labels.annotations import annotation_key, decide, standing
 from tasks.releases.store import Releases
 
+EVIDENCE = "new_evidence.json"  # of the stage clean: confirmed labels that look wrong again, and why
 MOST_VERSIONS = 20  # the newest, each read from DVC's objects
 
 
@@ -103,8 +105,9 @@ def _in_model(root: Path, objects: Objects, rev: str, image: str) -> str:
         outs = outs_at(root, rev)
         if (folder := outs.get("artifacts/clean")) is None:
             return "adopted: nobody here knows what it was trained on"
-        file = objects.files(folder)["labels.parquet"]
-        table = pq.read_table(io.BytesIO(objects.read(file)))
+        files = objects.files(folder)
+        table = pq.read_table(io.BytesIO(objects.read(files["labels.parquet"])))
+        opened = json.loads(objects.read(files[EVIDENCE])) if EVIDENCE in files else {}
     except (ObjectLost, KeyError) as error:
         return f"cannot be read ({error})"
     rows = table.filter(pc.equal(table["id"], image)).to_pylist()
@@ -119,4 +122,5 @@ def _in_model(root: Path, objects: Objects, rev: str, image: str) -> str:
         label += f" (clean changed it from {_label(row['given'])})"
     if row["action"] == "queue":
         label += f" (looks like {_label(row['predicted'])}: waits for a person)"
-    return f"{use} as {label}"
+    evidence = f"; new evidence against it: {opened[image]}" if image in opened else ""
+    return f"{use} as {label}{evidence}"

@@ -13,6 +13,7 @@ from tasks.common.files import sha256_bytes, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.schemas import accepted_schema, sample_schema
 from tasks.dataset import shards
+from tasks.stages.validate.people import CONFIRMED
 from tests.support.checkout import ROOT
 
 
@@ -64,6 +65,8 @@ def add_shard(
         table = pa.concat_tables([pq.read_table(accepted), table])
         accepted.unlink()
     pq.write_table(table, accepted)
+    pq.write_table(CONFIRMED.empty_table(), accepted.with_name("confirmed.parquet"))
+    write_json(accepted.with_name("result.json"), {"batches": [{"batch": "b-000000000001", "seq": 1}]})
     inspected = root / "artifacts" / "inspect" / "samples.parquet"
     inspected.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"id": table["id"], "cluster": table["id"]}), inspected)

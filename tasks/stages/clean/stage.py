@@ -1,9 +1,10 @@
 """Stage `clean`: judges every label by out-of-fold predictions and repairs the training split.
 
-Reads artifacts/validate/network/{accepted.parquet, classes.json}, artifacts/inspect/samples.parquet (near-duplicate
-clusters) and the pretrained features of `embed`. Writes artifacts/clean/{labels.parquet, queue.csv} and
-metrics/clean.json. Only training labels change, within bounds, and only where the change is shown to predict held-out
-labels better (proof.py). Other suspicious labels, also of the other splits, are queued for a person.
+Reads artifacts/validate/network/{accepted.parquet, classes.json}, artifacts/validate/{confirmed.parquet, batches.json},
+artifacts/inspect/samples.parquet (near-duplicate clusters) and the pretrained features of `embed`. Writes
+artifacts/clean/{labels.parquet, queue.csv, new_evidence.json} and metrics/clean.json. Only training labels change,
+within bounds, and only where the change is shown to predict held-out labels better (proof.py). Other suspicious labels,
+also of the other splits, are queued for a person. Labels that people confirmed stay as they are (confirmed.py).
 
 N samples, K classes, D feature dimensions, F folds.
 """
@@ -28,6 +29,7 @@ from tasks.dataset.shards import group_keys, read_paths
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
 from tasks.scoring.targets import encode
+from tasks.stages.clean.confirmed import leave_confirmed, trusted
 from tasks.stages.clean.judge import Judged, Judgement, judge_training
 from tasks.stages.clean.policy import ACTIONS, Decision, Verdict, decide, judge_gain, queue_all
 from tasks.stages.clean.proof import Gain, measure_gain
@@ -58,6 +60,11 @@ def run(root: Path, *, images: ImagesParams, embed: EmbedParams, clean: CleanPar
     if len(held):
         parts.append((held, judged.judge(features(held), y[held])))
     everything = _in_row_order(parts)
+    left, new_evidence = leave_confirmed(root, samples, everything, train, x, y, features)
+    everything = trusted(everything, left)
+    judged = judged._replace(
+        suspicion=trusted(judged.suspicion, left[train]), proven=trusted(judged.proven, left[train])
+    )
 
     decision, gain, verdict = repair(judged, x, y[train], classes, groups[train], clusters[train], clean)
     actions = np.full(len(y), "keep", dtype="<U7")
@@ -65,6 +72,8 @@ def run(root: Path, *, images: ImagesParams, embed: EmbedParams, clean: CleanPar
     actions[train], reasons[train] = decision.actions, decision.reasons
     _write(root, samples, everything, actions, reasons, classes, task)
     figures = summary(everything, y, split, actions, classes) | proof_figures(gain, verdict)
+    figures["confirmed"] = {"left_alone": int(left.sum()), "new_evidence": len(new_evidence)}
+    write_json(root / "artifacts" / "clean" / "new_evidence.json", new_evidence)
     figures["sentence"] = sentence(figures)
     write_json(root / "metrics" / "clean.json", figures)
     print(f"clean: {figures['sentence']}")
@@ -104,7 +113,7 @@ def _read(root: Path) -> tuple[pa.Table, list[str]]:
     """Labelled accepted samples with their near-duplicate cluster, in canonical order; and the class names."""
     accepted, names = (artifacts.network_file(root, name) for name in ("accepted.parquet", "classes.json"))
     inspected = artifacts.stage_output(root / "artifacts" / "inspect" / "samples.parquet", "inspect")
-    samples = pq.read_table(accepted, columns=["id", "shard", "row", "split", "label", "group"])
+    samples = pq.read_table(accepted, columns=["id", "shard", "row", "batch", "split", "label", "group"])
     samples = samples.filter(pc.is_valid(samples.column("label")))
     cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
     ids = samples.column("id").to_pylist()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ from tasks.models.folds import assign_folds
 from tasks.stages.clean import stage
 from tasks.stages.clean.judge import Judged, Judgement
 from tasks.stages.clean.policy import decide
+from tasks.stages.validate.people import CONFIRMED
 from tests.support.checkout import ROOT
 from tests.support.labelled_project import add_shard, params, png
 
@@ -267,6 +270,28 @@ def test_the_same_input_gives_the_same_bytes(project):
         file.unlink()
     run(project)
     assert [file.read_bytes() for file in files] == before
+
+
+def test_a_confirmed_label_is_left_alone_until_somebody_disagrees(project, tmp_path):
+    root = shutil.copytree(project, tmp_path / "project")
+    found = labels(root)
+    doubted = found["id"][found["is_issue"]].tolist()
+    assert {"train", "calibration"} <= set(found["split"][found["is_issue"]])
+    rows = [{"id": one, "since": 2, "by": "eve", "disputed": None} for one in doubted]
+    rows[0]["disputed"] = "bob said Bag"
+    file = root / "artifacts/validate/confirmed.parquet"
+    file.unlink()
+    pq.write_table(pa.Table.from_pylist(rows, schema=CONFIRMED), file)
+    run(root)
+    after = labels(root)
+    assert not np.isin(after["id"][after["is_issue"]], doubted[1:]).any()
+    kept = np.isin(after["id"], doubted[1:])
+    assert set(after["action"][kept]) == {"keep"}
+    assert (after["label"] == after["given"])[kept].all()
+    assert after["is_issue"][after["id"] == doubted[0]].all()
+    assert read_json(root / "artifacts/clean/new_evidence.json") == {doubted[0]: "bob said Bag"}
+    figures = read_json(root / "metrics/clean.json")["confirmed"]
+    assert figures == {"left_alone": len(doubted) - 1, "new_evidence": 1}
 
 
 def test_the_stage_takes_multilabel_data(tmp_path):
