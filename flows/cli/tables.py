@@ -54,6 +54,12 @@ def _entry(console: Console, name: str, line: str, why: str, style: str = "") ->
     console.print(Padding(Text(shown, style="dim"), (0, 0, 0, 4)))
 
 
+def print_rejudged(console: Console, found: dict[str, dict[str, tuple[Any, Any]]]) -> None:
+    """Print the figures of versions that corrected labels change: as judged then, and by today's labels."""
+    rows = [(version, name, *sides) for version, figures in found.items() for name, sides in figures.items()]
+    _table(console, "judged again by today's labels", ("version", "figure", "then", "now"), rows)
+
+
 def print_diff(console: Console, found: Versions) -> None:
     """Print every difference, one table per kind."""
     console.print(Text(f"{found.a} -> {found.b}", style="bold"))

@@ -51,14 +51,17 @@ def diff(
     """Show what changed from version A to B: data, labels, params, code, metrics, and the likely reason."""
     from rich.console import Console
 
-    from flows.cli.tables import print_diff
+    from flows.cli.tables import print_diff, print_rejudged
     from flows.versions.diff import diff as compare
+    from flows.versions.rejudged import rejudge_versions
 
     found = compare(project_root(), a, b)
+    now = rejudge_versions(project_root(), [found.a, found.b])
     if as_json:
-        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found.model_dump(mode="json") | {"judged_now": now}, indent=2, ensure_ascii=False))
     else:
         print_diff(Console(), found)
+        print_rejudged(Console(), now)
 
 
 def rollback(

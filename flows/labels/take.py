@@ -49,8 +49,8 @@ class Taken:
 def take(root: Path, answers: Sequence[Answer], *, commit: bool = True, why: str = "") -> Taken:
     """Add `answers` to the data set as one batch of annotations and commit data.dvc; all of them or nothing.
 
-    An answer that repeats its annotator's newest word is not added, unless it was given later. `why` leads the message
-    of the commit. Raises EvergreenError.
+    An answer without a time that repeats its annotator's newest word is not added, nor one that is there already.
+    `why` leads the message of the commit. Raises EvergreenError.
     """
     check_repository(root, commit=False)
     restored_data(root)
@@ -151,14 +151,14 @@ def _new_rows(data: Path, rows: list[dict], now: datetime) -> list[dict]:
 def _repeats(row: dict, said: list[dict]) -> bool:
     about = ("label", "exclude", "annotator", "role", "retracts")
     same = [one for one in said if all(one[name] == row[name] for name in about)]
+    if row["at"] is not None:
+        return any(one["at"] == row["at"] for one in same)
     if row["retracts"]:
         gone = retracted_keys(said)
         return any(annotation_key(one) not in gone for one in same)
-    if any(one["at"] == row["at"] is not None for one in same):
-        return True
     mine = [one for one in standing(said) if (one["annotator"], one["role"]) == (row["annotator"], row["role"])]
     newest = max(mine, key=lambda one: (one["at"] is not None, one["at"]), default=None)
-    if newest is None or newest not in same or (row["at"] and newest["at"] and row["at"] > newest["at"]):
+    if newest is None or newest not in same:
         return False
     decision = decide(None, said)
     return row["role"] != "reviewer" or (newest in decision.deciding and not decision.disputed)

@@ -1,0 +1,61 @@
+"""Stored answers of older versions are judged again by today's labels."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.labels.exclude import correct, exclude
+from flows.versions.rejudged import compare, present_labels, rejudged
+from tasks.common.files import write_json
+from tests.flows.labels.corrections import project
+from tests.support.checkout import git
+
+CLASSES = ["cat", "dog"]
+
+
+class Stored:
+    """DVC's objects of one commit, by name."""
+
+    def __init__(self, files: dict[str, bytes]):
+        self.content = files
+
+    def files(self, oid: str) -> dict[str, str]:
+        return {name.split("/")[1]: name for name in self.content if name.startswith(f"{oid}/")}
+
+    def read(self, oid: str) -> bytes:
+        return self.content[oid]
+
+
+def predictions(ids: list[str], labels: list[str], said: list[str]) -> pa.Table:
+    rows = [[0.9, 0.1] if word == "cat" else [0.2, 0.8] for word in said]
+    return pa.table({"id": ids, "split": ["test"] * len(ids), "label": labels, "probabilities": rows})
+
+
+def test_figures_then_and_now_follow_the_labels():
+    table = predictions(list("abcd"), ["cat", "cat", "dog", "dog"], ["cat", "dog", "dog", "dog"])
+    thresholds = dict.fromkeys(CLASSES, 0.5)
+    now = pa.chunked_array([pa.array(["cat", "dog", "dog", None])])
+    found = compare(table, now, CLASSES, "multiclass", thresholds)
+    assert found["test.accuracy"] == (0.75, 1.0)
+    assert found["test.balanced_accuracy"] == (0.75, 1.0)
+    assert compare(table, table["label"], CLASSES, "multiclass", thresholds) == {}
+    gone = compare(table, pa.chunked_array([pa.nulls(4, pa.string())]), CLASSES, "multiclass", thresholds)
+    assert gone["test.accuracy"] == (0.75, None)
+
+
+def test_corrections_and_exclusions_in_data_count(tmp_path):
+    root, ids = project(tmp_path / "project")
+    correct(root, ids[0], "dog", "")
+    exclude(root, [ids[1]], "blurred")
+    column = pa.chunked_array([pa.array([*ids[:3], "f" * 64])])
+    assert present_labels(root, column).to_pylist() == ["dog", None, "cat", None]
+    buffer = pa.BufferOutputStream()
+    pq.write_table(predictions(ids[:3], ["cat"] * 3, ["dog", "dog", "cat"]), buffer)
+    about = {"classes": CLASSES, "task": "multiclass", "thresholds": dict.fromkeys(CLASSES, 0.5)}
+    files = {"e/predictions.parquet": buffer.getvalue().to_pybytes(), "c/calibration.json": json.dumps(about).encode()}
+    outs = [{"path": "artifacts/evaluate", "md5": "e"}, {"path": "artifacts/calibrate", "md5": "c"}]
+    write_json(root / "dvc.lock", {"stages": {"evaluate": {"outs": outs}}})
+    git(root, "add", "dvc.lock")
+    git(root, "commit", "-qm", "a run")
+    assert rejudged(root, Stored(files), "HEAD")["test.accuracy"] == (0.333333, 1.0)
