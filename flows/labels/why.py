@@ -17,6 +17,7 @@ from tasks.common.paths import main_checkout
 from tasks.common.schemas import label_type
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
 from tasks.labels.annotations import annotation_key, decide, standing
+from tasks.labels.taxonomy import read_taxonomy, read_votes
 from tasks.releases.store import Releases
 
 EVIDENCE = "new_evidence.json"  # of the stage clean: confirmed labels that look wrong again, and why
@@ -29,12 +30,12 @@ def explain(root: Path, image: str) -> list[str]:
     rows = annotations_of(root, image)
     stones = read_tombstones(root)
     counting = [row for row in rows if row["batch"] not in stones]
-    decision = decide(sample["label"], counting)
+    decision = decide(*read_votes(sample["label"], standing(counting), read_taxonomy(root / "data")))
     where = f"{sample['split']}, batch {sample['batch']}" + (", tombstoned" if sample["batch"] in stones else "")
     lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}"]
     lines.append(f"  first given:  {_label(sample['label'])}")
     counts = {annotation_key(row) for row in standing(counting)}
-    deciding = {annotation_key(row) for row in decision.deciding}
+    deciding = {(row["batch"], row["annotator"], row["at"]) for row in decision.deciding}
     lines += [f"  {_said(row, counts, deciding, stones)}" for row in rows]
     now = "excluded" if decision.excluded else _label(decision.label)
     confirmed = "" if decision.confirmed is None else ", confirmed"
@@ -43,15 +44,15 @@ def explain(root: Path, image: str) -> list[str]:
     return lines + _in_models(root, image)
 
 
-def _said(row: dict, counts: set[str], deciding: set[str], stones: dict) -> str:
-    key = annotation_key(row)
+def _said(row: dict, counts: set[str], deciding: set[tuple], stones: dict) -> str:
+    decides = (row["batch"], row["annotator"], row["at"]) in deciding
     what = "undoes an earlier one" if row["retracts"] else "exclude" if row["exclude"] else _label(row["label"])
     if row["batch"] in stones:
         state = "its batch is tombstoned"
     elif row["retracts"]:
         state = ""
     else:
-        state = "decides" if key in deciding else "counts" if key in counts else "undone"
+        state = "undone" if annotation_key(row) not in counts else "decides" if decides else "counts"
     at = f"{row['at']:%Y-%m-%d %H:%M}" if row["at"] else "at an unknown time"
     about = ", ".join(filter(None, [row["why"], f"saw {row['model_version']}" if row["model_version"] else ""]))
     said = f"{at}  {row['role']} {row['annotator'] or ''}".rstrip() + f": {what}" + (f" ({about})" if about else "")

@@ -66,7 +66,7 @@ def add_shard(
         accepted.unlink()
     pq.write_table(table, accepted)
     pq.write_table(CONFIRMED.empty_table(), accepted.with_name("confirmed.parquet"))
-    write_json(accepted.with_name("result.json"), {"batches": [{"batch": "b-000000000001", "seq": 1}]})
+    write_json(accepted.with_name("batches.json"), {"b-000000000001": 1})
     inspected = root / "artifacts" / "inspect" / "samples.parquet"
     inspected.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"id": table["id"], "cluster": table["id"]}), inspected)

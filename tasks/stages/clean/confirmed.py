@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.common.artifacts import stage_output
+from tasks.common.artifacts import network_file
 from tasks.common.files import read_json
 from tasks.models.probe import Features
 from tasks.stages.clean.judge import Judgement
@@ -52,13 +52,13 @@ def leave_confirmed(
 def read_confirmed(root: Path, samples: pa.Table) -> tuple[np.ndarray, list[str | None], np.ndarray]:
     """Of each of the N samples (columns id and batch): when its label was confirmed, what was said against it since,
     and the number of its batch. The first is (N,) int, -1: not confirmed; the last (N,) int."""
-    folder, ids = root / "artifacts/validate", samples["id"].to_pylist()
-    table = pq.read_table(stage_output(folder / "confirmed.parquet", "validate"))
+    ids = samples["id"].to_pylist()
+    table = pq.read_table(network_file(root, "confirmed.parquet"))
     if len(table) == 0:
         return np.full(len(ids), -1), [None] * len(ids), np.zeros(len(ids), np.int64)
     since = dict(zip(table["id"].to_pylist(), table["since"].to_pylist(), strict=True))
     disputed = dict(zip(table["id"].to_pylist(), table["disputed"].to_pylist(), strict=True))
-    seqs = {one["batch"]: one["seq"] for one in read_json(stage_output(folder / "result.json", "validate"))["batches"]}
+    seqs = read_json(network_file(root, "batches.json"))
     batch = np.array([seqs[name] for name in samples["batch"].to_pylist()], np.int64)
     return np.array([since.get(one, -1) for one in ids], np.int64), [disputed.get(one) for one in ids], batch
 

@@ -1,6 +1,6 @@
 """Stage `clean`: judges every label by out-of-fold predictions and repairs the training split.
 
-Reads artifacts/validate/network/{accepted.parquet, classes.json}, artifacts/validate/{confirmed.parquet, batches.json},
+Reads artifacts/validate/network/{accepted.parquet, classes.json, confirmed.parquet, batches.json},
 artifacts/inspect/samples.parquet (near-duplicate clusters) and the pretrained features of `embed`. Writes
 artifacts/clean/{labels.parquet, queue.csv, new_evidence.json} and metrics/clean.json. Only training labels change,
 within bounds, and only where the change is shown to predict held-out labels better (proof.py). Other suspicious labels,

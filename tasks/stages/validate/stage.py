@@ -81,6 +81,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     folder = root / artifacts.NETWORK
     _write_accepted(folder, network.table, trained.classes, data.task)
     _write_parquet(folder / "confirmed.parquet", people.confirmed_table(samples["id"], network.said))
+    write_json(folder / "batches.json", {manifest.batch: manifest.seq for manifest in manifests})
     write_json(
         root / artifacts.VALIDATED / "taxonomy.json", class_mapping(network, today, trained.classes, found.classes)
     )

@@ -167,7 +167,6 @@ def _about_batch(found: Findings, table: SampleTable, manifest: BatchManifest) -
     return {
         "batch": manifest.batch,
         "kind": manifest.kind,
-        "seq": manifest.seq,
         "rows": int(here.sum()),
         "accepted": int((here & table.fine).sum()),
         "quarantined": dict(quarantined),
