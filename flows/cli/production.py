@@ -69,6 +69,10 @@ def queue(
     pick: Annotated[
         float | None, typer.Option(min=0, help="First pick the most informative samples of this many latest hours.")
     ] = None,
+    pick_data: Annotated[
+        int | None,
+        typer.Option("--pick-data", min=1, help="First pick so many images of the data set that have no label."),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write a table to fill in, with the images in a folder next to it.")
     ] = None,
@@ -77,16 +81,26 @@ def queue(
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page on which to label in any browser.")] = None,
 ) -> None:
-    """List the production samples that wait for a label, or write them to a file for people to label."""
+    """List the samples that wait for a label, or write them to a file for people to label."""
+    from flows.labels.data_queue import DataQueue, pick_and_forecast
     from flows.production.queue_export import export_queue
+    from tasks.common.params import load_params
     from tasks.common.text import one_line
 
-    waiting, picked = export_queue(
-        project_root(), pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html
-    )
+    root = project_root()
+    params = load_params(root / "params.yaml")
+    if pick_data is not None:
+        found, gain = pick_and_forecast(root, params, pick_data)
+        typer.echo(f"{len(found)} images of the data set picked")
+        for line in gain:
+            typer.echo(f"  {line}")
+    waiting, picked = export_queue(root, pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html)
+    data = DataQueue(root, params).entries
     if pick is not None:
         typer.echo(f"{len(picked)} samples picked")
     typer.echo(f"{len(waiting)} samples wait for a label")
+    if data:
+        typer.echo(f"{len(data)} images of the data set wait for a label")
     for file in filter(None, (csv, label_studio, html)):
         typer.echo(f"  written to {file}")
     if not any((csv, label_studio, html)):
@@ -95,6 +109,10 @@ def queue(
             typer.echo(f"  {entry.id[:12]}  {entry.at:%Y-%m-%d %H:%M}  {entry.why:<10}  {own}")
         if len(waiting) > 20:
             typer.echo(f"  ... and {len(waiting) - 20} more")
+        for asked in data[:20]:
+            typer.echo(f"  {asked.id[:12]}  {asked.why:<10}  {asked.detail}  {one_line(asked.source or '')}")
+        if len(data) > 20:
+            typer.echo(f"  ... and {len(data) - 20} more")
 
 
 COMMANDS += [score, queue]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from flows.labels.data_queue import DataQueue
 from monitoring.log.production_log import Log, open_log
 from monitoring.review import queue as review_queue
 from monitoring.review.asked import Asked, of_queued
@@ -49,13 +50,21 @@ def export_queue(
 def write_forms(
     root: Path, params: Params, log: Log, entries: list[Queued], forms: Forms, home: str | None = None
 ) -> None:
-    """Write `entries` of the production queue as `forms`."""
+    """Write `entries` of the production queue, and the images of data/ that wait, as `forms`."""
+
+    data = DataQueue(root, params)
 
     def shown() -> Iterator[tuple[Asked, bytes | None]]:
         yield from ((of_queued(entry), image) for entry, image in review_queue.images(log, entries))
+        yield from data.shown()
 
-    frame = Frame(label_classes(root, params), params.data.task == "multilabel", params.images.max_pixels, home=home)
-    write(forms, len(entries), shown, frame)
+    frame = Frame(
+        label_classes(root, params) or data.classes(),
+        params.data.task == "multilabel",
+        params.images.max_pixels,
+        home=home,
+    )
+    write(forms, len(entries) + len(data.entries), shown, frame)
 
 
 def label_classes(root: Path, params: Params) -> list[str]:

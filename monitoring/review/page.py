@@ -22,8 +22,10 @@ document.getElementById('save').addEventListener('click', () => {
   const lines = ['id,label,annotator,comment'];
   const annotator = document.getElementById('annotator').value.trim();
   for (const card of document.querySelectorAll('[data-id]')) {
-    const chosen = [...card.querySelectorAll('option:checked')].map(option => option.value).filter(value => value);
-    const comment = card.querySelector('input').value.trim();
+    const typed = [...card.querySelectorAll('.typed')].map(input => input.value.trim());
+    const options = [...card.querySelectorAll('option:checked')].map(option => option.value);
+    const chosen = [...options, ...typed].filter(value => value);
+    const comment = card.querySelector('[aria-label=comment]').value.trim();
     if (chosen.length) lines.push([card.dataset.id, chosen.join('|'), annotator, comment].map(quoted).join(','));
   }
   const link = document.createElement('a');
@@ -82,6 +84,7 @@ CARD = """<figure data-id="{{ entry.id }}"><button aria-label="enlarge"><img alt
 <select aria-label="label"{% if frame.multilabel %} multiple{% endif %}>
 {% if not frame.multilabel %}<option value=""></option>{% endif %}
 {% for value, text in choices %}<option value="{{ value }}">{{ text }}</option>{% endfor %}</select>
+{% if not frame.classes %}<input class="typed" aria-label="new label" placeholder="label" maxlength="200">{% endif %}
 <input aria-label="comment" placeholder="comment" maxlength="500"></figure>
 """
 PICK = "When production has changed and there are too few labels, the monitor lists images here. "

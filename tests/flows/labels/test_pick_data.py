@@ -1,5 +1,6 @@
 """Unlabelled images of data/: which are picked, what is asked once, what more labels would bring."""
 
+import csv
 import shutil
 
 import numpy as np
@@ -101,6 +102,31 @@ def test_a_folder_without_classes_becomes_a_queue_and_then_a_model(root, tmp_pat
     assert all(entry.prediction in CLASSES and 0.5 <= entry.confidence <= 1 for entry in taught)
     assert {entry.prediction for entry in second if entry.split != "train"} <= {None}
     assert len(picked(root)) == 60
+
+
+def test_what_was_picked_is_written_for_people_who_name_the_first_classes(root, tmp_path, monkeypatch, visit):
+    monkeypatch.chdir(root)
+    out, page = tmp_path / "out.csv", tmp_path / "q.html"
+    run = CliRunner()
+    result = run.invoke(app, ["queue", "--pick-data", "20", "--csv", str(out), "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "20 images of the data set picked" in result.output
+    assert "what these labels would bring cannot be told yet" in result.output
+    assert "20 images of the data set wait for a label" in result.output
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {row["id"] for row in rows} == {entry.id for entry in picked(root)}
+    assert all(sha256_bytes((tmp_path / row["image"]).read_bytes()) == row["id"] for row in rows)
+    assert {row["detail"] for row in rows} == {"teaches the next model", "measures the next model"}
+
+    shown = visit(page).page
+    shown.get_by_label("new label").nth(0).fill('Bag, "big"')
+    shown.get_by_label("comment").nth(0).fill("clear")
+    shown.get_by_label("new label").nth(1).fill("Trouser")
+    with shown.expect_download() as download:
+        shown.click("#save")
+    saved = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [(row["label"], row["comment"]) for row in saved] == [('Bag, "big"', "clear"), ("Trouser", "")]
+    assert "20 images of the data set wait" in run.invoke(app, ["queue"]).output
 
 
 def test_the_method_and_the_quota_that_are_set_pick(root, tmp_path):
