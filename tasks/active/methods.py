@@ -60,17 +60,14 @@ def diverse(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> n
 
     This is k-means++ seeding without its randomness (Arthur & Vassilvitskii 2007), weighted by uncertainty.
     """
-    score, x, chosen = ranks(-margins(pool)) ** FAVOUR, unit(pool.features), []
-    nearest = np.full(len(x), 2.0)  # squared distance of unit vectors to the closest pick, at most 4
-    for row in unit(picked.features):
-        nearest = np.minimum(nearest, np.maximum(2 - 2 * x @ row, 0))
-    left = np.ones(len(x), bool)
-    while len(chosen) < min(count, len(x)):
-        best = int(np.argmax(np.where(left, score * (nearest + 1e-6), -1.0)))
-        chosen.append(best)
-        left[best] = False
-        nearest = np.minimum(nearest, np.maximum(2 - 2 * x @ x[best], 0))
-    return np.array(chosen, int)
+    return _spread(-margins(pool), pool, count, picked)
+
+
+def class_diverse(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> np.ndarray:
+    """As `diverse`, with the place in the order of `class_margin` instead of the margin."""
+    place = np.empty(len(pool))
+    place[class_margin(pool, count, rng, picked)] = np.arange(len(pool))
+    return _spread(-place, pool, count, picked)
 
 
 def badge(pool: Pool, count: int, rng: np.random.Generator, picked: Pool) -> np.ndarray:
@@ -147,6 +144,7 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
     "margin": margin,
     "class_margin": class_margin,
     "diverse": diverse,
+    "class_diverse": class_diverse,
     "badge": badge,
     "dropquery": dropquery,
     "typiclust": typiclust,
@@ -181,6 +179,21 @@ def unit(x: np.ndarray) -> np.ndarray:
     """(N, D) float32 rows of length 1; zeros stay zeros."""
     x = np.asarray(x, np.float32)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _spread(score: np.ndarray, pool: Pool, count: int, picked: Pool) -> np.ndarray:
+    """`count` rows, greedily of the largest rank^4 of `score` (N,) times squared distance to the picks so far."""
+    weight, x, chosen = ranks(score) ** FAVOUR, unit(pool.features), []
+    nearest = np.full(len(x), 2.0)  # squared distance of unit vectors to the closest pick, at most 4
+    for row in unit(picked.features):
+        nearest = np.minimum(nearest, np.maximum(2 - 2 * x @ row, 0))
+    left = np.ones(len(x), bool)
+    while len(chosen) < min(count, len(x)):
+        best = int(np.argmax(np.where(left, weight * (nearest + 1e-6), -1.0)))
+        chosen.append(best)
+        left[best] = False
+        nearest = np.minimum(nearest, np.maximum(2 - 2 * x @ x[best], 0))
+    return np.array(chosen, int)
 
 
 def imitate(pool: Pool) -> probe.Probe:

@@ -405,7 +405,7 @@ class DecideParams(Section):
 
 
 PickMethod = Literal[
-    "random", "uncertainty", "margin", "class_margin", "diverse", "badge", "dropquery", "typiclust"
+    "random", "uncertainty", "margin", "class_margin", "diverse", "class_diverse", "badge", "dropquery", "typiclust"
 ]  # tasks.active.methods
 
 

@@ -59,7 +59,7 @@ def test_every_method_gives_all_that_there_is(method):
     assert pick(pool(), 0, method) == []
 
 
-@pytest.mark.parametrize("method", ["uncertainty", "margin", "class_margin", "diverse", "badge"])
+@pytest.mark.parametrize("method", ["uncertainty", "margin", "class_margin", "diverse", "class_diverse", "badge"])
 def test_the_unsure_one_comes_first(method):
     sure = np.full((100, 3), [0.98, 0.01, 0.01])
     sure[42] = [0.35, 0.34, 0.31]
@@ -72,7 +72,7 @@ def test_uncertainty_and_margin_differ_where_a_third_class_counts():
     assert rows(pick(pool(2, probabilities=p), 1, "uncertainty")) == [1]
 
 
-@pytest.mark.parametrize("method", ["diverse", "badge", "dropquery", "typiclust"])
+@pytest.mark.parametrize("method", ["diverse", "class_diverse", "badge", "dropquery", "typiclust"])
 def test_the_picks_differ(method):
     features = 5 * np.eye(16, dtype=np.float32)[KINDS] + 0.01 * RNG.normal(size=(100, 16)).astype(np.float32)
     p = np.full((100, 2), 0.5)
