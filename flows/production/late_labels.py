@@ -26,6 +26,7 @@ from monitoring.pages import live, report
 from monitoring.review.queue import queued
 from tasks.common.failpoints import failpoint
 from tasks.common.params import Params
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.store import Pointer
 
 SAMPLE = 20_000  # answers of a week that are read; their confidences stand for all
@@ -50,7 +51,8 @@ def measure_late_labels(
     known = truths(log.labels(), queued(log)) if keys else {}
     new = set(keys) - set(before.labels)
     found = _answers_of_new_labels(params, log, new, now) if new else []
-    windows = _revise(log, journal, params, known, found, now)
+    taxonomy = read_taxonomy(root / "data")
+    windows = _revise(log, journal, params, known, taxonomy, found, now)
     if windows:
         say(f"late labels: {len(windows)} window{'s' if len(windows) != 1 else ''} measured again")
     wanted = {(week_of(row["at"]), row["version"], row["bundle"]) for row in found}
@@ -61,7 +63,7 @@ def measure_late_labels(
     periods = {live.key(one.start, one.version, one.bundle): one for one in before.periods}
     measured = dict(before.measured)
     for start, version, bundle in wanted:
-        period = _measure_week(log, params, known, start, version, bundle)
+        period = _measure_week(log, params, known, taxonomy, start, version, bundle)
         measured[live.key(start, version, bundle)] = now
         if period is not None:
             periods[live.key(start, version, bundle)] = period
@@ -99,7 +101,13 @@ def _answers_of_new_labels(params: Params, log: Log, new: Iterable[str], now: da
 
 
 def _revise(
-    log: Log, journal: Journal, params: Params, known: Mapping[str, Truth], answers: Iterable[dict], now: datetime
+    log: Log,
+    journal: Journal,
+    params: Params,
+    known: Mapping[str, Truth],
+    taxonomy: Taxonomy,
+    answers: Iterable[dict],
+    now: datetime,
 ) -> list[tuple[Measures, datetime]]:
     """Measure the accuracy of the windows of `answers` again; returns the revised ones, and when.
 
@@ -113,7 +121,7 @@ def _revise(
         at = bisect_left(times, bounds[0])
         if at == len(times) or times[at] >= bounds[1] or (entry := journal.read(window)) is None:
             continue
-        measures = _with_accuracy(log, params, known, entry[0])
+        measures = _with_accuracy(log, params, known, taxonomy, entry[0])
         journal.revise(measures, now)
         failpoint("late_labels.revised")
         if (when := journal.revised_at(window)) is not None:
@@ -121,7 +129,9 @@ def _revise(
     return revised
 
 
-def _with_accuracy(log: Log, params: Params, known: Mapping[str, Truth], measures: Measures) -> Measures:
+def _with_accuracy(
+    log: Log, params: Params, known: Mapping[str, Truth], taxonomy: Taxonomy, measures: Measures
+) -> Measures:
     """`measures` with the accuracy by all labels that are known now; unchanged if the log lacks the answers."""
     window = measures.window
     table, _, _ = log.window(
@@ -132,7 +142,7 @@ def _with_accuracy(log: Log, params: Params, known: Mapping[str, Truth], measure
         seed=params.drift.seed,
         bundle=window.bundle,
     )
-    labelled = labelled_answers(log, known, window.start, window.end, window.bundle)
+    labelled = labelled_answers(log, known, window.start, window.end, window.bundle, taxonomy)
     found = reported_measures.true_accuracy(unique(table), labelled, window.rows) if len(table) else []
     if not found:
         return measures
@@ -142,10 +152,16 @@ def _with_accuracy(log: Log, params: Params, known: Mapping[str, Truth], measure
 
 
 def _measure_week(
-    log: Log, params: Params, known: Mapping[str, Truth], start: datetime, version: str, bundle: str
+    log: Log,
+    params: Params,
+    known: Mapping[str, Truth],
+    taxonomy: Taxonomy,
+    start: datetime,
+    version: str,
+    bundle: str,
 ) -> Period | None:
     """The model's week; None if none of its answers has a label."""
-    labelled = labelled_answers(log, known, start, start + WEEK, bundle)
+    labelled = labelled_answers(log, known, start, start + WEEK, bundle, taxonomy)
     if not len(labelled):
         return None
     columns = ["id", "source", "confidence", "prediction"]

@@ -33,6 +33,7 @@ from tasks.common.checks import Frozen
 from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
+from tasks.labels.taxonomy import read_taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 
@@ -248,7 +249,8 @@ def _measure(
         unreadable=unreadable,
     )
     known = reference.load(folder, cache_dir("monitoring", root))
-    labelled = labelled_answers(log, truth, start, end, live.bundle) if truth else None
+    taxonomy = read_taxonomy(root / "data")
+    labelled = labelled_answers(log, truth, start, end, live.bundle, taxonomy) if truth else None
     return measure_window(table, window, known, params.drift, labelled), table, folder
 
 

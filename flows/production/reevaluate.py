@@ -16,12 +16,14 @@ import pyarrow as pa
 from flows.publishing.history import periods
 from flows.publishing.rollback import rollback
 from monitoring.alerts import alert
+from monitoring.live.labels import common_reading, in_common_names
 from monitoring.live.periods import is_right
 from monitoring.log.production_log import Log, majority_labels, open_log
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
+from tasks.labels.taxonomy import read_taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 from tasks.scoring import intervals
@@ -67,7 +69,7 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
     write_json(state_dir(root) / "reevaluated.json", {"bundle": live.bundle, "labelled": len(rows)})
     if len(rows) < params.decide.min_rows:
         return f"{live.version}: {len(rows)} answers have a true label, {params.decide.min_rows} are needed"
-    right = sum(_right(rows))
+    right = sum(_right(root, rows))
     sentence = f"{live.version}: {right} of {len(rows)} labelled answers right ({right / len(rows):.1%})"
     before = predecessor(releases, live)
     if before is None:
@@ -141,16 +143,19 @@ def compare(
         from serving.predictor import Predictor
 
         answers = Predictor(cached_bundle(releases, before.bundle, root)).predict([image for _, image in pairs])
-        old = [is_right(answer.label, row["label"]) for answer, (row, _) in zip(answers, pairs, strict=True)]
-        new = [is_right(row["prediction"], row["label"]) for row, _ in pairs]
+        columns = [[row[name] for row, _ in pairs] for name in ("prediction", "label")]
+        read = common_reading(read_taxonomy(root / "data"), [answer.label for answer in answers], *columns)
+        old = [is_right(read(one.label), read(row["label"])) for one, (row, _) in zip(answers, pairs, strict=True)]
+        new = [is_right(read(row["prediction"]), read(row["label"])) for row, _ in pairs]
         b = sum(n and not o for n, o in zip(new, old, strict=True))
         c = sum(o and not n for n, o in zip(new, old, strict=True))
         return paired_difference(b, c, len(pairs))
     earlier = labelled(log, live.at - LOOK_BACK, live.at, before.bundle)
     if len(earlier) < least:
         return None
-    return unpaired_difference(sum(_right(rows)), len(rows), sum(_right(earlier)), len(earlier))
+    return unpaired_difference(sum(_right(root, rows)), len(rows), sum(_right(root, earlier)), len(earlier))
 
 
-def _right(rows: pa.Table) -> list[bool]:
+def _right(root: Path, rows: pa.Table) -> list[bool]:
+    rows = in_common_names(rows, read_taxonomy(root / "data"))
     return [is_right(row["prediction"], row["label"]) for row in rows.to_pylist()]

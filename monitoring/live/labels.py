@@ -1,23 +1,26 @@
 """What late labels say about answers: the true label, and how the answer was picked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monitoring.log.production_log import Log, majority_labels
 from monitoring.review.queue import Queued
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy, names_of
 
 QUEUE = "queue"  # picked because the model was unsure, or the image unfamiliar
+Label = str | list[str] | None  # of an answer or a person
 ANSWER = ("id", "at", "source", "version", "bundle", "prediction", "confidence")
 
 
 class Truth(NamedTuple):
     """The true label of one image."""
 
-    label: str | list[str]
+    label: Label
     chance: float | None  # the probability with which it was picked for labelling; None: unknown
     hard: bool  # only the queue asked for it
 
@@ -28,8 +31,8 @@ def truths(labels: pa.Table, queued: Iterable[Queued] = ()) -> dict[str, Truth]:
     picked: dict[str, set[str]] = {}
     for entry in queued:
         picked.setdefault(entry.id, set()).add(getattr(entry, "picked", None) or QUEUE)
-        if chance := getattr(entry, "sampling_probability", None):
-            chances[entry.id] = chance
+        if chance := getattr(entry, "sampling_probability", None):  # drawn twice: the larger one is of both draws
+            chances[entry.id] = max(chance, chances.get(entry.id, 0.0))
     for row in labels.select(["id", "picked", "sampling_probability"]).to_pylist():
         if row["picked"] not in (None, "unknown"):
             picked.setdefault(row["id"], set()).add(row["picked"])
@@ -43,10 +46,44 @@ def truths(labels: pa.Table, queued: Iterable[Queued] = ()) -> dict[str, Truth]:
     }
 
 
-def labelled_answers(log: Log, known: Mapping[str, Truth], start: datetime, end: datetime, bundle: str) -> pa.Table:
-    """The model's labelled answers of [start, end), each image once: ANSWER, label, chance, hard."""
+def labelled_answers(
+    log: Log,
+    known: Mapping[str, Truth],
+    start: datetime,
+    end: datetime,
+    bundle: str,
+    taxonomy: Taxonomy = UNCHANGED,
+) -> pa.Table:
+    """The model's labelled answers of [start, end), each image once: ANSWER, label, chance, hard.
+
+    Answers and labels are read in names that both can express.
+    """
     found = log.answers(known, start, end, ANSWER)
-    return with_truth(found.filter(pc.equal(found["bundle"], bundle)), known)
+    return in_common_names(with_truth(found.filter(pc.equal(found["bundle"], bundle)), known), taxonomy)
+
+
+def in_common_names(labelled: pa.Table, taxonomy: Taxonomy) -> pa.Table:
+    """`labelled` with prediction and label in names that both can express."""
+    if not taxonomy.meaning:
+        return labelled
+    columns = {name: labelled[name].to_pylist() for name in ("prediction", "label")}
+    read = common_reading(taxonomy, *columns.values())
+    for name, values in columns.items():
+        at, field = labelled.schema.get_field_index(name), labelled.schema.field(name)
+        labelled = labelled.set_column(at, field, pa.array([read(value) for value in values], field.type))
+    return labelled
+
+
+def common_reading(taxonomy: Taxonomy, *columns: Sequence[Label]) -> Callable[[Label], Label]:
+    """A function that reads answers and labels in names that all `columns` can express: classes may have changed."""
+    naming = taxonomy.common(*({one for value in values for one in names_of(value)} for values in columns))
+
+    def read(value: Label) -> Label:
+        if isinstance(value, list):
+            return sorted({naming[normalize("NFC", name)] for name in value})
+        return None if value is None else naming[normalize("NFC", value)]
+
+    return read
 
 
 def with_truth(answers: pa.Table, known: Mapping[str, Truth]) -> pa.Table:

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from monitoring.live.estimate import interval
-from monitoring.live.labels import truths, with_truth
-from monitoring.live.periods import confusion, is_right, measure_period, period_id, recalls, week_of
+from monitoring.live.labels import common_reading, in_common_names, truths, with_truth
+from monitoring.live.periods import confusion, is_right, measure_period, period_id, recalls, rights, week_of
 from monitoring.log.schema import log_schema
+from tasks.labels.taxonomy import Change, compose
 from tests.support.late_labels import late_labels
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
@@ -165,3 +166,19 @@ def test_each_image_counts_once_and_answers_without_a_prediction_do_not():
     column = table.schema.get_field_index("prediction")
     unread = table.set_column(column, table.schema.field(column), pa.array([None, *truth[1:]], pa.string()))
     assert len(with_truth(unread, known)) == 3
+
+
+def test_answers_and_labels_are_compared_through_changed_classes():
+    changed = {"number": 1, "kind": "rename", "old": ("cat",), "new": ("kitty",), "at": MONDAY.isoformat()}
+    taxonomy = compose([Change(**changed, by="ann", why="clearer", state="s")])
+    table, truth = answers(40)
+    known = given(table, ["kitty" if name == "cat" else name for name in truth], range(40))
+    labelled = with_truth(table, known)
+    assert rights(labelled).sum() < rights(in_common_names(labelled, taxonomy)).sum()
+    assert rights(in_common_names(labelled, taxonomy)).tolist() == [
+        float(one == label) for one, label in zip(table["prediction"].to_pylist(), truth, strict=True)
+    ]
+    read = common_reading(taxonomy, ["cat"], [["kitty", "dog"]], [None])
+    assert read("cat") == read("kitty") == "kitty"
+    assert read(["cat", "dog"]) == ["dog", "kitty"]
+    assert read(None) is None
