@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from flows.repo import workspace
+from flows.services.up import live_accuracy_line
 from monitoring.log.production_log import open_log
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, read_json
@@ -132,6 +133,13 @@ class Demo:
         labels = truth["label"].take(pc.index_in(answers["id"], truth["id"].combine_chunks()))
         return pc.mean(pc.equal(answers["prediction"], labels).cast(pa.float64())).as_py()
 
+    def live_accuracy(self) -> str | None:
+        """How often the live model is right by the labels that people gave, as `evergreen status` says it."""
+        said = live_accuracy_line(self.project)
+        if said:
+            console.print(f"  live accuracy by the labels that came late: [bold]{said}[/]", soft_wrap=True)
+        return said
+
     def _must(self, *arguments: str) -> None:
         if code := self.evergreen(self.project, *arguments):
             raise EvergreenError(f"evergreen {arguments[0]} ended with {code}")
@@ -173,6 +181,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     rule("6  The drift goes on and labels have come: the monitor starts a retraining")
     before, mark = demo.traffic(4), demo.mark()
     demo.monitor("retrain")
+    said = demo.live_accuracy()
     accuracy_before = demo.accuracy(before)
     live, started = demo.wait_for_release(live, mark)
 
@@ -187,6 +196,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     )
     return {
         "first_shift_to_retrain_s": (started - shifted).total_seconds(),
+        "live_accuracy": said,
         "accuracy_before": accuracy_before,
         "accuracy_after": accuracy_after,
         "images_after": pq.read_metadata(story.files / "production-4.parquet").num_rows,

@@ -27,7 +27,7 @@ from monitoring.review.queue import queued
 from tasks.common.failpoints import failpoint
 from tasks.common.params import Params
 from tasks.labels.taxonomy import Taxonomy, read_taxonomy
-from tasks.releases.store import Pointer
+from tasks.releases.pointer import Pointer
 
 SAMPLE = 20_000  # answers of a week that are read; their confidences stand for all
 AGAIN = timedelta(hours=1)  # the present week is measured again after this time, labels or not
@@ -79,11 +79,14 @@ def measure_late_labels(
     return kept, known
 
 
-def accuracies(periods: Iterable[Period], model: Pointer, acted_on: set[str]) -> list[Finding]:
-    """The accuracies of the live model's weeks by late labels, without those that have started a retraining."""
+def accuracies(periods: Iterable[Period], model: Pointer, acted_on: set[str], least: int) -> list[Finding]:
+    """The accuracies of the live model's weeks by late labels, without those that have started a retraining.
+
+    least: labels of a week without random ones; fewer may be somebody's complaints.
+    """
     found = []
     for period in periods:
-        share = period.accuracy or period.given
+        share = period.accuracy or (period.given if period.given and period.given.labels >= least else None)
         mine = period.bundle == model.bundle and period.start + WEEK > model.at and period.id not in acted_on
         if mine and share is not None:
             detail = f"week of {period.start:%Y-%m-%d}, {period.labels} of {period.answers} answers have a label"

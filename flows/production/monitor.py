@@ -196,7 +196,7 @@ def _situation(
         drift_retrains=journal.retrains(),
         new_labels=new_labels(root, log, live.at),
         queued=len(waiting(log)),
-        accuracies=accuracies(weeks, live, journal.acted_on()),
+        accuracies=accuracies(weeks, live, journal.acted_on(), params.decide.min_rows),
         accuracy_before=before[-1] if before else None,
     )
 

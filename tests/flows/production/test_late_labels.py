@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.production.late_labels import accuracies
 from flows.production.monitor import monitor
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
@@ -178,3 +179,19 @@ def test_a_lost_file_of_weeks_is_measured_again_without_new_revisions(root):
     monitor(root, now=late + MINUTE)
     assert live_pages.read(reports_dir(root)).periods == kept.periods
     assert list(log.store.list("revisions/")) == entries
+
+
+def test_a_few_complaints_are_no_fall_of_accuracy_and_enough_of_them_are(root):
+    rows, late = answers(root, windows(root)[1][0]), live(root).at + 2 * MINUTE * 60
+    label(root, rows[:20], late, wrong=True, picked=["feedback"] * 20)
+    monitor(root, now=late)
+    (period,) = live_pages.read(reports_dir(root)).periods
+    assert (period.accuracy, period.given.labels) == (None, 20)
+    pointer = live(root)
+    assert accuracies([period], pointer, set(), 30) == []
+    (found,) = accuracies([period], pointer, set(), 20)
+    assert found.value == 0
+    assert accuracies([period], pointer, {period.id}, 20) == []
+    later = pointer.model_copy(update={"at": pointer.at + 30 * DAY})
+    assert accuracies([period], later, set(), 20) == [], "a week before it went live again"
+    assert accuracies([period], pointer.model_copy(update={"bundle": "c" * 64}), set(), 20) == []

@@ -12,6 +12,7 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams
 from tasks.storage.local import LocalStore
+from tests.support.late_labels import late_labels
 from tests.support.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -194,6 +195,22 @@ def test_find_returns_the_newest_answer_of_an_id(log):
         ids[0]: NOON + timedelta(hours=5),
         ids[2]: NOON + 2 * MINUTE,
     }
+
+
+def test_answers_returns_every_answer_of_an_id_and_only_labels_of_new_files_are_read(log):
+    twice = [answers(2, start, step=timedelta(0), id="a" * 64) for start in (NOON, NOON + 3 * 60 * MINUTE)]
+    for table in (*twice, answers(5, NOON + 60 * MINUTE)):
+        log.append(table)
+    found = log.answers(["a" * 64, "f" * 64], NOON, NOON + timedelta(days=1), ["id", "at"])
+    assert found.column_names == ["id", "at"]
+    assert found["at"].to_pylist() == [NOON, NOON, NOON + 3 * 60 * MINUTE, NOON + 3 * 60 * MINUTE]
+    assert len(log.answers(["a" * 64], NOON, NOON + MINUTE, ["id"])) == 2
+    assert len(log.answers([], NOON, NOON + timedelta(days=1), ["id"])) == 0
+    for name in "ab":
+        log.add_labels(late_labels({"id": [name * 64], "at": [NOON], "annotator": ["x"], "label": ["Bag"]}))
+    first, second = log.label_keys()
+    assert len(log.labels(keys=[first])) == len(log.labels(keys=[second])) == 1
+    assert len(log.labels()) == 2
 
 
 def test_retention_by_age_then_size_keeps_labels(log):
