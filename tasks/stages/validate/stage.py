@@ -50,6 +50,7 @@ def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParam
     samples, manifests = _read(root)
     network, today, changes = views(root, samples, data.classes, validate)
     table = network.table
+    table.given = pc.is_valid(samples["label"]).to_numpy()
     found = Findings()
     try:
         found.classes, found.left_out = choose_classes(network, validate)
@@ -110,7 +111,8 @@ def _judge_batches(
 ) -> None:
     """Judge each batch, in ingest order, against the bounds and the batches before it; refuse the first bad one.
 
-    MIX_COMPARED and LABELS_COMPARED say which rule applies to which kind of batch. The hard set is not a random sample,
+    MIX_COMPARED and LABELS_COMPARED say which rule applies to which kind of batch; none to a batch that came without
+    labels and of which people labelled chosen images. The hard set is not a random sample,
     so nothing is compared with it.
     """
     training = table.training
@@ -120,6 +122,7 @@ def _judge_batches(
         rows, mix = np.flatnonzero(here), table.counts(here)
         checks: list[Check] = []
         comparable = len(rows) >= validate.min_batch <= len(reference) and mix and earlier
+        comparable = comparable and not table.labelled_by_choice(manifest.batch)
         if comparable and manifest.kind in MIX_COMPARED:
             names = sorted(mix | earlier)
             now, before = (np.array([counts[name] for name in names]) for counts in (mix, earlier))
@@ -156,7 +159,7 @@ def share_checks(table: SampleTable, manifest: BatchManifest, validate: Validate
         return []
     bad = refused + int((here & table.quarantined).sum())
     checks = [rules.quarantined(bad, rows + refused, validate.max_quarantined)]
-    if manifest.kind != "production" and rows:  # traffic comes without labels
+    if manifest.kind != "production" and rows and not table.labelled_by_choice(manifest.batch):  # traffic has none
         checks.append(rules.null_labels(int((here & ~table.labelled).sum()), rows, validate.max_null_labels))
     return checks
 

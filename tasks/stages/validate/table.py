@@ -42,6 +42,7 @@ class SampleTable:
         self.split = _objects(samples, "split")
         self.labels = samples.column("label").to_pylist()
         self.labelled = pc.is_valid(samples.column("label")).to_numpy()
+        self.given = self.labelled  # (N,) bool: it came with a label, before people said anything; see stage.run
         self.included = pc.is_null(samples.column("excluded")).to_numpy()
         status = _objects(samples, "status")
         self.reason = np.where(status == "ok", None, status)
@@ -60,6 +61,11 @@ class SampleTable:
     def left_out(self) -> np.ndarray:
         """(N,) bool: labelled with what is not a class."""
         return self.reason == LEFT_OUT
+
+    def labelled_by_choice(self, batch: str) -> bool:
+        """Whether the batch came without any label and people labelled images of it: chosen ones, not a fair sample."""
+        here = self.batch == batch
+        return not self.given[here].any() and bool(self.labelled[here].any())
 
     @property
     def fine(self) -> np.ndarray:

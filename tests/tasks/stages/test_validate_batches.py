@@ -10,7 +10,9 @@ import pytest
 from tasks.common.errors import BatchRefused
 from tasks.common.files import write_json
 from tasks.common.paths import cache_dir
+from tasks.labels.storing import write_annotations
 from tasks.stages.validate import rules
+from tests.support.annotating import said
 from tests.support.checkout import ROOT
 from tests.support.inspected_project import CLASSES, Project, fashion, status_of
 from tests.support.shared import networks
@@ -56,6 +58,15 @@ def test_a_swap_of_two_classes_is_refused(project, base):
         project.run()
     assert "'Bag'" in str(refusal.value)
     assert "'Trouser'" in str(refusal.value)
+
+
+def test_labels_that_chosen_images_of_an_unlabelled_batch_got_refuse_nothing(project, base):
+    project.add(base)
+    bare = project.add([row | {"label": None} for row in fashion("batch-2", each=60)])
+    wrong = [row["id"] for row in project.samples if row["batch"] == bare][:40]
+    write_annotations(project.root / "data", [said(name, "Bag") for name in wrong])  # doubtful ones, all of one class
+    result = json.loads((project.run() / "result.json").read_text())
+    assert status_of(result["batches"][1]["checks"]).keys() == {"quarantined"}
 
 
 def test_an_honest_batch_is_accepted_and_its_measurements_are_reused(project, base):
