@@ -90,6 +90,30 @@ class Demo:
         self._must("label", str(file), "--annotator", "a person")
         return len(rows)
 
+    def correct_a_label(self) -> tuple[str, str] | None:
+        """As a reviewer, correct one wrong label of the training data; returns (id, right label), None: all right."""
+        truth = pq.read_table(self.story.files / "truth.parquet").to_pydict()
+        known = dict(zip(truth["id"], truth["label"], strict=True))
+        trained = (row for row in self._training_labels() if row["action"] != "drop" and row["id"] in known)
+        wrong = next((row for row in trained if row["label"] != known[row["id"]]), None)
+        if wrong is None:
+            return None
+        self._must("correct", wrong["id"], known[wrong["id"]], "--why", "plain to see on the image")
+        return wrong["id"], known[wrong["id"]]
+
+    def explain(self, image: str, label: str) -> None:
+        """Show why `image` has its label. Raises EvergreenError if the newest model was not trained on `label`."""
+        self._must("why", image)
+        found = [row["label"] for row in self._training_labels() if row["id"] == image]
+        if found != [label]:
+            raise EvergreenError(f"the demo expected {image[:12]} to be trained on as {label}, found {found}")
+
+    def _training_labels(self) -> list[dict]:
+        """Training labels of the newest run, as `clean` left them, in the order of ids."""
+        runs = sorted((state_dir(self.project) / "runs").glob("*/tree/artifacts/clean/labels.parquet"))
+        table = pq.read_table(runs[-1], columns=["id", "split", "label", "action"])
+        return table.filter(pc.equal(table["split"], "train")).sort_by("id").to_pylist()
+
     def mark(self) -> tuple[str, int]:
         """(now, written as run ids begin; length of the runner's log): what comes later lies behind both."""
         log = state_dir(self.project) / "runner.log"
@@ -177,6 +201,8 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
         alarm = first
         demo.monitor("watch", "label")
     demo.label_the_queue()
+    console.print("  [dim](and a reviewer corrects one label of the training data)[/]")
+    corrected = demo.correct_a_label()
 
     rule("6  The drift goes on and labels have come: the monitor starts a retraining")
     before, mark = demo.traffic(4), demo.mark()
@@ -194,6 +220,8 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
         f"[bold]{accuracy_before:.0%}[/] before, [bold green]{accuracy_after:.0%}[/] with {live.version}",
         soft_wrap=True,
     )
+    if corrected:
+        demo.explain(*corrected)
     return {
         "first_shift_to_retrain_s": (started - shifted).total_seconds(),
         "live_accuracy": said,

@@ -26,6 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.labels.journal import forget_answers
 from flows.repo.git import git, identity_options
 from flows.repo.ledger import BesideObjects
 from flows.repo.odb import forget_index
@@ -212,7 +213,8 @@ def _clean_log(log: Store, ids: Collection[str]) -> None:
 
 
 def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> None:
-    """Delete caches, workspaces of ended runs, the checkout's own artifacts and pages that show one of `ids`."""
+    """Delete caches, workspaces of ended runs, artifacts, pages and waiting answers that are about one of `ids`."""
+    forget_answers(root, ids)
     state, stems = state_dir(root), {Path(name).stem for name in names}
     for file in state.glob("cache/*/*/*"):
         if file.name.partition(".")[0] in stems:

@@ -14,6 +14,8 @@ from dvc.exceptions import DvcException
 from PIL import Image
 from typer.testing import CliRunner
 
+from flows.labels import journal
+from flows.labels.journal import Answer
 from flows.repo import workspace
 from flows.repo.git import git
 from flows.versions.forget import forget
@@ -264,10 +266,13 @@ def test_the_command_is_dry_without_yes(project: Path, monkeypatch: pytest.Monke
     from flows.cli.main import app
 
     monkeypatch.chdir(project)
+    journal.record(project, [Answer(name_of(2, row), "dog", annotator="ann") for row in (1, 2)])
     done = CliRunner().invoke(app, ["forget", name_of(2, 1), "--why", "asked"])
     assert "nothing was changed" in done.output
     assert "v0.2.0: its data can no longer be restored completely" in done.output
     assert "v0.1.0" not in done.output
     assert holds(project, 2, 1) != []
+    assert len(journal.pending(project)) == 2
     assert CliRunner().invoke(app, ["forget", name_of(2, 1), "--why", "asked", "--yes"]).exit_code == 0
     assert holds(project, 2, 1) == []
+    assert [answer.id for answer in journal.pending(project)] == [name_of(2, 2)]

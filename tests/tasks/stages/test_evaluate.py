@@ -229,6 +229,24 @@ def test_the_gate_judges_what_evaluate_wrote(evaluated):
     assert {"corruptions.blur.accuracy", "small_slices.balanced_accuracy", "hard.balanced_accuracy"} <= names
 
 
+def test_a_corrected_label_counts_for_the_champion_too(evaluated, tmp_path):
+    """Its figures are cached: not across a change of labels."""
+    if evaluated.task == "multilabel":
+        return
+    root = shutil.copytree(evaluated.root, tmp_path / "project")
+    bundle, table = root / "artifacts/bundle", evaluated.table
+    settings = evaluated.params.model_copy(update={"evaluate": SETTINGS})
+
+    def seen(labels: list[str]) -> list[str]:
+        asked = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+        return gate_champion.champion_evidence(root, bundle, asked, CLASSES, settings)[0]["label"].to_pylist()
+
+    given = table["label"].to_pylist()
+    corrected = [next(name for name in CLASSES if name != given[0]), *given[1:]]
+    assert seen(given) == given
+    assert seen(corrected) == corrected
+
+
 def test_another_head_or_stale_pixels_show_as_lost_parity(evaluated, tmp_path):
     if evaluated.task == "multilabel":
         return
