@@ -21,7 +21,7 @@ from tasks.common.errors import ParamsError
 
 # sections that stages read; dvc.yaml names the same
 STAGE_SECTIONS = (
-    *("data", "images", "inspect", "validate", "embed", "clean", "train_backbone", "train_head"),
+    *("data", "images", "inspect", "labels", "validate", "embed", "clean", "train_backbone", "train_head"),
     *("calibrate", "evaluate", "bundle", "gate"),
 )
 DROPPED_BY_DVC = ("size", "nfiles")  # dvc/stage/cache.py leaves these keys out of the run cache's key, at any depth
@@ -163,6 +163,21 @@ class Expectation(Section):
     kwargs: dict[str, Any] = {}
     severity: Literal["stop", "quarantine"] = Field(
         "quarantine", description="stop: the table is refused; quarantine: only the rows that break it"
+    )
+
+
+class LabelsParams(Section):
+    """How people's labels are settled and checked."""
+
+    consensus: Literal["majority", "dawid_skene"] = Field(
+        "dawid_skene",
+        description="how annotators who differ are settled: by most votes, or also by how reliable each of them is in "
+        "each class (from 300 samples with three votes on; with fewer by most votes)",
+    )
+    second_look: Share = Field(
+        0.02,
+        description="share of the samples, chosen at random, whose label `evergreen queue --issues` shows to a second "
+        "person, blind: it measures how often people err",
     )
 
 
@@ -466,6 +481,7 @@ class Params(Section):
     data: DataParams = DataParams()
     images: ImagesParams = ImagesParams()
     inspect: InspectParams = InspectParams()
+    labels: LabelsParams = LabelsParams()
     validate_: ValidateParams = Field(alias="validate")
     embed: EmbedParams = EmbedParams()
     clean: CleanParams = CleanParams()

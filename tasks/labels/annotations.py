@@ -20,8 +20,9 @@ from tasks.common.errors import DataError
 from tasks.common.files import content_key
 from tasks.common.schemas import annotation_schema
 from tasks.dataset.shards import batches, counted_annotations, read_task
+from tasks.labels.agreed import Method, agree
 from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column, read_votes
-from tasks.labels.votes import EXCLUDE, ballot, majority, newest_votes
+from tasks.labels.votes import EXCLUDE, ballot, majority, named_ballots, newest_votes
 
 Label = str | list[str] | None
 AGREEING = 2  # so many annotators who agree confirm a label
@@ -114,11 +115,16 @@ def by_sample(annotations: pa.Table) -> dict[str, list[dict]]:
 
 
 def decide_all(
-    ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table, taxonomy: Taxonomy = UNCHANGED
+    ids: pa.ChunkedArray,
+    labels: pa.ChunkedArray,
+    annotations: pa.Table,
+    taxonomy: Taxonomy = UNCHANGED,
+    method: Method = "majority",
 ) -> dict[int, Decision]:
     """Row -> the decision about it, for each of the N samples that has an annotation. `labels`: as first given.
 
-    taxonomy: reads the names of all labels.
+    taxonomy: reads the names of all labels. method: how annotators who differ are settled (tasks.labels.agreed), where
+    no reviewer has decided.
     """
     annotations = annotations.filter(pc.is_in(annotations.column("id"), ids.combine_chunks()))
     if annotations.num_rows == 0:
@@ -126,10 +132,26 @@ def decide_all(
     said = by_sample(annotations)
     rows = pc.index_in(pa.array(list(said), pa.string()), ids.combine_chunks()).to_numpy()
     first = composed(labels).take(pa.array(rows)).to_pylist()
-    return {
-        int(row): decide(*read_votes(label, standing(of), taxonomy))
-        for row, label, of in zip(rows, first, said.values(), strict=True)
-    }
+    votes = [read_votes(label, standing(of), taxonomy) for label, of in zip(first, said.values(), strict=True)]
+    found = [decide(*one) for one in votes]
+    if method != "majority":
+        found = _by_consensus(found, votes, method)
+    return {int(row): decision for row, decision in zip(rows, found, strict=True)}
+
+
+def _by_consensus(found: list[Decision], votes: list[tuple[Label, list[dict]]], method: Method) -> list[Decision]:
+    """`found` with the labels that votes decided settled by `method`, which looks at all of them together.
+
+    votes: of each sample, the label first given and the standing annotations.
+    """
+    open_ = [n for n, decision in enumerate(found) if decision.rule == "votes" and decision.label is not None]
+    ballots = [named_ballots(votes[number][0], _in_time(votes[number][1])) for number in open_]
+    firsts = [ballot(votes[number][0]) for number in open_]
+    for number, chosen in zip(open_, agree(ballots, firsts, method), strict=True):
+        if chosen != ballot(found[number].label):
+            label = list(chosen) if isinstance(chosen, tuple) else chosen
+            found[number] = decide(*votes[number], label)
+    return found
 
 
 def effective_labels(
@@ -150,9 +172,12 @@ def replaced(labels: pa.ChunkedArray, decisions: dict[int, Decision]) -> pa.Chun
     return pa.chunked_array([*labels.chunks, settled]).take(pa.array(index))
 
 
-def decide(original: Label, rows: Sequence[dict]) -> Decision:
-    """What counts for one sample, from its original label and its annotations in the order they were taken."""
-    rows = sorted(standing(rows), key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times as taken
+def decide(original: Label, rows: Sequence[dict], consensus: Label = None) -> Decision:
+    """What counts for one sample, from its original label and its annotations in the order they were taken.
+
+    consensus: the label that the votes give, if it is not that of the majority.
+    """
+    rows = _in_time(standing(rows))
     if not rows:
         return Decision(original, False, "first given")
     reviews = [row for row in rows if row["role"] == "reviewer"]
@@ -162,7 +187,7 @@ def decide(original: Label, rows: Sequence[dict]) -> Decision:
             return Decision(None, True, "reviewer", [last])
         since = [row for row in rows if row["seq"] > last["seq"] and row["role"] != "reviewer"]
         return Decision(last["label"], False, "reviewer", [last], last["seq"], _against(last["label"], since))
-    chosen = majority(original, rows)
+    chosen = majority(original, rows) if consensus is None else consensus
     if chosen is EXCLUDE:
         return Decision(None, True, "votes", [row for row in newest_votes(rows) if row["exclude"]])
     agreeing = [row for row in newest_votes(rows) if _same(row["label"], chosen)]
@@ -170,6 +195,10 @@ def decide(original: Label, rows: Sequence[dict]) -> Decision:
     confirmed = named[AGREEING - 1] if len(named) >= AGREEING else None
     since = [row for row in rows if confirmed is not None and row["seq"] > confirmed]
     return Decision(chosen, False, "votes", agreeing, confirmed, _against(chosen, since))
+
+
+def _in_time(rows: Sequence[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times as taken
 
 
 def decide_label(original: Label, rows: Sequence[dict]) -> Label:

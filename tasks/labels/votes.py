@@ -11,6 +11,21 @@ def newest_votes(rows: Sequence[dict]) -> list[dict]:
     return list({row["annotator"] or number: row for number, row in enumerate(rows)}.values())
 
 
+def named_ballots(original: str | list[str] | None, rows: Sequence[dict]) -> dict[str, str | tuple[str, ...]]:
+    """The newest label of each annotator among `rows` (in order of time), by name, first the original label.
+
+    "" is who gave the original label, if its annotator has no name. Exclusions are not labels.
+    """
+    votes, found = newest_votes(rows), {}
+    named = any(row["annotator"] and not row["exclude"] and ballot(row["label"]) == ballot(original) for row in votes)
+    if original is not None and not named:
+        found[""] = ballot(original)
+    for number, row in enumerate(votes):
+        if not row["exclude"] and row["label"] is not None:
+            found[row["annotator"] or f"import {number + 1}"] = ballot(row["label"])
+    return found
+
+
 def majority(original: str | list[str] | None, rows: Sequence[dict]) -> str | list[str] | object | None:
     """The label that wins, or EXCLUDE; None without any vote. A tie keeps the original, else the first given."""
     votes = newest_votes(rows)

@@ -67,7 +67,7 @@ class Project:
         pq.write_table(pa.table(columns, schema=schema), file)
         data = PARAMS.data.model_copy(update={"task": self.task, "classes": classes})
         section = PARAMS.validate_.model_copy(update=changes)
-        stage.run(self.root, data=data, images=images, embed=PARAMS.embed, validate=section)
+        stage.run(self.root, data=data, images=images, embed=PARAMS.embed, labels=PARAMS.labels, validate=section)
         return self.root / "artifacts" / "validate"
 
     def kept(self, name: str) -> tuple[dict, str]:

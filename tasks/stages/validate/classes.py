@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tasks.common.params import ValidateParams
 from tasks.common.text import join_names
+from tasks.labels.agreed import Method
 from tasks.labels.annotations import Decision
 from tasks.labels.taxonomy import Taxonomy, agree, compose, is_supported, label_state, read_changes, read_column
 from tasks.stages.validate import people, rules
@@ -30,24 +31,32 @@ class View:
 
 
 def views(
-    root: Path, samples: pa.Table, listed: list[str] | None, validate: ValidateParams
+    root: Path, samples: pa.Table, listed: list[str] | None, validate: ValidateParams, method: Method
 ) -> tuple[View, View, list[str]]:
     """(as the network knows the classes, as they are today, ids of all changes). The first is the second if none is
-    pending. listed: data.classes. Raises DataError where they contradict the taxonomy."""
+    pending. listed: data.classes. method: how annotators who differ are settled. Raises DataError where they
+    contradict the taxonomy."""
     changes, state = read_changes(root / "data"), label_state(root / "data")
     pending = [change for change in changes if change.state == state]
-    today = view(root, samples, listed, compose(changes), validate)
+    today = view(root, samples, listed, compose(changes), validate, method)
     ids = [change.id for change in changes]
     if not pending:
         return today, today, ids
     before = pending[0].listed
     settled = compose([change for change in changes if change.state != state])
-    return view(root, samples, None if before is None else list(before), settled, validate), today, ids
+    return view(root, samples, None if before is None else list(before), settled, validate, method), today, ids
 
 
-def view(root: Path, samples: pa.Table, listed: list[str] | None, taxonomy: Taxonomy, validate: ValidateParams) -> View:
+def view(
+    root: Path,
+    samples: pa.Table,
+    listed: list[str] | None,
+    taxonomy: Taxonomy,
+    validate: ValidateParams,
+    method: Method,
+) -> View:
     """The samples with their effective labels in the names of `taxonomy`."""
-    said = people.decisions(root, samples, taxonomy)
+    said = people.decisions(root, samples, taxonomy, method)
     labelled = people.with_decisions(samples, said, taxonomy)
     if not taxonomy.meaning:
         return View(taxonomy, SampleTable(labelled), said, listed)

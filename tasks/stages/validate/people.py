@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tasks.common.files import content_key
 from tasks.dataset.shards import read_tombstones
+from tasks.labels.agreed import Method
 from tasks.labels.annotations import Decision, decide_all, read_annotations, replaced
 from tasks.labels.taxonomy import Taxonomy, read_column
 
@@ -26,10 +27,13 @@ CONFIRMED = (
 )
 
 
-def decisions(root: Path, samples: pa.Table, taxonomy: Taxonomy) -> dict[int, Decision]:
-    """Row of `samples` -> what people's annotations decide about it, in the names of `taxonomy`."""
+def decisions(root: Path, samples: pa.Table, taxonomy: Taxonomy, method: Method) -> dict[int, Decision]:
+    """Row of `samples` -> what people's annotations decide about it, in the names of `taxonomy`.
+
+    method: how annotators who differ are settled.
+    """
     annotations = read_annotations(root / "data", read_tombstones(root))
-    return decide_all(samples["id"], samples["label"], annotations, taxonomy)
+    return decide_all(samples["id"], samples["label"], annotations, taxonomy, method)
 
 
 def with_decisions(samples: pa.Table, found: dict[int, Decision], taxonomy: Taxonomy) -> pa.Table:

@@ -26,7 +26,7 @@ from tasks.common import artifacts
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, StageInputError, TableRefused
 from tasks.common.files import atomic_path, write_json
-from tasks.common.params import DataParams, EmbedParams, ImagesParams, ValidateParams
+from tasks.common.params import DataParams, EmbedParams, ImagesParams, LabelsParams, ValidateParams
 from tasks.common.paths import state_dir
 from tasks.common.schemas import accepted_schema
 from tasks.dataset.shards import BatchManifest, batches, read_tombstones
@@ -44,11 +44,19 @@ LABELS_COMPARED = ("import", "production")  # in a review, a person looked at ea
 QUARANTINE = pa.schema([("id", pa.string()), ("batch", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
-def run(root: Path, *, data: DataParams, images: ImagesParams, embed: EmbedParams, validate: ValidateParams) -> None:
+def run(
+    root: Path,
+    *,
+    data: DataParams,
+    images: ImagesParams,
+    embed: EmbedParams,
+    labels: LabelsParams,
+    validate: ValidateParams,
+) -> None:
     """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
     expectations.columns_of(validate.expectations)  # report a misspelt column before any work
     samples, manifests = _read(root)
-    network, today, changes = views(root, samples, data.classes, validate)
+    network, today, changes = views(root, samples, data.classes, validate, labels.consensus)
     table = network.table
     table.given = pc.is_valid(samples["label"]).to_numpy()
     found = Findings()

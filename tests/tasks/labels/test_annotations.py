@@ -2,11 +2,15 @@
 
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks.common.errors import DataError
+from tasks.common.schemas import annotation_schema
 from tasks.dataset import shards
-from tasks.labels.annotations import annotation_key, decide, decide_label, read_annotations
+from tasks.labels.agreed import ENOUGH
+from tasks.labels.annotations import annotation_key, decide, decide_all, decide_label, read_annotations
 from tasks.labels.storing import write_annotations
 from tests.support.annotating import old_annotations, said
 
@@ -120,3 +124,26 @@ def test_a_missing_file_of_annotations_is_named(tmp_path):
     file.unlink()
     with pytest.raises(DataError, match=rf"{file} is missing, but batch {batch}"):
         read_annotations(tmp_path)
+
+
+def test_the_setting_decides_how_annotators_who_differ_are_settled():
+    rows, true = [], []
+    rng = np.random.default_rng(0)
+    for number in range(2 * ENOUGH):
+        right = "ab"[number % 2]
+        true.append(right)
+        for name, skill in (("good", 0.98), ("fair", 0.75), ("poor", 0.75)):
+            label = right if rng.random() < skill else "ba"[number % 2]
+            rows.append(vote(label, name) | {"id": f"{number:03}"})
+    ids, firsts = pa.chunked_array([[f"{n:03}" for n in range(2 * ENOUGH)]]), pa.chunked_array([["a"] * (2 * ENOUGH)])
+    schema = annotation_schema("multiclass").append(pa.field("seq", pa.int32()))
+    table = pa.Table.from_pylist([*rows, review("c") | {"id": "000"}], schema=schema)
+
+    def errors(method: str) -> int:
+        found = decide_all(ids, firsts, table, method)
+        assert found[0].label == "c"  # a reviewer's word stands
+        return sum(found[row].label != label for row, label in enumerate(true) if row)
+
+    assert errors("dawid_skene") < errors("majority") / 2
+    decision = next(one for one in decide_all(ids, firsts, table, "dawid_skene").values() if len(one.deciding) == 1)
+    assert decision.deciding[0]["annotator"] == "good" or decision.rule == "reviewer"

@@ -72,7 +72,14 @@ def test_the_same_input_gives_the_same_bytes(project, base):
 
 def test_samples_are_needed(tmp_path):
     with pytest.raises(StageInputError, match="run the stage inspect first"):
-        stage.run(tmp_path, data=PARAMS.data, images=IMAGES, embed=PARAMS.embed, validate=PARAMS.validate_)
+        stage.run(
+            tmp_path,
+            data=PARAMS.data,
+            images=IMAGES,
+            embed=PARAMS.embed,
+            labels=PARAMS.labels,
+            validate=PARAMS.validate_,
+        )
 
 
 def test_unlabelled_rows_are_accepted_and_leaks_are_not(project, base):
