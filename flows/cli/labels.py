@@ -17,23 +17,35 @@ COMMIT_HELP = "Commit data.dvc (and nothing else) to git."
 
 
 def label(
-    file: Annotated[Path, typer.Argument(help="CSV, JSON lines or Parquet (id, label, annotator); Label Studio JSON.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Labels as CSV of any spreadsheet, JSON lines or Parquet, or an export of Label Studio."),
+    ],
     annotator: Annotated[str | None, typer.Option(help="Who gave labels without an annotator. Default: you.")] = None,
     quota: Annotated[bool, typer.Option(help="Limit the unsolicited labels of each source.")] = True,
     new_classes: Annotated[
         bool, typer.Option("--new-classes", help="Accept labels that the model does not know.")
     ] = False,
-    ingest: Annotated[bool, typer.Option(help="Add the labelled images to data/ for the next retraining.")] = True,
+    reviewer: Annotated[
+        bool, typer.Option("--reviewer", help="These are a reviewer's words: they override all others.")
+    ] = False,
+    ingest: Annotated[
+        bool, typer.Option(help="Take labels and images into data/; --no-ingest: only into the production log.")
+    ] = True,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
 ) -> None:
-    """Import people's labels of production samples into the log and, with the images, into data/."""
+    """Take people's labels of production samples (into the log and data/) and of the data set.
+
+    A row names its image by id, the start of an id, key or path. It may exclude an image of the data set (a column
+    `exclude`, or the label "(exclude)") and say why (`comment`).
+    """
     from flows.production.labels import take_labels
 
-    options = {"quota": quota, "new_classes": new_classes, "ingest": ingest, "commit": commit}
+    options = {"quota": quota, "new_classes": new_classes, "reviewer": reviewer, "ingest": ingest, "commit": commit}
     found = take_labels(project_root(), file, annotator=annotator, **options)
     for line in found.lines():
-        typer.echo(line)
-    if found.refused and not (found.kept or found.repeated):  # nothing in it could be used
+        typer.echo(_printable(line))
+    if found.useless:
         raise typer.Exit(1)
 
 

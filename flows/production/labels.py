@@ -1,7 +1,8 @@
-"""`evergreen label`: take people's labels of production samples.
+"""`evergreen label`: take people's labels of production samples and of the data set.
 
-A label goes two ways. The production log joins it by id to the model's answer, which gives the live accuracy. Together
-with the image's bytes it also goes into data/, so that the next retraining learns from it. Both steps are idempotent.
+A label of a production sample goes two ways. The production log joins it by id to the model's answer, which gives the
+live accuracy. Together with the image's bytes it also goes into data/, so that the next retraining learns from it. A
+label of a sample that the data set holds becomes an annotation there. All steps are idempotent.
 """
 
 import getpass
@@ -16,7 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.labels.files import LabelFile, read_labels
+from flows.labels.journal import Answer
 from flows.labels.resolve import resolve
+from flows.labels.samples import data_classes, held_ids
+from flows.labels.take import Taken, take
 from flows.production.queue_export import label_classes
 from flows.production.sessions import session_groups
 from flows.project.ingest import NO_LAYOUT, ingest_command
@@ -48,6 +52,7 @@ class Labelled:
     without_image: int = 0  # only a thumbnail is in the log: counts for accuracy, not for training
     notes: list[str] = field(default_factory=list)  # how the file was understood
     ingested: IngestReport | None = None
+    corrected: Taken | None = None  # answers about samples of the data set
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
@@ -64,7 +69,15 @@ class Labelled:
             found.append(f"  {self.without_image} of them have only a thumbnail in the log: not used for training")
         if self.ingested:
             found.append(self.ingested.sentence())
+        if self.corrected:
+            found.append(f"data set: {self.corrected.sentence()}")
         return found
+
+    @property
+    def useless(self) -> bool:
+        """Nothing in the file could be used."""
+        done = self.kept or self.repeated or (self.corrected and (self.corrected.added or self.corrected.repeated))
+        return bool(self.refused) and not done
 
 
 @dataclass(frozen=True)
@@ -73,9 +86,11 @@ class _Given:
 
     where: str
     id: str
-    label: str | list[str]
+    label: str | list[str] | None
     annotator: str
     at: datetime | None
+    exclude: bool = False  # instead of a label
+    why: str = ""
 
 
 def take_labels(
@@ -85,32 +100,49 @@ def take_labels(
     annotator: str | None = None,
     quota: bool = True,
     new_classes: bool = False,
+    reviewer: bool = False,
     ingest: bool = True,
     commit: bool = True,
 ) -> Labelled:
     """Take the labels in `file` into the log and data/; a row that cannot be used is refused with its reason.
 
-    file: CSV, JSON lines or Parquet with the columns id or key (flows.labels.resolve) and label, optionally annotator
-    and labelled_at; or a JSON export of Label Studio. quota: each source may give at most review.max_source_share of
-    the unsolicited labels (but always QUOTA_FROM), so that a flood of feedback from one place does not teach the model.
-    new_classes: accept labels that the model does not know. ingest: also take the labelled images into data/. Raises
-    EvergreenError.
+    file: see flows.labels.files; rows name samples of the production log or of the data set by id, the start of an id,
+    key or path. quota: each source may give at most review.max_source_share of the unsolicited labels (but always
+    QUOTA_FROM), so that a flood of feedback from one place does not teach the model. new_classes: accept labels that
+    are not classes yet. reviewer: these are a reviewer's words, which override others and have no quota. ingest: also
+    take the answers into data/; without it only the log gets labels. Raises EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
-    classes = None if new_classes else label_classes(root, params) or None
+    classes = None if new_classes else label_classes(root, params) or data_classes(root) or None
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
     read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)
     given = _by_name(root, log, read, result)
-    located = {row["id"]: row for row in log.find([one.id for one in given], *EVER, ["id", "at", "source"]).to_pylist()}
-    given = [one for one in given if _is_known(one, located, result)]
-    if quota:
-        given = _within_quota(given, located, log, params.review.max_source_share, result)
-    _keep(log, given, result)
-    if ingest and given:
-        _ingest(root, log, given, located, result, commit)
+    ids = [one.id for one in given]
+    located = {row["id"]: row for row in log.find(ids, *EVER, ["id", "at", "source"]).to_pylist()}
+    held = held_ids(root / "data", ids) if ingest else set()
+    given = [one for one in given if _can_be_used(one, located, held, result)]
+    answers = [one for one in given if one.id in located and not one.exclude]
+    if quota and not reviewer:
+        answers = _within_quota(answers, located, log, params.review.max_source_share, result)
+    _keep(log, answers, result, "reviewer" if reviewer else "annotator")
+    if ingest:
+        if new := [one for one in answers if one.id not in held]:
+            _ingest(root, log, new, located, result, commit)
+        taken = {id(one) for one in answers}
+        told = [one for one in given if one.id in held and (one.id not in located or one.exclude or id(one) in taken)]
+        if reviewer and result.ingested:  # an ingest records votes: the reviewer's word is added to these
+            told += [one for one in answers if one.id in held_ids(root / "data", [new.id for new in answers]) - held]
+        if told:
+            result.corrected = take(root, [_answer(one, reviewer) for one in told], commit=commit, why=file.name)
     return result
+
+
+def _answer(one: _Given, reviewer: bool) -> Answer:
+    said = {"label": one.label, "exclude": one.exclude, "why": one.why}
+    role = "reviewer" if reviewer else "annotator"
+    return Answer(id=one.id, annotator=one.annotator, role=role, at=one.at, **said)
 
 
 def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[_Given]:
@@ -118,23 +150,27 @@ def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[_G
     result.rows, result.left, result.untimed, result.notes = read.rows, read.left, read.untimed, read.notes
     result.refused += read.refused
     texts = [name for one in read.given for name in one.names if not FULL_ID.fullmatch(name)]
-    named = resolve(root, texts, log=log, data=False) if texts else Named()
+    named = resolve(root, texts, log=log) if texts else Named()
     given = []
     for one in read.given:
         found = next((named.found.get(n, n) for n in one.names if n in named.found or FULL_ID.fullmatch(n)), None)
         if found is None:
-            result.refused.append(f"{one.where}: {named.refused[one.names[0]]} in the production log")
-        elif one.exclude:
-            result.refused.append(f"{one.where}: only images of the data set can be excluded")
+            result.refused.append(f"{one.where}: {named.refused[one.names[0]]}")
         else:
-            given.append(_Given(one.where, found, one.label, one.annotator, one.at))
+            given.append(_Given(one.where, found, one.label, one.annotator, one.at, one.exclude, one.why))
     return given
 
 
-def _is_known(one: _Given, located: dict[str, dict], result: Labelled) -> bool:
-    if one.id not in located:
-        result.refused.append(f"{one.where}: {one.id[:70]!r} is not in the production log, or was erased from it")
-    return one.id in located
+def _can_be_used(one: _Given, located: dict[str, dict], held: set[str], result: Labelled) -> bool:
+    if one.exclude and one.id not in held:
+        result.refused.append(f"{one.where}: {one.id[:70]!r} is not in the data set: only its images can be excluded")
+        return False
+    if one.id not in located and one.id not in held:
+        result.refused.append(
+            f"{one.where}: {one.id[:70]!r} is not in the production log or the data set, or was erased from it"
+        )
+        return False
+    return True
 
 
 def _within_quota(
@@ -165,7 +201,7 @@ def _within_quota(
     return kept
 
 
-def _keep(log: Log, given: list[_Given], result: Labelled) -> None:
+def _keep(log: Log, given: list[_Given], result: Labelled, role: str) -> None:
     """Add the labels to the log, except those that their annotator gave before."""
     said = {(row["id"], row["annotator"]): row["label"] for row in log.labels().to_pylist()}
     now, new = datetime.now(UTC), {}
@@ -180,6 +216,7 @@ def _keep(log: Log, given: list[_Given], result: Labelled) -> None:
             "annotator": one.annotator,
             "label": one.label,
             **DEFAULTS,
+            "role": role,
         }
         result.kept += 1
     log.add_labels(pa.Table.from_pylist(list(new.values()), schema=late_labels_schema(log.task)))

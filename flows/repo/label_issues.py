@@ -1,15 +1,30 @@
-"""Keeps each run's queue of labels that look wrong, for when the run's workspace is gone.
+"""Keeps each run's label issues, for when the run's workspace is gone.
 
 .evergreen/label-issues/<run id>.csv    artifacts/clean/queue.csv of that run; the newest ones stay
+.evergreen/label-issues/<run id>.json   {"seq": the newest batch of labels it knew, "clusters": near-duplicates that had
+                                        different labels, each a list of ids}
 """
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
-from tasks.common.files import atomic_path
+import pyarrow.parquet as pq
+
+from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.paths import state_dir
+from tasks.dataset.shards import next_seq
 
 KEEP = 20  # queues of runs that stay
+
+
+class KeptIssues(NamedTuple):
+    """What one run found about the labels."""
+
+    table: Path  # columns id, given, predicted, confidence, quality, split, reason
+    seq: int | None  # of the newest batch that the run knew; None: not known
+    clusters: list[list[str]]  # ids of near-duplicates that had different labels
 
 
 def queue_file(root: Path, run_id: str) -> Path:
@@ -18,11 +33,39 @@ def queue_file(root: Path, run_id: str) -> Path:
 
 
 def keep_queue(root: Path, run_id: str) -> Path:
-    """Copy the queue of the run in worktree `root`, and delete the oldest ones; returns the copy."""
+    """Copy the issues of the run in worktree `root`, and delete the oldest ones; returns the copy of the queue."""
     file = queue_file(root, run_id)
     file.parent.mkdir(parents=True, exist_ok=True)
+    about = {"seq": next_seq(root / "data") - 1, "clusters": _disputed(root)}
+    write_json(file.with_suffix(".json"), about)
     with atomic_path(file) as temporary:
         shutil.copyfile(root / "artifacts/clean/queue.csv", temporary)
     for old in sorted(file.parent.glob("*.csv"))[:-KEEP]:  # run ids sort by time
         old.unlink(missing_ok=True)
+        old.with_suffix(".json").unlink(missing_ok=True)
     return file
+
+
+def newest_issues(root: Path) -> KeptIssues | None:
+    """The issues of the newest run on this machine, else those in `root`/artifacts; None if there are neither."""
+    files = sorted((state_dir(root) / "label-issues").glob("*.csv"))
+    if files:
+        about = files[-1].with_suffix(".json")
+        found = read_json(about) if about.is_file() else {"seq": None, "clusters": []}
+        return KeptIssues(files[-1], found["seq"], found["clusters"])
+    table = root / "artifacts/clean/queue.csv"
+    return KeptIssues(table, None, _disputed(root)) if table.is_file() else None
+
+
+def _disputed(root: Path) -> list[list[str]]:
+    """Clusters of near-duplicates among the accepted samples whose labels differ, in a run's workspace."""
+    accepted, inspected = root / "artifacts/validate/accepted.parquet", root / "artifacts/inspect/samples.parquet"
+    if not accepted.is_file() or not inspected.is_file():
+        return []
+    cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
+    members, labels = defaultdict(list), defaultdict(set)
+    for name, label in zip(*pq.read_table(accepted, columns=["id", "label"]).to_pydict().values(), strict=True):
+        if label is not None:
+            members[cluster.get(name) or name].append(name)
+            labels[cluster.get(name) or name].add(label if isinstance(label, str) else tuple(sorted(label)))
+    return [sorted(members[name]) for name in sorted(members) if len(labels[name]) > 1]

@@ -11,13 +11,19 @@ def newest_votes(rows: Sequence[dict]) -> list[dict]:
     return list({row["annotator"] or number: row for number, row in enumerate(rows)}.values())
 
 
+def is_original(row: dict, original: str | list[str] | None) -> bool:
+    """Whether an annotation is the label first given, which ingest records again where its annotator has a name."""
+    given = row["annotator"] and row["role"] == "import" and row["label"] is not None
+    return bool(given) and ballot(row["label"]) == ballot(original)
+
+
 def named_ballots(original: str | list[str] | None, rows: Sequence[dict]) -> dict[str, str | tuple[str, ...]]:
     """The newest label of each annotator among `rows` (in order of time), by name, first the original label.
 
     "" is who gave the original label, if its annotator has no name. Exclusions are not labels.
     """
     votes, found = newest_votes(rows), {}
-    named = any(row["annotator"] and not row["exclude"] and ballot(row["label"]) == ballot(original) for row in votes)
+    named = any(is_original(row, original) for row in votes)
     if original is not None and not named:
         found[""] = ballot(original)
     for number, row in enumerate(votes):
