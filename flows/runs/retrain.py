@@ -29,6 +29,7 @@ from flows.repo.label_issues import keep_queue
 from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
 from flows.runs.summary import summary
+from flows.runs.weights import check_training_weights
 from flows.server.process import ui_url
 from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
@@ -70,6 +71,7 @@ def retrain(run_id: str, reason: str, by: str):
     refused_page = None
     try:
         console.print(f"  [dim]{pace.expected(root)}[/]")
+        check_training_weights(root, params)
         _timed("data", lambda: steps.data_step(root), lambda _: ("here", ""))
         for name in STAGES:
             _bring_up_to_date(run, name)

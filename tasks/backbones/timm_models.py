@@ -83,6 +83,17 @@ def _wrong_size(backbone: str, size: int, error: Exception) -> EvergreenError:
 
 def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
     _build(backbone, size, pretrained=False, num_classes=0)  # reports a wrong name or size before the hub is asked
+    check_weights(backbone)
+    try:
+        return _build(backbone, size, pretrained=True, num_classes=classes)
+    except Exception as error:  # every transport of the hub raises its own types
+        raise _no_weights(backbone, error) from error
+
+
+def check_weights(backbone: str) -> None:
+    """Raise EvergreenError if `backbone` is unknown, or its pretrained weights are neither stored nor to be had."""
+    if backbone == OFFLINE_BACKBONE:
+        return
     cfg = _pretrained_cfg(backbone)
     if not cfg.has_weights:
         raise EvergreenError(
@@ -91,14 +102,17 @@ def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
         )
     try:
         _check_hub(cfg)
-        return _build(backbone, size, pretrained=True, num_classes=classes)
     except Exception as error:  # every transport of the hub raises its own types
-        where = cfg.hf_hub_id or cfg.url
-        raise EvergreenError(
-            f"the pretrained weights of {backbone} ({where}) could not be downloaded: {_first_line(error)}. Connect to "
-            f"the hub once (the weights are then stored), or use backbone: {OFFLINE_BACKBONE}, whose weights are "
-            "installed with Evergreen, or train from scratch with pretrained: none"
-        ) from error
+        raise _no_weights(backbone, error) from error
+
+
+def _no_weights(backbone: str, error: Exception) -> EvergreenError:
+    cfg = _pretrained_cfg(backbone)
+    return EvergreenError(
+        f"the pretrained weights of {backbone} ({cfg.hf_hub_id or cfg.url}) could not be downloaded: "
+        f"{_first_line(error)}. Connect to the hub once (the weights are then stored), or use backbone: "
+        f"{OFFLINE_BACKBONE}, whose weights are installed with Evergreen, or train from scratch with pretrained: none"
+    )
 
 
 def _check_hub(cfg) -> None:

@@ -1,0 +1,54 @@
+"""Pretrained weights, looked for before a run works for minutes or hours towards a training that cannot start."""
+
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import yaml
+
+from flows.repo.pipeline import open_repo
+from tasks.backbones.timm_models import OFFLINE_BACKBONE, check_weights
+from tasks.common.errors import EvergreenError
+from tasks.common.params import Params
+
+STAGE = "train_backbone"
+
+
+def check_training_weights(root: Path, params: Params) -> None:
+    """Raise EvergreenError if training needs weights from a hub that are neither stored nor to be had.
+
+    A run whose training DVC may restore is never refused: a training with the same settings has ended before.
+    """
+    stage = params.train_backbone
+    if stage.pretrained == "none" or stage.backbone == OFFLINE_BACKBONE or trained_before(root):
+        return
+    try:
+        check_weights(stage.backbone)
+    except EvergreenError as error:
+        raise EvergreenError(
+            f"{error}. Nothing has run yet: change backbone (or pretrained) under train_backbone in params.yaml, "
+            "commit, and `evergreen retrain`"
+        ) from error
+
+
+def trained_before(root: Path) -> bool:
+    """Whether dvc.lock or DVC's run cache has a training with the settings that the workspace `root` has now."""
+    repo = open_repo(root)
+    try:
+        with chdir(root):  # DVC looks for dvc.yaml and params.yaml in the current folder
+            (stage,) = repo.stage.collect(STAGE)
+            wanted = {dep.def_path: dep.read_params() for dep in stage.deps if hasattr(dep, "read_params")}
+        return any(entry.get("params") == wanted for entry in _recorded(root, Path(repo.stage_cache.cache_dir)))
+    finally:
+        repo.close()
+
+
+def _recorded(root: Path, run_cache: Path) -> Iterator[dict]:
+    """What DVC recorded of earlier runs: of the stage in dvc.lock, and of all stages in the run cache."""
+    for file in [root / "dvc.lock", *run_cache.glob("*/*/*")]:
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):  # removed meanwhile, or torn
+            continue
+        found = found if isinstance(found, dict) else {}
+        yield (found.get("stages") or {}).get(STAGE) or {} if file.name == "dvc.lock" else found
