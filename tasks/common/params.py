@@ -18,6 +18,7 @@ from zoneinfo import available_timezones
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.common.errors import ParamsError
+from tasks.common.yaml_errors import yaml_problem
 
 # sections that stages read; dvc.yaml names the same
 STAGE_SECTIONS = (
@@ -668,4 +669,4 @@ def parse_text(text: str, source: str = "params.yaml") -> Any:
     try:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, say
-        raise ParamsError(f"{source} is not valid YAML in UTF-8: {error}") from None
+        raise ParamsError(f"{source} is not valid YAML: {yaml_problem(text, error)}") from None

@@ -181,7 +181,7 @@ def test_every_mistake_in_params_is_told_at_once(project, tmp_path):
         says(evergreen(project, *command), 1, *three)
     assert state(project) == before
     for content, *words in (
-        (b"data: [\n", "params.yaml is not valid YAML", "line 2"),
+        (b"data: [\n", "params.yaml is not valid YAML: line 1", "closing bracket is missing"),
         (b"\xff\xfe\0", "params.yaml is not valid YAML in UTF-8"),
         (b"", "params.yaml is empty: expected a mapping of sections", "git checkout params.yaml"),
         (b"- a\n", "expected a mapping of sections, found list"),
