@@ -34,7 +34,7 @@ def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     if force:  # a forced run does not wait for others
         return _start(root, key, tombstones, reason, None, say)
     with run_inputs.lock_inputs(root, key, say) as flight:
-        _complete_killed_runs(root, say)
+        complete_killed_runs(root, say)
         # again: the run we waited for may have ended with these inputs, or one whose starter was killed
         key, tombstones, ended = run_inputs.current_inputs(root)
         if not ended:
@@ -88,7 +88,7 @@ def _start(
 ) -> int:
     """Start one run over the inputs `key`; its process inherits `flight`, the lock on these inputs."""
     if flight is None:
-        _complete_killed_runs(root, say)
+        complete_killed_runs(root, say)
     workspace.check_code_and_state(root)
     load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
     _check_writable(root)
@@ -183,7 +183,7 @@ def _wait(process: subprocess.Popen) -> int:
             continue
 
 
-def _complete_killed_runs(root: Path, say) -> None:
+def complete_killed_runs(root: Path, say) -> None:
     """Complete what killed runs left: half-published releases, records of held runs, workspaces.
 
     Refuses a branch that publishing would refuse, before the training rather than after it.

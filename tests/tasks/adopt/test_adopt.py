@@ -82,7 +82,7 @@ def test_a_model_that_does_not_fit_leaves_nothing_behind(project, exported):
     for wrong, says in (({"size": 48}, "reads batch x 3 x 32 x 32"), ({"classes": ["x", "y", "z"]}, "spelt alike")):
         with pytest.raises(EvergreenError, match=says):
             adopt(project, deployed(exported, **wrong), by="ann", why="-", say=str)
-    command = [sys.executable, "-m", "flows.cli", "adopt", str(exported), "--classes", "a,b", "--size", str(SIZE)]
+    command = [sys.executable, "-m", "flows.cli", "adopt", str(exported), "--classes", "a,b", "--resolution", str(SIZE)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--mean", "0.5", "0.5", "0.5"], cwd=project, env=env, capture_output=True, text=True
