@@ -22,10 +22,7 @@ above 0, above 0, 0; about 30 CPU minutes a seed.
 
 import argparse
 import io
-import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +30,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.recipe_figures import ARMS, figures_of
 from benchmarks.recipe_peers import Part, fine_tune, linear_probe
-from benchmarks.record import Figure, report
+from benchmarks.recipe_sets import ImageSet, write_manifest
+from benchmarks.record import report
 from benchmarks.scratch import FASHION, run_stages, say, scratch_project, small_set, timed
 from flows.project.suggest import profile_source, suggest_params
 from tasks.common.artifacts import classes_and_task, training_rows
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key, read_json, write_json
+from tasks.common.files import content_key, read_json, write_json
 from tasks.common.params import Params, load_params, parse_params
 from tasks.dataset.shards import iter_bytes
 from tasks.models.head import read_head
@@ -49,54 +48,11 @@ from tasks.scoring.metrics import balanced_accuracy
 from tasks.scoring.targets import encode
 from tasks.stages.runner import run_stage
 
-MOST = 5_000  # images of a set
-FOLDS = 20  # three are test, three calibration
-ARMS = ("recipe", "script", "probe")
 QUICK = {
     "images": {"resolution": 32},
     "train_backbone": {"epochs": {"frozen": 1, "last": 0, "all": 1}},
     "clean": {"folds": 2},
 }
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """`group`: the column whose values are not divided between splits, "split" if the file has one, or None."""
-
-    name: str
-    file: Path
-    group: str | None = None
-
-
-def split_by_group(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) "train", "calibration" or "test", about 70 : 15 : 15 in each class, no group in two of them.
-
-    A class that would have nothing to train on goes to train as a whole.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    split = np.full(len(labels), "train", dtype="<U11")
-    dealt = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels, groups)
-    for number, (_, rows) in zip(range(6), dealt, strict=False):
-        split[rows] = "test" if number < 3 else "calibration"
-    split[~np.isin(labels, labels[split == "train"])] = "train"
-    return split
-
-
-def write_manifest(images: ImageSet, seed: int, file: Path, most: int = MOST) -> Path:
-    """Write `images` with the splits of `seed` (columns image, label, split, group) to `file`."""
-    table = pq.read_table(images.file)
-    if len(table) > most:
-        table = table.take(pa.array(np.sort(np.random.default_rng(seed).choice(len(table), most, replace=False))))
-    labels = table["label"].to_numpy(zero_copy_only=False).astype(str)
-    groups = table[images.group].to_numpy(zero_copy_only=False) if images.group else np.arange(len(table))
-    groups = np.unique(groups.astype(str), return_inverse=True)[1]
-    columns = {"image": table["image"], "label": labels, "split": split_by_group(labels, groups, seed)}
-    if images.group:
-        columns["group"] = table[images.group]
-    with atomic_path(file) as temporary:
-        pq.write_table(pa.table(columns), temporary, row_group_size=64)
-    return file
 
 
 def suggested(images: ImageSet, seed: int, folder: Path, quick: bool) -> tuple[Path, dict]:
@@ -206,86 +162,6 @@ def recipe_key(params: Params) -> str:
     code = [code_version(f"tasks.stages.{name}") for name in ("train_backbone.stage", "train_head", "clean.stage")]
     read = [getattr(params, section).model_dump() for section in ("images", "clean", "train_backbone", "train_head")]
     return content_key(*code, *read)[:16]
-
-
-def interval(differences: list[float]) -> tuple[float, float]:
-    """95 % interval of the mean (Student's t); one difference alone says nothing."""
-    from scipy.stats import t
-
-    if len(differences) < 2:
-        return -math.inf, math.inf
-    half = t.ppf(0.975, len(differences) - 1) * np.std(differences, ddof=1) / math.sqrt(len(differences))
-    mean = float(np.mean(differences))
-    return mean - half, mean + half
-
-
-def by_set(results: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    for name in dict.fromkeys(one["set"] for one in results):
-        yield name, [one for one in results if one["set"] == name]
-
-
-def gains(results: list[dict], peer: str) -> list[float]:
-    """Points by which the recipe is ahead of `peer`, for each result."""
-    return [one["recipe"]["score"] - one[peer]["score"] for one in results]
-
-
-def figures_of(results: list[dict]) -> list[Figure]:
-    """Means over sets, the sets that are behind, and each set's own figures."""
-    sets = dict(by_set(results))
-    seeds = min(map(len, sets.values()))
-    figures = []
-    for peer, words in (("script", "a plain timm script in the same time"), ("probe", "a probe on frozen features")):
-        each = {name: float(np.mean(gains(some, peer))) for name, some in sets.items()}
-        figures.append(
-            Figure(
-                name=f"recipe_vs_{peer}_points",
-                value=float(np.mean(list(each.values()))),
-                unit="points",
-                goal=0.0,
-                better="higher",
-                peer=words,
-                seeds=seeds,
-                spread=", ".join(f"{name} {value:+.1f}" for name, value in each.items()),
-            )
-        )
-    behind = [
-        f"{name} ({peer})"
-        for name, some in sets.items()
-        for peer in ("script", "probe")
-        if interval(gains(some, peer))[1] < 0
-    ]
-    figures.append(
-        Figure(
-            name="recipe_sets_behind",
-            value=len({name.split(" (")[0] for name in behind}),
-            unit=f"of {len(sets)} sets",
-            goal=0.0,
-            better="lower",
-            peer="95 % interval over seeds wholly below 0",
-            seeds=seeds,
-            spread=", ".join(behind) or "none",
-        )
-    )
-    return figures + [_set_figure(name, some) for name, some in sets.items()]
-
-
-def _set_figure(name: str, results: list[dict]) -> Figure:
-    def mean(arm: str, key: str) -> float:
-        return float(np.mean([one[arm][key] for one in results]))
-
-    low, high = interval(gains(results, "script"))
-    bounds = f" ({low:+.1f} to {high:+.1f})" if len(results) > 1 else ""
-    return Figure(
-        name=f"recipe_{name}_points",
-        value=mean("recipe", "score"),
-        unit="% balanced accuracy",
-        goal=None,
-        better="higher",
-        peer=f"script {mean('script', 'score'):.1f} %, probe {mean('probe', 'score'):.1f} %",
-        seeds=len(results),
-        spread=f"ahead of the script by {np.mean(gains(results, 'script')):+.1f}{bounds}; CPU seconds "
-        + " / ".join(f"{mean(arm, 'seconds'):.0f}" for arm in ARMS),
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

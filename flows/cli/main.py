@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, classes, labels, production, versions
+from flows.cli import active, classes, labels, production, services, versions
 from flows.cli import upgrade as upgrade_command
+from flows.cli.text import for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
 from tasks.common.loopback import no_proxy
@@ -79,12 +80,6 @@ def main() -> None:
         raise
 
 
-def _one_line(text: str) -> str:
-    """Make untrusted `text` safe for the terminal: escape control and bidirectional characters, shorten it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 240 else f"{shown[:100]} ... {shown[-130:]}"
-
-
 @app.command()
 def init(
     project: Annotated[Path, typer.Argument(help="Folder of the new project; must be empty or absent.")],
@@ -118,14 +113,14 @@ def init(
     from tasks.sources.records import Columns
 
     def progress(line: str) -> None:
-        typer.echo(_one_line(line), err=True)
+        typer.echo(for_terminal(line), err=True)
 
     named = [("--label", label), ("--image", image), ("--group", group), ("--source", camera), ("--key", key)]
     named += [("--slice", name) for name in slices or ()]
     template = Path(__file__).resolve().parents[2]
     columns = Columns(label=label, image=image, group=group, source=camera, key=key, slices=tuple(slices or ()))
     for note in init_project(project, data, template, columns, layout, None if fast else progress):
-        typer.echo(_one_line(note))
+        typer.echo(for_terminal(note))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
@@ -190,9 +185,9 @@ def ingest(
     for report in reports:
         typer.echo(report.sentence())
         for note in report.notes:
-            typer.echo(_one_line(note))
+            typer.echo(for_terminal(note))
         for line in report.quarantined[:10]:
-            typer.echo(f"  quarantined {_one_line(str(line))}")
+            typer.echo(f"  quarantined {for_terminal(str(line))}")
         if len(report.quarantined) > 10:
             folder = state_dir(project_root()) / "quarantine"
             typer.echo(f"  ... and {len(report.quarantined) - 10} more, listed in {folder}")
@@ -214,81 +209,6 @@ def retrain(
     from flows.runs.single_flight import run_and_alert
 
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
-
-
-@app.command()
-def status() -> None:
-    """Show what is live, what runs and where, what the monitor last found, and what comes next."""
-    from datetime import UTC, datetime
-
-    from flows.repo.tombstones import in_force
-    from flows.repo.workspace import alive_runs
-    from flows.runs.lease import EXPIRES, elsewhere
-    from flows.services.up import status_lines
-    from tasks.common.params import load_params
-    from tasks.releases.nothing_live import nothing_live
-    from tasks.releases.store import open_store
-
-    root = project_root()
-    params = load_params(root / "params.yaml")
-    releases = open_store(params.store, root)
-    live = releases.live()
-    since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
-    typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
-    if live is None and releases.runs():
-        typer.echo(f"             {nothing_live(releases)}")
-    if live and (why := releases.provisional(live.bundle)):
-        typer.echo(f"provisional: {_one_line(why)}; more labels make a better one")
-    typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
-    for run, host, at in elsewhere(releases, root):
-        dead = ": probably dead" if (datetime.now(UTC) - at).total_seconds() > 2 * EXPIRES else ""
-        life = f"last sign of life {at:%Y-%m-%d %H:%M:%S} UTC{dead}"
-        typer.echo(f"elsewhere:   {_one_line(run)} on {_one_line(host)}, {life}")
-    for line in status_lines(root):
-        typer.echo(line)
-    held = in_force(releases.tombstones(), params)
-    for batch, about in releases.tombstones().items():
-        typer.echo(f"tombstoned:  {batch}: {about['why']}; `evergreen tombstone {batch} --undo --why ...` allows it")
-        if batch not in held:
-            typer.echo("             data or validate in params.yaml has changed since: the next run judges it again")
-
-
-@app.command()
-def up() -> None:
-    """Start all services in the background: Prefect server, schedules, report pages, Evidently's UI.
-
-    A service that dies is restarted. All listen on this machine only, unless params.yaml says otherwise.
-    """
-    from flows.services.up import up as start
-
-    start(project_root(), typer.echo)
-    typer.echo("sign in:     `evergreen ui` opens the pages in your browser; without a sign-in they answer nobody")
-
-
-@app.command()
-def ui(
-    show: Annotated[
-        bool, typer.Option("--show", help="Print the addresses and what to sign in with, and open nothing.")
-    ] = False,
-    env: Annotated[
-        bool, typer.Option("--env", help="Print the variables that the `prefect` command needs, for a shell's `eval`.")
-    ] = False,
-) -> None:
-    """Open reports, Evidently and Prefect in your browser, signed in."""
-    from flows.services.sign_in import export_lines, open_ui, sign_in_lines
-
-    lines = export_lines if env else sign_in_lines if show else open_ui
-    for line in lines(project_root()):
-        typer.echo(line)
-
-
-@app.command()
-def down() -> None:
-    """Stop all services and runs of this project. A stopped run later continues from its finished stages."""
-    from flows.services.up import down as stop
-
-    count = stop(project_root())
-    typer.echo(f"stopped {count} process(es)" if count else "nothing of this project was running")
 
 
 @app.command()
@@ -316,7 +236,14 @@ def tombstone(
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 
-for command in (upgrade_command.upgrade, *versions.COMMANDS, *production.COMMANDS, *labels.COMMANDS, *active.COMMANDS):
+for command in (
+    upgrade_command.upgrade,
+    *services.COMMANDS,
+    *versions.COMMANDS,
+    *production.COMMANDS,
+    *labels.COMMANDS,
+    *active.COMMANDS,
+):
     app.command()(command)
 app.add_typer(classes.app, name="classes")
 

@@ -25,7 +25,7 @@ from flows.demo import elpv, production
 from flows.demo.production import Story
 from flows.repo.git import git, identity_options
 from flows.repo.workspace import state_dir
-from flows.server.process import environment
+from flows.server.environment import environment
 from flows.services.up import down, services
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, write_json

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from flows.repo import run_inputs, workspace
 from flows.server.api import Api
-from flows.server.process import api_of, ensure_server, environment, mark_crashed
+from flows.server.environment import environment
+from flows.server.process import api_of, ensure_server, mark_crashed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params, load_run_params

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.labels.journal import IDLE_SECONDS, idle_seconds
-from flows.server.process import created, ensure_server, environment, free_port, running, shown_host
+from flows.server.environment import environment, shown_host
+from flows.server.process import created, ensure_server, free_port, running
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.silence import monitor_silence
 from tasks.common.checkout import checkout

@@ -20,15 +20,8 @@ import psutil
 from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
-from flows.server.process import (
-    api_of,
-    check_password,
-    created,
-    environment,
-    healthy,
-    running,
-    stop_server,
-)
+from flows.server.environment import check_password, environment
+from flows.server.process import api_of, created, healthy, running, stop_server
 from flows.services.supervisor import MARK
 from monitoring.silence import monitor_silence
 from tasks.common.checkout import known_checkout

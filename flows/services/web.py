@@ -12,8 +12,8 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from flows.production.queue_export import export_queue
+from flows.server.environment import check_password
 from flows.server.events import request_retrain
-from flows.server.process import check_password
 from flows.services.webhook import router
 from monitoring.pages.site import Actions, create_app, site_of
 from tasks.common.params import load_params

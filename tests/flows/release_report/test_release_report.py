@@ -17,6 +17,7 @@ from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.outcomes import Ending
 from flows.release_report import charts, facts, heat
 from flows.release_report import page as release_page
+from flows.release_report.figures import points, words
 from flows.repo.label_issues import queue_file
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
@@ -183,8 +184,8 @@ def test_a_rejected_challenger_is_shown_next_to_the_champion(run, visit):
     assert shown.page.locator("h2", has_text="What changed since v0.1.0").count() == 1
     row = shown.page.locator("tr", has_text="balanced accuracy").first.inner_text()
     checked = next(check for check in verdict.checks if check.name == "test.balanced_accuracy")
-    assert release_page.points(checked.value) in row, "the page and the gate say the same"
-    assert f"{release_page.points(checked.low)} to {release_page.points(checked.high)}" in row
+    assert points(checked.value) in row, "the page and the gate say the same"
+    assert f"{points(checked.low)} to {points(checked.high)}" in row
     assert "Rejected" in report.markdown
 
 
@@ -369,7 +370,7 @@ def test_a_change_is_better_only_when_luck_is_left_out():
 
 
 def test_points_have_no_signed_zero():
-    assert [release_page.points(value) for value in (-0.0004, 0.0, 0.025, -0.3, None)] == [
+    assert [points(value) for value in (-0.0004, 0.0, 0.025, -0.3, None)] == [
         "0.0",
         "0.0",
         "+2.5",
@@ -385,10 +386,10 @@ def test_the_sentence_names_checks_in_plain_words():
 
 
 def test_words_of_checks():
-    assert release_page.words("class.Ankle boot v1.2.recall") == "class Ankle boot v1.2: recall"
-    assert release_page.words("slice:light=dim.balanced_accuracy") == "slice light=dim: balanced accuracy"
-    assert release_page.words("corruptions.blur.accuracy") == "under blur: accuracy"
-    assert release_page.words("size_mb") == "size of the model, MB"
+    assert words("class.Ankle boot v1.2.recall") == "class Ankle boot v1.2: recall"
+    assert words("slice:light=dim.balanced_accuracy") == "slice light=dim: balanced accuracy"
+    assert words("corruptions.blur.accuracy") == "under blur: accuracy"
+    assert words("size_mb") == "size of the model, MB"
 
 
 def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.server.process import check_password, environment, server_environment
+from flows.server.environment import check_password, environment, server_environment
 from tasks.common.checkout import Checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ServeParams

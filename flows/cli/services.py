@@ -1,0 +1,82 @@
+"""The commands `status`, `up`, `ui` and `down`."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.text import for_terminal
+from tasks.common.paths import project_root
+
+
+def status() -> None:
+    """Show what is live, what runs and where, what the monitor last found, and what comes next."""
+    from datetime import UTC, datetime
+
+    from flows.repo.tombstones import in_force
+    from flows.repo.workspace import alive_runs
+    from flows.runs.lease import EXPIRES, elsewhere
+    from flows.services.up import status_lines
+    from tasks.common.params import load_params
+    from tasks.releases.nothing_live import nothing_live
+    from tasks.releases.store import open_store
+
+    root = project_root()
+    params = load_params(root / "params.yaml")
+    releases = open_store(params.store, root)
+    live = releases.live()
+    since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
+    typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
+    if live is None and releases.runs():
+        typer.echo(f"             {nothing_live(releases)}")
+    if live and (why := releases.provisional(live.bundle)):
+        typer.echo(f"provisional: {for_terminal(why)}; more labels make a better one")
+    typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
+    for run, host, at in elsewhere(releases, root):
+        dead = ": probably dead" if (datetime.now(UTC) - at).total_seconds() > 2 * EXPIRES else ""
+        life = f"last sign of life {at:%Y-%m-%d %H:%M:%S} UTC{dead}"
+        typer.echo(f"elsewhere:   {for_terminal(run)} on {for_terminal(host)}, {life}")
+    for line in status_lines(root):
+        typer.echo(line)
+    held = in_force(releases.tombstones(), params)
+    for batch, about in releases.tombstones().items():
+        typer.echo(f"tombstoned:  {batch}: {about['why']}; `evergreen tombstone {batch} --undo --why ...` allows it")
+        if batch not in held:
+            typer.echo("             data or validate in params.yaml has changed since: the next run judges it again")
+
+
+def up() -> None:
+    """Start all services in the background: Prefect server, schedules, report pages, Evidently's UI.
+
+    A service that dies is restarted. All listen on this machine only, unless params.yaml says otherwise.
+    """
+    from flows.services.up import up as start
+
+    start(project_root(), typer.echo)
+    typer.echo("sign in:     `evergreen ui` opens the pages in your browser; without a sign-in they answer nobody")
+
+
+def ui(
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the addresses and what to sign in with, and open nothing.")
+    ] = False,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print the variables that the `prefect` command needs, for a shell's `eval`.")
+    ] = False,
+) -> None:
+    """Open reports, Evidently and Prefect in your browser, signed in."""
+    from flows.services.sign_in import export_lines, open_ui, sign_in_lines
+
+    lines = export_lines if env else sign_in_lines if show else open_ui
+    for line in lines(project_root()):
+        typer.echo(line)
+
+
+def down() -> None:
+    """Stop all services and runs of this project. A stopped run later continues from its finished stages."""
+    from flows.services.up import down as stop
+
+    count = stop(project_root())
+    typer.echo(f"stopped {count} process(es)" if count else "nothing of this project was running")
+
+
+COMMANDS = [status, up, ui, down]
