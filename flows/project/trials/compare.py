@@ -18,7 +18,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Gain:
-    """How many points of balanced accuracy one way is better than another, with a 95 % interval."""
+    """How many points of balanced accuracy one way is better than another, with an interval."""
 
     points: float
     low: float
@@ -60,10 +60,14 @@ def credits(predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((predicted == y) * weight)[:, judged].sum(axis=1) / max(1, judged.sum())
 
 
-def paired_gain(before: np.ndarray, after: np.ndarray, groups: np.ndarray) -> Gain:
-    """`after` minus `before`, credits (N,) of the same samples; the interval comes from resampled groups."""
+def paired_gain(before: np.ndarray, after: np.ndarray, groups: np.ndarray, comparisons: int = 1) -> Gain:
+    """`after` minus `before`, credits (N,) of the same samples; the interval comes from resampled groups.
+
+    comparisons: made together; with more, the interval is wider (Bonferroni), because the best of many may be luck.
+    """
     _, group = np.unique(groups, return_inverse=True)
     sums = np.bincount(group, weights=after - before)
     draws = np.random.default_rng(SEED).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-    low, high = np.quantile(draws @ sums, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail = (1 - CONFIDENCE) / 2 / comparisons
+    low, high = np.quantile(draws @ sums, [tail, 1 - tail])
     return Gain(100 * float(sums.sum()), 100 * float(low), 100 * float(high))

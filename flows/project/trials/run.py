@@ -103,7 +103,7 @@ def _try_trainings(sample: TrialSample, params: Params, features: np.ndarray, sa
         changed = with_values(params, {f"train_backbone.{key}": value for key, value in one.values.items()})
         return train_once(pixels, features, sample.targets, train, held, changed.train_backbone)
 
-    done = try_trainings(candidates(stage), run_one, sample.groups[held])
+    done = try_trainings(candidates(stage, sample.of), run_one, sample.groups[held])
     chosen = best_candidate(done)
     shown = "; ".join(
         f"{one.name} {100 * float(score.sum()):.1f}" if gain is None else f"{one.name} {gain}"
@@ -111,8 +111,9 @@ def _try_trainings(sample: TrialSample, params: Params, features: np.ndarray, sa
     )
     text = f"balanced accuracy of {len(held)} held-out images after training on {len(train)}: {shown}"
     for key, value in chosen.values.items():
-        tried.values[f"train_backbone.{key}"] = value
-        tried.why[f"train_backbone.{key}"] = text
+        path = f"train_backbone.{key}"
+        tried.values[path] = value
+        tried.why[path] = "; ".join(filter(None, [tried.why.get(path), text]))  # flips may be decided already
     tried.lines.append(f"training: {text} -> {chosen.name}")
 
 

@@ -22,12 +22,13 @@ SEED = 0
 
 @dataclass(frozen=True)
 class TrialSample:
-    """N labelled images: `images` decoded, `targets` (N,) or (N, K) as targets.encode gives them, `groups` (N,)."""
+    """N of `of` labelled images: decoded, `targets` (N,) or (N, K) as targets.encode gives them, `groups` (N,)."""
 
     images: list
     targets: np.ndarray
     groups: np.ndarray
     classes: list[str]
+    of: int
 
 
 def draw_sample(source: Source, task: str, reach: int | None) -> TrialSample | None:
@@ -65,6 +66,7 @@ def draw_sample(source: Source, task: str, reach: int | None) -> TrialSample | N
         encode(pa.chunked_array([given]), classes, task),
         np.array([groups[kept[place]] or f"row {kept[place]}" for place in usable]),
         classes,
+        of=sum(label is not None for label in labels),
     )
 
 

@@ -1,4 +1,4 @@
-"""Short trainings on the sample: does another learning rate, or opening fewer blocks, win clearly?"""
+"""Short trainings on the sample: does another learning rate, augmentation, length or depth win clearly?"""
 
 import time
 from collections.abc import Callable
@@ -13,26 +13,45 @@ from tasks.models.folds import assign_folds
 PARTS = 3  # one of so many parts of the sample is held out
 MOST = 900  # images of the sample that are used: a training of 600 takes half a minute at 96 pixels on two cores
 SECONDS = 180.0  # no further training starts if it would probably end later
+LONGER = 2  # times as many epochs
+WORTH = 2.0  # points of balanced accuracy that they must gain, because every training takes as much longer
+TOGGLED = ("colour", "crop")  # augmentations to try with and without; mirroring has a trial of its own
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A training to try: `values` replace those of the section train_backbone."""
+    """A training to try: `values` replace those of the section train_backbone.
+
+    `cost`: times the seconds of the suggested settings. `worth`: points that it must gain.
+    """
 
     name: str
     values: dict[str, object]
+    cost: float = 1.0
+    worth: float = 0.0
 
 
-def candidates(params: TrainBackboneParams) -> list[Candidate]:
-    """The suggested settings first, then what may beat them."""
+def candidates(params: TrainBackboneParams, images: int) -> list[Candidate]:
+    """The suggested settings first, then what may beat them. `images`: labelled ones of the whole set.
+
+    More epochs are tried only where the trial sees nearly the whole set: a part of it needs more epochs than the whole.
+    """
     rate, epochs = params.learning_rate, params.epochs.model_dump()
     found = [Candidate("as suggested", {})]
     found += [
         Candidate(f"learning rate {rate * factor:.2g}", {"learning_rate": rate * factor}) for factor in (3, 1 / 3)
     ]
+    for name in TOGGLED:
+        if name in params.augment:
+            found.append(Candidate(f"without {name}", {"augment": [one for one in params.augment if one != name]}))
+        else:
+            found.append(Candidate(f"with {name}", {"augment": [*params.augment, name]}))
     if epochs["all"]:
         fewer = {**epochs, "last": epochs["last"] + epochs["all"], "all": 0}
         found.append(Candidate(f"only the last {params.last_blocks} blocks", {"epochs": fewer}))
+    if images <= MOST:
+        more = {phase: LONGER * count for phase, count in epochs.items()}
+        found.append(Candidate(f"{sum(more.values())} epochs", {"epochs": more}, cost=LONGER, worth=WORTH))
     return found
 
 
@@ -47,17 +66,21 @@ def try_trainings(
     began, longest = time.monotonic(), 0.0
     for one in found:
         started = time.monotonic()
-        if done and started - began + longest > seconds:
-            break
+        if done and started - began + longest * one.cost > seconds:
+            continue
         scores = train(one)
-        longest = max(longest, time.monotonic() - started)
-        done.append((one, scores, paired_gain(done[0][1], scores, groups) if done else None))
+        longest = max(longest, (time.monotonic() - started) / one.cost)
+        done.append((one, scores, paired_gain(done[0][1], scores, groups, len(found) - 1) if done else None))
     return done
 
 
 def best_candidate(done: list[tuple[Candidate, np.ndarray, Gain | None]]) -> Candidate:
-    """The suggested settings, unless another's whole interval is a gain; then the one with the largest."""
-    better = [(gain.points, number) for number, (_, _, gain) in enumerate(done) if gain is not None and gain.low > 0]
+    """The suggested settings, unless another's whole interval is a gain that it is worth; then the largest gain."""
+    better = [
+        (gain.points, number)
+        for number, (one, _, gain) in enumerate(done)
+        if gain is not None and gain.low > 0 and gain.points >= one.worth
+    ]
     return done[max(better)[1] if better else 0][0]
 
 

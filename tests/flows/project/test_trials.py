@@ -12,7 +12,8 @@ from flows.project.suggest import profile_source, suggest_params
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials, with_values
 from flows.project.trials.sample import choose_rows, draw_sample
-from flows.project.trials.training import Candidate, best_candidate, parts, try_trainings
+from flows.project.trials.training import Candidate, best_candidate, candidates, parts, try_trainings
+from tasks.common.params import TrainBackboneParams, UnfreezePhases
 from tasks.sources.source import open_source
 from tests.support.photos import encode
 
@@ -114,7 +115,10 @@ def test_arrows_are_not_mirrored_and_each_trial_is_said(arrows, tmp_path):
         "as suggested",
         "learning rate 0.015",
         "learning rate 0.0017",
+        "without colour",
+        "without crop",
         "only the last 2 blocks",
+        "4 epochs",
     ]
     fitted = with_values(params, tried.values)
     assert fitted.train_backbone.augment == ["crop", "colour"]
@@ -136,6 +140,30 @@ def test_a_training_wins_only_with_its_whole_interval():
     worse = try_trainings([found[2], found[0]], train, groups)
     assert best_candidate(worse).name == "better"
     assert [one.name for one, _, _ in try_trainings(found, train, groups, seconds=0)] == ["as suggested"]
+
+
+def test_more_epochs_are_tried_on_small_sets_only_and_must_be_worth_their_time():
+    params = TrainBackboneParams(epochs=UnfreezePhases(frozen=0, last=0, all=7), augment=["crop"])
+    names = [one.name for one in candidates(params, 900)]
+    assert names[3:] == ["with colour", "without crop", "only the last 2 blocks", "14 epochs"]
+    assert [one.name for one in candidates(params, 901)] == names[:-1]
+    longer = candidates(params, 900)[-1]
+    assert longer.values == {"epochs": {"frozen": 0, "last": 0, "all": 14}}
+    groups = np.arange(1000)
+    for gained, chosen in ((15, "as suggested"), (25, "14 epochs")):  # of 1000: 1.5 and 2.5 points, none lost
+        scores = [(groups < 500 + more) / 1000 for more in (0, gained)]
+        first = candidates(params, 900)[0]
+        done = [(first, scores[0], None), (longer, scores[1], paired_gain(*scores, groups))]
+        assert best_candidate(done).name == chosen
+
+
+def test_the_interval_is_wider_where_many_are_compared():
+    rng = np.random.default_rng(0)
+    before, after = (rng.random(200) < share for share in (0.5, 0.6))
+    one, six = (paired_gain(before / 200, after / 200, np.arange(200), number) for number in (1, 6))
+    assert one.points == six.points
+    assert six.low < one.low - 1
+    assert six.high > one.high + 1
 
 
 def test_the_parts_divide_no_group_and_hold_out_only_taught_classes():
