@@ -15,7 +15,9 @@ from benchmarks import (
     first_model,
     label_noise,
     recipe,
+    recipe_figures,
     recipe_peers,
+    recipe_sets,
     record,
     siblings,
     train_speed,
@@ -150,32 +152,32 @@ def test_a_quick_pass_of_two_stage(kept, capsys):
 def test_splits_keep_groups_whole_and_give_every_class_something_to_train_on():
     labels = np.repeat(["a", "b", "c"], [300, 200, 3])
     groups = np.concatenate([np.arange(500) // 4, [900, 900, 900]])  # class c is a single group
-    split = recipe.split_by_group(labels, groups, seed=0)
+    split = recipe_sets.split_by_group(labels, groups, seed=0)
     assert all(len(set(split[groups == one])) == 1 for one in np.unique(groups))
     assert set(split[labels == "c"]) == {"train"}
     for name in ("a", "b"):
         found = Counter(split[labels == name])
         assert found["train"] / 300 > 0.6 if name == "a" else found["train"] / 200 > 0.6
         assert min(found["test"], found["calibration"]) >= 16
-    assert np.array_equal(split, recipe.split_by_group(labels, groups, seed=0))
-    assert not np.array_equal(split, recipe.split_by_group(labels, groups, seed=1))
+    assert np.array_equal(split, recipe_sets.split_by_group(labels, groups, seed=0))
+    assert not np.array_equal(split, recipe_sets.split_by_group(labels, groups, seed=1))
 
 
 def measured(name: str, seed: int, ours: float, script: float, probe: float) -> dict:
-    arms = zip(recipe.ARMS, (ours, script, probe), strict=True)
+    arms = zip(recipe_figures.ARMS, (ours, script, probe), strict=True)
     return {"set": name, "seed": seed} | {arm: {"score": score, "seconds": 1.0, "how": ""} for arm, score in arms}
 
 
 def test_a_set_is_behind_when_its_whole_interval_is_below_zero():
     sure = [measured("sure", seed, 80.0, 85.0 + 0.1 * seed, 70.0) for seed in range(3)]
     unsure = [measured("unsure", seed, 80.0 + 10 * seed, 95.0, 70.0) for seed in range(3)]
-    found = {figure.name: figure for figure in recipe.figures_of(sure + unsure)}
+    found = {figure.name: figure for figure in recipe_figures.figures_of(sure + unsure)}
     assert found["recipe_vs_script_points"].value == pytest.approx((-5.1 - 5) / 2)
     assert found["recipe_vs_probe_points"].value == pytest.approx((10 + 20) / 2)
     assert found["recipe_sets_behind"].value == 1
     assert found["recipe_sets_behind"].spread == "sure (script)"
     assert found["recipe_unsure_points"].value == pytest.approx(90)
-    one = {figure.name: figure for figure in recipe.figures_of(sure[:1])}
+    one = {figure.name: figure for figure in recipe_figures.figures_of(sure[:1])}
     assert one["recipe_sets_behind"].value == 0  # a single seed shows nothing
 
 

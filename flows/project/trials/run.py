@@ -3,6 +3,7 @@
 The first two ask a linear probe on features of a sample, out of fold; the last trains briefly. Small rules decide.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,15 @@ import numpy as np
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.orientations import orientation_histograms
 from flows.project.trials.sample import TrialSample
-from flows.project.trials.training import Candidate, best_candidate, candidates, parts, train_once, try_trainings
+from flows.project.trials.training import (
+    Candidate,
+    best_candidate,
+    candidates,
+    parts,
+    too_slow,
+    train_once,
+    try_trainings,
+)
 from tasks.common.params import Params, parse_params
 from tasks.dataset.decode import resize
 
@@ -37,8 +46,8 @@ def run_trials(sample: TrialSample, params: Params, sizes: tuple[int, ...], say:
     tried = Tried()
     say(f"trying settings on {len(sample.targets)} of your images (--fast skips this)")
     _try_mirroring(sample, params, tried)
-    features = _try_resolutions(sample, params, sizes, say, tried)
-    _try_trainings(sample, with_values(params, tried.values), features, say, tried)
+    features, per_image = _try_resolutions(sample, params, sizes, say, tried)
+    _try_trainings(sample, with_values(params, tried.values), features, per_image, say, tried)
     return tried
 
 
@@ -71,13 +80,16 @@ def mirroring_is_safe(gain: Gain) -> bool:
     return gain.high >= 0
 
 
-def _try_resolutions(sample: TrialSample, params: Params, sizes: tuple[int, ...], say: Say, tried: Tried) -> np.ndarray:
-    """Returns the pretrained features (N, D) at the chosen resolution."""
+def _try_resolutions(
+    sample: TrialSample, params: Params, sizes: tuple[int, ...], say: Say, tried: Tried
+) -> tuple[np.ndarray, float]:
+    """Returns the pretrained features (N, D) at the chosen resolution, and the seconds that one image took."""
     features: dict[int, np.ndarray] = {}
+    per_image: dict[int, float] = {}
     scores: dict[int, np.ndarray] = {}
     for number, size in enumerate(sizes, 1):
         say(f"  resolution {size} ({number} of {len(sizes)})")
-        features[size] = frozen_features(_pixels(sample, size, params), params)
+        features[size], per_image[size] = frozen_features(_pixels(sample, size, params), params)
         scores[size] = credits(out_of_fold(features[size], sample.targets, sample.groups), sample.targets)
     chosen, steps = choose_resolution(scores, sample.groups)
     tried.values["images.resolution"] = chosen
@@ -88,15 +100,20 @@ def _try_resolutions(sample: TrialSample, params: Params, sizes: tuple[int, ...]
     )
     shown = "; ".join(f"{size} px {gain}" for size, gain in steps)
     tried.lines.append(f"resolution: {figures}{f' ({shown})' if shown else ''} -> {chosen} px")
-    return features[chosen]
+    return features[chosen], per_image[chosen]
 
 
-def _try_trainings(sample: TrialSample, params: Params, features: np.ndarray, say: Say, tried: Tried) -> None:
+def _try_trainings(
+    sample: TrialSample, params: Params, features: np.ndarray, per_image: float, say: Say, tried: Tried
+) -> None:
     stage = params.train_backbone
     if stage.backbone != params.embed.backbone:
         return  # the features are another network's
     pixels = _pixels(sample, params.images.resolution, params)
     train, held = parts(sample.targets, sample.groups)
+    if why_not := too_slow(len(train), stage, per_image):
+        tried.lines.append(f"training: {why_not}")
+        return
 
     def run_one(one: Candidate) -> np.ndarray:
         say(f"  training on {len(train)} images, {one.name}")
@@ -136,8 +153,11 @@ def _pixels(sample: TrialSample, size: int, params: Params) -> np.ndarray:
     return np.stack([resize(image, size, params.images.fit) for image in sample.images])
 
 
-def frozen_features(pixels: np.ndarray, params: Params) -> np.ndarray:
-    """(N, D) float32: the pretrained network's features of `pixels` (N, S, S, 3)."""
+def frozen_features(pixels: np.ndarray, params: Params) -> tuple[np.ndarray, float]:
+    """(N, D) float32: the pretrained network's features of `pixels` (N, S, S, 3), and the seconds that one image took.
+
+    The first batch, with which the network is made, does not count: 0 where all images fit into it.
+    """
     from tasks.backbones import timm_models
     from tasks.backbones.features import compute_batches
     from tasks.backbones.frozen import frozen_network
@@ -151,4 +171,9 @@ def frozen_features(pixels: np.ndarray, params: Params) -> np.ndarray:
     )
     starts = range(0, len(pixels), BATCH)
     batches = ((slice(start, start + BATCH), pixels[start : start + BATCH]) for start in starts)
-    return np.concatenate([values for _, values in compute_batches(network, batches)]).astype(np.float32)
+    found, ends = [], []
+    for _, values in compute_batches(network, batches):
+        found.append(values)
+        ends.append(time.perf_counter())
+    per_image = (ends[-1] - ends[0]) / (len(pixels) - len(found[0])) if len(found) > 1 else 0.0
+    return np.concatenate(found).astype(np.float32), per_image

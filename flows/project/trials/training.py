@@ -1,7 +1,9 @@
 """Short trainings on the sample: does another learning rate, augmentation, length or depth win clearly?"""
 
+import io
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,7 @@ from tasks.models.folds import assign_folds
 PARTS = 3  # one of so many parts of the sample is held out
 MOST = 900  # images of the sample that are used: a training of 600 takes half a minute at 96 pixels on two cores
 SECONDS = 180.0  # no further training starts if it would probably end later
+BACKWARD = 3.0  # times the seconds of an image's features that training on it takes
 LONGER = 2  # times as many epochs
 WORTH = 2.0  # points of balanced accuracy that they must gain, because every training takes as much longer
 TOGGLED = ("colour", "crop")  # augmentations to try with and without; mirroring has a trial of its own
@@ -74,6 +77,15 @@ def try_trainings(
     return done
 
 
+def too_slow(images: int, params: TrainBackboneParams, per_image: float, seconds: float = SECONDS) -> str | None:
+    """Why no training is tried: two of them would not fit into `seconds`; None: they do. per_image: of its features."""
+    epochs = params.epochs.model_dump()
+    expected = BACKWARD * per_image * images * (epochs["last"] + epochs["all"])
+    if 2 * expected <= seconds:
+        return None
+    return f"not tried: one on {images} images would take about {expected / 60:.0f} min on this machine"
+
+
 def best_candidate(done: list[tuple[Candidate, np.ndarray, Gain | None]]) -> Candidate:
     """The suggested settings, unless another's whole interval is a gain that it is worth; then the largest gain."""
     better = [
@@ -106,6 +118,7 @@ def train_once(
     import torch
 
     from tasks.backbones import timm_models
+    from tasks.stages.train_backbone.memory import freed_memory_kept
     from tasks.stages.train_backbone.processes import Ranks
     from tasks.stages.train_backbone.trainer import Examples, Setting, fit, predict
 
@@ -114,8 +127,9 @@ def train_once(
     model = timm_models.create_model(params.backbone, params.pretrained, classes, pixels.shape[1])
     how = Setting(params, classes, *timm_models.normalisation(params.backbone), Ranks(0, 1, timm_models.device()))
     learnt, judged = (Examples(pixels[rows], features[rows], targets[rows]) for rows in (train, held))
-    state, _ = fit(model, learnt, judged, how)
-    model.load_state_dict(state)
-    logits = predict(model, judged.pixels, how).numpy()
+    with freed_memory_kept(), redirect_stdout(io.StringIO()):  # the trials' own lines say enough
+        state, _ = fit(model, learnt, judged, how)
+        model.load_state_dict(state)
+        logits = predict(model, judged.pixels, how).numpy()
     predicted = logits.argmax(axis=1) if targets.ndim == 1 else (logits > 0).astype(targets.dtype)
     return credits(predicted, targets[held])

@@ -12,7 +12,7 @@ from flows.project.suggest import profile_source, suggest_params
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials, with_values
 from flows.project.trials.sample import choose_rows, draw_sample
-from flows.project.trials.training import Candidate, best_candidate, candidates, parts, try_trainings
+from flows.project.trials.training import Candidate, best_candidate, candidates, parts, too_slow, try_trainings
 from tasks.common.params import TrainBackboneParams, UnfreezePhases
 from tasks.sources.source import open_source
 from tests.support.photos import encode
@@ -155,6 +155,14 @@ def test_more_epochs_are_tried_on_small_sets_only_and_must_be_worth_their_time()
         first = candidates(params, 900)[0]
         done = [(first, scores[0], None), (longer, scores[1], paired_gain(*scores, groups))]
         assert best_candidate(done).name == chosen
+
+
+def test_no_training_is_tried_where_two_take_too_long():
+    params = TrainBackboneParams(epochs=UnfreezePhases(frozen=2, last=0, all=10))
+    assert too_slow(600, params, per_image=0.004) is None  # 72 s
+    assert (
+        too_slow(600, params, per_image=0.02) == "not tried: one on 600 images would take about 6 min on this machine"
+    )
 
 
 def test_the_interval_is_wider_where_many_are_compared():
