@@ -1,4 +1,4 @@
-"""Pretrained weights, looked for before a run works for minutes or hours towards a training that cannot start."""
+"""Pretrained weights, looked for before a run works towards a training that cannot start."""
 
 from collections.abc import Iterator
 from contextlib import chdir

@@ -1,4 +1,4 @@
-"""Short trainings on the sample: does another learning rate, augmentation, length or depth win clearly?"""
+"""Short trainings on the sample: does another learning rate, augmentation, length or depth win?"""
 
 import io
 import time
