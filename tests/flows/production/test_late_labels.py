@@ -8,6 +8,7 @@ import pytest
 
 from flows.production.late_labels import accuracies
 from flows.production.monitor import monitor
+from flows.services.up import live_accuracy_line, status_lines
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from monitoring.pages import live as live_pages
@@ -195,3 +196,15 @@ def test_a_few_complaints_are_no_fall_of_accuracy_and_enough_of_them_are(root):
     later = pointer.model_copy(update={"at": pointer.at + 30 * DAY})
     assert accuracies([period], later, set(), 20) == [], "a week before it went live again"
     assert accuracies([period], pointer.model_copy(update={"bundle": "c" * 64}), set(), 20) == []
+
+
+def test_status_says_how_often_answers_were_right(root):
+    assert live_accuracy_line(root) is None
+    rows, late = answers(root, windows(root)[1][0]), live(root).at + 5 * DAY
+    label(root, rows[:20], late, chance=0.4)
+    monitor(root, now=late)
+    (period,) = live_pages.read(reports_dir(root)).periods
+    said = f"v0.1.0, week of {period.start:%Y-%m-%d}: {live_pages.headline(period)}"
+    assert live_accuracy_line(root) == said
+    assert f"accuracy:    {said}" in status_lines(root)
+    assert said.endswith("more labels make it +-3 points") or "by 20 labels" in said
