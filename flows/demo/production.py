@@ -139,7 +139,7 @@ class Demo:
             time.sleep(0.5)
         _show(log, offset)
         ended = read_json(folder / "ended.json")
-        if ended["outcome"] == "held" and not self.story.certain_gain:
+        if ended["outcome"] == "held":  # the queue's picks are trained on; the audit sample that judges is small
             console.print(
                 "  [dim](here a person reads the release report: knowing the new images is worth what it costs)[/]"
             )

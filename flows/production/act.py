@@ -6,10 +6,12 @@ from pathlib import Path
 
 from flows.server.events import request_retrain
 from monitoring.alerts import alert_once
-from monitoring.contracts import DriftDecision, Measures
+from monitoring.contracts import DriftDecision, Measures, Window
 from monitoring.log.production_log import Log
 from tasks.common.errors import EvergreenError
-from tasks.common.params import Params
+from tasks.common.params import Params, ReviewParams
+
+AUDIT_SHARE = 0.3  # of the labels that drift asks for: as much as test and calibration get of a fair sample
 
 
 def act(
@@ -20,13 +22,14 @@ def act(
     decision: DriftDecision,
     *,
     since: datetime | None = None,
+    now: datetime | None = None,
     link: str = "",
     say: Callable[[str], None] = print,
 ) -> list[str]:
     """Do what `decision` asks for; returns sentences on what was done.
 
     since: start of the first drifted window (None: this window), because people are asked about all of them.
-    link: address of the window's report, for the alerts.
+    now: time of this run. link: address of the window's report, for the alerts.
 
     Raises EvergreenError if a retraining was decided and no server takes the event. Then the decision is not recorded,
     so the next run reaches it again.
@@ -36,21 +39,8 @@ def act(
         reason = f"window {window.id}: {decision.sentence}"
         event = request_retrain(root, "drift", reason, window.id)
         done.append(f"A retraining was requested (event {event}).")
-    elif decision.outcome == "label":
-        from monitoring.review.queue import enqueue, waiting
-
-        waits = len(waiting(log))
-        budget = params.review.budget - waits
-        if budget > 0:
-            limited = params.review.model_copy(update={"budget": budget})
-            chosen = enqueue(
-                log, limited, since or window.start, window.end, f"window {window.id}: {decision.sentence}"
-            )
-            done.append(
-                f"{len(chosen)} samples were added to the review queue; {waits + len(chosen)} wait for a label."
-            )
-        else:
-            done.append(f"{waits} samples already wait for a label, so none was added.")
+    asked_for = decision.outcome == "label"
+    done += _ask(params.review, log, window, decision.sentence, since if asked_for else None, asked_for, now)
     if decision.outcome == "none":
         for outcome in ("watch", "label", "retrain"):
             alert_once(root, f"drift {outcome}", outcome, None)
@@ -67,6 +57,39 @@ def act(
     problems += alert_once(root, "no samples", "silence", "; ".join(decision.alarms) or None, link=link)
     for problem in problems:
         say(problem)
+    return done
+
+
+def _ask(
+    review: ReviewParams,
+    log: Log,
+    window: Window,
+    sentence: str,
+    since: datetime | None,
+    asked_for: bool,
+    now: datetime | None,
+) -> list[str]:
+    """Queue the window's audit sample and, where labels are asked for, what is informative since `since`.
+
+    Then a share of the budget is drawn at random, too: the rest is trained on, and only random samples can show that
+    the next model is better on what has changed.
+    """
+    from monitoring.review.queue import asked_by_drift, enqueue, enqueue_audit, waiting
+
+    waits = asked_by_drift(log)
+    start, because = since or window.start, f"window {window.id}: {sentence}"
+    budget = review.budget - len(waits) if asked_for else 0
+    extra = max(0, round(AUDIT_SHARE * budget))
+    drawn = enqueue_audit(log, review, start, window.end, window.bundle, because, now, extra)
+    done = []
+    if asked_for and budget <= 0:
+        done.append(f"{len(waits)} samples already wait for a label, so none was added.")
+    elif asked_for:
+        rest = budget - len(drawn)
+        limited = review.model_copy(update={"budget": rest})
+        chosen = enqueue(log, limited, start, window.end, because) if rest > 0 else []
+        added = len(chosen) + len(drawn)
+        done.append(f"{added} samples were added to the review queue; {len(waiting(log))} wait for a label.")
     return done
 
 

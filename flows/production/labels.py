@@ -9,6 +9,7 @@ import getpass
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,14 +28,19 @@ from flows.project.ingest import NO_LAYOUT, ingest_command
 from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import DEFAULTS, late_labels_schema
 from monitoring.review import queue as review_queue
+from monitoring.review.queue import Queued
 from tasks.common.params import load_params
-from tasks.dataset.shards import live_shards, shard_groups
+from tasks.common.schemas import MEASURING, SLICE
+from tasks.dataset.shards import live_shards, read_columns, shard_groups
 from tasks.ingest.batch import IngestReport
 from tasks.labels.names import Named
+from tasks.sources.records import Columns
 from tasks.sources.times import Times
 
 BLOCK = 64  # images in memory at once
+LOCATED = ["id", "at", "source", "key", "slices"]
 FULL_ID = re.compile(r"[0-9a-f]{64}")
+OWN_COLUMNS = Columns(picked="picked", sampling_probability="sampling_probability")  # of the manifest made here
 QUOTA_FROM = 20  # unsolicited labels that every source may give
 EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
 
@@ -120,16 +126,17 @@ def take_labels(
     read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)
     given = _by_name(root, log, read, result)
     ids = [one.id for one in given]
-    located = {row["id"]: row for row in log.find(ids, *EVER, ["id", "at", "source"]).to_pylist()}
+    located = {row["id"]: row for row in log.find(ids, *EVER, LOCATED).to_pylist()}
     held = held_ids(root / "data", ids) if ingest else set()
     given = [one for one in given if _can_be_used(one, located, held, result)]
     answers = [one for one in given if one.id in located and not one.exclude]
     if quota and not reviewer:
         answers = _within_quota(answers, located, log, params.review.max_source_share, result)
-    _keep(log, answers, result, "reviewer" if reviewer else "annotator")
+    asked = review_queue.asked(log)
+    _keep(log, answers, asked, result, "reviewer" if reviewer else "annotator")
     if ingest:
         if new := [one for one in answers if one.id not in held]:
-            _ingest(root, log, new, located, result, commit)
+            _ingest(root, log, new, located, asked, result, commit)
         taken = {id(one) for one in answers}
         told = [one for one in given if one.id in held and (one.id not in located or one.exclude or id(one) in taken)]
         if reviewer and result.ingested:  # an ingest records votes: the reviewer's word is added to these
@@ -201,7 +208,7 @@ def _within_quota(
     return kept
 
 
-def _keep(log: Log, given: list[_Given], result: Labelled, role: str) -> None:
+def _keep(log: Log, given: list[_Given], asked: Mapping[str, Queued], result: Labelled, role: str) -> None:
     """Add the labels to the log, except those that their annotator gave before."""
     said = {(row["id"], row["annotator"]): row["label"] for row in log.labels().to_pylist()}
     now, new = datetime.now(UTC), {}
@@ -217,21 +224,36 @@ def _keep(log: Log, given: list[_Given], result: Labelled, role: str) -> None:
             "label": one.label,
             **DEFAULTS,
             "role": role,
+            **_picked(asked, one.id),
         }
         result.kept += 1
     log.add_labels(pa.Table.from_pylist(list(new.values()), schema=late_labels_schema(log.task)))
 
 
 def _ingest(
-    root: Path, log: Log, given: list[_Given], located: dict[str, dict], result: Labelled, commit: bool
+    root: Path,
+    log: Log,
+    given: list[_Given],
+    located: dict[str, dict],
+    asked: Mapping[str, Queued],
+    result: Labelled,
+    commit: bool,
 ) -> None:
     """Take the labelled images whose bytes are in the log into data/, as one batch of origin production."""
     given = sorted(
         given, key=lambda one: (located[one.id]["at"], one.id)
     )  # in the log's order, which is read hour by hour
     places = [located[one.id] for one in given]
-    known = {name for shard in live_shards(root / "data") for name in shard_groups(shard.path).unique().to_pylist()}
-    groups = session_groups([place["source"] for place in places], [place["at"] for place in places], known)
+    known = {}
+    for shard in live_shards(root / "data"):
+        splits = read_columns(shard.path, ["split"])["split"].to_pylist()
+        known |= dict(zip(shard_groups(shard.path).to_pylist(), splits, strict=True))
+    groups = session_groups(
+        [place["source"] for place in places],
+        [place["at"] for place in places],
+        known,
+        [_picked(asked, one.id)["picked"] in MEASURING for one in given],
+    )
     group_of = {one.id: group for one, group in zip(given, groups, strict=True)}
     schema = late_labels_schema(log.task)
     manifest = pa.schema(
@@ -243,6 +265,10 @@ def _ingest(
             ("taken_at", pa.timestamp("us", tz="UTC")),
             ("annotator", pa.string()),
             ("labelled_at", pa.timestamp("us", tz="UTC")),
+            ("key", pa.string()),
+            ("slice", SLICE),
+            ("picked", pa.string()),
+            ("sampling_probability", pa.float32()),
         ]
     )
     rows = 0
@@ -255,7 +281,7 @@ def _ingest(
                 found = log.find([one.id for one in part], start, end, ["id", "image"])
                 images = dict(zip(found["id"].to_pylist(), found["image"].to_pylist(), strict=True))
                 block = [
-                    _sample(one, images[one.id], located[one.id], group_of[one.id])
+                    _sample(one, images[one.id], located[one.id], group_of[one.id]) | _picked(asked, one.id)
                     for one in part
                     if images.get(one.id)
                 ]
@@ -265,7 +291,7 @@ def _ingest(
                     writer.write_table(pa.Table.from_pylist(block, schema=manifest))
         if rows:
             (result.ingested,) = ingest_command(
-                root, file, kind="production", commit=commit, new=False, layout=NO_LAYOUT
+                root, file, kind="production", commit=commit, new=False, layout=NO_LAYOUT, columns=OWN_COLUMNS
             )
 
 
@@ -278,4 +304,13 @@ def _sample(one: _Given, image: bytes, at: dict, group: str | None) -> dict:
         "taken_at": at["at"],
         "annotator": one.annotator,
         "labelled_at": one.at,
+        "key": at["key"],
+        "slice": at["slices"],
     }
+
+
+def _picked(asked: Mapping[str, Queued], name: str) -> dict:
+    """Why the label was given: the queue asked for it, or somebody sent it in."""
+    if (entry := asked.get(name)) is None:
+        return {"picked": "feedback", "sampling_probability": None}
+    return {"picked": entry.picked, "sampling_probability": entry.sampling_probability}

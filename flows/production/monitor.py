@@ -128,7 +128,9 @@ def monitor(
     # act before drawing the report: an error in a page must not stop a retraining
     drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
     since = min(drifted, default=None)
-    done = act(root, params, log, measures, decision, since=since, link=_link(root, measures.window.id), say=say)
+    done = act(
+        root, params, log, measures, decision, since=since, now=now, link=_link(root, measures.window.id), say=say
+    )
     report = write_report(root, params, table, bundle, measures, decision, past, done)
     journal.append(measures, decision, reasons)
     if just is not None and end > just.last:
@@ -178,7 +180,7 @@ def _situation(
     weeks: list[Period],
     past: list[tuple[Measures, DriftDecision]],
 ) -> Situation:
-    from monitoring.review.queue import waiting
+    from monitoring.review.queue import asked_by_drift
 
     file = state_dir(root) / "monitor.json"
     before = [
@@ -195,7 +197,7 @@ def _situation(
         last_monitor_at=datetime.fromisoformat(read_json(file)["at"]) if file.is_file() else None,
         drift_retrains=journal.retrains(),
         new_labels=new_labels(root, log, live.at),
-        queued=len(waiting(log)),
+        queued=len(asked_by_drift(log)),
         accuracies=accuracies(weeks, live, journal.acted_on(), params.decide.min_rows),
         accuracy_before=before[-1] if before else None,
     )

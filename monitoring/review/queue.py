@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import AwareDatetime, ValidationError
 
 from monitoring.log.production_log import Log
+from monitoring.review.audit import draw
 from tasks.active.pick import pick
 from tasks.active.pool import Pool
 from tasks.common.checks import Frozen
@@ -24,6 +25,8 @@ from tasks.common.params import ReviewParams
 COLUMNS = ("id", "at", "source", "reason", "version", "prediction", "confidence", "probabilities", "ood", "features")
 COLUMNS = (*COLUMNS, "phash", "key", "path")  # the columns of a window that the queue needs
 CANDIDATES = 5_000  # rows of a window to choose from; a random sample if there are more
+
+ROUTINE = "audit"  # why a sample is asked for that no drift asks for
 
 logger = logging.getLogger("evergreen.review")
 
@@ -39,11 +42,13 @@ class Queued(Frozen):
     confidence: float | None
     ood: float | None
     phash: int | None
-    why: str  # tasks.active.pick.Picked.why
+    why: str  # tasks.active.pick.Picked.why, ROUTINE or "audit of drift"
     queued_at: AwareDatetime
     because: str  # the decision, window or person that asked for it
     key: str | None = None  # the owner's
     path: str | None = None
+    picked: str = "queue"  # "audit": drawn at random; "queue": for being informative
+    sampling_probability: float | None = None  # of an audit sample
 
 
 def select(
@@ -115,12 +120,28 @@ def queued(log: Log) -> list[Queued]:
     return found
 
 
+def asked(log: Log) -> dict[str, Queued]:
+    """id -> the entry that counts of each sample that people were ever asked to label, in the order of the first.
+
+    An audit sample stays one, also if it was or is picked for being informative: its draw does not depend on that.
+    """
+    found: dict[str, Queued] = {}
+    for entry in queued(log):
+        before = found.get(entry.id)
+        if before is None or (entry.sampling_probability or 0) > (before.sampling_probability or 0):
+            found[entry.id] = entry
+    return found
+
+
 def waiting(log: Log) -> list[Queued]:
     """Queued samples without a label, each once, oldest first."""
     done = set(log.labels()["id"].to_pylist())
-    return [entry for entry in {entry.id: entry for entry in reversed(queued(log))}.values() if entry.id not in done][
-        ::-1
-    ]
+    return [entry for entry in asked(log).values() if entry.id not in done]
+
+
+def asked_by_drift(log: Log) -> list[Queued]:
+    """Those that wait, without the routine audit."""
+    return [entry for entry in waiting(log) if entry.why != ROUTINE]
 
 
 def enqueue(
@@ -138,15 +159,39 @@ def enqueue(
     if not why:
         return []
     rows = rows.take(pa.array([rows["id"].to_pylist().index(name) for name in why]))
+    return _add(log, [{**row, "why": why[row["id"]], "because": because} for row in rows.to_pylist()])
+
+
+def enqueue_audit(
+    log: Log,
+    review: ReviewParams,
+    start: datetime,
+    end: datetime,
+    bundle: str,
+    because: str,
+    now: datetime | None = None,
+    extra: float = 0.0,
+) -> list[Queued]:
+    """Queue the audit sample of the answers of model `bundle` in [start, end); returns what was added.
+
+    extra: draws that are wanted beyond review.audit_per_day because of drift, on average. See monitoring.review.audit.
+    """
+    drawn = draw(log, review, start, end, bundle, now or datetime.now(UTC), extra)
+    known = {entry.id: entry.sampling_probability or 0.0 for entry in asked(log).values()}
+    new = {name: chance for name, chance in drawn.items() if chance > known.get(name, 0.0)}
+    if not new:
+        return []
+    columns = [name for name in COLUMNS if name in Queued.model_fields]
+    rows = log.find(new, start, end, columns).sort_by([("at", "ascending"), ("id", "ascending")]).to_pylist()
+    audit = {"why": ROUTINE if not extra else "audit of drift", "picked": "audit", "because": because}
+    return _add(log, [{**row, **audit, "sampling_probability": new[row["id"]]} for row in rows])
+
+
+def _add(log: Log, rows: Sequence[dict]) -> list[Queued]:
+    """Write one selection."""
     now = datetime.now(UTC)
     entries = [
-        Queued(
-            **{name: row[name] for name in Queued.model_fields if name in row},
-            why=why[row["id"]],
-            queued_at=now,
-            because=because,
-        )
-        for row in rows.to_pylist()
+        Queued(**{name: row[name] for name in Queued.model_fields if name in row}, queued_at=now) for row in rows
     ]
     content = json.dumps([entry.model_dump(mode="json") for entry in entries], allow_nan=False).encode()
     log.store.create(f"queue/{now:%Y%m%dT%H%M%SZ}-{sha256_bytes(content)[:16]}.json", content)

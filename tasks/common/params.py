@@ -436,6 +436,14 @@ class ReviewParams(Section):
         0.001, description="balanced accuracy (0..1) that more labels must be able to bring; below it: enough labels"
     )
     max_source_share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="of the budget, per source")
+    audit_per_day: Annotated[float, Field(ge=0)] = Field(
+        20.0,
+        description="answers a day, on average, that are drawn at random for labelling: only these measure the model; "
+        "0: none",
+    )
+    audit_per_source: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="of these, at least so many a day and source, on average, for the 50 largest sources"
+    )
 
 
 class ReportParams(Section):

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.common.errors import DataError
+from tasks.common.schemas import MEASURING
 from tasks.common.text import one_line
 from tasks.inference.thresholds import answers
 from tasks.scoring.skill import Skill
+from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import encode
 
 COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
+NEWEST = 60  # audit samples that are judged together
 SUM_TOLERANCE = 1e-3  # of float32 probabilities over K classes
 
 
@@ -150,7 +153,7 @@ def _thresholds(metrics: dict, classes: list[str], task: str, who: str) -> np.nd
 
 
 def named_sets(table: pa.Table) -> dict[str, np.ndarray]:
-    """The sets of Evidence, from the columns split, batch and slice of predictions. Raises Unusable."""
+    """The sets of Evidence, from the columns split, batch, slice, source and picked of predictions. Raises Unusable."""
     split = np.array(table.column("split").to_pylist(), object)
     test = split == "test"
     if other := set(split) - {"test", "hard"}:
@@ -161,12 +164,42 @@ def named_sets(table: pa.Table) -> dict[str, np.ndarray]:
         raise Unusable("test", f"none of {len(split)} rows is in the test split: there is nothing to judge")
     sets = {"test": test}
     batch = np.array(table.column("batch").to_pylist(), object)
-    sets["newest"] = test & (batch == batch[test][-1])  # rows are in canonical order: batches as they came
+    sets["newest"] = newest(batch, test, _picked(table))
     if (split == "hard").any():
         sets["hard"] = split == "hard"
-    for row, entries in enumerate(table.column("slice").to_pylist()):
-        if test[row]:
-            for entry in entries or ():
-                mask = sets.setdefault(f"slice:{entry['name']}={entry['value']}", np.zeros(len(split), bool))
-                mask[row] = True
+    of_test = np.flatnonzero(test)
+    tested = table.select(["slice", *({"source"} & set(table.column_names))]).take(pa.array(of_test))
+    slices = tested["slice"].to_pylist()
+    if "source" in tested.column_names:
+        slices = with_sources(slices, tested["source"].to_pylist())
+    for row, entries in zip(of_test, slices, strict=True):
+        for entry in entries or ():
+            mask = sets.setdefault(f"slice:{entry['name']}={entry['value']}", np.zeros(len(split), bool))
+            mask[row] = True
     return sets
+
+
+def newest(batch: np.ndarray, test: np.ndarray, picked: np.ndarray) -> np.ndarray:
+    """(N,) bool: the newest test images that are a fair sample, of N rows in canonical order: batches as they came.
+
+    They are those of the newest batch that has any. Audit samples come in small batches: earlier ones are added until
+    there are NEWEST. Without any fair sample it is the whole test set.
+    """
+    fair = test & np.isin(picked, MEASURING)
+    if not fair.any():
+        return test.copy()
+    chosen = fair & (batch == batch[fair][-1])
+    if (picked[chosen] == "audit").all():
+        audit = fair & (picked == "audit")
+        for name in dict.fromkeys(batch[audit][::-1].tolist()):
+            if chosen.sum() >= NEWEST:
+                break
+            chosen |= audit & (batch == name)
+    return chosen
+
+
+def _picked(table: pa.Table) -> np.ndarray:
+    """(N,) how each image was picked; predictions of a run before an upgrade do not say it, and count as fair."""
+    if "picked" not in table.column_names:
+        return np.full(len(table), "representative", object)
+    return np.array(table.column("picked").to_pylist(), object)

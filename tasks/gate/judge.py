@@ -48,6 +48,7 @@ from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
 from tasks.scoring.skill import Skill, measure_skill
 
 SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
+SOURCE = "slice:source="  # slices that nobody asked for: all sources together share that level
 NOTABLE = 0.03  # luck in the calibration error that is worth a word
 COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
 
@@ -77,7 +78,10 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
             compared |= comparisons.others(evidence, classes, policy, trial.train_counts)
             m = len(better) + len(compared)
             findings += _gains(better, m, policy)
-            findings += [_not_worse(name, found, margin, m, policy) for name, (found, margin) in compared.items()]
+            sources = sum(name.startswith(SOURCE) for name in compared)
+            for name, (found, margin) in compared.items():
+                share = sources if name.startswith(SOURCE) else 1
+                findings.append(_not_worse(name, found, margin, m, policy, share))
         findings += _kept(metrics, policy, compared, first=champion is None)
     except Unusable as unusable:
         findings.append(_error(unusable.name, str(unusable)))
@@ -300,12 +304,12 @@ def _superior(name: str, found: Difference, sets: int, m: int, policy: GateParam
     return _difference(name, found, policy.min_gain, "equal", "not shown to be better")
 
 
-def _not_worse(name: str, found: Difference, margin: float, m: int, policy: GateParams) -> Finding:
+def _not_worse(name: str, found: Difference, margin: float, m: int, policy: GateParams, share: int = 1) -> Finding:
     if not math.isfinite(found.value):
         return _error(name, f"not defined on these {found.n} images")
     if found.value < -margin and found.p_worse <= _alpha(policy, m):
         return _difference(name, found, -margin, "reject", "worse")
-    if found.value < -margin and found.p_worse <= SUSPICION:
+    if found.value < -margin and found.p_worse <= SUSPICION / share:
         return _difference(name, found, -margin, "suspect", "perhaps worse")
     return _difference(name, found, -margin, "pass", "not worse")
 

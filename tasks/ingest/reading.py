@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tasks.common.files import content_key, sha256_bytes
 from tasks.common.params import DataParams, ImagesParams, InspectParams, SplitFractions
+from tasks.common.schemas import MEASURING
 from tasks.dataset.decode import Undecodable
 from tasks.ingest import erasures
 from tasks.ingest.coverage import coverage_notes, groups_of_classes
@@ -73,6 +74,7 @@ class NewImage:
     allowed: tuple[str, ...]
     content: str  # hash of everything else that is stored for it
     bad_time: bool = False  # the source gives a time that cannot be read
+    picked: str = "representative"
     verdict: str | Unusable | None = None
 
     @property
@@ -188,16 +190,17 @@ class _Reader:
         if erased := erasures.why_erased(self._ledger, image):
             raise Unusable("forgotten", erased)
         kind = self.settings.kind
-        allowed = ("hard",) if kind == "hard" else row.split
+        offered = ("hard",) if kind == "hard" else row.split
+        allowed = self._allowed(row)
         annotator = row.annotator or self.settings.annotator
         sample, first = self.existing.find(image), self._row_of.get(image)
         if sample is not None:
-            check_recorded_split(allowed, self.existing.value(sample, "split"))
+            check_recorded_split(offered, self.existing.value(sample, "split"))
             self.reading.known += 1
             self.reading.tombstoned += self.existing.value(sample, "batch") in self.tombstones
             given = self.existing.value(sample, "label")
         elif first is not None:
-            self._repeats.append((number, row.where, self.reading.new[first], allowed))
+            self._repeats.append((number, row.where, self.reading.new[first], offered))
             given = self.reading.new[first].label
         else:
             self._row_of[image] = len(self.reading.new)
@@ -208,13 +211,27 @@ class _Reader:
                 stored.append(["picked", self.settings.picked_of(row), row.sampling_probability])
             content = content_key(stored)[:16]
             shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
-            self.reading.new.append(NewImage(number, row.where, image, *shared, content, row.bad_time is not None))
+            picked, untimed = self.settings.picked_of(row), row.bad_time is not None
+            self.reading.new.append(NewImage(number, row.where, image, *shared, content, untimed, picked))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
         if label is not None and not silent:
             at = row.labelled_at or (self.started if kind == "review" else None)
             self.votes.append(Vote(number, image, label, annotator, at))
         return sample is None and first is None
+
+    def _allowed(self, row: Offered) -> tuple[str, ...]:
+        """The splits that the image may go to. What is not a fair sample measures nothing: it goes to train."""
+        if self.settings.kind == "hard" or row.split == ("hard",):
+            return ("hard",)
+        picked = self.settings.picked_of(row)
+        if picked in MEASURING:
+            return row.split
+        if len(row.split) == 1 and row.split != ("train",):
+            raise Unusable(
+                "bad_split", f"offered for {row.split[0]}, but picked as {picked}: only a fair sample measures"
+            )
+        return ("train",)
 
     def _group(self, row: Offered, allowed: tuple[str, ...]) -> str | None:
         """The group of a new row. Sources of version-1 shards stay whole: they are the group of rows without one.
@@ -270,7 +287,17 @@ def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Coll
     )
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
-    reading.notes = _coverage(offered, recorded, existing, settings.data.split)
+    reading.notes = [*_unfair(offered), *_coverage(offered, recorded, existing, settings.data.split)]
+
+
+def _unfair(offered: list[NewImage]) -> list[str]:
+    """How many images measure nothing because of how they were picked."""
+    unfair = Counter(new.picked for new in offered if new.taken and new.picked not in MEASURING)
+    return [
+        f"note: {count} images are not a fair sample (picked: {picked}): they are trained on and measure nothing. "
+        "If they are what the model will meet, say --picked representative"
+        for picked, count in unfair.items()
+    ]
 
 
 def _coverage(

@@ -171,6 +171,8 @@ TESTED = {
     "review.budget": "test_a_sample_waits_until_it_is_labelled_and_is_asked_for_once",
     "review.method": "test_the_queue_picks_by_the_method_that_is_set",
     "review.min_gain": "test_enough_is_said_by_the_gain_that_is_set",
+    "review.audit_per_day": "test_each_window_has_an_audit_sample_and_drift_asks_for_a_larger_one",
+    "review.audit_per_source": "test_each_source_gets_its_least_number_a_day_once",
     "review.max_source_share": "test_a_source_cannot_give_more_labels_than_its_quota",
     "report.rows": "test_a_report_has_the_images_and_rows_that_are_set_and_so_many_are_kept",
     "report.images": "test_a_report_has_the_images_and_rows_that_are_set_and_so_many_are_kept",

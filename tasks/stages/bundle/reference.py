@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.artifacts import stage_output
 from tasks.common.params import ImagesParams
-from tasks.common.schemas import MEASURES
+from tasks.common.schemas import MEASURES, MEASURING
 from tasks.dataset.pixels import pixel_table
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
@@ -29,10 +29,12 @@ BATCH = 64
 def choose(rows: dict[str, pa.Table], origins: pa.Table, count: int) -> pa.Table:
     """Up to `count` held-out rows, those with the smallest ids.
 
-    An id is a hash, so this is a random sample that growing data hardly changes. rows: of artifacts.training_rows;
-    origins: columns id, origin.
+    An id is a hash, so this is a random sample that growing data hardly changes. Images that were picked for being hard
+    are left out. rows: of artifacts.training_rows; origins: columns id, origin.
     """
     held_out = pa.concat_tables([rows["calibration"], rows["test"]])
+    fair = held_out.filter(pc.is_in(held_out["picked"], pa.array(MEASURING)))
+    held_out = fair if len(fair) else held_out  # in a data set of before, perhaps nothing says how it was picked
     held_out = _newest_production(held_out, origins)
     return held_out.take(pc.sort_indices(held_out["id"])[:count])
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -141,6 +142,25 @@ def test_changed_traffic_is_watched_then_labels_are_asked_for(project, tmp_path,
     assert "samples were added to the review queue" in label["message"]
     assert Path(second.report).name in label["message"]
     assert list((project / ".evergreen" / "evidently").glob("*/snapshots/*.json"))
+
+
+def test_each_window_has_an_audit_sample_and_drift_asks_for_a_larger_one(tmp_path):
+    root = make(tmp_path, replace={"audit_per_day: 20": "audit_per_day: 12", "budget: 100": "budget: 40"})
+    start, log = live(root).at + MINUTE, log_of(root)
+    answer(root, tmp_path, 3, start)
+    monitor(root, now=start + 15 * MINUTE)
+    routine = waiting(log)
+    assert {(entry.picked, entry.why) for entry in routine} == {("audit", "audit")}
+    assert 12 / ROWS in {entry.sampling_probability for entry in routine}
+    monitor(root, now=start + 15 * MINUTE)
+    assert waiting(log) == routine, "nothing is drawn twice"
+    answer(root, tmp_path, 2, start + 16 * MINUTE)
+    seen = monitor(root, now=start + 30 * MINUTE)
+    assert seen.outcome == "label", seen.sentence
+    kinds = Counter(entry.why if entry.picked == "audit" else "queue" for entry in waiting(log))
+    assert kinds["audit of drift"] >= 4  # of 120 answers, 12 are wanted on average
+    assert kinds["queue"] > kinds["audit of drift"]
+    assert kinds["queue"] + kinds["audit of drift"] <= 40
 
 
 def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_keeps_wanting_it(project, tmp_path):

@@ -5,6 +5,7 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
@@ -17,12 +18,13 @@ from flows.production.queue_export import export_queue
 from flows.production.score import score
 from flows.services import web
 from monitoring.log.production_log import Log, open_log
-from monitoring.review.queue import enqueue, waiting
+from monitoring.review.queue import enqueue, enqueue_audit, waiting
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
 from tasks.common.errors import DataError
 from tasks.common.params import ReviewParams, load_params
 from tasks.dataset.shards import batches, read_columns
+from tasks.releases.store import open_store
 from tests.support.checkout import git
 from tests.support.live_project import make, traffic
 from tests.support.review_samples import NOON, answers
@@ -93,6 +95,30 @@ def test_queue_to_csv_to_labels_to_data_and_again(root, tmp_path, monkeypatch):
     result = run.invoke(app, ["label", str(out), "--annotator", "ann"])
     assert "0 labels taken, 9 already known" in result.output
     assert before == (git(root, "rev-parse", "HEAD"), len(list(the_log(root).store.list("labels/"))))
+
+
+def test_only_audit_samples_measure_a_model_and_labels_say_how_they_were_picked(root, tmp_path):
+    log = the_log(root)
+    (pointer,) = open_store(load_params(root / "params.yaml").store, root).history()
+    window = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    review = ReviewParams(audit_per_day=24, audit_per_source=0, budget=20, max_source_share=1.0)
+    drawn = enqueue_audit(log, review, *window, pointer.bundle, "window 1")
+    picks = enqueue(log, review, *window, "drift")
+    asked_for = {entry.id for entry in (*drawn, *picks)}
+    others = [name for name in log.window(*window, ["id"])[0]["id"].to_pylist() if name not in asked_for][:5]
+    found = take_labels(root, write_csv(tmp_path / "l.csv", *((name, "Bag") for name in (*asked_for, *others))))
+    assert found.kept == len(asked_for) + 5
+    given = {row["id"]: (row["picked"], row["sampling_probability"]) for row in log.labels().to_pylist()}
+    chance = float(np.float32(24 / 60))
+    assert {given[entry.id] for entry in drawn} == {("audit", chance)}
+    assert {given[entry.id] for entry in picks} == {("queue", None)}
+    assert {given[name] for name in others} == {("feedback", None)}
+    (shard,) = batches(root / "data")[-1].shards
+    rows = read_columns(root / "data" / shard, ["id", "picked", "split", "sampling_probability"]).to_pylist()
+    assert {row["picked"] for row in rows} == {"audit", "queue", "feedback"}
+    assert {row["split"] for row in rows if row["picked"] != "audit"} == {"train"}
+    assert {row["split"] for row in rows if row["picked"] == "audit"} >= {"calibration", "test"}
+    assert {row["sampling_probability"] for row in rows if row["picked"] == "audit"} == {chance}
 
 
 def test_unusable_rows_are_refused_with_reasons_and_the_others_taken(root, tmp_path):

@@ -30,10 +30,26 @@ def test_the_stretch_is_the_longest_that_gives_several_sessions():
 
 
 def test_an_image_of_a_recorded_session_belongs_to_it():
-    known = {"cam, hour from 2026-05-03 12:00"}
+    known = {"cam, hour from 2026-05-03 12:00": "test"}
     groups = session_groups(["cam"] * 200, every(60, 200), known)
     assert groups[:60] == ["cam, hour from 2026-05-03 12:00"] * 60
     assert groups[60] == "cam, 10 minutes from 2026-05-03 13:00"
+
+
+def test_what_may_measure_a_model_does_not_follow_the_queues_picks_into_train():
+    hour, minute = "cam, hour from 2026-05-03 12:00", "cam, minute from 2026-05-03 12:00"
+    times, fair = every(60, 60), [number % 3 == 0 for number in range(60)]
+    groups = session_groups(["cam"] * 60, times, {}, fair)
+    assert len(set(groups)) == 60
+    assert session_groups(["cam"] * 60, times, {hour: "train"}, fair)[:2] == [minute, hour]
+    assert session_groups(["cam"] * 60, times, {hour: "test"}, fair)[:2] == [hour, minute.replace("12:00", "12:01")]
+    assert session_groups(["cam"], times[:1], {minute: "train"}, [True]) == [minute]  # too near: it goes to train
+    assert session_groups(["cam"] * 60, every(0.1, 60), {}, fair) == [None] * 60
+    whole = session_groups(
+        ["cam"] * 40, every(1_800, 40), {f"cam, hour from {NOON:%Y-%m-%d %H:%M}": "train"}, [True] * 40
+    )
+    assert whole[:2] == [minute, "cam, minute from 2026-05-03 12:30"]
+    assert whole[2] == "cam, hour from 2026-05-03 13:00"
 
 
 def test_the_labels_of_one_drifted_camera_reach_every_split():

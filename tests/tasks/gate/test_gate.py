@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.schemas import predictions_schema
+from tasks.gate.evidence import named_sets, newest
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import verdict_sentence
 from tasks.gate.verdict import Finding
@@ -384,3 +385,42 @@ def test_multilabel_answers_follow_each_models_own_thresholds():
     worse = against({"thresholds": dict.fromkeys(CLASSES, 0.65)})  # a champion that never answers anything
     assert worse.outcome == "promote"
     assert against(None).outcome == "reject"  # its thresholds unknown: an error, not a guess
+
+
+# --- how the images were picked --------------------------------------------------------------------------------
+
+
+def test_newest_holds_fair_samples_only_and_adds_earlier_audits_until_there_are_enough():
+    batch = np.array(["b-1"] * 100 + ["b-2"] * 40 + ["b-3"] * 40 + ["b-4"] * 10, object)
+    test = np.ones(190, bool)
+    picked = np.array(["representative"] * 100 + ["audit"] * 40 + ["audit"] * 40 + ["queue"] * 10, object)
+    assert newest(batch, test, picked).nonzero()[0].tolist() == list(range(100, 180))  # the queue's batch is left out
+    assert newest(batch, test, np.where(picked == "audit", "unknown", picked)).nonzero()[0].tolist() == list(range(100))
+    several = np.where(batch == "b-3", "representative", picked)
+    assert newest(batch, test, several).nonzero()[0].tolist() == list(range(140, 180))  # a fair import stands alone
+    assert newest(batch, test, np.full(190, "unknown", object)).all()
+
+
+def test_predictions_without_the_column_count_as_fair():
+    rows = table(TARGETS, NEW)
+    assert named_sets(rows)["newest"].sum() == named_sets(rows.drop_columns(["picked"]))["newest"].sum() > 0
+
+
+def test_a_source_is_a_slice_and_all_sources_share_the_level_of_a_suspicion():
+    """Five more mistakes at one camera: luck gives them 3 % of the time, in one of eight cameras far more often."""
+    sources = np.array([f"cam-{row % 8}" for row in range(len(TARGETS))], object)
+    answers = TARGETS.copy()
+    answers[np.flatnonzero(sources == "cam-0")[:5]] = (TARGETS[sources == "cam-0"][:5] + 1) % K
+
+    def words(named) -> str:
+        new, old = (with_source(table(TARGETS, given), named) for given in (answers, TARGETS))
+        found = verdict(new, old, measured(TARGETS, answers))
+        return checks(found)["slice:source=cam-0.balanced_accuracy"].detail.split(":")[0]
+
+    assert words(np.where(sources == "cam-0", "cam-0", None)) == "perhaps worse"
+    assert words(sources) == "not worse"
+
+
+def with_source(rows: pa.Table, sources) -> pa.Table:
+    column = rows.schema.get_field_index("source")
+    return rows.set_column(column, "source", pa.array(list(sources), pa.string()))

@@ -1,8 +1,11 @@
 """Splits of new images: given, inherited from group or near-duplicate, or balanced; never changed."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +14,8 @@ from tasks.common.params import DataParams, SplitFractions
 from tasks.dataset import shards
 from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
 from tasks.sources.fields import Unusable
-from tests.support.ingesting import image, manifest, noise, reasons, samples, splits_of, take
+from tasks.sources.records import Columns
+from tests.support.ingesting import folder, image, manifest, noise, reasons, samples, splits_of, take
 from tests.support.photos import cutouts
 
 
@@ -201,8 +205,43 @@ def test_labels_from_production_are_divided_within_an_old_source(tmp_path):
     old_project(tmp_path, {image(tmp_path / "old", f"{n}.png", noise(n)): "x" for n in range(3)}, "cam", "train")
     new = tmp_path / "new"
     rows = [{"path": image(new, f"{n}.png", noise(n)), "label": "x", "source": "cam"} for n in range(10, 40)]
-    report = take(tmp_path, manifest(new, rows), kind="production")
+    report = take(tmp_path, manifest(new, rows), kind="production", picked="audit")
     assert set(report.splits) == {"train", "calibration", "test"}
+
+
+@pytest.mark.parametrize("picked", ["queue", "feedback", "unknown"])
+def test_what_is_not_a_fair_sample_is_trained_on_and_measures_nothing(tmp_path, picked):
+    new = tmp_path / "new"
+    rows = [{"path": image(new, f"{n}.png", noise(n)), "label": "ab"[n % 2]} for n in range(40)]
+    report = take(tmp_path, manifest(new, rows), kind="production", picked=picked)
+    assert report.splits == {"train": 40}
+    assert any(f"40 images are not a fair sample (picked: {picked})" in note for note in report.notes)
+    given = [{"path": image(new, "t.png", noise(50)), "label": "a", "split": "test"}]
+    given += [{"path": image(new, "h.png", noise(51)), "label": "a", "split": "hard"}]
+    report = take(tmp_path, manifest(new, given), picked=picked)
+    (refused,) = report.quarantined
+    assert (refused.reason, report.splits) == ("bad_split", {"hard": 1})
+    assert f"offered for test, but picked as {picked}" in refused.detail
+
+
+def test_the_queues_picks_let_the_audit_fill_the_held_out_splits(tmp_path):
+    take(tmp_path, folder(tmp_path / "base", 20))
+    new = tmp_path / "new"
+    rows = [{"path": image(new, f"{n}.png", noise(n)), "label": "ab"[n % 2], "why": "queue"} for n in range(100, 140)]
+    rows += [{"path": image(new, f"{n}.png", noise(n)), "label": "ab"[n % 2], "why": "audit"} for n in range(140, 156)]
+    take(tmp_path, manifest(new, rows), kind="production", columns=Columns(picked="why"))
+    found = Counter((row["picked"], row["split"]) for row in samples(tmp_path) if row["origin"] == "production")
+    assert found["queue", "train"] == 40
+    assert found["audit", "test"] + found["audit", "calibration"] > 8  # of 16: five would be their share
+
+
+def test_a_label_of_the_queue_for_a_known_test_image_is_taken(tmp_path):
+    row = {"path": image(tmp_path / "s", "a.png", noise(1)), "label": "x", "split": "test"}
+    take(tmp_path, manifest(tmp_path / "s", [row]))
+    report = take(
+        tmp_path, manifest(tmp_path / "s", [{**row, "label": "y", "split": ""}]), kind="production", picked="queue"
+    )
+    assert (report.known, report.annotated, report.quarantined) == (1, 1, ())
 
 
 def test_ingest_says_how_it_understands_the_columns(tmp_path):

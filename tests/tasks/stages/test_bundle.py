@@ -173,7 +173,7 @@ def test_the_card_says_what_was_done_about_labels_that_look_wrong(folder):
 
 
 def _rows(ids: list[str], batches: list[str], split: str) -> pa.Table:
-    return pa.table({"id": ids, "batch": batches, "split": [split] * len(ids)})
+    return pa.table({"id": ids, "batch": batches, "split": [split] * len(ids), "picked": ["audit"] * len(ids)})
 
 
 def test_production_samples_that_came_back_become_the_reference_once_there_are_enough():
@@ -188,6 +188,20 @@ def test_production_samples_that_came_back_become_the_reference_once_there_are_e
     assert set(choose(rows, origins, 10)["id"].to_pylist()) == set(back[:10])
     few = {**rows, "test": rows["test"].slice(1)}
     assert len(choose(few, origins, 1000)) == 300 + ENOUGH - 1
+
+
+def test_what_was_picked_for_being_hard_is_no_reference():
+    from tasks.stages.bundle.reference import ENOUGH, choose
+
+    ids = [f"{number:04x}" for number in range(3 * ENOUGH)]
+    table = _rows(ids, ["b-1"] * len(ids), "test")
+    picked = (["representative"] * ENOUGH) + ["unknown"] * ENOUGH + ["audit"] * ENOUGH
+    table = table.set_column(table.schema.get_field_index("picked"), "picked", pa.array(picked))
+    origins = pa.table({"id": ids, "origin": ["import"] * ENOUGH + ["production"] * (2 * ENOUGH)})
+    rows = {"calibration": table.slice(0, 0), "test": table}
+    assert set(choose(rows, origins, 1000)["id"].to_pylist()) == set(ids[-ENOUGH:])
+    old = {"calibration": table.slice(0, 0), "test": table.slice(ENOUGH, ENOUGH)}
+    assert len(choose(old, origins, 1000)) == ENOUGH  # an older project may have nothing else
 
 
 # --- params that are not what made it
