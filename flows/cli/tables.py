@@ -3,7 +3,7 @@
 Names come from users, so rich must not interpret them as markup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -60,8 +60,8 @@ def print_rejudged(console: Console, found: dict[str, dict[str, tuple[Any, Any]]
     _table(console, "judged again by today's labels", ("version", "figure", "then", "now"), rows)
 
 
-def print_diff(console: Console, found: Versions) -> None:
-    """Print every difference, one table per kind."""
+def print_diff(console: Console, found: Versions, names: Mapping[str, str]) -> None:
+    """Print every difference, one table per kind. names: what the owner calls images, by id."""
     console.print(Text(f"{found.a} -> {found.b}", style="bold"))
     for kind, entries in found.batches.items():
         for entry in entries:
@@ -71,8 +71,10 @@ def print_diff(console: Console, found: Versions) -> None:
     counts += [(f"labels to {action}", by_class) for action, by_class in found.actions.items()]
     rows = [(what, name, a, b, f"{b - a:+d}") for what, by_class in counts for name, (a, b) in by_class.items()]
     _table(console, "data and labels", ("what", "class", found.a, found.b, ""), rows)
-    labels = [(entry["id"][:12], str(entry["a"]), str(entry["b"])) for entry in found.relabelled]
-    _table(console, "labels corrected by people", ("image", found.a, found.b), labels)
+    labels = [
+        (entry["id"][:12], names.get(entry["id"], ""), str(entry["a"]), str(entry["b"])) for entry in found.relabelled
+    ]
+    _table(console, "labels corrected by people", ("image", "yours", found.a, found.b), labels)
     _table(console, "params", ("key", found.a, found.b), [(key, a, b) for key, (a, b) in found.params.items()])
     _table(console, "code", ("file",), [(name,) for name in found.code])
     metrics = [(name, a, b, way) for name, (a, b, way) in found.metrics.items()]

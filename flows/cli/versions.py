@@ -54,13 +54,15 @@ def diff(
     from flows.cli.tables import print_diff, print_rejudged
     from flows.versions.diff import diff as compare
     from flows.versions.rejudged import rejudge_versions
+    from tasks.labels.owner_names import owner_names
 
     found = compare(project_root(), a, b)
     now = rejudge_versions(project_root(), [found.a, found.b])
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json") | {"judged_now": now}, indent=2, ensure_ascii=False))
     else:
-        print_diff(Console(), found)
+        names = owner_names(project_root(), [entry["id"] for entry in found.relabelled])
+        print_diff(Console(), found, names)
         print_rejudged(Console(), now)
 
 

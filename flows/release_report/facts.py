@@ -5,7 +5,8 @@ decides anything: the gate gives the verdict.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from tasks.stages.evaluate.figures import Results
 RESAMPLES = 100  # bootstrap samples of the test set, for calibration error and log loss
 Z = two_sided(0.95)  # of the recalls' intervals
 SLICES = 12  # the largest are shown
+PICKED_SETS = {"test": "test set", "newest": "newest batch", "hard": "hard set"}
 TITLES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
@@ -169,6 +171,26 @@ def _losses(both: Pair, mask: np.ndarray, confidence: float) -> list[Row]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def how_picked(root: Path, predictions: pa.Table, sets: Mapping[str, np.ndarray]) -> str:
+    """How the images of each judged set and of the drift reference were picked, in one sentence.
+
+    predictions: predictions_schema; an image that does not say it counts as unknown.
+    """
+    if "picked" not in predictions.column_names:
+        return ""
+    picked = np.array([value or "unknown" for value in predictions["picked"].to_pylist()], object)
+    parts = {title: picked[sets[name]] for name, title in PICKED_SETS.items() if name in sets}
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "picked"])
+    ids = pq.read_table(root / "artifacts/bundle/reference.parquet", columns=["id"])["id"]
+    reference = accepted["picked"].take(pc.index_in(ids, accepted["id"].combine_chunks()))
+    parts["drift reference"] = np.array([value or "unknown" for value in reference.to_pylist()], object)
+    listed = "; ".join(
+        f"{title} {', '.join(f'{count} {name}' for name, count in Counter(values.tolist()).most_common())}"
+        for title, values in parts.items()
+    )
+    return f"How the images were picked: {listed}."
 
 
 def recalls(both: Pair, about: dict) -> list[dict]:

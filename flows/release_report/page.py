@@ -119,6 +119,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "key_figures": key_figures(rows, about, old_about),
         "checks": _checks(verdict.checks),
         "rows": rows,
+        "picked": facts.how_picked(root, predictions, both.sets),
         "recalls": facts.recalls(both, about),
         "confusion": charts.confusion(known) if about["task"] == "multiclass" else None,
         "reliability": charts.reliability(known),

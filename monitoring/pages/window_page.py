@@ -117,9 +117,10 @@ def _groups(measures: Measures, trend: Sequence[tuple[Measures, DriftDecision]])
 
 def _moved(table: pa.Table, ids: Sequence[str]) -> list[dict]:
     """The window's rows `ids`, in this order."""
-    columns = ["id", "source", "prediction", "confidence", "ood", "thumbnail", "image"]
+    columns = ["id", "key", "path", "source", "prediction", "confidence", "ood", "thumbnail", "image"]
     return [
         {
+            "names": [name for name in (row.get("key"), row.get("path"), row["id"][:12]) if name],
             "image": _picture(row["thumbnail"], row.get("image")),
             "label": _label(row["prediction"]),
             "confidence": row["confidence"],
@@ -142,6 +143,7 @@ def _typical(table: pa.Table, ids: Sequence[str], classes: Sequence[str]) -> lis
                 "confidence": None if best is None else row["probabilities"][best],
                 "ood": row["ood"],
                 "source": None,
+                "names": [],
             }
         )
     return found

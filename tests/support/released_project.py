@@ -86,7 +86,8 @@ def add_batch(main: Path, number: int) -> None:
     rows = [
         {
             "id": sha256_bytes(data),
-            "image": {"bytes": data, "path": None},
+            "key": f"part {label} {place}",
+            "image": {"bytes": data, "path": f"{label}/{place}.png"},
             "label": label,
             "origin": "import",
             "batch": f"b-{number}",

@@ -24,7 +24,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
 from tasks.dataset.shards import read_paths
-from tasks.gate.evidence import Contender, Trial
+from tasks.gate.evidence import Contender, Trial, named_sets
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.pointer import successor
@@ -205,6 +205,28 @@ def test_doubtful_labels_and_mistakes_show_the_owners_path_and_can_be_enlarged(r
     assert after["width"] > 4 * before["width"], "large enough to see a defect"
     tile.locator("img").first.click()
     assert tile.locator("img").first.bounding_box()["width"] == before["width"]
+
+
+def test_the_page_says_how_the_images_of_each_set_were_picked(run):
+    root, params, releases = run
+    for name in ("artifacts/evaluate/predictions.parquet", "artifacts/validate/accepted.parquet"):
+        table = pq.read_table(root / name)
+        kinds = pa.array([("representative", "audit", None)[int(key[:2], 16) % 3] for key in table["id"].to_pylist()])
+        at = table.schema.get_field_index("picked")
+        (root / name).unlink()
+        pq.write_table(table.set_column(at, table.schema.field("picked"), kinds), root / name)
+    predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
+    sentence = facts.how_picked(root, predictions, named_sets(predictions))
+    test = [row["picked"] or "unknown" for row in predictions.to_pylist() if row["split"] == "test"]
+    for kind in ("representative", "audit", "unknown"):
+        assert f"{test.count(kind)} {kind}" in sentence.split(";")[0]
+    assert "unknown" not in next(part for part in sentence.split("; ") if part.startswith("newest batch"))
+    assert "drift reference " in sentence
+    verdict = first_verdict(root, params)
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+    page = release_page.write(root, params, releases, RUN, ending, reason="the first").path.read_text()
+    assert sentence in page
+    assert facts.how_picked(root, predictions.drop_columns(["picked"]), {}) == ""  # of a run before an upgrade
 
 
 def test_heat_is_computed_once_per_model(run, monkeypatch):

@@ -12,6 +12,7 @@ from flows.repo.git import git
 from flows.versions.diff import code_between, diff, direction, likely_why
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
+from tasks.labels.owner_names import owner_names
 from tests.support import released_project
 
 
@@ -27,6 +28,9 @@ def test_data_labels_params_and_metrics_of_two_versions(main):
     assert found.images["test"] == {name: (2, 4) for name in ("bag", "boot", "coat")}
     assert found.actions == {"relabel": {"coat": (0, 2)}}
     assert found.relabelled == [{"id": sha256_bytes(b"image bag 1 0"), "a": "bag", "b": "boot"}]
+    assert owner_names(main, [sha256_bytes(b"image bag 1 0"), "f" * 64]) == {
+        sha256_bytes(b"image bag 1 0"): "part bag 0, bag/0.png"
+    }
     assert found.params == {"train_backbone.learning_rate": (0.005, 0.002)}
     assert found.metrics["test.balanced_accuracy"] == (0.75, 0.875, "better")
     assert found.metrics["test.debiased_ece"] == (0.25, 0.125, "better")

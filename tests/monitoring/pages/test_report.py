@@ -54,6 +54,17 @@ def test_each_image_has_its_prediction_and_confidence(tmp_path, visit):
     assert row["source"] in first
 
 
+def test_images_that_moved_have_the_owners_names(tmp_path):
+    window = drift_windows.window_table(0)
+    for name, value in (("key", "order <7>"), ("path", "line/7.png")):
+        at = window.schema.get_field_index(name)
+        window = window.set_column(at, window.schema.field(name), pa.array([value] * len(window)))
+    text = write(tmp_path, window_table=window).read_text()
+    assert "order &lt;7&gt;" in text
+    assert "line/7.png" in text
+    assert window["id"][0].as_py()[:12] in text
+
+
 def test_the_page_says_what_was_done(tmp_path, visit):
     page = visit(write(tmp_path, done=["Run 20261121-100000-ab12 has been started."]))
     assert "Run 20261121-100000-ab12 has been started." in page.text
