@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.labels.pick_data import FOLDER, divide, images, pick_data, picked, waiting
+from flows.repo.pipeline import record_data
 from tasks.active import samples as data_samples
 from tasks.active.outlook import training_curve
 from tasks.active.samples import live_samples, of_split
@@ -20,7 +21,7 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, load_params
 from tasks.labels.storing import write_annotations
 from tests.support.annotating import said
-from tests.support.checkout import ROOT
+from tests.support.checkout import ROOT, git
 from tests.support.ingesting import take
 from tests.support.shared import networks, once
 
@@ -127,6 +128,42 @@ def test_what_was_picked_is_written_for_people_who_name_the_first_classes(root, 
     saved = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [(row["label"], row["comment"]) for row in saved] == [('Bag, "big"', "clear"), ("Trouser", "")]
     assert "20 images of the data set wait" in run.invoke(app, ["queue"]).output
+
+
+def test_what_people_answer_in_the_table_is_taken_and_a_curve_can_be_told(root, tmp_path, monkeypatch):
+    repository(root)
+    monkeypatch.chdir(root)
+    run, out = CliRunner(), tmp_path / "out.csv"
+    run.invoke(app, ["queue", "--pick-data", "40", "--csv", str(out)])
+    truth = {sha256_bytes(content): name for name, content in fashion(120)}
+    rows = [row | {"label": truth[row["id"]]} for row in csv.DictReader(out.read_text().splitlines())]
+    with open(out, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    result = run.invoke(app, ["label", str(out), "--annotator", "ann"])
+    assert result.exit_code == 0, result.output
+    labels = live_samples(root, params_of(root))
+    assert {row["id"]: row["label"] for row in labels.to_pylist() if row["label"]} == {
+        r["id"]: r["label"] for r in rows
+    }
+    assert "wait for a label" in run.invoke(app, ["queue"]).output
+    result = run.invoke(app, ["queue", "--pick-data", "10"])
+    assert "10 more labels: about +" in result.output
+    assert "10 images of the data set wait" in result.output
+
+
+def repository(root) -> None:
+    (root / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/.gitignore"):
+        (root / name).write_text((ROOT / name).read_text())
+    (root / ".gitignore").write_text("/data\n/artifacts\n/metrics\n/.evergreen\n/source\n")
+    git(root, "init", "-q", "-b", "main")
+    git(root, "config", "user.name", "a tester")
+    git(root, "config", "user.email", "tester@localhost")
+    record_data(root)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a project")
 
 
 def test_the_method_and_the_quota_that_are_set_pick(root, tmp_path):
