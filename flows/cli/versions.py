@@ -83,17 +83,23 @@ def rollback(
     ] = False,
 ) -> None:
     """Make an older version live again, after checking every byte of its model and data."""
+    from flows.labels.classes import names_of_then
     from flows.publishing.history import open_project
     from flows.publishing.rollback import remaining_batches
     from flows.publishing.rollback import rollback as roll_back
+    from tasks.releases.bundle import read
+    from tasks.releases.store import cached_bundle
 
     root = project_root()
-    before = open_project(root)[1].live()
+    store = open_project(root)[1]
+    before = store.live()
     chosen = True if tombstone_new else tombstone or False
     live = roll_back(
         root, version, by=getpass.getuser(), why=why, tombstone=chosen, restore_to=restore, model_only=model_only
     )
     typer.echo(f"{live.version} is live (promotion {live.seq})")
+    if said := names_of_then(root, read(cached_bundle(store, live.bundle, root)).get("classes", ())):
+        typer.echo(said)
     if restore is not None:
         typer.echo(f"its model and data are in {restore}; the hash of every file was checked")
     for batch in [] if model_only or before is None else remaining_batches(root, live, before):

@@ -193,6 +193,24 @@ def current_taxonomy(root: Path) -> Taxonomy:
     return compose(sort_changes(found))
 
 
+def names_of_then(root: Path, classes: Sequence[str]) -> str | None:
+    """How a model with the answers `classes` answers, and how they are read today; None where nothing changed."""
+    taxonomy = current_taxonomy(root)
+    readings = {name: taxonomy.read(name) for name in classes}
+    changed = {name: found for name, found in readings.items() if found.now != name}
+    if not changed:
+        return None
+    told = [
+        f"{one_line(repr(name))} ({one_line(repr(found.now)) if found.now else _lost(found.among)})"
+        for name, found in changed.items()
+    ]
+    return f"it answers with names of its time, in brackets how each is read today: {', '.join(told)}"
+
+
+def _lost(among: Sequence[str]) -> str:
+    return f"one of {join_names(map(repr, among))}" if among else "retired"
+
+
 @dataclass(frozen=True)
 class ClassRow:
     """One class of today, or a name that is not one any more."""

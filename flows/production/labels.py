@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.labels.classes import current_taxonomy
 from flows.labels.files import LabelFile, read_labels
 from flows.labels.journal import Answer
 from flows.labels.resolve import resolve
@@ -121,6 +122,8 @@ def take_labels(
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
     classes = None if new_classes else label_classes(root, params) or data_classes(root) or None
+    if classes is not None:  # a label in a name of the past is read through the taxonomy
+        classes = [*classes, *current_taxonomy(root).meaning]
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
     read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from flows.labels.classes import current_taxonomy
 from flows.labels.data_queue import DataQueue
 from monitoring.log.production_log import Log, open_log
 from monitoring.review import queue as review_queue
@@ -68,11 +69,14 @@ def write_forms(
 
 
 def label_classes(root: Path, params: Params) -> list[str]:
-    """List the allowed labels: data.classes, else the classes of the live model; [] if there is neither."""
-    if params.data.classes:
-        return list(params.data.classes)
-    releases = open_store(params.store, root)
-    pointer = releases.live()
-    if pointer is None:
-        return []
-    return read(cached_bundle(releases, pointer.bundle, root))["classes"]
+    """List the allowed labels: data.classes, else those of the live model, as they are called today, and new ones.
+
+    [] if there is neither.
+    """
+    taxonomy, known = current_taxonomy(root), params.data.classes
+    if not known:
+        releases = open_store(params.store, root)
+        if (pointer := releases.live()) is None:
+            return []
+        known = read(cached_bundle(releases, pointer.bundle, root))["classes"]
+    return list(dict.fromkeys([*taxonomy.current(known), *taxonomy.classes]))

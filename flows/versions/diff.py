@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.labels.classes import current_taxonomy
 from flows.publishing import registry
 from flows.publishing.history import find, open_project
 from flows.publishing.rollback import batches_at
@@ -27,6 +28,7 @@ from tasks.common.nested import flatten
 from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
+from tasks.labels.taxonomy import Taxonomy, read_column
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
@@ -106,8 +108,8 @@ def _released(pointer: Pointer) -> tuple[str, str]:
 
 
 def compare(root: Path, objects: Objects, a: tuple[str, str], b: tuple[str, str]) -> Versions:
-    """Compare two commits; a, b: (name, commit)."""
-    revs, reader = (a[1], b[1]), _Reader(root, objects)
+    """Compare two commits, in the class names of today; a, b: (name, commit)."""
+    revs, reader = (a[1], b[1]), _Reader(root, objects, current_taxonomy(root))
     rows = [reader.labels(rev) for rev in revs]
     both = all(table is not None for table in rows)
     about: dict[str, Any] = {
@@ -150,12 +152,16 @@ def direction(name: str, a: Any, b: Any) -> str:
 class _Reader:
     """Reads what commits record in DVC; `unreadable` collects what could not be read, and why."""
 
-    def __init__(self, root: Path, objects: Objects):
-        self.root, self.objects = root, objects
+    def __init__(self, root: Path, objects: Objects, taxonomy: Taxonomy):
+        self.root, self.objects, self.taxonomy = root, objects, taxonomy
         self.unreadable: list[str] = []
 
     def labels(self, rev: str) -> pa.Table | None:
         """Every labelled sample of commit `rev`: id, split, given, action. None if it cannot be read."""
+        table = self._given_labels(rev)
+        return table and table.set_column(2, "given", read_column(table["given"], self.taxonomy))
+
+    def _given_labels(self, rev: str) -> pa.Table | None:
         outs = outs_at(self.root, rev)
         if "artifacts/clean" in outs or "artifacts/validate" not in outs:
             found = self._file(rev, "artifacts/clean", "labels.parquet")
@@ -189,7 +195,8 @@ class _Reader:
         for rev in revs:
             figures = flatten(without_used(yaml_at(self.root, rev, "metrics/evaluate.json")))
             if report := self._file(rev, "artifacts/evaluate", "report.json"):
-                figures |= {f"recall of {row['class']}": row["recall"] for row in json.loads(report)["classes"]}
+                named = ((self.taxonomy.rename(row["class"]), row["recall"]) for row in json.loads(report)["classes"])
+                figures |= {f"recall of {name}": recall for name, recall in named}
             figures_of.append(figures)
         return {name: (a, b, direction(name, a, b)) for name, (a, b) in changed(*figures_of).items()}
 

@@ -18,6 +18,7 @@ from tasks.ingest.splits import RecordedSplits
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
 from tasks.labels.annotations import effective_labels, read_annotations
+from tasks.labels.taxonomy import read_taxonomy
 
 ROWS_AT_ONCE = 50_000  # recorded images compared at a time
 
@@ -28,6 +29,7 @@ class ExistingSamples:
     def __init__(self, root: Path):
         self.root = root
         self.batches = batches(root / "data")
+        self.taxonomy = read_taxonomy(root / "data")
         self.shards: list[Shard] = live_shards(root / "data")
         tables = [
             read_columns(shard.path, ["id", "label", "source", "split", "batch"]).append_column(
@@ -49,13 +51,12 @@ class ExistingSamples:
         return int(self._order[at]) if at < len(self._ids) and self._ids[at] == wanted else None
 
     def classes(self) -> set[str]:
-        """Every class that a sample was given when it was taken."""
+        """Every class that a sample was given when it was taken, as it is called today."""
         if self.samples is None:
             return set()
         names = composed(self.samples.column("label"))
-        return set(
-            (names if pa.types.is_string(names.type) else pc.list_flatten(names)).unique().drop_null().to_pylist()
-        )
+        flat = names if pa.types.is_string(names.type) else pc.list_flatten(names)
+        return {self.taxonomy.rename(name) for name in flat.unique().drop_null().to_pylist()}
 
     def value(self, sample: int, column: str):
         """`column` (label, source, group, split, batch) of a sample."""
@@ -76,7 +77,7 @@ class ExistingSamples:
                 groups.setdefault(group, split)
         live = growing.filter(pc.invert(pc.is_in(growing["batch"], pa.array(sorted(tombstones), pa.string()))))
         annotations = read_annotations(self.root / "data", tombstones)
-        labels = effective_labels(live["id"], live["label"], annotations)
+        labels = effective_labels(live["id"], live["label"], annotations, self.taxonomy)
         return RecordedSplits(groups, *(_by_split(live["split"], column) for column in (None, labels, live["source"])))
 
     def groups_of(self, classes: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -22,7 +22,6 @@ from tasks.ingest.image_column import ImageColumn
 from tasks.ingest.reading import IngestSettings, NewImage, Reading, Refused
 from tasks.inspection.measures import store_measures
 from tasks.labels.storing import write_annotations
-from tasks.sources import fields
 from tasks.sources.source import Offered, Source
 
 SHARD_ROWS = 20_000  # with more rows, shards of tiny images would have features and pixels of gigabytes
@@ -110,11 +109,11 @@ def _read_unchanged(offered: Offered, new: NewImage) -> bytes:
 
 def _sample(offered: Offered, new: NewImage, batch: str, settings: IngestSettings) -> dict:
     """A row of the data set, without its image."""
-    kind, data = settings.kind, settings.data
+    kind = settings.kind
     return {
         "id": new.image,
         "key": offered.key,
-        "label": fields.label(offered.label, data.task, data.classes),
+        "label": new.label,
         "source": offered.source,
         "group": new.group,
         "taken_at": offered.taken_at,

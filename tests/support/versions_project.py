@@ -136,7 +136,9 @@ def make_bundle(root: Path, number: int, model: bytes | None = None) -> Path:
     (root / "artifacts/evaluate/plots").mkdir(parents=True)
     bundle.mkdir(parents=True)
     (bundle / "model.onnx").write_bytes(model or np.random.default_rng(number).bytes(20_000))
-    write_json(bundle / "bundle.json", {"schema": 1, "name": NAME, "temperature": 1 + number / 10})
+    write_json(
+        bundle / "bundle.json", {"schema": 1, "name": NAME, "classes": ["cat", "dog"], "temperature": 1 + number / 10}
+    )
     (bundle / "card.md").write_text("a card that all versions share\n")
     samples = pa.concat_tables([rows(batch).slice(0, 8) for batch in range(1, number + 1)])
     schema = reference.schema("multiclass")

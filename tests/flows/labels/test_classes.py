@@ -11,16 +11,19 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.labels.class_queue import waiting_images, write_queue
 from flows.labels.class_settings import with_classes
-from flows.labels.classes import class_rows, current_taxonomy, plan_change, record_change
+from flows.labels.classes import class_rows, current_taxonomy, names_of_then, plan_change, record_change
+from flows.production.queue_export import label_classes
 from flows.repo.git import git
+from flows.versions.diff import diff
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import load_params
 from tasks.dataset import shards
 from tasks.labels.effective import effective_samples
 from tasks.labels.taxonomy import FOLDER, Change, compose, read_changes
-from tests.support import versions_project
+from tests.support import released_project, versions_project
 from tests.support.checkout import ROOT
 from tests.support.children import killed_at
+from tests.support.ingesting import folder, take
 from tests.support.shared import networks
 
 WHO = {"why": "because", "by": "ann"}
@@ -248,3 +251,46 @@ def test_a_split_opens_a_queue_of_every_image_of_the_class(root, tmp_path):
     assert len(list((tmp_path / "q").iterdir())) == 35
     with pytest.raises(DataError, match="'dog' was not split into parts: classes that were split: 'cat'"):
         waiting_images(root, "dog")
+
+
+def test_a_rollback_across_a_change_says_what_the_older_model_answers(tmp_path):
+    root = versions_project.copy(tmp_path / "p", 2)
+    change(root, "rename", "cat", "feline")
+    out = evergreen(root, "rollback", "--why", "test", "--model-only")
+    assert "v0.1.0 is live" in out
+    assert "it answers with names of its time, in brackets how each is read today: 'cat' ('feline')" in out
+    assert names_of_then(root, ["feline", "dog"]) is None
+    change(root, "split", "dog", "hound poodle")
+    change(root, "retire", "feline")
+    assert names_of_then(root, ["cat", "dog"]).endswith("'cat' (retired), 'dog' (one of 'hound', 'poodle')")
+
+
+def test_versions_of_before_and_after_a_rename_are_compared_in_the_names_of_today(tmp_path):
+    root = released_project.copy(tmp_path)
+    before = diff(root, "v0.1.0", "v0.2.0")
+    change(root, "rename", "bag", "sack")
+    after = diff(root, "v0.1.0", "v0.2.0")
+    assert before.images
+    assert after.images == {
+        split: {"sack" if name == "bag" else name: counts for name, counts in of.items()}
+        for split, of in before.images.items()
+    }
+    recalls = {name.replace("of bag", "of sack"): value for name, value in before.metrics.items()}
+    assert after.metrics == recalls
+
+
+def test_labels_of_the_past_and_of_tomorrow_are_allowed(root):
+    params = load_params(root / "params.yaml")
+    change(root, "rename", "cat", "feline")
+    change(root, "add", "", "bird")
+    change(root, "split", "dog", "hound poodle")
+    assert label_classes(root, params) == ["feline", "hound", "poodle", "bird"]
+
+
+def test_an_import_with_names_of_the_past_is_taken_where_classes_are_listed(root, tmp_path):
+    change(root, "rename", "cat", "feline")
+    source = folder(tmp_path / "new", 2, start=900, classes=["cat", "zebra"])
+    data = load_params(root / "params.yaml").data.model_copy(update={"classes": ["feline", "dog"]})
+    report = take(root, source, data=data)
+    assert (report.taken, [one.reason for one in report.quarantined]) == (1, ["unknown_label"])
+    assert labels(root) == {"feline", "dog"}
