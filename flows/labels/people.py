@@ -12,6 +12,7 @@ from tasks.labels.agreed import qualities
 from tasks.labels.annotations import Decision, Label, by_sample, decide_all, read_annotations, standing
 from tasks.labels.consensus import Quality
 from tasks.labels.second_look import ErrorRate, Look, chosen, error_rate, second_look
+from tasks.labels.taxonomy import read_taxonomy
 from tasks.labels.votes import ballot, named_ballots
 
 
@@ -53,7 +54,8 @@ def read_words(root: Path, params: Params) -> Words:
     tables = [read_columns(shard.path, ["id", "label"]) for shard in live_shards(data, tombstones)]
     samples = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string()), "label": []})
     annotations = read_annotations(data, tombstones)
-    found = decide_all(samples["id"], samples["label"], annotations, params.labels.consensus) if len(samples) else {}
+    how = {"taxonomy": read_taxonomy(data), "method": params.labels.consensus}
+    found = decide_all(samples["id"], samples["label"], annotations, **how) if len(samples) else {}
     ids = samples["id"].to_pylist()
     said = {name: sorted(standing(rows), key=_time) for name, rows in by_sample(annotations).items()}
     return Words(ids, samples["label"].to_pylist(), said, {ids[row]: decision for row, decision in found.items()})
