@@ -27,11 +27,11 @@ SLOPE_PENALTY = 1.0  # how strongly, in mean log likelihood
 LEVEL_PENALTY = 0.001  # draws the rate of errors to the confident joint: a network may have learnt the noise, too
 MOST_ODDS = 20.0  # d at most: 1 - P must stay above 0
 RARE = 1e-4  # least rate of an error, and least share of a wrong class among the errors
-FIT_ROWS, FIT_CELLS = 20_000, 500_000  # samples, and probabilities, that the parameters are fitted on, at most
-EVIDENCE_ROWS = 50_000  # samples that decide between the models
+FIT_ROWS, FIT_CELLS = 20_000, 200_000  # samples, and probabilities, that the parameters are fitted on, at most
+EVIDENCE_ROWS, EVIDENCE_CELLS = 50_000, 1_000_000  # that decide between the models, at most
 FIRST_ROWS = 4_000  # fitted first: a good start saves most of the time on all
 TOLERANCE = 1e-7  # relative gain of a step that ends a fit
-ROWS = 1 << 22  # probabilities judged at once: 32 MB an array
+ROWS = 1 << 20  # probabilities judged at once: 4 MB an array
 SURE = 1e-3  # a model of less weight is not asked
 BOUNDS = [(np.log(0.2), np.log(20)), (-4, 4), (0, 1.5), (0, 2), (0, 2)]  # sharpness, level, slope, table, likeness
 LEVEL_AT, SLOPE_AT, LIKENESS_AT, OFFSETS_AT = 1, 2, 4, 5
@@ -74,7 +74,7 @@ class EitherNoise:
     def wrong(self, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """P(given label is wrong | image, given label), (N,), in bounded memory."""
         found = np.empty(len(y))
-        for part in _parts(probabilities):
+        for part in parts(probabilities):
             here = y[part]
             found[part] = 1 - self.posterior(here, probabilities[part])[np.arange(len(here)), here]
         return found
@@ -93,13 +93,14 @@ def fit_either_noise(y: np.ndarray, probabilities: np.ndarray, joint_from: np.nd
     `joint_from`: other out-of-fold probabilities (N, K) for the confident joint, as in `fit_noise_model`.
     """
     table = confident_table(y, probabilities if joint_from is None else joint_from)
-    rows = np.random.default_rng(0).permutation(len(y))[:EVIDENCE_ROWS]
+    rows = np.random.default_rng(0).permutation(len(y))[: min(EVIDENCE_ROWS, EVIDENCE_CELLS // len(table))]
     y, log = y[rows], _log(probabilities[rows])
     some = slice(max(1, min(FIT_ROWS, FIT_CELLS // len(table))))
     fixed = {SLOPE_AT: 0.0, LIKENESS_AT: 0.0}
     plain = _fit(y[some], log[some], table, fixed)
     usual = _evaluate(plain, log[some], y[some], table).odds.mean()
-    free = _fit(y[some], log[some], table, {}, usual=usual)
+    start = np.where(np.isin(np.arange(len(plain)), list(fixed)), np.r_[START, plain[OFFSETS_AT:]], plain)
+    free = _fit(y[some], log[some], table, {}, usual=usual, start=start)
     drawn = _fit(y[some], log[some], table, {}, usual=usual, start=free, penalty=SLOPE_PENALTY)
     evidence = _likelihoods(free, log, y, table).sum() - _likelihoods(plain, log, y, table).sum()
     evidence -= len(fixed) / 2 * np.log(len(y))
@@ -116,16 +117,17 @@ def confident_table(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     classes = probabilities.shape[1]
     given = np.bincount(y, minlength=classes)
     total = np.zeros(classes)
-    for part in _parts(probabilities):
+    for part in parts(probabilities):
         own = probabilities[part][np.arange(len(y[part])), y[part]]
         total += np.bincount(y[part], own, minlength=classes)
-    least = total / np.maximum(given, 1) - 1e-6
+    least = (total / np.maximum(given, 1) - 1e-6).astype(probabilities.dtype)  # else each part is cast
     counts = np.zeros((classes, classes))
-    for part in _parts(probabilities):
+    for part in parts(probabilities):
         reached = probabilities[part] >= least
-        several = reached.sum(axis=1) > 1
-        guess = np.where(several, probabilities[part].argmax(axis=1), reached.argmax(axis=1))
-        known = reached.any(axis=1)
+        number = np.count_nonzero(reached, axis=1)
+        known, several = number > 0, number > 1
+        guess = reached.argmax(axis=1)
+        guess[several] = probabilities[part][several].argmax(axis=1)
         cell = y[part][known] * classes + guess[known]
         counts += np.bincount(cell, minlength=classes**2).reshape(classes, classes)
     np.fill_diagonal(counts, np.maximum(np.diag(counts), 1))
@@ -152,6 +154,7 @@ class _Evaluated:
 
 
 def _evaluate(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> _Evaluated:
+    parameters, table = parameters.astype(log.dtype), table.astype(log.dtype)
     sharpness, level, slope, power, likeness = parameters[:OFFSETS_AT]
     n = np.arange(len(y))
     log_true = np.exp(sharpness) * log + parameters[OFFSETS_AT:]
@@ -165,7 +168,7 @@ def _evaluate(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.
     others[n, top] = 0
     rest = np.maximum(others.sum(axis=1), np.exp(-MOST_ODDS))
     odds = np.log(true[n, top] / rest)
-    rate = np.clip(1 - np.diag(table), RARE, 1 - RARE)
+    rate = np.clip(1 - np.diag(table), log.dtype.type(RARE), log.dtype.type(1 - RARE))
     wrong = 1 / (1 + np.exp(slope * odds[:, None] - level - np.log(rate / (1 - rate))))
     log_table = np.log(np.maximum(table / rate, RARE))
     shares = np.exp(power * log_table)
@@ -181,6 +184,7 @@ def _evaluate(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.
 
 def _likelihood(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean log P(given label | image) and its gradient by the parameters."""
+    parameters = parameters.astype(log.dtype)
     e, n = _evaluate(parameters, log, y, table), np.arange(len(y))
     seen = np.maximum(e.joint.sum(axis=1), TINY)
     share = e.joint / seen[:, None]  # P(true class | image, given label)
@@ -188,6 +192,7 @@ def _likelihood(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: n
     to_rate[n, y] = -share[n, y] * e.wrong[n, y]
     to_rate = to_rate.sum(axis=1)
     slope = share - e.true  # by log_true
+    mean = {"axis": 0, "dtype": np.float64}
     erred = share.copy()
     erred[n, y] = 0
     errors, per_total = erred.sum(axis=1), erred / e.total
@@ -196,11 +201,12 @@ def _likelihood(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: n
     to_power = (erred * e.log_table[y]).sum(axis=1) - (e.near * (per_total @ (e.table * e.log_table).T)).sum(axis=1)
     slope -= parameters[LIKENESS_AT] * pulled
     slope[n, y] += parameters[LIKENESS_AT] * errors
-    by_odds = np.where(e.odds < MOST_ODDS, -parameters[SLOPE_AT] * to_rate / e.rest, 0)
+    by_odds = np.where(e.odds < MOST_ODDS, -parameters[SLOPE_AT] * to_rate / e.rest, 0).astype(log.dtype)
     slope -= by_odds[:, None] * e.true
     slope[n, e.top] += by_odds
-    gradient = [np.exp(parameters[0]) * (slope * log).sum(axis=1).mean(), to_rate.mean(), -(e.odds * to_rate).mean()]
-    return float(np.log(seen).mean()), np.r_[gradient, to_power.mean(), to_likeness.mean(), slope.mean(axis=0)]
+    sums = [np.exp(parameters[0]) * (slope * log).sum(axis=1), to_rate, -e.odds * to_rate, to_power, to_likeness]
+    gradient = np.r_[[values.mean(**mean) for values in sums], slope.mean(**mean)]
+    return float(np.log(seen).mean(dtype=np.float64)), gradient
 
 
 def _fit(
@@ -241,11 +247,11 @@ def _fit(
 
 def _likelihoods(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> np.ndarray:
     """log P(given label | image), (N,)."""
-    found = [_evaluate(parameters, log[part], y[part], table).joint.sum(axis=1) for part in _parts(log)]
+    found = [_evaluate(parameters, log[part], y[part], table).joint.sum(axis=1) for part in parts(log)]
     return np.log(np.maximum(np.concatenate(found), TINY))
 
 
-def _parts(probabilities: np.ndarray) -> Iterator[slice]:
+def parts(probabilities: np.ndarray) -> Iterator[slice]:
     """Slices of rows that hold at most ROWS probabilities each."""
     step = max(1, ROWS // probabilities.shape[1])
     for start in range(0, len(probabilities), step):
@@ -253,4 +259,5 @@ def _parts(probabilities: np.ndarray) -> Iterator[slice]:
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, TINY, dtype=np.float64))
+    """In single precision: enough for means of many, and twice as fast."""
+    return np.log(np.maximum(probabilities, TINY, dtype=np.float32))
