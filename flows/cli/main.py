@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, classes, labels, production, services, versions
+from flows.cli import active, classes, labels, production, queue, services, versions
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
@@ -236,14 +236,8 @@ def tombstone(
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 
-for command in (
-    upgrade_command.upgrade,
-    *services.COMMANDS,
-    *versions.COMMANDS,
-    *production.COMMANDS,
-    *labels.COMMANDS,
-    *active.COMMANDS,
-):
+GROUPS = (services, versions, production, labels, active, queue)
+for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")
 

@@ -5,7 +5,6 @@ Every `evergreen` command loads this module, so it imports only light modules at
 
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,57 +64,7 @@ def _time(text: str | None) -> datetime | None:
         raise EvergreenError(f"--at: {error.detail}") from None
 
 
-def queue(
-    pick: Annotated[
-        float | None, typer.Option(min=0, help="First pick the most informative samples of this many latest hours.")
-    ] = None,
-    pick_data: Annotated[
-        int | None,
-        typer.Option("--pick-data", min=1, help="First pick so many images of the data set that have no label."),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write a table to fill in, with the images in a folder next to it.")
-    ] = None,
-    label_studio: Annotated[
-        Path | None, typer.Option("--label-studio", help="Write Label Studio's tasks (.json) and interface (.xml).")
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page on which to label in any browser.")] = None,
-) -> None:
-    """List the samples that wait for a label, or write them to a file for people to label."""
-    from flows.labels.data_queue import DataQueue, pick_and_forecast
-    from flows.production.queue_export import export_queue
-    from tasks.common.params import load_params
-    from tasks.common.text import one_line
-
-    root = project_root()
-    params = load_params(root / "params.yaml")
-    if pick_data is not None:
-        found, gain = pick_and_forecast(root, params, pick_data)
-        typer.echo(f"{len(found)} images of the data set picked")
-        for line in gain:
-            typer.echo(f"  {line}")
-    waiting, picked = export_queue(root, pick_hours=pick, csv_file=csv, label_studio_file=label_studio, html=html)
-    data = DataQueue(root, params).entries
-    if pick is not None:
-        typer.echo(f"{len(picked)} samples picked")
-    typer.echo(f"{len(waiting)} samples wait for a label")
-    if data:
-        typer.echo(f"{len(data)} images of the data set wait for a label")
-    for file in filter(None, (csv, label_studio, html)):
-        typer.echo(f"  written to {file}")
-    if not any((csv, label_studio, html)):
-        for entry in waiting[:20]:
-            own = one_line(" ".join(filter(None, (entry.source, entry.key, entry.path))))
-            typer.echo(f"  {entry.id[:12]}  {entry.at:%Y-%m-%d %H:%M}  {entry.why:<10}  {own}")
-        if len(waiting) > 20:
-            typer.echo(f"  ... and {len(waiting) - 20} more")
-        for asked in data[:20]:
-            typer.echo(f"  {asked.id[:12]}  {asked.why:<10}  {asked.detail}  {one_line(asked.source or '')}")
-        if len(data) > 20:
-            typer.echo(f"  ... and {len(data) - 20} more")
-
-
-COMMANDS += [score, queue]
+COMMANDS += [score]
 
 
 def monitor() -> None:

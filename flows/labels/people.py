@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.common.params import Params
+from tasks.common.class_names import composed
+from tasks.common.params import Params, load_params
 from tasks.dataset.shards import live_shards, read_columns, read_tombstones
 from tasks.labels.agreed import qualities
 from tasks.labels.annotations import Decision, Label, by_sample, decide_all, read_annotations, standing
 from tasks.labels.consensus import Quality
 from tasks.labels.second_look import ErrorRate, Look, chosen, error_rate, second_look
-from tasks.labels.taxonomy import read_taxonomy
+from tasks.labels.taxonomy import read_column, read_taxonomy, read_votes
 from tasks.labels.votes import ballot, named_ballots
 
 
@@ -53,12 +54,15 @@ def read_words(root: Path, params: Params) -> Words:
     data, tombstones = root / "data", read_tombstones(root)
     tables = [read_columns(shard.path, ["id", "label"]) for shard in live_shards(data, tombstones)]
     samples = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string()), "label": []})
-    annotations = read_annotations(data, tombstones)
-    how = {"taxonomy": read_taxonomy(data), "method": params.labels.consensus}
-    found = decide_all(samples["id"], samples["label"], annotations, **how) if len(samples) else {}
-    ids = samples["id"].to_pylist()
-    said = {name: sorted(standing(rows), key=_time) for name, rows in by_sample(annotations).items()}
-    return Words(ids, samples["label"].to_pylist(), said, {ids[row]: decision for row, decision in found.items()})
+    annotations, taxonomy = read_annotations(data, tombstones), read_taxonomy(data)
+    method, ids = params.labels.consensus, samples["id"].to_pylist()
+    found = decide_all(samples["id"], samples["label"], annotations, taxonomy, method) if ids else {}
+    labels = read_column(composed(samples["label"]), taxonomy).to_pylist() if ids else []
+    said = {}
+    for name, rows in by_sample(annotations).items():
+        _, votes = read_votes(None, standing(rows), taxonomy)
+        said[name] = sorted(votes, key=_time)
+    return Words(ids, labels, said, {ids[row]: decision for row, decision in found.items()})
 
 
 def _time(row: dict) -> tuple:
@@ -81,6 +85,12 @@ def annotators(words: Words, share: float) -> list[Annotator]:
         if name
     ]
     return sorted(people, key=lambda one: (one.estimated.right if one.estimated else 2.0, one.name))
+
+
+def people_err(root: Path) -> ErrorRate:
+    """How often people err in the data set of `root`, by second looks."""
+    params = load_params(root / "params.yaml")
+    return read_words(root, params).error_rate(params.labels.second_look)
 
 
 def looks_of(words: Words, share: float) -> list[Look]:
