@@ -1,4 +1,4 @@
-"""The `evergreen classes` commands: list, rename, merge, split, add, retire, group, undo, queue.
+"""The `evergreen classes` commands: list, define, rename, merge, split, add, retire, group, undo.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -137,3 +137,33 @@ def _queue(name: str | None, to: Path) -> None:
         one_line(f"{len(waiting.rows):,} images of {waiting.name!r} wait in {file}; labelled so far: {have}", 500)
     )
     typer.echo("fill in the column label, then `evergreen label FILE`; `evergreen classes queue` ranks the rest again")
+
+
+@app.command()
+def define(
+    name: Annotated[str, typer.Argument(metavar="CLASS", help="The class, as it is called today.")],
+    text: Annotated[str | None, typer.Option(help="What it means: when an image belongs to it, and when not.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="ID", help="A reference image: id, key or path; up to three times."),
+    ] = None,
+    commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
+) -> None:
+    """Say what a class means, with reference images: shown where people label. Without options, show it."""
+    from flows.labels.define import define as run
+    from flows.labels.define import meanings
+    from flows.labels.samples import data_classes
+    from flows.production.queue_export import label_classes
+    from tasks.common.params import load_params
+
+    root = project_root()
+    if text is None and images is None:
+        if (found := meanings(root / "data").get(name)) is None:
+            typer.echo(f"{one_line(name)} has no definition yet: `--text` and `--image` give one")
+        else:
+            typer.echo(f"{one_line(name)}: {one_line(found.text, 2000)}")
+            typer.echo(f"images: {', '.join(found.images) or 'none'}; by {one_line(found.by)}, {found.at}")
+        return
+    known = [*label_classes(root, load_params(root / "params.yaml")), *data_classes(root)]
+    made = run(root, name, list(dict.fromkeys(known)), text=text, images=images, commit=commit)
+    typer.echo(f"{one_line(name)} is defined" if made else "nothing new: it is defined so already")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flows.labels.classes import current_taxonomy
 from flows.labels.data_queue import DataQueue
+from flows.labels.define import guides
 from flows.labels.issues_queue import find_issues, images
 from flows.labels.samples import data_classes
 from monitoring.log.production_log import Log, open_log
@@ -123,6 +124,7 @@ def _frame(root: Path, params: Params, share: Share, **options) -> Frame:
     classes, multilabel = label_classes(root, params) or data_classes(root), params.data.task == "multilabel"
     person = (share.assign or share.person or "").strip()
     due = f"For {person}" + (f", until {share.due.isoformat()}" if share.due else "") if person else ""
+    options["guides"] = guides(root, classes, params.images.max_pixels)
     return Frame(classes, multilabel, params.images.max_pixels, person=person, due=due, **options)
 
 
