@@ -170,7 +170,7 @@ class _Reader:
         self._ledger = erasures.read_ledger(existing.root)
         self._old_sources = existing.old_sources()
         listed = self.settings.data.classes  # names of the past are read through the taxonomy
-        self._allowed = None if listed is None else {*listed, *existing.taxonomy.meaning}
+        self._known_names = None if listed is None else {*listed, *existing.taxonomy.meaning}
         self._row_of: dict[str, int] = {}  # id -> row of reading.new
         self._repeats: list[tuple[int, str, NewImage, tuple[str, ...]]] = []  # (number, where, first, allowed)
         self._interned: dict = {}  # labels and groups repeat a lot: one object each; by repr, as None is not "None"
@@ -181,7 +181,7 @@ class _Reader:
         for number, row in enumerate(rows):
             self.reading.offered += 1
             try:
-                label = fields.label(row.label, data.task, self._allowed)
+                label = fields.label(row.label, data.task, self._known_names)
                 encoded = row.read()
                 if self._is_new(number, row, label, sha256_bytes(encoded)):
                     yield encoded
