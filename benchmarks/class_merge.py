@@ -90,7 +90,8 @@ def images(data: Path | None) -> pa.Table:
         return table.set_column(1, "label", pa.array([wanted[name] for name in table["label"].to_pylist()]))
     table = pq.read_table(data, columns=["image", "clean_label"])
     names = [NAMES[value] if isinstance(value, int) else value for value in table["clean_label"].to_pylist()]
-    return pa.table({"image": table["image"], "label": names})
+    splits = np.repeat(["train", "calibration", "test"], [14, 3, 3])  # the same in both projects: classes decide them
+    return pa.table({"image": table["image"], "label": names, "split": np.resize(splits, len(names))})
 
 
 def measure(work: Path, table: pa.Table) -> tuple[float, int]:
