@@ -193,7 +193,7 @@ class _Reader:
             raise Unusable("forgotten", erased)
         kind = self.settings.kind
         offered = ("hard",) if kind == "hard" else row.split
-        allowed = self._allowed(row)
+        allowed = self._splits(row)
         annotator = row.annotator or self.settings.annotator
         sample, first = self.existing.find(image), self._row_of.get(image)
         if sample is not None:
@@ -222,7 +222,7 @@ class _Reader:
             self.votes.append(Vote(number, image, label, annotator, at))
         return sample is None and first is None
 
-    def _allowed(self, row: Offered) -> tuple[str, ...]:
+    def _splits(self, row: Offered) -> tuple[str, ...]:
         """The splits that the image may go to. What is not a fair sample measures nothing: it goes to train."""
         if self.settings.kind == "hard" or row.split == ("hard",):
             return ("hard",)

@@ -59,7 +59,8 @@ def answers(root: Path, measures) -> list[dict]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
     """A project with two windows of known cameras, measured before any label came. For tests that copy it."""
-    root = make(tmp_path_factory.mktemp("late"), replace={"min_new_labels: 50": "min_new_labels: 20"})
+    quiet = {"audit_per_day: 20": "audit_per_day: 0", "audit_per_source: 1": "audit_per_source: 0"}
+    root = make(tmp_path_factory.mktemp("late"), replace={"min_new_labels: 50": "min_new_labels: 20", **quiet})
     (root / "tasks").mkdir()
     (root / "tasks" / "code.py").write_text("code = 1\n")
     (root / "tombstones.json").write_text("{}\n")
