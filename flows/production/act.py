@@ -79,7 +79,7 @@ def _ask(
     waits = asked_by_drift(log)
     start, because = since or window.start, f"window {window.id}: {sentence}"
     budget = review.budget - len(waits) if asked_for else 0
-    extra = max(0, round(AUDIT_SHARE * budget))
+    extra = max(0, round(AUDIT_SHARE * budget)) if review.audit_per_day else 0  # 0: no audit at all
     drawn = enqueue_audit(log, review, start, window.end, window.bundle, because, now, extra)
     done = []
     if asked_for and budget <= 0:
