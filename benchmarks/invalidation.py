@@ -100,7 +100,9 @@ def copied_project(folder: Path) -> Path:
     for name in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *COPIED).splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
-    (folder / "data").mkdir()
+    for name in ("batches", "annotations"):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "one.json").write_text("{}\n")
     (folder / "data/dataset.json").write_text("{}\n")
     git(folder, "init", "--quiet")
     record_data(folder)

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monitoring.contracts import Finding, Measures
-from monitoring.drift import reported_measures
 from monitoring.journal import Journal, window_times
 from monitoring.live.labels import Truth, labelled_answers, truths
 from monitoring.live.periods import WEEK, Period, measure_period, week_of
@@ -136,6 +135,8 @@ def _with_accuracy(
     log: Log, params: Params, known: Mapping[str, Truth], taxonomy: Taxonomy, measures: Measures
 ) -> Measures:
     """`measures` with the accuracy by all labels that are known now; unchanged if the log lacks the answers."""
+    from monitoring.drift import reported_measures  # takes a second, and most runs have no new labels
+
     window = measures.window
     table, _, _ = log.window(
         window.start,

@@ -89,9 +89,11 @@ class Releases:
     def _live(self) -> tuple[Pointer | None, str | None]:
         """(the live pointer, token for its replacement); see `live`."""
         live, token = self._pointer(LIVE)
-        if live is None:
-            if (newest := max(self.store.list("pointers/"), default=None)) is not None:
+        if live is None and (newest := max(self.store.list("pointers/"), default=None)) is not None:
+            live, token = self._pointer(LIVE)  # another writer may have promoted its first in between
+            if live is None:
                 raise StoreDamaged(f"{LIVE} is missing in the release store, but {newest} is there: copy it to {LIVE}")
+        if live is None:
             return None, token
         recorded = self.promoted(live.seq)
         if recorded is None and live.seq > 1:  # a kill can prevent the newest record, and no other

@@ -101,7 +101,7 @@ def test_every_version_is_restored_byte_for_byte_and_fast(main, tmp_path):
     now = tree_of(main / "data")
     assert len(first) == 3  # dataset.json, one shard, one batch
     assert first.items() <= now.items()
-    assert len(now) == 8
+    assert len(now) == 9
 
 
 def test_the_pointer_step_takes_less_than_two_seconds(main):

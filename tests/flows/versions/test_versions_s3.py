@@ -70,8 +70,8 @@ def assert_a_clone_keeps_what_it_pulled(project: Path) -> None:
     git(clone, "update-ref", "-d", "refs/remotes/origin/main")
     garbage, others, unowned = remote(project)
     assert (garbage, unowned) == (0, 0)
-    assert others == 4  # listing, shard, annotations, manifest of batch 3
-    assert remote(clone) == (4, 0, 0)
+    assert others == 5  # of batch 3: listing, shard, annotations, a manifest of each
+    assert remote(clone) == (5, 0, 0)
 
 
 def test_versions_on_s3(project: Path, moto: Server, bucket: str):  # noqa: F811
