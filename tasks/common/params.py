@@ -430,7 +430,7 @@ class ReviewParams(Section):
 
     budget: Positive = Field(100, description="samples put into the queue by one decision")
     method: PickMethod = Field(
-        "class_diverse", description="how images are picked for labelling; without a model always typiclust"
+        "diverse", description="how images are picked for labelling; without a model always typiclust"
     )
     min_gain: Share = Field(
         0.001, description="balanced accuracy (0..1) that more labels must be able to bring; below it: enough labels"
