@@ -106,10 +106,13 @@ def copied_project(folder: Path) -> Path:
     (folder / "data/dataset.json").write_text("{}\n")
     git(folder, "init", "--quiet")
     record_data(folder)
-    for stage in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].values():
-        for out in stage["outs"]:
-            (folder / out).mkdir(parents=True)
-            (folder / out / "made").write_text("x")
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].values()
+    named = {name for stage in stages for name in stage["deps"] if name.startswith("artifacts/")}
+    for name in sorted({*named, *(out for stage in stages for out in stage["outs"])}):
+        file = folder / name if Path(name).suffix else folder / name / "made"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    for stage in stages:
         for (metrics,) in stage["metrics"]:
             (folder / metrics).parent.mkdir(exist_ok=True)
             (folder / metrics).write_text("{}\n")

@@ -17,7 +17,7 @@ LARGEST = 0.3  # of a source's labels in one session
 def session_groups(
     sources: Sequence[str | None],
     times: Sequence[datetime],
-    known: Mapping[str, str] | None = None,
+    known: Mapping[str | None, str] | None = None,
     measuring: Sequence[bool] = (),
 ) -> list[str | None]:
     """The group of each of N images by source and time; None: only near-duplicates stay together.
@@ -26,7 +26,8 @@ def session_groups(
     measuring: which images may measure a model; the others are only trained on. A longer session would take the first
     into train along with the second, so where a source has both, sessions are as short as they can be.
     """
-    known, measuring = known or {}, measuring or [True] * len(times)
+    known = {name: split for name, split in (known or {}).items() if name is not None}
+    measuring = measuring or [True] * len(times)
     rows_of: dict[str | None, list[int]] = {}
     for row, source in enumerate(sources):
         rows_of.setdefault(source, []).append(row)
@@ -39,7 +40,7 @@ def session_groups(
             names = [_name(source, times[row], one) for one in STRETCHES]
             joins = [name for name in names[:-1] if name in known and (known[name] != "train") == measuring[row]]
             own = _name(source, times[row], stretch) if stretch else None
-            if own in known and own not in joins:
+            if own is not None and own in known and own not in joins:
                 own = names[-1]
             groups[row] = joins[0] if joins else names[-1] if names[-1] in known else own
     return groups

@@ -79,9 +79,7 @@ def words(gain: Gain) -> str:
 
 def _cache_file(root: Path, train: pa.Table, params: Params) -> Path:
     rows = [train[name].to_pylist() for name in ("id", "label", "group")]
-    key = content_key(
-        rows, network_key(params.embed), params.images.model_dump(), code_version("tasks.active.learning_curve")
-    )
+    key = content_key(rows, network_key(params.embed), params.images.model_dump(), code_version("tasks.active.outlook"))
     return cache_dir("curve", root) / f"{key[:24]}.json"
 
 

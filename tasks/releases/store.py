@@ -136,7 +136,7 @@ class Releases:
         current, token = self._live()
         if self._took_effect(pointer):
             return pointer
-        if (current.seq if current else 0, current.version if current else None) != (pointer.seq - 1, pointer.prev):
+        if broken_link(current, pointer) if current else pointer.seq != 1:
             raise PointerMoved(current)
         if current is not None:
             self.record(current)

@@ -69,7 +69,9 @@ def add_shard(
     write_json(accepted.with_name("batches.json"), {"b-000000000001": 1})
     inspected = root / "artifacts" / "inspect" / "samples.parquet"
     inspected.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"id": table["id"], "cluster": table["id"]}), inspected)
+    status = pa.repeat("ok", len(table))
+    columns = {name: table[name] for name in ("id", "shard", "row")} | {"cluster": table["id"], "status": status}
+    pq.write_table(pa.table(columns), inspected)
     named = {
         name for label in table["label"].to_pylist() for name in ([label] if isinstance(label, str) else label or [])
     }

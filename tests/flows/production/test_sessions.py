@@ -76,3 +76,9 @@ def test_the_labels_of_one_drifted_camera_reach_every_split():
     for group, split in zip(groups, splits, strict=True):
         of_group[group].add(split)
     assert all(len(found) == 1 for found in of_group.values())
+
+
+def test_images_without_a_group_in_the_data_set_bind_no_session():
+    """Most data sets have images without a group; traffic of one minute is divided all the same."""
+    times = every(0.1, 60)
+    assert set(session_groups(["a"] * 60, times, {None: "train"}, [True] * 20 + [False] * 40)) == {None}

@@ -119,6 +119,9 @@ def test_a_stale_writer_is_refused(tmp_path: Path):
     with pytest.raises(PointerMoved):
         releases.promote(stale)
     again = stale.model_copy(update={"seq": back.seq + 1, "prev": back.version})
+    with pytest.raises(PointerMoved):  # renumbered, but its predecessor's digest is that of another promotion
+        releases.promote(again)
+    again = successor(back, version="v0.2.0", **about)
     assert releases.promote(again).seq == 4  # judged against what is live now
     with pytest.raises(PointerMoved):
         releases.promote(stale)

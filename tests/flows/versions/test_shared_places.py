@@ -154,7 +154,7 @@ def test_a_checkout_that_is_gone_is_named_and_can_be_retired(project: Path, tmp_
     found = gc(project, yes=True, grace_hours=0)
     assert any(f"--retire-checkout {checkout}" in line for line in shared_sentences(found.places))
     assert oids(project) == before
-    assert collected(project, retire_checkout=checkout)["DVC cache"] == (4, 0, 0)
+    assert collected(project, retire_checkout=checkout)["DVC cache"] == (5, 0, 0)
     assert all(line.ok for line in verify(project))
     assert shared_sentences(gc(project, grace_hours=0).places) == []
 

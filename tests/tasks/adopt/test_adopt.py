@@ -139,7 +139,10 @@ def finished_run(project: Path, challenger: Path, run_id: str) -> tuple[Path, in
     shutil.copytree(challenger / "artifacts", tree / "artifacts")
     shutil.copytree(challenger / "metrics", tree / "metrics", dirs_exist_ok=True)
     write_json(tree / "artifacts/embed/index.json", {})
-    write_json(tree / "artifacts/validate/network/classes.json", CLASSES)
+    (tree / "artifacts/validate/network").mkdir()
+    for name in ("accepted.parquet", "classes.json"):
+        shutil.copyfile(tree / "artifacts/validate" / name, tree / "artifacts/validate/network" / name)
+    write_json(tree / "artifacts/validate/taxonomy.json", {"names": {name: name for name in CLASSES}, "groups": {}})
     for name in ("inspect", "validate", "embed", "train_backbone", "train_head"):
         write_json(tree / f"metrics/{name}.json", {})
     with chdir(tree):

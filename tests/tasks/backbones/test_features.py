@@ -128,5 +128,5 @@ def test_embed_indexes_every_shard_with_its_digest_and_is_repeatable(root):
 
 def test_embed_without_its_input_names_the_missing_stage(tmp_path):
     everything = params(tmp_path)
-    with pytest.raises(StageInputError, match="run the stage validate first"):
+    with pytest.raises(StageInputError, match="run the stage inspect first"):
         embed.run(tmp_path, embed=everything.embed, images=everything.images)
