@@ -154,7 +154,7 @@ def test_a_significant_fall_of_accuracy_on_late_labels_retrains_without_drift():
 def test_late_labels_without_a_reference_accuracy_are_an_error():
     decision = decide([window(0, QUIET, true_accuracy(0.2, 0.01))], situation(new_labels=80), POLICY)
     assert check(decision, "accuracy") == "error"
-    assert decision.outcome == "none", "what could not be compared is no fall"
+    assert decision.outcome == "none", "what could not be compared does not count as a fall"
 
 
 def test_many_new_labels_or_an_old_model_retrain():

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from flows.repo.pipeline import record_data
 from tasks.common.params import load_params
+from tasks.dataset.shards import live_shards, read_columns
 from tasks.releases.pointer import successor
 from tasks.releases.store import open_store
 from tests.support.checkout import ROOT, git
@@ -52,3 +53,9 @@ def traffic(path: Path, number: int, rows: int, **columns) -> Path:
         table = table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     pq.write_table(table, path)
     return path
+
+
+def samples(root: Path) -> list[tuple[str, str]]:
+    """(id, label) of the images of the data set's first shard."""
+    (shard, *_) = live_shards(root / "data")
+    return list(zip(*read_columns(shard.path, ["id", "label"]).to_pydict().values(), strict=True))

@@ -8,10 +8,9 @@ from flows.labels.issues_queue import find_issues, images
 from flows.labels.people import annotators, read_words
 from flows.repo import label_issues
 from tasks.common.params import load_params
-from tasks.dataset.shards import live_shards, read_columns
 from tasks.labels.storing import write_annotations
 from tests.support.annotating import said
-from tests.support.live_project import make
+from tests.support.live_project import make, samples
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +22,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def root(made, tmp_path):
     return shutil.copytree(made, tmp_path / "main", symlinks=True)
-
-
-def samples(root) -> list[tuple[str, str]]:
-    (shard, *_) = live_shards(root / "data")
-    return list(zip(*read_columns(shard.path, ["id", "label"]).to_pydict().values(), strict=True))
 
 
 def other(label: str) -> str:

@@ -11,9 +11,8 @@ from flows.labels.people import read_words
 from flows.production.labels import take_labels
 from tasks.common.params import load_params
 from tasks.dataset.annotation_files import annotation_batches
-from tasks.dataset.shards import live_shards, read_columns
 from tests.support.checkout import git
-from tests.support.live_project import make
+from tests.support.live_project import make, samples
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def root(made, tmp_path):
     return shutil.copytree(made, tmp_path / "main", symlinks=True)
-
-
-def samples(root) -> list[tuple[str, str]]:
-    (shard, *_) = live_shards(root / "data")
-    return list(zip(*read_columns(shard.path, ["id", "label"]).to_pydict().values(), strict=True))
 
 
 def table(path, *rows, header=("id", "label")):

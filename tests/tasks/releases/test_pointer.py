@@ -1,4 +1,4 @@
-"""An altered pointer is found by whoever reads it: every flipped bit, and edits that are valid JSON."""
+"""Every reader finds an altered pointer: every flipped bit, and edits that are valid JSON."""
 
 import json
 from pathlib import Path
