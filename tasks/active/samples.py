@@ -13,6 +13,7 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import live_shards, read_columns, read_task, read_tombstones, shard_groups
 from tasks.inspection.measures import shard_measures
 from tasks.labels.annotations import decide_all, read_annotations, replaced
+from tasks.labels.taxonomy import read_column, read_taxonomy
 from tasks.models.pretrained import pretrained_features
 
 GIVEN = ("id", "label", "source", "split", "taken_at")
@@ -40,8 +41,9 @@ def live_samples(root: Path, params: Params) -> pa.Table:
     table = pa.concat_tables(parts)
     codes = table["id"].combine_chunks().dictionary_encode().indices.to_numpy()
     table = table.take(pa.array(np.sort(np.unique(codes, return_index=True)[1])))
-    decisions = decide_all(table["id"], table["label"], read_annotations(data, tombstones))
-    labels = replaced(composed(table["label"]), decisions)
+    taxonomy, annotations = read_taxonomy(data), read_annotations(data, tombstones)
+    decisions = decide_all(table["id"], table["label"], annotations, taxonomy, params.labels.consensus)
+    labels = replaced(read_column(composed(table["label"]), taxonomy), decisions)
     groups = pc.coalesce(table["group"], table["phash"].cast(pa.string()))
     table = table.set_column(1, "label", labels).set_column(table.column_names.index("group"), "group", groups)
     excluded = [row for row, decision in decisions.items() if decision.excluded]

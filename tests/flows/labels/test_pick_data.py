@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.labels.classes import plan_change, record_change
 from flows.labels.pick_data import FOLDER, divide, images, pick_data, picked, waiting
 from flows.repo.pipeline import record_data
 from tasks.active import samples as data_samples
@@ -184,6 +185,16 @@ def test_what_people_excluded_is_not_asked_for(root):
     names = live_samples(root, params)["id"].to_pylist()
     write_annotations(root / "data", [said(name, exclude=True, role="reviewer") for name in names[:30]])
     assert set(live_samples(root, params)["id"].to_pylist()) == set(names[30:])
+
+
+def test_labels_have_the_names_of_today(root, tmp_path):
+    label(root, {sha256_bytes(content) for _, content in fashion(40)}, tmp_path / "labels")
+    before = live_samples(root, params_of(root))["label"].drop_null().to_pylist()
+    repository(root)
+    record_change(root, plan_change(root, "rename", ["Bag"], ["Handbag"], by="ann", why="its name in the shop"))
+    after = live_samples(root, params_of(root))["label"].drop_null().to_pylist()
+    assert after == ["Handbag" if name == "Bag" else name for name in before]
+    assert "Handbag" in after
 
 
 def test_a_damaged_file_of_picks_is_skipped(root):
