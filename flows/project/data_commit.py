@@ -9,6 +9,7 @@ from flows.repo.objects import ObjectLost, open_objects, outs_at
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, locked
 from tasks.common.paths import state_dir
+from tasks.dataset.annotation_files import annotation_batches, manifest_file
 from tasks.dataset.shards import batches
 
 WAIT = 24 * 3600.0  # seconds; a large ingest takes hours
@@ -84,5 +85,13 @@ def _left_uncommitted(root: Path, message: str) -> list[str]:
             listed = objects.files(committed)
         except ObjectLost:
             return []
-    left = [batch for batch in batches(root / "data") if f"batches/{batch.seq:06d}-{batch.batch}.json" not in listed]
-    return [f"batch {one.batch} of {one.rows} images, taken before" for one in left if one.batch not in message]
+    data = root / "data"
+    images = [one for one in batches(data) if f"batches/{one.seq:06d}-{one.batch}.json" not in listed]
+    answers = [
+        one for one in annotation_batches(data) if manifest_file(data, one).relative_to(data).as_posix() not in listed
+    ]
+    named = message + " ".join(one.batch for one in images)  # an ingest's labels go with its images
+    return [
+        *(f"batch {one.batch} of {one.rows} images, taken before" for one in images if one.batch not in message),
+        *(f"batch {one.batch} of {one.rows} labels, taken before" for one in answers if one.batch not in named),
+    ]
