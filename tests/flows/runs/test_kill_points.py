@@ -76,11 +76,11 @@ def test_a_quick_pass_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_killed_erasure_is_completed_by_the_next_retraining(tmp_path: Path):
     """Killed before its commit it leaves data.dvc changed, which a run would refuse."""
-    from benchmarks.kill_scenarios import Forget
+    from benchmarks.killing.data import Forget
 
     root = tmp_path / "project"
     Forget.make(root)
-    call = f"from benchmarks.kill_scenarios import *; Forget.act(Path({str(root)!r}), 1)"
+    call = f"from benchmarks.killing.data import *; Forget.act(Path({str(root)!r}), 1)"
     env = {**os.environ, "EVERGREEN_FAILPOINT": "forget.rewritten", "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", call], env=env).returncode == -signal.SIGKILL
     changed = root / "params.yaml"
@@ -204,7 +204,8 @@ def test_the_ending_of_a_run_whose_starter_was_killed_is_noted(toy: Path):
 
 
 def test_a_published_run_that_was_killed_before_its_record_gets_it(tmp_path: Path):
-    from benchmarks.kill_scenarios import Publish, start
+    from benchmarks.killing.checks import start
+    from benchmarks.killing.releases import Publish
     from tests.support.versions_project import store
 
     root = tmp_path / "project"
