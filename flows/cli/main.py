@@ -165,7 +165,7 @@ def ingest(
     """Add new images and labels to data/. Known images are skipped; an interrupted command leaves nothing behind."""
     keep_pandas_out()
     from flows.project.ingest import detached, ingest_command
-    from tasks.sources.source import Columns
+    from tasks.sources.records import Columns
 
     given = {"label": label, "image": image, "group": group, "source": camera, "key": key}
     given["slices"] = tuple(slices or ())

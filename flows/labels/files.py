@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.labels.csv_text import read_table
 from monitoring.review import label_studio
 from tasks.common.cells import is_missing, optional_text
 from tasks.common.errors import DataError
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
-from tasks.sources.records import class_label_names, label_name
-from tasks.sources.source import read_time
+from tasks.sources.offered import read_time
+from tasks.sources.parquet_records import class_label_names, label_name
+from tasks.sources.tables import fit_cells, open_table, open_text, plain_name
 from tasks.sources.times import Times
 
 ALIASES = {  # role -> names of its column, the best first
@@ -33,6 +33,7 @@ ALIASES = {  # role -> names of its column, the best first
     "labelled_at": ("labelled_at", "labeled_at", "annotated_at", "updated_at", "created_at"),
     "why": ("comment", "note", "remark"),
 }
+WORDS = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
 YES = ("1", "1.0", "x", "yes", "y", "true", "exclude", "excluded")
 NO = ("", "0", "0.0", "no", "n", "false")
 EXCLUDE = label_studio.EXCLUDE
@@ -147,7 +148,7 @@ def _records(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]
     elif kind in (".csv", ".tsv", ".txt"):
         yield from _table(file, notes)
     elif kind in (".jsonl", ".ndjson"):
-        yield from _json_lines(file)
+        yield from _json_lines(file, notes)
     elif kind == ".parquet":
         yield from _parquet(file)
     elif kind in (".xlsx", ".xls", ".ods"):
@@ -157,15 +158,14 @@ def _records(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _table(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
-    table = read_table(file)
+    table = open_table(file, WORDS)
     notes += table.notes
     roles = _roles(table.names, str(file))
     exported = "annotation_id" in table.names  # Label Studio's CSV: its labels are JSON where there are several
     for line, cells in table.rows:
         where = f"{file.name} line {line}"
-        extra = [cell for cell in cells[len(table.names) :] if cell.strip()]
-        if extra or len(cells) < len(table.names):
-            yield where, Unusable("bad_label", f"{len(cells)} fields, the header has {len(table.names)}")
+        if misfit := fit_cells(cells, table.names):
+            yield where, Unusable("bad_row", misfit)
             continue
         values = _by_role(dict(zip(table.names, cells, strict=False)), roles)
         label, by = values.get("label"), values.get("annotator")
@@ -180,11 +180,11 @@ def _table(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any] |
         yield where, values
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as JSON lines in UTF-8: {error}") from None
+def _json_lines(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
+    text, note = open_text(file, "JSON lines")
+    notes += [note] if note else []
+    with text:
+        lines = list(text)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -221,7 +221,8 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
 
 def _label_studio(file: Path) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        with open_text(file, "JSON")[0] as text:
+            content = json.load(text)
         found = list(label_studio.answers(content))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} cannot be read as an export of Label Studio: {error}") from None
@@ -239,7 +240,7 @@ def _roles(names: list[str], where: str, needed: bool = True) -> dict[str, list[
     for name in names:
         if needed and names.count(name) > 1 and name:
             raise DataError(f"{where}: more than one column is called {name!r}: rename one")
-        lower.setdefault(str(name).strip().lower(), name)
+        lower.setdefault(plain_name(str(name)), name)
     roles = {role: [lower[alias] for alias in aliases if alias in lower] for role, aliases in ALIASES.items()}
     if "evergreen_id" in lower:  # Label Studio's exports: there `id` is the task's own number
         roles["name"] = [name for name in roles["name"] if str(name).lower() not in ("id", "image")]

@@ -18,7 +18,8 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
 from tasks.common.progress import track
 from tasks.sources.fields import Unusable
-from tasks.sources.source import Columns, open_source
+from tasks.sources.records import Columns
+from tasks.sources.source import open_source
 from tasks.sources.times import Times
 
 HOUR = timedelta(hours=1)

@@ -23,7 +23,8 @@ from tasks.siblings.name_patterns import (
 )
 from tasks.sources.fields import Unusable
 from tasks.sources.layouts import parse_layout
-from tasks.sources.source import Offered, Source
+from tasks.sources.offered import Offered
+from tasks.sources.source import Source
 
 LOOKED_AT = 400  # images that are decoded
 RUN = 25  # neighbours in the order of their names: images of one object mostly follow one another

@@ -12,7 +12,7 @@ from tasks.common.params import Params, load_params, parse_params
 from tasks.common.paths import state_dir
 from tasks.dataset.shards import read_task
 from tasks.ingest.batch import IngestReport, ingest
-from tasks.sources.source import Columns
+from tasks.sources.records import Columns
 
 DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
 NO_LAYOUT = "none"  # what --layout takes to ignore data.layout

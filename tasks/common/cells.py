@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from tasks.common.written import tidy
+
 TEXT_LENGTH = 500  # characters of a source, annotator, slice name or value
 
 
@@ -15,7 +17,11 @@ def optional_text(value: Any) -> str | None:
     """A source, annotator or slice value as text of at most TEXT_LENGTH characters; None for an empty one."""
     if is_missing(value):
         return None
-    found = without_surrogates(str(value)).strip()[:TEXT_LENGTH]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # whole numbers in a column with gaps arrive as floats
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    found = tidy(without_surrogates(str(value)))[:TEXT_LENGTH]
     return found or None
 
 

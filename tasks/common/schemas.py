@@ -38,6 +38,7 @@ QUARANTINE_REASONS = (
     "outside_root",  # the manifest's path leaves its folder or is a link out of it
     "missing_file",  # the manifest names a file that does not exist
     "archive",  # an archive where an image was expected
+    "bad_row",  # the manifest's row cannot be read: fields that the header lacks, broken JSON
     "bad_label",  # empty, over 200 characters, or of the wrong type
     "unknown_label",  # not among data.classes
     "bad_path",  # the path does not fit the layout (data.layout)

@@ -12,6 +12,8 @@ import io
 import numpy as np
 from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
+from tasks.common.written import LFS_ADVICE, is_lfs_pointer
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO", "PPM", "AVIF", "HEIC")
 OPENED = tuple(name for name in FORMATS if name not in ("MPO", "HEIC"))  # Pillow's JPEG plug-in opens MPO
 SUFFIXES = {
@@ -47,6 +49,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         raise Undecodable("empty_file", "0 bytes")
     if data.startswith(_ARCHIVES):
         raise Undecodable("archive", "this is an archive, not an image: unpack it first")
+    if is_lfs_pointer(data):
+        raise Undecodable("unknown_format", LFS_ADVICE)
     heic = _is_heic(data)
     if heic and not _can_open_heic():
         raise Undecodable("unknown_format", NO_HEIC)

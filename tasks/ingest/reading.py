@@ -26,7 +26,7 @@ from tasks.inspection.measures import measures_table, thumbnails
 from tasks.inspection.near_duplicates import near_pairs
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
-from tasks.sources.source import Offered
+from tasks.sources.offered import Offered
 
 MEASURED_AT_ONCE = 1024  # rows per table of measures
 Label = str | list[str] | None

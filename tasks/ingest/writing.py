@@ -22,7 +22,8 @@ from tasks.ingest.image_column import ImageColumn
 from tasks.ingest.reading import IngestSettings, NewImage, Reading, Refused
 from tasks.inspection.measures import store_measures
 from tasks.labels.storing import write_annotations
-from tasks.sources.source import Offered, Source
+from tasks.sources.offered import Offered
+from tasks.sources.source import Source
 
 SHARD_ROWS = 20_000  # with more rows, shards of tiny images would have features and pixels of gigabytes
 

@@ -16,8 +16,9 @@ from tasks.common.cells import without_surrogates
 from tasks.common.errors import DataError
 from tasks.common.files import try_locked
 from tasks.common.params import StoreParams
+from tasks.sources.manifests import READERS, named_paths
+from tasks.sources.records import Columns
 from tasks.sources.safe_files import JUNK
-from tasks.sources.source import READERS, Columns, named_paths
 from tasks.storage.blobs import DiskFull, raise_disk_full
 from tasks.storage.s3_bucket import BLOCK, Bucket
 

@@ -5,12 +5,16 @@ not regular (a pipe would block us), and files too large to be one image.
 """
 
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from tasks.common.cells import without_surrogates
 from tasks.common.errors import DataError
+from tasks.common.written import tidy
 from tasks.sources.fields import Unusable
 
 FILE_BYTES = 256 << 20  # larger files are refused before they are read
@@ -18,7 +22,47 @@ JUNK = {"thumbs.db", "desktop.ini", "__macosx"}  # made by file managers
 
 
 def resolve_inside(root: Path, written: str) -> Path:
-    """The existing regular file at the path `written` under `root`. Raises Unusable (outside_root, missing_file)."""
+    """The existing regular file at the path `written` under `root`. Raises Unusable (outside_root, missing_file).
+
+    If there is none, the path is also read as Windows, macOS and file:// write it.
+    """
+    problem = None
+    for spelling in _spellings(written):
+        try:
+            return _resolve(root, spelling)
+        except Unusable as error:
+            problem = problem or error
+            if error.reason != "missing_file" and spelling == written:
+                break
+    raise Unusable(problem.reason, f"{problem.detail}{_hint(written)}")
+
+
+def _spellings(written: str) -> list[str]:
+    found = [written]
+    if written.lower().startswith("file://"):
+        found.append(unquote(urlsplit(written).path))
+    found.append(tidy(found[-1]))
+    if "\\" in written:
+        found.append(found[-1].replace("\\", "/"))
+    found += [unicodedata.normalize(form, found[-1]) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys(found))
+
+
+def _hint(written: str) -> str:
+    if written.lower().startswith("file://"):
+        return ": a file:// address is read if it leads into the manifest's folder"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", written):
+        return ": addresses are not fetched. Download the images, and list their paths"
+    if written.startswith("~"):
+        return ": '~' is not expanded. Write paths relative to the manifest's folder"
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", written):
+        return ": a Windows path of another machine. Write paths relative to the manifest's folder"
+    if "\\" in written:
+        return ": tried with its backslashes as / too"
+    return ""
+
+
+def _resolve(root: Path, written: str) -> Path:
     shown = repr(without_surrogates(written[:200]))
     if ".." in Path(written).parts:
         raise Unusable("outside_root", f"{shown} contains '..'")

@@ -1,22 +1,31 @@
 """Say how a source was read before anything is taken: classes, splits, columns, files left aside."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from tasks.common.cells import without_surrogates
 from tasks.common.text import join_names, one_line
+from tasks.common.written import look
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
+from tasks.sources.manifests import READERS
+from tasks.sources.offered import read_time
 from tasks.sources.records import ALIASES, Columns
-from tasks.sources.source import READERS, Source, read_time
-from tasks.sources.times import fitting_formats
+from tasks.sources.source import Source
+from tasks.sources.tables import open_text
+from tasks.sources.times import Times, fitting_formats
+
+TEXT = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
 def understood(source: Source, task: str, known: Collection[str] = ()) -> list[str]:
     """Sentences for the user about `source`; `known` are the classes that the data set has already."""
     classes: Counter[str] = Counter()
     bad_times: list[str] = []
+    bad_rows: list[str] = []
+    notes: list[str] = []
+    unread, problem = 0, ""  # labels that cannot be used, and why the first one
     spellings: dict[str, set[str]] = {}  # class -> how the source writes it
     aside = source.contents.left_aside() if source.contents is not None else []
     if source.layout is not None and source.contents is not None:
@@ -27,12 +36,15 @@ def understood(source: Source, task: str, known: Collection[str] = ()) -> list[s
         rows = source.contents.classes().items()
         how, more = "from folder names", [*source.contents.sentences(), *aside]
     else:
-        rows, bad_times, columns = _cells(source)
-        how, more = "from a column", [_columns(columns)]
+        cells = _cells(source)
+        rows, bad_times, bad_rows, notes = cells.labels.values(), cells.bad_times, cells.bad_rows, cells.notes
+        how, more = "from a column", [_columns(cells.columns), _files(source)]
     for raw, count in rows:
         try:
             found = fields.label(raw, task, None)
-        except Unusable:
+        except Unusable as error:
+            unread += count
+            problem = problem or error.detail
             continue
         for name in [found] if isinstance(found, str) else found or []:
             classes[name] += count
@@ -50,41 +62,84 @@ def understood(source: Source, task: str, known: Collection[str] = ()) -> list[s
         for names in alike({*classes, *known})
         if not classes.keys().isdisjoint(names)
     ]
-    return said + ([time_note(bad_times)] if bad_times else [])
+    if unread:
+        said.append(f"note: {unread} labels cannot be used, so their images are not taken: {one_line(problem, 200)}")
+    if bad_rows:
+        said.append(f"note: {len(bad_rows)} rows cannot be read, e.g. {one_line(bad_rows[0], 200)}")
+    return [*said, *(f"note: {one_line(note, 200)}" for note in notes), *time_notes(bad_times, source.times)]
 
 
 def alike(names: Collection[str]) -> list[list[str]]:
-    """Groups of class names that differ only in case, accents, spaces, hyphens or underscores."""
+    """Groups of class names that look the same: they differ in case, accents, blanks, quotes, or as 1.0 and 1."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
-        letters = unicodedata.normalize("NFKD", name.casefold())
-        plain = "".join(c for c in letters if not unicodedata.combining(c) and not c.isspace() and c not in "-_")
-        groups.setdefault(plain, []).append(name)
+        groups.setdefault(look(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _cells(source: Source) -> tuple[list[tuple[object, int]], list[str], Columns]:
-    """(raw labels with their counts, times that cannot be read, the columns that were found) of manifests."""
-    counts: dict[str, tuple[object, int]] = {}
-    bad_times = []
-    columns = source.columns
+@dataclass
+class Cells:
+    """What the columns of manifests hold."""
+
+    columns: Columns
+    labels: dict[str, tuple[object, int]] = field(default_factory=dict)  # repr -> raw label, rows
+    bad_times: list[str] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)  # "labels.csv line 3: why"
+    notes: list[str] = field(default_factory=list)  # how files are read
+
+
+def _cells(source: Source) -> Cells:
+    found = Cells(source.columns)
     for file in source.manifests:
-        for _, columns, record in READERS[file.suffix.lower()](file, source.columns, False):
+        if file.suffix.lower() in TEXT:
+            opened, note = open_text(file, "text")
+            opened.close()
+            found.notes += [note] if note else []
+        for where, columns, record in READERS[file.suffix.lower()](file, source.columns, False):
+            found.columns = columns
+            if isinstance(record, Unusable):
+                found.bad_rows.append(f"{where}: {record.detail}")
+                continue
             raw = record.get(columns.label) if columns.label else None
             if raw is not None:
-                counts[repr(raw)] = (raw, counts.get(repr(raw), (raw, 0))[1] + 1)
+                found.labels[repr(raw)] = (raw, found.labels.get(repr(raw), (raw, 0))[1] + 1)
             for column in filter(None, (columns.time, columns.labelled_at)):
-                bad_times += filter(None, [read_time(record.get(column), source.times)[1]])
-    return list(counts.values()), bad_times, columns
+                found.bad_times += filter(None, [read_time(record.get(column), source.times)[1]])
+    return found
 
 
-def time_note(bad_times: list[str]) -> str:
-    """What to do about times that cannot be read."""
-    forms = "' or '".join(fitting_formats(dict.fromkeys(bad_times)) or ["FORMAT"])
-    count = "1 time cannot be read" if len(bad_times) == 1 else f"{len(bad_times)} times cannot be read"
+def time_notes(bad_times: list[str], times: Times) -> list[str]:
+    """What to do about times that cannot be read, or that only a clock shows that was reset."""
+    reset = [text for text in bad_times if times.is_reset(text)]
+    unread = [text for text in bad_times if not times.is_reset(text)]
+    found = []
+    if unread:
+        forms = "' or '".join(fitting_formats(dict.fromkeys(unread)) or ["FORMAT"])
+        count = "1 time cannot be read" if len(unread) == 1 else f"{len(unread)} times cannot be read"
+        found.append(
+            f"note: {count}, e.g. {_shown(unread[0])}: such an image is taken without its time. "
+            f"To keep it, first say how times are written: --time-format '{forms}', or data.time_format"
+        )
+    if reset:
+        count = "1 time is" if len(reset) == 1 else f"{len(reset)} times are"
+        found.append(
+            f"note: {count} that of a clock that was reset or set wrong (before 1990, on 2000-01-01, in the future), "
+            f"e.g. {_shown(reset[0])}: such an image is taken without its time"
+        )
+    return found
+
+
+def _shown(text: str) -> str:
+    return repr(one_line(without_surrogates(text)))
+
+
+def _files(source: Source) -> str:
+    """Where the split comes from if folders name it."""
+    folders = [f"{without_surrogates(file.parent.name)}/" for file in source.manifests if file.parent != source.path]
     return (
-        f"note: {count}, e.g. {one_line(without_surrogates(bad_times[0]))!r}: such an image is taken without its time. "
-        f"To keep it, first say how times are written: --time-format '{forms}', or data.time_format"
+        f"split from {' '.join(folders)}"
+        if len(source.manifests) > 1 and all(file.stem in ("_classes", "metadata") for file in source.manifests)
+        else ""
     )
 
 

@@ -168,7 +168,7 @@ def test_the_flat_exports_of_label_studio_say_the_same(tmp_path):
         ("l.json", "{}", "cannot be read as an export of Label Studio"),
         ("l.json", "not json", "cannot be read as an export of Label Studio"),
         ("l.parquet", "PK", "cannot be read as Parquet"),
-        ("l.jsonl", b"\xff\xfe\xfd", "cannot be read as JSON lines"),
+        ("l.jsonl", b"{\0}", "cannot be read as JSON lines"),
     ],
 )
 def test_a_file_that_says_no_labels_is_an_error_that_says_what_is_expected(tmp_path, name, content, message):

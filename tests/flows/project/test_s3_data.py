@@ -21,7 +21,7 @@ from tasks.common.files import sha256_file
 from tasks.common.params import Params, load_params
 from tasks.ingest.batch import IngestReport, ingest
 from tasks.sources import s3_spool
-from tasks.sources.source import Columns
+from tasks.sources.records import Columns
 from tasks.storage.blobs import DiskFull
 from tests.support.checkout import ROOT, git
 from tests.support.s3_proxy import proxied

@@ -17,9 +17,13 @@ NOON = datetime(2026, 5, 3, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     "written",
-    ["2026/05/03 12:00", "2026.05.03 12:00:00", "20260503_120000", "2026-05-03_12-00-00", "2026-05-03 12-00-00"],
+    [
+        *("2026/05/03 12:00", "2026.05.03 12:00:00", "20260503_120000", "2026-05-03_12-00-00", "2026-05-03 12-00-00"),
+        *("20260503120000", 20260503120000, 202605031200, "2026-05-03 12:00:00 UTC", "\u200b2026-05-03\u00a012:00 "),
+        *("Sun, 03 May 2026 14:00:00 +0200", 1777809600, 1777809600_000, 1777809600_000_000, 1777809600_000_000_000),
+    ],
 )
-def test_year_first_can_mean_one_day_only(written):
+def test_what_can_mean_one_time_only_is_read(written):
     assert Times().read(written) == NOON
 
 
@@ -27,6 +31,25 @@ def test_year_first_can_mean_one_day_only(written):
 def test_what_is_ambiguous_or_no_time_is_not_guessed(written):
     with pytest.raises(Unusable, match="bad_time"):
         Times().read(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1970-01-01T00:00:03", "1980-01-01", "2000-01-01 00:00:12", "2099-12-31", "1999-12-31T20:00:00-05:00", 0],
+)
+def test_a_clock_that_was_reset_says_no_time(written):
+    with pytest.raises(Unusable, match=r"bad_time: .* is the time of a clock that was reset"):
+        Times().read(written)
+    assert Times().is_reset(written)
+
+
+def test_a_reset_clock_is_said_before_and_costs_only_the_time(tmp_path):
+    told = []
+    report = take(tmp_path, source(tmp_path / "s", "1970-01-01T00:00:03", "2026-05-03T12:00Z"), say=told.append)
+    assert (report.taken, report.untimed, report.quarantined) == (2, 1, ())
+    (note,) = (line for line in told if line.startswith("note: 1 time is that of a clock that was reset"))
+    assert "1970-01-01T00:00:03" in note
+    assert "--time-format" not in note
 
 
 def test_the_users_format_and_zone_are_used():
