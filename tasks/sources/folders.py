@@ -110,6 +110,34 @@ class Contents:
             found.append(f"{', '.join(f'{name}/' for name in names)} not taken as a class")
         return found
 
+    def repeated_below(self) -> tuple[list[str], str, str] | None:
+        """(names of folders that several class folders hold, layouts with them as {class} and as {source}), or None."""
+        holders: dict[str, set[str]] = {}
+        kinds: list[str] = []
+        deeper = False
+        for folder in self.images:
+            kept = [depth for depth in range(len(folder)) if folder[: depth + 1] not in self.through]
+            if self.split_level is not None and len(kept) > self.split_level:
+                kept.pop(self.split_level)
+            if len(kept) > 1:
+                deeper = deeper or len(kept) > 2
+                holders.setdefault(folder[kept[1]], set()).add(folder[kept[0]])
+                kinds = kinds or [self._kind(folder, depth) for depth in range(kept[1])] + ["below"]
+        names = sorted(name for name, found in holders.items() if len(found) > 1)
+        if len(names) < 2 or 2 * len(names) < len(holders):
+            return None
+        first, second = ({"top": a, "below": b} for a, b in (("{source}", "{class}"), ("{class}", "{source}")))
+        rest = ["{**}", "{*}"] if deeper else ["{*}"]
+        layouts = ["/".join([*(way.get(kind, kind) for kind in kinds), *rest]) for way in (first, second)]
+        return names, layouts[0], layouts[1]
+
+    def _kind(self, folder: Parts, depth: int) -> str:
+        """What a layout calls the folder at `depth`, above the names that repeat; "top": the class so far."""
+        if folder[: depth + 1] in self.through:
+            return "{*}"
+        place = sum(folder[: upper + 1] not in self.through for upper in range(depth))
+        return "{split}" if place == self.split_level else "top"
+
     def left_aside(self) -> list[str]:
         """What is not taken, for people."""
         found = []

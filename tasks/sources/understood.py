@@ -54,6 +54,12 @@ def understood(source: Source, task: str, known: Collection[str] = ()) -> list[s
     if classes:
         first = f"{len(classes)} class{'' if len(classes) == 1 else 'es'} {how} ({join_names(sorted(classes), 8)})"
     said = [f"understood: {'; '.join([first, *filter(None, more)])}"]
+    if source.contents is not None and source.layout is None and (below := source.contents.repeated_below()):
+        names, inner, outer = below
+        said.append(
+            f"note: several of these folders hold folders of the same names ({join_names(names, 8)}), which are not "
+            f"read. If those are the classes, use --layout '{inner}'; if they say where images are from, '{outer}'"
+        )
     twice = sorted(name for name, found in spellings.items() if name not in found or len(found) > 1)
     if twice and task == "multiclass":
         said.append(f"note: {join_names(twice)}: other Unicode forms of these names count as the same class")

@@ -173,3 +173,25 @@ def test_a_layout_names_the_classes_and_sidecars_are_still_left_aside(tmp_path):
     assert understood(source, "multiclass") == [
         "understood: 2 classes by the layout {site}/{class}_{name} (owl, swan); 1 sidecar file left aside: .json"
     ]
+
+
+def test_folders_that_repeat_in_the_class_folders_are_said_with_the_layouts_that_read_them(tmp_path):
+    source = tree(tmp_path / "s", *(f"{at}/{a}/{b}/1.png" for at in ("train", "test") for a in "xy" for b in "pqr"))
+    told = said(source)
+    assert "2 classes from folder names (x, y)" in told
+    assert "folders of the same names (p, q, r), which are not read" in told
+    inner, outer = "{split}/{source}/{class}/{*}", "{split}/{class}/{source}/{*}"
+    assert f"--layout '{inner}'; if they say where images are from, '{outer}'" in told
+    assert {row.label for row in open_source(source, layout=inner).rows()} == {"p", "q", "r"}
+    assert {(row.label, row.source) for row in open_source(source, layout=outer).rows()} >= {("x", "p"), ("y", "r")}
+
+
+def test_folders_that_repeat_deeper_down_are_read_by_the_layout_that_is_said(tmp_path):
+    source = tree(tmp_path / "s", *(f"images/{a}/{b}/day 1/1.png" for a in "xy" for b in "pq"))
+    assert "use --layout '{*}/{source}/{class}/{**}/{*}'" in said(source)
+    found = open_source(source, layout="{*}/{source}/{class}/{**}/{*}").rows()
+    assert sorted((row.label, row.source) for row in found) == [("p", "x"), ("p", "y"), ("q", "x"), ("q", "y")]
+
+
+def test_folders_of_one_class_alone_are_not_worth_a_note(tmp_path):
+    assert "note:" not in said(tree(tmp_path / "s", "x/cam 1/1.png", "x/cam 2/1.png", "y/1.png", "y/cam 3/1.png"))
