@@ -73,7 +73,7 @@ def split(
     """Divide the class NAME into parts. It stays whole until people gave each part enough images."""
     _change("split", [name], into, why, dry_run, commit)
     if not dry_run:
-        _queue(name, queue or Path(".evergreen/label-issues/split.csv"))
+        _queue(name, queue)
 
 
 @app.command()
@@ -103,9 +103,10 @@ def undo(change: str, why: Why = "", dry_run: DryRun = False, commit: Commit = T
 @app.command()
 def queue(
     name: Annotated[str | None, typer.Argument(help="Class that was split. Default: the last one.")] = None,
-    to: Annotated[Path, typer.Option(help="CSV to write, with the images next to it.")] = Path(
-        ".evergreen/label-issues/split.csv"
-    ),
+    to: Annotated[
+        Path | None,
+        typer.Option(help="CSV to write, with the images next to it. Default: .evergreen/label-issues/split.csv."),
+    ] = None,
 ) -> None:
     """Write the images of a split class that wait for a part, the likeliest assignment first."""
     _queue(name, to)
@@ -125,13 +126,14 @@ def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, 
     typer.echo(f"recorded as change {plan.change.id}; `evergreen classes undo {plan.change.id}` takes it back")
 
 
-def _queue(name: str | None, to: Path) -> None:
+def _queue(name: str | None, to: Path | None) -> None:
     from flows.labels.class_queue import waiting_images, write_queue
+    from flows.repo.label_issues import SPLIT_QUEUE
 
     root = project_root()
     waiting = waiting_images(root, name)
     have = ", ".join(f"{count:,} {part!r}" for part, count in waiting.labelled.items())
-    file = to if to.is_absolute() else root / to
+    file = to or root / SPLIT_QUEUE
     write_queue(root, waiting, file)
     typer.echo(
         one_line(f"{len(waiting.rows):,} images of {waiting.name!r} wait in {file}; labelled so far: {have}", 500)

@@ -1,6 +1,7 @@
 """Keeps each run's label issues, for when the run's workspace is gone.
 
 .evergreen/label-issues/<run id>.csv    artifacts/clean/queue.csv of that run; the newest ones stay
+.evergreen/label-issues/split.csv       images that wait for their part of a divided class, with their folder split/
 .evergreen/label-issues/<run id>.json   {"seq": the newest batch of labels it knew, "clusters": near-duplicates that had
                                         different labels, each a list of ids}
 """
@@ -17,6 +18,7 @@ from tasks.common.paths import state_dir
 from tasks.dataset.shards import next_seq
 
 KEEP = 20  # queues of runs that stay
+SPLIT_QUEUE = ".evergreen/label-issues/split.csv"  # of a class that is divided: a person's, not a run's
 
 
 class KeptIssues(NamedTuple):
@@ -40,7 +42,7 @@ def keep_queue(root: Path, run_id: str) -> Path:
     write_json(file.with_suffix(".json"), about)
     with atomic_path(file) as temporary:
         shutil.copyfile(root / "artifacts/clean/queue.csv", temporary)
-    for old in sorted(file.parent.glob("*.csv"))[:-KEEP]:  # run ids sort by time
+    for old in _of_runs(root)[:-KEEP]:
         old.unlink(missing_ok=True)
         old.with_suffix(".json").unlink(missing_ok=True)
     return file
@@ -48,13 +50,18 @@ def keep_queue(root: Path, run_id: str) -> Path:
 
 def newest_issues(root: Path) -> KeptIssues | None:
     """The issues of the newest run on this machine, else those in `root`/artifacts; None if there are neither."""
-    files = sorted((state_dir(root) / "label-issues").glob("*.csv"))
-    if files:
+    if files := _of_runs(root):
         about = files[-1].with_suffix(".json")
         found = read_json(about) if about.is_file() else {"seq": None, "clusters": []}
         return KeptIssues(files[-1], found["seq"], found["clusters"])
     table = root / "artifacts/clean/queue.csv"
     return KeptIssues(table, None, _disputed(root)) if table.is_file() else None
+
+
+def _of_runs(root: Path) -> list[Path]:
+    """The queues of runs, the oldest first: run ids sort by time."""
+    kept = sorted((state_dir(root) / "label-issues").glob("*.csv"))
+    return [file for file in kept if file.name != Path(SPLIT_QUEUE).name]
 
 
 def _disputed(root: Path) -> list[list[str]]:

@@ -237,6 +237,9 @@ def _clean_state(root: Path, ids: Collection[str], names: Collection[str]) -> No
         (root / MISTAKES[1]).unlink(missing_ok=True)
     for folder in state.iterdir():
         if folder.is_dir() and folder.name not in NOT_PAGES:
+            for picture in folder.rglob("*"):  # written next to a CSV that asks people
+                if picture.stem in ids and picture.is_file():
+                    picture.unlink()
             for page in [*folder.rglob("*.html"), *folder.rglob("*.csv"), *folder.rglob("*.json")]:
                 text = page.read_text(errors="replace")
                 if any(image in text for image in ids):

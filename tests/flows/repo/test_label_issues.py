@@ -20,6 +20,15 @@ def test_the_queue_is_kept_under_the_runs_id(tree):
     assert kept.read_text() == "id,given\nabc,Bag\n"
 
 
+def test_the_queue_of_a_divided_class_is_not_taken_for_that_of_a_run(tree):
+    kept = label_issues.keep_queue(tree, "20261127T1-abc")
+    (tree / label_issues.SPLIT_QUEUE).write_text("id,label,image\n")
+    assert label_issues.newest_issues(tree).table == kept
+    for number in range(label_issues.KEEP):
+        label_issues.keep_queue(tree, f"20261128T{number:02}-abc")
+    assert (tree / label_issues.SPLIT_QUEUE).is_file()
+
+
 def test_only_the_newest_queues_stay(tree):
     for number in range(label_issues.KEEP + 2):
         label_issues.keep_queue(tree, f"run-{number:03}")

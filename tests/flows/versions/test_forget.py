@@ -66,6 +66,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (state / "validation").mkdir()
     (state / "validation/b-1.html").write_text(f"<p>{name_of(BATCH, ROW)}</p>")
     (state / "validation/b-2.html").write_text("<p>another</p>")
+    (state / "label-issues/split").mkdir(parents=True)
+    for row in (ROW, ROW + 1):
+        (state / "label-issues/split" / f"{name_of(BATCH, row)}.png").write_bytes(b"a picture for people to label")
     return root
 
 
@@ -159,6 +162,8 @@ def test_an_image_is_gone_from_everywhere_and_nothing_else_is(project: Path):
     assert log["id"].to_pylist() == [name_of(2, 2)]
     assert not (project / ".evergreen/validation/b-1.html").exists()
     assert (project / ".evergreen/validation/b-2.html").exists()
+    pictures = [file.stem for file in (project / ".evergreen/label-issues/split").iterdir()]
+    assert pictures == [name_of(BATCH, ROW + 1)]
     assert not (project / ".evergreen/cache/heat/newest.parquet").exists()
     cached = {file.stem for file in (project / ".evergreen/cache/pixels/key").iterdir()}
     assert len(cached) == 2  # of the old shard it went, of the others it stayed
