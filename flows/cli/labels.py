@@ -13,6 +13,7 @@ from tasks.common.paths import project_root
 
 COMMANDS: list[Callable] = []
 IMAGE_HELP = "id, start of an id (8 characters), the owner's key, or a file's path."
+SHOWN = 5  # images whose label is printed before and after
 COMMIT_HELP = "Commit data.dvc (and nothing else) to git."
 
 
@@ -56,18 +57,23 @@ def correct(
     image: Annotated[str, typer.Argument(metavar="ID", help=IMAGE_HELP)],
     label: Annotated[list[str], typer.Argument(help="Its right label; several for a data set with several labels.")],
     why: Annotated[str, typer.Option(help="Why; recorded with the label.")] = "",
+    new_class: Annotated[bool, typer.Option("--new-class", help="Accept a label that is not a class yet.")] = False,
     commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Give an image of the data set its right label, as a reviewer: this overrides what others say."""
     from flows.labels.exclude import correct as run
-    from tasks.common.errors import EvergreenError
+    from flows.labels.exclude import readable
+    from flows.labels.samples import data_classes
+    from flows.production.labels import known_classes
     from tasks.common.params import load_params
 
     root = project_root()
-    several = load_params(root / "params.yaml").data.task == "multilabel"
-    if len(label) > 1 and not several:
-        raise EvergreenError(f"{len(label)} labels for one image, but data.task is multiclass: give one")
-    typer.echo(run(root, _named(root, [image])[0], label if several else label[0], why, commit).sentence())
+    params = load_params(root / "params.yaml")
+    known = known_classes(root, params)
+    known = None if new_class or not known else [*known, *([] if params.data.classes else data_classes(root))]
+    said = readable(label, params.data.task, known)
+    (found,) = _named(root, [image])
+    _show(root, [found], lambda: run(root, found, said, why, commit))
 
 
 def exclude(
@@ -79,7 +85,8 @@ def exclude(
     from flows.labels.exclude import exclude as run
 
     root = project_root()
-    typer.echo(run(root, _named(root, images), why, commit).sentence())
+    found = _named(root, images)
+    _show(root, found, lambda: run(root, found, why, commit))
 
 
 def include(
@@ -91,7 +98,8 @@ def include(
     from flows.labels.exclude import include as run
 
     root = project_root()
-    typer.echo(run(root, _named(root, images), why, commit).sentence())
+    found = _named(root, images)
+    _show(root, found, lambda: run(root, found, why, commit))
 
 
 def undo(
@@ -100,15 +108,15 @@ def undo(
     commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Take back a batch of corrections, or the newest word about one image. Undoing an undo restores it."""
-    from flows.labels.undo import undo_batch, undo_newest
+    from flows.labels.undo import batch_images, undo_batch, undo_newest
     from tasks.dataset.shards import known_batches
 
     root = project_root()
     if what in known_batches(root / "data"):
-        found = undo_batch(root, what, why, commit)
+        _show(root, batch_images(root, what), lambda: undo_batch(root, what, why, commit))
     else:
-        found = undo_newest(root, _named(root, [what])[0], why, commit)
-    typer.echo(found.sentence())
+        (found,) = _named(root, [what])
+        _show(root, [found], lambda: undo_newest(root, found, why, commit))
 
 
 def why(image: Annotated[str, typer.Argument(metavar="ID", help=IMAGE_HELP)]) -> None:
@@ -127,6 +135,21 @@ def finish(commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True) -> No
     typer.echo(run(project_root(), commit).sentence())
 
 
+def _show(root: Path, images: list[str], change: Callable) -> None:
+    """Make `change`, and print what it made of the labels of `images`."""
+    from flows.labels.why import labels_now
+
+    shown = images[:SHOWN]
+    before = labels_now(root, shown)
+    typer.echo(change().sentence())
+    for image, (label, path) in labels_now(root, shown).items():
+        was = before[image][0]
+        text = f"{was} -> {label}" if label != was else f"{label}, as before"
+        typer.echo(_printable(f"  {image[:12]}  {path}".rstrip() + f": {text}"))
+    if len(images) > SHOWN:
+        typer.echo(f"  ... and {len(images) - SHOWN} more")
+
+
 def _named(root: Path, texts: list[str]) -> list[str]:
     """Ids of the data set's images that `texts` name. Raises EvergreenError for a text that names none."""
     from flows.labels.resolve import resolve
@@ -134,7 +157,7 @@ def _named(root: Path, texts: list[str]) -> list[str]:
 
     named = resolve(root, texts)
     if named.refused:
-        raise EvergreenError("; ".join(f"{text!r}: {why}" for text, why in named.refused.items()))
+        raise EvergreenError("; ".join(named.refused.values()))
     return [named.found[text] for text in dict.fromkeys(texts)]
 
 

@@ -2,13 +2,17 @@
 
 import getpass
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from flows.labels.journal import Answer
 from flows.labels.take import Taken, take
 from flows.labels.undo import annotations_of
 from tasks.common.errors import EvergreenError
+from tasks.common.text import join_names
 from tasks.labels.annotations import annotation_key, standing
+from tasks.sources import fields
+from tasks.sources.fields import Unusable
 
 
 def exclude(root: Path, images: Sequence[str], why: str, commit: bool = True) -> Taken:
@@ -27,6 +31,30 @@ def include(root: Path, images: Sequence[str], why: str, commit: bool = True) ->
         keys = [annotation_key(row) for row in excluding]
         answers += [Answer(image, retracts=key, annotator=by, role="reviewer", why=why) for key in keys]
     return take(root, answers, commit=commit, why="include")
+
+
+def readable(words: Sequence[str], task: str, known: Sequence[str] | None) -> str | list[str]:
+    """The label that `words` of a person say. Raises EvergreenError where one is not among the classes `known`.
+
+    known: None accepts any name.
+    """
+    if len(words) > 1 and task == "multiclass":
+        raise EvergreenError(
+            f"{len(words)} labels for one image, but data.task is multiclass: give one (quote a name with spaces)"
+        )
+    try:
+        found = fields.label(list(words), task, known)
+    except Unusable as error:
+        if error.reason != "unknown_label":
+            raise EvergreenError(f"{' '.join(words)[:60]!r} cannot be a label: {error.detail}") from None
+        known, unknown = list(dict.fromkeys(known or ())), [word for word in words if word.strip() not in known]
+        meant = [close for word in unknown for close in get_close_matches(word, known, 1)]
+        hint = f"did you mean {join_names(map(repr, meant))}? " if meant else ""
+        raise EvergreenError(
+            f"{unknown[0][:60]!r} is not a class: {hint}There are {join_names(map(repr, known), 20)}. "
+            "`--new-class` makes it one"
+        ) from None
+    return [] if found is None else found
 
 
 def correct(root: Path, image: str, label: str | list[str], why: str, commit: bool = True) -> Taken:

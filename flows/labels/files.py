@@ -82,7 +82,9 @@ def read_labels(file: Path, task: str, classes: list[str] | None, annotator: str
                 raise values
             one = _given(where, values, task, classes, annotator, times, found)
         except Unusable as error:
-            found.refused.append(f"{where}: {error.detail}")
+            known = "; --new-classes accepts it" if error.reason == "unknown_label" else ""
+            detail = error.detail.replace("is not in data.classes", "is not a class yet") + known
+            found.refused.append(f"{where}: {detail}")
             continue
         if one is None:
             found.left += 1

@@ -36,6 +36,12 @@ def undo_batch(root: Path, batch: str, why: str, commit: bool = True) -> Taken:
     return take(root, [_retraction(*one, why) for one in sorted(mine)], commit=commit, why=f"undo {batch}")
 
 
+def batch_images(root: Path, batch: str) -> list[str]:
+    """Ids of the samples that `batch` says something about."""
+    table = read_annotations(root / "data")
+    return sorted(set(table.filter(pc.equal(table["batch"], batch))["id"].to_pylist()))
+
+
 def undo_newest(root: Path, image: str, why: str, commit: bool = True) -> Taken:
     """Retract the newest word about sample `image`. Raises EvergreenError where none counts."""
     rows = standing(annotations_of(root, image))

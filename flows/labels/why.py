@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import label_type
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
-from tasks.labels.annotations import annotation_key, decide, standing
+from tasks.labels.annotations import annotation_key, decide, newest_words, standing
 from tasks.labels.taxonomy import read_taxonomy, read_votes
 from tasks.releases.store import Releases
 
@@ -36,15 +37,28 @@ def explain(root: Path, image: str) -> list[str]:
     lines.append(f"  first given:  {_label(sample['label'])}")
     counts = {annotation_key(row) for row in standing(counting)}
     deciding = {(row["batch"], row["annotator"], row["at"]) for row in decision.deciding}
-    lines += [f"  {_said(row, counts, deciding, stones)}" for row in rows]
+    newest = {annotation_key(row) for row in newest_words(counting)}
+    lines += [f"  {_said(row, counts, newest, deciding, stones, decision.rule == 'reviewer')}" for row in rows]
     now = "excluded" if decision.excluded else _label(decision.label)
     confirmed = "" if decision.confirmed is None else ", confirmed"
     against = f"; since then {decision.disputed}" if decision.disputed else ""
-    lines.append(f"  counts now:   {now} ({decision.rule}{confirmed}{against})")
+    rule = "votes: the label first given stays" if decision.rule == "votes" and not decision.deciding else decision.rule
+    lines.append(f"  counts now:   {now} ({rule}{confirmed}{against})")
     return lines + _in_models(root, image)
 
 
-def _said(row: dict, counts: set[str], deciding: set[tuple], stones: dict) -> str:
+def labels_now(root: Path, images: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Id -> (the label that counts, for people, the owner's path) of some samples of the data set."""
+    taxonomy, stones, found = read_taxonomy(root / "data"), read_tombstones(root), {}
+    for image in images:
+        sample = _sample(root, image)
+        rows = [row for row in standing(annotations_of(root, image)) if row["batch"] not in stones]
+        decision = decide(*read_votes(sample["label"], rows, taxonomy))
+        found[image] = "excluded" if decision.excluded else _label(decision.label), sample["path"] or ""
+    return found
+
+
+def _said(row: dict, counts: set[str], newest: set[str], deciding: set[tuple], stones: dict, overridden: bool) -> str:
     decides = (row["batch"], row["annotator"], row["at"]) in deciding
     what = "undoes an earlier one" if row["retracts"] else "exclude" if row["exclude"] else _label(row["label"])
     if row["batch"] in stones:
@@ -53,6 +67,10 @@ def _said(row: dict, counts: set[str], deciding: set[tuple], stones: dict) -> st
         state = ""
     else:
         state = "undone" if annotation_key(row) not in counts else "decides" if decides else "counts"
+        if state == "counts" and annotation_key(row) not in newest:
+            state = "replaced by a newer word"
+        elif state == "counts" and overridden:
+            state = "overridden by a reviewer"
     at = f"{row['at']:%Y-%m-%d %H:%M}" if row["at"] else "at an unknown time"
     about = ", ".join(filter(None, [row["why"], f"saw {row['model_version']}" if row["model_version"] else ""]))
     said = f"{at}  {row['role']} {row['annotator'] or ''}".rstrip() + f": {what}" + (f" ({about})" if about else "")

@@ -30,7 +30,7 @@ from monitoring.log.production_log import Log, open_log
 from monitoring.log.schema import DEFAULTS, late_labels_schema
 from monitoring.review import queue as review_queue
 from monitoring.review.queue import Queued
-from tasks.common.params import load_params
+from tasks.common.params import Params, load_params
 from tasks.common.schemas import MEASURING, SLICE
 from tasks.dataset.shards import live_shards, read_columns, shard_groups
 from tasks.ingest.batch import IngestReport
@@ -65,6 +65,8 @@ class Labelled:
         """Describe it for the terminal."""
         taken = "1 label" if self.kept == 1 else f"{self.kept} labels"
         found = [*self.notes, f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
+        if self.corrected and not (self.kept or self.repeated):
+            found[-1] = f"production: no label; {self.left} rows without a label"
         found += [f"  refused {line}" for line in self.refused[:10]]
         if len(self.refused) > 10:
             found.append(f"  ... and {len(self.refused) - 10} more refused")
@@ -121,9 +123,7 @@ def take_labels(
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
-    classes = None if new_classes else label_classes(root, params) or data_classes(root) or None
-    if classes is not None:  # a label in a name of the past is read through the taxonomy
-        classes = [*classes, *current_taxonomy(root).meaning]
+    classes = None if new_classes else known_classes(root, params)
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
     read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)
@@ -147,6 +147,12 @@ def take_labels(
         if told:
             result.corrected = take(root, [_answer(one, reviewer) for one in told], commit=commit, why=file.name)
     return result
+
+
+def known_classes(root: Path, params: Params) -> list[str] | None:
+    """The names that a label may have, also those of the past, which the taxonomy reads; None: there are none yet."""
+    classes = label_classes(root, params) or data_classes(root)
+    return [*classes, *current_taxonomy(root).meaning] if classes else None
 
 
 def _answer(one: _Given, reviewer: bool) -> Answer:

@@ -197,6 +197,13 @@ def decide(original: Label, rows: Sequence[dict], consensus: Label = None) -> De
     return Decision(chosen, False, "votes", agreeing, confirmed, _against(chosen, since))
 
 
+def newest_words(rows: Sequence[dict]) -> list[dict]:
+    """The annotations among `rows` that no newer word of the same person, or of a later reviewer, replaces."""
+    rows = _in_time(standing(rows))
+    reviews = [row for row in rows if row["role"] == "reviewer"]
+    return [*newest_votes([row for row in rows if row["role"] != "reviewer"]), *reviews[-1:]]
+
+
 def _in_time(rows: Sequence[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))  # stable: equal times as taken
 

@@ -4,11 +4,11 @@ import getpass
 
 import pytest
 
-from flows.labels.exclude import correct, exclude, include
+from flows.labels.exclude import correct, exclude, include, readable
 from flows.labels.journal import Answer
 from flows.labels.take import take
-from flows.labels.undo import undo_batch, undo_newest
-from flows.labels.why import explain
+from flows.labels.undo import batch_images, undo_batch, undo_newest
+from flows.labels.why import explain, labels_now
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tests.flows.labels.corrections import commits, labels_of, project
@@ -91,7 +91,7 @@ def test_why_tells_the_whole_story(main):
     assert lines[0].startswith(image)
     assert lines[1].startswith("  train, batch b-000000000001") or "batch b-000000000001" in lines[1]
     assert lines[2] == "  first given:  cat"
-    assert "annotator ann: dog (ears, saw v1) - counts" in lines[3]
+    assert "annotator ann: dog (ears, saw v1) - overridden by a reviewer" in lines[3]
     assert f"reviewer {ME}: bird (wings) - decides" in lines[4]
     assert f"reviewer {ME}: dog (no wings) - undone  [{last}]" in lines[5]
     assert "undoes an earlier one (sure)" in lines[6]
@@ -107,3 +107,29 @@ def test_why_tells_what_each_version_made_of_the_label(tmp_path):
     corrected = released_project.corrected_id()
     told = [line.strip() for line in explain(root, corrected) if line.startswith("  v")]
     assert told == ["v0.3.0: trained on as boot", "v0.2.0: trained on as boot", "v0.1.0: trained on as bag"]
+
+
+def test_a_reviewers_typing_error_is_not_a_new_class(main):
+    with pytest.raises(EvergreenError, match=r"'catt' is not a class: did you mean 'cat'\? There are 'cat', 'dog'"):
+        readable(["catt"], "multiclass", ["cat", "dog"])
+    with pytest.raises(EvergreenError, match="quote a name with spaces"):
+        readable(["big", "dog"], "multiclass", None)
+    with pytest.raises(EvergreenError, match="cannot be a label: an empty label"):
+        readable([" "], "multiclass", ["cat"])
+    assert readable(["catt"], "multiclass", None) == "catt"
+    assert readable(["dog", "cat"], "multilabel", ["cat", "dog"]) == ["cat", "dog"]
+
+
+def test_what_became_of_labels_can_be_said_before_and_after(main):
+    root, ids = main
+    image = ids[4]
+    assert labels_now(root, [image])[image][0] == "excluded"
+    first = include(root, [image], "again").batch
+    assert labels_now(root, [image])[image][0] == "cat"
+    assert batch_images(root, first) == [image]
+    twice = [Answer(image, label, annotator="ann") for label in ("dog", "bird")]
+    take(root, twice)
+    told = explain(root, image)
+    assert any("ann: dog - replaced by a newer word" in line for line in told)
+    assert any("ann: bird - counts" in line for line in told)
+    assert any("counts now:   cat (votes: the label first given stays)" in line for line in told)

@@ -83,7 +83,7 @@ def test_a_reviewers_file_overrides_the_votes_and_excludes(root, tmp_path, monke
     assert "line 4: 'ffff" in result.output
     assert "line 5: 'ffff" in result.output
     assert "only its images can be excluded" in result.output
-    assert "line 6: 'Spaceship' is not in data.classes" in result.output
+    assert "line 6: 'Spaceship' is not a class yet; --new-classes accepts it" in result.output
     corrected = decision(root, one)
     assert (corrected.label, corrected.rule, corrected.deciding[0]["why"]) == (other(label), "reviewer", "a scratch")
     assert decision(root, two).excluded

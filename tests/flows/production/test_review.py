@@ -139,7 +139,7 @@ def test_unusable_rows_are_refused_with_reasons_and_the_others_taken(root, tmp_p
     reasons = "\n".join(found.refused)
     assert "line 3: 'ffff" in reasons
     assert "is not in the production log" in reasons
-    assert "line 4: 'Spaceship' is not in data.classes" in reasons
+    assert "line 4: 'Spaceship' is not a class yet; --new-classes accepts it" in reasons
     assert "line 5: no id" in reasons
     assert len(found.refused) == 4
     assert (
