@@ -13,7 +13,7 @@ import typer
 
 from flows.cli import active, classes, labels, production, queue, services, versions
 from flows.cli import upgrade as upgrade_command
-from flows.cli.text import for_terminal
+from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
 from tasks.common.loopback import no_proxy
@@ -113,14 +113,14 @@ def init(
     from tasks.sources.records import Columns
 
     def progress(line: str) -> None:
-        typer.echo(for_terminal(line), err=True)
+        typer.echo(for_terminal(line, SENTENCES), err=True)
 
     named = [("--label", label), ("--image", image), ("--group", group), ("--source", camera), ("--key", key)]
     named += [("--slice", name) for name in slices or ()]
     template = Path(__file__).resolve().parents[2]
     columns = Columns(label=label, image=image, group=group, source=camera, key=key, slices=tuple(slices or ()))
     for note in init_project(project, data, template, columns, layout, None if fast else progress):
-        typer.echo(for_terminal(note))
+        typer.echo(for_terminal(note, SENTENCES))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
@@ -185,7 +185,7 @@ def ingest(
     for report in reports:
         typer.echo(report.sentence())
         for note in report.notes:
-            typer.echo(for_terminal(note))
+            typer.echo(for_terminal(note, SENTENCES))
         for line in report.quarantined[:10]:
             typer.echo(f"  quarantined {for_terminal(str(line))}")
         if len(report.quarantined) > 10:

@@ -11,7 +11,15 @@ from pydantic import BaseModel
 from flows.project.hidden_groups import hidden_group_notes
 from flows.project.ingest import chosen_layout
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
-from flows.project.suggest import REACH, SourceProfile, layout_notes, profile_source, suggest_params, trainable_sizes
+from flows.project.suggest import (
+    REACH,
+    SourceProfile,
+    layout_notes,
+    profile_source,
+    slug,
+    suggest_params,
+    trainable_sizes,
+)
 from flows.project.trials.run import Say, Tried, run_trials, with_values
 from flows.project.trials.sample import ENOUGH, draw_sample
 from flows.repo.git import git
@@ -19,6 +27,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params
 from tasks.common.text import single_spaced
+from tasks.sources.folders import WRAPPERS
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
 
@@ -27,6 +36,7 @@ HEADER = """\
 # One section per stage. Lines "fitted:" say what was found in the data; change what you know better. Unknown keys are
 # refused and all mistakes are reported at once. The schema is tasks/common/params.py.
 """
+NAMES_NOTHING = WRAPPERS | {"labels", "annotations", "metadata", "manifest", "index", "list", "train", "all"}
 
 
 def fit_params(source: Path, columns: Columns | None = None, layout: str | None = None) -> str:
@@ -91,9 +101,9 @@ def init_project(
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
     `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it. With `say`, settings
-    are tried on a sample and `say` shows the progress; without, they are fitted to counts and sizes only.
-    Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the template, or if git
-    fails; `target` is then left as it was. The user's git configuration is not changed.
+    are tried on a sample and `say` shows how the source was read, then the progress; without, they are fitted to counts
+    and sizes only. Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the
+    template, or if git fails; `target` is then left as it was. The user's git configuration is not changed.
     """
     existed = target.exists()
     if existed and (not target.is_dir() or any(target.iterdir())):
@@ -106,8 +116,13 @@ def init_project(
             f"{template} is a project, whose changes are its own: run `evergreen init` of a clone of Evergreen instead"
         )
     files = needed_files(template)
+    first = [*profile.understood, *_warnings(profile)]
+    for line in first if say else ():  # before the user waits for trials of what was misunderstood
+        say(line)
     tried = try_settings(source, profile, columns, say) if say else Tried()
     params, why = suggest_params(profile)
+    if profile.name.lower() in NAMES_NOTHING:  # "labels" says nothing of the model
+        params = with_values(params, {"bundle.name": slug(target.resolve().name)})
     params, why = with_values(params, tried.values), why | tried.why
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -117,7 +132,7 @@ def init_project(
         (target / "params.yaml").write_text(_params_text(source, params, why), encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {})
-        notes = [*profile.understood, *_first_commit(target, template, files), *_warnings(profile), *tried.lines]
+        notes = [*([] if say else first), *_first_commit(target, template, files), *tried.lines]
         return [*notes, *recommendations(params, why)]
     except BaseException:
         if target.is_dir():

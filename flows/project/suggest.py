@@ -184,7 +184,6 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "bundle": {"name": slug(profile.name)},
     }
     why = {
-        "data.time_format": "the only usual format that fits every time of the source" if profile.time_format else None,
         "data.task": f"{profile.rows} rows, {profile.labelled} labelled, {len(profile.classes)} classes"
         + (", some rows with several labels" if profile.multilabel else ", one label per row"),
         "images.resolution": f"the median shorter side is {side:g} pixels; a larger one costs time with its square"
@@ -197,6 +196,8 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "train_backbone.augment": _augment_note(profile),
         "data.split": _split_note(profile),
     }
+    if profile.time_format:
+        why["data.time_format"] = "the only usual format that fits every time of the source"
     if profile.layout:
         why["data.layout"] = f"as given; it finds {_listed(profile.found)}"
     return parse_params(values, "the fitted parameters"), why

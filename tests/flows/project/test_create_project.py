@@ -203,6 +203,15 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
     assert "user" not in git(tmp_path / "mine", "config", "--local", "--list")
 
 
+def test_a_project_is_named_after_its_folder_where_the_data_has_no_name_of_its_own(tmp_path, template):
+    photos(tmp_path / "photos", {"owl": 3, "swan": 3})
+    rows = [f"{f.relative_to(tmp_path)},{f.parent.name}" for f in tmp_path.rglob("*.png")]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    init_project(tmp_path / "my Birds", tmp_path / "labels.csv", template)
+    assert load_params(tmp_path / "my Birds" / "params.yaml").bundle.name == "my-birds"
+    assert "fitted: None" not in (tmp_path / "my Birds" / "params.yaml").read_text()
+
+
 def in_views(root: Path, classes: tuple[str, ...], objects: int = 2, views: int = 2) -> Path:
     """root/<class>/<object>_<view>.png, each object seen in so many views."""
     parts = cutouts(len(classes) * objects * views)
