@@ -29,6 +29,10 @@ def status() -> None:
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
     if live is None and releases.runs():
         typer.echo(f"             {nothing_live(releases)}")
+    for run, about in list(releases.runs().items())[-1:] if live else ():
+        if about["outcome"] == "held":
+            typer.echo(f"held:        {run} waits for a person: `evergreen diff {live.version} {run}` compares,")
+            typer.echo(f"             `evergreen approve {run}` publishes it")
     if live and (why := releases.provisional(live.bundle)):
         typer.echo(f"provisional: {for_terminal(why)}; more labels make a better one")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")

@@ -72,8 +72,8 @@ def refuse_dirty(root: Path) -> None:
     if status:
         shown = "\n  ".join(status.splitlines()[:10])
         raise EvergreenError(
-            f"these files differ from HEAD, and a run uses HEAD only:\n  {shown}\nCommit them (or `git stash`), then "
-            "start again."
+            f"these files differ from HEAD, and a run uses HEAD only:\n  {shown}\nCommit them "
+            '(`git commit -am "why"` takes all changed files, `git add FILE` first a new one), then start again.'
         )
 
 

@@ -124,7 +124,8 @@ def _bring_up_to_date(run: Run, stage: str) -> None:
     if outcome == "ran":
         pace.remember(run.root, stage, time.monotonic() - began)
     if stage == "clean":
-        console.print(f"  {'':<35}[dim]queue: {escape(str(keep_queue(run.root, run.id)))}[/]")
+        kept = keep_queue(run.root, run.id)
+        console.print(f"  {'':<35}[dim]queue: {escape(str(kept))} (`evergreen queue --issues` shows the images)[/]")
 
 
 def _report(run: Run, ending: Ending, refused: str | None) -> None:

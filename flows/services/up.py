@@ -151,9 +151,12 @@ def services(root: Path) -> list[tuple[str, str | None, bool]]:
 def status_lines(root: Path) -> list[str]:
     """Describe what runs and where, what the monitor last saw, and what comes next."""
     about = _services(root)
-    lines = [_line(*service) for service in services(root)]
-    if not about and not any(well for _, _, well in services(root)):
-        lines = [f"{'services:':<13}not started: `evergreen up` starts them"]
+    found = services(root)
+    lines = [_line(*service) for service in found]
+    if not about:  # a run may have started the Prefect server alone
+        lines = [_line(*service) for service in found if service[2]]
+        rest = "services:    the others are" if lines else "services:   "
+        lines.append(f"{rest} not started: `evergreen up` starts them")
     if not supervised(root):
         lines[0] += "" if not about else "   the supervisor of the services died: `evergreen up` restarts it"
     monitor = state_dir(root) / "monitor.json"

@@ -86,6 +86,10 @@ def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
             )
         a = a or before[-1]
     a = a or live
+    if b is None and a == new[0]:
+        raise EvergreenError(
+            f"{a} is the live version itself: name two versions or held runs, as in `evergreen diff A B`"
+        )
     old = _held(releases, a) or _released(find(history, a))
     for version, rev in (old, new):
         if not registry.has_commit(main, rev):

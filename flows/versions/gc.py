@@ -284,7 +284,8 @@ def gc_command(root: Path, **options) -> None:
     if found.removed:
         console.print(f"removed {total:,} bytes")
     else:
-        console.print(f"nothing was removed; `--yes` removes {total:,} bytes")
+        work = total or found.retired
+        console.print(f"nothing was removed; `--yes` removes {total:,} bytes" if work else "nothing to remove")
 
 
 def shared_sentences(places: list[PlaceTotals]) -> list[str]:

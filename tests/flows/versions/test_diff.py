@@ -111,6 +111,8 @@ def test_unknown_versions_and_no_version_before_are_errors(main):
         diff(main, "v9", "v0.2.0")
     with pytest.raises(EvergreenError, match=r"nothing was live before v0\.1\.0"):
         diff(main, None, "v0.1.0")
+    with pytest.raises(EvergreenError, match=r"v0\.3\.0 is the live version itself"):
+        diff(main, "v0.3.0")
 
 
 def test_the_command_prints_tables_and_json(main):
@@ -125,6 +127,7 @@ def test_the_command_prints_tables_and_json(main):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    assert "held:        run-held waits for a person: `evergreen diff v0.3.0 run-held`" in evergreen("status")
     text = evergreen("diff", "v0.1.0", "v0.2.0")
     assert "v0.1.0 -> v0.2.0" in text
     assert all(part in text for part in ("learning_rate", "labels to relabel", "batch added: b-2", "+3", "better"))
