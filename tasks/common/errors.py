@@ -5,6 +5,7 @@ Everything else is a bug and keeps its traceback.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class EvergreenError(Exception):
@@ -17,6 +18,27 @@ class ParamsError(EvergreenError):
 
 class DataError(EvergreenError):
     """Input data cannot be used; the text names the file, row or column."""
+
+
+class DamagedFile(EvergreenError):
+    """The content of `path` is not what its name or record says; `expected` and `found` are digests.
+
+    found: None if there is nothing to hash. part: which part of the file, if not all of it. remedy: what to do, where
+    `evergreen verify` cannot help.
+    """
+
+    def __init__(self, path: Path | str, expected: str, found: str | None, part: str = "", remedy: str | None = None):
+        self.path, self.expected, self.found = Path(path), expected, found
+        self._arguments = path, expected, found, part, remedy
+        remedy = remedy or (
+            "`evergreen verify --deep --repair` puts it back where an undamaged copy is left; otherwise restore it "
+            "from a backup"
+        )
+        where = f"{part} of {path}" if part else path
+        super().__init__(f"{where} is damaged: expected the digest {expected}, found {found or 'nothing'}. {remedy}")
+
+    def __reduce__(self):  # a child process that decodes may find the damage
+        return DamagedFile, self._arguments
 
 
 def _first(reasons: list[str], most: int = 10) -> str:

@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tasks.common.code import code_version
 from tasks.common.files import atomic_path, content_key
@@ -20,7 +19,7 @@ from tasks.common.paths import cache_dir
 from tasks.common.progress import track
 from tasks.dataset.decode import Undecodable, preprocess
 from tasks.dataset.shard_table import ShardTable
-from tasks.dataset.shards import iter_bytes
+from tasks.dataset.shards import iter_bytes, open_shard
 
 
 def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
@@ -46,7 +45,8 @@ def pixel_batches(
 
 
 def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
-    rows = pq.ParquetFile(shard).metadata.num_rows
+    with open_shard(shard) as opened:
+        rows = opened.metadata.num_rows
     small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
     with (
         atomic_path(file) as temporary,

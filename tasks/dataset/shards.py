@@ -7,7 +7,8 @@
       annotations/                      what people say about samples (tasks.dataset.annotation_files)
 
 Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
-shard once, and the same input gives the same bytes.
+shard once, and the same input gives the same bytes. Every reader hashes: a shard's columns count only if the whole file
+has the hash in its name, an image only if it has the hash that is its id (tasks.common.verified).
 
 A group (object, session, track) is never divided between splits or folds. Shards of version 1 have no groups: there
 the source (camera, site, session) was the group key, so a source recorded there is a group of that name for life. In
@@ -18,6 +19,7 @@ picked: imports count as representative, all others as unknown.
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from tasks.common.errors import DataError, refuse_newer
-from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_file, write_json
+from tasks.common.errors import DamagedFile, DataError, refuse_newer
+from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.schemas import sample_schema
+from tasks.common.verified import check_named, open_named
 from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file
 
 SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
@@ -218,9 +221,17 @@ def _hugging_face(task: str, names: Sequence[str]) -> dict:
     return {"info": {"features": features}}
 
 
+@contextmanager
+def open_shard(path: Path, **options) -> Iterator[pq.ParquetFile]:
+    """A shard as Parquet, whole: raises DamagedFile if it is not named by its content. options: of pq.ParquetFile."""
+    with open_named(path) as file:
+        yield pq.ParquetFile(file, **options)
+
+
 def shard_version(path: Path) -> int:
     """Schema version of a shard, by the columns that it has."""
-    return max([1, *(ADDED[name] for name in pq.read_schema(path).names if name in ADDED)])
+    with open_shard(path) as shard:
+        return max([1, *(ADDED[name] for name in shard.schema_arrow.names if name in ADDED)])
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -229,11 +240,12 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     Columns that an earlier version lacks are null, but `picked` is told by the origin. `shard_groups` says what stands
     in for the group of a version-1 shard.
     """
-    lacking = {name for name in columns if name in ADDED} - set(pq.read_schema(path).names)
-    if not lacking:
-        return pq.read_table(path, columns=list(columns))
-    wanted = [name for name in columns if name not in lacking]
-    table = pq.read_table(path, columns=list(dict.fromkeys([*wanted, "origin"])))
+    with open_shard(path) as shard:
+        lacking = {name for name in columns if name in ADDED} - set(shard.schema_arrow.names)
+        if not lacking:
+            return shard.read(list(columns)).select(list(columns))
+        wanted = [name for name in columns if name not in lacking]
+        table = shard.read(list(dict.fromkeys([*wanted, "origin"])))
     schema = sample_schema("multiclass")  # the types of these columns are the same for all tasks
     for name in lacking:
         column = pa.nulls(len(table), schema.field(name).type)
@@ -252,7 +264,8 @@ def read_image_paths(root: Path, rows: pa.Table) -> list[str | None]:
 
 def _image_paths(path: Path) -> list[str | None]:
     # pq.read_table would read the whole struct, and with it the bytes
-    column = pq.ParquetFile(path, pre_buffer=False).read(columns=["image.path"])["image"]
+    with open_shard(path, pre_buffer=False) as shard:
+        column = shard.read(columns=["image.path"])["image"]
     return [image["path"] if image else None for image in column.to_pylist()]
 
 
@@ -273,24 +286,40 @@ def group_keys(samples: pa.Table) -> np.ndarray:
 
 def read_paths(data: Path, shards: Sequence[str], rows: Sequence[int]) -> list[str | None]:
     """The owner's paths of samples, given the shard and the row of each: relative to the source they came from."""
-    columns = {name: pq.ParquetFile(data / name).read(["image.path"]).column("image") for name in set(shards)}
-    paths = {name: column.combine_chunks().field("path") for name, column in columns.items()}
+    paths = {}
+    for name in set(shards):
+        with open_shard(data / name) as shard:
+            paths[name] = shard.read(["image.path"]).column("image").combine_chunks().field("path")
     return [paths[name][row].as_py() for name, row in zip(shards, rows, strict=True)]
 
 
 def iter_bytes(path: Path, rows: Sequence[int] | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (row, encoded image) of a shard in row order; `rows` (sorted) selects some.
 
-    Memory holds one small row group at a time, however large the shard is.
+    Each image is hashed and compared with its id, so that a process that reads a few images hashes these alone. Memory
+    holds one small row group at a time, however large the shard is. Raises DamagedFile.
     """
-    file = pq.ParquetFile(path)
     wanted = None if rows is None else set(rows)
+    try:
+        with pq.ParquetFile(path) as shard:
+            for row, name, image in _images(shard, wanted):
+                if image is None or (found := sha256_bytes(image)) != name:
+                    raise DamagedFile(path, name, image and found, part=f"row {row}")
+                yield row, image
+    except (pa.ArrowException, OSError):
+        check_named(path)  # else it is not the file's fault
+        raise
+
+
+def _images(shard: pq.ParquetFile, wanted: Collection[int] | None) -> Iterator[tuple[int, str, bytes | None]]:
+    """(row, id, encoded image) of the rows `wanted` of an open shard; None: of all."""
     start = 0
-    for group in range(file.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
+    for group in range(shard.num_row_groups):
+        count = shard.metadata.row_group(group).num_rows
         if wanted is None or not wanted.isdisjoint(range(start, start + count)):
-            column = file.read_row_group(group, columns=["image.bytes"]).column(0).combine_chunks()
-            for offset, value in enumerate(column.field("bytes")):
+            table = shard.read_row_group(group, columns=["id", "image.bytes"])
+            ids, images = table["id"], table["image"].combine_chunks().field("bytes")
+            for offset in range(count):
                 if wanted is None or start + offset in wanted:
-                    yield start + offset, value.as_py()
+                    yield start + offset, ids[offset].as_py(), images[offset].as_py()
         start += count

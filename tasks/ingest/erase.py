@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, sha256_file
+from tasks.common.verified import open_named, read_named
 from tasks.dataset import shards
 from tasks.dataset.annotation_files import annotation_batches, write_annotation_manifest
 
@@ -58,14 +59,14 @@ def erase_ids(data: Path, ids: Collection[str]) -> list[str]:
         notes = [_rewrite_annotations(data / "annotations" / name, ids) for name in batch.annotations]
         changed = {"shards": [name for name in kept if name], "annotations": [name for name in notes if name]}
         if changed != {"shards": batch.shards, "annotations": batch.annotations}:
-            rows = sum(pq.ParquetFile(data / name).metadata.num_rows for name in changed["shards"])
+            rows = sum(_rows(data / name) for name in changed["shards"])
             shards.write_manifest(data, batch.model_copy(update=changed | {"rows": rows}))
             failpoint("erase.batch")
     for notes in annotation_batches(data):
         kept = [_rewrite_annotations(data / "annotations" / name, ids) for name in notes.files]
         if kept != notes.files:
             files = [name for name in kept if name]
-            rows = sum(pq.ParquetFile(data / "annotations" / name).metadata.num_rows for name in files)
+            rows = sum(_rows(data / "annotations" / name) for name in files)
             write_annotation_manifest(data, notes.model_copy(update={"files": files, "rows": rows}))
             failpoint("erase.batch")
     listed = shards.listed_files(data)
@@ -80,14 +81,13 @@ def erase_ids(data: Path, ids: Collection[str]) -> list[str]:
 
 def _rewrite_shard(data: Path, name: str, ids: Collection[str]) -> str | None:
     """Name of the shard with the remaining rows of shard `name`; None if no row remains."""
-    file = pq.ParquetFile(data / name)
-    if not (found := _present(file, ids)):
-        return name
-    if file.metadata.num_rows == len(found):
-        return None
-    return shards.write_shard(
-        data, _remaining_rows(file, ids), shards.read_task(data), shards.shard_version(data / name)
-    )
+    with shards.open_shard(data / name) as file:
+        if not (found := _present(file, ids)):
+            return name
+        if file.metadata.num_rows == len(found):
+            return None
+        version = shards.shard_version(data / name)
+        return shards.write_shard(data, _remaining_rows(file, ids), shards.read_task(data), version)
 
 
 def _remaining_rows(file: pq.ParquetFile, ids: Collection[str]) -> Iterator[pa.Table]:
@@ -104,9 +104,10 @@ def _remaining_rows(file: pq.ParquetFile, ids: Collection[str]) -> Iterator[pa.T
 
 
 def _rewrite_annotations(file: Path, ids: Collection[str]) -> str | None:
-    if not _present(pq.ParquetFile(file), ids):
+    content = pa.BufferReader(read_named(file))
+    if not _present(pq.ParquetFile(content), ids):
         return file.name
-    rest = drop_ids(pq.read_table(file), ids)
+    rest = drop_ids(pq.read_table(content), ids)
     if len(rest) == 0:
         return None
     staged = file.with_name(".incoming.parquet")
@@ -115,6 +116,11 @@ def _rewrite_annotations(file: Path, ids: Collection[str]) -> str | None:
     name = f"{sha256_file(staged)[:24]}.parquet"
     staged.rename(file.with_name(name))
     return name
+
+
+def _rows(file: Path) -> int:
+    with open_named(file) as content:
+        return pq.ParquetFile(content).metadata.num_rows
 
 
 def _parquet(file: Path | BinaryIO) -> pq.ParquetFile | None:

@@ -19,6 +19,7 @@ from tasks.common.class_names import composed
 from tasks.common.errors import DataError
 from tasks.common.files import content_key
 from tasks.common.schemas import annotation_schema
+from tasks.common.verified import read_named
 from tasks.dataset.shards import batches, counted_annotations, read_task
 from tasks.labels.agreed import Method, agree
 from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column, read_votes
@@ -44,7 +45,8 @@ class Decision:
 def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
     """All annotations of batches that are not tombstoned, in the order in which they were taken.
 
-    annotation_schema and `seq`, the number of their batch. Raises DataError when a file that a batch lists is missing.
+    annotation_schema and `seq`, the number of their batch. Raises DataError when a file that a batch lists is missing,
+    and DamagedFile when it is not named by its content.
     """
     schema = annotation_schema(read_task(data))
     listed = [(batch.seq, batch.batch, batch.annotations) for batch in batches(data)]
@@ -57,7 +59,8 @@ def read_annotations(data: Path, tombstones: Collection[str] = ()) -> pa.Table:
                 raise DataError(f"{file} is missing, but batch {batch} lists it: restore it with `dvc checkout`")
             if name not in seen:
                 seen.add(name)
-                table = _present_columns(pq.read_table(file), batch).select(schema.names).cast(schema)
+                table = pq.read_table(pa.BufferReader(read_named(file)))
+                table = _present_columns(table, batch).select(schema.names).cast(schema)
                 tables.append(table.append_column("seq", pa.array(np.full(len(table), seq, np.int32))))
     return pa.concat_tables(tables)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.common.files import content_key
+from tasks.common.files import sha256_bytes
 from tasks.common.schemas import OLD_ANNOTATIONS, annotation_schema
 
 NOTHING = {"label": None, "exclude": False, "annotator": None, "role": "import", "at": None, "why": ""}
@@ -23,8 +23,11 @@ def old_annotations(data: Path, rows: list[dict], task: str) -> str:
     """Write a file of annotations before version 3, where `why` was review or import; returns its name."""
     types = annotation_schema(task)
     schema = pa.schema([types.field(name) for name in OLD_ANNOTATIONS])
-    name = f"{content_key([[row['id'], str(row['label'])] for row in rows])[:24]}.parquet"
     (data / "annotations").mkdir(exist_ok=True)
     table = pa.Table.from_pylist([dict.fromkeys(OLD_ANNOTATIONS) | row for row in rows], schema=schema)
-    pq.write_table(table, data / "annotations" / name)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    content = buffer.getvalue().to_pybytes()
+    name = f"{sha256_bytes(content)[:24]}.parquet"
+    (data / "annotations" / name).write_bytes(content)
     return name

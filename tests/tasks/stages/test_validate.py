@@ -11,7 +11,7 @@ import pytest
 from flows.runs.summary import SUMMARIES
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, ParamsError, StageInputError, TableRefused
-from tasks.common.files import write_json
+from tasks.common.files import sha256_bytes, write_json
 from tasks.common.params import Expectation, parse_params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import accepted_schema, sample_schema
@@ -303,9 +303,10 @@ def test_the_page_loads_nothing_and_shows_failed_rules(project, base):
 
 def test_bytes_that_inspect_could_not_decode_are_never_decoded_for_the_page(tmp_path):
     shards.create_dataset(tmp_path, "multiclass")
-    row = {"id": "0" * 64, "image": {"bytes": b"\x89PNG no image", "path": None}, "batch": "b-1"}
+    image = b"\x89PNG no image"
+    row = {"id": sha256_bytes(image), "image": {"bytes": image, "path": None}, "batch": "b-1"}
     name = shards.write_shard(tmp_path, pa.Table.from_pylist([row], schema=sample_schema("multiclass")), "multiclass")
-    listed = {"id": "0" * 64, "batch": "b-1", "shard": name, "row": 0, "reason": "truncated", "detail": ""}
+    listed = {"id": row["id"], "batch": "b-1", "shard": name, "row": 0, "reason": "truncated", "detail": ""}
     for status in ("truncated", "ok"):  # and if one slips through, the page is made all the same
         (tile,) = page.tiles(tmp_path, pa.Table.from_pylist([listed | {"status": status}]), 10**6)
         assert tile["image"] is None
