@@ -6,6 +6,7 @@ Every command imports what it needs when it runs, so that `evergreen retrain` wi
 import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import EvergreenError
 from tasks.common.loopback import no_proxy
-from tasks.common.paths import project_root, state_dir
+from tasks.common.paths import main_checkout, project_root, state_dir
+from tasks.common.private import close_to_others
 
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 ADVICE = {  # errors of the machine, and what the user can do; any other OSError is a bug
@@ -55,7 +57,9 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=upgrade_command.version, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    with suppress(EvergreenError):  # outside of a project
+        main = main_checkout(project_root())
+        close_to_others(main, state_dir(main))
 
 
 def main() -> None:

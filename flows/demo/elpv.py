@@ -199,7 +199,7 @@ def write_params(project: Path, manifest: Path) -> None:
         why[changed] = "chosen so that the demo takes minutes on two cores"
     why["evaluate.corruptions"] = "the camera stands in a dark chamber, in focus, and saves without loss"
     why["gate.max_ece"] = "on 160 test images a well calibrated model shows up to 0.07 by chance"
-    with atomic_path(project / "params.yaml") as temporary:
+    with atomic_path(project / "params.yaml", tracked=True) as temporary:
         text = render_params(params.model_copy(update=sections), why).lstrip()
         temporary.write_text(text, encoding="utf-8")
 

@@ -78,7 +78,7 @@ def commit_settings(project: Path) -> None:
     params = (project / "params.yaml").read_text(encoding="utf-8")
     for shipped, ours in SETTINGS.items():
         params = re.sub(f"(?m)^{shipped}$", ours, params)
-    with atomic_path(project / "params.yaml") as temporary:
+    with atomic_path(project / "params.yaml", tracked=True) as temporary:
         temporary.write_text(params, encoding="utf-8")
     git(project, "commit", "--quiet", "-am", "settings of the demo")
 

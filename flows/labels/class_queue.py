@@ -12,6 +12,7 @@ from tasks.common.cells import harmless_cell
 from tasks.common.errors import DataError
 from tasks.common.files import atomic_path
 from tasks.common.params import load_params
+from tasks.common.private import make_folder
 from tasks.common.text import join_names
 from tasks.dataset.decode import file_suffix
 from tasks.dataset.shards import iter_bytes, read_paths, read_tombstones
@@ -72,7 +73,7 @@ def waiting_images(root: Path, name: str | None = None) -> Waiting:
 def write_queue(root: Path, waiting: Waiting, file: Path) -> None:
     """Write a CSV to fill in (column `label`), with the images in a folder of the same name."""
     folder = file.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pictures = {}
     for shard in sorted({row["shard"] for row in waiting.rows}):
         of = {row["row"]: row["id"] for row in waiting.rows if row["shard"] == shard}

@@ -176,7 +176,7 @@ def record_change(root: Path, plan: Plan, commit: bool = True) -> None:
 
 
 def _write_text(file: Path, text: str) -> None:
-    with atomic_path(file) as temporary:
+    with atomic_path(file, tracked=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, fsync_dir, locked, wait_for_lock
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder, open_private
 
 LOCK_SECONDS = 60.0
 IDLE_SECONDS = 15 * 60.0  # answers that wait so long are taken without being asked
@@ -47,9 +48,9 @@ def record(root: Path, answers: Sequence[Answer]) -> None:
     lines = "".join(_line(replace(answer, at=answer.at or now)) for answer in answers)
     folder = _folder(root)
     new = not (folder / "journal.jsonl").exists()
-    with open(folder / "lock", "a") as lock:
+    with open(folder / "lock", "a", opener=open_private) as lock:
         wait_for_lock(lock, LOCK_SECONDS, "the journal of labels", fcntl.LOCK_EX)
-        handle = os.open(folder / "journal.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        handle = open_private(folder / "journal.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             torn = (end := os.lseek(handle, 0, os.SEEK_END)) and os.pread(handle, 1, end - 1) != b"\n"
             failpoint("labels.recording")
@@ -108,7 +109,7 @@ def forget_answers(root: Path, ids: Collection[str]) -> int:
 
 def _folder(root: Path) -> Path:
     folder = state_dir(root) / "labels"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 

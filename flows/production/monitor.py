@@ -33,6 +33,7 @@ from tasks.common.checks import Frozen
 from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
+from tasks.common.private import make_folder
 from tasks.labels.taxonomy import read_taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
@@ -58,7 +59,7 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
     Returns the result's sentence.
     """
     state = state_dir(root)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     with try_locked(state / "monitor.lock") as mine:
         if not mine:
             return "another monitor run is active"

@@ -9,6 +9,7 @@ from flows.repo.objects import ObjectLost, open_objects, outs_at
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, locked
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 from tasks.dataset.annotation_files import annotation_batches, manifest_file
 from tasks.dataset.shards import batches
 
@@ -46,7 +47,7 @@ def undone_if_refused(root: Path) -> Iterator[None]:
     One command at a time changes and commits data/: another waits, so that the undo of one takes nothing of the other.
     """
     record, data, state = root / "data.dvc", root / "data", state_dir(root)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     with locked(state / "data.lock", WAIT, f"the data set of {root}", lambda: print(WAITING)):
         before = record.read_bytes() if record.is_file() else None
         here = set(data.rglob("*"))
@@ -68,7 +69,7 @@ def _put_back(record: Path, before: bytes | None, new: list[Path]) -> None:
     if before is None:
         record.unlink(missing_ok=True)
         return
-    with atomic_path(record) as temporary:
+    with atomic_path(record, tracked=True) as temporary:
         temporary.write_bytes(before)
 
 

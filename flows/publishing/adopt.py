@@ -94,7 +94,7 @@ def _record(tree: Path, model: Deployed) -> None:
         "metrics": [{f"metrics/{name}.json": {"cache": False}} for name in OUTS],
     }
     text = yaml.safe_dump({"stages": {name: stages[name] for name in NEEDED} | {"adopt": stage}}, sort_keys=False)
-    with atomic_path(tree / "dvc.yaml") as temporary:
+    with atomic_path(tree / "dvc.yaml", tracked=True) as temporary:
         temporary.write_text(text)
     repo = open_repo(tree)
     try:

@@ -12,6 +12,7 @@ from typing import Any
 from flows.publishing.outcomes import Ending
 from flows.release_report import facts
 from flows.repo.git import git
+from flows.repo.remotes import private_config
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml, read_json
 from tasks.releases.pointer import Pointer
@@ -63,7 +64,7 @@ def _batches_of(root: Path, rev: str) -> set[str] | None:
         tombstoned = json.loads(git(root, "show", f"{rev}:tombstones.json"))
         from dvc.repo import Repo
 
-        with Repo(str(root)) as repo:
+        with Repo(str(root), config=private_config(root) or None) as repo:
             listing = json.loads(Path(repo.cache.local.oid_to_path(md5)).read_text())
     except Exception:  # an adopted model, a shallow clone, a cleared cache: the page says so
         return None

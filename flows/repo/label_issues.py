@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 from tasks.dataset.shards import next_seq
 
 KEEP = 20  # queues of runs that stay
@@ -37,7 +38,7 @@ def queue_file(root: Path, run_id: str) -> Path:
 def keep_queue(root: Path, run_id: str) -> Path:
     """Copy the issues of the run in worktree `root`, and delete the oldest ones; returns the copy of the queue."""
     file = queue_file(root, run_id)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     about = {"seq": next_seq(root / "data") - 1, "clusters": _disputed(root)}
     write_json(file.with_suffix(".json"), about)
     with atomic_path(file) as temporary:

@@ -14,6 +14,7 @@ from flows.repo.remotes import open_remote
 from tasks.common.files import atomic_path, sweep
 from tasks.common.owner import owner_of
 from tasks.common.paths import main_checkout
+from tasks.common.private import make_folder
 from tasks.storage.blobs import without_secrets
 from tasks.storage.ledgers import claim
 
@@ -69,7 +70,7 @@ class BesideObjects:
 
 def _make_folder(folder: Path, like: Path) -> None:
     """Make `folder` with the rights of the folder `like`, whatever the umask."""
-    like.mkdir(parents=True, exist_ok=True)
+    make_folder(like)
     if not folder.is_dir():
         folder.mkdir(exist_ok=True)
         folder.chmod(like.stat().st_mode & 0o7777)

@@ -17,6 +17,7 @@ from flows.repo.remotes import object_databases
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml
 from tasks.common.paths import main_checkout
+from tasks.common.private import make_folder
 from tasks.ingest.erasures import erased_objects
 
 BLOCK = 1 << 20  # bytes read at once
@@ -71,7 +72,7 @@ class Objects:
 
     def copy(self, oid: str, to: Path) -> None:
         """Write object `oid` as the new file `to`. Raises ObjectLost."""
-        to.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(to.parent)
         with open(to, "wb") as file:
             self._read_checked(oid, file.write, lambda: (file.seek(0), file.truncate()))
             file.flush()

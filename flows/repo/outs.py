@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from flows.repo.odb import read_listing
-from flows.repo.remotes import object_databases
+from flows.repo.remotes import object_databases, private_config
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 
@@ -56,7 +57,7 @@ def recorded_outs_of(repo, revs: Iterable[str]) -> dict[str, list[Out]]:
     if not wanted:
         return found
     try:
-        with Repo(repo.root_dir) as visitor:
+        with Repo(repo.root_dir, config=private_config(Path(repo.root_dir)) or None) as visitor:
             for rev in visitor.brancher(revs=wanted, workspace=False, sha_only=True):
                 found[rev] = recorded_outs(visitor)
     except DvcException as error:

@@ -12,8 +12,9 @@ from typing import Literal
 
 from flows.repo.ledger import claim_folder, claim_outs, claim_pulled, claim_recorded
 from flows.repo.outs import recorded_outs
-from flows.repo.remotes import on_s3
+from flows.repo.remotes import on_s3, private_config
 from tasks.common.failpoints import failpoint
+from tasks.common.private import make_folder
 from tasks.stages.runner import run_stage
 
 TRIES = 3  # of a step that fails because another run has just moved or deleted a file
@@ -27,7 +28,8 @@ def open_repo(root: Path):
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).setLevel(logging.ERROR)  # errors that matter are raised
     moved = on_s3(root, root / ".dvc")
-    return Repo(str(root), config={"remote": moved} if moved else None)  # DVC's next lock drops what is set later
+    config = private_config(root) | ({"remote": moved} if moved else {})
+    return Repo(str(root), config=config or None)  # DVC's next lock drops what is set later
 
 
 def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:
@@ -90,6 +92,7 @@ def restore_data(repo) -> None:
 
     from tasks.common.errors import EvergreenError
 
+    make_folder(Path(repo.root_dir) / "data")  # DVC would make it as the umask says
     data = [out for out in recorded_outs(repo) if out.path == "data"]
     claim_recorded(repo, data)
     try:

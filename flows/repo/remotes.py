@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
-from tasks.common.paths import main_checkout
+from tasks.common.paths import main_checkout, state_dir
 
 OWN_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token", "profile", "credentialpath", "configpath")
 
@@ -35,6 +35,15 @@ def on_s3(root: Path, dvc_dir: Path) -> dict[str, dict[str, Any]]:
         for name, remote in Config(str(dvc_dir), local_dvc_dir=str(dvc_dir))["remote"].items()
         if "://" not in remote["url"] and (main / ".dvc" / remote["url"]).resolve() == default
     }
+
+
+def private_config(root: Path) -> dict[str, Any]:
+    """DVC's settings for the checkout `root`: its index of hashes lies in .evergreen/.
+
+    By default DVC shares one folder of /var/tmp, open for writing to all users of the machine, and unpickles what it
+    finds there. The workspace of a run has a folder of its own.
+    """
+    return {"core": {"site_cache_dir": str(state_dir(root) / "dvc")}} if main_checkout(root) == root else {}
 
 
 _opened: WeakKeyDictionary[Any, dict[str | None, Any]] = WeakKeyDictionary()

@@ -18,6 +18,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, parse_yaml, read_json, write_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 from tasks.releases.store import open_store
 
 INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json")  # they decide a run's result, together with code
@@ -104,7 +105,7 @@ def lock_inputs(root: Path, key: str, say=print) -> Iterator[int]:
     however the run ends.
     """
     file = state_dir(root) / "seen" / f"{key}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     waits = partial(say, "a run over the same inputs is in progress: waiting until it ends")
     with locked(file, RUN_SECONDS, "these inputs", on_wait=waits) as lock:
         yield lock

@@ -24,6 +24,7 @@ from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, locked, read_json, sweep, write_json
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.private import make_folder, open_private
 
 STATE_SCHEMA = 1  # of .evergreen/; a later one will be stated in .evergreen/schema.json
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
@@ -70,9 +71,9 @@ def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tupl
     # A concurrent `reconcile` could take the new folder for a dead run's, and `git worktree prune` removes what
     # `git worktree add` has only begun.
     with _workspaces_locked(root):
-        folder.mkdir(parents=True)
+        make_folder(folder)
         failpoint("workspace.folder")
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = open_private(folder / "lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             return _add_worktree(main, folder / "tree", tombstones, rev), lock
@@ -89,7 +90,7 @@ def _add_worktree(main: Path, tree: Path, tombstones: dict, rev: str) -> Path:
         temporary.write_text(_dvc_config(main, tree))
     committed = read_json(tree / "tombstones.json")
     if committed.keys() != (merged := {**tombstones, **committed}).keys():
-        write_json(tree / "tombstones.json", merged)
+        write_json(tree / "tombstones.json", merged, tracked=True)
     failpoint("workspace.configured")
     return tree
 
@@ -98,7 +99,7 @@ def _add_worktree(main: Path, tree: Path, tombstones: dict, rev: str) -> Path:
 def _workspaces_locked(root: Path) -> Iterator[None]:
     """Keep other processes from making or removing workspaces."""
     state = state_dir(root)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     with locked(state / "runs.lock", LOCK_SECONDS, f"the workspaces in {state / 'runs'}"):
         yield
 
@@ -114,6 +115,7 @@ def _dvc_config(main: Path, tree: Path) -> str:
     # next to the worktree, not in DVC's shared folder: there one would stay behind for each run
     lines = ["[core]", f"    site_cache_dir = {tree.parent / 'dvc'}"]
     lines += ["[cache]", f"    dir = {cache}", "    type = hardlink,symlink,copy"]
+    lines += [f"    shared = {shared}" for shared in filter(None, [config["cache"].get("shared")])]
     moved = on_s3(tree, main / ".dvc")
     for name, remote in moved.items():
         lines += [f"['remote \"{name}\"']", *(f"    {key} = {value}" for key, value in remote.items())]
@@ -139,7 +141,7 @@ def reconcile(root: Path) -> list[str]:
             for folder in finished:
                 _record_ending_of(root, folder)
             for folder in unfinished:
-                (state / "died").mkdir(exist_ok=True)
+                make_folder(state / "died")
                 (state / "died" / folder.name).touch()
                 failpoint("workspace.died")
             for folder in unfinished + finished[KEEP_FINISHED:]:
@@ -221,7 +223,7 @@ def lock_if_ended(folder: Path, create: bool = False) -> int | None:
     file, for a run that died before it made one.
     """
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+        lock = open_private(folder / "lock", os.O_RDWR | (os.O_CREAT if create else 0))
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

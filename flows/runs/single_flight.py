@@ -23,6 +23,7 @@ from monitoring.alerts import alert
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, read_json, try_locked, wait_for_lock, write_json
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 
 LOCK_SECONDS = 600.0  # generous: writing a note takes milliseconds
 ENDINGS = ("promoted", "held", "rejected", "refused")
@@ -35,7 +36,7 @@ def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None
     Raises EvergreenError when the run failed.
     """
     folder = state_dir(root) / "trigger"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     id_ = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"  # sorts by time
     _change(folder, lambda known: known | {id_: reason})
     ended = []

@@ -28,6 +28,7 @@ from tasks.common.files import locked, read_json, write_json
 from tasks.common.loopback import open_url
 from tasks.common.params import load_params
 from tasks.common.paths import project_root, state_dir
+from tasks.common.private import make_folder, open_private
 
 BUSY_SECONDS = 30  # in which a server that is alive answers, or counts as one that hangs
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
@@ -117,7 +118,7 @@ def ensure_server(root: Path, say=print) -> Api:
     if running(root) and (api := own_api(root)):
         return api
     state = state_dir(root)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     # two runs at once start one server
     with _server_locked(state):
         if (about := _alive(root)) and healthy(about["url"], BUSY_SECONDS) and (api := own_api(root)):
@@ -139,11 +140,11 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
     own = renew_secret(root) if _may_have_leaked(root, url) else checkout(root)
     started = {**environment(root), **server_environment(serve, own, url)}
     home = Path(started["PREFECT_HOME"])
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(home)
     if home.is_relative_to(state):
         home.chmod(0o700)  # an earlier version made it readable for others
     started["PYTHONPATH"] = os.pathsep.join(filter(None, [str(project_root(root)), os.environ.get("PYTHONPATH")]))
-    with open(state / "server.log", "ab") as log:
+    with open(state / "server.log", "ab", opener=open_private) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "flows.server.serve", serve.host, str(port)],
             env=started,

@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import project_root, state_dir
+from tasks.common.private import make_folder, open_private
 
 OPTIONS = {"persist_result": False, "validate_parameters": True}
 
@@ -59,9 +60,9 @@ def housekeeping():
 def _alive_lock():
     """Hold a file lock named after this flow run: a killed process cannot tell Prefect that it died."""
     folder = state_dir(_root()) / "flow-runs"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / str(flow_run.get_id() or "by-hand")
-    with open(path, "w") as lock:
+    with open(path, "w", opener=open_private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
         path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import sweep
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.private import open_private
 from tasks.releases.store import open_store
 
 LONGEST_LOG = 50 << 20  # bytes of a service's log before it is cut
@@ -72,7 +73,7 @@ def trim(folder: Path) -> int:
                 log.seek(-(1 << 20), 2)
                 tail = log.read()
                 log.truncate(0)
-            with open(path, "ab") as log:
+            with open(path, "ab", opener=open_private) as log:
                 log.write(f"--- emptied at {time.strftime('%Y-%m-%d %H:%M:%S')}, the last MB was:\n".encode() + tail)
             count += 1
     return count

@@ -53,7 +53,7 @@ def sign_in_page(root: Path) -> Path:
         for name, text in SHOWN.items()
         if name in found
     ]
-    with atomic_path(page, private=True) as temporary:
+    with atomic_path(page) as temporary:
         temporary.write_text(PAGE.format(folder=escape(str(root)), links="".join(forms)), encoding="utf-8")
     return page
 

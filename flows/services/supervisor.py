@@ -29,6 +29,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import project_root, state_dir
+from tasks.common.private import open_private
 
 MARK = "EVERGREEN_SERVICES"
 BACK_OFF = (1.0, 60.0)  # seconds before a restart: the first, the longest
@@ -85,7 +86,7 @@ class Child:
         if now < self.again:
             return False
         command, self.url = self.make()
-        with open(state_dir(root) / f"{self.name}.log", "ab") as log:
+        with open(state_dir(root) / f"{self.name}.log", "ab", opener=open_private) as log:
             self.process = subprocess.Popen(
                 command, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -112,7 +113,7 @@ class Child:
 def supervise(root: Path) -> None:
     """Supervise until SIGTERM. Ends at once if another supervisor of this project is alive."""
     state = state_dir(root)
-    lock = open(state / "services.lock", "w")  # noqa: SIM115 (held for the life of this process)
+    lock = open(state / "services.lock", "w", opener=open_private)  # noqa: SIM115 (held for the life of this process)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,7 +171,7 @@ def take_idle_answers(root: Path, env: dict[str, str]) -> subprocess.Popen | Non
     quiet = idle_seconds(root)
     if quiet is None or quiet < IDLE_SECONDS:
         return None
-    with open(state_dir(root) / "finish.log", "ab") as log:
+    with open(state_dir(root) / "finish.log", "ab", opener=open_private) as log:
         command = [sys.executable, "-m", "flows.cli.main", "finish"]
         return subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

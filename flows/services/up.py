@@ -29,6 +29,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder, open_private
 from tasks.common.text import one_line
 
 START_SECONDS = 300  # for all services on a cold, busy machine: the server's database 60 s, Evidently's imports 30 s
@@ -44,7 +45,7 @@ def up(root: Path, say=print) -> list[str]:
     check_code_and_state(root)
     check_password(load_params(root / "params.yaml").serve)  # before anything starts
     state = state_dir(root)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     if supervised(root) and _services(root) == {} and _written(root):
         say("restarting the services: an earlier version of Evergreen started them")
         down(root)
@@ -54,7 +55,7 @@ def up(root: Path, say=print) -> list[str]:
             (state / name).unlink(missing_ok=True)
         env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        with open(state / "services.log", "ab") as log:
+        with open(state / "services.log", "ab", opener=open_private) as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flows.services.supervisor"],
                 cwd=root,

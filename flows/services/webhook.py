@@ -28,6 +28,7 @@ from tasks.common import request_body
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder, open_private
 from tasks.common.request_body import BodyRefused
 from tasks.common.text import single_spaced
 
@@ -69,13 +70,13 @@ def verified(key: bytes, headers: Mapping[str, str], body: bytes) -> str:
 
 def claim(folder: Path, id_: str, now: float) -> Path | None:
     """Mark message `id_` as used for as long as its signature is valid; None if it was used before."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for old in folder.iterdir():
         if now - old.stat().st_mtime > REMEMBERED:
             old.unlink(missing_ok=True)
     path = folder / hashlib.sha256(id_.encode()).hexdigest()
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return None
     os.fsync(handle)

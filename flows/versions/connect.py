@@ -23,6 +23,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.private import make_folder
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import open_store
 
@@ -94,9 +95,9 @@ def _place(root: Path, place: Path | None) -> Found:
                 f"{state / name} exists ({(state / name).resolve()}): this checkout has releases or data of its own, "
                 f"which are not replaced. Move them into {place} if they belong there, or elsewhere, and start again"
             )
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     for name in PARTS:
-        (place / name).mkdir(exist_ok=True)
+        make_folder(place / name)
         if not (state / name).is_symlink():
             if (state / name).is_dir():
                 _remove_empty(state / name)
@@ -185,7 +186,7 @@ def _lock(root: Path, live: Pointer | None) -> Found:
     text = file_at(root, live.git_rev, "dvc.lock") if live and registry.has_commit(root, live.git_rev) else None
     if text is None:
         return Found(part="dvc.lock", ok=True, text="no release is here: `dvc pull data.dvc` fetches all that there is")
-    with atomic_path(file) as temporary:
+    with atomic_path(file, tracked=True) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return Found(part="dvc.lock", ok=True, text=f"of {live.version}; `dvc pull` also fetches what its stages made")
 

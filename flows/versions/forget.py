@@ -158,7 +158,7 @@ def _write_ledger(root: Path, about: dict, plan: ErasurePlan, objects: set[str])
     ledger["erasures"][name] = entry | {"models_trained_with_them": plan.versions, "what": plan.sentence()}
     ledger["images"] |= {erasures.hashed_id(image): name for image in plan.ids}
     ledger["objects"] |= dict.fromkeys(sorted(objects), name)
-    write_json(root / erasures.FILE, ledger)
+    write_json(root / erasures.FILE, ledger, tracked=True)
 
 
 def _commit(root: Path, images: int) -> None:

@@ -17,6 +17,7 @@ from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.snapshot import MEASURE, make_snapshot, quiet, without_plots
 from tasks.common.errors import EvergreenError
 from tasks.common.files import fsync_dir, sha256_bytes
+from tasks.common.private import make_folder, open_private
 
 PROJECT = uuid.UUID("5f0e7c1a-3b52-5d0c-9a51-0e0e9d0f8a11")  # constant: a second project would split the history
 WHOLE = 500  # newest snapshots that keep their plots; older ones keep the values, which the dashboard needs
@@ -104,7 +105,7 @@ def _project(workspace: Path) -> Path:
     These are written only if missing, because a user may change them.
     """
     folder = workspace / str(PROJECT)
-    (folder / "snapshots").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "snapshots")
     if not (folder / "dashboard.json").exists():
         _place(workspace, folder / "dashboard.json", json.dumps(_dashboard()))
     if not (folder / "metadata.json").exists():
@@ -179,10 +180,10 @@ def _place(workspace: Path, path: Path, text: str) -> None:
     from outside, but not files renamed within it.
     """
     outside = workspace.parent / f".{workspace.name}.tmp"
-    outside.mkdir(parents=True, exist_ok=True)
+    make_folder(outside)
     temporary = outside / f"{uuid.uuid4().hex}.json"
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8", opener=open_private) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

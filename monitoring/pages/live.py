@@ -17,6 +17,7 @@ from tasks.common.checks import Frozen
 from tasks.common.errors import refuse_newer
 from tasks.common.files import read_json, write_json
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 
 SCHEMA_VERSION = 1
 FILE = "live_accuracy.json"
@@ -55,7 +56,7 @@ def read(folder: Path) -> Live:
 
 def write(folder: Path, live: Live) -> None:
     """Keep the weeks in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / FILE, {"schema": SCHEMA_VERSION} | live.model_dump(mode="json"))
 
 

@@ -19,6 +19,7 @@ from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.render import OUTCOMES, check_window_id, name, render, when
 from monitoring.pages.window_page import drift_ratio, window_page, with_accuracy
 from tasks.common.files import atomic_path, locked, read_json, write_json
+from tasks.common.private import make_folder
 
 LOCK_SECONDS = 600.0  # writing an entry takes milliseconds, on a busy disk seconds
 CELLS = 400  # of the index page's strip
@@ -133,6 +134,6 @@ def _cells(entries: Sequence[dict]) -> list[tuple[str, str]]:
 @contextmanager
 def _index_lock(folder: Path) -> Iterator[None]:
     """One writer of the index at a time; the lock ends with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with locked(folder / ".index.lock", LOCK_SECONDS, f"the index of reports in {folder}"):
         yield

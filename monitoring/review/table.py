@@ -7,6 +7,7 @@ from pathlib import Path
 from monitoring.review.asked import Asked, Label
 from tasks.common.cells import harmless_cell
 from tasks.common.files import atomic_path
+from tasks.common.private import make_folder
 from tasks.dataset.decode import file_suffix
 
 COLUMNS = ("id", "label", "comment", "given", "prediction", "confidence", "why", "detail", "source", "at")
@@ -15,7 +16,7 @@ COLUMNS = ("id", "label", "comment", "given", "prediction", "confidence", "why",
 def write(path: Path, entries: Iterable[tuple[Asked, bytes | None]]) -> None:
     """Write the table to `path`, and each (entry's image) into the folder `path` without its suffix."""
     folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, "image", "key", "path"])

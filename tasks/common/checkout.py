@@ -5,7 +5,6 @@ the project's own Prefect server. Both lie in .evergreen/checkout.json, which on
 track, next to the folder that they belong to. Worktrees of runs use those of the main checkout.
 """
 
-import os
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from tasks.common.files import locked, read_json, write_json
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.private import file_mode, make_folder
 
 SCHEMA = 1
 USER = "evergreen"  # of sign-ins at the Prefect server
@@ -66,14 +66,14 @@ def _file(root: Path) -> Path:
 
 
 def _locked(root: Path):
-    state_dir(root).mkdir(parents=True, exist_ok=True)
+    make_folder(state_dir(root))
     return locked(_file(root).with_suffix(".lock"), LOCK_SECONDS, "the id of this checkout")
 
 
 def _write(root: Path, id_: str) -> Checkout:
     made = Checkout(id_, secrets.token_urlsafe(32))
     about = {"schema": SCHEMA, "id": made.id, "secret": made.secret, **_place(root)}
-    write_json(_file(root), about, private=True)
+    write_json(_file(root), about)
     return made
 
 
@@ -105,4 +105,4 @@ def _same_folder(about: dict[str, Any], place: dict[str, Any]) -> bool:
 
 
 def _private(file: Path) -> bool:
-    return not stat.S_IMODE(os.stat(file).st_mode) & 0o077
+    return not stat.S_IMODE(file.stat().st_mode) & ~file_mode(file.parent)

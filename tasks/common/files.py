@@ -25,18 +25,19 @@ from typing import IO, Any
 
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
+from tasks.common.private import make_folder, open_private, share_folder
 
 
 @contextmanager
-def atomic_path(path: Path | str, private: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path | str, tracked: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success it is fsynced and renamed onto `path`.
 
-    private: only the owner may read the file, from its first byte. On any exception the temporary file is removed and
-    `path` keeps its old content.
+    tracked: git tracks the file, so it gets the mode that git would give it. All others are private from their first
+    byte (tasks.common.private). On any exception the temporary file is removed and `path` keeps its old content.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, handle = temporary_file(path.parent, path.name, 0o600 if private else 0o644)
+    make_folder(path.parent)
+    temporary, handle = temporary_file(path.parent, path.name, tracked)
     try:
         yield temporary
         fsync_file(temporary)
@@ -57,7 +58,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     what killed writers of this `path` left next to it is removed: it may be large, and far from the project.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     sweep(path.parent, f".{path.name}.*.tmp")
     temporary, handle = _temporary_dir(path)
     aside = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}-old.tmp")
@@ -81,12 +82,13 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         os.close(handle)
 
 
-def temporary_file(folder: Path, name: str = "", mode: int = 0o644) -> tuple[Path, int]:
+def temporary_file(folder: Path, name: str = "", tracked: bool = False) -> tuple[Path, int]:
     """A new locked file in `folder`, named after `name`, and its descriptor: closing that frees the lock."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     while True:
         path = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+            handle = os.open(path, flags, 0o666) if tracked else open_private(path, flags)
         except FileExistsError:
             continue
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -101,7 +103,7 @@ def _temporary_dir(path: Path) -> tuple[Path, int]:
         try:
             handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            temporary.chmod(0o755)
+            share_folder(temporary)
             return temporary, handle
         except FileNotFoundError:  # a sweep removed the folder between mkdtemp and flock
             continue
@@ -130,7 +132,7 @@ def locked(path: Path, seconds: float, what: str, on_wait: Callable[[], None] | 
 
     on_wait: called once if another process holds the lock. Otherwise as `wait_for_lock`.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         if not _try_flock(handle):
             if on_wait:
@@ -144,7 +146,7 @@ def locked(path: Path, seconds: float, what: str, on_wait: Callable[[], None] | 
 @contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`, made if missing, during the block; yields False if another process holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         yield _try_flock(handle)
     finally:
@@ -191,13 +193,10 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path | str, value: Any, private: bool = False) -> None:
-    """Write `value` as stable, readable JSON (sorted keys, NaN refused), atomically.
-
-    private: only the owner may read the file.
-    """
+def write_json(path: Path | str, value: Any, tracked: bool = False) -> None:
+    """Write `value` as stable, readable JSON (sorted keys, NaN refused), atomically. tracked: as `atomic_path`."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    with atomic_path(path, private) as temporary:
+    with atomic_path(path, tracked) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

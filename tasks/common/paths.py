@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from tasks.common.errors import EvergreenError
+from tasks.common.private import make_folder
 
 
 def project_root(start: Path | str | None = None) -> Path:
@@ -43,5 +44,5 @@ def state_dir(root: Path | None = None) -> Path:
 def cache_dir(kind: str, root: Path | None = None) -> Path:
     """The folder for rebuildable files of one kind ("inspect", "pixels", "features", ...), made if missing."""
     folder = state_dir(root) / "cache" / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder

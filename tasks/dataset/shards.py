@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.common.errors import DamagedFile, DataError, refuse_newer
 from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_bytes, sha256_file, write_json
+from tasks.common.private import make_folder
 from tasks.common.schemas import sample_schema
 from tasks.common.verified import check_named, open_named
 from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file
@@ -179,7 +180,7 @@ def write_shard(data: Path, parts: pa.Table | Iterable[pa.Table], task: str, ver
     """
     schema = pa.schema([field for field in sample_schema(task) if ADDED.get(field.name, 1) <= version])
     schema = schema.with_metadata({"huggingface": json.dumps(_hugging_face(task, schema.names))})
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     staged = data / ".incoming.parquet"
     with (
         atomic_path(staged) as temporary,

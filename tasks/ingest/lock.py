@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tasks.common.files import content_key, locked, read_json
 from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
 from tasks.dataset import shards
 
 PATTERNS = ("*.parquet", "annotations/*.parquet", "annotations/batches/*.json")
@@ -26,7 +27,7 @@ def data_lock(root: Path) -> Iterator[Path]:
     """
     folder = root / "data"
     state = state_dir(root) / "ingest"
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     name = content_key(str(folder.resolve()))[:16]
     journal = state / f"{name}.json"
     with locked(state / f"{name}.lock", WAIT_SECONDS, f"the data set {folder}", on_wait=_say_waiting):

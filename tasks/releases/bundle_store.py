@@ -19,6 +19,7 @@ from typing import Any
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_dir, fsync_dir, fsync_file, sha256_bytes, sha256_file
+from tasks.common.private import make_folder
 from tasks.releases.bundle import MANIFEST
 from tasks.storage.blobs import Conflict, Content, Store
 
@@ -107,7 +108,7 @@ def get(store: Store, digest: str, dest: Path) -> Path:
     with atomic_dir(dest) as temporary:
         for name, sha256 in files(manifest, key).items():
             file = temporary / name
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             if _copy(store, f"objects/{sha256}", file) != sha256:
                 audit(store, digest)  # names every problem, not only the first
                 raise StoreDamaged(f"objects/{sha256} ({name}) arrived damaged although the store's copy is intact")

@@ -16,6 +16,7 @@ from tasks.common.cells import without_surrogates
 from tasks.common.errors import DataError
 from tasks.common.files import try_locked
 from tasks.common.params import StoreParams
+from tasks.common.private import make_folder
 from tasks.sources.manifests import READERS, named_paths
 from tasks.sources.records import Columns
 from tasks.sources.safe_files import JUNK
@@ -34,7 +35,7 @@ def spooled(url: str, folder: Path, store: StoreParams, columns: Columns | None 
     One at a time per project; what a killed one left is removed first. Raises DataError if the source is empty, has
     names that no file can have, or another source is being copied; DiskFull; S3Error.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with try_locked(folder / "lock") as mine:
         if not mine:  # a download may take hours: fail rather than wait silently
             raise DataError(
@@ -60,7 +61,7 @@ def _fetch_all(source: Bucket, place: Path, columns: Columns | None) -> Path:
         _fetch(source, [(name, place / last, found["ContentLength"])])
         _fetch(source, _named(source, place / last, name.rpartition("/")[0], columns))
         return place / last
-    (place / last).mkdir(parents=True)
+    make_folder(place / last)
     objects = [
         (entry["Key"], place / last / relative, entry["Size"])
         for entry in source.objects(source.prefix)
@@ -119,7 +120,7 @@ def _fetch(source: Bucket, objects: list[tuple[str, Path, int]]) -> None:
 
 def _download(source: Bucket, name: str, file: Path) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         stream = source.stream(name)
         if stream is not None:  # None: removed since it was listed
             with stream, open(file, "xb") as copy:

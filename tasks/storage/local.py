@@ -11,6 +11,7 @@ from typing import BinaryIO
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import fsync_dir, locked, sha256_bytes, sha256_file, sweep, temporary_file
+from tasks.common.private import make_folder
 from tasks.storage.blobs import Conflict, Content, check_key, content_size, content_token, raise_disk_full
 
 LOCK_SECONDS = 120.0  # a writer holds the folder's lock while it hashes one object and renames a file
@@ -124,5 +125,5 @@ def _make_dirs(folder: Path) -> None:
     """mkdir -p whose every step survives a power cut."""
     if not folder.is_dir():
         _make_dirs(folder.parent)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         fsync_dir(folder.parent)

@@ -7,12 +7,16 @@ from flows.project.merge import File
 from flows.project.upgrade.checks import check_clean_head
 from flows.project.upgrade.plan import Plan
 from flows.repo.git import git, git_bytes, identity_options
+from tasks.common.paths import main_checkout, state_dir
+from tasks.common.private import close_to_others
 
 
 def apply(plan: Plan) -> str | None:
     """Do what `plan` says. Returns the new commit; None where conflicts wait in the working tree for the user."""
     root = plan.root
     check_clean_head(root)
+    main = main_checkout(root)
+    close_to_others(main, state_dir(main))  # earlier versions left them open
     entries = _written(plan)
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
