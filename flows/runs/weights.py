@@ -9,6 +9,7 @@ import yaml
 from flows.repo.pipeline import open_repo
 from tasks.backbones.timm_models import OFFLINE_BACKBONE, check_weights
 from tasks.common.errors import EvergreenError
+from tasks.common.files import parse_yaml
 from tasks.common.params import Params
 
 STAGE = "train_backbone"
@@ -47,7 +48,7 @@ def _recorded(root: Path, run_cache: Path) -> Iterator[dict]:
     """What DVC recorded of earlier runs: of the stage in dvc.lock, and of all stages in the run cache."""
     for file in [root / "dvc.lock", *run_cache.glob("*/*/*")]:
         try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+            found = parse_yaml(file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):  # removed meanwhile, or torn
             continue
         found = found if isinstance(found, dict) else {}

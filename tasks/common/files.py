@@ -204,12 +204,19 @@ def parse_yaml(text: str) -> Any:
     """`text` as plain YAML, by the C parser where PyYAML has it: seven times faster. Raises yaml.YAMLError."""
     import yaml
 
+    from tasks.common.yaml_bounds import bound_passed
+
+    if problem := bound_passed(text):
+        raise yaml.YAMLError(problem)
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_json(path: Path | str) -> Any:
-    """The value in the JSON file `path` (UTF-8)."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value in the JSON file `path` (UTF-8). Raises ValueError if it holds none, or one nested too deeply."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -674,6 +674,10 @@ def parse_text(text: str, source: str = "params.yaml") -> Any:
     """The YAML `text` as DVC reads it (YAML 1.2: `on` is text, 1e-3 a number, 010 ten). Raises ParamsError."""
     from ruamel.yaml import YAML, YAMLError
 
+    from tasks.common.yaml_bounds import bound_passed
+
+    if problem := bound_passed(text):
+        raise ParamsError(f"{source} cannot be read: {problem}: expected a mapping of sections")
     try:
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist, say

@@ -5,12 +5,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from flows.project import origin
 from flows.project.moves import old_names
 from flows.repo.run_inputs import stage_dependencies
 from tasks.common.errors import EvergreenError
+from tasks.common.files import parse_yaml
 from tasks.common.params import load_params
 from tasks.releases.store import open_store
 
@@ -52,8 +51,8 @@ def stages_to_run(
 ) -> list[str]:
     """Stages of dvc.yaml that DVC will run again: command, params, code or inputs differ. The two dicts hold dvc.yaml
     and params.yaml; `ours` and `after` are path -> id of all files."""
-    old, new = ((yaml.safe_load(side.get("dvc.yaml", b"")) or {}).get("stages", {}) for side in (before, then))
-    params = [yaml.safe_load(side.get("params.yaml", b"")) or {} for side in (before, then)]
+    old, new = ((parse_yaml(side.get("dvc.yaml", b"")) or {}).get("stages", {}) for side in (before, then))
+    params = [parse_yaml(side.get("params.yaml", b"")) or {} for side in (before, then)]
     made: set[str] = set()
     found = []
     for name, stage in new.items():
