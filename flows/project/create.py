@@ -131,13 +131,8 @@ def init_project(
             shutil.copy2(template / name, target / name)
         (target / "params.yaml").write_text(_params_text(source, params, why), encoding="utf-8")
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
-<<<<<<< HEAD
-        write_json(target / "tombstones.json", {})
-        notes = [*([] if say else first), *_first_commit(target, template, files), *tried.lines]
-=======
         write_json(target / "tombstones.json", {}, tracked=True)
-        notes = [*profile.understood, *_first_commit(target, template, files), *_warnings(profile), *tried.lines]
->>>>>>> 3271a0a (Keep images, labels, logs and exports from other users)
+        notes = [*([] if say else first), *_first_commit(target, template, files), *tried.lines]
         return [*notes, *recommendations(params, why)]
     except BaseException:
         if target.is_dir():
