@@ -83,7 +83,7 @@ def rollback(
     ] = False,
 ) -> None:
     """Make an older version live again, after checking every byte of its model and data."""
-    from flows.labels.classes import names_of_then
+    from flows.labels.class_reading import names_of_then
     from flows.publishing.history import open_project
     from flows.publishing.rollback import remaining_batches
     from flows.publishing.rollback import rollback as roll_back

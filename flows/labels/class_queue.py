@@ -43,7 +43,7 @@ def waiting_images(root: Path, name: str | None = None) -> Waiting:
     if not parts:
         listed = join_names(map(repr, taxonomy.splits)) or "none"
         raise DataError(f"{name!r} was not split into parts: classes that were split: {listed}")
-    samples = effective_samples(data, taxonomy, read_tombstones(root))
+    samples = effective_samples(data, taxonomy, read_tombstones(root), params.labels.consensus)
     labels = samples["label"].to_pylist()
     waits = np.flatnonzero([_waits(label, name, taxonomy) for label in labels])
     number = {part: place for place, part in enumerate(parts)}

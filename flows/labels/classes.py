@@ -17,14 +17,12 @@ from flows.labels.class_settings import listed_after, with_classes
 from flows.project.data_commit import CommitRefused, commit_data, undone_if_refused
 from flows.project.ingest import restored_data
 from flows.repo.git import check_repository, git
-from flows.repo.objects import open_objects, outs_at
 from flows.repo.pipeline import record_data
 from monitoring.log.production_log import open_log
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import Params, load_params
-from tasks.common.paths import main_checkout
 from tasks.common.text import join_names, one_line
 from tasks.dataset.shards import read_tombstones
 from tasks.ingest.lock import data_lock
@@ -39,9 +37,7 @@ from tasks.labels.taxonomy import (
     is_supported,
     label_state,
     names_of,
-    parse_change,
     read_changes,
-    sort_changes,
 )
 from tasks.sources.fields import Unusable, label
 
@@ -126,7 +122,7 @@ def plan_change(
         listed=params.data.classes,
     )
     before = [one for one in changes if one.id != change.id]
-    samples = effective_samples(data, UNCHANGED, read_tombstones(root))
+    samples = effective_samples(data, UNCHANGED, read_tombstones(root), params.labels.consensus)
     if recorded is None and undone is None:
         _check_known(compose(before), change, {*_seen(samples), *(params.data.classes or ())})
     after = compose([*before, change])
@@ -180,37 +176,6 @@ def _write_text(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def current_taxonomy(root: Path) -> Taxonomy:
-    """The taxonomy of the project at `root`: of data/, else of the data that HEAD records."""
-    main = main_checkout(root)
-    if (main / "data" / "dataset.json").is_file():
-        return compose(read_changes(main / "data"))
-    if not (oid := outs_at(main, "HEAD").get("data") if (main / "data.dvc").is_file() else None):
-        return Taxonomy()
-    with open_objects(main) as objects:
-        files = objects.files(oid)
-        found = [parse_change(objects.read(md5), name) for name, md5 in files.items() if name.startswith(f"{FOLDER}/")]
-    return compose(sort_changes(found))
-
-
-def names_of_then(root: Path, classes: Sequence[str]) -> str | None:
-    """How a model with the answers `classes` answers, and how they are read today; None where nothing changed."""
-    taxonomy = current_taxonomy(root)
-    readings = {name: taxonomy.read(name) for name in classes}
-    changed = {name: found for name, found in readings.items() if found.now != name}
-    if not changed:
-        return None
-    told = [
-        f"{one_line(repr(name))} ({one_line(repr(found.now)) if found.now else _lost(found.among)})"
-        for name, found in changed.items()
-    ]
-    return f"it answers with names of its time, in brackets how each is read today: {', '.join(told)}"
-
-
-def _lost(among: Sequence[str]) -> str:
-    return f"one of {join_names(map(repr, among))}" if among else "retired"
-
-
 @dataclass(frozen=True)
 class ClassRow:
     """One class of today, or a name that is not one any more."""
@@ -224,10 +189,11 @@ class ClassRow:
 def class_rows(root: Path) -> tuple[list[ClassRow], list[Change]]:
     """(every class with its labelled samples, the changes in force and not, in order)."""
     restored_data(root)
-    least = load_params(root / "params.yaml").validate_.min_per_class
+    params = load_params(root / "params.yaml")
+    least = params.validate_.min_per_class
     changes = read_changes(root / "data")
     taxonomy = compose(changes)
-    pairs = _pairs(effective_samples(root / "data", taxonomy, read_tombstones(root)))
+    pairs = _pairs(effective_samples(root / "data", taxonomy, read_tombstones(root), params.labels.consensus))
     by_split = {split: Counter(name for name, where in pairs if where == split) for split in least}
     whole = taxonomy.whole(lambda name: is_supported(name, by_split, taxonomy, least))
     counts: dict[str, Counter] = {}

@@ -2,22 +2,24 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.labels.people import read_words
 from flows.labels.undo import annotations_of
 from flows.publishing.history import open_project
 from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at
 from tasks.common.class_names import composed
 from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import label_type
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
-from tasks.labels.annotations import annotation_key, decide, newest_words, standing
+from tasks.labels.annotations import Decision, Label, annotation_key, decide, newest_words, standing
 from tasks.labels.taxonomy import read_taxonomy, read_votes
 from tasks.releases.store import Releases
 
@@ -31,7 +33,7 @@ def explain(root: Path, image: str) -> list[str]:
     rows = annotations_of(root, image)
     stones = read_tombstones(root)
     counting = [row for row in rows if row["batch"] not in stones]
-    decision = decide(*read_votes(sample["label"], standing(counting), read_taxonomy(root / "data")))
+    decision = _decisions(root, {image: (sample["label"], counting)})[image]
     where = f"{sample['split']}, batch {sample['batch']}" + (", tombstoned" if sample["batch"] in stones else "")
     lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}"]
     lines.append(f"  first given:  {_label(sample['label'])}")
@@ -49,12 +51,21 @@ def explain(root: Path, image: str) -> list[str]:
 
 def labels_now(root: Path, images: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Id -> (the label that counts, for people, the owner's path) of some samples of the data set."""
-    taxonomy, stones, found = read_taxonomy(root / "data"), read_tombstones(root), {}
-    for image in images:
-        sample = _sample(root, image)
-        rows = [row for row in standing(annotations_of(root, image)) if row["batch"] not in stones]
-        decision = decide(*read_votes(sample["label"], rows, taxonomy))
-        found[image] = "excluded" if decision.excluded else _label(decision.label), sample["path"] or ""
+    stones, samples = read_tombstones(root), {image: _sample(root, image) for image in images}
+    votes = {image: (sample["label"], annotations_of(root, image, stones)) for image, sample in samples.items()}
+    return {
+        image: ("excluded" if found.excluded else _label(found.label), samples[image]["path"] or "")
+        for image, found in _decisions(root, votes).items()
+    }
+
+
+def _decisions(root: Path, votes: Mapping[str, tuple[Label, list[dict]]]) -> dict[str, Decision]:
+    """What counts for samples now, as the next run decides it. votes: id -> (label first given, annotations)."""
+    params, taxonomy = load_params(root / "params.yaml"), read_taxonomy(root / "data")
+    found = {image: decide(*read_votes(first, standing(rows), taxonomy)) for image, (first, rows) in votes.items()}
+    if params.labels.consensus != "majority" and any(one.rule == "votes" for one in found.values()):
+        settled = read_words(root, params).decisions  # depends on the votes about all samples
+        found |= {image: settled[image] for image in found if image in settled}
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from flows.labels.classes import current_taxonomy
+from flows.labels.class_reading import current_taxonomy
 from flows.labels.data_queue import DataQueue
 from flows.labels.define import guides
 from flows.labels.issues_queue import find_issues, images

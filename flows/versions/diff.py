@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.labels.classes import current_taxonomy
+from flows.labels.class_reading import current_taxonomy
 from flows.publishing import registry
 from flows.publishing.history import find, open_project
 from flows.publishing.rollback import batches_at

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from flows.publishing.history import open_project
 from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at
-from tasks.common.class_names import composed
+from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
-from tasks.dataset.shards import live_shards, read_columns, read_tombstones
-from tasks.labels.annotations import effective_labels, read_annotations
+from tasks.dataset.shards import read_tombstones
+from tasks.labels.effective import effective_samples
+from tasks.labels.taxonomy import Label, Taxonomy, names_of, read_taxonomy
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate.figures import overall
 
@@ -51,17 +52,39 @@ def rejudged(root: Path, objects: Objects, rev: str) -> dict[str, tuple[float | 
     about = json.loads(objects.read(files["artifacts/calibrate"]["calibration.json"]))
     table = pq.read_table(io.BytesIO(objects.read(files["artifacts/evaluate"]["predictions.parquet"])))
     now = present_labels(root, table["id"])
+    now = as_answers(now, table["label"], about["classes"], read_taxonomy(root / "data"))
     return compare(table, now, about["classes"], about["task"], about["thresholds"])
 
 
 def present_labels(root: Path, ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """(N,) the labels that count today for the images `ids`; null: none, or the image is not to be used."""
-    data, stones = root / "data", read_tombstones(root)
-    tables = [read_columns(shard.path, ["id", "label"]) for shard in live_shards(data, stones)]
-    samples = pa.concat_tables(tables)
-    place = pc.index_in(ids, samples["id"].combine_chunks())
-    first = composed(samples["label"]).take(place)
-    return effective_labels(ids, first, read_annotations(data, stones))
+    data, method = root / "data", load_params(root / "params.yaml").labels.consensus
+    samples = effective_samples(data, read_taxonomy(data), read_tombstones(root), method)
+    return samples["label"].take(pc.index_in(ids, samples["id"].combine_chunks()))
+
+
+def as_answers(now: pa.ChunkedArray, then: pa.ChunkedArray, classes: list[str], taxonomy: Taxonomy) -> pa.ChunkedArray:
+    """The labels `now` (N,) in the names of a version's `classes`; null where these cannot express one.
+
+    A part of a class is read as the class. Where classes were merged since, the label of `then` (N,) stands, unless it
+    is of another class today.
+    """
+    own = {name: taxonomy.atoms(name) for name in classes}
+
+    def read(name: str, before: list[str]) -> str | None:
+        atoms = taxonomy.atoms(name)
+        found = [one for one, whole in own.items() if atoms <= whole]
+        found = found or [one for one in before if one in own and own[one] <= atoms]
+        return found[0] if found else None
+
+    def whole(label: Label, before: Label) -> Label:
+        named = [read(name, names_of(before)) for name in names_of(label)]
+        if label is None or None in named:
+            return None
+        return named[0] if isinstance(label, str) else sorted(set(named))
+
+    pairs = zip(now.to_pylist(), then.to_pylist(), strict=True)
+    return pa.chunked_array([pa.array([whole(*pair) for pair in pairs], now.type)])
 
 
 def compare(

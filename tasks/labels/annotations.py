@@ -158,10 +158,14 @@ def _by_consensus(found: list[Decision], votes: list[tuple[Label, list[dict]]], 
 
 
 def effective_labels(
-    ids: pa.ChunkedArray, labels: pa.ChunkedArray, annotations: pa.Table, taxonomy: Taxonomy = UNCHANGED
+    ids: pa.ChunkedArray,
+    labels: pa.ChunkedArray,
+    annotations: pa.Table,
+    taxonomy: Taxonomy = UNCHANGED,
+    method: Method = "majority",
 ) -> pa.ChunkedArray:
     """The effective labels, (N,), of samples `ids` with original `labels`; null where a sample is excluded."""
-    return replaced(read_column(composed(labels), taxonomy), decide_all(ids, labels, annotations, taxonomy))
+    return replaced(read_column(composed(labels), taxonomy), decide_all(ids, labels, annotations, taxonomy, method))
 
 
 def replaced(labels: pa.ChunkedArray, decisions: dict[int, Decision]) -> pa.ChunkedArray:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.labels.class_queue import waiting_images, write_queue
+from flows.labels.class_reading import current_taxonomy, names_of_then
 from flows.labels.class_settings import with_classes
-from flows.labels.classes import class_rows, current_taxonomy, names_of_then, plan_change, record_change
+from flows.labels.classes import class_rows, plan_change, record_change
 from flows.production.queue_export import label_classes
 from flows.repo.git import git
 from flows.versions.diff import diff

@@ -5,9 +5,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.labels.classes import plan_change
 from flows.labels.exclude import correct, exclude
-from flows.versions.rejudged import compare, present_labels, rejudged
+from flows.versions.rejudged import as_answers, compare, present_labels, rejudged
 from tasks.common.files import write_json
+from tasks.labels.taxonomy import FOLDER, Change, compose
 from tests.flows.labels.corrections import project
 from tests.support.checkout import git
 
@@ -44,6 +46,32 @@ def test_figures_then_and_now_follow_the_labels():
     assert gone["test.accuracy"] == (0.75, None)
 
 
+def test_labels_are_read_in_the_names_that_the_version_knows():
+    taxonomy = compose(
+        [
+            Change(number=number, kind=kind, old=old, new=new, at="", by="", why="", state="")
+            for number, (kind, old, new) in enumerate(
+                [
+                    ("rename", ["cat"], ["feline"]),
+                    ("split", ["dog"], ["hound", "poodle"]),
+                    ("merge", ["ox", "yak"], ["cattle"]),
+                ]
+            )
+        ]
+    )
+    classes = ["cat", "dog", "ox", "yak"]
+    now = ["feline", "hound", "dog", "cattle", "cattle", "cattle", None, "bird"]
+    then = ["cat", "dog", "dog", "ox", "yak", "dog", "dog", "cat"]
+    found = as_answers(column(now), column(then), classes, taxonomy).to_pylist()
+    assert found == ["cat", "dog", "dog", "ox", "yak", None, None, None]
+    lists = as_answers(column([["feline", "poodle"], []]), column([["cat"], ["cat"]]), classes, taxonomy)
+    assert lists.to_pylist() == [["cat", "dog"], []]
+
+
+def column(values: list) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(values)])
+
+
 def test_corrections_and_exclusions_in_data_count(tmp_path):
     root, ids = project(tmp_path / "project")
     correct(root, ids[0], "dog", "")
@@ -58,4 +86,7 @@ def test_corrections_and_exclusions_in_data_count(tmp_path):
     write_json(root / "dvc.lock", {"stages": {"evaluate": {"outs": outs}}})
     git(root, "add", "dvc.lock")
     git(root, "commit", "-qm", "a run")
+    assert rejudged(root, Stored(files), "HEAD")["test.accuracy"] == (0.333333, 1.0)
+    change = plan_change(root, "rename", ["cat"], ["feline"], by="ann", why="").change
+    write_json(root / "data" / FOLDER / "000001-a.json", {"schema": 1, **change.model_dump(mode="json")})
     assert rejudged(root, Stored(files), "HEAD")["test.accuracy"] == (0.333333, 1.0)
