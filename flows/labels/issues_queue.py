@@ -20,6 +20,7 @@ from tasks.common.errors import DataError
 from tasks.common.params import Params
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import Label
+from tasks.labels.taxonomy import Taxonomy
 
 SECOND_LOOK, DISAGREE, DUPLICATES, SUSPICIOUS = "second look", "annotators disagree", "duplicates differ", "looks wrong"
 MOST_LOOKS = 200  # second looks that wait at once: so many give an error rate to within 3 points
@@ -91,11 +92,11 @@ def _suspicious(root: Path, words: Words, multilabel: bool) -> Iterator[Issue]:
     now = words.now()
     with open(kept.table, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            given = _read(row["given"], multilabel)
+            given, predicted = (_read(row[name], multilabel, words.taxonomy) for name in ("given", "predicted"))
             if row["id"] not in now or not same(now[row["id"]], given) or _spoken_since(words, row["id"], kept.seq):
                 continue
             detail = f"{row['split']}: {row['reason'].replace('_', ' ')}"
-            yield Issue(row["id"], SUSPICIOUS, detail, _read(row["predicted"], multilabel), float(row["confidence"]))
+            yield Issue(row["id"], SUSPICIOUS, detail, predicted, float(row["confidence"]))
 
 
 def _spoken_since(words: Words, name: str, seq: int | None) -> bool:
@@ -135,10 +136,11 @@ def _asked(root: Path, words: Words, found: dict[str, Issue]) -> list[Asked]:
     return entries
 
 
-def _read(cell: str, multilabel: bool) -> Label:
-    """A label as artifacts/clean/queue.csv writes it."""
+def _read(cell: str, multilabel: bool, taxonomy: Taxonomy) -> Label:
+    """A label as artifacts/clean/queue.csv writes it, in the names of today: classes may have changed since."""
     try:
-        return json.loads(cell) if multilabel else cell
+        label = json.loads(cell) if multilabel else cell
+        return sorted({taxonomy.rename(name) for name in label}) if multilabel else taxonomy.rename(label)
     except ValueError:
         raise DataError(f"{cell[:60]!r} in the queue of label issues is not a list of labels") from None
 

@@ -4,16 +4,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
-from tasks.common.class_names import composed
 from tasks.common.params import Params, load_params
-from tasks.dataset.shards import live_shards, read_columns, read_tombstones
+from tasks.dataset.shards import read_tombstones
 from tasks.labels.agreed import qualities
 from tasks.labels.annotations import Decision, Label, by_sample, decide_all, read_annotations, standing
 from tasks.labels.consensus import Quality
+from tasks.labels.effective import first_labels
 from tasks.labels.second_look import ErrorRate, Look, chosen, error_rate, second_look
-from tasks.labels.taxonomy import read_column, read_taxonomy, read_votes
+from tasks.labels.taxonomy import Taxonomy, read_column, read_taxonomy, read_votes
 from tasks.labels.votes import ballot, named_ballots
 
 
@@ -25,6 +23,7 @@ class Words:
     firsts: list[Label]  # (N,) labels as first given
     said: dict[str, list[dict]]  # id -> standing annotations in order of time
     decisions: dict[str, Decision]  # id -> what counts, where there is an annotation
+    taxonomy: Taxonomy  # all labels are in its names
 
     def first(self) -> dict[str, Label]:
         """Id -> the label first given."""
@@ -50,19 +49,22 @@ class Annotator:
 
 
 def read_words(root: Path, params: Params) -> Words:
-    """Read labels and annotations of the data set in `root`."""
+    """Read labels and annotations of the data set in `root`, in the names of today."""
     data, tombstones = root / "data", read_tombstones(root)
-    tables = [read_columns(shard.path, ["id", "label"]) for shard in live_shards(data, tombstones)]
-    samples = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], pa.string()), "label": []})
     annotations, taxonomy = read_annotations(data, tombstones), read_taxonomy(data)
-    method, ids = params.labels.consensus, samples["id"].to_pylist()
-    found = decide_all(samples["id"], samples["label"], annotations, taxonomy, method) if ids else {}
-    labels = read_column(composed(samples["label"]), taxonomy).to_pylist() if ids else []
-    said = {}
+    samples = first_labels(data, tombstones)
+    ids = samples["id"].to_pylist()
+    found = decide_all(samples["id"], samples["label"], annotations, taxonomy, params.labels.consensus)
+    given = samples["label"].to_pylist()
+    firsts = read_column(samples["label"], taxonomy).to_pylist()
+    place, said = {name: row for row, name in enumerate(ids)}, {}
     for name, rows in by_sample(annotations).items():
-        _, votes = read_votes(None, standing(rows), taxonomy)
+        row = place.get(name)
+        original, votes = read_votes(None if row is None else given[row], standing(rows), taxonomy)
         said[name] = sorted(votes, key=_time)
-    return Words(ids, labels, said, {ids[row]: decision for row, decision in found.items()})
+        if row is not None:
+            firsts[row] = original  # where somebody named its part of a split class, it counts as that part
+    return Words(ids, firsts, said, {ids[row]: decision for row, decision in found.items()}, taxonomy)
 
 
 def _time(row: dict) -> tuple:

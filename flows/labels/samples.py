@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.dataset.shards import iter_bytes, live_shards, read_columns, read_paths, read_tombstones
+from tasks.labels.taxonomy import read_taxonomy
 
 COLUMNS = ("id", "key", "label", "source", "taken_at", "batch", "split")
 
@@ -54,10 +55,16 @@ def held_ids(data: Path, ids: Iterable[str]) -> set[str]:
 
 
 def data_classes(root: Path) -> list[str]:
-    """The labels that samples of the data set were first given, as classes; [] without a data set."""
+    """The classes of the labels that samples were first given, as they are called today, and added ones.
+
+    [] without a data set.
+    """
     data, found = root / "data", set()
-    for shard in live_shards(data, read_tombstones(root)) if (data / "dataset.json").is_file() else ():
+    if not (data / "dataset.json").is_file():
+        return []
+    for shard in live_shards(data, read_tombstones(root)):
         labels = read_columns(shard.path, ["label"])["label"].combine_chunks()
         flat = labels.flatten() if pa.types.is_list(labels.type) else labels
         found |= set(flat.drop_null().unique().to_pylist())
-    return sorted(found)
+    taxonomy = read_taxonomy(data)
+    return sorted({*taxonomy.current(found), *taxonomy.classes})

@@ -346,7 +346,8 @@ def read_votes(original: Label, rows: Sequence[dict], taxonomy: Taxonomy) -> tup
         return original, list(rows)
     original, *given = (_read_label(label, taxonomy) for label in (original, *(row["label"] for row in rows)))
     parts: dict[str, list[str]] = {}  # undecided name -> parts that the newest word for one of them names
-    for label in given:
+    in_time = sorted(range(len(rows)), key=lambda row: (rows[row]["at"] is not None, rows[row]["at"]))
+    for label in (given[row] for row in in_time):
         for name in {name for other in (original, *given) for name in names_of(other)}:
             if named := set(taxonomy.read(name).among).intersection(names_of(label)):
                 parts[name] = sorted(named)

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from flows.labels.classes import plan_change, record_change
 from flows.labels.issues_queue import find_issues, images
 from flows.labels.people import annotators, read_words
 from flows.repo import label_issues
@@ -72,6 +73,30 @@ def test_labels_that_look_wrong_are_asked_about_until_a_person_says_something(ro
     assert [entry.id for entry in issues(root, "looks wrong")] == [name, second]
     annotate(root, said(second, other(given), 3, annotator="eve", role="reviewer"))
     assert [entry.id for entry in issues(root, "looks wrong")] == [name]
+
+
+def change(root, *about) -> None:
+    record_change(root, plan_change(root, *about, by="ann", why="a test"))
+
+
+def test_after_a_change_of_classes_issues_are_asked_about_in_the_names_of_today(root):
+    bags = [name for name, label in samples(root) if label == "Bag"]
+    looks_wrong(root, f"{bags[0]},Bag,Trouser,0.9,0.1,test,held_out,")
+    label_issues.keep_queue(root, "run-1")
+    change(root, "rename", ["Bag"], ["Sack"])
+    change(root, "rename", ["Trouser"], ["Jeans"])
+    (entry,) = issues(root, "looks wrong")
+    assert (entry.id, entry.given, entry.prediction) == (bags[0], "Sack", "Jeans")
+
+
+def test_to_name_the_part_of_a_split_class_is_no_disagreement_and_no_error(root):
+    bags = [name for name, label in samples(root) if label == "Bag"]
+    change(root, "split", ["Bag"], ["Purse", "Rucksack"])
+    for name in bags[:10]:
+        annotate(root, said(name, "Purse", 2, annotator="ann", role="annotator"))
+    assert issues(root, "annotators disagree") == []
+    found = read_words(root, load_params(root / "params.yaml")).error_rate(1.0)
+    assert (found.wrong, found.looks) == (0, 10)
 
 
 def test_near_duplicates_with_different_labels_are_asked_about_together(root):

@@ -78,8 +78,8 @@ def test_columns_of_labels_are_read_name_by_name():
     assert read_column(plain, of()) is plain
 
 
-def vote(label, annotator="ann") -> dict:
-    return {"label": label, "annotator": annotator}
+def vote(label, annotator="ann", at=None) -> dict:
+    return {"label": label, "annotator": annotator, "at": at}
 
 
 def test_votes_are_counted_in_the_names_of_today():
@@ -95,6 +95,13 @@ def test_after_a_split_a_word_for_a_part_decides_for_all_who_gave_the_whole():
     )
     assert read_votes("dog", [vote("cat", "bob")], found) == ("dog", [vote("cat", "bob")]), "cat wins nothing by it"
     assert read_votes(["dog", "sky"], [vote(["hound", "sky"])], found) == (["hound", "sky"], [vote(["hound", "sky"])])
+
+
+def test_of_two_words_for_parts_the_newer_decides_in_whatever_order_they_were_taken():
+    found = of(("split", "dog", "hound poodle"))
+    newer, older = vote("poodle", "ann", at=2), vote("hound", "bob", at=1)
+    for rows in ([newer, older], [older, newer]):
+        assert read_votes("dog", rows, found)[0] == "poodle"
 
 
 def test_a_word_for_a_retired_class_still_counts():
