@@ -10,6 +10,7 @@ from flows.labels.take import Taken, take
 from flows.labels.undo import annotations_of
 from tasks.common.errors import EvergreenError
 from tasks.common.text import join_names
+from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import annotation_key, standing
 from tasks.sources import fields
 from tasks.sources.fields import Unusable
@@ -25,7 +26,7 @@ def include(root: Path, images: Sequence[str], why: str, commit: bool = True) ->
     """Take excluded samples back, with the label that counts without the exclusion. Raises EvergreenError."""
     by, answers = getpass.getuser(), []
     for image in images:
-        excluding = [row for row in standing(annotations_of(root, image)) if row["exclude"]]
+        excluding = [row for row in standing(annotations_of(root, image, read_tombstones(root))) if row["exclude"]]
         if not excluding:
             raise EvergreenError(f"{image[:12]} is not excluded: `evergreen why {image[:12]}` says what counts")
         keys = [annotation_key(row) for row in excluding]

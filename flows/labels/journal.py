@@ -2,6 +2,7 @@
 
     .evergreen/labels/journal.jsonl   one answer a line; only ever appended to
     .evergreen/labels/taking.jsonl    the answers that are being taken: a killed `finish` goes on with exactly these
+    .evergreen/labels/unplaced.jsonl  answers about samples that data/ did not hold then: each `finish` tries them again
 
 An answer is on disk when `record` returns. Processes may record at the same time. Of a killed writer's last answer
 either the whole line is there or a torn one, which counts as never given.
@@ -93,11 +94,26 @@ def end_taking(root: Path) -> None:
     fsync_dir(taking.parent)
 
 
+def unplaced(root: Path) -> list[Answer]:
+    """The answers whose samples data/ did not hold when they were taken: perhaps another branch has them."""
+    return _read(_folder(root) / "unplaced.jsonl")
+
+
+def keep_unplaced(root: Path, answers: Sequence[Answer]) -> None:
+    """Keep exactly `answers` as those whose samples data/ does not hold."""
+    file = _folder(root) / "unplaced.jsonl"
+    if answers:
+        with atomic_path(file) as temporary:
+            temporary.write_text("".join(map(_line, answers)), encoding="utf-8")
+    else:
+        file.unlink(missing_ok=True)
+
+
 def forget_answers(root: Path, ids: Collection[str]) -> int:
     """Remove answers about the samples `ids`; returns how many."""
     count = 0
     with locked(_folder(root) / "lock", LOCK_SECONDS, "the journal of labels"):
-        for file in _files(root):
+        for file in (*_files(root), _folder(root) / "unplaced.jsonl"):
             answers = _read(file)
             kept = [answer for answer in answers if answer.id not in ids]
             if len(kept) < len(answers):

@@ -19,7 +19,7 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import locked, write_json
 from tasks.common.paths import state_dir
 from tasks.common.schemas import ROLES
-from tasks.dataset.shards import live_shards, read_columns, read_task
+from tasks.dataset.shards import live_shards, read_columns, read_task, read_tombstones
 from tasks.ingest.lock import data_files, data_lock
 from tasks.labels.annotations import annotation_key, by_sample, decide, read_annotations, retracted_keys, standing
 from tasks.labels.storing import write_annotations
@@ -69,7 +69,7 @@ def _write(root: Path, answers: Sequence[Answer]) -> Taken:
         known = _known_ids(data, {answer.id for answer in answers})
         task, now = read_task(data), datetime.now(UTC)
         told = [_row(answer, task) for answer in answers if answer.id in known]
-        rows = _new_rows(data, told, now)
+        rows = _new_rows(read_annotations(data, read_tombstones(root)), told, now)
         write_json(left, sorted(data_files(data)))
         batch = write_annotations(data, rows)
         left.unlink()
@@ -79,15 +79,20 @@ def _write(root: Path, answers: Sequence[Answer]) -> Taken:
 
 
 def finish(root: Path, commit: bool = True) -> Taken:
-    """Take all answers of the journal as one batch and one commit. A killed call is completed by the next one."""
+    """Take all answers of the journal as one batch and one commit. A killed call is completed by the next one.
+
+    Answers about samples that data/ does not hold are kept: the next call tries them again.
+    """
     with locked(state_dir(root) / "labels.lock", TAKE_SECONDS, "taking answers about samples"):
         found = Taken()
         for _ in range(2):  # what a killed call had set aside, then what came since
             if not (answers := journal.start_taking(root)):
                 journal.end_taking(root)
                 continue
+            answers += [one for one in journal.unplaced(root) if one not in answers]
             part = take(root, answers, commit=commit)
             failpoint("labels.committed")
+            journal.keep_unplaced(root, [one for one in answers if one.id in part.unknown])
             journal.end_taking(root)
             found = Taken(
                 part.batch or found.batch,
@@ -135,9 +140,11 @@ def _row(answer: Answer, task: str) -> dict:
     }
 
 
-def _new_rows(data: Path, rows: list[dict], now: datetime) -> list[dict]:
-    """`rows` with a time, but for those that repeat the newest word of their annotator or are stored already."""
-    table = read_annotations(data)
+def _new_rows(table: pa.Table, rows: list[dict], now: datetime) -> list[dict]:
+    """`rows` with a time, but for those that repeat the newest word of their annotator or are stored already.
+
+    table: the annotations that count. What only a tombstoned batch says can be said again.
+    """
     earlier = by_sample(table.filter(pc.is_in(table["id"], pa.array(sorted({row["id"] for row in rows}), pa.string()))))
     new = []
     for row in rows:

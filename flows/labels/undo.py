@@ -2,6 +2,7 @@
 
 import getpass
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from flows.labels.journal import Answer
 from flows.labels.take import Taken, take
 from tasks.common.errors import EvergreenError
-from tasks.dataset.shards import known_batches
+from tasks.dataset.shards import known_batches, read_tombstones
 from tasks.labels.annotations import annotation_key, by_sample, read_annotations, retracted_keys, standing
 
 
@@ -44,16 +45,16 @@ def batch_images(root: Path, batch: str) -> list[str]:
 
 def undo_newest(root: Path, image: str, why: str, commit: bool = True) -> Taken:
     """Retract the newest word about sample `image`. Raises EvergreenError where none counts."""
-    rows = standing(annotations_of(root, image))
+    rows = standing(annotations_of(root, image, read_tombstones(root)))
     if not rows:
         raise EvergreenError(f"nothing that people said about {image[:12]} counts: its label is the one first given")
     newest = sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))[-1]  # stable: equal times as taken
     return take(root, [_retraction(image, annotation_key(newest), why)], commit=commit, why=f"undo {image[:12]}")
 
 
-def annotations_of(root: Path, image: str) -> list[dict]:
-    """All annotations of one sample, in the order in which they were taken."""
-    table = read_annotations(root / "data")
+def annotations_of(root: Path, image: str, tombstones: Collection[str] = ()) -> list[dict]:
+    """All annotations of one sample, in the order in which they were taken, without those of `tombstones`."""
+    table = read_annotations(root / "data", tombstones)
     return by_sample(table.filter(pc.equal(table["id"], image))).get(image, [])
 
 

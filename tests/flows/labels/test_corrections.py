@@ -2,17 +2,22 @@
 
 import getpass
 
+import numpy as np
 import pytest
 
 from flows.labels.exclude import correct, exclude, include, readable
 from flows.labels.journal import Answer
+from flows.labels.people import read_words
 from flows.labels.take import take
 from flows.labels.undo import batch_images, undo_batch, undo_newest
 from flows.labels.why import explain, labels_now
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
+from tasks.common.params import load_params
+from tasks.labels import agreed
+from tasks.labels.annotations import decide_label, read_annotations
 from tests.flows.labels.corrections import commits, labels_of, project
-from tests.support import released_project
+from tests.support import released_project, versions_project
 from tests.support.checkout import git
 
 ME = getpass.getuser()
@@ -54,6 +59,37 @@ def test_the_same_answers_again_add_nothing(main):
     take(root, [Answer(image, "cat", annotator="carl", role="reviewer")])
     assert take(root, answers).added == 1  # eve's word is news where another reviewer has spoken since
     assert labels_of(root, [image]) == ["dog"]
+
+
+def test_what_only_a_deleted_batch_says_can_be_said_again_and_is_not_undone(tmp_path):
+    root, (image, *_) = project(tmp_path / "project")
+    answers = [Answer(image, "dog", annotator="eve", role="reviewer")]
+    batch = take(root, answers).batch
+    write_json(root / "tombstones.json", {batch: {"why": "a bad day"}})
+    assert labels_of(root, [image]) == ["cat"]
+    with pytest.raises(EvergreenError, match="is the one first given"):
+        undo_newest(root, image, "")
+    assert take(root, answers).added == 1
+    assert labels_of(root, [image]) == ["dog"]
+
+
+def test_why_says_the_label_on_which_the_annotators_settle(tmp_path, monkeypatch):
+    root, _ = project(tmp_path / "project")
+    monkeypatch.setattr(agreed, "ENOUGH", 50)
+    rng, told = np.random.default_rng(0), []
+    for row in versions_project.rows(1).select(["id", "label"]).to_pylist():
+        for who, skill in [("good", 1.0), *((f"poor {number}", 0.55) for number in range(4))]:
+            word = row["label"] if rng.random() < skill else {"cat": "dog", "dog": "cat"}[row["label"]]
+            told.append(Answer(row["id"], word, annotator=who))
+    take(root, told)
+    decisions = read_words(root, load_params(root / "params.yaml")).decisions
+    outvoted = [one for one, found in decisions.items() if found.label != decide_label(None, said_of(root, one))]
+    assert outvoted
+    assert f"  counts now:   {decisions[outvoted[0]].label} (votes" in "\n".join(explain(root, outvoted[0]))
+
+
+def said_of(root, image: str) -> list[dict]:
+    return [row for row in read_annotations(root / "data").to_pylist() if row["id"] == image]
 
 
 def test_single_images_are_left_out_and_taken_back(main):

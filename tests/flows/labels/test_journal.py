@@ -11,6 +11,7 @@ from flows.labels.journal import Answer
 from flows.labels.take import finish, finish_idle
 from flows.services.supervisor import take_idle_answers
 from tests.flows.labels.corrections import answers_in, commits, labels_of, project
+from tests.support import versions_project
 from tests.support.checkout import git
 from tests.support.children import killed_at, start
 
@@ -75,3 +76,19 @@ def test_waiting_answers_are_taken_after_fifteen_idle_minutes(tmp_path):
     assert started.wait() == 0, (root / ".evergreen/finish.log").read_text()
     assert labels_of(root, ids[:1]) == ["dog"]
     assert commits(root)[0].startswith("took 1 answer about samples; batch l-")
+
+
+def test_an_answer_about_a_sample_of_another_branch_waits_until_data_holds_it(tmp_path):
+    root, (here, *_) = project(tmp_path / "project")
+    journal.record(root, [Answer(here, "dog", annotator="ann"), Answer("f" * 64, "dog", annotator="ann")])
+    assert finish(root).unknown == ["f" * 64]
+    assert journal.pending(root) == []
+    assert [one.id for one in journal.unplaced(root)] == ["f" * 64]
+    table = versions_project.rows(2)
+    image = table["id"][0].as_py()
+    journal.record(root, [Answer(image, "dog", annotator="ann")])
+    assert finish(root).unknown == sorted(["f" * 64, image])
+    versions_project.add_batch(root, 2)
+    journal.record(root, [Answer(here, "cat", annotator="ann")])
+    assert (finish(root).added, [one.id for one in journal.unplaced(root)]) == (2, ["f" * 64])
+    assert journal.forget_answers(root, ["f" * 64]) == 1
