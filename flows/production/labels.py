@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.labels.classes import current_taxonomy
+from flows.labels.class_reading import current_taxonomy
 from flows.labels.files import LabelFile, read_labels
 from flows.labels.journal import Answer
 from flows.labels.resolve import resolve
@@ -119,7 +119,8 @@ def take_labels(
     key or path. quota: each source may give at most review.max_source_share of the unsolicited labels (but always
     QUOTA_FROM), so that a flood of feedback from one place does not teach the model. new_classes: accept labels that
     are not classes yet. reviewer: these are a reviewer's words, which override others and have no quota. ingest: also
-    take the answers into data/; without it only the log gets labels. Raises EvergreenError.
+    take the answers into data/; without it only the log gets labels. An exclusion counts in both: the image is used
+    for nothing, not even for the live accuracy. Raises EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
@@ -132,18 +133,18 @@ def take_labels(
     located = {row["id"]: row for row in log.find(ids, *EVER, LOCATED).to_pylist()}
     held = held_ids(root / "data", ids) if ingest else set()
     given = [one for one in given if _can_be_used(one, located, held, result)]
-    answers = [one for one in given if one.id in located and not one.exclude]
+    answers = [one for one in given if one.id in located]
     if quota and not reviewer:
         answers = _within_quota(answers, located, log, params.review.max_source_share, result)
     asked = review_queue.asked(log)
     _keep(log, answers, asked, result, "reviewer" if reviewer else "annotator")
     if ingest:
-        if new := [one for one in answers if one.id not in held]:
+        if new := [one for one in answers if one.id not in held and not one.exclude]:
             _ingest(root, log, new, located, asked, result, commit)
         taken = {id(one) for one in answers}
-        told = [one for one in given if one.id in held and (one.id not in located or one.exclude or id(one) in taken)]
+        told = [one for one in given if one.id in held and (one.id not in located or id(one) in taken)]
         if reviewer and result.ingested:  # an ingest records votes: the reviewer's word is added to these
-            told += [one for one in answers if one.id in held_ids(root / "data", [new.id for new in answers]) - held]
+            told += [one for one in new if one.id in held_ids(root / "data", [other.id for other in new])]
         if told:
             result.corrected = take(root, [_answer(one, reviewer) for one in told], commit=commit, why=file.name)
     return result
@@ -178,9 +179,6 @@ def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[_G
 
 
 def _can_be_used(one: _Given, located: dict[str, dict], held: set[str], result: Labelled) -> bool:
-    if one.exclude and one.id not in held:
-        result.refused.append(f"{one.where}: {one.id[:70]!r} is not in the data set: only its images can be excluded")
-        return False
     if one.id not in located and one.id not in held:
         result.refused.append(
             f"{one.where}: {one.id[:70]!r} is not in the production log or the data set, or was erased from it"
@@ -218,11 +216,12 @@ def _within_quota(
 
 
 def _keep(log: Log, given: list[_Given], asked: Mapping[str, Queued], result: Labelled, role: str) -> None:
-    """Add the labels to the log, except those that their annotator gave before."""
-    said = {(row["id"], row["annotator"]): row["label"] for row in log.labels().to_pylist()}
+    """Add the labels, and exclusions as null, to the log, except those that their annotator gave before."""
+    rows = log.labels().to_pylist()
+    said = {(row["id"], row["annotator"]): row["label"] for row in rows if row["role"] == role}
     now, new = datetime.now(UTC), {}
     for one in given:
-        if said.get((one.id, one.annotator)) == one.label:
+        if (one.id, one.annotator) in said and said[one.id, one.annotator] == one.label:
             result.repeated += 1
             continue
         said[one.id, one.annotator] = one.label

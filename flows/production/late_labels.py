@@ -16,6 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.labels.class_reading import current_taxonomy
+from flows.production.corrections import log_corrections
+from flows.production.scored import Scored
 from monitoring.contracts import Finding, Measures
 from monitoring.journal import Journal, window_times
 from monitoring.live.labels import Truth, labelled_answers, truths
@@ -24,8 +27,9 @@ from monitoring.log.production_log import Log
 from monitoring.pages import live, report
 from monitoring.review.queue import queued
 from tasks.common.failpoints import failpoint
+from tasks.common.files import content_key
 from tasks.common.params import Params
-from tasks.labels.taxonomy import Taxonomy, read_taxonomy
+from tasks.labels.taxonomy import Taxonomy, read_changes
 from tasks.releases.pointer import Pointer
 
 SAMPLE = 20_000  # answers of a week that are read; their confidences stand for all
@@ -42,15 +46,22 @@ def measure_late_labels(
     model: Pointer,
     now: datetime,
     say: Callable[[str], None] = print,
+    scored: Scored | None = None,
 ) -> tuple[list[Period], dict[str, Truth]]:
-    """Measure again what labels came for since the last run; returns all periods, oldest first, and all labels."""
+    """Measure again what labels came for since the last run; returns all periods, oldest first, and all labels.
+
+    Measured again, too: the weeks of answers that were just `scored`, whose labels may be known already, and all weeks
+    after a change of the classes.
+    """
     folder = live.reports_dir(root)
     before = live.read(folder)
+    taxonomy = current_taxonomy(root)
+    if corrected := log_corrections(root, log, taxonomy):
+        say(f"late labels: {corrected} corrected in the data set")
     keys = log.label_keys()
-    known = truths(log.labels(), queued(log)) if keys else {}
+    known = truths(log.labels(), queued(log), taxonomy) if keys else {}
     new = set(keys) - set(before.labels)
     found = _answers_of_new_labels(params, log, new, now) if new else []
-    taxonomy = read_taxonomy(root / "data")
     windows = _revise(log, journal, params, known, taxonomy, found, now)
     if windows:
         say(f"late labels: {len(windows)} window{'s' if len(windows) != 1 else ''} measured again")
@@ -59,6 +70,12 @@ def measure_late_labels(
     last = before.measured.get(live.key(*here))
     if known and (last is None or now - last >= AGAIN or last > now):
         wanted.add(here)
+    if known and scored is not None and scored.bundle == model.bundle:
+        weeks = range((week_of(scored.last) - week_of(scored.first)) // WEEK + 1)
+        wanted |= {(week_of(scored.first) + number * WEEK, model.version, model.bundle) for number in weeks}
+    names = content_key([change.id for change in read_changes(root / "data")])
+    if before.periods and before.classes != names:
+        wanted |= {(one.start, one.version, one.bundle) for one in before.periods}
     periods = {live.key(one.start, one.version, one.bundle): one for one in before.periods}
     measured = dict(before.measured)
     for start, version, bundle in wanted:
@@ -66,10 +83,12 @@ def measure_late_labels(
         measured[live.key(start, version, bundle)] = now
         if period is not None:
             periods[live.key(start, version, bundle)] = period
+        elif log.window(start, start + WEEK, ["id"], 1, bundle=bundle)[2]:  # all that had a label are excluded now
+            periods.pop(live.key(start, version, bundle), None)
     if not new and not wanted:
         return before.periods, known
     kept = live.in_order(periods.values())[-KEPT:]
-    now_known = live.Live(labels=keys, measured=measured, periods=kept)
+    now_known = live.Live(labels=keys, measured=measured, periods=kept, classes=names)
     for measures, at in windows:
         report.revise(folder, measures, kept, at)
     failpoint("late_labels.shown")
@@ -147,9 +166,9 @@ def _with_accuracy(
         bundle=window.bundle,
     )
     labelled = labelled_answers(log, known, window.start, window.end, window.bundle, taxonomy)
-    found = reported_measures.true_accuracy(unique(table), labelled, window.rows) if len(table) else []
-    if not found:
+    if not len(table):
         return measures
+    found = reported_measures.true_accuracy(unique(table), labelled, window.rows) if len(labelled) else []
     others = [finding for finding in measures.findings if finding.name != "accuracy.true"]
     at = next((n for n, finding in enumerate(others) if finding.name.startswith("accuracy")), len(others))
     return measures.model_copy(update={"findings": [*others[:at], *found, *others[at:]]})

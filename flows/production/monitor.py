@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flows.labels.class_reading import current_taxonomy
 from flows.production import scored
 from flows.production.act import act, new_labels
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
@@ -34,7 +35,6 @@ from tasks.common.files import read_json, try_locked, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.common.private import make_folder
-from tasks.labels.taxonomy import read_taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 
@@ -95,7 +95,8 @@ def monitor(
         return Seen(at=now, outcome="nothing", sentence="no model is live yet, so there is nothing to monitor")
     log = open_log(root, params)
     journal = Journal(log.store)
-    weeks, known = measure_late_labels(root, params, log, journal, live, now, say)
+    just = scored.pending(root, live.bundle)
+    weeks, known = measure_late_labels(root, params, log, journal, live, now, say, just)
     past = journal.recent(max(params.decide.persistence[1], PAST))
     for key in journal.skipped:
         say(f"skipped {key} of the journal, which cannot be read")
@@ -103,7 +104,6 @@ def monitor(
     start = _start(past, live, now)
     held_back = params.capture.flush_seconds + 1 if settle is None else settle
     end = (now - timedelta(seconds=held_back)).replace(microsecond=0)
-    just = scored.pending(root, live.bundle)
     if just is not None and just.last <= now:
         after = (just.last + timedelta(seconds=1)).replace(microsecond=0)
         if after > start:  # what capture holds back at this moment stays in the log, unmeasured
@@ -252,7 +252,7 @@ def _measure(
         unreadable=unreadable,
     )
     known = reference.load(folder, cache_dir("monitoring", root))
-    taxonomy = read_taxonomy(root / "data")
+    taxonomy = current_taxonomy(root)
     labelled = labelled_answers(log, truth, start, end, live.bundle, taxonomy) if truth else None
     return measure_window(table, window, known, params.drift, labelled), table, folder
 

@@ -1,8 +1,9 @@
 """Accuracy on late labels, and a rollback if the new champion is certainly worse.
 
-Both models are compared on the same images: those that the champion answered and people labelled. The champion's
-answers are in the log; the predecessor's are computed. If the log keeps no image bytes, the predecessor's own labelled
-answers of its time replace them. That is weaker, because traffic may have changed in between.
+Both models are compared on the same images: those that the champion answered and people labelled, without those picked
+because it was unsure. The champion's answers are in the log; the predecessor's are computed. If the log keeps no image
+bytes, the predecessor's own labelled answers of its time replace them. That is weaker, because traffic may have changed
+in between.
 
 b: images that only the champion got right; c: only the predecessor; N: images compared.
 """
@@ -13,17 +14,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flows.labels.class_reading import current_taxonomy
 from flows.publishing.history import periods
 from flows.publishing.rollback import rollback
 from monitoring.alerts import alert
-from monitoring.live.labels import common_reading, in_common_names
+from monitoring.live.labels import common_reading, in_common_names, truths
 from monitoring.live.periods import is_right
-from monitoring.log.production_log import Log, majority_labels, open_log
+from monitoring.log.production_log import Log, open_log
+from monitoring.review.queue import queued
 from tasks.common.checks import Frozen
 from tasks.common.files import read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
-from tasks.labels.taxonomy import read_taxonomy
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 from tasks.scoring import intervals
@@ -65,7 +68,7 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
     if live is None:
         return "no model is live yet, so there is nothing to evaluate"
     log, now = open_log(root, params), now or datetime.now(UTC)
-    rows = labelled(log, live.at, now, live.bundle)
+    rows = labelled(log, live.at, now, live.bundle, params.decide.min_rows, current_taxonomy(root))
     write_json(state_dir(root) / "reevaluated.json", {"bundle": live.bundle, "labelled": len(rows)})
     if len(rows) < params.decide.min_rows:
         return f"{live.version}: {len(rows)} answers have a true label, {params.decide.min_rows} are needed"
@@ -100,7 +103,7 @@ def due(root: Path, log: Log, live: Pointer, new: int) -> bool:
     before = last["labelled"] if last.get("bundle") == live.bundle else 0
     if len(set(log.labels(since=live.at)["id"].to_pylist())) < before + new:
         return False  # a cheap upper bound: labels of any model's answers
-    return len(labelled(log, live.at, datetime.now(UTC), live.bundle)) >= before + new
+    return len(labelled(log, live.at, datetime.now(UTC), live.bundle, new)) >= before + new
 
 
 def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
@@ -112,20 +115,27 @@ def predecessor(releases: Releases, live: Pointer) -> Pointer | None:
     return found[-1] if found else None
 
 
-def labelled(log: Log, since: datetime, now: datetime, bundle: str) -> pa.Table:
-    """Read the newest COMPARED labelled answers of model `bundle` in [since, now): id, at, prediction, label."""
-    truth = majority_labels(log.labels(since=since))
-    if not len(truth):
+def labelled(
+    log: Log, since: datetime, now: datetime, bundle: str, least: int, taxonomy: Taxonomy = UNCHANGED
+) -> pa.Table:
+    """Read the newest COMPARED labelled answers of model `bundle` in [since, now): id, at, prediction, label.
+
+    Only those of audit samples, if they are `least`; else all but those that were picked because the model was unsure:
+    on these it errs more often than an equal model that did not pick them.
+    """
+    known = {name: one for name, one in truths(log.labels(since=since), queued(log), taxonomy).items() if not one.hard}
+    if not known:
         return pa.table({"id": pa.array([], pa.string()), "at": [], "prediction": [], "label": []})
-    rows = log.find(truth["id"].to_pylist(), since, now, ["id", "at", "prediction", "bundle"]).to_pylist()
-    labels = dict(zip(truth["id"].to_pylist(), truth["label"].to_pylist(), strict=True))
-    kept = sorted((row for row in rows if row["bundle"] == bundle), key=lambda row: row["at"])[-COMPARED:]
+    rows = log.find(known, since, now, ["id", "at", "prediction", "bundle"]).to_pylist()
+    rows = [row for row in rows if row["bundle"] == bundle]
+    audit = [row for row in rows if known[row["id"]].chance]
+    kept = sorted(audit if len(audit) >= least else rows, key=lambda row: row["at"])[-COMPARED:]
     return pa.table(
         {
             "id": pa.array([row["id"] for row in kept], pa.string()),
             "at": pa.array([row["at"] for row in kept], pa.timestamp("us", tz="UTC")),
             "prediction": [row["prediction"] for row in kept],
-            "label": [labels[row["id"]] for row in kept],
+            "label": [known[row["id"]].label for row in kept],
         }
     )
 
@@ -144,18 +154,18 @@ def compare(
 
         answers = Predictor(cached_bundle(releases, before.bundle, root)).predict([image for _, image in pairs])
         columns = [[row[name] for row, _ in pairs] for name in ("prediction", "label")]
-        read = common_reading(read_taxonomy(root / "data"), [answer.label for answer in answers], *columns)
+        read = common_reading(current_taxonomy(root), [answer.label for answer in answers], *columns)
         old = [is_right(read(one.label), read(row["label"])) for one, (row, _) in zip(answers, pairs, strict=True)]
         new = [is_right(read(row["prediction"]), read(row["label"])) for row, _ in pairs]
         b = sum(n and not o for n, o in zip(new, old, strict=True))
         c = sum(o and not n for n, o in zip(new, old, strict=True))
         return paired_difference(b, c, len(pairs))
-    earlier = labelled(log, live.at - LOOK_BACK, live.at, before.bundle)
+    earlier = labelled(log, live.at - LOOK_BACK, live.at, before.bundle, least, current_taxonomy(root))
     if len(earlier) < least:
         return None
     return unpaired_difference(sum(_right(root, rows)), len(rows), sum(_right(root, earlier)), len(earlier))
 
 
 def _right(root: Path, rows: pa.Table) -> list[bool]:
-    rows = in_common_names(rows, read_taxonomy(root / "data"))
+    rows = in_common_names(rows, current_taxonomy(root))
     return [is_right(row["prediction"], row["label"]) for row in rows.to_pylist()]

@@ -25,8 +25,11 @@ class Truth(NamedTuple):
     hard: bool  # only the queue asked for it
 
 
-def truths(labels: pa.Table, queued: Iterable[Queued] = ()) -> dict[str, Truth]:
-    """Image id -> its truth. labels: of `Log.labels`; queued: what people were ever asked to label."""
+def truths(labels: pa.Table, queued: Iterable[Queued] = (), taxonomy: Taxonomy = UNCHANGED) -> dict[str, Truth]:
+    """Image id -> its truth, without images that people excluded.
+
+    labels: of `Log.labels`; queued: what people were ever asked to label; taxonomy: reads the names of classes.
+    """
     chances: dict[str, float] = {}
     picked: dict[str, set[str]] = {}
     for entry in queued:
@@ -38,11 +41,10 @@ def truths(labels: pa.Table, queued: Iterable[Queued] = ()) -> dict[str, Truth]:
             picked.setdefault(row["id"], set()).add(row["picked"])
         if row["sampling_probability"]:
             chances.setdefault(row["id"], row["sampling_probability"])
-    known = majority_labels(labels)
+    known = majority_labels(labels, taxonomy)
     return {
         name: Truth(label, chances.get(name), picked.get(name) == {QUEUE})
         for name, label in zip(known["id"].to_pylist(), known["label"].to_pylist(), strict=True)
-        if label is not None
     }
 
 

@@ -33,6 +33,7 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, StoreParams
 from tasks.labels.names import candidates
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column
 from tasks.storage.blobs import Store
 
 HOUR = timedelta(hours=1)
@@ -200,6 +201,7 @@ class Log:
     def labels(self, since: datetime | None = None, keys: Iterable[str] | None = None) -> pa.Table:
         """The newest label of each annotator for each id, by time (late_labels_schema).
 
+        What a person says as a reviewer and as an annotator are two words. Label null: not to be used for anything.
         since: only labels given then or later. keys: only labels of these files.
         """
         schema = late_labels_schema(self.task)
@@ -214,7 +216,7 @@ class Log:
         table = pa.concat_tables(tables)
         if since is not None:
             table = table.filter(pc.greater_equal(table["at"], pa.scalar(since, schema.field("at").type)))
-        return _newest_of(table, ["id", "annotator"])
+        return _newest_of(table, ["id", "annotator", "role"])
 
     # retention
 
@@ -284,21 +286,23 @@ class Log:
             return file.seek(0, io.SEEK_END) if file is not None else 0
 
 
-def majority_labels(labels: pa.Table) -> pa.Table:
+def majority_labels(labels: pa.Table, taxonomy: Taxonomy = UNCHANGED) -> pa.Table:
     """One label per id (id, label) from `Log.labels`: the newest of a reviewer, else what most annotators say.
 
-    The newest label breaks ties.
+    The newest label breaks ties. Names are read through `taxonomy`. Left out are ids that people excluded.
     """
     votes: dict[str, list] = {}
     reviewed: dict = {}
-    rows = labels.select(["id", "at", "label", "role"]).to_pylist()
-    for row in sorted(rows, key=lambda row: row["at"], reverse=True):
+    rows = labels.select(["id", "at", "role"]).append_column("label", read_column(labels["label"], taxonomy))
+    for row in sorted(rows.to_pylist(), key=lambda row: row["at"], reverse=True):
         votes.setdefault(row["id"], []).append(row["label"])
         if row["role"] == "reviewer":
             reviewed.setdefault(row["id"], row["label"])
     # max keeps the first, the newest
-    chosen = [reviewed[name] if name in reviewed else max(given, key=given.count) for name, given in votes.items()]
-    return pa.table({"id": pa.array(votes, pa.string()), "label": pa.array(chosen, labels.schema.field("label").type)})
+    counted = {name: max(given, key=given.count) for name, given in votes.items()} | reviewed
+    chosen = {name: label for name, label in counted.items() if label is not None}
+    labels_of = pa.array(chosen.values(), labels.schema.field("label").type)
+    return pa.table({"id": pa.array(chosen, pa.string()), "label": labels_of})
 
 
 def _is_hour(key: str) -> bool:

@@ -46,7 +46,7 @@ def late_labels_schema(task: str) -> pa.Schema:
             ("id", pa.string()),
             ("at", pa.timestamp("us", tz="UTC")),
             ("annotator", pa.string()),
-            ("label", label_type(task)),
+            ("label", label_type(task)),  # null: the image is to be used for nothing
             ("role", pa.string()),  # annotator, or reviewer: whose newest word overrides
             ("picked", pa.string()),  # why it was asked for: one of tasks.common.schemas.PICKED
             ("sampling_probability", pa.float32()),  # of an audit sample

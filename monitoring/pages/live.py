@@ -34,6 +34,7 @@ class Live(Frozen):
     labels: list[str] = []  # files of labels that were taken into account
     measured: dict[str, AwareDatetime] = {}  # week and model -> when it was last measured
     periods: list[Period] = []  # oldest first
+    classes: str = ""  # of which changes of the classes: their names are of then
 
 
 def reports_dir(root: Path) -> Path:

@@ -89,7 +89,7 @@ def test_after_a_change_of_classes_issues_are_asked_about_in_the_names_of_today(
     assert (entry.id, entry.given, entry.prediction) == (bags[0], "Sack", "Jeans")
 
 
-def test_to_name_the_part_of_a_split_class_is_no_disagreement_and_no_error(root):
+def test_naming_the_part_of_a_split_class_contradicts_no_one(root):
     bags = [name for name, label in samples(root) if label == "Bag"]
     change(root, "split", ["Bag"], ["Purse", "Rucksack"])
     for name in bags[:10]:

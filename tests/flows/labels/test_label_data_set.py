@@ -82,7 +82,7 @@ def test_a_reviewers_file_overrides_the_votes_and_excludes(root, tmp_path, monke
     assert "data set: took 2 answers about samples" in result.output
     assert "line 4: 'ffff" in result.output
     assert "line 5: 'ffff" in result.output
-    assert "only its images can be excluded" in result.output
+    assert "not in the production log or the data set" in result.output
     assert "line 6: 'Spaceship' is not a class yet; --new-classes accepts it" in result.output
     corrected = decision(root, one)
     assert (corrected.label, corrected.rule, corrected.deciding[0]["why"]) == (other(label), "reviewer", "a scratch")

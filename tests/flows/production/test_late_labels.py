@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.labels.classes import plan_change, record_change
 from flows.production.late_labels import accuracies
 from flows.production.monitor import monitor
 from flows.services.up import live_accuracy_line, status_lines
 from monitoring.journal import Journal
+from monitoring.live.periods import week_of
 from monitoring.log.production_log import open_log
 from monitoring.pages import live as live_pages
 from monitoring.pages.live import reports_dir
@@ -129,6 +131,41 @@ def test_weeks_tell_recall_and_confusion_and_leave_out_what_was_picked_for_being
     assert period.recalls["Bag"].value <= 1
     assert bags
     assert {one.label for one in period.confused} <= set(CLASSES)
+
+
+def test_weeks_are_told_in_the_names_of_today(root):
+    late = live(root).at + 5 * DAY
+    label(root, answers(root, windows(root)[1][0])[:30], late, chance=0.6)
+    monitor(root, now=late)
+    (before,) = live_pages.read(reports_dir(root)).periods
+    record_change(root, plan_change(root, "rename", ["Bag"], ["Sack"], by="ann", why=""))
+    monitor(root, now=late + MINUTE)
+    (after,) = live_pages.read(reports_dir(root)).periods
+    assert {"Sack" if name == "Bag" else name for name in before.recalls} == set(after.recalls)
+    assert "Sack" in after.recalls
+    assert after.accuracy == before.accuracy
+
+
+def test_a_week_and_its_window_whose_labelled_images_are_all_excluded_have_no_accuracy(root):
+    rows, late = answers(root, windows(root)[1][0])[:5], live(root).at + 5 * DAY
+    label(root, rows, late, chance=0.6)
+    monitor(root, now=late)
+    assert len(live_pages.read(reports_dir(root)).periods) == 1
+    label(root, rows, late + MINUTE, role=["reviewer"] * 5, label=[None] * 5)
+    monitor(root, now=late + 2 * MINUTE)
+    assert live_pages.read(reports_dir(root)).periods == []
+    assert true_accuracy(windows(root)[1][0]) is None
+
+
+def test_answers_that_are_scored_after_their_labels_are_known_are_measured_at_once(root, tmp_path):
+    late = live(root).at + 12 * DAY
+    label(root, answers(root, windows(root)[1][0])[:15], late, chance=0.6)
+    monitor(root, now=late)
+    weeks = {period.start for period in live_pages.read(reports_dir(root)).periods}
+    answer(root, tmp_path, 1, live(root).at + 8 * DAY, rows=40)  # the same images, a week later
+    monitor(root, now=late + MINUTE)
+    found = {period.start for period in live_pages.read(reports_dir(root)).periods}
+    assert found - weeks == {week_of(live(root).at + 8 * DAY)}
 
 
 @pytest.mark.parametrize("point", ["late_labels.revised", "late_labels.shown"])

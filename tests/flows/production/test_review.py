@@ -12,11 +12,15 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.production import labels
+from flows.labels.exclude import correct, exclude, include
+from flows.labels.undo import undo_newest
+from flows.production import labels, reevaluate
+from flows.production.corrections import log_corrections
 from flows.production.labels import take_labels
 from flows.production.queue_export import export_queue
 from flows.production.score import score
 from flows.services import web
+from monitoring.live.labels import truths
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import enqueue, enqueue_audit, waiting
 from tasks.common.access import basic
@@ -24,6 +28,7 @@ from tasks.common.checkout import checkout
 from tasks.common.errors import DataError
 from tasks.common.params import ReviewParams, load_params
 from tasks.dataset.shards import batches, read_columns
+from tasks.labels.taxonomy import UNCHANGED
 from tasks.releases.store import open_store
 from tests.support.checkout import git
 from tests.support.live_project import make, traffic
@@ -267,3 +272,54 @@ def test_the_report_pages_show_what_waits_now(root):
     assert "default-src 'none'" in shown.headers["content-security-policy"]
     assert 'href="/review"' in client.get("/").text
     assert 'href="/"' in shown.text
+
+
+def test_a_production_sample_can_be_excluded_and_then_counts_for_nothing(root, tmp_path):
+    first, second, *_ = answers_of(root)
+    found = take_labels(root, write_csv(tmp_path / "l.csv", (first, "(exclude)"), (second, "Bag")), annotator="ann")
+    assert (found.refused, found.kept) == ([], 2)
+    assert truths(the_log(root).labels()).keys() == {second}
+    again = take_labels(root, write_csv(tmp_path / "l.csv", (first, "(exclude)")), annotator="ann")
+    assert (again.kept, again.repeated) == (0, 1)
+    assert batches(root / "data")[-1].rows == 1
+
+
+def test_what_people_correct_exclude_and_undo_in_the_data_set_counts_for_the_answer_too(root, tmp_path):
+    log, (first, second, third, *_) = the_log(root), answers_of(root)
+    take_labels(root, write_csv(tmp_path / "l.csv", *((name, "Bag") for name in (first, second, third))))
+    assert log_corrections(root, log, UNCHANGED) == 0
+    correct(root, first, "Trouser", "it has legs")
+    exclude(root, [second], "blurred")
+
+    def said() -> dict:
+        log_corrections(root, log, UNCHANGED)
+        return {name: one.label for name, one in truths(log.labels()).items()}
+
+    assert said() == {first: "Trouser", third: "Bag"}
+    assert log_corrections(root, log, UNCHANGED) == 0
+    include(root, [second], "it is sharp")
+    undo_newest(root, first, "no legs")
+    assert said() == {first: "Bag", second: "Bag", third: "Bag"}
+
+
+def answers_of(root) -> list[str]:
+    window = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    return the_log(root).window(*window, ["id"])[0]["id"].to_pylist()
+
+
+def test_what_was_picked_because_the_model_was_unsure_does_not_speak_for_a_rollback(root, tmp_path):
+    log = the_log(root)
+    (pointer,) = open_store(load_params(root / "params.yaml").store, root).history()
+    window = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    review = ReviewParams(audit_per_day=0, audit_per_source=0, budget=20, max_source_share=1.0)
+    picks = enqueue(log, review, *window, "drift")
+    rest = [name for name in answers_of(root) if name not in {entry.id for entry in picks}][:6]
+    take_labels(root, write_csv(tmp_path / "l.csv", *((name, "Bag") for name in (*(e.id for e in picks), *rest))))
+    found = reevaluate.labelled(log, *window, pointer.bundle, 1)
+    assert set(found["id"].to_pylist()) == set(rest)
+    drawn = enqueue_audit(log, ReviewParams(audit_per_day=20, audit_per_source=0), *window, pointer.bundle, "window 1")
+    audit = {entry.id for entry in drawn}
+    assert audit
+    take_labels(root, write_csv(tmp_path / "l.csv", *((name, "Bag") for name in audit)))
+    assert set(reevaluate.labelled(log, *window, pointer.bundle, len(audit))["id"].to_pylist()) == audit
+    assert set(reevaluate.labelled(log, *window, pointer.bundle, len(audit) + 1)["id"].to_pylist()) == {*rest, *audit}

@@ -11,6 +11,7 @@ from monitoring.log.production_log import Log, majority_labels, open_at
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams
+from tasks.labels.taxonomy import Change, compose
 from tasks.storage.local import LocalStore
 from tests.support.late_labels import late_labels
 from tests.support.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
@@ -182,6 +183,21 @@ def test_a_reviewers_newest_label_overrides_the_majority(log):
     given = [review | {"at": NOON - MINUTE, "label": "Coat"}, review | {"at": NOON - 2 * MINUTE, "label": "Boot"}]
     log.add_labels(pa.Table.from_pylist(given, schema=late_labels_schema("multiclass")))
     assert dict(zip(*majority_labels(log.labels()).to_pydict().values(), strict=True)) == {"a": "Coat", "b": "Bag"}
+
+
+def test_what_one_person_says_as_a_reviewer_outlasts_their_vote(log):
+    rows = [{"id": "a", "annotator": "eve", "label": "Coat", "role": "reviewer", "at": NOON}]
+    rows += [{"id": "a", "annotator": "eve", "label": "Bag", "role": "annotator", "at": NOON + MINUTE}]
+    log.add_labels(pa.Table.from_pylist(rows, schema=late_labels_schema("multiclass")))
+    assert majority_labels(log.labels())["label"].to_pylist() == ["Coat"]
+
+
+def test_votes_are_counted_in_the_names_of_today_and_excluded_images_have_no_label(log):
+    about = {"at": "", "by": "", "why": "", "state": ""}
+    renamed = compose([Change(number=1, kind="rename", old=["Bag"], new=["Sack"], **about)])
+    log.add_labels(late(("a", NOON, "ann", "Bag"), ("a", NOON, "bob", "Sack"), ("a", NOON + MINUTE, "cem", "Coat")))
+    log.add_labels(late(("b", NOON, "ann", None), ("b", NOON, "bob", None), ("b", NOON, "cem", "Coat")))
+    assert majority_labels(log.labels(), renamed).to_pydict() == {"id": ["a"], "label": ["Sack"]}
 
 
 def test_find_returns_the_newest_answer_of_an_id(log):
