@@ -16,7 +16,7 @@ from flows.cli import active, classes, labels, production, queue, services, vers
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
-from tasks.common.errors import EvergreenError
+from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.loopback import no_proxy
 from tasks.common.paths import main_checkout, project_root, state_dir
 from tasks.common.private import close_to_others
@@ -68,6 +68,11 @@ def main() -> None:
     os.environ |= no_proxy()  # for all libraries and children: their calls to this machine need no proxy
     try:
         app()
+    except DamagedFile as damage:
+        typer.secho(f"error: {damage}", fg="red", err=True)
+        if _mended(damage.path):
+            typer.secho("an undamaged copy is in its place now: run the same command again", fg="yellow", err=True)
+        sys.exit(1)
     except EvergreenError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
@@ -82,6 +87,20 @@ def main() -> None:
         if ended.code == INTERRUPTED:
             typer.echo("interrupted: finished steps are kept; run the same command to continue", err=True)
         raise
+
+
+def _mended(path: Path) -> bool:
+    """Put an undamaged copy of DVC's cache or remote in the place of `path`, a file of data/; False if none is left."""
+    from contextlib import closing
+
+    from flows.repo.damage import mend
+    from flows.repo.pipeline import open_repo
+
+    try:
+        with closing(open_repo(project_root(path.parent))) as repo:
+            return mend(repo, path)
+    except EvergreenError:
+        return False
 
 
 @app.command()

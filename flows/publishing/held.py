@@ -7,7 +7,7 @@ are stored.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ def _workspace(run: _Run) -> Iterator[Path]:
     folder = state_dir(main) / "runs" / run_id
     if (folder / "tree" / MANIFEST).is_file() and (lock := workspace.lock_if_ended(folder)) is not None:
         try:
+            _hash(folder / "tree")
             yield folder / "tree"
         finally:
             os.close(lock)
@@ -192,11 +193,21 @@ def _workspace(run: _Run) -> Iterator[Path]:
     tree, lock = workspace.create(main, f"{run_id}-{os.getpid()}", {}, rev)
     try:
         _check_out(tree)
+        _hash(tree)
         yield tree
     finally:
         shutil.rmtree(tree.parent, ignore_errors=True)
         git(main, "worktree", "prune")
         os.close(lock)
+
+
+def _hash(tree: Path) -> None:
+    """Hash what the run made, and replace damaged files. Raises DamagedFile if no undamaged copy is left."""
+    from flows.repo.damage import checkout_whole
+    from flows.repo.pipeline import open_repo
+
+    with closing(open_repo(tree)) as repo:
+        checkout_whole(repo)
 
 
 def _check_out(tree: Path) -> None:

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from tasks.common import artifacts
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key, read_json, sha256_bytes, sha256_file
+from tasks.common.files import content_key, read_json, sha256_bytes, sha256_file
 from tasks.common.paths import cache_dir
+from tasks.common.sealed import read_sealed, sealed_path
 
 
 def cached_heat(
@@ -35,16 +36,16 @@ def cached_heat(
         heat = _grad_cam(root, pixels, classes)
         rows = {"id": ids, "heat": [one.tobytes() for one in heat]} if heat is not None else {"id": [], "heat": []}
         schema = pa.schema({"id": pa.string(), "heat": pa.binary()}, metadata={"key": key})
-        with suppress(OSError), atomic_path(file) as temporary:  # after a full disk, the next report computes it again
-            pq.write_table(pa.table(rows, schema=schema), temporary, write_page_checksum=True)
+        with suppress(OSError), sealed_path(file) as temporary:  # after a full disk, the next report computes it again
+            pq.write_table(pa.table(rows, schema=schema), temporary)
     why = f"{about['backbone']} has no map of places: where it looked cannot be shown." if heat is None else ""
     return heat, why
 
 
 def _read_heat(file: Path, key: str, shape: tuple[int, ...]) -> tuple[bool, np.ndarray | None]:
     """(is the result for `key` in `file` and undamaged?, its heat or None if the model has none)."""
-    with suppress(OSError, ValueError):  # missing or damaged: compute it again
-        table = pq.ParquetFile(file, page_checksum_verification=True).read()
+    if (content := read_sealed(file)) is not None:
+        table = pq.read_table(pa.BufferReader(content))
         if (table.schema.metadata or {}).get(b"key") == key.encode():
             whole = np.frombuffer(b"".join(table["heat"].to_pylist()), np.float32)
             return True, whole.reshape(shape) if len(table) else None

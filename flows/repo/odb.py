@@ -5,6 +5,8 @@ an import contract in pyproject.toml holds this. An object's id (`oid`) is the m
 listing followed by ".dir".
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,6 +87,18 @@ def copy_object(oid: str, source, target) -> None:
 def add_local_file(odb, path: str, oid: str) -> None:
     """Store the local file `path` as object `oid`."""
     odb.add(path, _local_files(), oid)
+
+
+def replace_object(cache, file: Path, oid: str) -> None:
+    """Move `file` to the place of object `oid` of DVC's cache, whose object is damaged or missing.
+
+    The rename leaves no moment without the object: other runs may be linking it.
+    """
+    path = Path(cache.oid_to_path(oid))
+    cache.makedirs(str(path.parent))
+    shutil.move(file, path.with_name(f"{path.name}.mended"))
+    os.replace(path.with_name(f"{path.name}.mended"), path)
+    cache.protect(str(path))
 
 
 def delete_object(odb, oid: str) -> None:

@@ -32,16 +32,13 @@ class DvcObject(Frozen):
 
 def recorded_outs(repo) -> list[Out]:
     """What dvc.lock and the .dvc files record in the checkout of `repo`, an open dvc.repo.Repo."""
-    return [
-        Out(
-            path=out.repo.fs.relpath(out.fs_path, out.repo.root_dir),
-            oid=out.hash_info.value,
-            remote=out.remote,
-            push=out.can_push,
-        )
-        for out in repo.index.outs
-        if out.use_cache and out.hash_info and not out.stage.is_repo_import
-    ]
+    return [out_of(out) for out in repo.index.outs if out.use_cache and out.hash_info and not out.stage.is_repo_import]
+
+
+def out_of(out) -> Out:
+    """A dvc.output.Output whose hash is known as an `Out`."""
+    path = out.repo.fs.relpath(out.fs_path, out.repo.root_dir)
+    return Out(path=path, oid=out.hash_info.value, remote=out.remote, push=out.can_push)
 
 
 def recorded_outs_of(repo, revs: Iterable[str]) -> dict[str, list[Out]]:

@@ -10,9 +10,11 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Literal
 
+from flows.repo.damage import drop_damaged_listing, mend_records, outputs_whole
 from flows.repo.ledger import claim_folder, claim_outs, claim_pulled, claim_recorded
 from flows.repo.outs import recorded_outs
 from flows.repo.remotes import on_s3, private_config
+from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.private import make_folder
 from tasks.stages.runner import run_stage
@@ -34,6 +36,21 @@ def open_repo(root: Path):
 
 def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:
     """Make stage `name` current: "unchanged" by dvc.lock, "restored" from DVC's run cache, or "ran" now.
+
+    The outputs are hashed afterwards. Damaged files are replaced; if no undamaged copy is left, the stage runs again.
+    """
+    for _ in range(TRIES):
+        outcome = _bring_up_to_date(repo, name, run)
+        if outputs_whole(repo, name):
+            return outcome
+    raise EvergreenError(
+        f"the outputs of {name} in {repo.root_dir} are damaged each time they are made: check the disk that holds "
+        f"{repo.cache.local.path}"
+    )
+
+
+def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outcome:
+    """As `bring_up_to_date`, without a look at the outputs.
 
     Outputs are removed before the function runs: they are hard links into DVC's cache, and writing through one would
     corrupt an older release.
@@ -86,15 +103,16 @@ def _retried(step: Callable[[], object]) -> None:
 def restore_data(repo) -> None:
     """Check out data/ as data.dvc records it, from the shared cache, else from the remote.
 
-    Raises EvergreenError if neither has it.
+    Its manifests are hashed, its shards are when they are read. Raises EvergreenError if neither place has an
+    undamaged copy.
     """
     from dvc.exceptions import CheckoutError, DvcException
-
-    from tasks.common.errors import EvergreenError
 
     make_folder(Path(repo.root_dir) / "data")  # DVC would make it as the umask says
     data = [out for out in recorded_outs(repo) if out.path == "data"]
     claim_recorded(repo, data)
+    for out in data:
+        drop_damaged_listing(repo, out)
     try:
         repo.checkout(targets=[str(Path(repo.root_dir) / "data.dvc")], force=True)
     except CheckoutError:
@@ -106,6 +124,7 @@ def restore_data(repo) -> None:
                 f"the data of this commit (data.dvc) is neither in the cache nor in the remote: {error}. "
                 "Run `dvc push` where it was ingested, or ingest it again; `evergreen connect` says what a clone lacks."
             ) from error
+    mend_records(repo)
 
 
 def record_data(root: Path) -> str:

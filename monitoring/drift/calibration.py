@@ -16,8 +16,9 @@ from monitoring.drift import distances, domain_classifier
 from monitoring.drift.arrays import CATEGORIES, SampleArrays
 from monitoring.drift.reference import Reference
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key
+from tasks.common.files import content_key
 from tasks.common.params import DriftParams
+from tasks.common.sealed import read_sealed, sealed_path
 
 SIZES = (10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)  # calibrated window sizes
 LARGEST = 2000  # reference rows to split; more cost time and hardly change a threshold
@@ -46,15 +47,15 @@ def calibrate(reference: Reference, rows: int, drift: DriftParams) -> NullDistri
     rows = calibrated_size(rows, len(reference))
     key = content_key(reference.digest, rows, drift.resamples, drift.seed, code_version("monitoring.drift.calibration"))
     file = reference.cache / reference.digest[:16] / f"{key[:32]}.npz"
-    try:
-        with np.load(file, allow_pickle=False) as kept:
+    if (content := read_sealed(file)) is not None:
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             minima, names, scales = kept["minima"], kept["names"].tolist(), kept["scales"].tolist()
-    except (OSError, ValueError, KeyError, EOFError):  # missing or damaged: compute it again
+    else:
         p, found = split_reference(reference, rows, drift)
         minima, names, scales = np.sort(np.min(list(p.values()), axis=0)), list(found), list(found.values())
         buffer = io.BytesIO()
         np.savez(buffer, minima=minima, names=np.array(names, str), scales=np.array(scales))
-        with atomic_path(file) as temporary:
+        with sealed_path(file) as temporary:
             temporary.write_bytes(buffer.getvalue())
     return NullDistribution(
         rows, minima, dict(zip(names, scales, strict=True)), drift_level(minima, drift.false_alarm_rate)

@@ -3,6 +3,9 @@
 N is the number of rows.
 """
 
+import hashlib
+import io
+import re
 import tempfile
 from datetime import datetime
 from typing import BinaryIO
@@ -13,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monitoring.log.schema import ADDED, DEFAULTS, SCHEMA_VERSION
-from tasks.common.errors import EvergreenError, refuse_newer
+from tasks.common.errors import DamagedFile, EvergreenError, refuse_newer
+from tasks.common.verified import check_opened
 from tasks.storage.blobs import Store
 
 ROW_GROUP = 64  # rows: as many images are in memory at once
@@ -27,7 +31,9 @@ class WrongSchema(Exception):
     """A Parquet file that does not belong to this log."""
 
 
-UNREADABLE = (pa.ArrowException, OSError, WrongSchema)  # what reading a damaged or unknown file raises
+UNREADABLE = (pa.ArrowException, OSError, WrongSchema, DamagedFile)  # what reading a damaged or unknown file raises
+NAMED = re.compile(r"([0-9a-f]{32})-(\d+)\.parquet$")  # sha256 and size, as the writer named the file
+REMEDY = "Restore it from a backup of the production log"
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -47,28 +53,44 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 class open_seekable:
-    """A key as a seekable file, or None if it is gone.
+    """A key as a seekable file, or None if it is gone. Raises DamagedFile if it is not named by its content.
 
-    A store that only streams is read into a temporary copy.
+    A store that only streams is read into a temporary copy, and hashed while it comes. A file in a folder is hashed
+    once per process. A file of another size than its name says was rewritten by an erasure: nothing says its hash.
     """
 
     def __init__(self, store: Store, key: str):
-        self._stream = store.open(key)
+        self._stream, self._key = store.open(key), key
 
     def __enter__(self) -> BinaryIO | None:
-        if self._stream is None or self._stream.seekable():
-            return self._stream
-        with self._stream:
-            copy = tempfile.SpooledTemporaryFile(IN_MEMORY)
-            while block := self._stream.read(1 << 20):
-                copy.write(block)
-        copy.seek(0)
-        self._stream = copy
-        return copy
+        if self._stream is None:
+            return None
+        named = NAMED.search(self._key)
+        try:
+            if not self._stream.seekable():
+                self._stream = _copied(self._stream, self._key, named)
+            elif named and self._stream.seek(0, io.SEEK_END) == int(named[2]):
+                check_opened(self._stream, self._key, named[1])
+            self._stream.seek(0)
+        except BaseException:
+            self._stream.close()
+            raise
+        return self._stream
 
     def __exit__(self, *_) -> None:
         if self._stream is not None:
             self._stream.close()
+
+
+def _copied(stream: BinaryIO, key: str, named: re.Match | None) -> BinaryIO:
+    digest, copy = hashlib.sha256(), tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (the caller closes it)
+    with stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            copy.write(block)
+    if named and copy.tell() == int(named[2]) and not digest.hexdigest().startswith(named[1]):
+        raise DamagedFile(key, named[1], digest.hexdigest(), remedy=REMEDY)
+    return copy
 
 
 def open_parquet(file: BinaryIO, schema: pa.Schema) -> pq.ParquetFile:

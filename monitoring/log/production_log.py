@@ -1,10 +1,11 @@
 """The production log: all answers of the models, and late labels, in one blob store.
 
     2026-11-21/14/<hash>-<bytes>.parquet   answers requested in that hour (UTC): schema.log_schema
-    labels/<hash>.parquet                  late labels as they came: schema.late_labels_schema
+    labels/<hash>-<bytes>.parquet          late labels as they came: schema.late_labels_schema
 
-Files are written once and never changed, so writers need no lock. A reader skips a file that is damaged or has another
-schema, and lists its key. The number in a name is the file's size, so retention opens no file.
+Files are written once and never changed, so writers need no lock. A reader skips a file that is damaged (its sha256 is
+not that of its name) or has another schema, and lists its key. The number in a name is the file's size, so retention
+opens no file. Earlier files of labels have no size in their names; their pages have checksums.
 The cost of reading a window depends only on that window: other hours are not listed, and other columns are not read. Of
 rows beyond `limit`, only id and time are read. N is the number of rows.
 """
@@ -190,7 +191,7 @@ class Log:
         if not len(table):
             return None
         content = parquet_bytes(table.select(schema.names).cast(schema))
-        key = f"labels/{sha256_bytes(content)[:32]}.parquet"
+        key = f"labels/{sha256_bytes(content)[:32]}-{len(content)}.parquet"
         self.store.create(key, content)
         return key
 

@@ -1,5 +1,6 @@
 """What more labels would bring to this data set, in words: the learning curve of its training images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from tasks.active.learning_curve import Curve, Gain, class_gains, enough, expect
 from tasks.active.samples import class_names, features_of, live_samples, of_split
 from tasks.common.code import code_version
 from tasks.common.errors import DataError
-from tasks.common.files import content_key, read_json, write_json
+from tasks.common.files import content_key
 from tasks.common.params import Params
 from tasks.common.paths import cache_dir
+from tasks.common.sealed import read_sealed, write_sealed_json
 from tasks.models.pretrained import network_key
 from tasks.scoring.targets import encode
 
@@ -32,15 +34,14 @@ def training_curve(root: Path, params: Params, samples: pa.Table | None = None) 
             "label more images (`evergreen queue --pick-data 100`)"
         )
     file = _cache_file(root, train, params)
-    try:
-        return _from_json(read_json(file)), classes
-    except (OSError, ValueError, KeyError):  # missing or damaged: measure
-        y = encode(train["label"], classes, params.data.task)
+    if (kept := read_sealed(file)) is not None:
+        return _from_json(json.loads(kept)), classes
+    y = encode(train["label"], classes, params.data.task)
     try:
         curve = measure(features_of(root, train, params), y, np.array(train["group"].to_pylist()), len(classes))
     except ValueError as error:
         raise DataError(f"{error}. Label more images (`evergreen queue --pick-data 100`)") from None
-    write_json(file, _to_json(curve))
+    write_sealed_json(file, _to_json(curve))
     return curve, classes
 
 

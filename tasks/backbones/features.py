@@ -1,8 +1,8 @@
 """Cache of the features of whole shards: one memory-mapped float16 array per shard.
 
 Cache entry: <state>/cache/features/<folder>/<shard>.npy, (rows, D) float16, in the row order of the shard, and next to
-it <shard>.sha256, the digest of that file. The folder's name covers the network (`key`), the images section and the
-code between bytes and network. So a new batch computes only its own shards.
+it its seal (tasks.common.sealed): each process hashes an entry when it first opens it. The folder's name covers the
+network (`key`), the images section and the code between bytes and network. So a new batch computes only its own shards.
 """
 
 import os
@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from tasks.backbones.frozen import OnnxFeatures
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key, sha256_file
+from tasks.common.files import content_key
 from tasks.common.params import ImagesParams
 from tasks.common.paths import cache_dir
 from tasks.common.progress import track
-from tasks.dataset.pixels import npy_header, pixel_batches, shard_pixels
+from tasks.common.sealed import sealed_path
+from tasks.dataset.pixels import npy_header, open_array, pixel_batches, shard_pixels
 from tasks.dataset.shard_table import ShardTable
 
 Network = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> float32 (B, D)
@@ -40,11 +41,11 @@ def feature_table(
     """Features of `samples` (columns shard, row; N rows), read on demand: `table[i]` gives (B, D) float16.
 
     `key` identifies the network: its weights, code and input scaling. `build` creates the network; it is called only
-    if the features of a shard are missing or unreadable, so that a warm call imports no torch.
+    if the features of a shard are missing or damaged, so that a warm call imports no torch.
     """
     folder = feature_folder(root, images, key)
     shards = sorted(set(samples.column("shard").to_pylist()))
-    maps = {shard: _open(feature_file(folder, shard)) for shard in shards}
+    maps = {shard: open_array(feature_file(folder, shard)) for shard in shards}
     missing = [shard for shard in shards if maps[shard] is None]
     if missing:
         network = build()
@@ -53,7 +54,7 @@ def feature_table(
             rows = len(shard_pixels(root, shard, images))
             batches = track(pixel_batches(root, shard, images, batch_size), what, -(-rows // batch_size))
             _compute(feature_file(folder, shard), rows, batches, network)
-            maps[shard] = _open(feature_file(folder, shard))
+            maps[shard] = open_array(feature_file(folder, shard))
     return ShardTable(samples, maps.__getitem__)
 
 
@@ -62,30 +63,12 @@ def feature_file(folder: Path, shard: str) -> Path:
     return folder / f"{Path(shard).stem}.npy"
 
 
-def feature_digest(file: Path) -> str:
-    """sha256 of a cached feature file, as stored next to it: old shards are not hashed again."""
-    stored = file.with_suffix(".sha256")
-    if not stored.is_file():
-        _write_digest(file)
-    return stored.read_text().strip()
-
-
-def _open(file: Path) -> np.ndarray | None:
-    """The memory map, or None if the file is missing or torn; both count as missing."""
-    try:
-        return np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-
-
 def _compute(file: Path, rows: int, batches: Iterable[tuple[slice, np.ndarray]], network: Network) -> None:
-    file.with_suffix(".sha256").unlink(missing_ok=True)
-    with atomic_path(file) as temporary, open(temporary, "wb") as out:
+    with sealed_path(file) as temporary, open(temporary, "wb") as out:
         for part, values in compute_batches(network, batches):
             if part.start == 0:
                 npy_header(out, np.float16, (rows, values.shape[1]))
             out.write(np.ascontiguousarray(values).data)
-    _write_digest(file)
 
 
 def compute_batches(
@@ -114,8 +97,3 @@ def _to_float16(values: np.ndarray) -> np.ndarray:
     """Convert to float16, clipping values that float16 cannot hold; NaN stays, so that later checks see it."""
     top = np.finfo(np.float16).max
     return np.clip(values, -top, top).astype(np.float16)
-
-
-def _write_digest(file: Path) -> None:
-    with atomic_path(file.with_suffix(".sha256")) as temporary:
-        temporary.write_text(sha256_file(file) + "\n")

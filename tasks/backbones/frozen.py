@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.backbones import timm_models
-from tasks.common.files import atomic_path
+from tasks.common.sealed import read_sealed, sealed_path
 
 if TYPE_CHECKING:  # if an exported network is stored, torch is not imported at all
     import torch
@@ -81,7 +81,7 @@ def frozen_network(
     if content is None:
         return torch_features
     if export_file is not None:
-        with atomic_path(export_file) as temporary:
+        with sealed_path(export_file) as temporary:
             temporary.write_bytes(content)
     return OnnxFeatures(content)
 
@@ -92,11 +92,11 @@ def _may_have_accelerator() -> bool:
 
 
 def _read_export(file: Path) -> OnnxFeatures | None:
-    if not file.is_file():
+    if (content := read_sealed(file)) is None:
         return None
     try:
-        return OnnxFeatures(file.read_bytes())
-    except Exception:  # torn, or of a version this ONNX Runtime cannot read: export again
+        return OnnxFeatures(content)
+    except Exception:  # of a version that this ONNX Runtime cannot read: export again
         return None
 
 

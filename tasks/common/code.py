@@ -37,6 +37,7 @@ CARRIERS = frozenset(
     {
         "tasks.common.schemas",
         "tasks.common.files",
+        "tasks.common.sealed",
         "tasks.common.verified",
         "tasks.dataset.shard_table",
         "tasks.dataset.shards",

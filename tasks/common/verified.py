@@ -30,13 +30,19 @@ def open_verified(path: Path | str, digest: str) -> BinaryIO:
     """Open `path` at its start, after its sha256 was found to begin with `digest`. Raises DamagedFile."""
     file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     try:
-        if not (found := _sha256(_opened(path, file))).startswith(digest):
-            raise DamagedFile(path, digest, found)
-        file.seek(0)
+        check_opened(file, path, digest)
         return file
     except BaseException:
         file.close()
         raise
+
+
+def check_opened(file: BinaryIO, path: Path | str, digest: str) -> None:
+    """Raise DamagedFile unless the sha256 of the open `file` begins with `digest`; leaves it at its start."""
+    file.seek(0)
+    if not (found := _sha256(_opened(path, file))).startswith(digest):
+        raise DamagedFile(path, digest, found)
+    file.seek(0)
 
 
 def open_named(path: Path | str) -> BinaryIO:

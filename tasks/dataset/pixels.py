@@ -1,7 +1,8 @@
 """Cache of the model inputs of whole shards: one memory-mapped uint8 array per shard, decoded once.
 
 Cache entry: <state>/cache/pixels/<key>/<shard>.npy, (rows, S, S, 3) uint8, in the row order of the shard; rows that
-cannot be decoded are grey. `key` covers the images section and the decoding code. A missing entry is rebuilt.
+cannot be decoded are grey. `key` covers the images section and the decoding code. A missing or damaged entry is
+rebuilt: each process hashes an entry when it first opens it (tasks.common.sealed).
 """
 
 from collections.abc import Iterator
@@ -13,22 +14,41 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key
+from tasks.common.errors import DamagedFile
+from tasks.common.files import content_key
 from tasks.common.params import ImagesParams
 from tasks.common.paths import cache_dir
 from tasks.common.progress import track
+from tasks.common.sealed import open_sealed, seal_of, sealed_path
 from tasks.dataset.decode import Undecodable, preprocess
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import iter_bytes, open_shard
+
+REMEDY = "It was made again and is damaged again: check the disk"
 
 
 def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
     """Memory-mapped (rows, S, S, 3) uint8 of the shard with file name `shard` in the project at `root`."""
     key = content_key(code_version("tasks.dataset.pixels"), images.model_dump())[:16]
     file = cache_dir("pixels", root) / key / f"{Path(shard).stem}.npy"
-    if not file.is_file():
+    if (found := open_array(file)) is None:
         _build(root / "data" / shard, file, images, workers)
-    return np.load(file, mmap_mode="r")
+        found = open_array(file)
+    if found is None:
+        raise DamagedFile(file, seal_of(file), None, remedy=REMEDY)
+    return found
+
+
+def open_array(file: Path) -> np.ndarray | None:
+    """The memory map of a sealed .npy file; None if it is missing, or was damaged and is deleted now."""
+    if (opened := open_sealed(file)) is None:
+        return None
+    with opened:
+        if np.lib.format.read_magic(opened) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(opened)
+        order = "F" if fortran else "C"
+        return np.memmap(opened, dtype=dtype, shape=shape, order=order, mode="r", offset=opened.tell())
 
 
 def pixel_batches(
@@ -49,7 +69,7 @@ def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
         rows = opened.metadata.num_rows
     small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
     with (
-        atomic_path(file) as temporary,
+        sealed_path(file) as temporary,
         open(temporary, "wb") as out,
     ):  # not through a memory map, whose pages would stay in memory
         npy_header(out, np.uint8, (rows, images.resolution, images.resolution, 3))

@@ -1,5 +1,6 @@
 """Runs the champion's own exported model on the challenger's samples: predictions and metrics."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pyarrow.parquet as pq
 
 from tasks.common.artifacts import training_rows
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key, read_json, sha256_bytes, write_json
+from tasks.common.files import content_key, read_json, sha256_bytes
 from tasks.common.params import EvaluateParams, ImagesParams, Params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import predictions_schema
+from tasks.common.sealed import read_sealed, sealed_path, write_sealed_json
 from tasks.dataset.pixels import pixel_table
 from tasks.gate.alignment import Alignment, alignment
 from tasks.inference import ood
@@ -80,15 +82,17 @@ def champion_evidence(
     asked = [*samples, classes, params.evaluate.model_dump(), layout, code, placed.places]
     if placed.divided:
         asked.append(content_key(challenger["probabilities"].to_pylist()))
-    file = cache_dir("champion", root) / f"{content_key(digest(bundle), *asked)}.parquet"
-    metrics = file.with_suffix(".json")
-    if not metrics.is_file():  # written last
-        table = _predictions(root, bundle, challenger, placed, params.data.task)
-        with atomic_path(file) as temporary:
-            pq.write_table(table, temporary)
-        found = champion_metrics(root, bundle, table, classes=classes, evaluate=params.evaluate, taxonomy=taxonomy)
-        write_json(metrics, found)
-    return pq.read_table(file), read_json(metrics)
+    name = content_key(digest(bundle), *asked)
+    file, metrics = (cache_dir("champion", root) / f"{name}{end}" for end in (".parquet", "-metrics.json"))
+    kept, figures = read_sealed(file), read_sealed(metrics)
+    if kept is not None and figures is not None:
+        return pq.read_table(pa.BufferReader(kept)), json.loads(figures)
+    table = _predictions(root, bundle, challenger, placed, params.data.task)
+    with sealed_path(file) as temporary:
+        pq.write_table(table, temporary)
+    found = champion_metrics(root, bundle, table, classes=classes, evaluate=params.evaluate, taxonomy=taxonomy)
+    write_sealed_json(metrics, found)
+    return table, found
 
 
 def _predictions(root: Path, bundle: Path, challenger: pa.Table, placed: Alignment, task: str) -> pa.Table:

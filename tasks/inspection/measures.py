@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.common.code import code_version
-from tasks.common.files import atomic_path, content_key
+from tasks.common.files import content_key
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import MEASURES
+from tasks.common.sealed import read_sealed, sealed_path
 from tasks.dataset.decode import Undecodable
 from tasks.dataset.shards import iter_bytes, read_columns
 from tasks.inspection.measure import Measured, measure_all
@@ -62,17 +63,16 @@ def shard_measures(root: Path, shard_name: str, images: ImagesParams, inspect: I
 
 
 def _read_cache(file: Path, ids: pa.ChunkedArray) -> pa.Table | None:
-    """A cache entry; None if it is missing, torn or of other ids."""
-    try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid):
+    """A cache entry; None if it is missing, damaged or of other ids."""
+    if (content := read_sealed(file)) is None:
         return None
+    table = pq.read_table(pa.BufferReader(content))
     return table if table.num_rows == len(ids) and table.column("id").equals(ids) else None
 
 
 def store_measures(root: Path, shard_name: str, images: ImagesParams, table: pa.Table) -> None:
     """Store the measures of a shard in the cache, so that `shard_measures` need not decode it again."""
-    with atomic_path(_cache_file(root, shard_name, images)) as temporary:
+    with sealed_path(_cache_file(root, shard_name, images)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

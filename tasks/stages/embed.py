@@ -7,14 +7,15 @@ cleaning, duplicates and leakage only; the model itself uses stage-1 features (t
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.backbones.features import feature_digest, feature_file, feature_folder
+from tasks.backbones.features import feature_file, feature_folder
 from tasks.common.errors import StageInputError
 from tasks.common.files import write_json
 from tasks.common.params import EmbedParams, ImagesParams
+from tasks.common.sealed import seal_of
+from tasks.dataset.pixels import open_array
 from tasks.models.pretrained import network_key, pretrained_features
 
 
@@ -34,9 +35,9 @@ def run(root: Path, *, embed: EmbedParams, images: ImagesParams) -> None:
     for shard in shards:
         npy = feature_file(folder, shard)
         entries[shard] = {
-            "rows": len(np.load(npy, mmap_mode="r")),
+            "rows": len(open_array(npy)),
             "file": npy.relative_to(folder.parent.parent).as_posix(),  # relative to <state>/cache
-            "sha256": feature_digest(npy),
+            "sha256": seal_of(npy),
         }
     about = {"backbone": embed.backbone, "dim": table.shape[1], "key": folder.name, "dtype": "float16"}
     write_json(root / "artifacts" / "embed" / "index.json", {**about, "shards": entries})

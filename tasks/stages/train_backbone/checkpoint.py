@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tasks.common.files import atomic_path
+from tasks.common.sealed import open_sealed, sealed_path
 
 State = dict[str, torch.Tensor]
 
@@ -34,13 +34,16 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.best is checkpoint.model:
         del groups["best"]
     tensors = {f"{group}/{name}": value for group, state in groups.items() for name, value in state.items()}
-    with atomic_path(file) as temporary:
+    with sealed_path(file) as temporary:
         save_file(tensors, temporary, metadata={"history": json.dumps(checkpoint.history)})
 
 
 def load(file: Path) -> Checkpoint | None:
-    """The checkpoint in `file`; None if it is missing or cannot be read (training then starts over)."""
+    """The checkpoint in `file`; None if it is missing or damaged (training then starts over)."""
     groups: dict[str, State] = {"model": {}, "best": {}, "optimizer": {}}
+    if (whole := open_sealed(file)) is None:
+        return None
+    whole.close()
     try:
         with safe_open(file, framework="pt") as content:
             history = json.loads(content.metadata()["history"])

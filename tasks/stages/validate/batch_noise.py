@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from tasks.common.checks import Check, Frozen
 from tasks.common.code import code_version
-from tasks.common.files import content_key, read_json, write_json
+from tasks.common.files import content_key
 from tasks.common.params import EmbedParams, ImagesParams
 from tasks.common.paths import cache_dir
+from tasks.common.sealed import read_sealed, write_sealed_json
 from tasks.dataset.shards import group_keys
 from tasks.models import probe
 from tasks.models.folds import assign_folds
@@ -57,14 +58,13 @@ def cached(root: Path, samples: pa.Table, old: int, task: str, images: ImagesPar
     code = code_version("tasks.stages.validate.batch_noise")
     key = content_key("noise", old, ids, labels, groups, embed.backbone, images.model_dump(), code)
     file = cache_dir("validate", root) / f"noise-{key[:24]}.json"
-    try:
-        return Noise.model_validate(read_json(file))
-    except (OSError, ValueError):  # missing or damaged: measure
-        classes = sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)})
+    if (kept := read_sealed(file)) is not None:
+        return Noise.model_validate_json(kept)
+    classes = sorted({name for label in labels for name in ([label] if isinstance(label, str) else label)})
     x = pretrained_features(root, samples, embed=embed, images=images)
     y = encode(labels, classes, task)
     noise = measure(x[:old], y[:old], np.array(groups), x[old:], y[old:], classes)
-    write_json(file, noise.model_dump())
+    write_sealed_json(file, noise.model_dump())
     return noise
 
 

@@ -7,6 +7,7 @@ N rows. Importing the library takes seconds, so an unchanged table with an uncha
 import difflib
 import hashlib
 import html
+import json
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,11 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.common.code import code_version
 from tasks.common.errors import ParamsError
-from tasks.common.files import content_key, read_json, write_json
+from tasks.common.files import content_key
 from tasks.common.params import Expectation
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import MEASURES
+from tasks.common.sealed import read_sealed, write_sealed_json
 
 COLUMNS = (
     "id",
@@ -86,11 +88,10 @@ def evaluate(root: Path, samples: pa.Table, suite: list[Expectation]) -> list[Ou
         _digest(table), stated, code_version("tasks.stages.validate.expectations"), version("great-expectations")
     )
     file = cache_dir("validate", root) / f"expectations-{key[:24]}.json"
-    try:
-        return [Outcome.model_validate(one) for one in read_json(file)]
-    except (OSError, ValueError):  # missing or damaged: evaluate
-        outcomes = _evaluate(table, suite)
-    write_json(file, [one.model_dump() for one in outcomes])
+    if (kept := read_sealed(file)) is not None:
+        return [Outcome.model_validate(one) for one in json.loads(kept)]
+    outcomes = _evaluate(table, suite)
+    write_sealed_json(file, [one.model_dump() for one in outcomes])
     return outcomes
 
 

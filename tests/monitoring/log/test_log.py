@@ -13,6 +13,7 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams
 from tasks.labels.taxonomy import Change, compose
 from tasks.storage.local import LocalStore
+from tests.support.flips import flipped, places
 from tests.support.late_labels import late_labels
 from tests.support.s3_servers import credentials, moto, rclone  # noqa: F401  (fixtures)
 
@@ -115,6 +116,34 @@ def test_damaged_and_foreign_files_are_skipped_and_listed(log, tmp_path):
     found, unreadable, rows = log.window(NOON, NOON + timedelta(hours=1))
     assert rows == len(found) == 100
     assert {name.split("/")[-1].removesuffix(".parquet") for name in unreadable} == set(places)
+
+
+def test_no_flipped_byte_of_a_file_is_read(log, tmp_path):
+    """Page checksums say nothing about the footer: names, numbers of rows, units of time."""
+    hour = NOON + timedelta(hours=1)
+    (key,) = log.append(answers(10))
+    file = tmp_path / "log" / key
+    whole = log.window(NOON, hour)[0]
+    for at in places(file, 60):
+        with flipped(file, at):
+            assert log.window(NOON, hour)[1:] == ([key], 0)
+            assert log.find(whole["id"].to_pylist(), NOON, hour, ["id"]).num_rows == 0
+    assert log.window(NOON, hour)[0].equals(whole)
+    labels = tmp_path / "log" / log.add_labels(late(("a", NOON, "ann", "Bag")))
+    for at in places(labels, 20):
+        with flipped(labels, at):
+            assert log.labels().num_rows == 0
+    assert log.labels().num_rows == 1
+
+
+def test_a_file_that_an_erasure_has_rewritten_is_read(log, tmp_path):
+    """Its name still says the hash and the size of what it was."""
+    (key,) = log.append(answers(10))
+    found, token = log.store.read(key)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(pa.BufferReader(found)).slice(1), buffer, compression="zstd")
+    log.store.swap(key, buffer.getvalue().to_pybytes(), token)
+    assert log.window(NOON, NOON + timedelta(hours=1))[1:] == ([], 9)
 
 
 def test_a_window_can_be_limited_to_one_model(log):
@@ -258,6 +287,11 @@ def test_the_log_on_s3_is_the_same_log(kind, request, tmp_path):
     log.append(table)  # again, as after a lost reply
     log.add_labels(late(("a", NOON, "ann", "Bag")))
     assert log.window(NOON, NOON + timedelta(hours=3))[0].equals(table)
+    key = next(log.store.list("2026-11-21/13/"))
+    content, token = log.store.read(key)
+    token = log.store.swap(key, content[:-20] + bytes([content[-20] ^ 1]) + content[-19:], token)
+    assert log.window(NOON, NOON + timedelta(hours=3))[1:] == ([key], 90)
+    log.store.swap(key, content, token)
     sample, unreadable, rows = log.window(NOON, NOON + timedelta(hours=3), ["id"], limit=20)
     assert (len(sample), unreadable, rows) == (20, [], 150)
     assert log.last_at(NOON + timedelta(days=1)) == NOON + 149 * MINUTE

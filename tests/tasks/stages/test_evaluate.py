@@ -17,6 +17,7 @@ from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import sha256_file
 from tasks.common.params import EvaluateParams, GateParams, load_params
 from tasks.common.schemas import predictions_schema
+from tasks.common.sealed import sealed_path
 from tasks.dataset.pixels import shard_pixels
 from tasks.gate import champion as gate_champion
 from tasks.gate.evidence import Contender, Trial
@@ -263,10 +264,10 @@ def test_another_head_or_stale_pixels_show_as_lost_parity(evaluated, tmp_path):
 
     head.unlink()
     save_file(tensors, head)
-    for cached in (root / ".evergreen/cache/pixels").rglob("*.npy"):
+    for cached in list((root / ".evergreen/cache/pixels").rglob("*.npy")):
         turned = np.load(cached)[:, ::-1].copy()
-        cached.unlink()
-        np.save(cached, turned)
+        with sealed_path(cached) as temporary, open(temporary, "wb") as file:
+            np.save(file, turned)
     stage.run(root, images=evaluated.params.images, embed=evaluated.params.embed, evaluate=SETTINGS)
     assert json.loads((root / "metrics/evaluate.json").read_text())["parity"]["max_difference"] > 0.01
 

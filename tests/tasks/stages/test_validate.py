@@ -11,10 +11,11 @@ import pytest
 from flows.runs.summary import SUMMARIES
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, ParamsError, StageInputError, TableRefused
-from tasks.common.files import sha256_bytes, write_json
+from tasks.common.files import sha256_bytes
 from tasks.common.params import Expectation, parse_params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import accepted_schema, sample_schema
+from tasks.common.sealed import write_sealed_json
 from tasks.dataset import shards
 from tasks.labels.taxonomy import UNCHANGED
 from tasks.stages.validate import page, rules, stage
@@ -245,7 +246,7 @@ def test_an_unchanged_table_is_not_evaluated_again(project, base):
     (entry,) = cache_dir("validate", project.root).glob("expectations-*.json")
     known = json.loads(entry.read_text())
     known[0]["unexpected"] = {base[7]["id"]: "seen in the cache"}
-    write_json(entry, known)
+    write_sealed_json(entry, known)
     project.run()
     assert pq.read_table(out / "quarantine.parquet")["id"].to_pylist() == [base[7]["id"]]
     entry.write_text("{ torn")
