@@ -16,11 +16,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.kill_scenarios import SCENARIOS
+from benchmarks.kill_scenarios import RANDOM_ONLY, SCENARIOS
 from benchmarks.record import Figure, report
 from tasks.common.failpoints import hits
 from tasks.common.files import read_json, write_json
@@ -30,6 +31,7 @@ SERVER.set_forkserver_preload(
     ["benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"]
 )
 WORKERS = 2
+SECONDS = 120.0  # for one step; a scenario may name more
 UNKNOWN = 255  # multiprocessing's code when the fork server did not report the child's exit: try once more
 
 
@@ -42,13 +44,14 @@ def in_child(task: str, scenario: str, root: Path, seed: int, point: str, out: P
     os.environ.pop("EVERGREEN_STATE", None)
     os.environ["DVC_NO_ANALYTICS"] = "true"
     os.environ["DVC_SITE_CACHE_DIR"] = str(root.parent / "dvc")
-    found, result = SCENARIOS[scenario], {}
+    found, result = (SCENARIOS | RANDOM_ONLY)[scenario], {}
     try:
         if task == "make":
             found.make(root)
         elif task == "reference":
-            result["before"] = found.state(root)
+            result["before"], began = found.state(root), time.monotonic()
             found.act(root, seed)
+            result["seconds"] = time.monotonic() - began
             result["hits"] = dict(hits)
             result["after"] = found.state(root)
         elif task == "act":
@@ -68,7 +71,7 @@ def child(task: str, scenario: str, root: Path, seed: int = 0, point: str = "") 
     out = root.parent / f"{task}.json"
     process = SERVER.Process(target=in_child, args=(task, scenario, root, seed, point, out))
     process.start()
-    process.join(120)
+    process.join(getattr((SCENARIOS | RANDOM_ONLY)[scenario], "seconds", SECONDS))
     if process.is_alive():
         process.kill()
         return 1, {"error": f"{task} hangs"}

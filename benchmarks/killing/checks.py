@@ -1,5 +1,6 @@
 """What every scenario checks after a kill, and what the next start completes."""
 
+import hashlib
 from pathlib import Path
 
 from flows.publishing import run_records
@@ -24,6 +25,14 @@ def no_leftovers(root: Path) -> None:
     check(not left, f"left behind: {left}")
     if (root / ".git").is_dir():
         check(len(list(root.glob(".git/worktrees/*"))) == len(list(root.glob(".evergreen/runs/*"))), "git's worktrees")
+
+
+def objects_are_whole(root: Path) -> None:
+    """Check that every object of DVC's cache is what its name says."""
+    for file in (root / ".dvc/cache/files/md5").rglob("*"):
+        if file.is_file() and not file.name.endswith(".dir"):
+            found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+            check(file.parent.name + file.name == found, f"{file} in the cache is torn")
 
 
 def start(root: Path) -> None:

@@ -62,6 +62,7 @@ class Ingest:
 
 
 class Forget:
+    every = 3
     points = tuple(f"forget.{p}" for p in ("journal", "ledger", "rewritten", "committed", "redacted", "log", "state"))
     points += ("forget.objects", "forget.redacting", "forget.reference", "forget.object")
     points += ("erase.shard", "erase.batch", "erase.removed")
@@ -81,7 +82,10 @@ class Forget:
 
     @staticmethod
     def again(root: Path, seed: int) -> None:
-        forget(root, Forget._id(seed), "asked")  # completes what was interrupted
+        if list((root / ".evergreen/forget").glob("*.json")):
+            forget(root, Forget._id(seed), "asked")  # completes what was interrupted
+        elif Forget._id(seed) in Forget.state(root):
+            Forget.act(root, seed)
 
     @staticmethod
     def whole(root: Path) -> None:

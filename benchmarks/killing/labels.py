@@ -64,6 +64,7 @@ class Answers:
 class Finish:
     """Taking the answers of the journal: one batch, one commit."""
 
+    every = 3
     points = ("labels.aside", "labels.written", "labels.stored", "labels.committed")
 
     @staticmethod
@@ -100,6 +101,7 @@ class Finish:
 class Classes:
     """A change of class names."""
 
+    every = 3
     points = ("classes.written", "classes.recorded")
 
     @staticmethod

@@ -73,6 +73,7 @@ class Publish:
 
 
 class Rollback:
+    every = 3
     points = ("rollback.tombstoned", "rollback.verified", "rollback.promoted", "rollback.restored")
     points += ("files.folder", "files.folder_placed")
 
@@ -134,6 +135,7 @@ class Gc:
 
 
 class Verify:
+    every = 3
     points = ("verify.dropped", "verify.repaired")
 
     @staticmethod

@@ -1,11 +1,10 @@
 """Kills of a run's bookkeeping: its workspace and stages, a held model, its approval."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
-from benchmarks.killing.checks import NAME, check, no_leftovers, start
+from benchmarks.killing.checks import NAME, check, no_leftovers, objects_are_whole, start
 from benchmarks.killing.releases import make_bundle
 from flows.publishing import held, run_records
 from flows.publishing.outcomes import Ending
@@ -56,6 +55,7 @@ def _run(root: Path, run_id: str, seed: int) -> tuple[Path, int, str]:
 
 
 class Workspace:
+    every = 3
     points = ("workspace.folder", "workspace.added", "workspace.configured", "workspace.died", "workspace.removed")
     points += ("pipeline.removed", "pipeline.ran", "pipeline.committed", "pipeline.restored")
 
@@ -72,10 +72,7 @@ class Workspace:
 
     @staticmethod
     def state(root: Path) -> object:
-        for file in (root / ".dvc/cache/files/md5").rglob("*"):
-            if file.is_file() and not file.name.endswith(".dir"):
-                found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-                check(file.parent.name + file.name == found, f"{file} in the cache is torn")
+        objects_are_whole(root)
         return [git(root, "status", "--porcelain"), git(root, "rev-parse", "HEAD"), git(root, "branch")]
 
     @staticmethod
@@ -97,6 +94,7 @@ class Workspace:
 
 
 class Keep:
+    every = 3
     points = ("held.uploaded", "held.pushed", "held.kept")
 
     @staticmethod
@@ -130,6 +128,7 @@ class Keep:
 
 
 class Override:
+    every = 3
     points = ("held.published", "held.noted", "held.released", "publish.promoted")
 
     @staticmethod
