@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 # keep the libraries' bytecode in .venv: without it every process would compile torch and the others again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test faults lint lock clean
 
 setup: .venv/ready
 
@@ -43,6 +43,11 @@ test: setup
 	@$(BIN)/python -m tests.support.browser
 	@scratch=$$(mktemp -d "$(or $(TMPDIR),$(SCRATCH),/tmp)/evergreen.XXXXXX"); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
 	  TMPDIR=$$scratch $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(TESTS)
+
+# every fault of tests/faults/matrix.py with all seeds and sizes: an hour of one core; it goes on where it was stopped
+faults: setup
+	@$(BIN)/python -m tests.support.browser
+	@$(BIN)/python -m tests.faults $(FAULTS)
 
 lint: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/lint-imports
