@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.killing.checks import check
+from flows.erasure.forget import forget
 from flows.repo.git import git
-from flows.versions.forget import forget
 from tasks.common.files import sha256_bytes
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.dataset import shards
@@ -64,7 +64,8 @@ class Ingest:
 class Forget:
     every = 3
     points = tuple(f"forget.{p}" for p in ("journal", "ledger", "rewritten", "committed", "redacted", "log", "state"))
-    points += ("forget.objects", "forget.redacting", "forget.reference", "forget.object")
+    points += ("forget.records", "forget.exports", "forget.prefect", "forget.objects", "forget.proof")
+    points += ("forget.redacting", "forget.reference", "forget.object")
     points += ("erase.shard", "erase.batch", "erase.removed")
 
     @staticmethod

@@ -232,9 +232,10 @@ def gc(
 
 def forget(
     what: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="Id of an image (64 hex digits), its key or path; or a source or group, whose images are all erased."
+            help="Ids of images (64 hex digits, or the start of one), keys or paths; or a source or group, to erase "
+            "all of its images."
         ),
     ],
     why: Annotated[str, typer.Option(help="Why; recorded in the ledger of erasures.")],
@@ -243,8 +244,8 @@ def forget(
         bool, typer.Option("--shared", help="Delete objects of DVC also where other projects use them.")
     ] = False,
 ) -> None:
-    """Erase images everywhere, and show which versions lose data. This cannot be undone."""
-    from flows.versions.forget import forget_command
+    """Erase images everywhere and prove it: every place searched, how, and what remains. This cannot be undone."""
+    from flows.erasure.command import forget_command
 
     forget_command(project_root(), what, why, yes, shared)
 

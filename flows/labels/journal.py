@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,14 +109,14 @@ def keep_unplaced(root: Path, answers: Sequence[Answer]) -> None:
         file.unlink(missing_ok=True)
 
 
-def forget_answers(root: Path, ids: Collection[str]) -> int:
-    """Remove answers about the samples `ids`; returns how many."""
+def forget_answers(root: Path, ids: Collection[str], blank: Callable[[str], str] = lambda text: text) -> int:
+    """Remove answers about the samples `ids`, and `blank` what others say of them; returns how many were removed."""
     count = 0
     with locked(_folder(root) / "lock", LOCK_SECONDS, "the journal of labels"):
         for file in (*_files(root), _folder(root) / "unplaced.jsonl"):
             answers = _read(file)
-            kept = [answer for answer in answers if answer.id not in ids]
-            if len(kept) < len(answers):
+            kept = [replace(answer, why=blank(answer.why)) for answer in answers if answer.id not in ids]
+            if kept != answers:
                 count += len(answers) - len(kept)
                 with atomic_path(file) as temporary:
                     temporary.write_text("".join(map(_line, kept)), encoding="utf-8")

@@ -15,6 +15,7 @@ from flows.labels.data_queue import DataQueue
 from flows.labels.define import guides
 from flows.labels.issues_queue import find_issues, images
 from flows.labels.samples import data_classes
+from flows.repo.copies import record_copies
 from monitoring.log.production_log import Log, open_log
 from monitoring.review import queue as review_queue
 from monitoring.review.asked import Asked, of_queued
@@ -80,6 +81,8 @@ def export_queue(
 
     forms = Forms(csv_file, label_studio_file, html)
     if forms.files:
+        if home is None:  # the pages of `evergreen up` are shown and gone
+            record_copies(root, "queue", forms.written)
         write(forms, count, shown, _frame(root, params, share, home=home))
     return entries, picked
 
@@ -91,6 +94,7 @@ def export_issues(root: Path, forms: Forms, share: Share) -> list[Asked]:
     chosen = set(choose(open_log(root, params), [entry.id for entry in entries], share))
     entries = [entry for entry in entries if entry.id in chosen]
     if forms.files:
+        record_copies(root, "queue", forms.written)
         frame = _frame(root, params, share, reviewer=True, empty=NO_ISSUE)
         write(forms, len(entries), lambda: images(root, entries), frame)
     return entries

@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.publishing import registry
 from flows.publishing.history import find, open_project
 from flows.publishing.publish import assign_stages
+from flows.repo.copies import record_copies
 from flows.repo.git import git
 from flows.repo.objects import Objects, open_objects, outs_at
 from tasks.common.errors import EvergreenError
@@ -70,6 +71,7 @@ def rollback(
     if target.version != live.version:
         live = _swap(main, releases, params.bundle.name, live, target, by, why)
     if restore_to is not None:
+        record_copies(main, "version", [restore_to])
         restore(root, live, restore_to)
     return live
 

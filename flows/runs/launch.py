@@ -50,11 +50,9 @@ def _finish_erasure(root: Path, say) -> None:
     journals = sorted((workspace.state_dir(root) / "forget").glob("*.json"))
     if not journals or list(workspace.alive_runs(root)):
         return
-    from flows.versions.forget import forget
+    from flows.erasure.forget import complete_erasures
 
-    say("completing an erasure that was interrupted")
-    for image in read_json(journals[0])["plan"]["ids"][:1]:
-        forget(root, image, "completed at the next start")
+    complete_erasures(root, say)
 
 
 def _nothing_new(root: Path, ended: dict, say) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flows.erasure.forget import complete_erasures
 from flows.labels.take import finish_idle
 from flows.publishing import run_records
 from flows.publishing.publish import reconcile
@@ -44,6 +45,7 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
         "dead runs": lambda: len(workspace.reconcile(root)),
         "answers about samples that waited to be taken": lambda: finish_idle(main_checkout(root)),
         "overlong logs": lambda: trim(state_dir(root)),
+        "erasures that were killed": lambda: len(complete_erasures(root)),
     }
     done, failed = [], []
     for what, step in steps.items():

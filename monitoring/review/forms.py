@@ -24,6 +24,12 @@ class Forms:
     def files(self) -> list[Path]:
         return [file for file in (self.csv, self.label_studio, self.html) if file is not None]
 
+    @property
+    def written(self) -> list[Path]:
+        """The same, with what is written next to them: the table's folder of images, the labelling interface."""
+        images = [self.csv.with_suffix("")] if self.csv else []
+        return [*self.files, *images, *([self.label_studio.with_suffix(".xml")] if self.label_studio else [])]
+
 
 def write(forms: Forms, count: int, images: Callable[[], Shown], frame: Frame) -> None:
     """Write `count` samples. images: yields them with their encoded images, once for each file."""

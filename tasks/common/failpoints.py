@@ -16,8 +16,9 @@ POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of the
     "erase": ("shard", "batch", "removed"),
     "files": ("temporary", "placed", "folder", "aside", "folder_placed"),
     "forget": (
-        *("journal", "ledger", "rewritten", "committed", "redacted", "log", "state", "objects"),
-        *("redacting", "reference", "logged", "object"),
+        *("journal", "ledger", "rewritten", "committed", "redacted", "log", "records", "state"),
+        *("exports", "prefect", "objects", "proof"),
+        *("redacting", "reference", "object"),
     ),
     "gc": ("retired", "removed"),
     "ingest": ("after_shard", "after_annotations", "before_manifest", "after_manifest", "after_measures"),

@@ -38,6 +38,14 @@ def ids_of(file: Path | BinaryIO, name: str) -> set[str]:
     return {image for column in columns for image in table.filter(pc.equal(table[column], name))["id"].to_pylist()}
 
 
+def ids_starting(file: Path | BinaryIO, start: str) -> set[str]:
+    """Ids of the rows of a Parquet file that begin with `start`."""
+    if (parquet := _parquet(file)) is None or "id" not in parquet.schema_arrow.names:
+        return set()
+    column = parquet.read(columns=["id"])["id"]
+    return set(column.filter(pc.starts_with(column, start)).to_pylist())
+
+
 def ids_with_pixels(file: Path | BinaryIO, ids: Collection[str]) -> set[str]:
     """The `ids` whose bytes, thumbnail or heat map a Parquet file holds; empty for any other file."""
     if (parquet := _parquet(file)) is None:

@@ -28,7 +28,6 @@ from tests.support.checkout import ROOT
 ELSEWHERE = {  # points that need more than a scenario has
     "store.part": "tests/tasks/storage/test_s3_store.py",
     "train_backbone.epoch": "tests/loop/test_loop.py",
-    "forget.logged": "tests/flows/versions/test_forget.py",
     **{
         f"labels.{where}": "tests/flows/labels/test_journal.py"
         for where in ("recording", "recorded", "aside", "written", "stored", "committed")

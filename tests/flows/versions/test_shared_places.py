@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flows.erasure.forget import forget
 from flows.repo.git import git
 from flows.repo.ledger import BesideObjects, claim_objects
 from flows.repo.objects import ObjectLost, Objects
 from flows.repo.odb import list_oids
 from flows.repo.pipeline import open_repo
 from flows.repo.remotes import object_databases
-from flows.versions.forget import forget
 from flows.versions.gc import gc, shared_sentences
 from flows.versions.verify import verify
 from tasks.common.errors import EvergreenError
@@ -198,7 +198,7 @@ def test_forget_leaves_an_object_of_another_project_and_says_so(tmp_path: Path, 
     both, name = oids(second)[0], sha256_bytes(image(1, 0))
     monkeypatch.chdir(first)
     said = CliRunner().invoke(app, ["forget", name, "--why", "asked", "--yes"]).output
-    assert f"1 object(s) that show them stay in {tmp_path / 'places/cache'}: {second} on" in said
+    assert f"2 object(s) that show or name them stay in {tmp_path / 'places/cache'}: {second} on" in said
     assert both <= oids(second)[0]
     assert len(list((second / "data").rglob("*.parquet"))) == len(both & shown(second))
     assert name not in ids(first)
@@ -222,7 +222,7 @@ def test_forget_with_shared_deletes_it_for_everyone(tmp_path: Path):
         versions_project.add_batch(root, 1, FEW)
     name = sha256_bytes(image(1, 0))
     plan = forget(first, name, "asked", yes=True, shared=True)
-    assert [len(users) for users in plan.shared.values()] == [1]
+    assert [len(users) for users in plan.shared.values()] == [1, 1]  # a shard, and an annotation
     assert not any(erase.ids_with_pixels(file, {name}) for file in (tmp_path / "places").rglob("files/md5/*/*"))
 
 

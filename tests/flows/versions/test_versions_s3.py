@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from flows.erasure.forget import forget
 from flows.repo.git import git
 from flows.repo.ledger import claim_pushed
 from flows.repo.outs import recorded_outs
 from flows.repo.pipeline import open_repo, restore_data
-from flows.versions.forget import forget
 from flows.versions.gc import gc
 from flows.versions.verify import verify
 from tasks.common.files import sha256_bytes

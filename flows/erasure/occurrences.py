@@ -1,8 +1,8 @@
-"""Find every place that holds an image's bytes or pixels, by reading the files themselves.
+"""Find which images are meant and what holds them, by reading the files themselves.
 
-`evergreen forget` erases what is found here. Every Parquet file in DVC's cache and remotes is read, every bundle, and
-every file of the production log. Unreferenced files are searched too: they still contain the image. In a shared cache
-or remote, files that only others use are searched for the image's bytes; what their sources are called does not count.
+Every Parquet file, page, table and picture in DVC's cache and remotes is read, every bundle, and every file of the
+production log. Unreferenced files are searched too: they still contain the image. In a shared cache or remote, files
+that only others use are searched for the image itself; what their sources are called does not count.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.erasure.places import HEAD, LARGEST, SEARCHED, Seen
 from flows.publishing import registry
 from flows.repo.git import git
 from flows.repo.odb import list_oids
@@ -23,14 +24,20 @@ from flows.repo.remotes import all_object_databases
 from flows.versions.retained import branch_tips, retained
 from flows.versions.sharing import Sharing, sharing
 from tasks.common.checks import Frozen
+from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
+from tasks.erasure.files import is_text, look, rows_about
+from tasks.erasure.known import Known, learn, learn_others
+from tasks.erasure.traces import Search, Traces
 from tasks.ingest import erase
+from tasks.labels.names import START
 from tasks.releases import bundle_store
 from tasks.releases.store import Releases
 from tasks.storage.blobs import Store
 
 MISTAKES = ("artifacts/evaluate/report.json", "artifacts/evaluate/plots/worst.png")  # ids, and their picture
+OBJECTS = "DVC cache and remotes"
 
 
 class ErasurePlan(Frozen):
@@ -38,7 +45,7 @@ class ErasurePlan(Frozen):
 
     ids: list[str]
     shards: list[str] = []  # names of the shards that hold the images, of all versions
-    objects: list[str] = []  # md5 of DVC objects that show them
+    objects: list[str] = []  # md5 of DVC objects that show or name them
     shared: dict[str, list[str]] = {}  # those of them that others use too -> "place: who" of each
     bundles: list[str] = []  # digests of bundles whose reference shows them
     logged: list[str] = []  # keys of the production log
@@ -54,38 +61,82 @@ class ErasurePlan(Frozen):
         )
 
 
-def matching_ids(root: Path, params: Params, releases: Releases, what: str) -> set[str]:
-    """Ids of the images that `what` names: an id, a key or a path, or a source or group whose images are meant."""
+def matching_ids(root: Path, params: Params, needed: Collection[str], what: str) -> set[str]:
+    """Ids of the images that `what` names; needed: objects of this project (`needed_objects`).
+
+    It is an id, a key or a path, the name of a source or group, or else the start of one image's id. Raises
+    EvergreenError if it is the start of several.
+    """
     if re.fullmatch(r"[0-9a-f]{64}", what):
         return {what}
     found: set[str] = set()
-    for file in (root / "data").glob("*.parquet"):
-        found |= erase.ids_of(file, what)
-    for oid, stream, places in _parquet_objects(root, needed_objects(root, params, releases)):
+    started: set[str] = set()
+    start = what if START.fullmatch(what) else None
+
+    def match(file: Path | BinaryIO) -> None:
+        found.update(erase.ids_of(file, what))
+        if start:
+            started.update(erase.ids_starting(file, start))
+
+    for path in (root / "data").glob("*.parquet"):
+        match(path)
+    for oid, stream, places in stored_objects(root, needed, (erase.MAGIC,)):
         if any(place.is_ours(oid) for place in places):
-            found |= erase.ids_of(stream, what)
+            match(stream)
     log = log_store(root, params)
     for key in log_keys(log):
         with log.open(key) as stream:
-            found |= erase.ids_of(pa.BufferReader(stream.read()), what)
-    return found
+            match(pa.BufferReader(stream.read()))
+    if not found and len(started) > 1:
+        raise EvergreenError(f"{what!r} is the start of {len(started)} ids: give more of it")
+    return found or started
+
+
+def known_of(root: Path, params: Params, needed: Collection[str], ids: Collection[str]) -> Traces:
+    """Everything that the project knows about `ids`: keys, paths, what they look like."""
+    known, log = Known(), log_store(root, params)
+    files = sorted((root / "data").glob("*.parquet"))
+    for path in files:
+        learn(known, path, ids)
+    for key in log_keys(log):
+        with log.open(key) as stream:
+            learn(known, pa.BufferReader(stream.read()), ids)
+    for _, stream, _ in stored_objects(root, needed, (erase.MAGIC,)):
+        learn(known, stream, ids)
+    for path in files:
+        learn_others(known, path, ids)
+    for key in log_keys(log):
+        with log.open(key) as stream:
+            learn_others(known, pa.BufferReader(stream.read()), ids)
+    return known.traces(ids)
 
 
 def plan_erasure(
-    root: Path, params: Params, releases: Releases, ids: set[str], step: Callable[[str], None]
-) -> ErasurePlan:
-    """Find everything that holds one of `ids`; `step` receives what is being read."""
-    known: set[str] = set()
+    root: Path,
+    params: Params,
+    releases: Releases,
+    needed: Collection[str],
+    search: Search,
+    step: Callable[[str], None],
+) -> tuple[ErasurePlan, list[Seen]]:
+    """What data/, DVC, bundles and log hold of the traces, and what was read; `step` receives what is being read."""
+    ids = search.ids
+    data, cached, stored, logs = Seen("data/"), Seen(OBJECTS), Seen("release store: bundles"), Seen("production log")
     names, objects = set(), set()
-    for file in (root / "data").glob("*.parquet"):
-        if found := erase.ids_with_pixels(file, ids):
-            known |= found
-            names.add(file.name)
+    for file in sorted((root / "data").rglob("*")):
+        if file.is_file():
+            data.read += 1
+            with open(file, "rb") as stream:
+                hits = _hits(stream, search, file.name)
+            if hits:
+                data.count(hits, str(file.relative_to(root)))
+                names.add(file.name)
     step("looking through DVC's cache and remote")
     shared: dict[str, list[str]] = {}
-    for oid, stream, places in _parquet_objects(root, needed_objects(root, params, releases)):
-        if found := erase.ids_with_pixels(stream, ids):
-            known |= found
+    for oid, stream, places in stored_objects(root, needed):
+        cached.read += 1
+        if hits := _hits(stream, search):
+            cached.count(hits, oid)
             objects.add(oid)
             if users := [f"{place.place}: {who}" for place in places for who in place.users(oid)]:
                 shared[oid] = users
@@ -95,17 +146,19 @@ def plan_erasure(
     step("looking through the release store and the log")
     bundles = []
     for digest, _, table in references(releases.store):
+        stored.read += 1
         if found := ids & set(table["id"].to_pylist()):
-            known |= found
+            stored.count({"id": len(found)}, digest)
             bundles.append(digest)
     log, logged = log_store(root, params), []
     for key in log_keys(log):
         with log.open(key) as stream:
-            if found := ids_in(stream.read(), ids):
-                known |= found
+            logs.read += 1
+            if hits := look(stream.read(), key, search).hits:
+                logs.count(hits, key)
                 logged.append(key)
-    return ErasurePlan(
-        ids=sorted(known),
+    plan = ErasurePlan(
+        ids=sorted(ids),
         shards=sorted(names),
         objects=sorted(objects | pictures),
         shared=shared,
@@ -114,26 +167,46 @@ def plan_erasure(
         versions=versions,
         branches=tips,
     )
+    return plan, [data, cached, stored, logs]
 
 
-def _parquet_objects(root: Path, needed: Collection[str]) -> Iterator[tuple[str, BinaryIO, list[Sharing]]]:
-    """(md5, open stream, the places that hold it) of every Parquet file in DVC's cache and remotes, referenced or not.
+def _hits(stream: BinaryIO, search: Search, name: str = "") -> dict[str, int]:
+    """Traces in a file of data/ or an object of DVC; of a Parquet file only the columns that may hold some are read."""
+    head = stream.read(4)
+    stream.seek(0)
+    if head != erase.MAGIC:
+        return look(stream.read(), name, search).hits
+    try:
+        found = rows_about(pq.ParquetFile(stream), search)
+    except (OSError, pa.ArrowException):
+        return {}
+    return {how: list(found.values()).count(how) for how in set(found.values())}
 
-    A stream is valid until the next item. needed: objects of this project's versions.
+
+def stored_objects(
+    root: Path, needed: Collection[str], kinds: tuple[bytes, ...] | None = None
+) -> Iterator[tuple[str, BinaryIO, list[Sharing]]]:
+    """(md5, open stream, the places that hold it) of every file in DVC's cache and remotes, referenced or not.
+
+    Only what may hold traces: Parquet, pictures, text. kinds: only what begins with one of these. A stream is valid
+    until the next item. needed: objects of this project's versions.
     """
     repo = open_repo(root)
     try:
         done: set[str] = set()
         held = [(odb, set(list_oids(odb)), sharing(root, odb, needed)) for odb in all_object_databases(repo)]
         for odb, oids, _ in held:
-            for oid in oids - done:
+            for oid in sorted(oids - done):
                 if oid.endswith(".dir"):
                     continue
-                with odb.fs.open(odb.oid_to_path(oid), "rb") as stream:
-                    if stream.read(4) == erase.MAGIC:
-                        stream.seek(0)
-                        done.add(oid)
-                        yield oid, stream, [place for _, there, place in held if oid in there]
+                with suppress(FileNotFoundError), odb.fs.open(odb.oid_to_path(oid), "rb") as stream:
+                    head = stream.read(HEAD)
+                    done.add(oid)
+                    wanted = head.startswith(kinds) if kinds else head.startswith(SEARCHED) or is_text(head)
+                    if not wanted or (odb.fs.size(odb.oid_to_path(oid)) > LARGEST and head[:4] != erase.MAGIC):
+                        continue
+                    stream.seek(0)
+                    yield oid, stream, [place for _, there, place in held if oid in there]
     finally:
         repo.close()
 
@@ -203,11 +276,3 @@ def log_store(root: Path, params: Params) -> Store:
 def log_keys(log: Store) -> list[str]:
     """Keys of the log's Parquet files."""
     return [key for key in log.list("") if key.endswith(".parquet")]
-
-
-def ids_in(content: bytes, ids: Collection[str]) -> set[str]:
-    """Which of `ids` have rows in this Parquet file, with or without their pixels."""
-    try:
-        return ids & set(pq.read_table(pa.BufferReader(content), columns=["id"])["id"].to_pylist())
-    except (OSError, pa.ArrowInvalid, KeyError):
-        return set()  # incomplete file: no reader can read rows from it

@@ -1,0 +1,197 @@
+"""Every place that may hold traces of an image, apart from data/, DVC and the log's tables.
+
+What can be made again is deleted as a whole; what is a record (reports, queues, windows) keeps everything else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.erasure.git_history import search_git
+from flows.erasure.places import Item, Seen, clean_items, file_items, files_under, search_items, store_items
+from flows.erasure.prefect_records import search_prefect
+from flows.repo.copies import copies
+from flows.repo.git import git_bytes
+from tasks.common.params import Params
+from tasks.common.paths import state_dir
+from tasks.erasure.files import look
+from tasks.erasure.traces import Search
+from tasks.releases.store import Releases
+from tasks.storage.blobs import Store
+
+# children of .evergreen that other places name, that hold secrets, or that say what is being erased
+ELSEWHERE = ("remote", "releases", "prefect", "production", "forget", "ingest", "cache", "runs", "erasures", "labels")
+ELSEWHERE = (*ELSEWHERE, "checkout.json", "checkout.lock")
+BULKY = ("objects/", "bundles/", "ledgers/", "redacted/")  # of the release store: searched as bundles
+IMMUTABLE = ("pointers/", "champion.json")
+SKIPPED = {".git", ".dvc", ".venv", ".evergreen", "data", "artifacts", "metrics", "node_modules"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A list of files under one name; `remedy` of one that is only named says what to do."""
+
+    name: str
+    items: Callable[[], Iterable[Item]]
+    remedy: str = ""
+    looks: bool = True  # are pictures compared by their look too, or by their bytes alone?
+
+
+def records(root: Path, releases: Releases, log: Store) -> list[Place]:
+    """Records that people read: they lose what is about the image and stay."""
+    state = state_dir(root)
+    return [
+        Place("release store: reports and records of runs", lambda: store_items(releases.store, _is_record)),
+        Place(
+            "production log: queue, assignments, windows and their revisions",
+            lambda: store_items(log, lambda key: not key.endswith(".parquet")),
+        ),
+        Place(
+            "pages, Evidently snapshots, queues, label issues and quarantine in .evergreen",
+            lambda: file_items((f for f in files_under(state, ELSEWHERE) if f.suffix != ".log"), state),
+        ),
+        Place("logs of services", lambda: file_items(sorted(state.glob("*.log")), state)),
+    ]
+
+
+def caches(root: Path) -> list[Place]:
+    """What can be made again: a file with a trace is deleted."""
+    state = state_dir(root)
+    return [
+        Place("caches", lambda: file_items(files_under(state / "cache", ("networks",)), state, delete=True)),
+        Place(
+            "artifacts and metrics of the checkout",
+            lambda: file_items((f for name in ("artifacts", "metrics") for f in files_under(root / name)), root, True),
+        ),
+        Place("files of the Prefect server", lambda: file_items(_prefect_files(state), state, delete=True)),
+    ]
+
+
+def workspaces(root: Path) -> Place:
+    """Workspaces of ended runs: one that holds a trace is deleted as a whole."""
+    state = state_dir(root)
+    return Place("workspaces of runs", lambda: file_items(_of_runs(state / "runs"), state))
+
+
+def exports(root: Path) -> Place:
+    """What commands wrote to where the user said: queues to label (CSV, Label Studio, pages) and restored versions."""
+    return Place("exports: queues to label, restored versions", lambda: file_items(_exported(root), root))
+
+
+def answers(root: Path) -> Place:
+    """Answers of people that wait to be taken; flows.labels.journal cleans them, under its lock."""
+    folder = state_dir(root) / "labels"
+    return Place("answers that wait to be taken", lambda: file_items(files_under(folder), folder))
+
+
+def own_files(root: Path, stores: Iterable[Store]) -> Place:
+    """Files in the project's folder that are the user's own: they are named, never changed."""
+    folders = [folder for store in stores if isinstance(folder := getattr(store, "root", None), Path)]
+    return Place(
+        "your own files in the project's folder",
+        lambda: (Item(item.name, item.read) for item in file_items(_own(root, folders), root)),
+        "these are your own files, which Evergreen never changes: delete what shows or names the image",
+        looks=False,
+    )
+
+
+def all_places(root: Path, releases: Releases, log: Store) -> list[Place]:
+    """Every list of files, in the order of the proof."""
+    places = [*records(root, releases, log), answers(root), *caches(root), workspaces(root), exports(root)]
+    return [*places, own_files(root, (releases.store, log))]
+
+
+def search_places(root: Path, params: Params, releases: Releases, log: Store, search: Search) -> list[Seen]:
+    """Search all of them, and git, Prefect and the backups that are known."""
+    found, by_bytes = [], search.without_looks()
+    for place in all_places(root, releases, log):
+        seen = search_items(place.name, place.items(), search if place.looks else by_bytes)
+        if seen.hits and place.remedy:
+            seen.notes.append(place.remedy)
+        found.append(seen)
+    return [
+        *found,
+        _pointers(releases, search),
+        search_prefect(root, params, search),
+        search_git(root, search),
+        _backups(root),
+    ]
+
+
+def clean_places(places: Iterable[Place], search: Search) -> int:
+    """Remove every trace from `places`; how many files changed."""
+    return sum(clean_items(place.items(), search) for place in places)
+
+
+def runs_with_traces(root: Path, search: Search) -> list[Path]:
+    """Folders of ended runs that hold a trace."""
+    runs = state_dir(root) / "runs"
+    found = []
+    for run in sorted(runs.glob("*")):
+        items = file_items(_of_runs(runs, run.name), runs)
+        if any((content := item.read()) is not None and look(content, item.name, search).hits for item in items):
+            found.append(run)
+    return found
+
+
+def _is_record(key: str) -> bool:
+    return not key.startswith((*BULKY, *IMMUTABLE, "leases/"))
+
+
+def _pointers(releases: Releases, search: Search) -> Seen:
+    seen = search_items(
+        "release store: pointers", store_items(releases.store, lambda key: key.startswith(IMMUTABLE)), search
+    )
+    if seen.hits:
+        seen.notes.append("a reason in the release history names the image; pointers hold each other's digest and stay")
+    return seen
+
+
+def _backups(root: Path) -> Seen:
+    """Backups are never changed: each holds what the project held when it was made."""
+    seen = Seen("backups")
+    for copy in copies(root):
+        if copy.kind == "backup":
+            there = "is there" if Path(copy.path).exists() else "is not there now: it may have been moved"
+            seen.notes.append(
+                f"{copy.path} of {copy.at} ({there}) may hold them: make a new one and delete it. "
+                "`evergreen restore` leaves out what was erased"
+            )
+    return seen
+
+
+def _prefect_files(state: Path) -> Iterator[Path]:
+    return (file for file in files_under(state / "prefect") if not file.name.startswith("prefect.db"))
+
+
+def _of_runs(runs: Path, only: str = "*") -> Iterator[Path]:
+    """Files of workspaces, without the code that git checked out there."""
+    for run in sorted(runs.glob(only)):
+        yield from (file for file in sorted(run.glob("*")) if file.is_file())
+        for name in ("data", "artifacts", "metrics"):
+            yield from (file for file in sorted(run.glob(f"tree/{name}/**/*")) if file.is_file())
+
+
+def _exported(root: Path) -> Iterator[Path]:
+    done: set[Path] = set()
+    for copy in copies(root):
+        path = Path(copy.path)
+        if copy.kind == "backup" or path in done:
+            continue
+        done.add(path)
+        if path.is_file():
+            yield path
+        elif path.is_dir():
+            yield from files_under(path)
+
+
+def _own(root: Path, folders: list[Path]) -> Iterator[Path]:
+    """Untracked files outside of Evergreen's folders, of its stores (`folders`) and of what it exported."""
+    listed = git_bytes(root, "ls-files", "--others", "-z").split(b"\0")
+    exported = {path.resolve() for path in _exported(root)}
+    for name in listed:
+        path = root / name.decode(errors="surrogateescape")
+        if not name or path.relative_to(root).parts[0] in SKIPPED or path.resolve() in exported:
+            continue
+        if not any(path.is_relative_to(folder) for folder in folders):
+            yield path
