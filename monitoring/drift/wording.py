@@ -64,6 +64,8 @@ def _times(now: float, was: float) -> str:
         return "new"
     if now <= 0:
         return "gone"
+    if now < was:
+        return f"{was / now:.2g}x as rare" if was / now < 100 else "far rarer"
     return f"{now / was:.2g}x as common" if now / was < 100 else "far more common"
 
 

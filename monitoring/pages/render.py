@@ -69,6 +69,19 @@ def name(text: object, letters: int = LETTERS) -> str:
     return one_line(str(text), letters)
 
 
+def gist(sentence: str, most: int = 240) -> str:
+    """A long sentence on one line without its middle: its end says what was decided."""
+    words = one_line(sentence, len(sentence)).split(" ")
+    if len(" ".join(words)) <= most:
+        return " ".join(words)
+    first, last = [], []
+    while words and len(" ".join(first)) < most // 2 - 10:
+        first.append(words.pop(0))
+    while words and len(" ".join(last)) < most // 2 - 10:
+        last.insert(0, words.pop())
+    return f"{name(' '.join(first), most)} … {name(' '.join(last), most)}"
+
+
 @functools.cache
 def _style() -> str:
     return (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
@@ -86,7 +99,14 @@ def _environment():
         lstrip_blocks=True,
     )
     made.globals |= {"DETAIL": DETAIL, "accuracies": ACCURACIES}
-    made.filters |= {"figure": plots.figure, "name": name, "percent": _percent, "when": when, "short": _short}
+    made.filters |= {
+        "figure": plots.figure,
+        "gist": gist,
+        "name": name,
+        "percent": _percent,
+        "when": when,
+        "short": _short,
+    }
     return made
 
 

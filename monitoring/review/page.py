@@ -37,12 +37,19 @@ for (const button of document.querySelectorAll('figure button'))
   button.addEventListener('click', () => button.closest('figure').classList.toggle('large'));
 """
 STYLE = """
-body { font: 15px system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }
+:root { color-scheme: light dark; --ink: #222; --paper: #fafafa; --card: #fff; --line: #ddd; --behind: #eee;
+  --link: #2560bd }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7ebf2; --paper: #10151e; --card: #18202c; --line: #2b3444;
+  --behind: #232c3a; --link: #7aabff } }
+body { font: 15px system-ui, sans-serif; margin: clamp(.8rem, 3vw, 2rem); background: var(--paper); color: var(--ink) }
+a { color: var(--link) } nav a { display: inline-block; padding: .2rem 0; min-height: 24px }
+select, input, summary, body > p button { min-height: 28px; font: inherit } summary { padding: .2rem 0 }
+code { overflow-wrap: anywhere }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1rem }
 main { margin-top: 1rem; align-items: start }
-figure { margin: 0; padding: .6rem; background: #fff; border: 1px solid #ddd; border-radius: 6px }
+figure { margin: 0; padding: .6rem; background: var(--card); border: 1px solid var(--line); border-radius: 6px }
 figure > button { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in }
-img { width: 100%; max-height: 70vh; aspect-ratio: 1; object-fit: contain; background: #eee }
+img { width: 100%; max-height: 70vh; aspect-ratio: 1; object-fit: contain; background: var(--behind) }
 .small img { image-rendering: pixelated }
 figure.large { grid-column: 1 / -1 } figure.large > button { cursor: zoom-out; overflow: auto }
 figure.large img { width: auto; min-width: 100%; max-height: none; aspect-ratio: auto }
@@ -73,7 +80,8 @@ Then save and run <code>evergreen label labels.csv{% if frame.reviewer %} --revi
 {% endif %}
 <main>
 """
-CARD = """<figure data-id="{{ entry.id }}"><button aria-label="enlarge"><img alt="" src="{{ image }}"></button>
+CARD = """<figure data-id="{{ entry.id }}">
+<button aria-label="enlarge {{ name }}"><img alt="{{ name }}" src="{{ image }}"></button>
 <figcaption>
 {% if entry.given is not none %}now <b>{{ given }}</b>; {% endif %}{{ entry.why }}
 {%- if entry.prediction is not none or entry.given is none %}: {{ said }}
@@ -115,7 +123,8 @@ def write(path: Path, entries: Iterable[tuple[Asked, bytes | None]], count: int,
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as page:
         page.write(head.render(frame=frame, **safe).replace("@@STYLE@@", STYLE))
         for entry, image in entries:
-            texts = {"said": label_text(entry.prediction), "given": label_text(entry.given)}
+            named = entry.path or entry.key or entry.id[:12]
+            texts = {"name": named, "said": label_text(entry.prediction), "given": label_text(entry.given)}
             uri = data_uri(image, frame.max_pixels)
             page.write(card.render(entry=entry, image=uri, choices=options, frame=frame, **texts))
         page.write(f"</main>{f'<script>{SCRIPT}</script>' if count else ''}</body></html>\n")

@@ -33,6 +33,38 @@ _IMAGES = """async () => {
 }"""
 _WIDE = "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
 
+# what a finger has to hit: 24 px (WCAG 2.2, 2.5.8); links within a sentence and what is laid over a label are exempt
+_SMALL = """() => [...document.querySelectorAll('a, button, input, select, summary')].filter(e => {
+  const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+  const exempt = style.display === 'inline' || style.opacity === '0' || e.closest('label.zoom, .filter');
+  return box.width && !exempt && (box.height < 24 || box.width < 24);
+}).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 30)}`)"""
+
+# text with a contrast below 4.5 (3 if large) to the colour behind it (WCAG 2.2, 1.4.3)
+_FAINT = """() => {
+  const numbers = text => { const found = text.match(/[\\d.]+/g).map(Number); return [...found, 1].slice(0, 4); };
+  const linear = c => { c /= 255; return c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
+  const light = c => .2126 * linear(c[0]) + .7152 * linear(c[1]) + .0722 * linear(c[2]);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour[3] > .9) return colour;
+    }
+    return matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
+  };
+  const faint = new Set(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
+    const style = getComputedStyle(e), svg = e instanceof SVGElement, colour = svg ? style.fill : style.color;
+    if (!text || !e.getClientRects().length || !colour.startsWith('rgb(') || /^(SCRIPT|STYLE|OPTION)$/.test(e.tagName))
+      continue;
+    const [a, b] = [light(numbers(colour)), light(behind(e))].sort((x, y) => y - x), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if ((a + .05) / (b + .05) < (large ? 3 : 4.5)) faint.add(text.slice(0, 40));
+  }
+  return [...faint];
+}"""
+
 
 def _program() -> str | None:
     return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
@@ -100,6 +132,21 @@ class Visit:
     def scrolls_sideways(self) -> bool:
         """The page is wider than the window: on a phone this is a fault."""
         return self.page.evaluate(_WIDE)
+
+    @property
+    def small_targets(self) -> list[str]:
+        """What is too small to press."""
+        return self.page.evaluate(_SMALL)
+
+    @property
+    def faint_texts(self) -> list[str]:
+        """What stands out too little from its background."""
+        return self.page.evaluate(_FAINT)
+
+    @property
+    def unnamed_images(self) -> int:
+        """Images without a text for those who do not see them."""
+        return self.page.locator("img:not([alt]), img[alt='']").count()
 
     def screenshot(self, path: Path, whole: bool = True) -> Path:
         """A PNG of the whole page, or of the first screen only."""

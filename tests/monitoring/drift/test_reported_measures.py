@@ -113,4 +113,6 @@ def test_the_wording_says_what_moved_and_by_how_much():
     assert "spread differently" in wording.describe_numbers("width", np.array([1.0, 5, 9]), np.array([4.0, 5, 6]))
     mixed = wording.describe_shares(["Bag", "Coat"], np.array([0.2, 0.8]), np.array([0.1, 0.9]))
     assert mixed.startswith("'Bag' is 2x as common (20 %, was 10 %)")
+    rarer = wording.describe_shares(["Bag", "Coat"], np.array([0.1, 0.9]), np.array([0.2, 0.8]))
+    assert rarer.startswith("'Bag' is 2x as rare (10 %, was 20 %)")
     assert wording.quoted("a\nb" + "x" * 50) == "'a b" + "x" * 36 + "…'"

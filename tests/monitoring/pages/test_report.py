@@ -37,6 +37,7 @@ def test_the_page_is_readable_at_any_width(tmp_path, visit, width, dark):
     assert page.requests == []
     assert page.images == page.images_loaded == 24
     assert not page.scrolls_sideways
+    assert (page.small_targets, page.faint_texts, page.unnamed_images) == ([], [], 0)
     for text in (drift_windows.SENTENCES["retrain"], "Retraining was requested", "image.brightness", "58 %", "Trouser"):
         assert text in page.text
     assert page.page.locator(".plot").count() >= 4  # distributions of what drifted
@@ -195,6 +196,15 @@ def test_simultaneous_writers_lose_no_entry(tmp_path):
 def test_a_malformed_window_id_is_rejected(name):
     with pytest.raises(ValueError, match="looks like"):
         render.check_window_id(name)
+
+
+def test_the_gist_of_a_long_sentence_keeps_its_end_where_the_decision_is():
+    sentence = f"Images are darker, {', '.join(f'class {n} is gone' for n in range(40))}; estimated 0.5: retrain."
+    assert len(render.gist(sentence)) < 260
+    assert render.gist(sentence).startswith("Images are darker, ")
+    assert render.gist(sentence).endswith("; estimated 0.5: retrain.")
+    assert render.gist("All quiet.") == "All quiet."
+    assert len(render.gist("x" * 2_000)) < 300
 
 
 def entries(count: int) -> list[dict]:

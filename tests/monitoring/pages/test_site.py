@@ -104,6 +104,7 @@ def ask(url, method="GET", body=None, **headers):
 def test_from_the_list_to_a_report_and_back(visit, address):
     page = visit(address)
     assert page.problems == []
+    assert (page.small_targets, page.faint_texts) == ([], [])
     page.page.get_by_role("link", name="Open the newest report").click()
     assert page.page.url == f"{address}/reports/{WINDOW}.html"
     assert drift_windows.SENTENCES["retrain"] in page.text

@@ -152,7 +152,10 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(tmp_path, visit):
     classes = ["Bag", HOSTILE, 'comma, "quote"']
     review_page.write(page_file, zip(map(of_queued, entries), images, strict=True), 3, Frame(classes, False, 10**6))
     assert "<script>window" not in page_file.read_text()
-    shown = visit(page_file)
+    for dark in (True, False):
+        shown = visit(page_file, width=390, dark=dark)
+        assert (shown.small_targets, shown.faint_texts, shown.unnamed_images) == ([], [], 0)
+        assert not shown.scrolls_sideways
     assert shown.images == shown.images_loaded > 0
     page = shown.page
     page.fill("#annotator", "Ann, B.")
