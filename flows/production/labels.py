@@ -67,9 +67,7 @@ class Labelled:
         found = [*self.notes, f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
         if self.corrected and not (self.kept or self.repeated):
             found[-1] = f"production: no label; {self.left} rows without a label"
-        found += [f"  refused {line}" for line in self.refused[:10]]
-        if len(self.refused) > 10:
-            found.append(f"  ... and {len(self.refused) - 10} more refused")
+        found += [f"  refused {line}" for line in _by_reason(self.refused)]
         if self.untimed:
             found.append(
                 f"  {self.untimed} times cannot be read (see data.time_format): these labels count as given now"
@@ -87,6 +85,21 @@ class Labelled:
         """Nothing in the file could be used."""
         done = self.kept or self.repeated or (self.corrected and (self.corrected.added or self.corrected.repeated))
         return bool(self.refused) and not done
+
+
+def _by_reason(refused: list[str], most: int = 10) -> list[str]:
+    """`refused` ("place: reason") with one line for each reason, at most so many."""
+    places: dict[str, list[str]] = {}
+    for line in refused:
+        place, _, reason = line.partition(": ")
+        places.setdefault(reason, []).append(place)
+    lines = []
+    for reason, found in list(places.items())[:most]:
+        more = len(found) - 1
+        lines.append(f"{found[0]}{f' and {more} more' if more else ''}: {reason}")
+    if left := sum(map(len, list(places.values())[most:])):
+        lines.append(f"... and {left} more")
+    return lines
 
 
 @dataclass(frozen=True)

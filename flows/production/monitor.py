@@ -69,7 +69,8 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
             say(problem)
         alert_once(root, "monitor silence", "silence", None)
         with_labels = _reevaluated(root, say) if seen.outcome != "nothing" else None
-    return " ".join(filter(None, [f"{seen.outcome}: {seen.sentence}", with_labels]))
+    found = f"{seen.outcome}: {seen.sentence}"
+    return f"{found.rstrip('.')}. {with_labels}" if with_labels else found
 
 
 def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:

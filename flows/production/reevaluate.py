@@ -73,7 +73,8 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
     if len(rows) < params.decide.min_rows:
         return f"{live.version}: {len(rows)} answers have a true label, {params.decide.min_rows} are needed"
     right = sum(_right(root, rows))
-    sentence = f"{live.version}: {right} of {len(rows)} labelled answers right ({right / len(rows):.1%})"
+    share = f"{right / len(rows):.1%}, whatever they were picked for"
+    sentence = f"{live.version}: {right} of {len(rows)} labelled answers right ({share})"
     before = predecessor(releases, live)
     if before is None:
         return sentence

@@ -43,7 +43,7 @@ LOWER = (
     "parity",
     "difference",
 )  # parts of the names of figures that should be low
-NEUTRAL = ("n", "classes", "images", "corruption_images")  # counts: neither better nor worse
+NEUTRAL = ("n", "classes", "images", "groups", "corruption_images")  # counts: neither better nor worse
 
 Change = tuple[Any, Any]  # (in A, in B); None: absent
 

@@ -110,7 +110,7 @@ def ingest(
         rows = track(opened.rows(), f"reading {source.name}")
         settings = IngestSettings(kind, annotator, data, images, inspect, picked)
         existing = ExistingSamples(root)
-        for line in understood(opened, data.task, existing.classes()) if say is not None else ():
+        for line in understood(opened, data.task, existing.class_names()) if say is not None else ():
             say(line)
         reading = read_source(rows, existing, tombstones, settings)
         if reading.offered == 0:

@@ -58,6 +58,10 @@ class ExistingSamples:
         flat = names if pa.types.is_string(names.type) else pc.list_flatten(names)
         return {self.taxonomy.rename(name) for name in flat.unique().drop_null().to_pylist()}
 
+    def class_names(self) -> set[str]:
+        """Every name that an image may bring without being of a new class: those of today and of the past."""
+        return self.classes() | set(self.taxonomy.meaning)
+
     def value(self, sample: int, column: str):
         """`column` (label, source, group, split, batch) of a sample."""
         return self.samples.column(column)[sample].as_py()

@@ -20,7 +20,7 @@ TEXT = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
 def understood(source: Source, task: str, known: Collection[str] = ()) -> list[str]:
-    """Sentences for the user about `source`; `known` are the classes that the data set has already."""
+    """Sentences for the user about `source`; `known` are the classes of the data set, also in names of the past."""
     classes: Counter[str] = Counter()
     bad_times: list[str] = []
     bad_rows: list[str] = []
@@ -63,6 +63,9 @@ def understood(source: Source, task: str, known: Collection[str] = ()) -> list[s
     twice = sorted(name for name, found in spellings.items() if name not in found or len(found) > 1)
     if twice and task == "multiclass":
         said.append(f"note: {join_names(twice)}: other Unicode forms of these names count as the same class")
+    new = sorted(classes.keys() - set(known))
+    if known and new:
+        said.append(f"note: new to the data set: {'class' if len(new) == 1 else 'classes'} {join_names(new, 8)}")
     said += [
         f"note: {len(names)} class names look alike: {join_names(names)}: if they are one class, rename them to one"
         for names in alike({*classes, *known})

@@ -138,6 +138,7 @@ def test_better_depends_on_the_figure():
     assert direction("test.accuracy", 0.8, 0.9) == "better"
     assert direction("test.log_loss", 0.8, 0.9) == "worse"
     assert direction("latency_ms.p50", 3.0, 2.0) == "better"
+    assert direction("skill.groups", 63, 66) == "", "a count"
     assert direction("corruptions.blur.n", 3, 2) == direction("x", None, 0.5) == direction("thresholds.bag", 1, 2) == ""
 
 

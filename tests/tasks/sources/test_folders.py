@@ -195,3 +195,10 @@ def test_folders_that_repeat_deeper_down_are_read_by_the_layout_that_is_said(tmp
 
 def test_folders_of_one_class_alone_are_not_worth_a_note(tmp_path):
     assert "note:" not in said(tree(tmp_path / "s", "x/cam 1/1.png", "x/cam 2/1.png", "y/1.png", "y/cam 3/1.png"))
+
+
+def test_classes_that_the_data_set_does_not_have_yet_are_named(tmp_path):
+    source = open_source(tree(tmp_path / "s", "cat/1.png", "catt/2.png", "dog/3.png"))
+    assert "note: new to the data set: class catt" in understood(source, "multiclass", ["cat", "dog"])
+    assert "new to the data set" not in "".join(understood(source, "multiclass", ["cat", "catt", "dog"]))
+    assert "new to the data set" not in "".join(understood(source, "multiclass")), "the first ingest"
