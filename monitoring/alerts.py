@@ -12,9 +12,10 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.common.files import locked, read_json, sha256_bytes, write_json
+from tasks.common.files import locked, sha256_bytes, write_json
 from tasks.common.params import AlertsParams, load_params
 from tasks.common.paths import state_dir
+from tasks.common.rebuildable import expect, read_rebuildable
 
 TRIES, PAUSE = 2, 1.0  # per address and delivery; seconds between two tries
 GIVE_UP = timedelta(days=1)  # an older alert is dropped
@@ -56,7 +57,7 @@ def alert(root: Path, event: str, sentence: str, *, done: str = "", link: str = 
 def alert_once(root: Path, alarm: str, event: str, sentence: str | None, **about: str) -> list[str]:
     """`alert` when `alarm` begins and once a day while it lasts; `sentence` None ends the alarm."""
     file = state_dir(root) / "alarms.json"
-    alarms = read_json(file) if file.is_file() else {}
+    alarms = read_rebuildable(file, _accept_alarms, "what lasts is sent again") or {}
     if sentence is None:
         if alarms.pop(alarm, None):
             write_json(file, alarms)
@@ -114,9 +115,11 @@ class Outbox:
         # two processes at the same time would send an alert twice
         with locked(self.folder / ".lock", LOCK_SECONDS, f"the outbox {self.folder}"):
             for file in waiting:
-                if not file.is_file():  # delivered by another process while this one waited
+                if not file.exists():  # delivered by another process while this one waited
                     continue
-                about = read_json(file)
+                about = read_rebuildable(file, _accept_alert, "this alert is lost")
+                if about is None:
+                    continue
                 left = [hash_ for hash_ in about["left"] if hash_ in addresses]
                 for hash_ in list(left):
                     number, address = addresses[hash_]
@@ -132,6 +135,19 @@ class Outbox:
 
     def _addresses(self) -> list[str]:
         return os.environ.get(self.params.urls_env, "").split()
+
+
+def _accept_alarms(about: dict) -> dict[str, str]:
+    for at in about.values():
+        datetime.fromisoformat(at).astimezone(UTC)
+    return about
+
+
+def _accept_alert(about: dict) -> dict:
+    for name in ("event", "title", "body", "at"):
+        expect(about[name], str)
+    datetime.fromisoformat(about["at"]).astimezone(UTC)
+    return about | {"left": [expect(one, str) for one in expect(about["left"], list)]}
 
 
 def _outbox(root: Path, params: AlertsParams) -> Outbox:

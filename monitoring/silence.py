@@ -3,9 +3,8 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tasks.common.files import read_json
+from monitoring.seen import last_at
 from tasks.common.params import load_params
-from tasks.common.paths import state_dir
 
 
 def monitor_silence(root: Path, since: datetime, now: datetime) -> str | None:
@@ -14,8 +13,7 @@ def monitor_silence(root: Path, since: datetime, now: datetime) -> str | None:
     since: when the services started; no run is expected before that.
     """
     minutes = load_params(root / "params.yaml").decide.max_silence_minutes
-    file = state_dir(root) / "monitor.json"
-    last = datetime.fromisoformat(read_json(file)["at"]) if file.is_file() else None
+    last = last_at(root)
     quiet = now - max(since, last or since)
     if quiet <= timedelta(minutes=minutes):
         return None

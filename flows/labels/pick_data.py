@@ -7,7 +7,6 @@ will come, so from these splits images are drawn at random, as many as keep them
 """
 
 import getpass
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
 from tasks.active.pick import Picked, pick
 from tasks.active.pool import Pool
 from tasks.active.samples import class_names, features_of, live_samples, of_split
 from tasks.common.checks import Frozen
-from tasks.common.files import content_key, read_json, write_json
+from tasks.common.files import content_key, write_json
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.dataset.shards import iter_bytes
 from tasks.models import probe
 from tasks.scoring.targets import encode
@@ -32,8 +32,6 @@ FOLDER = "label-queue"
 CANDIDATES = 20_000  # images that are compared, and labelled images that teach the probe; random ones of more
 SEEN = 5_000  # labelled images of which near-duplicates are left out
 GROWING = ("train", "calibration", "test")
-
-logger = logging.getLogger("evergreen.labels")
 
 
 class DataPick(Frozen):
@@ -159,11 +157,12 @@ def picked(root: Path) -> list[DataPick]:
     """All images of data/ that people were ever asked to label, oldest first; damaged files are skipped and logged."""
     found = []
     for file in sorted((state_dir(root) / FOLDER).glob("*.json")):
-        try:
-            found += [DataPick.model_validate(entry) for entry in read_json(file)]
-        except (OSError, ValueError, TypeError, ValidationError) as error:
-            logger.warning("%s is skipped: %s", file, error)
+        found += read_rebuildable(file, _accept, "its images are not asked for any more") or []
     return found
+
+
+def _accept(entries: list) -> list[DataPick]:
+    return [DataPick.model_validate(entry) for entry in expect(entries, list)]
 
 
 def waiting(root: Path, samples: pa.Table) -> list[tuple[DataPick, dict]]:

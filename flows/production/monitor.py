@@ -30,27 +30,18 @@ from monitoring.live.labels import Truth, labelled_answers
 from monitoring.live.periods import Period, period_id, week_of
 from monitoring.log.production_log import Log, open_log
 from monitoring.pages.live import reports_dir
-from tasks.common.checks import Frozen
-from tasks.common.files import read_json, try_locked, write_json
+from monitoring.seen import Seen, last_at, note_seen
+from tasks.common.files import read_json, try_locked
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect_dict, read_rebuildable
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 
 LONGEST = timedelta(days=1)  # longest window; after a longer silence only the newest day counts
 HEAVY = ("image",)  # log columns that are not read: encoded bytes; pages show the thumbnails
 PAST = 30  # windows shown in a page's trend and used for a decision's persistence
-
-
-class Seen(Frozen):
-    """The result of one run. `sentence` is for people."""
-
-    at: datetime
-    outcome: str  # of the decision; "waiting": too few rows so far; "nothing": no model is live
-    sentence: str
-    window: str | None = None
-    report: str | None = None  # path of our page
 
 
 def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: datetime | None = None) -> str:
@@ -64,7 +55,7 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
         if not mine:
             return "another monitor run is active"
         seen = monitor(root, say, now)
-        write_json(state / "monitor.json", seen.model_dump(mode="json"))
+        note_seen(root, seen)
         for problem in retry_alerts(root):
             say(problem)
         alert_once(root, "monitor silence", "silence", None)
@@ -133,6 +124,9 @@ def monitor(
     done = act(
         root, params, log, measures, decision, since=since, now=now, link=_link(root, measures.window.id), say=say
     )
+    from monitoring.pages.report import rebuild_index
+
+    rebuild_index(reports_dir(root), lambda: journal.recent(params.report.keep))
     report = write_report(root, params, table, bundle, measures, decision, past, done)
     journal.append(measures, decision, reasons)
     if just is not None and end > just.last:
@@ -161,8 +155,8 @@ def _rows(log: Log, live: Pointer, just: scored.Scored, end: datetime) -> int:
 
 def _link(root: Path, window: str) -> str:
     """Return the address of the window's page while the pages are served, else its file."""
-    services = state_dir(root) / "services.json"
-    pages = read_json(services)["services"].get("pages", {}).get("url") if services.is_file() else None
+    known = read_rebuildable(state_dir(root) / "services.json", lambda about: expect_dict(about["services"], dict))
+    pages = (known or {}).get("pages", {}).get("url")
     return f"{pages}/reports/{window}.html" if pages else str(reports_dir(root) / f"{window}.html")
 
 
@@ -184,7 +178,6 @@ def _situation(
 ) -> Situation:
     from monitoring.review.queue import asked_by_drift
 
-    file = state_dir(root) / "monitor.json"
     before = [
         finding
         for measures, _ in past
@@ -196,7 +189,7 @@ def _situation(
         now=now,
         released_at=live.at,
         last_row_at=log.last_at(now),
-        last_monitor_at=datetime.fromisoformat(read_json(file)["at"]) if file.is_file() else None,
+        last_monitor_at=last_at(root),
         drift_retrains=journal.retrains(),
         new_labels=new_labels(root, log, live.at),
         queued=len(asked_by_drift(log)),

@@ -23,9 +23,10 @@ from monitoring.live.periods import is_right
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import queued
 from tasks.common.checks import Frozen
-from tasks.common.files import read_json, write_json
+from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.labels.taxonomy import UNCHANGED, Taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
@@ -99,12 +100,16 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
 
 def due(root: Path, log: Log, live: Pointer, new: int) -> bool:
     """Whether at least `new` labels for the live model's answers came since its last re-evaluation."""
-    file = state_dir(root) / "reevaluated.json"
-    last = read_json(file) if file.is_file() else {}
-    before = last["labelled"] if last.get("bundle") == live.bundle else 0
+    last = read_rebuildable(state_dir(root) / "reevaluated.json", _accept, "labels are compared again")
+    bundle, labels = last or (None, 0)
+    before = labels if bundle == live.bundle else 0
     if len(set(log.labels(since=live.at)["id"].to_pylist())) < before + new:
         return False  # a cheap upper bound: labels of any model's answers
     return len(labelled(log, live.at, datetime.now(UTC), live.bundle, new)) >= before + new
+
+
+def _accept(about: dict) -> tuple[str, int]:
+    return expect(about["bundle"], str), expect(about["labelled"], int)
 
 
 def predecessor(releases: Releases, live: Pointer) -> Pointer | None:

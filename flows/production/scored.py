@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import AwareDatetime
 
 from tasks.common.checks import Frozen
-from tasks.common.files import locked, read_json, write_json
+from tasks.common.files import locked, write_json
 from tasks.common.paths import state_dir
+from tasks.common.rebuildable import read_rebuildable
 
 LOCK_SECONDS = 60.0  # writing one small file takes milliseconds
 
@@ -38,11 +39,8 @@ def note(root: Path, bundle: str, first: datetime, last: datetime) -> None:
 
 def pending(root: Path, bundle: str) -> Scored | None:
     """What was scored with `bundle` and not measured yet; None if there is nothing, or the file is damaged."""
-    try:
-        found = Scored.model_validate(read_json(_file(root)))
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if found.bundle == bundle else None
+    found = read_rebuildable(_file(root), Scored.model_validate, "what was scored is measured with the next window")
+    return found if found and found.bundle == bundle else None
 
 
 def clear(root: Path, measured: Scored) -> None:

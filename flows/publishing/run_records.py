@@ -26,6 +26,7 @@ from flows.repo.push import dvc_push
 from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.common.version import VERSION
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
@@ -35,8 +36,7 @@ MANIFEST = "artifacts/bundle/MANIFEST.json"
 
 def record(releases: Releases, tree: Path, run_id: str, ending: Ending, rev: str | None = None) -> None:
     """Record in the release store how the run in `tree` ended, for every machine to see."""
-    started = tree.parent / "started.json"
-    about = read_json(started) if started.is_file() else {}
+    about = workspace.read_started(tree.parent) or {}
     bundle = sha256_file(tree / MANIFEST) if (tree / MANIFEST).is_file() else None
     ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": [], "evergreen": VERSION}
     ended["accepted"] = _accepted(tree)
@@ -64,8 +64,7 @@ def was_accepted(releases: Releases, tree: Path, batch: str) -> bool:
 
 def recorded_input_key(tree: Path) -> str | None:
     """The input key of the run in `tree`, as `evergreen retrain` wrote it; None if the run was started otherwise."""
-    started = tree.parent / "started.json"
-    return read_json(started).get("key") if started.is_file() else None
+    return (workspace.read_started(tree.parent) or {}).get("key")
 
 
 def latest_ending(releases: Releases, key: str) -> dict[str, Any] | None:
@@ -120,11 +119,12 @@ def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | 
     run_id, run = pointer.run_id, releases.run(pointer.run_id)
     folder = state_dir(main) / "runs" / run_id
     if run is None:
-        if not (folder / "started.json").is_file():  # a rollback, an adopted model, or a run of another machine
+        started = workspace.read_started(folder)
+        if started is None:  # a rollback, an adopted model, or a run of another machine
             return None
-        verdict = read_json(folder / "verdict.json") if (folder / "verdict.json").is_file() else None
+        verdict = read_rebuildable(folder / "verdict.json", lambda about: expect(about, dict), "it is left out")
         about = {"outcome": "promoted", "sentence": pointer.why, "version": pointer.version, "verdict": verdict}
-        run = read_json(folder / "started.json") | about
+        run = started | about
         run |= {"at": pointer.at.isoformat(timespec="seconds"), "bundle": pointer.bundle, "rev": None, "decisions": []}
     elif run["outcome"] in ("held", "rejected"):
         decision = {"how": "completed", "by": pointer.by, "why": pointer.why, "at": now(), "version": pointer.version}

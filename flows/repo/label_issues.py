@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from tasks.common.files import atomic_path, read_json, write_json
+from tasks.common.files import atomic_path, write_json
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.dataset.shards import next_seq
 
 KEEP = 20  # queues of runs that stay
@@ -52,9 +53,8 @@ def keep_queue(root: Path, run_id: str) -> Path:
 def newest_issues(root: Path) -> KeptIssues | None:
     """The issues of the newest run on this machine, else those in `root`/artifacts; None if there are neither."""
     if files := _of_runs(root):
-        about = files[-1].with_suffix(".json")
-        found = read_json(about) if about.is_file() else {"seq": None, "clusters": []}
-        return KeptIssues(files[-1], found["seq"], found["clusters"])
+        found = read_rebuildable(files[-1].with_suffix(".json"), _accept, "its queue is shown without groups")
+        return KeptIssues(files[-1], *(found or (None, [])))
     table = root / "artifacts/clean/queue.csv"
     return KeptIssues(table, None, _disputed(root)) if table.is_file() else None
 
@@ -63,6 +63,11 @@ def _of_runs(root: Path) -> list[Path]:
     """The queues of runs, the oldest first: run ids sort by time."""
     kept = sorted((state_dir(root) / "label-issues").glob("*.csv"))
     return [file for file in kept if file.name != Path(SPLIT_QUEUE).name]
+
+
+def _accept(about: dict) -> tuple[int, list[list[str]]]:
+    clusters = [[expect(name, str) for name in expect(cluster, list)] for cluster in expect(about["clusters"], list)]
+    return expect(about["seq"], int), clusters
 
 
 def _disputed(root: Path) -> list[list[str]]:

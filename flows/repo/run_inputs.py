@@ -15,10 +15,11 @@ from pathlib import Path
 from flows.repo.git import check_repository, git
 from flows.repo.tombstones import in_force
 from tasks.common.errors import EvergreenError
-from tasks.common.files import locked, parse_yaml, read_json, write_json
+from tasks.common.files import locked, parse_yaml, write_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.releases.store import open_store
 
 INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json")  # they decide a run's result, together with code
@@ -81,7 +82,15 @@ def refuse_dirty(root: Path) -> None:
 def recorded_ending(root: Path, key: str) -> dict | None:
     """How the run over the inputs `key` ended in this checkout; None if none has ended."""
     file = state_dir(root) / "seen" / f"{key}.json"
-    return read_json(file) if file.is_file() else None
+    return read_rebuildable(file, accept_ending, "the release store or a new run tells it again")
+
+
+def accept_ending(about: dict) -> dict:
+    """`about` if it tells how a run ended. Raises TypeError or KeyError."""
+    for name in ("outcome", "sentence"):
+        expect(about[name], str)
+    expect(about.get("version"), str | None)
+    return about
 
 
 def record_ending(root: Path, key: str, ending: dict) -> None:

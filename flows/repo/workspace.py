@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.repo.git import git
-from flows.repo.run_inputs import record_ending, recorded_ending
+from flows.repo.run_inputs import accept_ending, record_ending, recorded_ending
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_path, locked, read_json, sweep, write_json
 from tasks.common.paths import main_checkout, state_dir
 from tasks.common.private import make_folder, open_private
+from tasks.common.rebuildable import expect, read_rebuildable
 
 STATE_SCHEMA = 1  # of .evergreen/; a later one will be stated in .evergreen/schema.json
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
@@ -56,8 +57,7 @@ def check_code_and_state(root: Path) -> None:
             "what a newer one would change, or use the `evergreen` of the project's own .venv"
         )
     file = state_dir(root) / "schema.json"
-    if file.is_file():
-        refuse_newer(read_json(file).get("schema"), STATE_SCHEMA, str(file.parent))
+    read_rebuildable(file, lambda about: refuse_newer(about["schema"], STATE_SCHEMA, str(file.parent)))
 
 
 def create(root: Path, run_id: str, tombstones: dict, rev: str = "HEAD") -> tuple[Path, int]:
@@ -136,7 +136,7 @@ def reconcile(root: Path) -> list[str]:
         folders = sorted((state / "runs").iterdir(), reverse=True) if (state / "runs").is_dir() else []
         locks = {folder: lock for folder in folders if (lock := lock_if_ended(folder, create=True)) is not None}
         try:
-            unfinished = [folder for folder in locks if not (folder / "ended.json").is_file()]
+            unfinished = [folder for folder in locks if read_ending(folder) is None]
             finished = [folder for folder in locks if folder not in unfinished]
             for folder in finished:
                 _record_ending_of(root, folder)
@@ -172,12 +172,25 @@ def clear_crashed(root: Path, run_ids: list[str]) -> None:
 
 def _record_ending_of(root: Path, folder: Path) -> None:
     """Record the ending of a finished run whose starter was killed before it could."""
-    with suppress(FileNotFoundError):
-        key, ending = read_json(folder / "started.json")["key"], read_json(folder / "ended.json")
-        if recorded_ending(root, key) is None:
-            record_ending(
-                root, key, {"run_id": folder.name} | {k: ending[k] for k in ("outcome", "version", "sentence")}
-            )
+    started, ending = read_started(folder), read_ending(folder)
+    if started and ending and started.get("key") and recorded_ending(root, started["key"]) is None:
+        record_ending(
+            root, started["key"], {"run_id": folder.name} | {k: ending[k] for k in ("outcome", "version", "sentence")}
+        )
+
+
+def read_started(folder: Path) -> dict | None:
+    """What the starter of the run in `folder` noted: {key, reason, by}; None if it is missing or damaged."""
+    return read_rebuildable(folder / "started.json", lambda about: expect(about, dict), "its run counts as foreign")
+
+
+def read_ending(folder: Path) -> dict | None:
+    """How the run in `folder` ended; None if it has not ended, or the file is damaged: then it counts as crashed."""
+
+    def accept(about: dict) -> dict:
+        return accept_ending({"version": None} | about)
+
+    return read_rebuildable(folder / "ended.json", accept, "its run counts as crashed")
 
 
 def _prune_worktrees(main: Path, runs: Path) -> None:

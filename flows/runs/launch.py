@@ -114,8 +114,7 @@ def _start(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.close(lock)  # the child holds it now
     code = _wait(process)
-    if (tree.parent / "ended.json").is_file():
-        ending = read_json(tree.parent / "ended.json")
+    if ending := workspace.read_ending(tree.parent):
         run_inputs.record_ending(
             root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")}
         )

@@ -27,6 +27,7 @@ from flows.repo.run_inputs import RUN_SECONDS
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.paths import state_dir
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.releases.store import Releases
 from tasks.storage.blobs import Conflict
 
@@ -100,8 +101,7 @@ def elsewhere(releases: Releases, root: Path) -> list[tuple[str, str, datetime]]
 
     The lease of a dead run stays until its inputs are run again. This list leaves it out after RUN_SECONDS, a day.
     """
-    file, found = state_dir(root) / "holder", []
-    mine = file.read_text() if file.is_file() else None
+    mine, found = _known_holder(root), []
     for name in releases.store.list("leases/"):
         with suppress(*AWAY):  # it was given back meanwhile
             about, _ = _read(releases, name)
@@ -140,17 +140,25 @@ def _read(releases: Releases, name: str) -> tuple[dict | None, str | None]:
     if (found := releases.store.read(name)) is None:
         return None, None
     try:
-        return {**UNREADABLE, **json.loads(found[0])}, found[1]
-    except (ValueError, TypeError):  # its writer does not renew it, so it expires
+        lease = {**UNREADABLE, **json.loads(found[0])}
+        return {name: expect(lease[name], type(UNREADABLE[name])) for name in UNREADABLE}, found[1]
+    except (ValueError, TypeError, RecursionError):  # its writer does not renew it, so it expires
         return UNREADABLE, found[1]
 
 
 def _holder(root: Path) -> str:
+    """This checkout's name, made if it has none: if two processes race here, a lease under the lost name expires."""
+    if (known := _known_holder(root)) is None:
+        known = uuid.uuid4().hex
+        with atomic_path(state_dir(root) / "holder") as temporary:
+            temporary.write_text(known)
+    return known
+
+
+def _known_holder(root: Path) -> str | None:
+    """This checkout's name; None if it has none, or its file is damaged: leases under the lost name expire."""
     file = state_dir(root) / "holder"
-    if not file.is_file():  # if two processes race here, a lease under the lost name expires as any other
-        with atomic_path(file) as temporary:
-            temporary.write_text(uuid.uuid4().hex)
-    return file.read_text()
+    return read_rebuildable(file, lambda text: uuid.UUID(text).hex, "its leases expire", parse=bytes.decode)
 
 
 def _name(key: str) -> str:

@@ -5,9 +5,10 @@
 
 from pathlib import Path
 
-from tasks.common.files import read_json, write_json
+from tasks.common.files import write_json
 from tasks.common.paths import state_dir
 from tasks.common.progress import duration
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.stages.runner import STAGES
 
 
@@ -21,10 +22,11 @@ def remember(root: Path, stage: str, seconds: float) -> None:
 
 
 def _known(root: Path) -> dict[str, float]:
-    try:
-        return read_json(_file(root))
-    except (OSError, ValueError):  # missing, or cut short: only an estimate is lost
-        return {}
+    return read_rebuildable(_file(root), _accept, "the next run measures it") or {}
+
+
+def _accept(about: dict) -> dict[str, float]:
+    return {stage: float(seconds) for stage, seconds in expect(about, dict).items()}
 
 
 def expected(root: Path) -> str:

@@ -21,11 +21,13 @@ from flows.repo import run_inputs, workspace
 from flows.runs import launch
 from monitoring.alerts import alert
 from tasks.common.errors import EvergreenError
-from tasks.common.files import locked, read_json, try_locked, wait_for_lock, write_json
+from tasks.common.files import locked, try_locked, wait_for_lock, write_json
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect_dict, read_rebuildable
 
 LOCK_SECONDS = 600.0  # generous: writing a note takes milliseconds
+LOST = "the list of reasons was damaged"  # a reason like any other: a retraining with nothing new ends within a second
 ENDINGS = ("promoted", "held", "rejected", "refused")
 
 
@@ -105,9 +107,14 @@ def _wait_for_others(root: Path, say) -> None:
 
 
 def _notes(folder: Path) -> dict[str, str]:
-    """Read the notes: id -> reason."""
+    """Read the notes: id -> reason. A damaged file counts as one request: what it asked for is unknown."""
     file = folder / "wanted.json"
-    return read_json(file) if file.is_file() else {}
+    there = os.path.lexists(file)
+    notes = read_rebuildable(file, lambda found: expect_dict(found, str), "a retraining makes up for what it asked for")
+    if notes is None and there:
+        notes = {f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}": LOST}
+        write_json(file, notes)
+    return notes or {}
 
 
 def _change(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:

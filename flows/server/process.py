@@ -24,11 +24,12 @@ from flows.server.api import Api
 from flows.server.environment import environment, server_environment, shown_host
 from tasks.common.checkout import checkout, known_checkout, renew_secret
 from tasks.common.errors import EvergreenError
-from tasks.common.files import locked, read_json, write_json
+from tasks.common.files import locked, write_json
 from tasks.common.loopback import open_url
 from tasks.common.params import load_params
 from tasks.common.paths import project_root, state_dir
 from tasks.common.private import make_folder, open_private
+from tasks.common.rebuildable import expect, read_rebuildable
 
 BUSY_SECONDS = 30  # in which a server that is alive answers, or counts as one that hangs
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
@@ -87,11 +88,16 @@ def api_of(root: Path) -> Api | None:
 
 def _recorded(root: Path) -> dict[str, Any] | None:
     """What server.json holds; None if it is absent or not what `_start` wrote."""
-    try:
-        about = read_json(state_dir(root) / "server.json")
-        return about if isinstance(about["pid"], int) and about["url"] else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
+    return read_rebuildable(state_dir(root) / "server.json", _accept, "the server is looked for")
+
+
+def _accept(about: Any) -> dict[str, Any]:
+    expect(about["pid"], int)
+    if not expect(about["url"], str).startswith("http"):
+        raise ValueError("its url is not an address")
+    if about.get("created") is not None:
+        expect(about["created"], float)
+    return about
 
 
 def _is_here(about: dict[str, Any], root: Path) -> bool:

@@ -23,17 +23,19 @@ from flows.server.api import Api
 from flows.server.environment import check_password, environment
 from flows.server.process import api_of, created, healthy, running, stop_server
 from flows.services.supervisor import MARK
+from monitoring.seen import last_seen
 from monitoring.silence import monitor_silence
 from tasks.common.checkout import known_checkout
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json
 from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder, open_private
+from tasks.common.rebuildable import expect, expect_dict, read_rebuildable
 from tasks.common.text import one_line
 
 START_SECONDS = 300  # for all services on a cold, busy machine: the server's database 60 s, Evidently's imports 30 s
 GIVE_UP = 3  # restarts of one service after which `up` reports it as broken
+DEPLOYED = "serving.json"  # the runner writes it once the flows are deployed
 SERVICES = ("prefect", "runner", "pages", "evidently")
 
 
@@ -51,7 +53,7 @@ def up(root: Path, say=print) -> list[str]:
         down(root)
     if not supervised(root):
         _stop(_left(root))  # left by a killed supervisor; runs that they started go on
-        for name in ("services.json", "serving.json"):
+        for name in ("services.json", DEPLOYED):
             (state / name).unlink(missing_ok=True)
         env = environment(root) | {MARK: str(state), "PYTHONUNBUFFERED": "1"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
@@ -99,7 +101,7 @@ def down(root: Path) -> int:
             break
         _stop([process.pid for process in left])
     count += stop_server(root)
-    for name in ("services.json", "serving.json", "sign-in.html"):
+    for name in ("services.json", DEPLOYED, "sign-in.html"):
         (state_dir(root) / name).unlink(missing_ok=True)
     return count
 
@@ -141,8 +143,8 @@ def services(root: Path) -> list[tuple[str, str | None, bool]]:
         service = known.get(name, {})
         alive = bool(service.get("pid")) and created(service["pid"]) == service["created"]
         if name == "runner":
-            serving = state_dir(root) / "serving.json"
-            well = alive and serving.is_file() and read_json(serving)["pid"] == service["pid"]
+            serving = read_rebuildable(state_dir(root) / DEPLOYED, lambda about: expect(about["pid"], int))
+            well = alive and serving == service["pid"]
         else:
             well = alive and _listens(service["url"])
         found.append((name, service.get("url"), well))
@@ -160,10 +162,8 @@ def status_lines(root: Path) -> list[str]:
         lines.append(f"{rest} not started: `evergreen up` starts them")
     if not supervised(root):
         lines[0] += "" if not about else "   the supervisor of the services died: `evergreen up` restarts it"
-    monitor = state_dir(root) / "monitor.json"
-    if monitor.is_file():
-        last = read_json(monitor)
-        lines.append(f"{'monitor:':<13}{_minutes(last['at'])}: {last['outcome']}: {last['sentence']}")
+    if last := last_seen(root):
+        lines.append(f"{'monitor:':<13}{_minutes(last.at)}: {last.outcome}: {last.sentence}")
     else:
         lines.append(f"{'monitor:':<13}has not run yet")
     if said := live_accuracy_line(root):
@@ -220,8 +220,8 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "it printed nothing"
 
 
-def _minutes(at: str) -> str:
-    minutes = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() / 60
+def _minutes(at: datetime) -> str:
+    minutes = (datetime.now(UTC) - at).total_seconds() / 60
     return f"{minutes:.0f} min ago" if minutes < 120 else f"{minutes / 60:.0f} h ago"
 
 
@@ -232,8 +232,18 @@ def _services(root: Path) -> dict:
 
 
 def _written(root: Path) -> dict:
-    file = state_dir(root) / "services.json"
-    return read_json(file) if file.is_file() else {}
+    return read_rebuildable(state_dir(root) / "services.json", accept_services, "the services are looked for") or {}
+
+
+def accept_services(about: dict) -> dict:
+    """`about` if it is what the supervisor writes. Raises ValueError, TypeError or KeyError."""
+    datetime.fromisoformat(about["since"]).astimezone(UTC)
+    expect(about["pid"], int)
+    for service in expect_dict(about["services"], dict).values():
+        for name, kind in (("pid", int), ("url", str)):
+            if service[name] is not None:
+                expect(service[name], kind)
+    return about
 
 
 def _left(root: Path) -> list[int]:

@@ -18,6 +18,7 @@ from monitoring.pages.snapshot import MEASURE, make_snapshot, quiet, without_plo
 from tasks.common.errors import EvergreenError
 from tasks.common.files import fsync_dir, sha256_bytes
 from tasks.common.private import make_folder, open_private
+from tasks.common.rebuildable import expect, read_rebuildable
 
 PROJECT = uuid.UUID("5f0e7c1a-3b52-5d0c-9a51-0e0e9d0f8a11")  # constant: a second project would split the history
 WHOLE = 500  # newest snapshots that keep their plots; older ones keep the values, which the dashboard needs
@@ -88,9 +89,8 @@ def _drop_old_plots(workspace: Path) -> None:
     """
     snapshots = sorted((workspace / str(PROJECT) / "snapshots").glob("*.json"))
     for path in snapshots[-WHOLE - 20 : -WHOLE]:  # 20, in case an earlier one was missed
-        reduced = without_plots(
-            json.loads(path.read_text(encoding="utf-8")), f"Plots are kept for the newest {WHOLE} windows."
-        )
+        whole = read_rebuildable(path, lambda about: expect(about, dict), "the dashboard leaves this window out")
+        reduced = whole and without_plots(whole, f"Plots are kept for the newest {WHOLE} windows.")
         if reduced is not None:
             _place(workspace, path, _json(reduced))
 

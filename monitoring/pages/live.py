@@ -15,9 +15,10 @@ from monitoring.pages import plots
 from monitoring.pages.render import name, render_part
 from tasks.common.checks import Frozen
 from tasks.common.errors import refuse_newer
-from tasks.common.files import read_json, write_json
+from tasks.common.files import write_json
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import read_rebuildable
 
 SCHEMA_VERSION = 1
 FILE = "live_accuracy.json"
@@ -45,14 +46,12 @@ def reports_dir(root: Path) -> Path:
 def read(folder: Path) -> Live:
     """The weeks kept in `folder`; empty if the file is missing or damaged, because it can be computed again."""
     path = folder / FILE
-    if not path.is_file():
-        return Live()
-    try:
-        found = read_json(path)
+
+    def accept(found: dict) -> Live:
         refuse_newer(found.pop("schema"), SCHEMA_VERSION, str(path))
         return Live.model_validate(found)
-    except (ValueError, KeyError, AttributeError):
-        return Live()
+
+    return read_rebuildable(path, accept, "the weeks are measured again") or Live()
 
 
 def write(folder: Path, live: Live) -> None:

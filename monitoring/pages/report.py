@@ -7,7 +7,7 @@ served by monitoring.pages.site.
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +18,12 @@ from monitoring.pages import live, plots
 from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.render import OUTCOMES, check_window_id, name, render, when
 from monitoring.pages.window_page import drift_ratio, window_page, with_accuracy
-from tasks.common.files import atomic_path, locked, read_json, write_json
+from tasks.common.files import atomic_path, locked, write_json
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 
 LOCK_SECONDS = 600.0  # writing an entry takes milliseconds, on a busy disk seconds
+ENTRY = {"id", "outcome", "sentence", "version", "rows", "drifted", "errors", "alarms", "worst"}  # of index.json
 CELLS = 400  # of the index page's strip
 
 
@@ -97,9 +99,26 @@ def index_page(
 
 
 def read_index(folder: Path) -> list[dict]:
-    """The entries of all reports, oldest first."""
-    path = folder / "index.json"
-    return read_json(path) if path.is_file() else []
+    """The entries of all reports, oldest first; none if the file is missing or damaged: see `rebuild_index`."""
+    return read_rebuildable(folder / "index.json", _accept, "the next monitor run makes it from its journal") or []
+
+
+def _accept(entries: list) -> list[dict]:
+    for entry in expect(entries, list):
+        check_window_id(expect(entry, dict)["id"])
+        if missing := ENTRY - entry.keys():
+            raise ValueError(f"{', '.join(sorted(missing))}: missing in an entry")
+    return entries
+
+
+def rebuild_index(folder: Path, windows: Callable[[], Sequence[tuple[Measures, DriftDecision]]]) -> int:
+    """Make index.json again where it is lost, for those of the `windows` that have a page; returns their number."""
+    with _index_lock(folder):
+        if read_index(folder) or not any(folder.glob("*Z-*Z.html")):
+            return 0
+        entries = [_entry(m, decision) for m, decision in windows() if (folder / f"{m.window.id}.html").is_file()]
+        write_json(folder / "index.json", sorted(entries, key=lambda entry: entry["id"]))
+    return len(entries)
 
 
 def _entry(measures: Measures, decision: DriftDecision) -> dict:

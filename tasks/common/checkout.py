@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.common.files import locked, read_json, write_json
+from tasks.common.files import locked, write_json
 from tasks.common.paths import main_checkout, state_dir
 from tasks.common.private import file_mode, make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 
 SCHEMA = 1
 USER = "evergreen"  # of sign-ins at the Prefect server
@@ -79,12 +80,13 @@ def _write(root: Path, id_: str) -> Checkout:
 
 def _read(file: Path) -> dict[str, Any] | None:
     """The file's content; None if it is absent or not what `_write` wrote: a new one costs a sign-in, no more."""
-    try:
-        about = read_json(file)
-        texts = all(isinstance(about[name], str) and about[name] for name in ("id", "secret", "path"))
-        return about if texts and about["schema"] == SCHEMA else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
+    return read_rebuildable(file, _accept, "this checkout gets a new id and secret")
+
+
+def _accept(about: Any) -> dict[str, Any]:
+    if not all(expect(about[name], str) for name in ("id", "secret", "path")) or about["schema"] != SCHEMA:
+        raise ValueError("an entry is empty, or its schema is unknown")
+    return about
 
 
 def _place(root: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.common.files import content_key, locked, read_json
+from tasks.common.files import content_key, locked
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.dataset import shards
 
 PATTERNS = ("*.parquet", "annotations/*.parquet", "annotations/batches/*.json")
@@ -31,10 +32,15 @@ def data_lock(root: Path) -> Iterator[Path]:
     name = content_key(str(folder.resolve()))[:16]
     journal = state / f"{name}.json"
     with locked(state / f"{name}.lock", WAIT_SECONDS, f"the data set {folder}", on_wait=_say_waiting):
-        if journal.is_file():
-            _remove_leftovers(folder, before=set(read_json(journal)))
+        before = read_rebuildable(journal, _accept, "what a killed ingest left in data/ stays, unused")
+        if before is not None:
+            _remove_leftovers(folder, before)
             journal.unlink()
         yield journal
+
+
+def _accept(files: list) -> set[str]:
+    return {expect(name, str) for name in expect(files, list)}
 
 
 def _say_waiting() -> None:

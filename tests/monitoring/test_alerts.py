@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from monitoring import alerts
+from monitoring.seen import Seen, note_seen
 from monitoring.silence import monitor_silence
 from tasks.common.files import read_json, write_json
 from tasks.common.params import AlertsParams
@@ -118,6 +119,6 @@ def test_a_monitor_that_does_not_run_is_noticed_from_outside(project):
     up = datetime(2026, 3, 1, tzinfo=UTC)
     assert monitor_silence(project, up, up + timedelta(minutes=119)) is None
     assert "no run has ever succeeded" in monitor_silence(project, up, up + timedelta(minutes=121))
-    write_json(project / ".evergreen" / "monitor.json", {"at": (up + timedelta(minutes=100)).isoformat()})
+    note_seen(project, Seen(at=up + timedelta(minutes=100), outcome="waiting", sentence="the window stays open"))
     assert monitor_silence(project, up, up + timedelta(minutes=219)) is None
     assert "01:40" in monitor_silence(project, up, up + timedelta(minutes=221))

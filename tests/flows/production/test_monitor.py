@@ -18,6 +18,7 @@ from flows.production.score import score
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from monitoring.review.queue import waiting
+from monitoring.seen import Seen, note_seen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
@@ -304,7 +305,8 @@ def test_housekeeping_removes_what_is_past_its_time_and_tells_a_silent_monitor(p
     with open(state / "runner.log", "wb") as log:
         log.seek(LONGEST_LOG)
         log.write(b"the last line\n")
-    write_json(state / "monitor.json", {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
+    before = datetime.now(UTC) - timedelta(days=2)
+    note_seen(project, Seen(at=before, outcome="none", sentence="all is well"))
     said = housekeeping(project, now=datetime.now(UTC) + timedelta(days=100))
     assert "expired log files" in said
     assert "1 overlong logs" in said

@@ -138,7 +138,7 @@ def test_reconcile_removes_dead_workspaces_and_keeps_living_and_newest_finished(
     held = []
     for number in range(workspace.KEEP_FINISHED + 2):
         tree, lock = workspace.create(toy, f"run-{number}", {})
-        write_json(tree.parent / "ended.json", {})
+        write_json(tree.parent / "ended.json", {"outcome": "rejected", "version": None, "sentence": "worse"})
         os.close(lock)
     dead, lock = workspace.create(toy, "run-dead", {})
     os.close(lock)

@@ -150,7 +150,7 @@ def test_status_shows_runs_on_other_machines(toy: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "second/.evergreen/holder").exists(), "who only looks holds nothing"
     other = "f" * 24
     releases.store.create(f"leases/{other}.json", b'{"run_id": null, "host": ["a", "list"]}')
-    assert "elsewhere:   None on ['a', 'list']" in CliRunner().invoke(app, ["status"]).output
+    assert "elsewhere:   ? on another machine" in CliRunner().invoke(app, ["status"]).output
     releases.store.remove(f"leases/{other}.json")
     monkeypatch.chdir(toy)
     assert "elsewhere" not in CliRunner().invoke(app, ["status"]).output
