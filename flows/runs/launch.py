@@ -9,17 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flows.repo import run_inputs, workspace
 from flows.server.api import Api
 from flows.server.environment import environment
-from flows.server.process import api_of, ensure_server, mark_crashed
+from flows.server.process import api_of, ensure_server, mark_crashed, revive_server
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
+from tasks.common.machine_limits import memory_left
 from tasks.common.params import load_params, load_run_params
 from tasks.common.paths import main_checkout
 from tasks.releases.store import open_store
+
+LOOK = 3.0  # seconds between two looks at the Prefect server while a run goes on
 
 
 def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
@@ -113,7 +118,12 @@ def _start(
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.close(lock)  # the child holds it now
-    code = _wait(process)
+    code = _wait(process, partial(revive_server, root, api, say))
+    if code == 128 + signal.SIGKILL:
+        say(
+            f"the run's process was killed from outside, as the system does when memory runs out: {memory_left()}. "
+            "Finished stages and epochs are kept: `evergreen retrain` goes on from there"
+        )
     if ending := workspace.read_ending(tree.parent):
         run_inputs.record_ending(
             root, key, {"run_id": run_id} | {k: ending[k] for k in ("outcome", "version", "sentence")}
@@ -171,12 +181,17 @@ def _check_writable(root: Path) -> None:
             )
 
 
-def _wait(process: subprocess.Popen) -> int:
-    """Return the child's exit code. Ctrl-C reaches the child too (same terminal), so keep waiting for it."""
+def _wait(process: subprocess.Popen, look: Callable[[], None]) -> int:
+    """Return the child's exit code. Ctrl-C reaches the child too (same terminal), so keep waiting for it.
+
+    look: called every LOOK seconds meanwhile.
+    """
     while True:
         try:
-            code = process.wait()
+            code = process.wait(LOOK)
             return 128 - code if code < 0 else code
+        except subprocess.TimeoutExpired:
+            look()
         except KeyboardInterrupt:
             continue
 

@@ -33,6 +33,7 @@ from flows.runs.weights import check_training_weights
 from flows.server.process import ui_url
 from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
+from tasks.common.machine_limits import machine_error
 from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
 from tasks.dataset.shards import known_batches, read_tombstones, undo_text
@@ -224,6 +225,21 @@ def _publish(run: Run, champion: Pointer | None, why: str) -> Pointer:
     return _timed("publish", lambda: steps.simple_step("publish", publish_bundle), lambda live: (live.version, ""))
 
 
+def _why(error: object) -> str:
+    """What made a run fail, for the terminal."""
+    import httpx
+
+    if isinstance(error, BaseException) and (said := machine_error(error)):
+        return said
+
+    if isinstance(error, httpx.TransportError):
+        return (
+            f"the Prefect server does not answer ({type(error).__name__}: {error}). Finished stages are kept: "
+            "`evergreen retrain` starts a server and goes on from there"
+        )
+    return str(error)
+
+
 def main(run_id: str, reason: str, by: str) -> int:
     """Run the flow in the current folder, the run's worktree; returns the exit code of its ending."""
     root = Path.cwd()
@@ -235,11 +251,14 @@ def main(run_id: str, reason: str, by: str) -> int:
 
     releases = open_store(load_params(root / "params.yaml").store, root)
     with lease.renewed(releases, run_records.recorded_input_key(root), run_id):
-        state = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
+        try:
+            error = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
+            error = error.result(raise_on_failure=False)  # of a flow that failed: its traceback is in the log
+        except Exception as unreachable:  # Prefect's server, killed and not started again for two minutes
+            error = unreachable
     file = root.parent / "ended.json"
-    if not file.is_file():  # an error: the flow is Failed or Crashed with its traceback in the log
-        error = state.result(raise_on_failure=False)
-        console.print(f"[red]failed:[/] {escape(str(error))}")
+    if not file.is_file():
+        console.print(f"[red]failed:[/] {escape(_why(error))}")
         return 1
     ending = Ending.model_validate(read_json(file))
     colour = {"promoted": "green", "held": "yellow", "unchanged": "cyan"}.get(ending.outcome, "red")

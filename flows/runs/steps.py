@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -75,18 +75,28 @@ def show_metrics(name: str, root: Path, outcome: str) -> None:
     """Show metrics/<name>.json as a table, and the stage's plots as a page."""
     figures = {path: leaf for path, leaf in flatten(artifacts.figures(root, name)).items() if leaf != {}}
     key = name.replace("_", "-")
-    create_table_artifact(
+    _show(
+        create_table_artifact,
         key=key,
         table=[{"figure": figure, "value": _rounded(value)} for figure, value in list(figures.items())[:200]],
         description=f"stage {name}: {outcome}",
     )
     plots = sorted((root / "artifacts" / name / "plots").glob("*.png"))
     if plots:
-        create_markdown_artifact(
+        _show(
+            create_markdown_artifact,
             key=f"{key}-plots",
             markdown="\n\n".join(f"## {plot.stem.replace('_', ' ')}\n\n{_picture(plot)}" for plot in plots),
             description="reliability, confusion matrix, precision and recall, worst mistakes",
         )
+
+
+def _show(create: Callable, **about: Any) -> None:
+    """Make one of Prefect's artifacts. Where its server does not answer, the run goes on without."""
+    try:
+        create(**about)
+    except Exception as error:
+        get_run_logger().warning("Prefect does not show %s: %s", about["key"], error)
 
 
 def _picture(path: Path) -> str:
@@ -95,7 +105,8 @@ def _picture(path: Path) -> str:
 
 def show_verdict(verdict: GateVerdict) -> None:
     """Show the gate's checks as a table under its sentence."""
-    create_table_artifact(
+    _show(
+        create_table_artifact,
         key="verdict",
         table=[
             {
@@ -117,9 +128,11 @@ def show_page(key: str, page: Path, text: str, sentence: str, markdown: str = ""
 
     Browsers do not follow file links from http pages, so people need the path.
     """
-    create_link_artifact(key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
+    _show(create_link_artifact, key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
     path = str(page).replace("`", "'")
-    create_markdown_artifact(key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence)
+    _show(
+        create_markdown_artifact, key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence
+    )
 
 
 def _round(value: float | None) -> float | str:

@@ -18,6 +18,8 @@ QUIET = {  # stops libraries from phoning home and from printing banners
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_CLI_PROMPT": "false",
 }
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"  # of a database other than Prefect's own file
+RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "6"}  # two minutes, in which a server that died is started again
 # without it Prefect starts a server of its own, which has no secret, where a process finds no address of one
 NO_OTHER_SERVER = {"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
 
@@ -26,7 +28,7 @@ def environment(root: Path) -> dict[str, str]:
     """Environment of a process that talks to the project's server, or to the one that the user configured."""
     # PREFECT__* belong to the flow run that may have started this command; a child starts a flow run of its own
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
-    values = inherited | QUIET | NO_OTHER_SERVER | no_proxy()
+    values = RETRIES | inherited | QUIET | NO_OTHER_SERVER | no_proxy()
     values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
     values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
     return values
@@ -49,7 +51,7 @@ def server_environment(serve: ServeParams, own: Checkout, url: str) -> dict[str,
     if password := os.environ.get(serve.password_env):
         values[PASSWORD] = password
     if database := os.environ.get(serve.database_env):
-        values["PREFECT_API_DATABASE_CONNECTION_URL"] = _asyncpg(database, serve.database_env)
+        values[DATABASE] = _asyncpg(database, serve.database_env)
     return values
 
 

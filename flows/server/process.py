@@ -8,28 +8,28 @@ Every start has the checkout's secret (tasks.common.checkout), and the guard in 
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
+from flows.server import database, processes
 from flows.server.api import Api
-from flows.server.environment import environment, server_environment, shown_host
+from flows.server.environment import DATABASE, environment, server_environment, shown_host
+from flows.server.processes import created
 from tasks.common.checkout import checkout, known_checkout, renew_secret
 from tasks.common.errors import EvergreenError
-from tasks.common.files import locked, write_json
+from tasks.common.files import locked
 from tasks.common.loopback import open_url
 from tasks.common.params import load_params
 from tasks.common.paths import project_root, state_dir
 from tasks.common.private import make_folder, open_private
-from tasks.common.rebuildable import expect, read_rebuildable
 
 BUSY_SECONDS = 30  # in which a server that is alive answers, or counts as one that hangs
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
@@ -42,17 +42,6 @@ def healthy(url: str, seconds: float = 2.0) -> bool:
             return reply.status == 200
     except (urllib.error.URLError, OSError):
         return False
-
-
-def created(pid: int) -> float | None:
-    """When process `pid` was created; None if it is dead. Together with the pid this identifies one process."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.create_time()
-    except psutil.Error:
-        return None
 
 
 def running(root: Path) -> dict | None:
@@ -70,12 +59,15 @@ def own_api(root: Path) -> Api | None:
     return Api(about["url"], own.auth) if about and own else None
 
 
-def _alive(root: Path) -> dict | None:
-    """What server.json says if it tells of a living process of this checkout, else None."""
-    about, own = _recorded(root), known_checkout(root)
-    if about is None or own is None or about.get("checkout") != own.id or not _is_here(about, root):
+def _alive(root: Path, starting: bool = False) -> dict | None:
+    """What server.json says if it tells of a living process of this checkout, else None.
+
+    starting: also one that has not answered yet.
+    """
+    about, own = processes.recorded(root), known_checkout(root)
+    if about is None or own is None or about.get("checkout") != own.id or not processes.is_here(about, root):
         return None
-    return about
+    return about if about.get("ready") or starting else None
 
 
 def api_of(root: Path) -> Api | None:
@@ -86,28 +78,20 @@ def api_of(root: Path) -> Api | None:
     return given or own_api(root)
 
 
-def _recorded(root: Path) -> dict[str, Any] | None:
-    """What server.json holds; None if it is absent or not what `_start` wrote."""
-    return read_rebuildable(state_dir(root) / "server.json", _accept, "the server is looked for")
+def revive_server(root: Path, api: Api, say=print) -> None:
+    """Start the checkout's own server again if it died: at the same address, for the runs that use it.
 
-
-def _accept(about: Any) -> dict[str, Any]:
-    expect(about["pid"], int)
-    if not expect(about["url"], str).startswith("http"):
-        raise ValueError("its url is not an address")
-    if about.get("created") is not None:
-        expect(about["created"], float)
-    return about
-
-
-def _is_here(about: dict[str, Any], root: Path) -> bool:
-    """Whether the recorded process is alive and works in this state folder, not in the one this is a copy of."""
-    if about.get("created") is None or created(about["pid"]) != about["created"]:
-        return False
+    A server that the environment names is for others to watch.
+    """
+    if Api.from_environment() or _alive(root, starting=True):
+        return
     try:
-        return Path(psutil.Process(about["pid"]).cwd()).samefile(state_dir(root))
-    except (psutil.Error, OSError):
-        return False
+        if (found := ensure_server(root, lambda line: None)) == api:
+            say("the Prefect server had died: started it again, and the run goes on")
+        else:
+            say(f"the Prefect server had died and its address was taken: the new one is at {found.url}")
+    except (EvergreenError, OSError) as error:  # the run's result does not depend on it
+        say(f"the Prefect server died and cannot be started again: {error}")
 
 
 def ensure_server(root: Path, say=print) -> Api:
@@ -127,12 +111,24 @@ def ensure_server(root: Path, say=print) -> Api:
     make_folder(state)
     # two runs at once start one server
     with _server_locked(state):
-        if (about := _alive(root)) and healthy(about["url"], BUSY_SECONDS) and (api := own_api(root)):
-            return api
-        if (left := _recorded(root)) and _is_here(left, root):  # it hangs, or an earlier version started it
-            _stop(left)
+        if (about := _alive(root, starting=True)) and _answers(about):
+            processes.record(root, about["pid"], about["url"], about["checkout"], ready=True)
+            if api := own_api(root):
+                return api
+        for pid in processes.servers(root):  # it hangs, an earlier version started it, or nothing records it
+            processes.stop(pid)
         say("starting the Prefect server (it keeps running; `evergreen down` stops it)")
         return _start(root, state)
+
+
+def _answers(about: dict[str, Any]) -> bool:
+    """Whether the living server answers: one that is starting may take as long as a start, others BUSY_SECONDS."""
+    deadline = time.monotonic() + max(BUSY_SECONDS, START_SECONDS - processes.age(about))
+    while created(about["pid"]) == about["created"] and time.monotonic() < deadline:
+        if healthy(about["url"], BUSY_SECONDS) and _listens(about["pid"], urlsplit(about["url"]).port):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _server_locked(state: Path):
@@ -141,7 +137,9 @@ def _server_locked(state: Path):
 
 def _start(root: Path, state: Path, tries: int = 5) -> Api:
     serve = load_params(root / "params.yaml").serve
-    port = free_port(serve.prefect_port, serve.host)
+    last = processes.recorded(root)
+    crashed = last is not None and last.get("boot") == processes.boot()  # runs that go on know its address
+    port = free_port(urlsplit(last["url"]).port if crashed else serve.prefect_port, serve.host)
     url = f"http://{shown_host(serve)}:{port}/api"
     own = renew_secret(root) if _may_have_leaked(root, url) else checkout(root)
     started = {**environment(root), **server_environment(serve, own, url)}
@@ -149,10 +147,12 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
     make_folder(home)
     if home.is_relative_to(state):
         home.chmod(0o700)  # an earlier version made it readable for others
+    if DATABASE not in started:
+        database.set_damaged_aside(home)
     started["PYTHONPATH"] = os.pathsep.join(filter(None, [str(project_root(root)), os.environ.get("PYTHONPATH")]))
     with open(state / "server.log", "ab", opener=open_private) as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server.serve", serve.host, str(port)],
+            [sys.executable, "-P", "-m", processes.MODULE, serve.host, str(port)],
             env=started,
             cwd=state,
             stdin=subprocess.DEVNULL,
@@ -160,26 +160,28 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
             stderr=log,
             start_new_session=True,  # survives this command and its terminal
         )
+    processes.record(root, process.pid, url, own.id, ready=False)  # a start that is killed now leaves a known server
     deadline = time.monotonic() + START_SECONDS
     while not (healthy(url) and _listens(process.pid, port)):
         if process.poll() is not None:
             if tries > 1 and free_port(port, serve.host) != port:  # another project's server took it first
                 return _start(root, state, tries - 1)
-            log_file = state / "server.log"
-            raise EvergreenError(f"the Prefect server ended with exit code {process.returncode}; see {log_file}")
+            raise EvergreenError(
+                f"the Prefect server ended with exit code {process.returncode}: {last_line(state / 'server.log')} "
+                f"(in {state / 'server.log'})"
+            )
         if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGTERM)
+            processes.stop(process.pid)
             raise EvergreenError(f"the Prefect server did not start in {START_SECONDS} s; see {state / 'server.log'}")
         time.sleep(0.2)
-    about = {
-        "pid": process.pid,
-        "created": created(process.pid),
-        "url": url,
-        "ui": url.removesuffix("/api"),
-        "checkout": own.id,
-    }
-    write_json(state / "server.json", about)
+    processes.record(root, process.pid, url, own.id, ready=True)
     return Api(url, own.auth)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a process's log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def _may_have_leaked(root: Path, url: str) -> bool:
@@ -188,8 +190,8 @@ def _may_have_leaked(root: Path, url: str) -> bool:
     So it is if the last server's port is taken now, and if the machine was restarted since. A server that is started
     again after a crash keeps the secret, for the runs that go on.
     """
-    last = _recorded(root)
-    return last is not None and (last["url"] != url or (last.get("created") or 0) < psutil.boot_time())
+    last = processes.recorded(root)
+    return last is not None and (last["url"] != url or last.get("boot") != processes.boot())
 
 
 def _listens(pid: int, port: int) -> bool:
@@ -204,27 +206,19 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def stop_server(root: Path) -> bool:
-    """Stop the checkout's own server and its children; False if none runs. The next one has another secret."""
-    about, state = _recorded(root), state_dir(root)
-    if about is None or not _is_here(about, root):
-        (state / "server.json").unlink(missing_ok=True)
+    """Stop the checkout's own servers and their children; False if none runs. The next one has another secret."""
+    state = state_dir(root)
+    if not processes.servers(root):
+        if processes.recorded(root):
+            renew_secret(root)
+        processes.forget_record(root)
         return False
     with _server_locked(state):  # else one that starts meanwhile would have the old secret
-        _stop(about)
-        (state / "server.json").unlink(missing_ok=True)
+        for pid in processes.servers(root):
+            processes.stop(pid)
+        processes.forget_record(root)
         renew_secret(root)
     return True
-
-
-def _stop(about: dict[str, Any]) -> None:
-    """Stop the recorded server process and its children."""
-    with suppress(ProcessLookupError):  # it has just ended by itself
-        os.killpg(about["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + 15
-        while created(about["pid"]) == about["created"] and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if created(about["pid"]) == about["created"]:
-            os.killpg(about["pid"], signal.SIGKILL)
 
 
 def free_port(wanted: int, host: str = "127.0.0.1") -> int:

@@ -21,7 +21,8 @@ from typing import Any
 
 from flows.labels.journal import IDLE_SECONDS, idle_seconds
 from flows.server.environment import environment, shown_host
-from flows.server.process import created, ensure_server, free_port, running
+from flows.server.process import ensure_server, free_port, running
+from flows.server.processes import created
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.silence import monitor_silence
 from tasks.common.checkout import checkout

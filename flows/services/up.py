@@ -21,7 +21,8 @@ from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
 from flows.server.environment import check_password, environment
-from flows.server.process import api_of, created, healthy, running, stop_server
+from flows.server.process import api_of, healthy, last_line, running, stop_server
+from flows.server.processes import created
 from flows.services.supervisor import MARK
 from monitoring.seen import last_seen
 from monitoring.silence import monitor_silence
@@ -82,7 +83,7 @@ def up(root: Path, say=print) -> list[str]:
             raise EvergreenError(f"the services ended with exit code {process.returncode}; see {log_file}")
         for name, service in _services(root).get("services", {}).items():
             if service.get("restarts", 0) >= GIVE_UP:
-                raise EvergreenError(f"{name} keeps ending: {_last_line(state / f'{name}.log')} (in {name}.log)")
+                raise EvergreenError(f"{name} keeps ending: {last_line(state / f'{name}.log')} (in {name}.log)")
         if time.monotonic() > deadline:
             late = ", ".join(sorted(set(SERVICES) - said))
             logs = f"{state}/<service>.log and services.log"
@@ -213,11 +214,6 @@ def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
 def _line(name: str, url: str | None, well: bool) -> str:
     state = (url or "runs") if well else f"does not answer at {url}" if url else "not started"
     return f"{name + ':':<13}{state}"
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def _minutes(at: datetime) -> str:
