@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tasks.common.files import locked, sha256_bytes, write_json
+from tasks.common.machine_limits import machine_error
 from tasks.common.params import AlertsParams, load_params
 from tasks.common.paths import state_dir
 from tasks.common.rebuildable import expect, read_rebuildable
@@ -51,7 +52,7 @@ def alert(root: Path, event: str, sentence: str, *, done: str = "", link: str = 
     try:
         return _outbox(root, params.alerts).send(event, sentence, name=params.bundle.name, done=done, link=link)
     except OSError as error:
-        return [f"the alert could not be saved: {error}"]
+        return [f"the alert could not be saved: {machine_error(error) or error}"]
 
 
 def alert_once(root: Path, alarm: str, event: str, sentence: str | None, **about: str) -> list[str]:

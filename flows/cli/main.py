@@ -3,7 +3,6 @@
 Every command imports what it needs when it runs, so that `evergreen retrain` with nothing new stays under a second.
 """
 
-import errno
 import os
 import sys
 from contextlib import suppress
@@ -18,22 +17,11 @@ from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.loopback import no_proxy
+from tasks.common.machine_limits import machine_error
 from tasks.common.paths import main_checkout, project_root, state_dir
 from tasks.common.private import close_to_others
 
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
-ADVICE = {  # errors of the machine, and what the user can do; any other OSError is a bug
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some space, or ask for a larger quota",
-    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
-    errno.EACCES: "make it readable and writable for you",
-    errno.EPERM: "make it readable and writable for you",
-    errno.EROFS: "work in a checkout on a writable disk",
-    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
-    errno.ENOTDIR: "choose a path that does not lead through a file",
-    errno.ENAMETOOLONG: "use a shorter name",
-}
-
 GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
 SOURCE_HELP = "Column with the camera or site: a slice, divided between the splits."
 KEY_HELP = "Column with your own name of each image (order number, part id), to find it by."
@@ -76,17 +64,15 @@ def main() -> None:
     except EvergreenError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in ADVICE:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        advice = f"{ADVICE[error.errno]}, then run the same command again"
-        typer.secho(f"error: {place}{error.strerror}: {advice}", fg="red", err=True)
-        sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             typer.echo("interrupted: finished steps are kept; run the same command to continue", err=True)
         raise
+    except Exception as error:
+        if (said := machine_error(error)) is None:
+            raise
+        typer.secho(f"error: {said}", fg="red", err=True)
+        sys.exit(1)
 
 
 def _mended(path: Path) -> bool:

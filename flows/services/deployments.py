@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tasks.common.errors import EvergreenError
+from tasks.common.machine_limits import machine_error
 from tasks.common.paths import project_root, state_dir
 from tasks.common.private import make_folder, open_private
 
@@ -94,9 +95,8 @@ def _report_outcome(what: str, function):
         alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {error}")
         return Failed(message=str(error)[:2000])
     except Exception as error:
-        alert_once(
-            _root(), f"failed {what}", "failed", f"{what} failed: {type(error).__name__}; see its run in Prefect"
-        )
+        said = machine_error(error) or f"{type(error).__name__}; see its run in Prefect"
+        alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {said}")
         raise
     alert_once(_root(), f"failed {what}", "failed", None)
     get_run_logger().info("%s", sentence)

@@ -10,6 +10,7 @@ it falls back to a lock file that outlives its holder.
 A writer holds a lock on its temporary file or folder, so `sweep` can tell what a killed writer left.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -26,6 +27,8 @@ from typing import IO, Any
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.private import make_folder, open_private, share_folder
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -45,6 +48,10 @@ def atomic_path(path: Path | str, tracked: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
         failpoint("files.placed")
         fsync_dir(path.parent)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:  # a write that failed does not say where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
