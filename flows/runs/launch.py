@@ -18,7 +18,7 @@ from flows.server.api import Api
 from flows.server.environment import environment
 from flows.server.process import api_of, ensure_server, mark_crashed, revive_server
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json, write_json
+from tasks.common.files import write_json
 from tasks.common.machine_limits import memory_left
 from tasks.common.params import load_params, load_run_params
 from tasks.common.paths import main_checkout

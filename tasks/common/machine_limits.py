@@ -1,4 +1,4 @@
-"""Say in one message what the machine lacks: room, rights, open files, memory. One place for all commands.
+"""Say in one message what the machine lacks: room, rights, open files, memory; for all commands.
 
 Libraries wrap the system's errors in their own. So the whole chain of an error is searched, and for those that keep
 only the text, the text. What is not of this kind is a bug, and keeps its traceback.

@@ -203,10 +203,10 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
         "flows/release_report/heat.py",
         "flows/release_report/images.py",
         "flows/repo/workspace.py",  # tombstones.json of a commit
-        "flows/runs/launch.py",  # an erasure in progress
         "flows/runs/retrain.py",  # what it has just written
         "flows/runs/summary.py",
-        "flows/versions/forget.py",
+        "flows/erasure/forget.py",  # an erasure in progress
+        "flows/erasure/proof.py",
     }
     files = [file for folder in ("flows", "monitoring", "serving") for file in (ROOT / folder).rglob("*.py")]
     assert {str(file.relative_to(ROOT)) for file in files if "read_json(" in file.read_text()} == exact
