@@ -227,12 +227,10 @@ def _publish(run: Run, champion: Pointer | None, why: str) -> Pointer:
 
 def _why(error: object) -> str:
     """What made a run fail, for the terminal."""
-    import httpx
-
     if isinstance(error, BaseException) and (said := machine_error(error)):
         return said
 
-    if isinstance(error, httpx.TransportError):
+    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of httpx, which Prefect uses
         return (
             f"the Prefect server does not answer ({type(error).__name__}: {error}). Finished stages are kept: "
             "`evergreen retrain` starts a server and goes on from there"
