@@ -3,6 +3,7 @@
 What can be made again is deleted as a whole; what is a record (reports, queues, windows) keeps everything else.
 """
 
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +149,11 @@ def _pointers(releases: Releases, search: Search) -> Seen:
 
 
 def _backups(root: Path) -> Seen:
-    """Backups are never changed: each holds what the project held when it was made."""
+    """Backups are never changed: each holds what the project held when it was made. Nor is what another machine has."""
     seen = Seen("backups")
     for copy in copies(root):
+        if copy.kind != "backup" and copy.host not in ("", platform.node()):
+            seen.notes.append(f"{copy.path} on {copy.host}, exported on {copy.at}, may hold them: delete it there")
         if copy.kind == "backup":
             there = "is there" if Path(copy.path).exists() else "is not there now: it may have been moved"
             seen.notes.append(
@@ -176,7 +179,7 @@ def _exported(root: Path) -> Iterator[Path]:
     done: set[Path] = set()
     for copy in copies(root):
         path = Path(copy.path)
-        if copy.kind == "backup" or path in done:
+        if copy.kind == "backup" or path in done or copy.host not in ("", platform.node()):
             continue
         done.add(path)
         if path.is_file():

@@ -7,6 +7,7 @@
 
 import json
 import os
+import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +27,14 @@ class Copy(Frozen):
     kind: str  # "queue": samples to label; "version": a restored version; "backup"
     path: str  # absolute
     at: str  # UTC, ISO 8601
+    host: str = ""  # the machine; "": of a version that did not say it
 
 
 def record_copies(root: Path, kind: str, paths: Iterable[Path]) -> None:
     """Remember that `paths` were written, durably; what is known already is not written again."""
     known = {(copy.kind, copy.path) for copy in copies(root)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    new = [Copy(kind=kind, path=str(path.absolute()), at=now) for path in paths]
+    new = [Copy(kind=kind, path=str(path.absolute()), at=now, host=platform.node()) for path in paths]
     lines = [copy.model_dump_json() + "\n" for copy in new if (copy.kind, copy.path) not in known]
     if not lines:
         return

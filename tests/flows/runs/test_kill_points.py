@@ -32,6 +32,7 @@ ELSEWHERE = {  # points that need more than a scenario has
         f"labels.{where}": "tests/flows/labels/test_journal.py"
         for where in ("recording", "recorded", "aside", "written", "stored", "committed")
     },
+    "restore.placed": "tests/flows/backup/test_backup.py",
     "classes.written": "tests/flows/labels/test_classes.py",
     "classes.recorded": "tests/flows/labels/test_classes.py",
     "late_labels.revised": "tests/flows/production/test_late_labels.py",
