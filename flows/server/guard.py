@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks.common import sign_in
 from tasks.common.access import Access, basic, is_foreign, sign_in_of
-from tasks.common.sign_in import Message, Receive, Send, SignIn, adding
+from tasks.common.sign_in import Message, Receive, Send, SignIn, adding, headers_of
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -50,7 +50,7 @@ class Guard:
             await self.app(scope, receive, send)
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        path, headers = scope["path"], _headers(scope)
+        path, headers = scope["path"], headers_of(scope)
         if not self.access.knows(headers.get("host", "")):
             await sign_in.answer(send, 421, "this is not the address of this server")
         elif path == sign_in.PATH:
@@ -70,7 +70,7 @@ class Guard:
             await self.app({**scope, "headers": _authorized(scope, self.access.auth)}, receive, send)
 
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
+        headers = headers_of(scope)
         if not self.access.knows(headers.get("host", "")) or _foreign(headers):
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -86,10 +86,6 @@ class Guard:
             return message
 
         await self.app(scope, translated, send)
-
-
-def _headers(scope: Message) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _under(path: str, places: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ def refusal(access: Access, request: Request) -> Response | None:
     """The error response for a request that is not allowed; None if it is allowed."""
     if request.url.path == "/health":
         return None
-    host = request.headers.get("host", "")
+    host = sign_in.headers_of(request.scope).get("host", "")
     near = request.client is None or is_loopback(request.client.host)
     if not access.knows(host) or (is_loopback(access.host) and not near):
         # check the name too: otherwise any web page could read these pages through DNS rebinding

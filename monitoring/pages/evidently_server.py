@@ -8,13 +8,14 @@ Alone, Evidently's UI takes a POST from a page of any origin and shows everythin
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from monitoring.pages.access import CHALLENGE
 from tasks.common import sign_in
 from tasks.common.access import Access, access_of, is_foreign, sign_in_of
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
-from tasks.common.sign_in import Message, Receive, Send, SignIn, adding
+from tasks.common.sign_in import Message, Receive, Send, SignIn, adding, headers_of
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -48,7 +49,7 @@ class ReadOnly:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         host, method, path = headers.get("host", ""), scope["method"], scope["path"]
         if not self.access.knows(host):
             await sign_in.answer(send, 421, "this is not the address of this server")
@@ -66,15 +67,20 @@ class ReadOnly:
             await self.app(scope, receive, send)
 
 
+def guarded(root: Path, workspace: str, port: int) -> ReadOnly:
+    """Evidently's app behind its guard, for the project at `root`."""
+    from evidently.ui.service.app import create_app, get_config
+
+    serve = load_params(root / "params.yaml").serve.model_copy(update={"host": "127.0.0.1"})
+    return ReadOnly(create_app(get_config(port=port, workspace=workspace)), access_of(root, serve))
+
+
 def main(workspace: str, port: int) -> None:
     """Serve on loopback until SIGTERM."""
     import uvicorn
-    from evidently.ui.service.app import create_app, get_config
 
-    root = project_root()
-    serve = load_params(root / "params.yaml").serve.model_copy(update={"host": "127.0.0.1"})
-    guarded = ReadOnly(create_app(get_config(port=port, workspace=workspace)), access_of(root, serve))
-    uvicorn.run(guarded, host=serve.host, port=port, log_level="warning", server_header=False)
+    app = guarded(project_root(), workspace, port)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", server_header=False)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,15 @@ def encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
+def headers_of(scope: Message) -> dict[str, str]:
+    """The headers of a request by lower-case name; two Host headers count as none, for nobody can say which holds."""
+    pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+    found = dict(pairs)
+    if sum(name == "host" for name, _ in pairs) > 1:
+        found["host"] = ""
+    return found
+
+
 def adding(send: Send, headers: dict[str, str]) -> Send:
     """`send`, with `headers` added to the reply where it lacks them."""
 

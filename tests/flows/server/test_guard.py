@@ -134,3 +134,9 @@ def test_no_answer_can_be_framed_or_loaded_by_another_page_and_the_ui_calls_only
         assert headers["x-frame-options"] == "DENY"
         assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "connect-src 'self'" in client.get("/").headers["content-security-policy"]
+
+
+def test_two_host_headers_are_as_good_as_none():
+    client = behind(Access(AUTH))
+    headers = [("host", "evil.example"), ("host", HERE), *basic(AUTH).items()]
+    assert client.get("/api/version", headers=headers).status_code == 421
