@@ -44,6 +44,7 @@ REFUSED = (400, 401, 403, 405, 408, 413, 415, 421, 426)
 # answered to all: no project's data is in them
 OPEN = {"/health", "/api/health", "/api/ready", "/ui-settings"}
 RIGHT = "evergreen:the-right-secret-of-this-checkout"
+NO_FILE = b'{"detail":"Not Found"}'  # of a server of static files
 QUICK = 40  # routes of each server in a quick pass
 
 
@@ -108,6 +109,8 @@ def accepted(served: Served, attempt: Attempt, method: str, path: str) -> str | 
     if any(name.lower() == "access-control-allow-origin" for name in headers):
         return f"{status} with Access-Control-Allow-Origin"
     if read and (path in OPEN or hashlib.sha256(body).hexdigest() in served.static or (method == "HEAD" and not body)):
+        return None
+    if served.static and status == 404 and body == NO_FILE and not path.startswith("/api"):
         return None
     return f"{status} {body[:80]!r}"
 

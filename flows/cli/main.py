@@ -20,6 +20,7 @@ from tasks.common.loopback import no_proxy
 from tasks.common.machine_limits import machine_error
 from tasks.common.paths import main_checkout, project_root, state_dir
 from tasks.common.private import close_to_others
+from tasks.common.terminal import guard_terminal
 
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
@@ -53,6 +54,7 @@ def options(
 def main() -> None:
     """Run the command line: a user's error is one message and exit code 1, never a traceback."""
     collect_less_garbage()
+    guard_terminal()
     os.environ |= no_proxy()  # for all libraries and children: their calls to this machine need no proxy
     try:
         app()

@@ -1,0 +1,44 @@
+"""Control characters of strangers are shown; our colours and progress lines go through."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasks.common.terminal import shown
+from tests.support.checkout import ROOT
+
+HOSTILE = [
+    "\x1b]0;title\x07",
+    "\x1b[2J",
+    "\x1b[6n",
+    "\x9b2J",
+    "\x1b]52;c;aGk=\x07",
+    "a\x08b",
+    "a\rb",
+    "\u202egnp",
+    "\x7f",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_moves_sets_or_asks_is_shown(text):
+    assert shown(f"bag {text}").isprintable()
+    assert "\\" in shown(text)
+
+
+def test_plain_text_colours_and_progress_stay():
+    for text in ("Größe 3\tcm\n", "\x1b[31merror\x1b[0m", "\r\x1b[2K\x1b[?25l", "日本 – é"):
+        assert shown(text) == text
+
+
+def test_the_command_shows_an_escape_sequence_that_it_was_given(tmp_path):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    command = [sys.executable, "-m", "flows.cli", "tombstone", "b\x1b]0;owned\x07", "--why", "x"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert "b\\x1b]0;owned\\x07" in done.stderr
+    assert "\x1b" not in done.stderr
