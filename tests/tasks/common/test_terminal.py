@@ -34,8 +34,8 @@ def test_plain_text_colours_and_progress_stay():
 
 
 def test_the_command_shows_an_escape_sequence_that_it_was_given(tmp_path):
-    for name in ("params.yaml", "dvc.yaml"):
-        (tmp_path / name).write_text("{}\n")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     command = [sys.executable, "-m", "flows.cli", "tombstone", "b\x1b]0;owned\x07", "--why", "x"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
