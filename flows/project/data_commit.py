@@ -1,11 +1,13 @@
 """Commit data.dvc; a commit that git refuses leaves nothing behind."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from flows.repo.damage import mend_records
 from flows.repo.git import git, identity_options
 from flows.repo.objects import ObjectLost, open_objects, outs_at
+from flows.repo.pipeline import open_repo
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, locked
 from tasks.common.paths import state_dir
@@ -44,6 +46,7 @@ def commit_data(root: Path, message: str, *also: str) -> None:
 def undone_if_refused(root: Path) -> Iterator[None]:
     """Put data.dvc and the files of data/ back as they were if the block ends with CommitRefused.
 
+    The manifests of data/ are hashed first, and damaged ones replaced. Raises DamagedFile if that is not possible.
     One command at a time changes and commits data/: another waits, so that the undo of one takes nothing of the other.
     """
     record, data, state = root / "data.dvc", root / "data", state_dir(root)
@@ -51,6 +54,8 @@ def undone_if_refused(root: Path) -> Iterator[None]:
     with locked(state / "data.lock", WAIT, f"the data set of {root}", lambda: print(WAITING)):
         before = record.read_bytes() if record.is_file() else None
         here = set(data.rglob("*"))
+        if before is not None and data.is_dir():
+            _mend_records(root)
         try:
             yield
         except CommitRefused as error:
@@ -59,6 +64,14 @@ def undone_if_refused(root: Path) -> Iterator[None]:
                 f"{error}. Nothing was taken, and data.dvc is as it was: mend what git complains about and run the "
                 "same command again, or let --no-commit leave the commit to you."
             ) from None
+
+
+def _mend_records(root: Path) -> None:
+    """Else data.dvc would record a damaged manifest as what was ingested."""
+    from dvc.exceptions import DvcException
+
+    with suppress(DvcException), closing(open_repo(root)) as repo:  # what DVC cannot read, the command says later
+        mend_records(repo)
 
 
 def _put_back(record: Path, before: bytes | None, new: list[Path]) -> None:

@@ -109,6 +109,12 @@ def find(history: Sequence[Pointer], version: str | None) -> Pointer:
         raise EvergreenError("nothing has been released yet: `evergreen retrain` makes the first version")
     live = history[-1]
     if version is None:
+        if lost := sorted(set(range(1, live.seq + 1)) - {pointer.seq for pointer in history}):
+            raise EvergreenError(
+                f"promotion {lost[0]} is missing from the history, so nothing says which version was live before "
+                f"{live.version}: name the version to roll back to, and restore pointers/ of the release store from a "
+                "backup (`evergreen verify`)"
+            )
         first = next(place for place, pointer in enumerate(history) if pointer.version == live.version)
         if first == 0:
             raise EvergreenError(f"{live.version} is the first version: there is no older one to roll back to")

@@ -7,7 +7,7 @@ dvc.lock or data.dvc records. The shards of data/ are hashed by each process tha
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,6 @@ from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import atomic_path
 
 T = TypeVar("T")
-MENDS = 10_000  # damaged files that one step may find and replace before it gives up
 
 logger = logging.getLogger("evergreen.damage")
 
@@ -36,15 +35,16 @@ class Wrong(Frozen):
 def mending(repo, step: Callable[[], T]) -> T:
     """Call `step`; replace each damaged file of data/ that it finds, and call it again.
 
-    Raises DamagedFile if no undamaged copy is left in DVC's cache or remote.
+    Raises DamagedFile if no undamaged copy is left in DVC's cache or remote, or if what is recorded is the damage.
     """
-    for _ in range(MENDS):
+    mended: set[Path] = set()
+    while True:
         try:
             return step()
         except DamagedFile as damage:
-            if not mend(repo, damage.path):
+            if damage.path in mended or not mend(repo, damage.path):
                 raise
-    return step()
+            mended.add(damage.path)
 
 
 def mend(repo, path: Path) -> bool:
@@ -97,14 +97,31 @@ def checkout_whole(repo) -> None:
     Raises DamagedFile if no undamaged copy of one is left.
     """
     mend_records(repo)
-    for stage in repo.index.stages:
-        for out in (out_of(one) for one in stage.outs if not stage.is_data_source and one.hash_info):
-            wrong = _wrong_files(repo, out)
-            if wrong is None:
-                raise DamagedFile(Path(repo.root_dir) / out.path, out.oid, None)
-            for one in wrong:
-                if not _put_back(repo, one):
-                    raise DamagedFile(one.path, one.oid, one.found)
+    for out in _outputs(repo):
+        if (wrong := _wrong_files(repo, out)) is None:
+            raise DamagedFile(Path(repo.root_dir) / out.path, out.oid, None)
+        for one in wrong:
+            if not _put_back(repo, one):
+                raise DamagedFile(one.path, one.oid, one.found)
+
+
+def wrong_data(repo) -> list[Wrong]:
+    """The files of data/ that differ from data.dvc; none if no undamaged listing is left, which `verify` says."""
+    return [one for out in _data(repo) for one in _wrong_files(repo, out) or []]
+
+
+def outputs(repo) -> Iterator[tuple[Path, Wrong | None]]:
+    """The files that stages have left as dvc.lock records them, and what is wrong with each."""
+    for out in _outputs(repo):
+        top = Path(repo.root_dir) / out.path
+        listing = Listings(repo).files(out) if out.oid.endswith(".dir") else [("", out.oid)]
+        for name, oid in listing or ():
+            yield top / name, next(iter(_differing(top / name, oid)), None)
+
+
+def _outputs(repo) -> list[Out]:
+    stages = (stage for stage in repo.index.stages if not stage.is_data_source)
+    return [out_of(out) for stage in stages for out in stage.outs if out.hash_info]
 
 
 def _data(repo) -> list[Out]:

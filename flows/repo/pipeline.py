@@ -52,20 +52,20 @@ def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_sta
 def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outcome:
     """As `bring_up_to_date`, without a look at the outputs.
 
-    Outputs are removed before the function runs: they are hard links into DVC's cache, and writing through one would
-    corrupt an older release.
+    Outputs are removed before they are restored or made: they are hard links into DVC's cache, and writing through one
+    would corrupt an older release.
     """
     with chdir(repo.root_dir), repo.lock:  # DVC resolves stages and its run cache against the current folder
         (stage,) = repo.stage.collect(name)
         if not stage.changed():
             return "unchanged"
+        for out in stage.outs:  # also before a restore: DVC refuses to replace an altered file
+            out.remove(ignore_remove=False)
+        failpoint("pipeline.removed")
         if _restored(repo, stage):
             outcome: Outcome = "restored"
             failpoint("pipeline.restored")
         else:
-            for out in stage.outs:
-                out.remove(ignore_remove=False)
-            failpoint("pipeline.removed")
             run(name, Path(repo.root_dir))
             failpoint("pipeline.ran")
             outcome = "ran"

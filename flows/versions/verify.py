@@ -4,7 +4,8 @@ It checks the pointer history, each version's commit, its bundle in the release 
 dvc.lock and .dvc files record. Objects are checked in the DVC remote and, if present, in the local cache, because
 `dvc checkout` would silently use a damaged copy from there. Objects that versions share are hashed once. Files that
 have not changed since they were last hashed (inode, time, size) are not read again, unless `deep`: a failing disk
-changes bytes and none of these.
+changes bytes and none of these. `deep` also hashes what no version holds: the checkout's own data/, the production log,
+the workspaces of runs and the caches (flows.versions.here).
 
 No index is trusted. DVC's own `status --cloud` and `push` trust theirs, and report deleted objects as in sync.
 """
@@ -19,6 +20,7 @@ from flows.repo.outs import recorded_outs_of
 from flows.repo.pipeline import open_repo
 from flows.repo.remotes import object_databases
 from flows.versions.checker import Checked, Problem, VersionChecker, check_history
+from flows.versions.here import check_here, repair_here
 from flows.versions.retained import Version, retained
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
@@ -44,7 +46,12 @@ def verify(
     root = main_checkout(root)
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
-    found = _check(root, releases, params.bundle.name, version, deep, step)
+
+    def check() -> list[Checked]:
+        lines = _check(root, releases, params.bundle.name, version, deep, step)
+        return lines + (check_here(root, params, step) if deep and version is None else [])
+
+    found = check()
     todo = {(p.place, p.key): p for line in found for p in line.problems if p.source} if repair else {}
     if not todo:
         return found
@@ -52,11 +59,12 @@ def verify(
     try:
         for problem in todo.values():
             step(f"repairing {problem.key}")
-            _repair(repo, releases, problem)
+            if not repair_here(repo, problem):
+                _repair(repo, releases, problem)
             failpoint("verify.repaired")
     finally:
         repo.close()
-    return _check(root, releases, params.bundle.name, version, deep, step)
+    return check()
 
 
 def _check(root: Path, releases: Releases, name: str, only: str | None, deep: bool, step) -> list[Checked]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import record, rollback, versioning
+from benchmarks import flips, record, rollback, versioning
 
 
 @pytest.fixture
@@ -49,4 +49,12 @@ def test_a_quick_pass_of_versioning(kept, capsys):
     versioning.main(["--quick"])
     out = capsys.readouterr().out
     assert all(name in out for name in ("publish_vs_dvc_ratio", "restore_vs_dvc_ratio"))
+    assert not kept.exists()
+
+
+def test_a_quick_pass_of_flips(kept, capsys):
+    flips.main(["--quick"])
+    said = capsys.readouterr().out
+    assert "flips_missed" in said
+    assert "NO" not in said
     assert not kept.exists()

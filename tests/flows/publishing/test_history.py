@@ -76,6 +76,13 @@ def test_going_back_before_the_first_or_to_an_unknown_version_is_an_error():
         find([], None)
 
 
+def test_a_lost_promotion_does_not_let_a_rollback_go_one_too_far_back():
+    first, _, third = history_of("v1", "v2", "v3")
+    with pytest.raises(EvergreenError, match=r"promotion 2 is missing.*name the version"):
+        find([first, third], None)
+    assert find([first, third], "v1") == first
+
+
 def test_releases_lists_what_was_live_when_by_whom_and_why(main):
     rollback(main, "v0.1.0", by="bob", why="worse on night shifts")
     found = json.loads(evergreen(main, "releases", "--json"))["releases"]

@@ -8,11 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from flows.cli.main import main
+from flows.project.data_commit import undone_if_refused
 from flows.repo.damage import checkout_whole, mending
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.schemas import sample_schema
+from tasks.common.verified import check_named
 from tasks.dataset import shards
 from tasks.dataset.shards import iter_bytes, live_shards, read_columns
 from tests.flows.repo.test_pipeline import dvc
@@ -207,3 +210,42 @@ def test_what_a_person_publishes_later_is_hashed_first(finished):
     flip(root / "artifacts/out", 0)
     checkout_whole(open_repo(root))
     assert contents(root) == GOOD
+
+
+def test_a_damaged_manifest_is_not_recorded_as_what_was_ingested(linked):
+    """data.dvc would name the damaged manifest, and every later check would take it for the right one."""
+    before = (linked / "data.dvc").read_bytes()
+    flip(linked / "data/a", 0)
+    with pytest.raises(DamagedFile, match="data/a"), undone_if_refused(linked):
+        record_data(linked)
+    flip(linked / "data/a", 0)
+    open_repo(linked).push()
+    flip(linked / "data/a", 0)
+    with undone_if_refused(linked):
+        record_data(linked)
+    assert (linked / "data.dvc").read_bytes() == before
+
+
+def test_what_is_recorded_damaged_is_said_and_not_tried_again_and_again(linked):
+    name = add_shard(linked / "data")
+    flip(linked / "data" / name, 100)
+    record_data(linked)
+    with pytest.raises(DamagedFile, match=name):
+        mending(open_repo(linked), lambda: read_columns(linked / "data" / name, ["id"]))
+
+
+def test_a_command_that_meets_a_damaged_shard_puts_a_copy_in_its_place(linked, monkeypatch, capsys):
+    name = add_shard(linked / "data")
+    record_data(linked)
+    open_repo(linked).push()
+    (image, *_) = read_columns(linked / "data" / name, ["id"])["id"].to_pylist()
+    flip(linked / "data" / name, 100)
+    monkeypatch.chdir(linked)
+    monkeypatch.setattr("sys.argv", ["evergreen", "why", image])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert f"{name} is damaged: expected the digest {name.removesuffix('.parquet')}" in said
+    assert "an undamaged copy is in its place now: run the same command again" in said
+    check_named(linked / "data" / name)

@@ -12,7 +12,11 @@ from typer.testing import CliRunner
 
 from flows.repo.git import git
 from flows.versions.verify import Checked, verify
+from monitoring.log.production_log import open_log
 from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tasks.common.sealed import sealed_path
+from tests.monitoring.log.test_log import answers
 from tests.support import versions_project
 
 
@@ -52,7 +56,8 @@ def objects(folder: Path) -> dict[str, Path]:
 
 def test_sound_releases_pass_and_shared_objects_count_in_each(project: Path):
     lines = verify(project, deep=True)
-    assert [line.version for line in lines] == ["(history)", "v0.1.0", "v0.2.0", "v0.3.0"]
+    here = ["(data)", "(outputs)"]
+    assert [line.version for line in lines] == ["(history)", "v0.1.0", "v0.2.0", "v0.3.0", *here]
     assert all(line.ok for line in lines)
     assert lines[0].objects == 3
     assert lines[1].objects < lines[2].objects < lines[3].objects  # each has the batches before it too
@@ -182,3 +187,38 @@ def test_the_command_ends_with_1_and_names_the_object(project: Path, monkeypatch
     assert oid[2:] in done.output
     assert "is damaged" in done.output
     assert CliRunner().invoke(app, ["verify", "--repair"]).exit_code == 0
+
+
+def test_deep_names_what_no_version_holds_and_repairs_it(project: Path):
+    """The checkout's own data/, the production log, outputs of stages and caches."""
+    params = load_params(project / "params.yaml")
+    log = open_log(project, params)
+    (key,) = log.append(answers(5))
+    entry = project / ".evergreen/cache/pixels/key/entry.npy"
+    with sealed_path(entry) as temporary:
+        temporary.write_bytes(b"pixels")
+    places = {
+        "shard": max((project / "data").glob("*.parquet")),
+        "annotations": max((project / "data/annotations").glob("*.parquet")),
+        "manifest": max((project / "data/batches").glob("*.json")),
+        "log": project / params.capture.url / key,
+        "output": project / "artifacts/evaluate/report.json",
+        "cache": entry,
+    }
+    before = {name: file.read_bytes() for name, file in places.items()}
+    assert all(line.ok for line in verify(project, deep=True))
+    for file in places.values():
+        flip(file)
+    assert all(line.ok for line in verify(project, "v0.3.0", deep=True)), "no file of a version is damaged"
+    texts = {problem.text for line in verify(project, deep=True) for problem in line.problems}
+    assert len(texts) == len(places)
+    for file in (*places.values(), key):
+        assert any(str(file) in text for text in texts) or file == places["log"]
+    left = {problem.place for line in verify(project, deep=True, repair=True) for problem in line.problems}
+    assert left == {"log", "outputs"}, "nothing else has a copy of the log; a run makes outputs again"
+    assert [name for name, file in places.items() if file.is_file() and file.read_bytes() == before[name]] == [
+        "shard",
+        "annotations",
+        "manifest",
+    ]
+    assert not entry.exists()
