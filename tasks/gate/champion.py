@@ -40,13 +40,16 @@ def champion_metrics(
     """{thresholds, corruptions} of the bundle in `bundle_dir`: the champion's metrics for tasks.gate.judge.
 
     `predictions` are the champion's, with probabilities in the order of `classes`. The champion's own preprocessing
-    is used. Where one of its classes was split, corruptions cannot be compared and are left out.
+    is used. Where one of its classes was split, the run's own model says of each corrupted image which part is likelier
+    (see alignment); if the two models see images in another size, corruptions cannot be compared and are left out.
     """
     about = read(bundle_dir)
     placed = alignment(about["classes"], classes, taxonomy or Taxonomy())
     own_thresholds = placed.thresholds(about["thresholds"])
-    if placed.divided:
+    challenger = root / "artifacts/bundle"
+    if placed.divided and read(challenger)["preprocess"] != about["preprocess"]:
         return {"thresholds": own_thresholds, "corruptions": {}}
+    parts = OnnxModel(challenger / "model.onnx") if placed.divided else None
     test = predictions.filter(pc.equal(predictions["split"], "test"))
     ids = test["id"].to_pylist()
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
@@ -60,7 +63,8 @@ def champion_metrics(
     model = OnnxModel(bundle_dir / "model.onnx")
 
     def predict(block: np.ndarray) -> np.ndarray:
-        return placed.columns(model(block).probabilities, about["task"], about["thresholds"])
+        said = None if parts is None else parts(block).probabilities
+        return placed.columns(model(block).probabilities, about["task"], about["thresholds"], said)
 
     return {"thresholds": own_thresholds, "corruptions": corrupted(predict, pixels, ids, known, evaluate)}
 

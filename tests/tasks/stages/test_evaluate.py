@@ -23,6 +23,7 @@ from tasks.gate import champion as gate_champion
 from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.inference.onnx_model import OnnxModel
+from tasks.labels.taxonomy import Change, compose
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
 from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
@@ -36,6 +37,8 @@ SETTINGS = EvaluateParams(
     many_shot=25,
     few_shot=20,
 )
+
+WHO = {"at": "", "by": "", "why": "", "state": ""}
 
 
 def replace(table: pa.Table, name: str, values) -> pa.Table:
@@ -228,6 +231,26 @@ def test_the_gate_judges_what_evaluate_wrote(evaluated):
     assert again.outcome == "hold", again.sentence
     names = {check.name for check in again.checks}
     assert {"corruptions.blur.accuracy", "small_slices.balanced_accuracy", "hard.balanced_accuracy"} <= names
+
+
+def test_corruptions_are_compared_where_a_class_of_the_champion_was_split(evaluated, tmp_path):
+    bundle = shutil.copytree(evaluated.root / "artifacts/bundle", tmp_path / "bundle")
+    about = json.loads((bundle / "bundle.json").read_text())
+    old, thresholds = ["Whole", *about["classes"][1:]], about["thresholds"]
+    about |= {"classes": old, "thresholds": dict(zip(old, thresholds.values(), strict=True))}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    split = Change(number=1, kind="split", old=["Whole"], new=about["classes"][1:2] + CLASSES[:1], **WHO)
+    options = {"classes": CLASSES, "evaluate": SETTINGS, "taxonomy": compose([split])}
+    found = gate_champion.champion_metrics(evaluated.root, bundle, evaluated.table, **options)["corruptions"]
+    assert {name: one["n"] for name, one in found.items()} == {
+        name: one["n"] for name, one in evaluated.metrics["corruptions"].items()
+    }
+    if evaluated.task == "multiclass":  # the same model: only where the third class lies between the parts it differs
+        for name, one in found.items():
+            assert one["accuracy"] == pytest.approx(evaluated.metrics["corruptions"][name]["accuracy"], abs=0.15)
+    about["preprocess"]["resolution"] += 8
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    assert gate_champion.champion_metrics(evaluated.root, bundle, evaluated.table, **options)["corruptions"] == {}
 
 
 def test_a_corrected_label_counts_for_the_champion_too(evaluated, tmp_path):
