@@ -107,9 +107,14 @@ def queue(
         Path | None,
         typer.Option(help="CSV to write, with the images next to it. Default: .evergreen/label-issues/split.csv."),
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page on which to label.")] = None,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option("--label-studio", help="Also write Label Studio's tasks (.json, .xml)."),
+    ] = None,
 ) -> None:
     """Write the images of a split class that wait for a part, the likeliest assignment first."""
-    _queue(name, to)
+    _queue(name, to, html, label_studio)
 
 
 def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, commit: bool, undoes=None) -> None:
@@ -126,15 +131,17 @@ def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, 
     typer.echo(f"recorded as change {plan.change.id}; `evergreen classes undo {plan.change.id}` takes it back")
 
 
-def _queue(name: str | None, to: Path | None) -> None:
-    from flows.labels.class_queue import waiting_images, write_queue
+def _queue(name: str | None, to: Path | None, html: Path | None = None, label_studio: Path | None = None) -> None:
+    from flows.labels.class_queue import waiting_images, write_forms, write_queue
     from flows.repo.label_issues import SPLIT_QUEUE
+    from monitoring.review.forms import Forms
 
     root = project_root()
     waiting = waiting_images(root, name)
     have = ", ".join(f"{count:,} {part!r}" for part, count in waiting.labelled.items())
     file = to or root / SPLIT_QUEUE
     write_queue(root, waiting, file)
+    write_forms(root, waiting, Forms(None, label_studio, html))
     typer.echo(
         one_line(f"{len(waiting.rows):,} images of {waiting.name!r} wait in {file}; labelled so far: {have}", 500)
     )

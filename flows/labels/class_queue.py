@@ -1,13 +1,19 @@
 """`evergreen classes queue`: the images of a split class, for a person to say which part each is."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from flows.labels.define import guides
+from flows.labels.samples import data_classes, find_samples, iter_images
 from flows.project.ingest import restored_data
+from monitoring.review.asked import Asked
+from monitoring.review.forms import Forms, write
+from monitoring.review.page import Frame
 from tasks.common.cells import harmless_cell
 from tasks.common.errors import DataError
 from tasks.common.files import atomic_path
@@ -20,6 +26,7 @@ from tasks.labels.effective import effective_samples
 from tasks.labels.parts import likeliest_parts
 from tasks.labels.taxonomy import Taxonomy, compose, is_decided, names_of, read_changes
 
+BLOCK = 64  # images in memory at once
 COLUMNS = ("id", "label", "given", "suggested", "confidence", "split", "path", "image")
 
 
@@ -88,6 +95,36 @@ def write_queue(root: Path, waiting: Waiting, file: Path) -> None:
         for row in waiting.rows:
             found = row | {"label": "", "image": pictures[row["id"]]}
             writer.writerow([harmless_cell(str(found[name] or "")) for name in COLUMNS])
+
+
+def write_forms(root: Path, waiting: Waiting, forms: Forms) -> None:
+    """Write the images as a page to label on, or as tasks of Label Studio: every class can be chosen, parts first."""
+    params, data = load_params(root / "params.yaml"), root / "data"
+    classes = list(dict.fromkeys([*waiting.parts, *data_classes(root)]))
+    rows = {row["id"]: row for row in waiting.rows}
+
+    def shown() -> Iterator[tuple[Asked, bytes]]:
+        for start in range(0, len(waiting.rows), BLOCK):
+            names = [row["id"] for row in waiting.rows[start : start + BLOCK]]
+            images = dict(iter_images(data, find_samples(data, names, read_tombstones(root))))
+            yield from ((_asked(rows[name], waiting), images[name]) for name in names if name in images)
+
+    pixels = params.images.max_pixels
+    frame = Frame(classes, params.data.task == "multilabel", pixels, guides(root, classes, pixels))
+    write(forms, len(rows), shown, frame)
+
+
+def _asked(row: dict, waiting: Waiting) -> Asked:
+    known = row["suggested"] in waiting.parts
+    return Asked(
+        id=row["id"],
+        why="which part",
+        given=row["given"],
+        prediction=row["suggested"] if known else None,
+        confidence=float(row["confidence"]) if known else None,
+        detail="" if known else f"looks like others of {row['suggested']}",
+        path=row["path"] or None,
+    )
 
 
 def _waits(label: str | list[str] | None, name: str, taxonomy: Taxonomy) -> bool:
