@@ -12,6 +12,7 @@ def status() -> None:
     """Show what is live, what runs and where, what the monitor last found, and what comes next."""
     from datetime import UTC, datetime
 
+    from flows.labels.status import label_lines
     from flows.production.queue_export import assigned_lines
     from flows.repo.tombstones import in_force
     from flows.repo.workspace import alive_runs
@@ -42,6 +43,8 @@ def status() -> None:
         typer.echo(f"elsewhere:   {for_terminal(run)} on {for_terminal(host)}, {life}")
     for line in status_lines(root):
         typer.echo(line)
+    for line in label_lines(root, live):
+        typer.echo(f"labels:      {for_terminal(line)}")
     for line in assigned_lines(root, params):
         typer.echo(f"labelling:   {for_terminal(line)}")
     held = in_force(releases.tombstones(), params)

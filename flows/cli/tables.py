@@ -65,7 +65,7 @@ def print_diff(console: Console, found: Versions, names: Mapping[str, str]) -> N
     console.print(Text(f"{found.a} -> {found.b}", style="bold"))
     for kind, entries in found.batches.items():
         for entry in entries:
-            about = entry["why"] if "why" in entry else f"{entry['kind']}, {entry['rows']} images"
+            about = entry["why"] if "why" in entry else _batch(entry)
             console.print(Text(f"  batch {kind}: {entry['batch']} ({about})"))
     counts = [(f"images, {split}", by_class) for split, by_class in found.images.items()]
     counts += [(f"labels to {action}", by_class) for action, by_class in found.actions.items()]
@@ -82,6 +82,11 @@ def print_diff(console: Console, found: Versions, names: Mapping[str, str]) -> N
     for line in found.unreadable:
         console.print(Text(f"not compared: {line}", style="yellow"))
     console.print(Text(found.why))
+
+
+def _batch(entry: Mapping[str, Any]) -> str:
+    rows, kind = entry["rows"], entry["kind"]
+    return f"{rows} labels by people" if kind == "labels" else f"{kind}, {rows} images"
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -115,11 +120,12 @@ def print_classes(console: Console, rows: Sequence[ClassRow]) -> None:
     """Print every class with its labelled images by split, its parent, and what it waits for."""
     splits = [split for split in SPLITS if any(split in row.images for row in rows)]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("class", *splits, "parent", ""):
+    for title in ("class", *splits, "parent", "", "definition"):
         table.add_column(title, justify="right" if title in splits else "left")
     for row in rows:
         counts = [f"{row.images.get(split, 0):,}" for split in splits]
-        table.add_row(Text(one_line(row.name)), *counts, Text(one_line(row.parent or "")), Text(one_line(row.note)))
+        texts = [Text(one_line(text)) for text in (row.parent or "", row.note, row.meaning)]
+        table.add_row(Text(one_line(row.name)), *counts, *texts)
     console.print(table)
 
 

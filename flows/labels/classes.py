@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.labels.class_settings import listed_after, with_classes
+from flows.labels.define import meanings
 from flows.project.data_commit import CommitRefused, commit_data, undone_if_refused
 from flows.project.ingest import restored_data
 from flows.repo.git import check_repository, git
@@ -184,6 +185,7 @@ class ClassRow:
     images: dict[str, int]  # split -> labelled samples
     parent: str | None
     note: str  # why it is not a class, or what it waits for
+    meaning: str = ""  # its definition
 
 
 def class_rows(root: Path) -> tuple[list[ClassRow], list[Change]]:
@@ -201,7 +203,7 @@ def class_rows(root: Path) -> tuple[list[ClassRow], list[Change]]:
         counts.setdefault(whole.rename(name), Counter())[split] += 1
     names = [*counts, *(name for name in whole.classes if name not in counts)]
     parents = {child: parent for parent, children in whole.groups(names).items() for child in children}
-    rows = []
+    rows, defined = [], meanings(root / "data")
     for name in sorted(names):
         reading, note = whole.read(name), ""
         if reading.now is None:
@@ -210,7 +212,8 @@ def class_rows(root: Path) -> tuple[list[ClassRow], list[Change]]:
             note = f"split into {join_names(taxonomy.read(name).among)}: stays whole"
         elif name not in counts:
             note = "no image is labelled with it yet"
-        rows.append(ClassRow(name, dict(counts.get(name, {})), parents.get(name), note))
+        meaning = defined[name].text if name in defined else ""
+        rows.append(ClassRow(name, dict(counts.get(name, {})), parents.get(name), note, meaning))
     return rows, changes
 
 

@@ -18,9 +18,10 @@ from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import label_type
+from tasks.common.text import join_names
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
 from tasks.labels.annotations import Decision, Label, annotation_key, decide, newest_words, standing
-from tasks.labels.taxonomy import read_taxonomy, read_votes
+from tasks.labels.taxonomy import Taxonomy, names_of, read_taxonomy, read_votes
 from tasks.releases.store import Releases
 
 EVIDENCE = "new_evidence.json"  # of the stage clean: confirmed labels that look wrong again, and why
@@ -36,17 +37,19 @@ def explain(root: Path, image: str) -> list[str]:
     decision = _decisions(root, {image: (sample["label"], counting)})[image]
     where = f"{sample['split']}, batch {sample['batch']}" + (", tombstoned" if sample["batch"] in stones else "")
     lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}"]
-    lines.append(f"  first given:  {_label(sample['label'])}")
+    taxonomy = read_taxonomy(root / "data")
+    lines.append(f"  first given:  {_told(sample['label'], taxonomy)}")
     counts = {annotation_key(row) for row in standing(counting)}
     deciding = {(row["batch"], row["annotator"], row["at"]) for row in decision.deciding}
     newest = {annotation_key(row) for row in newest_words(counting)}
-    lines += [f"  {_said(row, counts, newest, deciding, stones, decision.rule == 'reviewer')}" for row in rows]
+    about = (counts, newest, deciding, stones, decision.rule == "reviewer", taxonomy)
+    lines += [f"  {_said(row, *about)}" for row in rows]
     now = "excluded" if decision.excluded else _label(decision.label)
     confirmed = "" if decision.confirmed is None else ", confirmed"
     against = f"; since then {decision.disputed}" if decision.disputed else ""
     rule = "votes: the label first given stays" if decision.rule == "votes" and not decision.deciding else decision.rule
     lines.append(f"  counts now:   {now} ({rule}{confirmed}{against})")
-    return lines + _in_models(root, image)
+    return lines + _in_models(root, image, taxonomy)
 
 
 def labels_now(root: Path, images: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -69,9 +72,29 @@ def _decisions(root: Path, votes: Mapping[str, tuple[Label, list[dict]]]) -> dic
     return found
 
 
-def _said(row: dict, counts: set[str], newest: set[str], deciding: set[tuple], stones: dict, overridden: bool) -> str:
+def _told(label: Label, taxonomy: Taxonomy) -> str:
+    """A label as it was given, and how it is read today where its names have changed."""
+    readings = {name: taxonomy.read(name) for name in names_of(label)}
+    changed = [
+        found.now or (f"one of {join_names(found.among)}" if found.among else "retired")
+        for name, found in readings.items()
+        if found.now != name
+    ]
+    return f"{_label(label)} (today: {', '.join(changed)})" if changed else _label(label)
+
+
+def _said(
+    row: dict,
+    counts: set[str],
+    newest: set[str],
+    deciding: set[tuple],
+    stones: dict,
+    overridden: bool,
+    taxonomy: Taxonomy,
+) -> str:
     decides = (row["batch"], row["annotator"], row["at"]) in deciding
-    what = "undoes an earlier one" if row["retracts"] else "exclude" if row["exclude"] else _label(row["label"])
+    label = _told(row["label"], taxonomy)
+    what = "undoes an earlier one" if row["retracts"] else "exclude" if row["exclude"] else label
     if row["batch"] in stones:
         state = "its batch is tombstoned"
     elif row["retracts"]:
@@ -107,7 +130,7 @@ def _sample(root: Path, image: str) -> dict:
     raise EvergreenError(f"the data set in {root / 'data'} holds no image {image!r}")
 
 
-def _in_models(root: Path, image: str) -> list[str]:
+def _in_models(root: Path, image: str, taxonomy: Taxonomy) -> list[str]:
     """What the newest versions, and the newest run, made of the sample."""
     _, releases = open_project(root)
     commits = _commits(releases)
@@ -115,7 +138,7 @@ def _in_models(root: Path, image: str) -> list[str]:
         return ["  no model was trained yet"]
     main = main_checkout(root)
     with open_objects(main) as objects:
-        return [f"  {name}: {_in_model(main, objects, rev, image)}" for name, rev in commits.items()]
+        return [f"  {name}: {_in_model(main, objects, rev, image, taxonomy)}" for name, rev in commits.items()]
 
 
 def _commits(releases: Releases) -> dict[str, str]:
@@ -130,7 +153,7 @@ def _commits(releases: Releases) -> dict[str, str]:
     return dict(list(found.items())[:MOST_VERSIONS])
 
 
-def _in_model(root: Path, objects: Objects, rev: str, image: str) -> str:
+def _in_model(root: Path, objects: Objects, rev: str, image: str, taxonomy: Taxonomy) -> str:
     try:
         outs = outs_at(root, rev)
         if (folder := outs.get("artifacts/clean")) is None:
@@ -147,7 +170,7 @@ def _in_model(root: Path, objects: Objects, rev: str, image: str) -> str:
     use = {"train": "trained on", "calibration": "calibrated on"}.get(row["split"], "tested on")
     if row["action"] == "drop":
         return f"left out by clean, which took {_label(row['given'])} for wrong"
-    label = _label(row["label"])
+    label = _told(row["label"], taxonomy)
     if row["action"] == "relabel":
         label += f" (clean changed it from {_label(row['given'])})"
     if row["action"] == "queue":

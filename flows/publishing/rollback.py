@@ -18,6 +18,8 @@ from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import atomic_dir, fsync_dir
 from tasks.common.paths import main_checkout
+from tasks.dataset.annotation_files import FOLDER as ANNOTATIONS
+from tasks.dataset.annotation_files import AnnotationBatch
 from tasks.dataset.shards import BatchManifest
 from tasks.releases.pointer import Pointer, successor
 from tasks.releases.store import PointerMoved, Releases
@@ -126,6 +128,15 @@ def batches_at(root: Path, objects: Objects, rev: str) -> list[BatchManifest]:
         for name, md5 in files.items()
         if name.startswith("batches/") and name.endswith(".json")
     ]
+    return sorted(found, key=lambda batch: (batch.seq, batch.batch))
+
+
+def label_batches_at(root: Path, objects: Objects, rev: str) -> list[AnnotationBatch]:
+    """The batches of people's labels in the data of commit `rev`, in the order in which they were taken."""
+    oid = outs_at(root, rev).get("data")
+    files = objects.files(oid) if oid else {}
+    manifests = [md5 for name, md5 in files.items() if name.startswith(f"{ANNOTATIONS}/batches/")]
+    found = [AnnotationBatch.model_validate_json(objects.read(md5)) for md5 in manifests]
     return sorted(found, key=lambda batch: (batch.seq, batch.batch))
 
 

@@ -5,7 +5,8 @@ Data, labels, params, code and libraries are compared by what bundle.json and gi
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flows.repo.git import git
 from flows.repo.remotes import private_config
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml, read_json
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
@@ -27,10 +29,7 @@ def changes(root: Path, about: dict, old: dict | None, champion: Pointer | None)
         return None
     images, before = about["data"]["images"], old.get("data", {}).get("images", {})
     splits = [(split, sum(before.get(split, {}).values()), sum(images[split].values())) for split in images]
-    classes = [
-        (name, before.get("train", {}).get(name, 0), images["train"].get(name, 0))
-        for name in dict.fromkeys([*images["train"], *before.get("train", {})])
-    ]
+    classes = class_counts(before.get("train", {}), images["train"], read_taxonomy(root / "data"))
     known = _batches_of(root, champion.git_rev)
     path = ("metrics", "clean", "actions")
     batches = [
@@ -55,6 +54,14 @@ def changes(root: Path, about: dict, old: dict | None, champion: Pointer | None)
         "commits": _commits(root, old.get("git_revision"), about["git_revision"]),
         "same_data": old.get("data", {}).get("sha256") == about["data"]["sha256"],
     }
+
+
+def class_counts(before: Mapping[str, int], now: Mapping[str, int], taxonomy: Taxonomy) -> list[tuple[str, int, int]]:
+    """(class, images before, images now), in the names of today: classes may have been renamed or merged."""
+    counts: Counter[str] = Counter()
+    for name, count in before.items():
+        counts[taxonomy.rename(name)] += count
+    return [(name, counts[name], now.get(name, 0)) for name in dict.fromkeys([*now, *counts])]
 
 
 def _batches_of(root: Path, rev: str) -> set[str] | None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flows.labels.class_reading import current_taxonomy
 from flows.publishing import registry
 from flows.publishing.history import find, open_project
-from flows.publishing.rollback import batches_at
+from flows.publishing.rollback import batches_at, label_batches_at
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, Objects, file_at, open_objects, outs_at, yaml_at
 from flows.repo.run_inputs import stage_dependencies
@@ -185,6 +185,11 @@ class _Reader:
             for name, ours, theirs in (("added", b, a), ("removed", a, b)):
                 mine = [batch for key, batch in ours.items() if key not in theirs]
                 found[name] = [{"batch": batch.batch, "kind": batch.kind, "rows": batch.rows} for batch in mine]
+            answers = ({one.batch: one for one in label_batches_at(self.root, self.objects, rev)} for rev in revs)
+            c, d = answers
+            for name, ours, theirs in (("added", d, c), ("removed", c, d)):
+                mine = [one for key, one in ours.items() if key not in theirs and key not in {*a, *b}]
+                found[name] += [{"batch": one.batch, "kind": "labels", "rows": one.rows} for one in mine]
         except ObjectLost as lost:
             self.unreadable.append(f"the batches: {lost}")
         a, b = (yaml_at(self.root, rev, "tombstones.json") for rev in revs)
@@ -256,7 +261,7 @@ def likely_why(
     """One sentence: how the model changed, and which differences can have caused it, the likeliest ones named."""
     causes = []
     for name, word in (("added", "new batches"), ("removed", "batches gone"), ("tombstoned", "batches tombstoned")):
-        if entries := batches.get(name):
+        if entries := [entry for entry in batches.get(name, ()) if entry.get("kind") != "labels"]:
             causes.append(f"{word}: {_some([entry['batch'] for entry in entries])}")
     if train := images.get("train"):
         grown = sorted(train.items(), key=lambda item: -abs(item[1][1] - item[1][0]))

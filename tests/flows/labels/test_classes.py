@@ -14,6 +14,7 @@ from flows.labels.class_reading import current_taxonomy, names_of_then
 from flows.labels.class_settings import with_classes
 from flows.labels.classes import class_rows, plan_change, record_change
 from flows.production.queue_export import label_classes
+from flows.release_report.changes import class_counts
 from flows.repo.git import git
 from flows.versions.diff import diff
 from tasks.common.errors import DataError, EvergreenError
@@ -250,6 +251,13 @@ def test_a_split_opens_a_queue_of_every_image_of_the_class(root, tmp_path):
     lines = (tmp_path / "q.csv").read_text().splitlines()
     assert lines[0] == "id,label,given,suggested,confidence,split,path,image"
     assert len(list((tmp_path / "q").iterdir())) == 35
+    page, studio = tmp_path / "q.html", tmp_path / "q.json"
+    options = ["--to", tmp_path / "q.csv", "--html", page, "--label-studio", studio]
+    evergreen(root, "classes", "queue", "cat", *map(str, options))
+    assert page.read_text().count("<figure") == 35
+    assert '<option value="indoor">' in page.read_text()
+    assert [task["data"]["evergreen_id"] for task in json.loads(studio.read_text())] == [r["id"] for r in waiting.rows]
+    assert '<Choice value="outdoor"/>' in studio.with_suffix(".xml").read_text()
     with pytest.raises(DataError, match="'dog' was not split into parts: classes that were split: 'cat'"):
         waiting_images(root, "dog")
 
@@ -278,6 +286,12 @@ def test_versions_of_before_and_after_a_rename_are_compared_in_the_names_of_toda
     }
     recalls = {name.replace("of bag", "of sack"): value for name, value in before.metrics.items()}
     assert after.metrics == recalls
+
+
+def test_the_release_report_counts_images_in_the_names_of_today():
+    merged = Change(number=1, kind="merge", old=["cat", "lynx"], new=["feline"], at="", by="", why="", state="")
+    before, now = {"cat": 3, "lynx": 4, "dog": 5}, {"feline": 8, "dog": 5}
+    assert class_counts(before, now, compose([merged])) == [("feline", 7, 8), ("dog", 5, 5)]
 
 
 def test_labels_of_the_past_and_of_tomorrow_are_allowed(root):

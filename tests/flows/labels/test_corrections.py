@@ -5,10 +5,13 @@ import getpass
 import numpy as np
 import pytest
 
+from flows.labels import journal
+from flows.labels.classes import plan_change, record_change
 from flows.labels.exclude import correct, exclude, include, readable
 from flows.labels.journal import Answer
 from flows.labels.people import read_words
-from flows.labels.take import take
+from flows.labels.status import label_lines
+from flows.labels.take import finish, take
 from flows.labels.undo import batch_images, undo_batch, undo_newest
 from flows.labels.why import explain, labels_now
 from tasks.common.errors import EvergreenError
@@ -16,6 +19,7 @@ from tasks.common.files import write_json
 from tasks.common.params import load_params
 from tasks.labels import agreed
 from tasks.labels.annotations import decide_label, read_annotations
+from tasks.releases.store import open_store
 from tests.flows.labels.corrections import commits, labels_of, project
 from tests.support import released_project, versions_project
 from tests.support.checkout import git
@@ -169,3 +173,39 @@ def test_what_became_of_labels_can_be_said_before_and_after(main):
     assert any("ann: dog - replaced by a newer word" in line for line in told)
     assert any("ann: bird - counts" in line for line in told)
     assert any("counts now:   cat (votes: the label first given stays)" in line for line in told)
+
+
+def test_why_shows_names_of_the_past_with_those_of_today(tmp_path):
+    root, (image, *_) = project(tmp_path / "project")
+    take(root, [Answer(image, "dog", annotator="ann")])
+    for about in (("rename", ["cat"], ["feline"]), ("split", ["dog"], ["hound", "poodle"])):
+        record_change(root, plan_change(root, *about, by="ann", why=""))
+    story = "\n".join(explain(root, image))
+    assert "first given:  cat (today: feline)" in story
+    assert "annotator ann: dog (today: one of hound, poodle)" in story
+    assert "counts now:   feline" in story
+
+
+def test_status_says_how_often_people_err_and_what_waits(tmp_path):
+    root, ids = project(tmp_path / "project")
+    assert label_lines(root, None) == []
+    settings = root / "params.yaml"
+    settings.write_text(settings.read_text().replace("second_look: 0.02", "second_look: 1.0"))
+    take(root, [Answer(ids[0], "dog", annotator="ann"), Answer(ids[1], "cat", annotator="ann")])
+    journal.record(root, [Answer(ids[2], "dog", annotator="ann"), Answer("f" * 64, "dog", annotator="ann")])
+    (rate, waiting) = label_lines(root, None)
+    words = read_words(root, load_params(settings)).error_rate(1.0)
+    assert (words.looks > 1, rate) == (True, f"how often people err: {words.sentence()}")
+    assert waiting == "2 answers wait to be taken: `evergreen finish` takes them now"
+    finish(root)
+    assert label_lines(root, None)[1] == "1 answers are about images that data/ does not hold: another branch may"
+
+
+def test_status_says_by_which_labels_the_live_version_was_judged(tmp_path):
+    root = released_project.copy(tmp_path)
+    live = open_store(load_params(root / "params.yaml").store, root).live()
+    write_json(root / "metrics/validate.json", {"label_revision": "0123456789ab"})
+    git(root, "add", "-f", "metrics/validate.json")
+    git(root, "commit", "-qm", "what a run records")
+    judged = live.model_copy(update={"git_rev": git(root, "rev-parse", "HEAD")})
+    assert f"{live.version} was judged by the labels of revision 0123456789ab" in label_lines(root, judged)

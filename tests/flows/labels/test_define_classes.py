@@ -50,6 +50,7 @@ def test_a_definition_is_kept_with_its_history_and_shown_where_people_label(root
     run("Bag", "--text", "Has a handle")
     assert [one.text for one in history(root / "data")] == ["Carried by <hand>", "Has a handle"]
     assert "Has a handle" in run("Bag")
+    assert "Has a handle" in CliRunner().invoke(app, ["classes"], env={"COLUMNS": "200"}).output
     (guide,) = guides(root, ["Bag", "Trouser"], 10**6)
     assert (guide.name, guide.text, len(guide.images)) == ("Bag", "Has a handle", 3)
     page = tmp_path / "q.html"

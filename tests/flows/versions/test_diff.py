@@ -23,7 +23,10 @@ def main(tmp_path_factory):
 
 def test_data_labels_params_and_metrics_of_two_versions(main):
     found = diff(main, "v0.1.0", "v0.2.0")
-    assert found.batches == {"added": [{"batch": "b-2", "kind": "import", "rows": 18}]}
+    first, second = found.batches["added"]
+    assert first == {"batch": "b-2", "kind": "import", "rows": 18}
+    assert (second["kind"], second["rows"], second["batch"][:2]) == ("labels", 1, "l-")
+    assert second["batch"] not in found.why
     assert found.images["train"] == {"bag": (2, 3), "boot": (2, 5), "coat": (2, 4)}  # a bag of b-1 is a boot now
     assert found.images["test"] == {name: (2, 4) for name in ("bag", "boot", "coat")}
     assert found.actions == {"relabel": {"coat": (0, 2)}}
