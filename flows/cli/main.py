@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, backup, classes, labels, production, queue, services, versions
+from flows.cli import active, backup, classes, doctor, labels, production, queue, services, versions
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
@@ -247,7 +247,7 @@ def tombstone(
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 
-GROUPS = (services, versions, backup, production, labels, active, queue)
+GROUPS = (services, doctor, versions, backup, production, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")

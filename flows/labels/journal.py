@@ -142,11 +142,22 @@ def _write(handle: int, content: bytes) -> None:
         content = content[os.write(handle, content) :]
 
 
+def unreadable(root: Path) -> int:
+    """How many lines of the journal are damaged. A last line without its end was never acknowledged: not counted."""
+    count = 0
+    for file in _files(root):
+        whole = [line for line in file.read_bytes().split(b"\n")[:-1] if line.strip()] if file.is_file() else []
+        count += sum(not _answers([line]) for line in whole)
+    return count
+
+
 def _read(file: Path) -> list[Answer]:
-    if not file.is_file():
-        return []
+    return _answers(file.read_bytes().split(b"\n")) if file.is_file() else []
+
+
+def _answers(lines: list[bytes]) -> list[Answer]:
     found = []
-    for line in file.read_bytes().split(b"\n"):
+    for line in lines:
         try:
             values = json.loads(line)
             at = datetime.fromisoformat(values["at"]) if values["at"] else None

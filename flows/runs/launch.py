@@ -95,7 +95,7 @@ def _start(
         complete_killed_runs(root, say)
     workspace.check_code_and_state(root)
     load_run_params(root / "params.yaml")  # refuses what DVC would not notice, before a workspace is made
-    _check_writable(root)
+    check_writable(root)
     api = ensure_server(root, say)
     _mark_dead_runs(root, api)
     run_id = run_id or workspace.new_run_id(key)
@@ -156,7 +156,7 @@ def _no_longer_live(root: Path, version: str | None) -> str | None:
     )
 
 
-def _check_writable(root: Path) -> None:
+def check_writable(root: Path) -> None:
     """Raise EvergreenError if a release could not be stored: publishing would find out only after the training."""
     from dvc.config import Config
     from dvc.exceptions import DvcException

@@ -193,6 +193,7 @@ def test_commands_show_one_line_per_damaged_file(project):
 def test_only_what_no_other_file_tells_is_read_without_the_helper():
     """A new file under .evergreen is read with `read_rebuildable`, or is listed here with the reason."""
     exact = {
+        "flows/backup/restore.py",  # of a backup
         "flows/demo/production.py",  # files that it has just waited for
         "flows/production/monitor.py",  # of a bundle
         "flows/publishing/adopt.py",  # of a worktree that it has just run

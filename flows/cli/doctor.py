@@ -1,0 +1,44 @@
+"""The command `doctor`."""
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from flows.cli.text import for_terminal
+from tasks.common.paths import project_root
+
+COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list: check, state, text, cure.")] = False,
+) -> None:
+    """Check everything that a project needs, and say how to mend what is wrong.
+
+    Looks at: Python, packages, git, DVC, store, remote, server, ports, disk, clock, permissions, ledgers, state files,
+    waiting labels, formats. It changes nothing, but sets damaged state files aside as every command does. Exit code 1
+    if there is a problem; warnings alone give 0.
+    """
+    import logging
+
+    from flows.doctor.examine import examine
+
+    logging.disable(logging.WARNING)  # what is damaged is a finding here, not a line in between
+    found = []
+    for finding in examine(project_root()):
+        found.append(finding)
+        if not as_json:
+            typer.secho(f"{finding.state:<8} ", fg=COLOURS[finding.state], nl=False)
+            typer.echo(for_terminal(finding.line()))
+    problems = sum(finding.state == "problem" for finding in found)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+    else:
+        warnings = sum(finding.state == "warning" for finding in found)
+        typer.echo(f"{problems} problems, {warnings} warnings, {len(found) - problems - warnings} ok")
+    raise typer.Exit(1 if problems else 0)
+
+
+COMMANDS = [doctor]

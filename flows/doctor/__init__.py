@@ -1,0 +1,1 @@
+"""`evergreen doctor`: one function per check of what a project needs, and how to mend it."""

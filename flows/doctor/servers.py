@@ -1,0 +1,67 @@
+"""Checks of the project's servers: Prefect's, its database, the ports, what `evergreen up` starts."""
+
+import os
+from pathlib import Path
+
+from flows.doctor.finding import Finding, ok, problem, warning
+from flows.server import database, process, processes
+from flows.server.environment import DATABASE, environment
+from flows.services import up
+from tasks.common.params import Params
+from tasks.common.paths import state_dir
+
+RESTART = "`evergreen down`, then `evergreen up`"
+
+
+def _other_server() -> list[str]:
+    """The names of the settings that send commands to another Prefect server."""
+    return [name for name in ("PREFECT_API_URL", DATABASE) if os.environ.get(name)]
+
+
+def prefect(root: Path) -> Finding:
+    """Whether one Prefect server runs here, and answers; none is fine, too: a run starts it."""
+    if names := _other_server():
+        return ok("prefect", f"{' and '.join(names)} in the environment name another server")
+    running, pids = process.running(root), processes.servers(root)
+    if len(pids) > 1:
+        return problem("prefect", f"{len(pids)} servers use one database: pids {', '.join(map(str, pids))}", RESTART)
+    if running and pids == [running["pid"]]:
+        return ok("prefect", f"answers at {running['url']}")
+    if pids:
+        return problem("prefect", f"the server with pid {pids[0]} does not answer, or starts just now", RESTART)
+    return ok("prefect", "not running: `evergreen up` or the next run starts it")
+
+
+def prefect_database(root: Path) -> Finding:
+    """Whether the server's SQLite database is whole."""
+    file = Path(environment(root)["PREFECT_HOME"]) / database.NAME
+    if why := database.damage(file):
+        cure = f"{RESTART}: it is set aside, and only the history on Prefect's pages is lost"
+        return problem("prefect database", f"{file} is damaged: {why}", cure)
+    return ok("prefect database", f"{file.stat().st_size / 1e6:,.1f} MB" if file.is_file() else "none yet")
+
+
+def ports(root: Path, params: Params) -> list[Finding]:
+    """Whether the ports of params.yaml are free for the services that do not run."""
+    serve, taken = params.serve, []
+    running = {name for name, _, well in up.services(root) if well}
+    wanted = {"prefect": serve.prefect_port, "pages": serve.port, "evidently": serve.evidently_port}
+    for name, port in wanted.items():
+        if name not in running and process.free_port(port, "127.0.0.1" if name == "evidently" else serve.host) != port:
+            taken.append(f"{port} ({name})")
+    if taken:
+        cure = "set other ports in serve of params.yaml; until then a free one is taken, which changes at each start"
+        return [warning("ports", f"another program has port {', '.join(taken)}", cure)]
+    return [ok("ports", ", ".join(f"{name} {port}" for name, port in wanted.items()))]
+
+
+def services(root: Path) -> list[Finding]:
+    """Whether everything that `evergreen up` started answers, and somebody watches it."""
+    if not (state_dir(root) / "services.json").is_file():
+        return [ok("services", "not started: `evergreen up` starts schedules and pages")]
+    if not up.supervised(root):
+        return [problem("services", "the process that restarts them died", "`evergreen up`")]
+    silent = [name for name, _, well in up.services(root) if not well]
+    if silent:
+        return [problem("services", f"no answer from {', '.join(silent)}; see .evergreen/NAME.log", RESTART)]
+    return [ok("services", "all answer")]
