@@ -20,7 +20,7 @@ from tasks.common.errors import DataError
 from tasks.common.params import ImagesParams, Params, SplitFractions, parse_params
 from tasks.dataset.decode import Undecodable, open_image, upright
 from tasks.ingest.coverage import preview
-from tasks.ingest.reading import label_names
+from tasks.ingest.found import label_names
 from tasks.siblings.bursts import Bursts
 from tasks.siblings.name_patterns import NamePattern
 from tasks.sources import fields

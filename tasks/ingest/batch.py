@@ -22,8 +22,9 @@ from tasks.common.progress import track
 from tasks.common.schemas import PICKED, SPLITS
 from tasks.dataset import shards
 from tasks.ingest.existing import ExistingSamples
+from tasks.ingest.found import IngestSettings, Reading, Refused
 from tasks.ingest.lock import data_files, data_lock
-from tasks.ingest.reading import IngestSettings, Reading, Refused, read_source
+from tasks.ingest.reading import read_source
 from tasks.ingest.writing import write_batch, write_quarantine
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source

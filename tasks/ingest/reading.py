@@ -4,23 +4,23 @@ Every row is hashed; a new image is decoded once and measured. Memory holds its 
 never its pixels or encoded bytes. This module writes nothing.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.common.files import content_key, sha256_bytes
-from tasks.common.params import DataParams, ImagesParams, InspectParams, SplitFractions
+from tasks.common.params import SplitFractions
 from tasks.common.schemas import MEASURING
 from tasks.dataset.decode import Undecodable
 from tasks.ingest import erasures
 from tasks.ingest.coverage import coverage_notes, groups_of_classes
 from tasks.ingest.existing import ExistingSamples
+from tasks.ingest.found import IngestSettings, Label, NewImage, Reading, Vote, label_names
 from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
+from tasks.ingest.votes import Contradictions, new_annotations
 from tasks.inspection.measure import Measured, measure_all
 from tasks.inspection.measures import measures_table, thumbnails
 from tasks.inspection.near_duplicates import near_pairs
@@ -29,100 +29,6 @@ from tasks.sources.fields import Unusable
 from tasks.sources.offered import Offered
 
 MEASURED_AT_ONCE = 1024  # rows per table of measures
-Label = str | list[str] | None
-
-
-@dataclass(frozen=True)
-class IngestSettings:
-    """How a source is ingested: what the caller asks for, and the sections of params.yaml that apply."""
-
-    kind: str  # one of tasks.ingest.batch.KINDS
-    annotator: str | None  # for rows that name none
-    data: DataParams
-    images: ImagesParams
-    inspect: InspectParams
-    picked: str | None = None  # one of PICKED, for rows that do not say it; None: what the kind implies
-
-    def picked_of(self, row: Offered) -> str:
-        """How the image of `row` was picked; one of PICKED."""
-        return row.picked or self.picked or ("representative" if self.kind in ("import", "hard") else "unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A row that was not taken. `reason` is one of schemas.QUARANTINE_REASONS."""
-
-    number: int  # row in the source, from 0
-    where: str
-    reason: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason} ({self.detail})"
-
-
-@dataclass(slots=True)
-class NewImage:
-    """An image seen for the first time; `verdict` becomes its split, or why it is refused."""
-
-    number: int  # row in the source
-    where: str
-    image: str  # sha256 of its bytes
-    label: Label
-    group: str | None  # as it is stored, see _Reader._group
-    source: str | None
-    allowed: tuple[str, ...]
-    content: str  # hash of everything else that is stored for it
-    bad_time: bool = False  # the source gives a time that cannot be read
-    picked: str = "representative"
-    verdict: str | Unusable | None = None
-
-    @property
-    def taken(self) -> bool:
-        return isinstance(self.verdict, str)
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """A label that one annotator gives to an image. It becomes an annotation unless it adds nothing new."""
-
-    number: int
-    image: str
-    label: str | list[str]
-    annotator: str | None
-    at: datetime | None
-
-
-@dataclass
-class Reading:
-    """What the first reading of a source found; row i of `measures` belongs to `new[i]`."""
-
-    settings: IngestSettings
-    offered: int = 0
-    known: int = 0  # rows whose image is in the data set already, or in an earlier row of the source
-    tombstoned: int = 0  # of these, in a tombstoned batch
-    new: list[NewImage] = field(default_factory=list)
-    measures: pa.Table | None = None  # see tasks.inspection.measures.measures_table
-    refused: list[Refused] = field(default_factory=list)
-    annotations: list[dict] = field(default_factory=list)  # schemas.annotation_schema without batch
-    notes: list[str] = field(default_factory=list)  # what the groups did not allow
-
-    def taken_rows(self) -> list[int]:
-        """Rows of `new` that are taken."""
-        return [row for row, new in enumerate(self.new) if new.taken]
-
-    def batch(self) -> str:
-        """Name of the batch: the same content has the same name."""
-        digest = hashlib.sha256(self.settings.kind.encode())
-        for new in self.new:
-            if new.taken:
-                digest.update(f"{new.image} {new.verdict} {new.content}\n".encode())
-        for row in self.annotations:
-            digest.update(content_key([row["id"], row["label"], row["annotator"], str(row["at"])]).encode())
-        return f"b-{digest.hexdigest()[:12]}"
-
-    def refuse(self, number: int, where: str, why: Unusable | Undecodable) -> None:
-        self.refused.append(Refused(number, where, why.reason, why.detail))
 
 
 def read_source(
@@ -148,14 +54,16 @@ def read_source(
             keep()
     keep()
     reading.measures = pa.concat_tables(tables).combine_chunks()
+    votes = reader.contradictions.settle(reading, reader.votes)
 
     _decide_splits(reading, existing, tombstones)
     for new in reading.new:
         if not new.taken:
             reading.refuse(new.number, new.where, new.verdict)
     reader.resolve_repeats()
+    reading.notes += reader.contradictions.notes(reading)
     reading.refused.sort(key=lambda refused: refused.number)
-    reading.annotations = _new_annotations(reading, reader.votes, existing)
+    reading.annotations = new_annotations(reading, votes, existing)
     return reading
 
 
@@ -173,6 +81,7 @@ class _Reader:
         self._known_names = None if listed is None else {*listed, *existing.taxonomy.meaning}
         self._row_of: dict[str, int] = {}  # id -> row of reading.new
         self._repeats: list[tuple[int, str, NewImage, tuple[str, ...]]] = []  # (number, where, first, allowed)
+        self.contradictions = Contradictions()
         self._interned: dict = {}  # labels and groups repeat a lot: one object each; by repr, as None is not "None"
 
     def new_images(self, rows: Iterable[Offered]) -> Iterator[bytes]:
@@ -204,6 +113,8 @@ class _Reader:
         elif first is not None:
             self._repeats.append((number, row.where, self.reading.new[first], offered))
             given = self.reading.new[first].label
+            if row.annotator is None and kind in ("import", "hard"):
+                self.contradictions.note(first, self.reading.new[first], label)
         else:
             self._row_of[image] = len(self.reading.new)
             group = self._group(row, allowed)
@@ -213,8 +124,8 @@ class _Reader:
                 stored.append(["picked", self.settings.picked_of(row), row.sampling_probability])
             content = content_key(stored)[:16]
             shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
-            picked, untimed = self.settings.picked_of(row), row.bad_time is not None
-            self.reading.new.append(NewImage(number, row.where, image, *shared, content, untimed, picked))
+            picked, untimed, named = self.settings.picked_of(row), row.bad_time is not None, row.annotator is not None
+            self.reading.new.append(NewImage(number, row.where, image, *shared, content, untimed, picked, named))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
         if label is not None and not silent:
@@ -318,43 +229,3 @@ def _coverage(
     pairs = [(new.group or new.image, label_names(new.label)) for new in offered if new.taken]
     groups = groups_of_classes([*pairs, *existing.groups_of(names)])
     return coverage_notes(rows, {key: count for key, count in classes.items() if key[1] in names}, groups, fractions)
-
-
-def label_names(label: Label) -> tuple[str, ...]:
-    """The class names of a label."""
-    return () if label is None else (label,) if isinstance(label, str) else tuple(label)
-
-
-def _new_annotations(reading: Reading, votes: list[Vote], existing: ExistingSamples) -> list[dict]:
-    """Votes that add something new.
-
-    Of a reviewer: a label that differs from this reviewer's last one. Else: one that this annotator has not given to
-    the image yet, retracted or not.
-    """
-    refused = {refused.number for refused in reading.refused}
-    votes = [vote for vote in votes if vote.number not in refused]
-    review, production = reading.settings.kind == "review", reading.settings.kind == "production"
-    earlier: dict[tuple[str, str | None], list] = {}
-    for row in existing.annotations({vote.image for vote in votes}):
-        if (row["role"] == "reviewer") == review and not row["retracts"]:
-            earlier.setdefault((row["id"], row["annotator"]), []).append(row["label"])
-    added = []
-    for vote in votes:
-        said = earlier.setdefault((vote.image, vote.annotator), [])
-        if vote.label in (said[-1:] if review else said):
-            continue
-        said.append(vote.label)
-        added.append(
-            {
-                "id": vote.image,
-                "label": vote.label,
-                "exclude": False,
-                "annotator": vote.annotator,
-                "role": "reviewer" if review else "annotator" if production else "import",
-                "at": vote.at,
-                "why": "",
-                "model_version": None,
-                "retracts": None,
-            }
-        )
-    return added

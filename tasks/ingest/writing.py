@@ -18,8 +18,8 @@ from tasks.common.files import atomic_path, content_key, sha256_bytes
 from tasks.common.paths import state_dir
 from tasks.common.schemas import sample_schema
 from tasks.dataset import shards
+from tasks.ingest.found import IngestSettings, NewImage, Reading, Refused
 from tasks.ingest.image_column import ImageColumn
-from tasks.ingest.reading import IngestSettings, NewImage, Reading, Refused
 from tasks.inspection.measures import store_measures
 from tasks.labels.storing import write_annotations
 from tasks.sources.offered import Offered

@@ -33,7 +33,10 @@ def named_ballots(original: str | list[str] | None, rows: Sequence[dict]) -> dic
 
 
 def majority(original: str | list[str] | None, rows: Sequence[dict]) -> str | list[str] | object | None:
-    """The label that wins, or EXCLUDE; None without any vote. A tie keeps the original, else the first given."""
+    """The label that wins, or EXCLUDE; None without any vote. A tie keeps the original, else the first given.
+
+    None too where imports that name nobody and no time contradict each other: neither is believed (tasks.ingest.votes).
+    """
     votes = newest_votes(rows)
     ballots = [EXCLUDE if row["exclude"] else ballot(row["label"]) for row in votes]
     first = None if original is None else ballot(original)
@@ -45,8 +48,15 @@ def majority(original: str | list[str] | None, rows: Sequence[dict]) -> str | li
         return None
     best = max(count.values())
     winners = [one for one in count if count[one] == best]  # in order of first mention, original first
+    if first is None and len(winners) > 1 and all(_is_nameless(row) for row in votes):
+        return None
     chosen = first if first is not None and first in winners else winners[0]
     return list(chosen) if isinstance(chosen, tuple) else chosen
+
+
+def _is_nameless(row: dict) -> bool:
+    """Whether an import said neither who gave a label nor when: such votes have no order."""
+    return row["role"] == "import" and not row["annotator"] and row["at"] is None
 
 
 def ballot(label: str | list[str] | None) -> str | tuple[str, ...] | None:

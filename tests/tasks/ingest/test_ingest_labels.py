@@ -1,6 +1,9 @@
 """Labels of images that the data set already has become annotations."""
 
+from flows.labels.people import disagreements, read_words
 from tasks.common.files import write_json
+from tasks.common.params import load_params
+from tests.support.checkout import ROOT
 from tests.support.ingesting import annotations, folder, image, manifest, noise, samples, take, tree
 
 
@@ -53,3 +56,36 @@ def test_a_tombstoned_batch_is_still_known(tmp_path):
     report = take(tmp_path, source)
     assert (report.taken, report.known, report.tombstoned) == (0, 3, 3)
     assert "3 of them in tombstoned batches" in report.sentence()
+
+
+def test_an_image_in_two_class_folders_gets_neither_label_and_is_asked_about(tmp_path):
+    source = folder(tmp_path / "s", 12)
+    for twin in ("a/0000.png", "a/0002.png"):
+        image(source, f"b/twin-{twin[2:]}", (source / twin).read_bytes())
+    image(source, "a/copy.png", (source / "b/0001.png").read_bytes())
+    report = take(tmp_path, source)
+    assert (report.taken, report.known, report.unlabelled, report.annotated) == (12, 3, 3, 6)
+    (note,) = (line for line in report.notes if "contradictory labels" in line)
+    assert note.startswith("note: 3 images are in the source with contradictory labels (e.g. a/0000.png: a and b)")
+    unsure = {row["image"]["path"] for row in samples(tmp_path) if row["label"] is None}
+    assert unsure == {"a/0000.png", "a/0002.png", "a/copy.png"}
+    words = read_words(tmp_path, load_params(ROOT / "params.yaml"))
+    found = disagreements(words)
+    assert len(found) == 3
+    assert all(words.now()[name] is None for name in found)
+    assert take(tmp_path, source).batch is None  # nothing is new
+
+
+def test_a_persons_vote_settles_a_contradiction(tmp_path):
+    names = [image(tmp_path / "s", name, noise(1)) for name in ("x.png", "y.png")]
+    manifest(tmp_path / "s", [{"path": name, "label": label} for name, label in zip(names, "ab", strict=True)])
+    assert take(tmp_path, tmp_path / "s/m.csv").unlabelled == 1
+    take(tmp_path, manifest(tmp_path / "s", [{"path": "x.png", "label": "b", "annotator": "anna"}]))
+    assert set(read_words(tmp_path, load_params(ROOT / "params.yaml")).now().values()) == {"b"}
+
+
+def test_named_annotators_who_differ_in_one_source_do_not_contradict_it(tmp_path):
+    name = image(tmp_path / "s", "x.png", noise(1))
+    said = [{"path": name, "label": label, "annotator": who} for label, who in (("a", "anna"), ("b", "bob"))]
+    report = take(tmp_path, manifest(tmp_path / "s", said))
+    assert (report.unlabelled, report.notes) == (0, ())

@@ -12,7 +12,8 @@ from tasks.common.params import DataParams
 from tasks.common.schemas import QUARANTINE_REASONS
 from tasks.dataset import shards
 from tasks.ingest.existing import ExistingSamples
-from tasks.ingest.reading import IngestSettings, read_source
+from tasks.ingest.found import IngestSettings
+from tasks.ingest.reading import read_source
 from tasks.ingest.writing import shard_parts
 from tasks.sources.source import open_source
 from tests.support.ingesting import IMAGES, INSPECT, folder, image, manifest, noise, reasons, take

@@ -42,6 +42,8 @@ UNTIMED = {"at": None}
         ("a", [review("b") | UNTIMED, review("c")], "c"),  # no time: the oldest
         (None, [vote("b")], "b"),
         (None, [vote("c", day=2), vote("b", day=1)], "b"),  # no original: the first given
+        (None, [vote("c", **UNTIMED), vote("b", **UNTIMED)], None),  # one source said both: neither is believed
+        (None, [vote("c", **UNTIMED), vote("b", **UNTIMED), vote("b", "ann")], "b"),
         (None, [vote(None)], None),
         ("a", [vote(exclude=True), vote(exclude=True)], None),
         ("a", [vote(exclude=True)], "a"),
