@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.dataset.decode import Undecodable, preprocess
+from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
 from tasks.inference import coarse, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel, Outputs
 from tasks.releases import bundle
@@ -99,7 +99,7 @@ class Predictor:
         pixels, refused = [], {}
         for index, data in enumerate(images):
             try:
-                pixels.append(preprocess(data, spec["resolution"], spec["fit"], spec["max_pixels"]))
+                pixels.append(preprocess(data, *(spec.get(key) for key in PREPROCESS)))
             except Undecodable as error:
                 refused[index] = Prediction(reason=error.reason, detail=error.detail)
             except Exception as error:  # other errors of a decoder on hostile bytes: the other images continue

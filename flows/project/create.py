@@ -149,6 +149,7 @@ def recommendations(params: Params, why: dict[str, str]) -> list[str]:
     values = {
         "images.resolution": params.images.resolution,
         "images.fit": params.images.fit,
+        "images.bit_depth": str(params.images.bit_depth),
         "train_backbone.augment": ", ".join(params.train_backbone.augment) or "none",
         "data.split": f"{split.train:g} train, {split.calibration:g} calibration, {split.test:g} test",
     }

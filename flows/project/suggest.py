@@ -51,6 +51,7 @@ class SourceProfile:
     sides: tuple[int, ...]  # shorter side of each sampled image, pixels
     aspects: tuple[float, ...]  # longer by shorter side
     grey: bool
+    bits: tuple[int, ...] = ()  # that sampled 16-bit images use, whose files do not say it
     layout: str | None = None  # the template that the paths were read with
     misfits: tuple[str, ...] = ()  # paths that do not fit it
     pattern: NamePattern | Bursts | None = None  # groups that nobody recorded
@@ -92,7 +93,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         notes = preview([(*unit, of) for unit, of in zip(units, names, strict=True)], SplitFractions())
 
     wanted = set(np.linspace(0, (min(rows, REACH) if opened.manifests else rows) - 1, SAMPLE, dtype=int).tolist())
-    sides, aspects, colours, problem = [], [], [], None
+    sides, aspects, colours, bits, problem = [], [], [], [], None
     for number, row in enumerate(islice(opened.rows(), max(wanted) + 1)):
         if number not in wanted:
             continue
@@ -102,6 +103,8 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
             aspects.append(max(image.size) / min(image.size))
             if len(colours) < DECODED:
                 colours.append(_is_grey(image))
+                if image.mode.startswith("I") and image.info.get("bit_depth") is None:
+                    bits.append(int(np.max(image)).bit_length())
         except (Unusable, Undecodable) as error:
             problem = problem or f"{row.where}: {error}"
         except Exception as error:  # the header is fine, the pixels are not; ingest reports each such image
@@ -119,6 +122,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         sides=tuple(sides),
         aspects=tuple(aspects),
         grey=bool(colours) and all(colours),
+        bits=tuple(bits),
         layout=layout,
         misfits=tuple(misfits),
         pattern=find_hidden_groups(opened) if layout is None else None,
@@ -173,7 +177,11 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
             "layout": profile.layout,
             "time_format": profile.time_format,
         },
-        "images": {"resolution": _size(side), "fit": "squash" if aspect < 1.25 else "pad"},
+        "images": {
+            "resolution": _size(side),
+            "fit": "squash" if aspect < 1.25 else "pad",
+            "bit_depth": _bit_depth(profile.bits),
+        },
         "validate": {
             "min_rows": int(np.clip(0.35 * profile.labelled, 10, 50)),
             "min_per_class": _min_per_class(smallest, bool(profile.group_notes)),
@@ -189,6 +197,9 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "images.resolution": f"the median shorter side is {side:g} pixels; a larger one costs time with its square"
         + ("" if accelerated() else f"; no GPU here, so at most {CPU_SIZE}"),
         "images.fit": f"the median aspect is {aspect:.2f}; crop keeps the shape as well, but loses the edges",
+        "images.bit_depth": f"{len(profile.bits)} sampled images have 16 bits and use up to {max(profile.bits)}"
+        if profile.bits
+        else None,
         "validate.min_rows": f"{profile.labelled} labelled rows before they are split",
         "validate.min_per_class": f"the smallest class has {smallest} images",
         "clean.rare_class": f"half of the classes have at most {common:g} images",
@@ -201,6 +212,11 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
     if profile.layout:
         why["data.layout"] = f"as given; it finds {_listed(profile.found)}"
     return parse_params(values, "the fitted parameters"), why
+
+
+def _bit_depth(bits: tuple[int, ...]) -> int | None:
+    """The usual depth of a sensor that holds all values; None if no 16-bit image leaves it open."""
+    return next((depth for depth in (8, 10, 12, 14, 16) if depth >= max(bits)), 16) if bits else None
 
 
 def _size(side: float) -> int:

@@ -15,7 +15,7 @@ from serving.live import Model
 from serving.predictor import Prediction
 from tasks.common.files import sha256_bytes
 from tasks.common.schemas import MEASURES
-from tasks.dataset.decode import Undecodable, preprocess
+from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
 from tasks.inspection.measure import measure
 from tasks.releases.reference import thumbnail
 
@@ -55,8 +55,8 @@ def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) 
         return found
     spec = predictor.about["preprocess"]
     try:
-        measures = measure(answer.image, spec["max_pixels"])
-        picture = thumbnail(preprocess(answer.image, spec["resolution"], spec["fit"], spec["max_pixels"]))
+        measures = measure(answer.image, spec["max_pixels"], spec.get("bit_depth"))
+        picture = thumbnail(preprocess(answer.image, *(spec.get(key) for key in PREPROCESS)))
     except Undecodable as error:  # it was answered, so it was readable: these are not the predicted bytes
         return found | {"reason": error.reason}
     return found | {

@@ -147,7 +147,7 @@ def build(root: Path, deployed: Deployed, params: Params) -> dict[str, int]:
     _, task = artifacts.classes_and_task(root)
     model = open_model(deployed, task)
     by_split, unknown = labelled_rows(root, deployed.classes)
-    images = ImagesParams(resolution=deployed.size, fit=deployed.fit, max_pixels=params.images.max_pixels)
+    images = params.images.model_copy(update={"resolution": deployed.size, "fit": deployed.fit})
     adoption = Adoption(root, deployed, model, task, by_split, images, params)
     calibration = _calibrate(adoption)
     _evaluate(adoption, calibration)

@@ -134,6 +134,11 @@ class ImagesParams(Section):
         "squash", description="how a non-square image becomes square: ignore aspect, centre crop, or grey padding"
     )
     max_pixels: Positive = Field(50_000_000, description="larger images are quarantined before they are decoded")
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = Field(
+        None,
+        description="bits that grey images of 16 bits use: 12 scales 0..4095 to black..white. null: as the file says "
+        "(TIFF tags, sBIT of PNG), else what each image's largest value needs",
+    )
 
     @model_validator(mode="before")
     @classmethod

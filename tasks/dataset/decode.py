@@ -1,8 +1,8 @@
 """Turn encoded bytes into model input: the only code that does, for training, evaluation and serving.
 
 Decoding is bounded: only listed formats, a pixel cap checked on the header, only the first frame. Modes are converted
-without losing what a person sees: 16-bit is scaled (not clipped), CMYK is converted, transparency is blended over
-mid-grey, EXIF rotation is applied. HEIC needs the extra `heic`.
+without losing what a person sees: 16-bit is scaled by the bits in use (not clipped), CMYK is converted,
+transparency is blended over mid-grey, EXIF rotation is applied. HEIC needs the extra `heic`.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ SUFFIXES = {
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 NO_HEIC = "a HEIC image, which needs the extra `heic`: run `pip install pi-heif`, then try again"
 GREY = (128, 128, 128)
+PREPROCESS = ("resolution", "fit", "max_pixels", "bit_depth")  # of a bundle's spec, in the order of `preprocess`
 MIN_SIDE = 8
 
 Image.MAX_IMAGE_PIXELS = None  # open_image checks its own cap on the header; Pillow's default only warns
@@ -60,6 +61,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         # Pillow's text contains the buffer's address, so the reports of two runs would differ
         about = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise Undecodable("unknown_format", f"expected one of {', '.join(FORMATS)}{about}") from None
+    if image.mode.startswith("I"):
+        image.info["bit_depth"] = file_depth(image, data)
     width, height = image.size
     if width * height > max_pixels:
         raise Undecodable("too_many_pixels", f"{width} x {height} is over images.max_pixels = {max_pixels}")
@@ -92,9 +95,9 @@ def file_suffix(data: bytes) -> str:
     return ".bin"
 
 
-def decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes, max_pixels: int, bit_depth: int | None = None) -> Image.Image:
     """Fully decode `data` to an upright RGB (or L, for grey images) image. Raises Undecodable."""
-    return upright(load(open_image(data, max_pixels)))
+    return upright(load(open_image(data, max_pixels)), bit_depth)
 
 
 def load(image: Image.Image) -> Image.Image:
@@ -107,8 +110,25 @@ def load(image: Image.Image) -> Image.Image:
     return image
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """`image` as a viewer shows it: EXIF rotation applied, 8 bit, mode L or RGB."""
+def file_depth(image: Image.Image, data: bytes) -> int | None:
+    """How many bits a 16-bit image uses, if its file says so: TIFF's tags, the chunk sBIT of PNG."""
+    if image.format == "PPM":
+        return 16  # Pillow scales by the largest value that the header names
+    found = None
+    with contextlib.suppress(Exception):  # a broken header says nothing
+        if image.format == "PNG" and (at := data.find(b"sBIT", 8, 1024)) > 0:
+            found = data[at + 4]
+        elif image.format == "TIFF":
+            tags = image.tag_v2
+            top = next((int(np.max(tags[tag])) for tag in (341, 281) if tag in tags), 0)  # (S)MaxSampleValue
+            bits = int(np.max(tags.get(258, 16)))
+            found = top.bit_length() if 255 < top < 65535 else bits if bits != 16 else None
+    return found if found is not None and 8 <= found <= 16 else None
+
+
+def upright(image: Image.Image, bit_depth: int | None = None) -> Image.Image:
+    """`image` as a viewer shows it: EXIF rotation applied, 8 bit, mode L or RGB. bit_depth: as images.bit_depth."""
+    declared = bit_depth or image.info.get("bit_depth")
     with contextlib.suppress(Exception):  # an image with a broken EXIF block is still usable
         image = ImageOps.exif_transpose(image)
     if image.mode in ("L", "RGB"):
@@ -116,20 +136,32 @@ def upright(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bit: scale, because convert() would clip at 255
-        values = np.array(image, dtype=np.float32)
-        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
-        if image.mode == "F" or values.max(initial=0) > 65535:
-            low, high = float(values.min()), float(values.max())
-            values -= low
-            top = max(high - low, 1e-12)
-        values *= 255.0 / top  # in place: a copy of 50 megapixels is 200 MB
-        np.round(values, out=values)
-        return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
+        return _eight_bits(np.array(image, dtype=np.float32), image.mode == "F", declared)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         ground = Image.new("RGBA", rgba.size, (*GREY, 255))
         return Image.alpha_composite(ground, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, floats: bool, bit_depth: int | None) -> Image.Image:
+    """`values`, (H, W) float32, as an image of 8 bits; the array is changed.
+
+    Whole numbers are scaled by a depth, not by their own maximum: otherwise a dark image looks like a bright one.
+    Floats are taken as 0..1 or 0..255; only what fits neither is stretched from its smallest to its largest value.
+    """
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if floats:
+        low, top = (0.0, 1.0 if high <= 1 else 255.0) if low >= 0 and high <= 255 else (low, high - low)
+    elif low >= 0 and high <= 65535:
+        low, top = 0.0, 2.0 ** (bit_depth or max(8, int(high).bit_length())) - 1
+    else:
+        top = high - low
+    values -= low
+    values *= 255.0 / top  # in place: a copy of 50 megapixels is 200 MB
+    np.round(values, out=values)
+    return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
 
 
 def resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
@@ -156,9 +188,9 @@ def resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
     return np.asarray(small)
 
 
-def preprocess(data: bytes, size: int, fit: str, max_pixels: int) -> np.ndarray:
+def preprocess(data: bytes, size: int, fit: str, max_pixels: int, bit_depth: int | None = None) -> np.ndarray:
     """Encoded bytes -> model input (size, size, 3) uint8. Raises Undecodable.
 
     This is all preprocessing outside the network: its graph does the scaling and normalising.
     """
-    return resize(decode(data, max_pixels), size, fit)
+    return resize(decode(data, max_pixels, bit_depth), size, fit)

@@ -20,7 +20,7 @@ from tasks.common.params import ImagesParams
 from tasks.common.paths import cache_dir
 from tasks.common.progress import track
 from tasks.common.sealed import open_sealed, seal_of, sealed_path
-from tasks.dataset.decode import Undecodable, preprocess
+from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import iter_bytes, open_shard
 
@@ -101,7 +101,7 @@ def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
     block = np.full((len(chunk), images.resolution, images.resolution, 3), 128, np.uint8)
     for row, data in iter_bytes(shard, chunk):
         with suppress(Undecodable):  # inspect has quarantined it: leave the row grey
-            block[row - chunk.start] = preprocess(data, images.resolution, images.fit, images.max_pixels)
+            block[row - chunk.start] = preprocess(data, *(getattr(images, key) for key in PREPROCESS))
     return block
 
 

@@ -45,7 +45,8 @@ def read_source(
         tables.append(measures_table([new.image for new in reading.new[done : done + len(results)]], results))
         results.clear()
 
-    measured = measure_all(reader.new_images(rows), settings.images.max_pixels, settings.inspect.workers)
+    how = settings.images
+    measured = measure_all(reader.new_images(rows), how.max_pixels, settings.inspect.workers, how.bit_depth)
     for row, result in enumerate(measured):
         if isinstance(result, Undecodable):
             reading.new[row].verdict = Unusable(result.reason, result.detail)
@@ -200,7 +201,7 @@ def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Coll
     )
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
-    reading.notes = [*_unfair(offered), *_coverage(offered, recorded, existing, settings.data.split)]
+    reading.notes = [*_unfair(offered), *_deep(reading), *_coverage(offered, recorded, existing, settings.data.split)]
 
 
 def _unfair(offered: list[NewImage]) -> list[str]:
@@ -210,6 +211,17 @@ def _unfair(offered: list[NewImage]) -> list[str]:
         f"note: {count} images are not a fair sample (picked: {picked}): they are trained on and measure nothing. "
         "If they are what the model will meet, say --picked representative"
         for picked, count in unfair.items()
+    ]
+
+
+def _deep(reading: Reading) -> list[str]:
+    """How many images have 16 bits of which nobody said how many are used."""
+    modes = Counter(mode for mode in reading.measures["mode"].to_pylist() if mode and mode.startswith("I"))
+    if not modes or reading.settings.images.bit_depth is not None:
+        return []
+    return [
+        f"note: {sum(modes.values())} images have 16 bits a pixel. Where their files do not say how many are used, "
+        "each is scaled by what its largest value needs: set images.bit_depth (12 of a 12-bit camera) to scale all so"
     ]
 
 

@@ -39,7 +39,7 @@ class Contradictions:
 
     def notes(self, reading: Reading) -> list[str]:
         """What was found, for people."""
-        taken = [(reading.new[row], labels) for row, labels in self._labels.items() if reading.new[row].taken]
+        taken = [(reading.new[row], labels) for row, labels in sorted(self._labels.items()) if reading.new[row].taken]
         if not taken:
             return []
         new, labels = taken[0]

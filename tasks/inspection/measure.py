@@ -42,7 +42,7 @@ class Measured:
     thumbnail: bytes  # (16, 16) luma, row by row
 
 
-def measure(data: bytes, max_pixels: int) -> Measured:
+def measure(data: bytes, max_pixels: int, bit_depth: int | None = None) -> Measured:
     """Decode `data` once, completely, and measure it. Raises Undecodable."""
     image = open_image(data, max_pixels)
     form, mode = str(image.format), image.mode
@@ -55,7 +55,7 @@ def measure(data: bytes, max_pixels: int) -> Measured:
     load(image)
     turned = _orientation(image)
     width, height = full if turned < 5 else full[::-1]
-    luma = _luma(image, full)
+    luma = _luma(image, full, bit_depth)
     brightness, contrast, entropy = _light(luma)
     grey = np.asarray(luma.resize((32, 32), Resampling.BILINEAR), np.float32)
     thumbnail = np.round(grey.reshape(16, 2, 16, 2).mean(axis=(1, 3))).astype(np.uint8)
@@ -83,13 +83,13 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _luma(image: Image.Image, full: tuple[int, int]) -> Image.Image:
+def _luma(image: Image.Image, full: tuple[int, int], bit_depth: int | None) -> Image.Image:
     """Upright luma, at most LUMA_SIDE per side, of an image of size `full`, decoded at that size or smaller."""
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):  # average first: then fewer pixels are converted
         return upright(_reduce(image, full)).convert("L")
-    image = upright(image).convert("L")
+    image = upright(image, bit_depth).convert("L")
     return _reduce(image, image.size)
 
 
@@ -143,14 +143,16 @@ def perceptual_hash(grey: np.ndarray) -> np.ndarray:
     return ((low > middle) * _BITS).sum(axis=1, dtype=np.uint64)
 
 
-def measure_all(items: Iterable[bytes], max_pixels: int, workers: int) -> Iterator[Measured | Undecodable]:
+def measure_all(
+    items: Iterable[bytes], max_pixels: int, workers: int, bit_depth: int | None = None
+) -> Iterator[Measured | Undecodable]:
     """Yield `measure` of each item, in order, from child processes; reads `items` only a little ahead.
 
     The pixel cap bounds the memory of a child. If a child dies, only the image that killed it is lost (reason
     decoder_crashed).
     """
     memory = max(LEAST_MEMORY, MEMORY_PER_PIXEL * max_pixels)
-    for result in sandboxed_map(_Measure(max_pixels), items, workers=workers, memory=memory):
+    for result in sandboxed_map(_Measure(max_pixels, bit_depth), items, workers=workers, memory=memory):
         if isinstance(result, Measured):
             yield result
         elif isinstance(result, Crashed):
@@ -164,10 +166,11 @@ class _Measure:
     """The function that child processes run; returns refusals as plain (reason, detail)."""
 
     max_pixels: int
+    bit_depth: int | None
 
     def __call__(self, data: bytes) -> Measured | tuple[str, str]:
         try:
-            return measure(data, self.max_pixels)
+            return measure(data, self.max_pixels, self.bit_depth)
         except Undecodable as error:
             if isinstance(error.__context__, MemoryError):
                 raise MemoryError from None

@@ -56,7 +56,7 @@ def shard_measures(root: Path, shard_name: str, images: ImagesParams, inspect: I
     if (cached := _read_cache(_cache_file(root, shard_name, images), ids)) is not None:
         return cached
     ids = ids.to_pylist()
-    results = measure_all((data for _, data in iter_bytes(shard)), images.max_pixels, inspect.workers)
+    results = measure_all((data for _, data in iter_bytes(shard)), images.max_pixels, inspect.workers, images.bit_depth)
     table = measures_table(ids, results)
     store_measures(root, shard_name, images, table)
     return table
@@ -78,5 +78,5 @@ def store_measures(root: Path, shard_name: str, images: ImagesParams, table: pa.
 
 def _cache_file(root: Path, shard_name: str, images: ImagesParams) -> Path:
     layout = [(field.name, str(field.type)) for field in MEASURES]
-    key = content_key(code_version("tasks.inspection.measures"), layout, images.max_pixels)[:16]
+    key = content_key(code_version("tasks.inspection.measures"), layout, images.max_pixels, images.bit_depth)[:16]
     return cache_dir("inspect", root) / key / f"{Path(shard_name).stem}.parquet"

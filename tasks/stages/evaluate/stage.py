@@ -28,7 +28,7 @@ from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import atomic_dir, read_json, write_json
 from tasks.common.params import EmbedParams, EvaluateParams, ImagesParams
 from tasks.common.schemas import predictions_schema
-from tasks.dataset.decode import preprocess
+from tasks.dataset.decode import PREPROCESS, preprocess
 from tasks.dataset.pixels import pixel_table
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import group_keys, iter_bytes
@@ -241,10 +241,14 @@ def _latency(root: Path, model: OnnxModel, rows: pa.Table, images: ImagesParams,
     taken = []
     for turn in range(WARM_UP + runs):
         start = time.perf_counter()
-        model(preprocess(encoded[turn % len(encoded)], images.resolution, images.fit, images.max_pixels)[None])
+        model(_preprocessed(encoded[turn % len(encoded)], images)[None])
         taken.append(1000 * (time.perf_counter() - start))
     p50, p99 = np.percentile(taken[WARM_UP:], [50, 99])
     return {"p50": round(float(p50), 2), "p99": round(float(p99), 2)}
+
+
+def _preprocessed(data: bytes, images: ImagesParams) -> np.ndarray:
+    return preprocess(data, *(getattr(images, key) for key in PREPROCESS))
 
 
 def _parity(
@@ -256,7 +260,7 @@ def _parity(
     """
     backbone, about = stage1.load(root)
     places, encoded = _encoded_images(root, rows, PARITY_IMAGES)
-    fresh = np.stack([preprocess(data, images.resolution, images.fit, images.max_pixels) for data in encoded])
+    fresh = np.stack([_preprocessed(data, images) for data in encoded])
     logits = read_head(root).logits(TorchFeatures(backbone, about["mean"], about["std"])(fresh))
     trained = probabilities(logits, calibration["temperature"], calibration["task"])
     difference = float(np.abs(trained - model(pixels[places]).probabilities).max())

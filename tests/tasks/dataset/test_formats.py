@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.dataset.decode import Undecodable, decode, file_suffix, preprocess
 from tasks.inspection.measure import Measured, measure_all
@@ -59,3 +61,39 @@ def test_a_file_gets_the_suffix_of_its_format(kind, suffix):
     assert file_suffix(encode(noise(1), kind)) == suffix
     assert file_suffix(HEIC) == ".heic"
     assert file_suffix(b"no image") == ".bin"
+
+
+def deep(top: int, form: str, **options) -> bytes:
+    return encode(Image.fromarray((np.linspace(0, 1, 4096).reshape(64, 64) * top).astype(np.uint16)), form, **options)
+
+
+def shades(data: bytes, bit_depth: int | None = None) -> np.ndarray:
+    return np.asarray(decode(data, CAP, bit_depth)).astype(int)
+
+
+@pytest.mark.parametrize(("top", "bits"), [(255, 8), (1023, 10), (4095, 12), (16383, 14), (65535, 16)])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_images_of_10_to_16_bits_keep_their_grey_levels(top, bits, form):
+    found = shades(deep(top, form))
+    assert (found.min(), found.max(), len(np.unique(found))) == (0, 255, 256)
+    assert (found == shades(deep(top, form), bits)).all()
+
+
+def test_brightness_does_not_jump_where_a_value_needs_one_bit_more():
+    assert 0.4 < shades(deep(256, "PNG")).mean() / shades(deep(255, "PNG")).mean() <= 1
+
+
+def test_a_declared_depth_keeps_a_dark_image_dark_and_the_file_says_it_too():
+    assert shades(deep(1023, "PNG"), 12).max() == 64
+    assert shades(deep(1023, "TIFF", tiffinfo={281: 4095})).max() == 64
+    png = deep(1023, "PNG")
+    chunk = b"\0\0\0\x01sBIT\x0c"
+    assert shades(png[:33] + chunk + zlib.crc32(chunk[4:]).to_bytes(4) + png[33:]).max() == 64
+
+
+def test_floats_are_not_stretched_by_their_own_maximum_and_nan_is_black():
+    half = np.full((16, 16), 0.5, np.float32)
+    half[0] = np.nan
+    half[1] = np.inf
+    assert np.unique(shades(encode(Image.fromarray(half), "TIFF"))).tolist() == [0, 128]
+    assert np.unique(shades(encode(Image.fromarray(np.full((16, 16), 100, np.float32)), "TIFF"))).tolist() == [100]
