@@ -67,6 +67,8 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
         check_params(tree / "artifacts/bundle", tree / "params.yaml")
         _record(tree, model)
         found = read_json(tree / "metrics/evaluate.json")["test"]
+        if (chance := 1 / len(model.classes)) > (found.get("balanced_accuracy") or 1.0):
+            say(f"  note: balanced accuracy on test is {found['balanced_accuracy']:.3f}, below chance ({chance:.3f})")
         metric = "balanced_accuracy" if found.get("balanced_accuracy") is not None else "macro_f1"
         sentence = f"adopted from {model.path.name}; {metric.replace('_', ' ')} on test {found[metric]:.3f}"
         new = Publication(worktree=tree, name=params.bundle.name, run_id=run_id, why=f"{sentence}: {why}", by=by)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.adopt.deployed import Deployed
+from tasks.adopt.order import MOST, check_order
 from tasks.common import artifacts
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import sha256_file, write_json
@@ -149,10 +150,19 @@ def build(root: Path, deployed: Deployed, params: Params) -> dict[str, int]:
     by_split, unknown = labelled_rows(root, deployed.classes)
     images = params.images.model_copy(update={"resolution": deployed.size, "fit": deployed.fit})
     adoption = Adoption(root, deployed, model, task, by_split, images, params)
+    if task == "multiclass":
+        parts = (by_split[split].slice(0, MOST) for split in ("calibration", "test"))
+        check_order(deployed.classes, *(_answers(adoption, rows) for rows in parts))
     calibration = _calibrate(adoption)
     _evaluate(adoption, calibration)
     _bundle(adoption)
     return unknown
+
+
+def _answers(adoption: Adoption, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """(targets (N,), answers (N,)) of labelled `rows`."""
+    targets = encode(rows["label"], adoption.deployed.classes, adoption.task)
+    return targets, adoption.outputs(rows)[0].argmax(axis=1)
 
 
 def _calibrate(adoption: Adoption) -> dict:

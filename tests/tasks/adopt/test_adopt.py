@@ -79,7 +79,11 @@ def tool(folder: Path, name: str, *arguments: str) -> str:
 
 def test_a_model_that_does_not_fit_leaves_nothing_behind(project, exported):
     before = git(project, "status", "--porcelain")
-    for wrong, says in (({"size": 48}, "reads batch x 3 x 32 x 32"), ({"classes": ["x", "y", "z"]}, "spelt alike")):
+    for wrong, says in (
+        ({"size": 48}, "reads batch x 3 x 32 x 32"),
+        ({"classes": [*CLASSES[1:], CLASSES[0]]}, "another order than the model's: as given, .* in the order"),
+        ({"classes": ["x", "y", "z"]}, "spelt alike"),
+    ):
         with pytest.raises(EvergreenError, match=says):
             adopt(project, deployed(exported, **wrong), by="ann", why="-", say=str)
     command = [sys.executable, "-m", "flows.cli", "adopt", str(exported), "--classes", "a,b", "--resolution", str(SIZE)]
