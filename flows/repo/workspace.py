@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from flows.repo.git import git
 from flows.repo.run_inputs import accept_ending, record_ending, recorded_ending
@@ -106,23 +107,26 @@ def _workspaces_locked(root: Path) -> Iterator[None]:
 
 def _dvc_config(main: Path, tree: Path) -> str:
     """The main checkout's cache and remotes as absolute paths: relative ones would differ in a worktree."""
+    from configobj import ConfigObj
     from dvc.config import Config
 
     from flows.repo.remotes import on_s3
 
     config = Config(str(main / ".dvc"), local_dvc_dir=str(main / ".dvc"))
     cache = config["cache"].get("dir") or str(main / ".dvc" / "cache")
-    # next to the worktree, not in DVC's shared folder: there one would stay behind for each run
-    lines = ["[core]", f"    site_cache_dir = {tree.parent / 'dvc'}"]
-    lines += ["[cache]", f"    dir = {cache}", "    type = hardlink,symlink,copy"]
-    lines += [f"    shared = {shared}" for shared in filter(None, [config["cache"].get("shared")])]
     moved = on_s3(tree, main / ".dvc")
-    for name, remote in moved.items():
-        lines += [f"['remote \"{name}\"']", *(f"    {key} = {value}" for key, value in remote.items())]
+    settings: dict[str, dict[str, Any]] = {
+        # next to the worktree, not in DVC's shared folder: there one would stay behind for each run
+        "core": {"site_cache_dir": str(tree.parent / "dvc")},
+        "cache": {"dir": cache, "type": "hardlink,symlink,copy"},
+    } | {f'remote "{name}"': remote for name, remote in moved.items()}
+    if shared := config["cache"].get("shared"):
+        settings["cache"]["shared"] = shared
     for name, remote in config["remote"].items():
         if name not in moved and "://" not in remote["url"]:
-            lines += [f"['remote \"{name}\"']", f"    url = {(main / '.dvc' / remote['url']).resolve()}"]
-    return "\n".join(lines) + "\n"
+            settings[f'remote "{name}"'] = {"url": str((main / ".dvc" / remote["url"]).resolve())}
+    # DVC's own writer: it quotes a "#" in a path, which otherwise begins a comment
+    return "\n".join(ConfigObj(settings).write()) + "\n"
 
 
 def reconcile(root: Path) -> list[str]:

@@ -27,6 +27,16 @@ def test_a_workspace_is_heads_tree_with_absolute_cache_and_remote(toy):
     os.close(lock)
 
 
+@pytest.mark.parametrize("name", ["C#", "50% a?b", "é,='q\"", "$HOME;x #y"])
+def test_a_workspace_in_a_folder_of_any_name_has_the_same_cache(toy, tmp_path, name):
+    moved = toy.rename(tmp_path / name)
+    tree, lock = workspace.create(moved, "run-1", {})
+    config = open_repo(tree).config
+    assert config["cache"]["dir"] == str(moved / ".dvc" / "cache")
+    assert config["remote"]["store"]["url"] == str(moved / ".evergreen" / "remote")
+    os.close(lock)
+
+
 def test_a_second_workspace_takes_finished_stages_from_the_first(toy):
     """How a killed run resumes: the new workspace restores what was finished from DVC's run cache."""
     stage = Stage()
