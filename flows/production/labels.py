@@ -43,7 +43,7 @@ LOCATED = ["id", "at", "source", "key", "slices"]
 FULL_ID = re.compile(r"[0-9a-f]{64}")
 OWN_COLUMNS = Columns(picked="picked", sampling_probability="sampling_probability")  # of the manifest made here
 QUOTA_FROM = 20  # unsolicited labels that every source may give
-EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
+EVER = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))  # cameras' clocks may be reset
 
 
 @dataclass
@@ -63,8 +63,8 @@ class Labelled:
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
-        taken = "1 label" if self.kept == 1 else f"{self.kept} labels"
-        found = [*self.notes, f"{taken} taken, {self.repeated} already known, {self.left} rows without a label"]
+        found = list(self.notes)
+        found.append(f"{self.kept} labels taken, {self.repeated} already known, {self.left} rows without a label")
         if self.corrected and not (self.kept or self.repeated):
             found[-1] = f"production: no label; {self.left} rows without a label"
         found += [f"  refused {line}" for line in _by_reason(self.refused)]

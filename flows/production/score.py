@@ -59,7 +59,9 @@ class Summary:
             found.append("    a folder's order is not that of time: --at-column, --at, --shuffle-time say when")
         if self.bad_times:
             count = f"{len(self.bad_times)} times cannot be read, e.g. {self.bad_times[0]!r}"
-            found.append(f"  {count}: these answers have the time of now (data.time_format says how times are written)")
+            found.append(
+                f"  {count}: these answers have the time of now (a clock that was reset, or say data.time_format)"
+            )
         if self.unreadable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.unreadable.items()))
             found += [f"  unreadable: {reasons}", *(f"    {line}" for line in self.examples)]

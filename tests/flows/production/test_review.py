@@ -165,7 +165,7 @@ def test_a_label_whose_time_cannot_be_read_counts_as_given_now(root, tmp_path):
     file = write_csv(tmp_path / "a.csv", (name, "Bag", "03.05.2026"), header=("id", "label", "labelled_at"))
     found = take_labels(root, file, ingest=False)
     assert (found.kept, found.untimed, found.refused) == (1, 1, [])
-    assert found.lines()[0].startswith("1 label taken")
+    assert found.lines()[0].startswith("1 labels taken")
     assert "1 times cannot be read (see data.time_format)" in found.lines()[1]
     assert datetime.now(UTC) - the_log(root).labels()["at"].to_pylist()[0] < timedelta(minutes=10)
 
