@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from flows.server.serve import NAMES, PASSWORD
 from tasks.common.checkout import Checkout
@@ -30,6 +31,9 @@ def environment(root: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
     values = RETRIES | inherited | QUIET | NO_OTHER_SERVER | no_proxy()
     values.setdefault("PREFECT_HOME", str(state_dir(root) / "prefect"))
+    if "?" in (home := values["PREFECT_HOME"]):  # in the address that Prefect makes of it, "?" begins a query
+        database = f"sqlite+aiosqlite:///file:{quote(home)}/prefect.db?uri=true"
+        values.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", database)
     values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", "")])
     return values
 

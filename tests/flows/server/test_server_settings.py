@@ -1,6 +1,11 @@
 """The server's secret, password and database, from the checkout and the environment."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import make_url
 
 from flows.server.environment import check_password, environment, server_environment
 from tasks.common.checkout import Checkout
@@ -44,3 +49,17 @@ def test_children_start_no_server_of_their_own_and_need_no_proxy_for_this_machin
     found = environment(tmp_path)
     assert found["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
     assert found["NO_PROXY"] == found["no_proxy"] == "example.org,127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize("name", ["a?b", "50%41?", "C# é='"])
+def test_the_database_lies_in_the_project_whatever_its_folder_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    root = tmp_path / name
+    (root / ".evergreen/prefect").mkdir(parents=True)
+    found = environment(root)
+    url = found.get("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{found['PREFECT_HOME']}/prefect.db")
+    (file,), options = SQLiteDialect_pysqlite().create_connect_args(make_url(url.replace("+aiosqlite", "")))
+    with closing(sqlite3.connect(file, uri=options.get("uri", False))) as database:
+        database.execute("create table t(a)")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (root / ".evergreen/prefect/prefect.db").is_file()
