@@ -155,7 +155,7 @@ def _eight_bits(values: np.ndarray, floats: bool, bit_depth: int | None) -> Imag
     if floats:
         low, top = (0.0, 1.0 if high <= 1 else 255.0) if low >= 0 and high <= 255 else (low, high - low)
     elif low >= 0 and high <= 65535:
-        low, top = 0.0, 2.0 ** (bit_depth or max(8, int(high).bit_length())) - 1
+        low, top = 0.0, 2.0 ** (bit_depth or max(8.0, np.ceil(2 * np.log2(high + 1)) / 2)) - 1  # in half bits
     else:
         top = high - low
     values -= low
