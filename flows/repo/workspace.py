@@ -107,7 +107,6 @@ def _workspaces_locked(root: Path) -> Iterator[None]:
 
 def _dvc_config(main: Path, tree: Path) -> str:
     """The main checkout's cache and remotes as absolute paths: relative ones would differ in a worktree."""
-    from configobj import ConfigObj
     from dvc.config import Config
 
     from flows.repo.remotes import on_s3
@@ -125,8 +124,18 @@ def _dvc_config(main: Path, tree: Path) -> str:
     for name, remote in config["remote"].items():
         if name not in moved and "://" not in remote["url"]:
             settings[f'remote "{name}"'] = {"url": str((main / ".dvc" / remote["url"]).resolve())}
-    # DVC's own writer: it quotes a "#" in a path, which otherwise begins a comment
-    return "\n".join(ConfigObj(settings).write()) + "\n"
+    lines = []
+    for section, values in settings.items():
+        lines += [f"[{_quoted(section)}]", *(f"    {key} = {_quoted(str(value))}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    """`value` as DVC's settings hold it: without quotes, "#" begins a comment and a comma a list."""
+    if not set(value) & set("#,'\""):
+        return value
+    mark = next((mark for mark in ('"', "'") if mark not in value), 3 * "'")
+    return f"{mark}{value}{mark}"
 
 
 def reconcile(root: Path) -> list[str]:
