@@ -11,10 +11,11 @@ out-of-distribution score are fitted. The outputs lie where the stages of a trai
 N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol, TextIO, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +29,12 @@ from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import sha256_file, write_json
 from tasks.common.params import CalibrateParams, ImagesParams, Params
 from tasks.common.schemas import SPLITS
+from tasks.common.written import tidy
 from tasks.dataset.pixels import pixel_table
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import probabilities
 from tasks.scoring.targets import encode
+from tasks.sources.tables import open_text
 from tasks.stages.calibrate.calibration import (
     PARITY_IMAGES,
     HeldOut,
@@ -60,12 +63,18 @@ class Model(Protocol):
 
 
 def read_classes(text: str) -> list[str]:
-    """Class names of `text`: a file with one name per line, or the names themselves, separated by commas."""
+    """Class names of `text`: a file with one name per line, or the names themselves, separated by commas.
+
+    A .json file is a list of names, or an id2label or class_to_idx as trainers write them.
+    """
     file = Path(text)
     if len(text) < 4096 and file.is_file():
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        content = open_text(file, "a list of classes")[0]
+        with content:
+            lines = _json_classes(file, content) if file.suffix.lower() == ".json" else list(content)
     else:
-        names = [name.strip() for name in text.split(",") if name.strip()]
+        lines = text.split(",")
+    names = [name for line in lines if (name := tidy(line))]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise EvergreenError(f"--classes names {repeated[0]!r} more than once")
     if len(names) < 2:
@@ -74,6 +83,22 @@ def read_classes(text: str) -> list[str]:
             "names separated by commas"
         )
     return names
+
+
+def _json_classes(file: Path, content: TextIO) -> list[str]:
+    try:
+        found = json.load(content)
+        found = found.get("id2label", found) if isinstance(found, dict) else found
+        if isinstance(found, dict):  # {"0": "cat"} or {"cat": 0}
+            pairs = [(int(key), name) if isinstance(name, str) else (int(name), key) for key, name in found.items()]
+            if sorted(place for place, _ in pairs) != list(range(len(pairs))):
+                raise ValueError("its numbers are not 0, 1, 2, ...")
+            found = [name for _, name in sorted(pairs)]
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError("expected a list of names, or {number: name}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EvergreenError(f"--classes {file} cannot be read: {error}") from None
+    return found
 
 
 def open_model(deployed: Deployed, task: str) -> Model:

@@ -35,7 +35,7 @@ class AdoptedOnnx:
         self.shift = (-np.array(deployed.mean) / np.array(deployed.std)).astype(np.float32)
         self._inner = _load(deployed.path)
         self._input, self._first, self._dtype = self._check_input()
-        self._output = self._inner.graph.output[0].name
+        self._output = _answers(self._inner.graph.output, len(self.classes))
         self._logits, last = self._walk_back()
         self._features = self._find_features(deployed.features, last)
         probe = np.random.default_rng(0).integers(0, 256, (3, self.size, self.size, 3), np.uint8)
@@ -264,6 +264,12 @@ def _session(model, path: Path):
 def _shape(value) -> list[int | str]:
     dims = value.type.tensor_type.shape.dim
     return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+
+
+def _answers(outputs, classes: int) -> str:
+    """The output with one value per class, if the model has several, such as its features; else the first."""
+    fitting = [value.name for value in outputs if _shape(value)[1:] == [classes]]
+    return fitting[0] if fitting else outputs[0].name
 
 
 def _names(values) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from serving.predictor import Predictor
@@ -129,6 +129,58 @@ def test_a_fixed_batch_is_made_free_or_refused(net, tmp_path):
     fixed = graph(tmp_path / "fixed.onnx", nodes, [1, 3, SIZE, SIZE], [1, 3], weights)
     with pytest.raises(EvergreenError, match=r"fails on a batch of 3 images .*free first dimension"):
         wrap(fixed)
+
+
+@pytest.mark.parametrize("order", [("y", "features"), ("features", "y")])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_the_output_with_a_value_per_class_is_the_answer_in_both_float_types(tmp_path, order, kind):
+    dtype = np.float32 if kind == TensorProto.FLOAT else np.float16
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"], axis=1),
+        helper.make_node("MatMul", ["flat", "v"], ["features"]),
+        helper.make_node("MatMul", ["features", "w"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"v": rng.normal(size=(3, 8)).astype(dtype), "w": rng.normal(size=(8, 3)).astype(dtype)}
+    shapes = {"y": ["N", 3], "features": ["N", 8]}
+    made = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", kind, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(name, kind, shapes[name]) for name in order],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "two.onnx")
+    logits, features = wrap(tmp_path / "two.onnx").outputs(pixels())
+    assert (logits.shape, features.shape) == ((5, 3), (5, 8))
+    np.testing.assert_allclose(logits, features @ weights["w"].astype(np.float32), atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"\xef\xbb\xbfcaf\xc3\xa9\r\n bag\xc2\xa0\r\n"),
+        ("a.txt", "cafe\u0301\nbag\n".encode("utf-16")),
+        ("a.txt", "caf\u00e9\nbag".encode("cp1252")),
+        ("a.json", '["café", "bag"]'.encode()),
+        ("a.json", '{"1": "bag", "0": "café"}'.encode()),
+        ("a.json", '{"bag": 1, "café": 0}'.encode()),
+        ("config.json", '{"id2label": {"0": "café", "1": "bag"}, "hidden": 3}'.encode()),
+    ],
+)
+def test_class_files_are_read_as_programs_write_them(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_classes(str(tmp_path / name)) == ["café", "bag"]
+
+
+def test_a_class_file_of_another_form_says_what_is_expected(tmp_path):
+    for content in ('{"1": "bag", "2": "shoe"}', "[1, 2]", "{", '{"a": "b"}'):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(EvergreenError, match=r"--classes .*a.json cannot be read"):
+            read_classes(str(tmp_path / "a.json"))
 
 
 def test_class_names_come_from_a_file_or_a_list(tmp_path):
