@@ -17,6 +17,7 @@ from tasks.common.errors import DataError
 from tasks.common.files import try_locked
 from tasks.common.params import StoreParams
 from tasks.common.private import make_folder
+from tasks.common.written import tidy
 from tasks.sources.manifests import READERS, named_paths
 from tasks.sources.records import Columns
 from tasks.sources.safe_files import JUNK
@@ -79,7 +80,7 @@ def _named(source: Bucket, manifest: Path, prefix: str, columns: Columns | None)
     """(name, file, bytes) of the objects that `manifest` lists; its reader reports those that do not exist."""
     wanted = set()
     for path in named_paths(manifest, columns):
-        pure = PurePosixPath(path)
+        pure = PurePosixPath(tidy(path).replace("\\", "/"))  # as tasks.sources.safe_files finds it later
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
             wanted.add(str(pure))
     start = f"{prefix}/" if prefix else ""
