@@ -1,4 +1,4 @@
-"""Which labels of a source become annotations, and images whose labels in one source contradict each other."""
+"""Which labels of a source become annotations; images that one source labels in two ways."""
 
 from tasks.common.files import content_key
 from tasks.common.text import one_line
