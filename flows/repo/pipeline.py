@@ -71,7 +71,7 @@ def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outc
             outcome = "ran"
     with chdir(repo.root_dir):
         claim_outs(repo, stage.outs)
-        _retried(lambda: repo.commit(name, force=True))
+        _retried(repo, lambda: repo.commit(name, force=True))
     failpoint("pipeline.committed")
     return outcome
 
@@ -81,7 +81,7 @@ def _restored(repo, stage) -> bool:
     from dvc.stage.cache import RunCacheNotFoundError
 
     try:
-        _retried(lambda: repo.stage_cache.restore(stage))
+        _retried(repo, lambda: repo.stage_cache.restore(stage))
         return True
     except RunCacheNotFoundError:
         return False
@@ -89,14 +89,24 @@ def _restored(repo, stage) -> bool:
         return False
 
 
-def _retried(step: Callable[[], object]) -> None:
-    """Call `step`, and retry if a file disappears: runs share the cache, and DVC deletes and renames in it."""
+def _retried(repo, step: Callable[[], object]) -> None:
+    """Call `step`, and retry if a file disappears: runs share the cache, and DVC deletes and renames in it.
+
+    An entry of DVC's run cache that is not UTF-8 is deleted first; DVC itself deletes one that is not YAML.
+    """
+    from dvc.utils.serialize import EncodingError
+
     for _ in range(TRIES - 1):
         try:
             step()
             return
         except FileNotFoundError:
             continue
+        except EncodingError as damaged:
+            file = Path(damaged.path).resolve()  # relative to the current folder
+            if not file.is_relative_to(Path(repo.stage_cache.cache_dir).resolve()):
+                raise
+            file.unlink()
     step()
 
 

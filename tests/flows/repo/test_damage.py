@@ -115,6 +115,16 @@ def test_what_the_run_cache_restores_is_hashed(finished):
     assert holding(root, OUT), "the cache is mended too"
 
 
+def test_a_damaged_entry_of_the_run_cache_is_left_out(finished):
+    root, stage = finished
+    for entry in (root / ".dvc/cache/runs").glob("*/*/*"):
+        flip(entry, 7)  # a bit of a letter, which UTF-8 does not allow
+    for name in ("artifacts/out", "metrics/inspect.json", "dvc.lock"):
+        (root / name).unlink()
+    assert bring_up_to_date(open_repo(root), "inspect", stage) == "ran"
+    assert contents(root) == GOOD
+
+
 def test_a_damaged_object_does_not_take_the_place_of_what_a_stage_has_just_made(finished):
     """The object is there already, so DVC stores nothing, and links the damaged one into the workspace."""
     root, stage = finished
