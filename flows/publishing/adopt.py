@@ -21,6 +21,7 @@ from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.repo.tombstones import in_force
+from tasks.adopt.bounded import check_bounded
 from tasks.adopt.build import build, open_model
 from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
@@ -51,6 +52,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
     tombstones = in_force(releases.tombstones(), params)
     key = run_inputs.input_key(root, tombstones)
     if (root / "data/dataset.json").is_file():
+        check_bounded(model, read_task(root / "data"))
         open_model(model, read_task(root / "data"))  # a model that does not fit is refused before any work
     main = main_checkout(root)
     run_id = workspace.new_run_id(key)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.adopt.bounded import refuse_loops
 from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
@@ -244,6 +245,7 @@ def _load(path: Path):
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise EvergreenError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
+    refuse_loops(model, path)
     if not model.graph.output:
         raise EvergreenError(f"{path} has no output")
     return onnx.compose.add_prefix(model, OWN)
