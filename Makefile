@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 # keep the libraries' bytecode in .venv: without it every process would compile torch and the others again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test faults lint lock clean
+.PHONY: setup demo test faults lint lock audit sbom clean
 
 setup: .venv/ready
 
@@ -57,6 +57,20 @@ lock: setup
 	$(UV) pip compile pyproject.toml --extra dev --extra heic --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 	@sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
+
+# known weaknesses of the locked packages, by a tool in an environment of its own; without a network it says so
+audit: setup
+	@found=$$($(UV) tool run --quiet --from 'pip-audit>=2.9' pip-audit --no-deps --disable-pip --progress-spinner off \
+	  -r requirements.lock 2>&1); code=$$?; \
+	if [ "$$(echo "$$found" | grep -c "could not be audited")" -gt 50 ] || echo "$$found" | grep -qiE \
+	  "resolve host|dns error|connection|timed out|failed to fetch|request or response"; \
+	then echo "not audited: the package index or its list of weaknesses cannot be reached"; \
+	else echo "$$found"; exit $$code; fi
+
+# what is in the lock, as CycloneDX; each release has such a list of its own (runs/<run id>/sbom.cdx in the store)
+sbom: setup
+	@$(UV) tool run --quiet --from 'cyclonedx-bom>=7' cyclonedx-py requirements requirements.lock \
+	  --sv 1.6 --of JSON -o sbom.json && echo "sbom.json"
 
 clean:
 	rm -rf .venv .demo

@@ -2,7 +2,8 @@
 
     runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions,
                                        accepted: ids of the batches that validate accepted, evergreen: its version,
-                                       schema}
+                                       lock: sha256 of requirements.lock, schema}
+    runs/<run id>/sbom.cdx            what software made a promoted or held run (CycloneDX)
 
 A held run is stored completely: its bundle in the release store, its data and models in the DVC remote, its dvc.lock in
 a commit under refs/evergreen/held/<run id>. So it can be approved long after its workspace is gone, and from another
@@ -10,6 +11,7 @@ machine (`git fetch <remote> 'refs/evergreen/held/*:refs/evergreen/held/*'`). A 
 workspace.
 """
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from tasks.common.files import read_json, sha256_file
 from tasks.common.paths import main_checkout, state_dir
 from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.common.version import VERSION
+from tasks.releases import sbom
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
@@ -40,6 +43,11 @@ def record(releases: Releases, tree: Path, run_id: str, ending: Ending, rev: str
     bundle = sha256_file(tree / MANIFEST) if (tree / MANIFEST).is_file() else None
     ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": [], "evergreen": VERSION}
     ended["accepted"] = _accepted(tree)
+    lock = tree / "requirements.lock"
+    ended["lock"] = sha256_file(lock) if lock.is_file() else None
+    if ending.outcome in ("promoted", "held") and releases.store.read(key := f"runs/{run_id}/{sbom.NAME}") is None:
+        made = sbom.sbom(datetime.now(UTC), ended["lock"])
+        releases.store.create(key, json.dumps(made, indent=1, sort_keys=True).encode())
     releases.put_run(run_id, about | ended | ending.model_dump(mode="json"))
 
 
