@@ -42,6 +42,7 @@ from tests.support.waiting import until
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 HOUR = timedelta(hours=1)
+CANARIES = {name: f"canary{name}0123456789" for name in ("alerts", "key", "s3", "password")}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,10 @@ def running(tmp_path_factory):
     port = process.free_port(0)
     root = make(tmp_path_factory.mktemp("serve"), replace={"prefect_port: 4200": f"prefect_port: {port}"})
     with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERGREEN_ALERTS", other_end.address)
+        patch.setenv("EVERGREEN_ALERTS", other_end.address.replace("://", f"://ann:{CANARIES['alerts']}@"))
+        patch.setenv("AWS_ACCESS_KEY_ID", CANARIES["key"])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", CANARIES["s3"])
+        patch.setenv("EVERGREEN_PASSWORD", CANARIES["password"])
         patch.setenv("EVERGREEN_WEBHOOK_SECRET", SECRET)
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
         try:
@@ -335,6 +339,26 @@ def test_the_secret_is_in_no_log_no_command_line_and_no_page(running):
         request.add_header("Authorization", basic(checkout(root).auth))
         with urllib.request.urlopen(request, timeout=20) as reply:
             assert secret not in reply.read().decode()
+
+
+def test_no_secret_of_the_environment_is_in_a_file_a_log_or_the_database(running, capfd):
+    root, _ = running
+    for command in (["status"], ["monitor"], ["queue"], ["score", "nowhere"]):
+        subprocess.run([sys.executable, "-m", "flows.cli", *command], cwd=root, check=False)
+    printed = "".join(capfd.readouterr())
+    secrets = [SECRET, checkout(root).secret, *CANARIES.values()]
+    assert [one for one in secrets if one in printed] == []
+    own = {root / ".evergreen/checkout.json", root / ".evergreen/sign-in.html"}
+    files = [path for path in root.rglob("*") if path.is_file() and path not in own and ".git" not in path.parts]
+    assert any(path.name == "prefect.db" for path in files)
+    found = {
+        path.relative_to(root).as_posix(): one
+        for path in files
+        for content in [path.read_bytes()]
+        for one in secrets
+        if one.encode() in content
+    }
+    assert found == {}
 
 
 def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_original(running, tmp_path):
