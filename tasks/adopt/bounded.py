@@ -1,6 +1,7 @@
-"""Try a foreign ONNX model in a child process with bounds of memory and time, before this process opens it.
+"""Try a foreign ONNX model in a child process with bounds of memory and time.
 
-A graph without loops ends, but one small node can ask for a terabyte. Control flow that may never end is refused.
+It runs before this process opens the model. A graph without loops ends, but one small node can ask for a terabyte;
+control flow that may never end is refused.
 
     python -m tasks.adopt.bounded        (the model as JSON on standard input; `check_bounded` starts it)
 """
