@@ -1,6 +1,7 @@
 """A correction counts, is explained, and can be undone; single images can be left out and taken back."""
 
 import getpass
+import sys
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from flows.labels.status import label_lines
 from flows.labels.take import finish, take
 from flows.labels.undo import batch_images, undo_batch, undo_newest
 from flows.labels.why import explain, labels_now
+from flows.repo.pipeline import open_repo, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import load_params
+from tasks.dataset.annotation_files import annotation_batches
 from tasks.labels import agreed
 from tasks.labels.annotations import decide_label, read_annotations
 from tasks.releases.store import open_store
@@ -209,3 +212,23 @@ def test_status_says_by_which_labels_the_live_version_was_judged(tmp_path):
     git(root, "commit", "-qm", "what a run records")
     judged = live.model_copy(update={"git_rev": git(root, "rev-parse", "HEAD")})
     assert f"{live.version} was judged by the labels of revision 0123456789ab" in label_lines(root, judged)
+
+
+def test_gits_merge_of_two_branches_keeps_the_labels_of_both(tmp_path):
+    root, (one, two, *_) = project(tmp_path / "project")
+    driver = f"{sys.executable} -m dvc git-hook merge-driver --ancestor %O --our %A --their %B"
+    git(root, "config", "merge.dvc.driver", driver)
+    (root / ".gitattributes").write_text("data.dvc merge=dvc\n")
+    git(root, "add", ".gitattributes")
+    git(root, "commit", "-qm", "merge data.dvc with DVC's driver")
+    main_branch = git(root, "branch", "--show-current")
+    git(root, "checkout", "-q", "-b", "other")
+    correct(root, one, "dog", "on another branch")
+    git(root, "checkout", "-q", main_branch)
+    restore_data(open_repo(root))
+    assert labels_of(root, [one, two]) == ["cat", "cat"]
+    correct(root, two, "dog", "here")
+    git(root, "merge", "-q", "--no-edit", "other")
+    restore_data(open_repo(root))
+    assert labels_of(root, [one, two]) == ["dog", "dog"]
+    assert len({batch.batch for batch in annotation_batches(root / "data")}) == len(annotation_batches(root / "data"))
