@@ -4,7 +4,8 @@ from pathlib import Path
 
 from benchmarks.killing.checks import check
 from flows.labels import journal
-from flows.labels.classes import class_rows, plan_change, record_change
+from flows.labels.class_list import class_rows
+from flows.labels.classes import plan_change, record_change
 from flows.labels.journal import Answer
 from flows.labels.take import finish
 from flows.repo.git import git

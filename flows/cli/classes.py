@@ -31,7 +31,7 @@ def classes(
     from rich.console import Console
 
     from flows.cli.tables import print_changes, print_classes
-    from flows.labels.classes import class_rows
+    from flows.labels.class_list import class_rows
 
     rows, changes = class_rows(project_root())
     if as_json:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flows.labels.classes import ClassRow
+from flows.labels.class_list import ClassRow
 from flows.publishing.history import Period
 from flows.versions.diff import Versions
 from tasks.common.schemas import SPLITS

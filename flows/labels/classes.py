@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flows.labels.class_list import class_splits
 from flows.labels.class_settings import listed_after, with_classes
-from flows.labels.define import meanings
 from flows.project.data_commit import CommitRefused, commit_data, undone_if_refused
 from flows.project.ingest import restored_data
 from flows.repo.git import check_repository, git
@@ -35,7 +35,6 @@ from tasks.labels.taxonomy import (
     Change,
     Taxonomy,
     compose,
-    is_supported,
     label_state,
     names_of,
     read_changes,
@@ -177,46 +176,6 @@ def _write_text(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of today, or a name that is not one any more."""
-
-    name: str
-    images: dict[str, int]  # split -> labelled samples
-    parent: str | None
-    note: str  # why it is not a class, or what it waits for
-    meaning: str = ""  # its definition
-
-
-def class_rows(root: Path) -> tuple[list[ClassRow], list[Change]]:
-    """(every class with its labelled samples, the changes in force and not, in order)."""
-    restored_data(root)
-    params = load_params(root / "params.yaml")
-    least = params.validate_.min_per_class
-    changes = read_changes(root / "data")
-    taxonomy = compose(changes)
-    pairs = _pairs(effective_samples(root / "data", taxonomy, read_tombstones(root), params.labels.consensus))
-    by_split = {split: Counter(name for name, where in pairs if where == split) for split in least}
-    whole = taxonomy.whole(lambda name: is_supported(name, by_split, taxonomy, least))
-    counts: dict[str, Counter] = {}
-    for name, split in pairs:
-        counts.setdefault(whole.rename(name), Counter())[split] += 1
-    names = [*counts, *(name for name in whole.classes if name not in counts)]
-    parents = {child: parent for parent, children in whole.groups(names).items() for child in children}
-    rows, defined = [], meanings(root / "data")
-    for name in sorted(names):
-        reading, note = whole.read(name), ""
-        if reading.now is None:
-            note = f"one of {join_names(reading.among)}: undecided" if reading.among else "retired"
-        elif name in taxonomy.splits:
-            note = f"split into {join_names(taxonomy.read(name).among)}: stays whole"
-        elif name not in counts:
-            note = "no image is labelled with it yet"
-        meaning = defined[name].text if name in defined else ""
-        rows.append(ClassRow(name, dict(counts.get(name, {})), parents.get(name), note, meaning))
-    return rows, changes
-
-
 def _name(text: str, task: str) -> str:
     try:
         name = label(text, "multiclass", None)
@@ -281,14 +240,8 @@ def _check_costs(params: Params, after: Taxonomy) -> None:
             )
 
 
-def _pairs(samples: pa.Table) -> list[tuple[str, str]]:
-    """(class name, split) of every label of `samples`."""
-    rows = zip(samples["label"].to_pylist(), samples["split"].to_pylist(), strict=True)
-    return [(name, split) for given, split in rows for name in names_of(given)]
-
-
 def _seen(samples: pa.Table) -> set[str]:
-    return {name for name, _ in _pairs(samples)}
+    return {name for name, _ in class_splits(samples)}
 
 
 def _touched(root: Path, params: Params, samples: pa.Table, before: Taxonomy, after: Taxonomy) -> Touched:
@@ -300,7 +253,7 @@ def _touched(root: Path, params: Params, samples: pa.Table, before: Taxonomy, af
             differs[name] = before.read(name) != after.read(name)
         return differs[name]
 
-    for name, split in _pairs(samples):
+    for name, split in class_splits(samples):
         if changed(name):
             touched.samples[before.rename(name)] += 1
             if split == "hard":

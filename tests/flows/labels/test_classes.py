@@ -9,10 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.labels.class_list import class_rows
 from flows.labels.class_queue import waiting_images, write_queue
 from flows.labels.class_reading import current_taxonomy, names_of_then
 from flows.labels.class_settings import with_classes
-from flows.labels.classes import class_rows, plan_change, record_change
+from flows.labels.classes import plan_change, record_change
 from flows.production.queue_export import label_classes
 from flows.release_report.changes import class_counts
 from flows.repo.git import git
