@@ -28,19 +28,21 @@ from tests.support.checkout import ROOT
 ELSEWHERE = {  # points that need more than a scenario has
     "store.part": "tests/tasks/storage/test_s3_store.py",
     "train_backbone.epoch": "tests/loop/test_loop.py",
-    **{
-        f"labels.{where}": "tests/flows/labels/test_journal.py"
-        for where in ("recording", "recorded", "aside", "written", "stored", "committed")
-    },
     "restore.placed": "tests/flows/backup/test_backup.py",
-    "classes.written": "tests/flows/labels/test_classes.py",
-    "classes.recorded": "tests/flows/labels/test_classes.py",
     "late_labels.revised": "tests/flows/production/test_late_labels.py",
     "late_labels.shown": "tests/flows/production/test_late_labels.py",
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
     "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }
-COVERED = ("ingest", "publish", "forget", "gc")  # scenarios whose points have tests of their own
+COVERED = (
+    "ingest",
+    "publish",
+    "forget",
+    "gc",
+    "answers",
+    "finish",
+    "classes",
+)  # scenarios whose points have tests of their own
 
 
 def test_every_point_in_the_code_is_listed_and_killed_at():
@@ -61,9 +63,16 @@ def test_every_point_in_the_code_is_listed_and_killed_at():
 def test_before_or_after_and_the_next_start_completes_it(tmp_path: Path):
     wanted = {name: found.points for name, found in SCENARIOS.items() if name not in COVERED}
     wanted["override"] = tuple(point for point in wanted["override"] if not point.startswith("publish."))
-    made, wrong = kills.matrix(tmp_path, wanted, seeds=1)
+    made, wrong, points = kills.matrix(tmp_path, wanted, seeds=1)
     assert wrong == []
+    assert points == {point for named in wanted.values() for point in named}
     assert made == sum(map(len, wanted.values())) > 25
+
+
+def test_a_point_that_a_scenario_reaches_is_killed_at_although_it_does_not_name_it(tmp_path: Path):
+    made, wrong, points = kills.matrix(tmp_path, {"files": ("files.placed",)}, seeds=1, reached=True)
+    assert (made, wrong) == (len(points), [])
+    assert points > {"files.placed", "files.folder", "store.placed"}
 
 
 def test_a_quick_pass_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
