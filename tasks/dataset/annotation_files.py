@@ -9,10 +9,14 @@ Earlier data sets list annotation files in data/batches; these are still read.
 """
 
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tasks.common.errors import DataError
 from tasks.common.files import write_json
+
+M = TypeVar("M", bound=BaseModel)
 
 FOLDER = "annotations"  # under data/
 
@@ -29,9 +33,22 @@ class AnnotationBatch(BaseModel):
     rows: int
 
 
+def read_manifest(file: Path, kind: type[M]) -> M:
+    """The manifest of a batch in `file`. Raises DataError naming the file if it is not one."""
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{file} is not the manifest of a batch ({place + ': ' if place else ''}{first['msg']}): it was cut off or "
+            "altered. `dvc checkout data.dvc` brings back the one that is committed"
+        ) from None
+
+
 def annotation_batches(data: Path) -> list[AnnotationBatch]:
     """All batches of annotations, in the order in which they were taken."""
-    found = [AnnotationBatch.model_validate_json(p.read_text()) for p in (data / FOLDER / "batches").glob("*.json")]
+    found = [read_manifest(file, AnnotationBatch) for file in (data / FOLDER / "batches").glob("*.json")]
     return sorted(found, key=lambda batch: (batch.seq, batch.batch))
 
 

@@ -33,7 +33,7 @@ from tasks.common.files import atomic_path, fsync_dir, read_json, sha256_bytes, 
 from tasks.common.private import make_folder
 from tasks.common.schemas import sample_schema
 from tasks.common.verified import check_named, open_named
-from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file
+from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file, read_manifest
 
 SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
 ADDED = {
@@ -79,9 +79,18 @@ def read_task(data: Path) -> str:
         raise DataError(
             f"{data} does not hold a data set (dataset.json is missing): run `evergreen ingest` or `dvc pull` first"
         )
-    about = read_json(marker)
-    refuse_newer(about.get("schema"), SCHEMA_VERSION, str(marker))
-    return about["task"]
+    try:
+        about = read_json(marker)
+        refuse_newer(about.get("schema"), SCHEMA_VERSION, str(marker))
+        task = about["task"]
+    except (ValueError, AttributeError, KeyError):
+        task = None
+    if task not in ("multiclass", "multilabel"):
+        raise DataError(
+            f"{marker} does not say the task of a data set: it was cut off or altered. `dvc checkout data.dvc` brings "
+            "back the one that is committed"
+        )
+    return task
 
 
 def create_dataset(data: Path, task: str) -> None:
@@ -105,7 +114,7 @@ def raise_schema(data: Path) -> None:
 
 def batches(data: Path) -> list[BatchManifest]:
     """All batches in ingest order."""
-    found = [BatchManifest.model_validate_json(p.read_text()) for p in (data / "batches").glob("*.json")]
+    found = [read_manifest(file, BatchManifest) for file in (data / "batches").glob("*.json")]
     return sorted(found, key=lambda b: (b.seq, b.batch))
 
 
@@ -142,7 +151,16 @@ def listed_files(data: Path) -> set[str]:
 def read_tombstones(root: Path) -> dict[str, dict]:
     """tombstones.json of a project: batch id -> {why, at, by}. These batches are stored but never trained on."""
     file = root / "tombstones.json"
-    return read_json(file) if file.is_file() else {}
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(about, dict) for about in found.values()):
+        raise DataError(
+            f"{file} is not a JSON object of batches that are not trained on: `git checkout {file.name}` brings back "
+            "the one that is committed"
+        )
+    return found
 
 
 def undo_text(tombstones: dict[str, dict], most: int = 5) -> str:

@@ -67,8 +67,11 @@ def read(folder: Path) -> dict:
     file = folder / "bundle.json"
     if not file.is_file():
         raise BundleDamaged(f"{folder} holds no bundle (no bundle.json): run the bundle stage first")
-    about = read_json(file)
-    if "schema" not in about:
+    try:
+        about = read_json(file)
+    except ValueError as error:
+        raise BundleDamaged(f"{file} is not JSON ({error}): restore the bundle from the release store") from None
+    if not isinstance(about, dict) or "schema" not in about:
         raise BundleDamaged(f"{file} states no schema version: it is not a bundle's")
     refuse_newer(about["schema"], SCHEMA_VERSION, str(file))
     if "preprocess" in about:
