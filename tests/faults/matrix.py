@@ -253,6 +253,7 @@ AREAS: dict[str, dict[int, Row]] = {
             "Great Expectations says success on no rows, an empty suite, columns without values",
             "hard rules come first",
             (
+                f"{FUZZ}test_any_value_of_any_setting_is_taken_or_refused_by_name",
                 f"{VALIDATE}test_no_rows_is_refused",
                 f"{VALIDATE}test_an_empty_suite_is_refused",
                 f"{VALIDATE}test_a_column_without_values_is_refused",
@@ -487,6 +488,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 "tasks/dataset/test_damage.py::test_a_shard_that_is_cut_off_is_damaged",
                 "tasks/dataset/test_damage.py::test_annotations_are_hashed",
                 "flows/repo/test_push.py::test_a_damaged_cache_object_is_not_published",
+                f"{FUZZ}test_a_manifest_of_our_own_is_read_or_named",
                 f"{VERIFY}test_an_object_without_an_undamaged_copy_is_reported_and_not_repaired",
                 "tasks/releases/test_bundle_store.py::test_damage_is_found_before_use_and_repaired_by_uploading_again",
             ),

@@ -5,6 +5,8 @@
 
 import io
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +21,14 @@ from standardwebhooks import Webhook
 from flows.labels.files import LabelFile, read_labels
 from flows.services.webhook import verified
 from tasks.common.errors import EvergreenError
+from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
 from tasks.common.schemas import QUARANTINE_REASONS
+from tasks.dataset import shards
+from tasks.dataset.annotation_files import AnnotationBatch, annotation_batches, write_annotation_manifest
 from tasks.dataset.decode import Undecodable, decode
+from tasks.labels.taxonomy import FOLDER, read_changes
+from tasks.releases import bundle
 from tasks.releases.pointer import decode as decode_pointer
 from tasks.releases.pointer import encode, successor
 from tasks.sources.source import open_source
@@ -180,6 +187,46 @@ def test_any_value_of_any_setting_is_taken_or_refused_by_name(tmp_path_factory, 
     file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     found, error = outcome(lambda: load_params(file), EvergreenError)
     assert isinstance(found, Params) or section in str(error) or "not valid YAML" in str(error)
+
+
+# --- what Evergreen itself wrote, and a disk or a person changed ------------------------------------------------
+
+
+def manifests(folder: Path) -> dict[Path, Callable[[], object]]:
+    """File -> what reads it, in a data set with one batch of each kind."""
+    data = folder / "data"
+    shards.create_dataset(data, "multiclass")
+    about = {"kind": "import", "shards": ["a.parquet"], "rows": 3, "offered": 4}
+    shards.write_manifest(data, shards.BatchManifest(seq=1, batch="b-1", **about))
+    labels = AnnotationBatch(seq=2, batch="l-1", files=["b.parquet"], rows=1)
+    write_annotation_manifest(data, labels)
+    write_json(folder / "tombstones.json", {"b-1": {"why": "flipped", "at": "2026-01-02", "by": "ann"}})
+    write_json(folder / "bundle.json", {"schema": 1, "name": "classifier", "classes": ["a", "b"]})
+    change = {"schema": 1, "number": 1, "kind": "rename", "old": ["a"], "new": ["b"], "state": "0"}
+    change |= {"at": "2026-01-02T00:00:00+00:00", "by": "ann", "why": "a test"}
+    write_json(data / FOLDER / "c-1.json", change)
+    return {
+        data / "dataset.json": lambda: shards.read_task(data),
+        data / "batches/000001-b-1.json": lambda: shards.batches(data),
+        data / "annotations/batches/000002-l-1.json": lambda: annotation_batches(data),
+        data / FOLDER / "c-1.json": lambda: read_changes(data),
+        folder / "tombstones.json": lambda: shards.read_tombstones(folder),
+        folder / "bundle.json": lambda: bundle.read(folder),
+    }
+
+
+@pytest.mark.parametrize("number", range(6))
+@fuzz
+@given(data=st.data())
+def test_a_manifest_of_our_own_is_read_or_named(tmp_path_factory, number, data):
+    folder = tmp_path_factory.getbasetemp() / "manifests"
+    file, read = list(manifests(folder).items())[number]
+    read()
+    content = data.draw(damaged(file.read_bytes()) | VALUES.map(lambda value: json.dumps(value).encode()))
+    file.write_bytes(content)
+    _, error = outcome(read, EvergreenError)
+    assert error is None or file.name in str(error)
+    file.unlink()
 
 
 # --- what must be exactly what was written ---------------------------------------------------------------------
