@@ -1,7 +1,7 @@
 """Every fault that Evergreen must survive: what bites, what must happen, the tests and figures that show it.
 
 A test is "FILE::NAME" under tests/, a figure the name of one that a script under benchmarks/ recorded. `make faults`
-runs all of them and writes docs/faults.md. tests/faults/test_matrix.py checks that each row has tests and each exists.
+runs all of them and writes docs/faults.md. tests/house/test_faults.py checks that each row has tests and each exists.
 """
 
 from dataclasses import dataclass
@@ -509,6 +509,7 @@ AREAS: dict[str, dict[int, Row]] = {
             "everything that holds the image is searched by content",
             (
                 f"{FORGET}test_an_image_is_gone_from_everywhere_and_nothing_else_is",
+                "flows/erasure/test_everywhere.py::test_no_place_holds_the_image_and_everything_else_is_there",
                 f"{FORGET}test_killed_anywhere_the_next_call_completes_it",
                 f"{KILLS}test_a_killed_erasure_is_completed_by_the_next_retraining",
             ),
