@@ -134,6 +134,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{VERIFY}test_a_damaged_cache_is_named_before_a_checkout_serves_it",
                 "flows/publishing/test_rollback.py::test_a_copy_damaged_in_one_place_is_taken_from_the_other",
             ),
+            ("flips_missed",),
         ),
         10: Row(
             "a truncated S3 object is accepted",
@@ -143,7 +144,10 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{S3}test_a_reading_that_breaks_off_goes_on_where_it_was",
                 "flows/repo/test_push.py::test_what_was_damaged_in_the_remote_is_pushed_again",
             ),
-            ("s3_schedule_failures",),
+            (
+                "flips_missed",
+                "s3_schedule_failures",
+            ),
         ),
         11: Row(
             "push and status say in sync although an object is deleted",
@@ -269,6 +273,10 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{MEASURE}test_a_dying_child_costs_exactly_the_image_that_killed_it",
                 "serving/test_predictor.py::test_altered_bytes_never_raise",
             ),
+            (
+                "malformed_uncaught",
+                "valid_refused_rate",
+            ),
         ),
         24: Row(
             "decompression bombs",
@@ -287,6 +295,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 "tasks/dataset/test_formats.py::test_heic_is_upright_and_has_its_colours",
                 "serving/test_predictor.py::test_one_image_in_jpeg_and_png_gets_one_answer",
             ),
+            ("valid_refused_rate",),
         ),
         26: Row(
             "another resize library costs a point of accuracy",
@@ -414,6 +423,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 "flows/release_report/test_release_report.py::test_hostile_names_stay_text_everywhere",
                 f"{SITE}test_evidently_is_rendered_in_a_frame_that_reaches_nothing",
             ),
+            ("injections_run",),
         ),
         39: Row(
             "Evidently's secret guards writes only; Prefect allows every origin",
@@ -423,6 +433,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{EVIDENTLY}test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window_and_only_to_its_owner",
                 f"{SERVICES}test_another_user_of_this_machine_reads_and_changes_nothing",
             ),
+            ("foreign_requests_accepted",),
         ),
         40: Row(
             "an unsigned or replayed webhook",
@@ -479,6 +490,7 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{SERVICES}test_another_user_of_this_machine_reads_and_changes_nothing",
                 f"{SITE}test_other_host_names_are_refused",
             ),
+            ("foreign_requests_accepted",),
         ),
         46: Row(
             "a flipped byte in DVC's cache or in a shard is trained on",
@@ -491,6 +503,10 @@ AREAS: dict[str, dict[int, Row]] = {
                 f"{FUZZ}test_a_manifest_of_our_own_is_read_or_named",
                 f"{VERIFY}test_an_object_without_an_undamaged_copy_is_reported_and_not_repaired",
                 "tasks/releases/test_bundle_store.py::test_damage_is_found_before_use_and_repaired_by_uploading_again",
+            ),
+            (
+                "flips_missed",
+                "verify_on_read_share",
             ),
         ),
         47: Row(
@@ -527,6 +543,8 @@ AREAS: dict[str, dict[int, Row]] = {
             "torn state gives tracebacks; a killed start leaves a second server",
             "state that can be rebuilt is rebuilt; a start can be found before it is healthy",
             (
+                "flows/test_rebuildable_state.py::test_damaged_state_costs_one_line_and_is_absent_from_then_on",
+                "flows/test_rebuildable_state.py::test_a_run_with_a_damaged_ending_counts_as_crashed",
                 f"{SERVICES}test_up_after_the_supervisor_was_killed_brings_everything_back_once",
                 "monitoring/test_journal.py::test_a_damaged_entry_is_listed_and_the_others_are_read",
             ),
