@@ -5,6 +5,7 @@ cannot be decoded are grey. `key` covers the images section and the decoding cod
 rebuilt: each process hashes an entry when it first opens it (tasks.common.sealed).
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from tasks.common.code import code_version
 from tasks.common.errors import DamagedFile
 from tasks.common.files import content_key
+from tasks.common.orphans import end_with_parent
 from tasks.common.params import ImagesParams
 from tasks.common.paths import cache_dir
 from tasks.common.progress import track
@@ -81,7 +83,7 @@ def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
             from joblib import Parallel, delayed  # late: this import takes a fifth of a second
 
             pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
-            jobs = (delayed(_decode_rows)(shard, chunk, images) for chunk in _chunks(rows))
+            jobs = (delayed(_decode_in_worker)(os.getpid(), shard, chunk, images) for chunk in _chunks(rows))
             for _, block in zip(chunks, pool(jobs), strict=True):
                 out.write(block.data)
 
@@ -95,6 +97,11 @@ def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
 def _chunks(rows: int, step: int = 256) -> Iterator[range]:
     for start in range(0, rows, step):
         yield range(start, min(start + step, rows))
+
+
+def _decode_in_worker(parent: int, shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
+    end_with_parent(parent)
+    return _decode_rows(shard, chunk, images)
 
 
 def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:

@@ -20,6 +20,8 @@ from itertools import islice
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tasks.common.orphans import end_with_parent
+
 if TYPE_CHECKING:  # loky is imported when the first child is needed
     from loky import ProcessPoolExecutor
 
@@ -138,8 +140,8 @@ class _Pools:
                 pool = self._alive[self._key] = ProcessPoolExecutor(
                     workers,
                     timeout=IDLE_SECONDS,
-                    initializer=_limit_memory,
-                    initargs=(memory, function),
+                    initializer=_start_child,
+                    initargs=(os.getpid(), memory, function),
                     env=CHILD_ENVIRONMENT,
                 )
             try:
@@ -170,11 +172,12 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _limit_memory(memory: int, function: Callable) -> None:
-    """In a child: allow `memory` bytes of address space beyond what the process already uses.
+def _start_child(parent: int, memory: int, function: Callable) -> None:
+    """In a child: end with `parent`; allow `memory` bytes of address space beyond what the process already uses.
 
     `function` is an argument so that unpickling it imports its module first, which then counts as used.
     """
+    end_with_parent(parent)
     try:
         import resource
 
