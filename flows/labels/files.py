@@ -143,7 +143,8 @@ def _whole(raw: Any, classes: list[str] | tuple[str, ...]) -> Any:
 def _records(file: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any] | Unusable]]:
     """(where, {role: raw value}) of every row, or why it cannot be used."""
     if not file.is_file():
-        raise DataError(f"{file} does not exist: expected {EXPECTED}")
+        found = "is not a file" if file.exists() else "does not exist"
+        raise DataError(f"{file} {found}: expected {EXPECTED}")
     kind = file.suffix.lower()
     if kind == ".json":
         yield from _label_studio(file)

@@ -98,6 +98,10 @@ def score(
     from tasks.common.paths import cache_dir
     from tasks.releases.store import open_store
 
+    if not source.strip():
+        raise EvergreenError(
+            "the source to score is an empty name: expected a folder, a manifest or s3://bucket/prefix"
+        )
     params = load_params(root / "params.yaml")
     model = Live(open_store(params.store, root), cache_dir("bundles", root)).model
     log = open_log(root, params)

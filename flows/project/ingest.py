@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from flows.project.data_commit import commit_data, undone_if_refused
+from flows.project.other_data import refuse_other_data
 from flows.repo.git import check_repository, git
 from flows.repo.pipeline import open_repo, record_data, restore_data
 from tasks.common.errors import EvergreenError
@@ -84,7 +85,10 @@ def chosen_layout(asked: str | None, fallback: str | None = None) -> str | None:
 
 def _restore(root: Path) -> str | None:
     """Restore data/ as data.dvc records it; returns the md5 that could not be restored, None if all is well."""
-    if not (root / "data.dvc").is_file() or (root / "data" / "dataset.json").is_file():
+    if not (root / "data.dvc").is_file():
+        return None
+    if (root / "data" / "dataset.json").is_file():
+        refuse_other_data(root)
         return None
     with _dvc_errors(root), closing(open_repo(root)) as repo:
         try:

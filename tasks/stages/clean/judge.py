@@ -47,6 +47,11 @@ class Judged(NamedTuple):
     confusion: np.ndarray  # (N,) how much the probe itself confuses the given class with the predicted one, 0..1
     judge: "Judge"
 
+    @property
+    def hard_to_tell(self) -> np.ndarray:
+        """(N,) bool: looks wrong, but is likelier right than wrong by the noise that the labels bear out."""
+        return self.suspicion.is_issue & (self.proven.quality >= 0.5)
+
 
 @dataclass(frozen=True)
 class Judge:

@@ -72,6 +72,7 @@ def run(root: Path, *, images: ImagesParams, embed: EmbedParams, clean: CleanPar
     actions[train], reasons[train] = decision.actions, decision.reasons
     _write(root, samples, everything, actions, reasons, classes, task)
     figures = summary(everything, y, split, actions, classes) | proof_figures(gain, verdict)
+    figures["hard_to_tell"] = int(judged.hard_to_tell.sum())
     figures["confirmed"] = {"left_alone": int(left.sum()), "new_evidence": len(new_evidence)}
     write_json(root / "artifacts" / "clean" / "new_evidence.json", new_evidence)
     figures["sentence"] = sentence(figures)
@@ -162,6 +163,8 @@ def sentence(figures: dict) -> str:
     """What looks wrong, what was changed, and what waits: one sentence from the other figures of metrics/clean.json."""
     changed, proof = figures["changed"], figures["proof"]
     looks = f"{figures['issues'] / figures['rows']:.1%} of the training labels look wrong ({figures['issues']:,})"
+    if unclear := figures.get("hard_to_tell"):
+        looks += f", {'all' if unclear == figures['issues'] else f'{unclear:,}'} of them perhaps only hard to tell"
     done = f"{changed:,} changed"
     if proof and not proof["allowed"]:
         done += f", because {proof['why']}"

@@ -1,13 +1,15 @@
 """A command that changes data/ is whole or has not been: hooks, locks and kills leave no half of it."""
 
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flows.project.data_commit import CommitRefused
 from flows.project.ingest import ingest_command
-from flows.repo.pipeline import record_data
+from flows.repo.pipeline import open_repo, record_data
+from tasks.common.errors import EvergreenError
 from tests.support.checkout import git
 from tests.support.ingesting import folder, samples, take
 
@@ -86,3 +88,39 @@ def test_a_batch_that_a_killed_command_left_is_named_by_the_next_commit(started,
     subject = git(started, "log", "-1", "--format=%s")
     assert subject.startswith("took 2 new images")
     assert f"batch {killed.batch} of 5 images, taken before" in subject
+
+
+def test_data_of_another_branch_are_not_committed_to_this_one(started, tmp_path):
+    here = git(started, "branch", "--show-current")
+    git(started, "switch", "-qc", "other")
+    ingest_command(started, folder(tmp_path / "others", 3, start=30), **OPTIONS)
+    git(started, "switch", "-q", here)
+    before, more = tree(started), folder(tmp_path / "more", 2, start=40)
+    with pytest.raises(EvergreenError, match=r"of the branch other .* `dvc checkout data\.dvc`"):
+        ingest_command(started, more, **OPTIONS)
+    assert (tree(started), git(started, "status", "--porcelain")) == (before, "")
+    checkout(started)
+    ingest_command(started, more, **OPTIONS)
+    assert len(samples(started)) == 4 + 2
+
+
+def test_what_a_pull_brought_is_not_left_out_of_the_next_commit(started, tmp_path):
+    here = git(started, "branch", "--show-current")
+    git(started, "switch", "-qc", "colleague")
+    ingest_command(started, folder(tmp_path / "others", 3, start=30), **OPTIONS)
+    git(started, "switch", "-q", here)
+    checkout(started)
+    git(started, "merge", "-q", "--ff-only", "colleague")  # as `git pull` does: data/ stays as it was
+    more = folder(tmp_path / "more", 2, start=40)
+    with pytest.raises(EvergreenError, match=r"lacks \d+ files that data\.dvc names"):
+        ingest_command(started, more, **OPTIONS)
+    assert git(started, "status", "--porcelain") == ""
+    checkout(started)
+    ingest_command(started, more, **OPTIONS)
+    assert len(samples(started)) == 4 + 3 + 2
+
+
+def checkout(root: Path) -> None:
+    """As `dvc checkout data.dvc`."""
+    with closing(open_repo(root)) as repo:
+        repo.checkout([str(root / "data.dvc")])

@@ -77,6 +77,15 @@ def test_wrong_labels_are_repaired_and_hard_images_only_queued():
     assert outcomes == {0.2: True, 0: False}
 
 
+def test_images_that_are_hard_to_tell_are_told_from_wrong_labels():
+    shares = {}
+    for noise, apart in ((0.2, 0.9), (0, 0.25)):
+        x, given, _, groups = pairs(noise, apart)
+        found = judge_training(x, given, list("abcd"), groups, groups, 5, 0)
+        shares[noise] = found.hard_to_tell.sum() / max(found.suspicion.is_issue.sum(), 1)
+    assert shares[0] > 0.9 > 0.3 > shares[0.2], "right labels of hard images, and wrong labels of clear ones"
+
+
 def test_labels_that_need_no_repair_are_not_measured():
     x, given, _, groups = pairs(noise=0, apart=2)
     found = judge_training(x, given, list("abcd"), groups, groups, 5, 0)
@@ -171,6 +180,9 @@ def test_the_sentence_tells_looks_wrong_from_changed():
         "22.5% of the training labels look wrong (391); 0 changed, because cleaning did not show a gain on held-out "
         "labels; 401 wait in the queue"
     )
+    unclear = "look wrong (391), all of them perhaps only hard to tell; 0"
+    assert unclear in sentence(figures | refused | {"hard_to_tell": 391})
+    assert "(391), 40 of them perhaps" in sentence(figures | refused | {"hard_to_tell": 40})
     figures |= {"changed": 21, "actions": {"keep": 1343, "relabel": 20, "drop": 1, "queue": 370}}
     assert "; 21 changed; 380 wait in the queue" in sentence(figures | {"proof": {"allowed": True, "why": ""}})
     assert "; 0 changed; " in sentence(figures | {"changed": 0, "proof": None})
