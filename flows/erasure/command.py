@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.erasure.forget import erase_images
+from flows.erasure.look_alikes import alike_note
 from flows.erasure.occurrences import ErasurePlan
 from flows.erasure.proof import Line, as_text, counts
 
@@ -25,6 +26,8 @@ def forget_command(root: Path, what: Sequence[str], why: str, yes: bool, shared:
         _print_plan(console, plan, erased, shared)
     if done.proof is None:
         _print_lines(console, done.lines)
+        for note in alike_note(list(done.alike)):
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
         console.print("nothing was changed; `--yes` erases, which cannot be undone")
         return
     console.print(as_text(done.proof), soft_wrap=True, markup=False, highlight=False)

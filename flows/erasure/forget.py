@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.erasure.look_alikes import alike_note, look_alikes
 from flows.erasure.occurrences import (
     ErasurePlan,
     known_of,
@@ -72,6 +73,7 @@ class Erasure(NamedTuple):
     lines: list[Line]  # of the search before
     proof: Proof | None  # of an erasure that was carried out, now or earlier
     file: Path | None = None  # of the proof
+    alike: tuple[str, ...] = ()  # ids of other images that look the same
 
 
 def forget(
@@ -123,11 +125,17 @@ def erase_images(
     plan, lines = _search(root, params, releases, needed, Search(traces), step) if ids else (ErasurePlan(ids=[]), [])
     if not any(line.before for line in lines):
         return _nothing_there(root, traces, lines, completed)
+    step("looking for images that look the same")
+    alike = look_alikes(root, releases, log_store(root, params), ids)
     if not yes:
-        return Erasure(plan, lines, None)
+        return Erasure(plan, lines, None, alike=tuple(alike))
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why, "shared": shared}
-    about |= {"traces": traces.model_dump(), "before": [line.model_dump() for line in lines], "notes": BEYOND}
+    about |= {
+        "traces": traces.model_dump(),
+        "before": [line.model_dump() for line in lines],
+        "notes": [*alike_note(alike), *BEYOND],
+    }
     journal = state_dir(root) / "forget" / f"{re.sub('[^0-9]', '', at)}.json"
     write_json(journal, about)
     failpoint("forget.journal")

@@ -19,6 +19,7 @@ from flows.labels import journal
 from flows.labels.journal import Answer
 from flows.repo import workspace
 from flows.repo.git import git
+from flows.services.housekeeping import housekeeping
 from flows.versions.verify import verify
 from monitoring.log.schema import log_schema
 from tasks.common.errors import EvergreenError
@@ -255,6 +256,14 @@ def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
     assert killed_at(point, forget, project, name, "asked", yes=True)
     shards.live_shards(project / "data")  # nothing half done: every shard that is named is there
     assert forget(project, name, "asked").ids == [name]
+    assert_erased(project, {name}, before)
+    assert holds(project, 1, 0) == []
+
+
+def test_killed_the_nightly_clean_up_completes_it(project: Path):
+    before, name = ids(project), name_of(1, 0)
+    assert killed_at("forget.committed", forget, project, name, "asked", yes=True)
+    assert "1 erasures that were killed" in housekeeping(project, say=lambda text: None)
     assert_erased(project, {name}, before)
     assert holds(project, 1, 0) == []
 

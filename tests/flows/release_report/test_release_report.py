@@ -23,7 +23,9 @@ from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
-from tasks.dataset.shards import read_paths
+from tasks.dataset.shards import iter_bytes, read_paths
+from tasks.erasure.files import look
+from tasks.erasure.traces import Search, Traces, encoded_prints
 from tasks.gate.evidence import Contender, Trial, named_sets
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
@@ -119,6 +121,24 @@ def second_verdict(root, params, releases) -> GateVerdict:
     return judge_run(root, params, releases, releases.live())
 
 
+def erased_from(root, page: bytes) -> None:
+    """An erasure takes the tile of a mistake out of the page: its pictures, the heat, the id."""
+    (tile, shown), *others = re.findall(
+        rb'(<div class="tile"><div class="pair">.*?<code[^>]*>([0-9a-f]{12})</code>)', page, re.S
+    )
+    samples = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "shard", "row"]).to_pylist()
+    (sample,) = (row for row in samples if row["id"].startswith(shown.decode()))
+    ((_, encoded),) = iter_bytes(root / "data" / sample["shard"], [sample["row"]])
+    search = Search(Traces(ids=[sample["id"]], pictures=encoded_prints([encoded])))
+    found = look(page, "report.html", search)
+    assert set(found.hits) >= {"id", "picture"}
+    assert tile.count(b"data:image/") == 2
+    assert not [uri for uri in re.findall(rb"data:image/[^\"]+", tile) if uri in found.rest]
+    assert shown not in found.rest
+    assert not look(found.rest, "report.html", search).hits
+    assert all(other in found.rest for other, _ in others)
+
+
 def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_store(run, tmp_path, visit):
     root, params, releases = run
     verdict = first_verdict(root, params)
@@ -131,6 +151,7 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     assert len(page) < 3_000_000
     assert releases.store.read(report.key)[0] == page == report.kept.read_bytes()
     assert releases.runs() == {}, "a page is not a record of a run"
+    erased_from(root, page)
     for options in ({"width": 1280}, {"width": 400, "dark": True}):
         shown = visit(report.path, **options)
         assert shown.problems == []
