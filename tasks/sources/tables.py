@@ -47,8 +47,10 @@ def _encoding(file: Path, what: str) -> tuple[str, str | None]:
             return "utf-16", f"{file.name} is read as UTF-16"
         if (encoding := _wide(first)) is not None:
             return encoding, f"{file.name} is read as UTF-16"
-        if b"\0" in first:
-            raise DataError(f"{file} cannot be read as {what}: it holds NUL bytes. Save it in UTF-8")
+        nul = first.count(0)  # one in a cell costs only its row; many, or in another encoding: it is not text
+        binary = DataError(f"{file} cannot be read as {what}: it holds NUL bytes. Save it in UTF-8")
+        if 10 * nul > len(first):
+            raise binary
         decoder = codecs.getincrementaldecoder("utf-8")()
         block = first
         try:
@@ -57,6 +59,8 @@ def _encoding(file: Path, what: str) -> tuple[str, str | None]:
                 block = content.read(BLOCK)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
+            if nul:
+                raise binary from None
             return "cp1252", f"{file.name} is read as Windows-1252, because it is not UTF-8"
     return "utf-8-sig", None
 

@@ -56,7 +56,7 @@ def test_a_source_that_cannot_be_used_is_an_error_and_changes_nothing(project, t
         ("photos.zip", "is an archive: unpack it"),
         ("kinds.csv", "no label column; columns found: 'path', 'kind'", "--label NAME"),
         ("kinds.csv --label species", "no column 'species'", "columns found: 'path', 'kind'"),
-        ("noise.csv", "noise.csv cannot be read as CSV in UTF-8"),
+        ("noise.csv", "noise.csv cannot be read as CSV: it holds NUL bytes"),
         ("rest", "cat/0.jpg: empty_file (0 bytes)", "nothing in ", "could be used"),
     ):
         name, *options = source.split()

@@ -167,3 +167,8 @@ def test_what_looks_the_same():
     assert len({look(text) for text in ("Café", "cafe\u0301", "caf\u00e9 ", "\u200bCAFE", "'café'")}) == 1
     assert look("1.0") == look("1") != look("1.5")
     assert tidy("\ufeff a\u00a0b\u200b ") == "a b"
+
+
+def test_a_nul_byte_in_one_cell_costs_only_its_row(tmp_path):
+    (images(tmp_path) / "m.csv").write_text("path,label\na.png,cat\nb\0.png,cat\nc.png,dog\nd.png,dog\n")
+    assert reasons(tmp_path / "m.csv") == [None, "missing_file", None, None]
