@@ -56,6 +56,10 @@ class Up:
         return versions_project.store(root).live().version
 
     @staticmethod
+    def stop(root: Path) -> None:
+        up.down(root)
+
+    @staticmethod
     def again(root: Path, seed: int) -> None:
         Up.act(root, seed)
         check(all(well for _, _, well in up.services(root)), f"not all services answer: {up.services(root)}")
