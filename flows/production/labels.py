@@ -39,6 +39,7 @@ from tasks.sources.records import Columns
 from tasks.sources.times import Times
 
 BLOCK = 64  # images in memory at once
+NAMED = 9  # rows beside the first that are named for one reason
 LOCATED = ["id", "at", "source", "key", "slices"]
 FULL_ID = re.compile(r"[0-9a-f]{64}")
 OWN_COLUMNS = Columns(picked="picked", sampling_probability="sampling_probability")  # of the manifest made here
@@ -94,9 +95,11 @@ def _by_reason(refused: list[str], most: int = 10) -> list[str]:
         place, _, reason = line.partition(": ")
         places.setdefault(reason, []).append(place)
     lines = []
-    for reason, found in list(places.items())[:most]:
-        more = len(found) - 1
-        lines.append(f"{found[0]}{f' and {more} more' if more else ''}: {reason}")
+    for reason, (first, *others) in list(places.items())[:most]:
+        file = first.partition(" line ")[0]
+        named = ", ".join([first, *(place.removeprefix(f"{file} ") for place in others[:NAMED])])
+        more = len(others[NAMED:])
+        lines.append(f"{named}{f' and {more} more' if more else ''}: {reason}")
     if left := sum(map(len, list(places.values())[most:])):
         lines.append(f"... and {left} more")
     return lines

@@ -1,5 +1,6 @@
 """Commit data.dvc; a commit that git refuses leaves nothing behind."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -70,7 +71,8 @@ def _mend_records(root: Path) -> None:
     """Else data.dvc would record a damaged manifest as what was ingested."""
     from dvc.exceptions import DvcException
 
-    with suppress(DvcException), closing(open_repo(root)) as repo:  # what DVC cannot read, the command says later
+    # what DVC cannot read, or a full disk, the command itself says later
+    with suppress(DvcException, sqlite3.Error), closing(open_repo(root)) as repo:
         mend_records(repo)
 
 

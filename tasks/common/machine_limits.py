@@ -30,6 +30,7 @@ ADVICE = {  # other errors of the machine, and what the user can do
 TEXTS = {  # what libraries say without an error number: SQLite, PyTorch, ONNX Runtime, the dynamic linker, Python
     "no space left on device|database or disk is full|disk quota exceeded": errno.ENOSPC,
     "readonly database|read-only file system": errno.EROFS,
+    "disk i/o error": errno.EIO,
     "too many open files": errno.EMFILE,
     "bad_alloc|can't allocate memory|cannot allocate memory|failed to map segment|can't start new thread"
     "|failed to launch worker thread|out of memory|insufficient memory": errno.ENOMEM,

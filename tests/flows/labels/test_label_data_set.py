@@ -80,8 +80,7 @@ def test_a_reviewers_file_overrides_the_votes_and_excludes(root, tmp_path, monke
     result = CliRunner().invoke(app, ["label", str(file), "--reviewer", "--annotator", "eve"])
     assert result.exit_code == 0, result.output
     assert "data set: took 2 answers about samples" in result.output
-    assert "line 4: 'ffff" in result.output
-    assert "line 5: 'ffff" in result.output
+    assert "refused l.csv line 4, line 5: 'ffff" in result.output
     assert "not in the production log or the data set" in result.output
     assert "line 6: 'Spaceship' is not a class yet; --new-classes accepts it" in result.output
     corrected = decision(root, one)

@@ -54,7 +54,7 @@ def run(root: Path, params: TrainBackboneParams) -> dict[str, np.ndarray]:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    return list((root / ".evergreen/cache/training").glob("*/*"))
+    return list((root / ".evergreen/cache/training").glob("*/*.safetensors"))
 
 
 def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
