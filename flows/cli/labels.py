@@ -15,6 +15,7 @@ COMMANDS: list[Callable] = []
 IMAGE_HELP = "id, start of an id (8 characters), the owner's key, or a file's path."
 SHOWN = 5  # images whose label is printed before and after
 COMMIT_HELP = "Commit data.dvc (and nothing else) to git."
+Later = Annotated[bool, typer.Option("--later", help="Keep it for `evergreen finish`, which takes all in one batch.")]
 
 
 def label(
@@ -33,7 +34,8 @@ def label(
     ingest: Annotated[
         bool, typer.Option(help="Take labels and images into data/; --no-ingest: only into the production log.")
     ] = True,
-    commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
+    later: Later = False,
+    commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Take people's labels of production samples (into the log and data/) and of the data set.
 
@@ -42,7 +44,8 @@ def label(
     """
     from flows.production.labels import take_labels
 
-    options = {"quota": quota, "new_classes": new_classes, "reviewer": reviewer, "ingest": ingest, "commit": commit}
+    options = {"quota": quota, "new_classes": new_classes, "reviewer": reviewer, "ingest": ingest}
+    options |= {"later": later, "commit": commit}
     found = take_labels(project_root(), file, annotator=annotator, **options)
     for line in found.lines():
         typer.echo(_printable(line))
@@ -58,6 +61,7 @@ def correct(
     label: Annotated[list[str], typer.Argument(help="Its right label; several for a data set with several labels.")],
     why: Annotated[str, typer.Option(help="Why; recorded with the label.")] = "",
     new_class: Annotated[bool, typer.Option("--new-class", help="Accept a label that is not a class yet.")] = False,
+    later: Later = False,
     commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Give an image of the data set its right label, as a reviewer: this overrides what others say."""
@@ -73,12 +77,13 @@ def correct(
     known = None if new_class or not known else [*known, *([] if params.data.classes else data_classes(root))]
     said = readable(label, params.data.task, known)
     (found,) = _named(root, [image])
-    _show(root, [found], lambda: run(root, found, said, why, commit))
+    _show(root, [found], lambda: run(root, found, said, why, commit, later), later)
 
 
 def exclude(
     images: Annotated[list[str], typer.Argument(metavar="ID...", help=IMAGE_HELP)],
     why: Annotated[str, typer.Option(help="Why; recorded with the exclusion.")],
+    later: Later = False,
     commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Leave single images out of training, calibration and tests. `evergreen include` takes them back."""
@@ -86,12 +91,13 @@ def exclude(
 
     root = project_root()
     found = _named(root, images)
-    _show(root, found, lambda: run(root, found, why, commit))
+    _show(root, found, lambda: run(root, found, why, commit, later), later)
 
 
 def include(
     images: Annotated[list[str], typer.Argument(metavar="ID...", help=IMAGE_HELP)],
     why: Annotated[str, typer.Option(help="Why; recorded.")] = "",
+    later: Later = False,
     commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True,
 ) -> None:
     """Take excluded images back, with the label that counts otherwise."""
@@ -99,7 +105,7 @@ def include(
 
     root = project_root()
     found = _named(root, images)
-    _show(root, found, lambda: run(root, found, why, commit))
+    _show(root, found, lambda: run(root, found, why, commit, later), later)
 
 
 def undo(
@@ -135,10 +141,13 @@ def finish(commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True) -> No
     typer.echo(run(project_root(), commit).sentence())
 
 
-def _show(root: Path, images: list[str], change: Callable) -> None:
-    """Make `change`, and print what it made of the labels of `images`."""
+def _show(root: Path, images: list[str], change: Callable, later: bool = False) -> None:
+    """Make `change`, and print what it made of the labels of `images`. later: `change` changes none yet."""
     from flows.labels.why import labels_now
 
+    if later:
+        typer.echo(change().sentence())
+        return
     shown = images[:SHOWN]
     before = labels_now(root, shown)
     typer.echo(change().sentence())

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from flows.labels.journal import Answer
-from flows.labels.take import Taken, take
+from flows.labels.journal import Answer, pending
+from flows.labels.take import Taken, Waiting, take, take_later
 from flows.labels.undo import annotations_of
 from tasks.common.errors import EvergreenError
 from tasks.common.text import join_names
@@ -16,22 +16,25 @@ from tasks.sources import fields
 from tasks.sources.fields import Unusable
 
 
-def exclude(root: Path, images: Sequence[str], why: str, commit: bool = True) -> Taken:
-    """Leave the samples `images` out, as a reviewer."""
+def exclude(root: Path, images: Sequence[str], why: str, commit: bool = True, later: bool = False) -> Taken | Waiting:
+    """Leave the samples `images` out, as a reviewer. later: `finish` does it, with other answers."""
     answers = [Answer(one, exclude=True, annotator=getpass.getuser(), role="reviewer", why=why) for one in images]
-    return take(root, answers, commit=commit, why="exclude")
+    return _give(root, answers, "exclude", commit, later)
 
 
-def include(root: Path, images: Sequence[str], why: str, commit: bool = True) -> Taken:
+def include(root: Path, images: Sequence[str], why: str, commit: bool = True, later: bool = False) -> Taken | Waiting:
     """Take excluded samples back, with the label that counts without the exclusion. Raises EvergreenError."""
     by, answers = getpass.getuser(), []
+    waiting = {one.id for one in pending(root) if one.exclude}
     for image in images:
         excluding = [row for row in standing(annotations_of(root, image, read_tombstones(root))) if row["exclude"]]
         if not excluding:
+            if image in waiting:
+                raise EvergreenError(f"the exclusion of {image[:12]} still waits: `evergreen finish` takes it first")
             raise EvergreenError(f"{image[:12]} is not excluded: `evergreen why {image[:12]}` says what counts")
         keys = [annotation_key(row) for row in excluding]
         answers += [Answer(image, retracts=key, annotator=by, role="reviewer", why=why) for key in keys]
-    return take(root, answers, commit=commit, why="include")
+    return _give(root, answers, "include", commit, later)
 
 
 def readable(words: Sequence[str], task: str, known: Sequence[str] | None) -> str | list[str]:
@@ -58,7 +61,13 @@ def readable(words: Sequence[str], task: str, known: Sequence[str] | None) -> st
     return [] if found is None else found
 
 
-def correct(root: Path, image: str, label: str | list[str], why: str, commit: bool = True) -> Taken:
+def correct(
+    root: Path, image: str, label: str | list[str], why: str, commit: bool = True, later: bool = False
+) -> Taken | Waiting:
     """Give one sample the label `label`, as a reviewer: it overrides what others say."""
     answer = Answer(image, label, annotator=getpass.getuser(), role="reviewer", why=why)
-    return take(root, [answer], commit=commit, why="correct")
+    return _give(root, [answer], "correct", commit, later)
+
+
+def _give(root: Path, answers: Sequence[Answer], why: str, commit: bool, later: bool) -> Taken | Waiting:
+    return take_later(root, answers) if later else take(root, answers, commit=commit, why=why)

@@ -46,6 +46,35 @@ class Taken:
         return "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Answers that were kept for `finish`."""
+
+    added: int
+    waiting: int  # with those given before
+
+    def sentence(self) -> str:
+        """One sentence for the terminal."""
+        before = f" with {self.waiting - self.added} others" if self.waiting > self.added else ""
+        kept = f"kept {self.added} {'answer' if self.added == 1 else 'answers'}"
+        return (
+            f"{kept}{before}: `evergreen finish` takes them as one batch; `evergreen up` does it by itself "
+            f"{journal.IDLE_SECONDS / 60:.0f} minutes after the last answer"
+        )
+
+
+def take_later(root: Path, answers: Sequence[Answer]) -> Waiting:
+    """Keep `answers` in the journal, where they are safe, for the next `finish`. Raises EvergreenError.
+
+    An answer that `finish` could not take is refused now: it would keep the others from being taken.
+    """
+    task = read_task(root / "data")
+    for answer in answers:
+        _row(answer, task)
+    journal.record(root, answers)
+    return Waiting(len(answers), len(journal.pending(root)))
+
+
 def take(root: Path, answers: Sequence[Answer], *, commit: bool = True, why: str = "") -> Taken:
     """Add `answers` to the data set as one batch of annotations and commit data.dvc; all of them or nothing.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from flows.labels.take import Taken
+from flows.labels.take import Taken, Waiting
 from tasks.ingest.batch import IngestReport
 
 NAMED = 9  # rows beside the first that are named for one reason
@@ -22,7 +22,7 @@ class Labelled:
     without_image: int = 0  # only a thumbnail is in the log: counts for accuracy, not for training
     notes: list[str] = field(default_factory=list)  # how the file was understood
     ingested: IngestReport | None = None
-    corrected: Taken | None = None  # answers about samples of the data set
+    corrected: Taken | Waiting | None = None  # answers about samples of the data set
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
@@ -46,8 +46,9 @@ class Labelled:
     @property
     def useless(self) -> bool:
         """Nothing in the file could be used."""
-        done = self.kept or self.repeated or (self.corrected and (self.corrected.added or self.corrected.repeated))
-        return bool(self.refused) and not done
+        told = self.corrected
+        known = told.repeated if isinstance(told, Taken) else 0
+        return bool(self.refused) and not (self.kept or self.repeated or known or (told and told.added))
 
 
 def _by_reason(refused: list[str], most: int = 10) -> list[str]:

@@ -19,7 +19,7 @@ from flows.labels.files import LabelFile, read_labels
 from flows.labels.journal import Answer
 from flows.labels.resolve import resolve
 from flows.labels.samples import data_classes, held_ids
-from flows.labels.take import take
+from flows.labels.take import take, take_later
 from flows.production.label_images import ingest_images, picked_how
 from flows.production.labelled import Given, Labelled
 from flows.production.queue_export import label_classes
@@ -46,6 +46,7 @@ def take_labels(
     new_classes: bool = False,
     reviewer: bool = False,
     ingest: bool = True,
+    later: bool = False,
     commit: bool = True,
 ) -> Labelled:
     """Take the labels in `file` into the log and data/; a row that cannot be used is refused with its reason.
@@ -55,7 +56,8 @@ def take_labels(
     QUOTA_FROM), so that a flood of feedback from one place does not teach the model. new_classes: accept labels that
     are not classes yet. reviewer: these are a reviewer's words, which override others and have no quota. ingest: also
     take the answers into data/; without it only the log gets labels. An exclusion counts in both: the image is used
-    for nothing, not even for the live accuracy. Raises EvergreenError.
+    for nothing, not even for the live accuracy. later: `finish` takes the answers about samples of data/; new images
+    come in now. Raises EvergreenError.
     """
     params = load_params(root / "params.yaml")
     log = open_log(root, params)
@@ -81,7 +83,8 @@ def take_labels(
         if reviewer and result.ingested:  # an ingest records votes: the reviewer's word is added to these
             told += [one for one in new if one.id in held_ids(root / "data", [other.id for other in new])]
         if told:
-            result.corrected = take(root, [_answer(one, reviewer) for one in told], commit=commit, why=file.name)
+            said = [_answer(one, reviewer) for one in told]
+            result.corrected = take_later(root, said) if later else take(root, said, commit=commit, why=file.name)
     return result
 
 

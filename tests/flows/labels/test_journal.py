@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import app
 from flows.labels import journal
 from flows.labels.journal import Answer
-from flows.labels.take import finish, finish_idle
+from flows.labels.take import Waiting, finish, finish_idle, take, take_later
 from flows.services.supervisor import take_idle_answers
+from tasks.common.errors import EvergreenError
 from tests.flows.labels.corrections import answers_in, commits, labels_of, project
 from tests.support import versions_project
 from tests.support.checkout import git
@@ -92,3 +95,43 @@ def test_an_answer_about_a_sample_of_another_branch_waits_until_data_holds_it(tm
     journal.record(root, [Answer(here, "cat", annotator="ann")])
     assert (finish(root).added, [one.id for one in journal.unplaced(root)]) == (2, ["f" * 64])
     assert journal.forget_answers(root, ["f" * 64]) == 1
+
+
+def test_words_given_with_later_are_taken_as_one_batch_and_one_commit(tmp_path, monkeypatch):
+    root, ids = project(tmp_path / "project")
+    monkeypatch.chdir(root)
+    before = commits(root)
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--later"])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    take(root, [Answer(ids[3], exclude=True, annotator="eve", role="reviewer")])
+    votes = tmp_path / "votes.csv"
+    votes.write_text(f"id,label,annotator\n{ids[2]},dog,ann\n{ids[2]},dog,bob\n")
+    assert run("correct", ids[0][:12], "dog") == sentence_of(1, 1)
+    assert run("exclude", ids[1][:12], "--why", "blurred") == sentence_of(1, 2)
+    assert run("include", ids[3][:12]) == sentence_of(1, 3)
+    assert "data set: kept 2 answers with 3 others" in run("label", str(votes))
+    assert labels_of(root, ids[:4]) == ["cat", "cat", "cat", None]
+    assert len(commits(root)) == len(before) + 1  # the exclusion that was taken at once
+    early = CliRunner().invoke(app, ["include", ids[1][:12]])
+    assert (type(early.exception), "still waits: `evergreen finish`" in str(early.exception)) == (EvergreenError, True)
+
+    assert CliRunner().invoke(app, ["finish"]).exit_code == 0
+    assert labels_of(root, ids[:4]) == ["dog", None, "dog", "cat"]
+    assert len(commits(root)) == len(before) + 2
+    assert commits(root)[0].startswith("took 5 answers about samples; batch l-")
+    assert journal.pending(root) == []
+
+
+def sentence_of(added: int, waiting: int) -> str:
+    return Waiting(added, waiting).sentence() + "\n"
+
+
+def test_an_answer_that_cannot_be_taken_is_not_kept_for_later(tmp_path):
+    root, (image, *_) = project(tmp_path / "project")
+    with pytest.raises(EvergreenError, match="expected a label"):
+        take_later(root, [Answer(image, "dog", annotator="ann"), Answer(image, ["cat"], annotator="ann")])
+    assert journal.pending(root) == []
