@@ -231,26 +231,33 @@ def _printed(command: list[str]) -> list[str]:
     return CONTROL.findall(out.getvalue())
 
 
+def injected(words: list[str], folder: Path, visit: Callable) -> tuple[list[str], int]:
+    """(what ran, or changed a page or the terminal; number of pages). `visit` opens pages in a browser."""
+    from tests.support.released_project import copy
+
+    wrong, pages = [], 0
+    root = copy(folder)
+    with contextlib.chdir(root):
+        wrong += terminal(words, folder)
+    with contextlib.ExitStack() as stack:
+        for start in range(0, len(words), AT_ONCE):
+            place, part = folder / str(start), words[start : start + AT_ONCE]
+            for page in (*window_pages(place, part), *queue_page(place, part), *served_pages(place, part, stack)):
+                pages += 1
+                wrong += looked_at(visit, page)
+    return wrong, pages
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} strings; records nothing")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     from tests.support.browser import browser
-    from tests.support.released_project import copy
 
     words = strings(QUICK if options.quick else STRINGS, options.seed)
-    wrong, pages = [], 0
-    with tempfile.TemporaryDirectory(prefix="evergreen-injections-") as name, contextlib.ExitStack() as stack:
-        root = copy(Path(name))
-        with contextlib.chdir(root):
-            wrong += terminal(words, Path(name))
-        visit = stack.enter_context(browser())
-        for start in range(0, len(words), AT_ONCE):
-            folder, part = Path(name) / str(start), words[start : start + AT_ONCE]
-            for page in (*window_pages(folder, part), *queue_page(folder, part), *served_pages(folder, part, stack)):
-                pages += 1
-                wrong += looked_at(visit, page)
+    with tempfile.TemporaryDirectory(prefix="evergreen-injections-") as folder, browser() as visit:
+        wrong, pages = injected(words, Path(folder), visit)
     for line in wrong[:40]:
         print(line[:300], file=sys.stderr)
     spread = f"{len(words)} strings on {pages} pages and in 5 commands"
