@@ -62,6 +62,11 @@ _FAINT = """() => {
     const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     if ((a + .05) / (b + .05) < (large ? 3 : 4.5)) faint.add(text.slice(0, 40));
   }
+  for (const e of document.querySelectorAll('input[placeholder]')) {
+    const style = getComputedStyle(e, '::placeholder'), box = numbers(getComputedStyle(e).backgroundColor);
+    const [a, b] = [light(numbers(style.color)), light(box[3] ? box : behind(e))].sort((x, y) => y - x);
+    if (e.getClientRects().length && (a + .05) / (b + .05) < 4.5) faint.add(`placeholder ${e.placeholder}`);
+  }
   return [...faint];
 }"""
 
@@ -229,6 +234,8 @@ class _Tab:
             self._problems.append(f"console {message.type}: {message.text}")
 
     def _dialog(self, shown) -> None:
+        if shown.type == "beforeunload":  # what asks whether answers may be lost: the visit is over
+            return shown.accept()
         self._problems.append(f"dialog: {shown.message}")
         shown.dismiss()
 

@@ -13,7 +13,7 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from monitoring.review import label_studio
 from monitoring.review import page as review_page
 from monitoring.review import queue as review_queue
-from monitoring.review.asked import of_queued
+from monitoring.review.asked import Asked, ClassGuide, of_queued
 from monitoring.review.page import Frame
 from monitoring.review.queue import COLUMNS, Queued, enqueue, queued, waiting
 from tasks.common.params import ReviewParams
@@ -158,6 +158,17 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(tmp_path, visit):
         assert not shown.scrolls_sideways
     assert shown.images == shown.images_loaded > 0
     page = shown.page
+    assert "unknown source" not in shown.text
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert page.locator("#save").bounding_box()["y"] >= 0, "the button stays in sight"
+    page.fill("#annotator", "Ann, B.")
+    page.locator("select").nth(0).select_option("Bag")
+    page.locator("select").nth(2).select_option('comma, "quote"')
+    assert page.locator("#done").inner_text() == "2 of 3 labelled"
+    asked = []
+    page.on("dialog", lambda dialog: asked.append(dialog.type))
+    page.reload()
+    assert asked == ["beforeunload"], "answers that nobody saved are not lost by accident"
     page.fill("#annotator", "Ann, B.")
     page.locator("select").nth(0).select_option("Bag")
     page.locator("select").nth(2).select_option('comma, "quote"')
@@ -165,6 +176,7 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(tmp_path, visit):
         page.click("#save")
     saved = tmp_path / "labels.csv"
     download.value.save_as(saved)
+    assert page.evaluate("dispatchEvent(new Event('beforeunload', {cancelable: true}))"), "all is saved"
     assert page.evaluate("window.owned") is None
     assert shown.problems == []
     rows = list(csv.DictReader(saved.read_text().splitlines()))
@@ -172,6 +184,16 @@ def test_the_page_labels_in_a_browser_and_runs_nothing_foreign(tmp_path, visit):
         (entries[0].id, "Bag", "Ann, B."),
         (entries[2].id, 'comma, "quote"', "Ann, B."),
     ]
+
+
+def test_an_image_without_a_prediction_shows_none_and_the_meaning_of_classes_has_a_heading(tmp_path, visit):
+    (image,) = image_bytes("Bag", 1)
+    frame = Frame(["Bag"], False, 10**6, [ClassGuide(name="Bag", text="It has a handle")])
+    review_page.write(tmp_path / "looks.html", [(Asked(id="1" * 64, why="second look"), image)], 1, frame)
+    shown = visit(tmp_path / "looks.html")
+    assert shown.page.locator("figcaption").inner_text().strip() == "second look"
+    assert shown.page.get_by_role("heading", name="What the classes mean").is_visible()
+    assert shown.page.locator("option").first.inner_text() == "choose a label"
 
 
 def test_the_interface_is_well_formed_whatever_classes_are_called():
