@@ -19,9 +19,10 @@ from tasks.common.paths import state_dir
 from tasks.common.sign_in import PATH
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Evergreen: {folder}</title>
-<meta name="referrer" content="no-referrer">
-<style>body{{font:16px/1.6 sans-serif;margin:3em auto;max-width:36em;padding:0 1em}}form{{margin:0}}
-button{{font:inherit;border:0;padding:0;background:none;color:#06c;text-decoration:underline;cursor:pointer}}</style>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
+<style>:root{{color-scheme:light dark}}form{{margin:.4em 0}}h1{{font-size:1.4em;overflow-wrap:anywhere}}
+body{{font:16px/1.6 system-ui,sans-serif;margin:3em auto;max-width:36em;padding:0 1em}}ul{{list-style:none;padding:0}}
+button{{font:inherit;color:inherit;padding:.5em 1em;width:100%;text-align:left;cursor:pointer}}</style>
 <h1>{folder}</h1>
 <p>Each link signs you in. This page holds the secret of this checkout: do not share it.</p>
 <ul>{links}</ul></html>

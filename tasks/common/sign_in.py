@@ -23,6 +23,8 @@ FORM = 4096  # bytes of a sign-in
 REFUSED = "a password is required: `evergreen ui` signs your browser in"
 PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Signing in</title>'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark">'
     '<p id="kept" data-value="{kept}">Signing in. <a href="/">Continue</a><script>{script}</script></html>'
 )
 START = 'const kept = document.getElementById("kept").dataset.value; history.replaceState(null, "", "/");'

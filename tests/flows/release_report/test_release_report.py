@@ -161,6 +161,12 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
         assert (shown.small_targets, shown.faint_texts, shown.unnamed_images) == ([], [], 0)
         assert "v0.1.0 is live" in shown.text
         assert "the first model: nothing to compare with" in shown.text
+        assert "Against None" not in shown.text
+        assert "Balanced accuracy in points of 100" in shown.text
+        assert shown.text.count("no class is given up") == 1
+        floor = shown.page.locator(".check", has_text="test: floor").inner_text()
+        assert "at least" in floor
+        assert "at most" not in floor
         first = shown.page.locator("h1").bounding_box()
         assert first["y"] < 200
         figures = shown.page.locator(".figures > div")

@@ -273,6 +273,8 @@ def test_a_page_of_another_origin_registers_nothing(running, visit):
 
 def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_other_pages(running, visit):
     root, _ = running
+    shown = visit(sign_in_page(root), width=390, dark=True)
+    assert (shown.small_targets, shown.faint_texts, shown.scrolls_sideways) == ([], [], False)
     for link, name, expected in (
         ("Reports", "pages", "Retrain now"),
         ("Evidently", "evidently", "Production windows compared"),

@@ -132,7 +132,8 @@ def test_release_reports_come_from_the_release_store(visit, address):
     page = visit(f"{address}/releases")
     assert "v0.1.0" in page.text
     assert "not promoted" in page.text
-    page.page.get_by_role("link", name="20261121-080000-ab12").click()
+    assert "20261121-080000-ab12" in page.text, "`evergreen approve` asks for it"
+    page.page.get_by_role("link", name="v0.1.0").click()
     assert "verdict: promote" in page.text
     assert page.page.evaluate("getComputedStyle(document.querySelector('p')).color") == "rgb(18, 52, 86)"
     assert page.problems == []
