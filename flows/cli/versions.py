@@ -234,8 +234,8 @@ def forget(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="Ids of images (64 hex digits, or the start of one), keys or paths; or a source or group, to erase "
-            "all of its images."
+            help="Ids of images (64 hex digits, or the start of one), keys, paths or file names; or a source or "
+            "group, to erase all of its images."
         ),
     ],
     why: Annotated[str, typer.Option(help="Why; recorded in the ledger of erasures.")],

@@ -100,11 +100,11 @@ def erase_images(
 ) -> Erasure:
     """Find the images that `what` names, and everything that holds a trace of them; with `yes` erase them.
 
-    what: ids (64 hex digits) or their starts, keys, paths, or sources and groups whose images are all meant. shared:
-    delete objects of DVC also where another project uses them; otherwise these stay, and the plan names them.
-    An erasure that was killed is completed first, with or without `yes`. Images that were erased before are searched
-    for again, and nothing else happens. Raises EvergreenError if nothing is found, or if a run is alive: it might still
-    write what is being erased.
+    what: ids (64 hex digits) or their starts, keys, paths or file names, or sources and groups whose images are all
+    meant. shared: delete objects of DVC also where another project uses them; otherwise these stay, and the plan
+    names them. An erasure that was killed is completed first, with or without `yes`. Images that were erased before
+    are searched for again, and nothing else happens. Raises EvergreenError if nothing is found, or if a run is alive:
+    it might still write what is being erased.
     """
     root = main_checkout(root)
     params = load_params(root / "params.yaml")

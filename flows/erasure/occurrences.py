@@ -64,17 +64,19 @@ class ErasurePlan(Frozen):
 def matching_ids(root: Path, params: Params, needed: Collection[str], what: str) -> set[str]:
     """Ids of the images that `what` names; needed: objects of this project (`needed_objects`).
 
-    It is an id, a key or a path, the name of a source or group, or else the start of one image's id. Raises
-    EvergreenError if it is the start of several.
+    It is an id, a key or a path, the name of a source or group; or else one image's file name, the end of its path or
+    the start of its id. Raises EvergreenError if it is that of several.
     """
     if re.fullmatch(r"[0-9a-f]{64}", what):
         return {what}
     found: set[str] = set()
     started: set[str] = set()
+    filed: set[str] = set()
     start = what if START.fullmatch(what) else None
 
     def match(file: Path | BinaryIO) -> None:
         found.update(erase.ids_of(file, what))
+        filed.update(erase.ids_of_file(file, what))
         if start:
             started.update(erase.ids_starting(file, start))
 
@@ -87,9 +89,15 @@ def matching_ids(root: Path, params: Params, needed: Collection[str], what: str)
     for key in log_keys(log):
         with log.open(key) as stream:
             match(pa.BufferReader(stream.read()))
-    if not found and len(started) > 1:
+    if not found and len(filed) > 1:
+        shown = ", ".join(name[:12] for name in sorted(filed)[:3])
+        raise EvergreenError(
+            f"{what!r} is the file name of {len(filed)} images ({shown}{', ...' if len(filed) > 3 else ''}): "
+            "give the id or the whole path of the one that is meant"
+        )
+    if not (found or filed) and len(started) > 1:
         raise EvergreenError(f"{what!r} is the start of {len(started)} ids: give more of it")
-    return found or started
+    return found or filed or started
 
 
 def known_of(root: Path, params: Params, needed: Collection[str], ids: Collection[str]) -> Traces:

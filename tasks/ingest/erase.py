@@ -18,6 +18,7 @@ from tasks.common.files import atomic_path, sha256_file
 from tasks.common.verified import open_named, read_named
 from tasks.dataset import shards
 from tasks.dataset.annotation_files import annotation_batches, write_annotation_manifest
+from tasks.labels.names import same_file
 
 PIXELS = {"image", "thumbnail", "heat"}  # columns with an image, or with the regions a model looked at
 MAGIC = b"PAR1"
@@ -27,15 +28,21 @@ def ids_of(file: Path | BinaryIO, name: str) -> set[str]:
     """Ids of the rows of a Parquet file whose source, group, owner's key or path is `name`."""
     if (parquet := _parquet(file)) is None:
         return set()
-    names = parquet.schema_arrow.names
-    columns = [column for column in ("source", "group", "key", "path") if column in names]
-    if not columns or "id" not in names:
-        return set()
-    table = parquet.read(columns=["id", *columns])
-    if "image" in names and pa.types.is_struct(parquet.schema_arrow.field("image").type):
-        paths = parquet.read(columns=["image.path"])["image"].combine_chunks().field("path")
-        table, columns = table.append_column("image.path", paths), [*columns, "image.path"]
+    table = _named(parquet)
+    columns = [column for column in table.column_names if column != "id"]
     return {image for column in columns for image in table.filter(pc.equal(table[column], name))["id"].to_pylist()}
+
+
+def ids_of_file(file: Path | BinaryIO, name: str) -> set[str]:
+    """Ids of the rows of a Parquet file whose path ends with `name`, a file's name, or is the end of it."""
+    if (parquet := _parquet(file)) is None:
+        return set()
+    table, found = _named(parquet), set()
+    for column in {"path", "image.path"} & set(table.column_names):
+        rows = table.filter(pc.ends_with(table[column], name.rsplit("/", 1)[-1]))
+        pairs = zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True)
+        found |= {image for image, path in pairs if same_file(path, name)}
+    return found
 
 
 def ids_starting(file: Path | BinaryIO, start: str) -> set[str]:
@@ -52,6 +59,19 @@ def ids_with_pixels(file: Path | BinaryIO, ids: Collection[str]) -> set[str]:
         return set()
     names = set(parquet.schema_arrow.names)
     return _present(parquet, ids) if "id" in names and names & PIXELS else set()
+
+
+def _named(parquet: pq.ParquetFile) -> pa.Table:
+    """What people call the images of a Parquet file: id and those of source, group, key, path and image.path it has."""
+    names = parquet.schema_arrow.names
+    columns = [column for column in ("source", "group", "key", "path") if column in names]
+    if not columns or "id" not in names:
+        return pa.table({"id": pa.array([], pa.string())})
+    table = parquet.read(columns=["id", *columns])
+    if "image" in names and pa.types.is_struct(parquet.schema_arrow.field("image").type):
+        paths = parquet.read(columns=["image.path"])["image"].combine_chunks().field("path")
+        table = table.append_column("image.path", paths)
+    return table
 
 
 def drop_ids(table: pa.Table, ids: Collection[str]) -> pa.Table:

@@ -53,7 +53,7 @@ def name_images(rows: pa.Table, texts: Iterable[str]) -> Named:
     named = Named()
     for text in dict.fromkeys(texts):
         found = exact.get(text) or {
-            image for path, image in by_file.get(text.rsplit("/", 1)[-1], ()) if _same_file(path, text)
+            image for path, image in by_file.get(text.rsplit("/", 1)[-1], ()) if same_file(path, text)
         }
         if not found and START.fullmatch(text):
             at = int(np.searchsorted(ids, text))
@@ -70,7 +70,7 @@ def name_images(rows: pa.Table, texts: Iterable[str]) -> Named:
     return named
 
 
-def _same_file(path: str, text: str) -> bool:
+def same_file(path: str, text: str) -> bool:
     """Is one the end of the other? `text` may be an absolute path, or the file's name alone."""
     return f"/{path}".endswith(f"/{text}") or f"/{text}".endswith(f"/{path}")
 

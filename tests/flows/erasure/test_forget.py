@@ -201,9 +201,20 @@ def test_the_same_bytes_are_refused_when_they_come_again(project: Path, tmp_path
     assert holds(project, BATCH, ROW) == []
 
 
-@pytest.mark.parametrize("what", [f"part {BATCH}-{ROW}", f"line/{BATCH}/{ROW}.png"])
+@pytest.mark.parametrize(
+    "what", [f"part {BATCH}-{ROW}", f"line/{BATCH}/{ROW}.png", f"{BATCH}/{ROW}.png", f"/mnt/line/{BATCH}/{ROW}.png"]
+)
 def test_an_image_is_found_by_its_key_or_path(project: Path, what: str):
     assert forget(project, what, "asked").ids == [name_of(BATCH, ROW)]
+
+
+def test_a_file_name_of_several_images_erases_none(project: Path):
+    before = ids(project)
+    log = project / ".evergreen/production" / HOUR / f"{0:032x}.parquet"
+    pq.write_table(log_rows([(1, 0), (2, 0)]), log)
+    with pytest.raises(EvergreenError, match=r"'0.png' is the file name of \d+ images .*: give the id or the whole"):
+        forget(project, "0.png", "asked", yes=True)
+    assert ids(project) == before
 
 
 def test_all_images_of_a_source(project: Path):
