@@ -134,18 +134,20 @@ def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, 
 def _queue(name: str | None, to: Path | None, html: Path | None = None, label_studio: Path | None = None) -> None:
     from flows.labels.class_queue import waiting_images, write_forms, write_queue
     from flows.repo.label_issues import SPLIT_QUEUE
-    from monitoring.review.forms import Forms
+    from monitoring.review.forms import Forms, next_steps
 
-    root = project_root()
+    root, forms = project_root(), Forms(None, label_studio, html)
     waiting = waiting_images(root, name)
     have = ", ".join(f"{count:,} {part!r}" for part, count in waiting.labelled.items())
     file = to or root / SPLIT_QUEUE
     write_queue(root, waiting, file)
-    write_forms(root, waiting, Forms(None, label_studio, html))
+    write_forms(root, waiting, forms)
     typer.echo(
         one_line(f"{len(waiting.rows):,} images of {waiting.name!r} wait in {file}; labelled so far: {have}", 500)
     )
     typer.echo("fill in the column label, then `evergreen label FILE`; `evergreen classes queue` ranks the rest again")
+    for line in next_steps(forms, len(waiting.rows), "") if forms.files else ():
+        typer.echo(one_line(line, 500).replace("next: ", "or ", 1))
 
 
 @app.command()

@@ -49,7 +49,7 @@ def queue(
     from flows.labels.data_queue import DataQueue, pick_and_forecast
     from flows.labels.people import people_err
     from flows.production.queue_export import Share, export_issues, export_queue
-    from monitoring.review.forms import Forms
+    from monitoring.review.forms import Forms, next_steps
     from tasks.common.errors import EvergreenError
     from tasks.common.params import load_params
 
@@ -58,14 +58,16 @@ def queue(
     if issues:
         if pick is not None or pick_data is not None:
             raise EvergreenError("--pick and --pick-data choose images without a label: leave them out with --issues")
-        _show_issues(export_issues(root, forms, share), forms.files)
+        found = export_issues(root, forms, share)
+        _show_issues(found, forms.files)
+        steps = next_steps(forms, len(found), "evergreen queue --issues", reviewer=True)
         typer.echo(f"how often people err: {people_err(root).sentence()}")
     else:
         files = {"csv_file": csv, "label_studio_file": label_studio, "html": html}
         params = load_params(root / "params.yaml")
         if pick_data is not None:
-            found, gain = pick_and_forecast(root, params, pick_data)
-            typer.echo(f"{len(found)} images of the data set picked")
+            chosen, gain = pick_and_forecast(root, params, pick_data)
+            typer.echo(f"{len(chosen)} images of the data set picked")
             for line in gain:
                 typer.echo(f"  {line}")
         waiting, picked = export_queue(root, pick_hours=pick, share=share, **files)
@@ -77,6 +79,11 @@ def queue(
             typer.echo(f"{len(data)} images of the data set wait for a label")
             lines = [f"{one.id[:12]}  {one.why:<10}  {one.detail}  {one.source or ''}" for one in data]
             _show([], [] if forms.files else lines)
+        steps = next_steps(forms, len(waiting) + len(data), "evergreen queue")
+        if not (waiting or data or forms.files):
+            steps = ["next: `evergreen queue --pick 24` picks answers of the last day, `--issues` shows the data set's"]
+    for line in steps:
+        typer.echo(_printable(line))
     if assign:
         typer.echo(f"assigned to {_printable(assign)}{f', due {_day(due)}' if due else ''}")
 

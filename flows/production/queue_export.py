@@ -5,7 +5,7 @@ assigned to a person with a due date. `flows.production.labels` takes the labels
 """
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -83,7 +83,7 @@ def export_queue(
     if forms.files:
         if home is None:  # the pages of `evergreen up` are shown and gone
             record_copies(root, "queue", forms.written)
-        write(forms, count, shown, _frame(root, params, share, home=home))
+        write(forms, count, shown, _frame(root, params, share, chosen, home=home))
     return entries, picked
 
 
@@ -95,7 +95,7 @@ def export_issues(root: Path, forms: Forms, share: Share) -> list[Asked]:
     entries = [entry for entry in entries if entry.id in chosen]
     if forms.files:
         record_copies(root, "queue", forms.written)
-        frame = _frame(root, params, share, reviewer=True, empty=NO_ISSUE)
+        frame = _frame(root, params, share, chosen, reviewer=True, empty=NO_ISSUE)
         write(forms, len(entries), lambda: images(root, entries), frame)
     return entries
 
@@ -124,10 +124,17 @@ def assigned_lines(root: Path, params: Params) -> list[str]:
     return [load.sentence() for load in workloads(found, waiting, datetime.now(UTC).date())]
 
 
-def _frame(root: Path, params: Params, share: Share, **options) -> Frame:
+def _first_due(root: Path, params: Params, person: str, ids: Collection[str]) -> date | None:
+    """The earliest day on which `person` must have labelled some of `ids`; None if no assignment names one."""
+    found = workloads(assignments(open_log(root, params).store), ids, datetime.now(UTC).date())
+    return min((load.due for load in found if load.person == person and load.due), default=None)
+
+
+def _frame(root: Path, params: Params, share: Share, ids: Collection[str], **options) -> Frame:
     classes, multilabel = label_classes(root, params) or data_classes(root), params.data.task == "multilabel"
     person = (share.assign or share.person or "").strip()
-    due = f"For {person}" + (f", until {share.due.isoformat()}" if share.due else "") if person else ""
+    day = share.due or (None if share.assign or not person else _first_due(root, params, person, ids))
+    due = f"For {person}" + (f", until {day.isoformat()}" if day else "") if person else ""
     options["guides"] = guides(root, classes, params.images.max_pixels)
     return Frame(classes, multilabel, params.images.max_pixels, person=person, due=due, **options)
 

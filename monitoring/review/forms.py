@@ -31,6 +31,27 @@ class Forms:
         return [*self.files, *images, *([self.label_studio.with_suffix(".xml")] if self.label_studio else [])]
 
 
+def next_steps(forms: Forms, count: int, command: str, reviewer: bool = False) -> list[str]:
+    """What to do with the files of `forms`, a line each; without files, how to get some for `count` samples.
+
+    command: the `evergreen` command that writes them. reviewer: are the labels a reviewer's?
+    """
+    take = f"evergreen label {{}}{' --reviewer' if reviewer else ''}".format
+    if not count:
+        return []
+    if not forms.files:
+        return [f"next: `{command} --html queue.html` writes a page to label on (or --csv, --label-studio)"]
+    lines = []
+    if forms.csv:
+        lines.append(f"next: fill in the column label, then `{take(forms.csv)}`")
+    if forms.label_studio:
+        interface = forms.label_studio.with_suffix(".xml").name
+        lines.append(f"next: import it into Label Studio ({interface} is the interface), then `{take('EXPORT.json')}`")
+    if forms.html:
+        lines.append(f"next: open {forms.html.name} in a browser, save labels.csv there, then `{take('labels.csv')}`")
+    return lines
+
+
 def write(forms: Forms, count: int, images: Callable[[], Shown], frame: Frame) -> None:
     """Write `count` samples. images: yields them with their encoded images, once for each file."""
     multilabel, pixels = frame.multilabel, frame.max_pixels

@@ -254,7 +254,8 @@ def test_a_split_opens_a_queue_of_every_image_of_the_class(root, tmp_path):
     assert len(list((tmp_path / "q").iterdir())) == 35
     page, studio = tmp_path / "q.html", tmp_path / "q.json"
     options = ["--to", tmp_path / "q.csv", "--html", page, "--label-studio", studio]
-    evergreen(root, "classes", "queue", "cat", *map(str, options))
+    said = evergreen(root, "classes", "queue", "cat", *map(str, options))
+    assert "or open q.html in a browser" in said
     assert page.read_text().count("<figure") == 35
     assert '<option value="indoor">' in page.read_text()
     assert [task["data"]["evergreen_id"] for task in json.loads(studio.read_text())] == [r["id"] for r in waiting.rows]

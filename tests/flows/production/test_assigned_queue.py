@@ -52,6 +52,9 @@ def test_issues_go_to_a_table_a_page_and_label_studio_and_their_labels_settle_th
     output = run("queue", "--issues", *(str(part) for pair in files.items() for part in pair))
     assert "6 samples to look at: 6 annotators disagree" in output
     assert "how often people err: no second look yet" in output
+    assert f"next: fill in the column label, then `evergreen label {files['--csv']} --reviewer`" in output
+    assert "next: import it into Label Studio (q.xml is the interface), then `evergreen label EXPORT.json" in output
+    assert "next: open q.html in a browser, save labels.csv there, then `evergreen label labels.csv --rev" in output
     rows = rows_of(files["--csv"])
     assert all((tmp_path / row["image"]).read_bytes() for row in rows)
     assert {row["detail"].split(":")[0] for row in rows} == {"first given"}
@@ -66,7 +69,9 @@ def test_issues_go_to_a_table_a_page_and_label_studio_and_their_labels_settle_th
         writer.writeheader()
         writer.writerows(rows)
     assert "took 5 answers about samples" in run("label", str(files["--csv"]), "--reviewer", "--annotator", "eve")
-    assert "1 samples to look at" in run("queue", "--issues")
+    left = run("queue", "--issues")
+    assert "1 samples to look at" in left
+    assert "next: `evergreen queue --issues --html queue.html` writes a page to label on" in left
     shown = run("annotators")
     assert "ann: 6 labels" in shown
     assert "1 images on which annotators disagree wait" in shown
@@ -86,6 +91,8 @@ def test_a_queue_is_divided_among_people_and_status_says_what_is_overdue(root, t
     mine = tmp_path / "again.csv"
     run("queue", "--issues", "--for", "ann", "--csv", str(mine))
     assert [row["id"] for row in rows_of(mine)] == [row["id"] for row in rows_of(file)]
+    run("queue", "--issues", "--for", "ann", "--html", str(tmp_path / "again.html"))
+    assert f"For ann, until {due}" in (tmp_path / "again.html").read_text(), "the day that was set stays on the page"
     params = load_params(root / "params.yaml")
     assert assigned_lines(root, params) == [f"ann: 2 samples due {due}", "bob: 4 samples"]
     ids = tuple(row["id"] for row in rows_of(file))
