@@ -51,7 +51,7 @@ def running(tmp_path_factory):
     port = process.free_port(0)
     root = make(tmp_path_factory.mktemp("serve"), replace={"prefect_port: 4200": f"prefect_port: {port}"})
     with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVERGREEN_ALERTS", other_end.address.replace("://", f"://ann:{CANARIES['alerts']}@"))
+        patch.setenv("EVERGREEN_ALERTS", other_end.address.replace("s3cret", CANARIES["alerts"]))
         patch.setenv("AWS_ACCESS_KEY_ID", CANARIES["key"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", CANARIES["s3"])
         patch.setenv("EVERGREEN_PASSWORD", CANARIES["password"])
