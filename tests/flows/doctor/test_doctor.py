@@ -156,7 +156,9 @@ def test_store_and_ledgers(root):
     only(places.store(root, params(root)), "store", "problem", "champion.json", "evergreen verify")
 
 
-def test_a_place_that_cannot_be_written_or_reached(root):
+def test_a_place_that_cannot_be_written_or_reached(root, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     text = (root / "params.yaml").read_text()
     (root / "file").touch()
     (root / "params.yaml").write_text(text.replace("url: .evergreen/releases", "url: file/releases"))
@@ -204,6 +206,7 @@ def test_the_clock_is_compared_with_what_was_recorded_here(root):
 
 
 def test_prefect_its_database_and_ports(root, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)  # of a server that this process may have
     only(servers.prefect(root), "prefect", "ok", "not running")
     home = root / ".evergreen/prefect"
     home.mkdir()
