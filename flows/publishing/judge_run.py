@@ -1,13 +1,16 @@
 """Collects the gate's evidence: challenger and champion on the same images."""
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tasks.common.files import read_json
 from tasks.common.params import Params
+from tasks.common.text import one_line
 from tasks.gate.champion import calibration_skill, champion_evidence, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
+from tasks.labels.owner_names import owner_names
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle
 
@@ -31,5 +34,11 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     counts, hard_set = train_counts(root, classes), hard_set_version(challenger)
-    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root))
+    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root), partial(shown_image, root))
     return judge(own, against, trial, params.gate)
+
+
+def shown_image(root: Path, image: str) -> str:
+    """The start of the id `image`, with the owner's key and path where data/ holds it."""
+    name = owner_names(root, [image]).get(image)
+    return f"{image[:12]} ({one_line(name)})" if name else image[:12]

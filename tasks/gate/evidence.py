@@ -4,6 +4,8 @@ N images, K classes. Evidence that cannot be used raises Unusable, which the gat
 """
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,11 @@ from tasks.scoring.targets import encode
 COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
 NEWEST = 60  # audit samples that are judged together
 SUM_TOLERANCE = 1e-3  # of float32 probabilities over K classes
+
+
+def short_id(image: str) -> str:
+    """The start of an id, as people type it."""
+    return image[:12]
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,17 @@ class Trial:
     train_counts: dict[str, int]  # training images of each class
     hard_set: str | None  # version of the hard set; None: there is none
     calibration: Skill | None = None  # of the challenger's head on the calibration split; None: it was not measured
+    shown: Callable[[str], str] = short_id  # how an error names the image with this id
 
 
 class Unusable(Exception):
-    """Evidence that cannot be judged: `name` becomes the check's name, the message its detail."""
+    """Evidence that cannot be judged: `name` becomes the check's name, the message its detail.
 
-    def __init__(self, name: str, detail: str):
-        self.name = name
+    image: the id of an image that shows what is wrong.
+    """
+
+    def __init__(self, name: str, detail: str, image: str | None = None):
+        self.name, self.image = name, image
         super().__init__(detail)
 
 
@@ -85,12 +96,16 @@ def read(challenger: Contender, champion: Contender | None, classes: list[str], 
             raise Unusable(
                 "champion",
                 f"challenger and champion were not run on the same images: {len(ids)} and {len(others)} rows, "
-                f"{len(alone)} ids are in one table only, e.g. {min(alone)[:16]}",
+                f"{len(alone)} ids are in one table only",
+                min(alone),
             )
         order = np.array([place[id_] for id_ in ids])
         if not np.array_equal(labels[order], targets):
+            differs = (labels[order] != targets).reshape(len(ids), -1).any(axis=1)
             raise Unusable(
-                "champion", "challenger and champion have different labels for the same images: run the champion again"
+                "champion",
+                "challenger and champion have different labels for the same images: run the champion again",
+                ids[int(differs.argmax())],
             )
         old = _answers(champion, classes, task, "champion")[order]
     groups = np.array(challenger.predictions.column(_group_column(challenger.predictions)).to_pylist(), object)
@@ -111,10 +126,13 @@ def _answers(contender: Contender, classes: list[str], task: str, who: str) -> n
 def _labels(table: pa.Table, classes: list[str], task: str, who: str) -> tuple[list[str], np.ndarray]:
     ids = table.column("id").to_pylist()
     if len(set(ids)) != len(ids) or None in ids:
-        raise Unusable(who, f"ids of the {who}'s predictions are not unique: {len(ids)} rows, {len(set(ids))} ids")
+        twice = next((id_ for id_, count in Counter(ids).items() if id_ and count > 1), None)
+        detail = f"ids of the {who}'s predictions are not unique: {len(ids)} rows, {len(set(ids))} ids"
+        raise Unusable(who, detail, twice)
     labels = table.column("label")
     if labels.null_count:
-        raise Unusable(who, f"{labels.null_count} of {len(ids)} rows have no label")
+        without = ids[pc.index(pc.is_null(labels), True).as_py()]
+        raise Unusable(who, f"{labels.null_count} of {len(ids)} rows have no label", without)
     try:
         return ids, encode(labels, classes, task)
     except DataError as error:
@@ -129,8 +147,9 @@ def _probabilities(table: pa.Table, classes: list[str], task: str, who: str) -> 
         raise Unusable(who, f"an image has {wrong.pop() or 0} probabilities of the {who}, expected {len(classes)}")
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
     values = values.reshape(len(lists), len(classes))
-    if broken := int((~np.isfinite(values)).any(axis=1).sum()):
-        raise Unusable(who, f"the {who}'s probabilities of {broken} of {len(lists)} images are not finite")
+    if len(broken := np.flatnonzero(~np.isfinite(values).all(axis=1))):
+        detail = f"the {who}'s probabilities of {len(broken)} of {len(lists)} images are not finite"
+        raise Unusable(who, detail, table.column("id")[int(broken[0])].as_py())
     if values.size and (values.min() < 0 or values.max() > 1 + SUM_TOLERANCE):
         raise Unusable(who, f"probabilities run from {values.min():.4g} to {values.max():.4g}, expected 0 to 1")
     if task == "multiclass":

@@ -84,7 +84,8 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
                 findings.append(_not_worse(name, found, margin, m, policy, share))
         findings += _kept(metrics, policy, compared, first=champion is None)
     except Unusable as unusable:
-        findings.append(_error(unusable.name, str(unusable)))
+        example = f", e.g. image {trial.shown(unusable.image)}" if unusable.image else ""
+        findings.append(_error(unusable.name, f"{unusable}{example}"))
     outcome = _outcome(findings, policy, better)
     version = champion.name if champion else None
     return GateVerdict(

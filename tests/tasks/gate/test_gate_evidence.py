@@ -126,3 +126,19 @@ def test_a_class_unknown_to_the_champion_can_be_won():
     index = old.schema.get_field_index("probabilities")
     old = old.set_column(index, old.schema.field(index), pa.array(probabilities, old.schema.field(index).type))
     assert verdict(table(TARGETS, NEW), old, measured(TARGETS, NEW)).outcome == "promote"
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "row"),
+    [("one_nan", 0), ("label_missing", 0), ("id_twice", 1), ("fewer_rows", 0), ("labels_changed", 0)],
+)
+def test_an_error_about_images_shows_one_by_the_owners_name(spoiled, row):
+    whole = table(TARGETS, NEW)
+    if spoiled == "labels_changed":
+        whole = whole.set_column(4, whole.schema.field("label"), pa.array(["Bag", *whole["label"].to_pylist()[1:]]))
+    challenger, metrics = SABOTAGE[spoiled](whole, copy.deepcopy(measured(TARGETS, NEW)))
+    asked = []
+    found = verdict(challenger, whole, metrics, shown=lambda image: asked.append(image) or "0123 (part 7)")
+    errors = [check.detail for check in found.checks if check.status == "error"]
+    assert any(detail.endswith(", e.g. image 0123 (part 7)") for detail in errors)
+    assert asked == [f"test{row:05d}"]

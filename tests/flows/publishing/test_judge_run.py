@@ -1,0 +1,46 @@
+"""The gate is asked about the files of a real run."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.publishing.judge_run import judge_run
+from tasks.common.artifacts import ACCEPTED
+from tasks.common.params import load_params
+from tasks.common.schemas import predictions_schema
+from tasks.dataset import shards
+from tasks.releases.store import open_store
+from tests.support.small_project import CLASSES, finished_project
+
+
+def test_an_error_about_an_image_names_its_key(tmp_path):
+    root = shutil.copytree(finished_project(), tmp_path / "main")
+    (shard,) = shards.live_shards(root / "data")
+    rows = pq.read_table(shard.path)
+    at = rows.schema.get_field_index("key")
+    keys = pa.array([f"part {row}" for row in range(len(rows))], rows.schema.field(at).type)
+    name = shards.write_shard(root / "data", rows.set_column(at, rows.schema.field(at), keys), "multiclass")
+    manifest = shards.BatchManifest(seq=1, batch="b-1", kind="import", shards=[name], rows=len(rows))
+    next((root / "data/batches").glob("*.json")).unlink()
+    shards.write_manifest(root / "data", manifest)
+
+    tested = pq.read_table(root / ACCEPTED)
+    tested = tested.filter(pc.equal(tested["split"], "test"))
+    answers = np.full((len(tested), len(CLASSES)), 1 / len(CLASSES), np.float32)
+    answers[3] = np.nan
+    schema = predictions_schema("multiclass")
+    known = {"probabilities": pa.array(list(answers), schema.field("probabilities").type)}
+    known |= {name: tested[name] for name in schema.names if name in tested.column_names and name not in known}
+    columns = [known.get(field.name, pa.nulls(len(tested), field.type)) for field in schema]
+    (root / "artifacts/evaluate").mkdir()
+    pq.write_table(pa.table(columns, schema=schema), root / "artifacts/evaluate/predictions.parquet")
+
+    params = load_params(root / "params.yaml")
+    verdict = judge_run(root, params, open_store(params.store, root), None)
+    image = tested["id"][3].as_py()
+    key = keys[rows["id"].to_pylist().index(image)].as_py()
+    (error,) = [check.detail for check in verdict.checks if check.name == "challenger"]
+    assert f"of {len(tested)} images are not finite, e.g. image {image[:12]} ({key}, t10k-" in error
