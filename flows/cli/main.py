@@ -130,12 +130,19 @@ def init(
     named += [("--slice", name) for name in slices or ()]
     template = Path(__file__).resolve().parents[2]
     columns = Columns(label=label, image=image, group=group, source=camera, key=key, slices=tuple(slices or ()))
-    for note in init_project(project, data, template, columns, layout, None if fast else progress):
+    created = init_project(project, data, template, columns, layout, None if fast else progress)
+    for note in created.notes:
         typer.echo(for_terminal(note, SENTENCES))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")
     named = "".join(f" {option} {shlex.quote(name)}" for option, name in named if name)
     source = shlex.quote(str(data.resolve()))
-    typer.echo(f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named} && evergreen retrain")
+    begin = f"  cd {shlex.quote(str(project))} && evergreen ingest {source}{named}"
+    if created.labelled:
+        typer.echo(f"{begin} && evergreen retrain")
+        return
+    typer.echo(f"{begin} && evergreen queue --pick-data 100 --html label.html")
+    typer.echo("Name the classes of these images on the page label.html, which saves a file for:")
+    typer.echo("  evergreen label FILE && evergreen retrain")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -59,7 +59,7 @@ def render_section(name: str, section: BaseModel, why: dict[str, str]) -> str:
     lines = ["", f"{name}:"]
     for key, about in type(section).model_fields.items():
         lines += _comment(about.description or "")
-        lines += _comment(f"fitted: {why[path]}" if (path := f"{name}.{key}") in why else "")
+        lines += _comment(f"fitted: {found}" if (found := why.get(f"{name}.{key}")) else "")
         lines += _entry(key, getattr(section, key))
     return "\n".join(lines) + "\n"
 
@@ -90,6 +90,13 @@ def try_settings(source: Path, profile: SourceProfile, columns: Columns | None, 
     return run_trials(sample, params, trainable_sizes(), say)
 
 
+class Created(NamedTuple):
+    """What `init_project` found and did."""
+
+    notes: list[str]  # for the user
+    labelled: bool  # whether any image has a label
+
+
 def init_project(
     target: Path,
     source: Path,
@@ -97,13 +104,13 @@ def init_project(
     columns: Columns | None = None,
     layout: str | None = None,
     say: Say | None = None,
-) -> list[str]:
+) -> Created:
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
     `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it. With `say`, settings
     are tried on a sample and `say` shows how the source was read, then the progress; without, they are fitted to counts
-    and sizes only. Returns notes for the user. Raises EvergreenError if `target` is not empty or lies inside the
-    template, or if git fails; `target` is then left as it was. The user's git configuration is not changed.
+    and sizes only. Raises EvergreenError if `target` is not empty or lies inside the template, or if git fails;
+    `target` is then left as it was. The user's git configuration is not changed.
     """
     existed = target.exists()
     if existed and (not target.is_dir() or any(target.iterdir())):
@@ -133,7 +140,7 @@ def init_project(
         (target / "README.md").write_text(_readme(target.resolve().name, source), encoding="utf-8")
         write_json(target / "tombstones.json", {}, tracked=True)
         notes = [*([] if say else first), *_first_commit(target, template, files), *tried.lines]
-        return [*notes, *recommendations(params, why)]
+        return Created([*notes, *recommendations(params, why)], profile.labelled > 0)
     except BaseException:
         if target.is_dir():
             for entry in target.iterdir():
@@ -159,8 +166,13 @@ def recommendations(params: Params, why: dict[str, str]) -> list[str]:
 def _warnings(profile: SourceProfile) -> list[str]:
     """What will stop the first run, said before the user has waited for it."""
     notes = [*layout_notes(profile), *profile.group_notes, *hidden_group_notes(profile.pattern)]
-    if len(profile.classes) < 2:
-        found = f"only one class, {next(iter(profile.classes))!r}" if profile.classes else "no label"
+    if not profile.classes:
+        notes.append(
+            f"note: none of {profile.rows:,} images has a label: people give the first ones (`evergreen queue "
+            "--pick-data`). If they do have labels, name the column (--label) or say what paths mean (--layout)"
+        )
+    elif len(profile.classes) == 1:
+        found = f"only one class, {next(iter(profile.classes))!r}"
         notes.append(f"note: there is {found}: a classifier needs images of at least two classes")
     few = sorted((count, name) for name, count in profile.classes.items() if count < 3)
     if few and len(profile.classes) > 1:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from flows.cli.main import app
 from flows.project.create import fit_params, init_project
 from flows.project.hidden_groups import hidden_group_notes
 from flows.project.origin import NEEDED
@@ -190,7 +192,7 @@ def test_without_a_git_identity_evergreen_commits_and_configures_nothing(tmp_pat
     for name in [name for name in os.environ if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER")) or name == "EMAIL"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_DIR", str(template / ".git"))  # as inside a git hook
-    notes = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template)
+    notes = init_project(tmp_path / "mine", photos(tmp_path / "birds", {"owl": 3, "swan": 3}), template).notes
     assert notes[0] == "understood: 2 classes from folder names (owl, swan)"
     said = "\n".join(notes)
     assert "images.resolution: 224: the median shorter side is 200 pixels" in said
@@ -226,7 +228,7 @@ def in_views(root: Path, classes: tuple[str, ...], objects: int = 2, views: int 
 def test_a_layout_is_reported_and_kept_for_later_ingests(tmp_path, template):
     source = in_views(tmp_path / "signs", ("stop", "yield"))
     (source / "stop" / "overview.png").write_bytes(encode(cutouts(1)[0]))
-    notes = init_project(tmp_path / "mine", source, template, layout="{class+group}/{group}_{view}")
+    notes = init_project(tmp_path / "mine", source, template, layout="{class+group}/{group}_{view}").notes
     layout, misfits = [note for note in notes if "layout" in note][-2:]
     assert [layout, misfits] == [
         "layout {class+group}/{group}_{view}: 2 classes, 4 groups, 2 values of view",
@@ -241,7 +243,7 @@ def test_tracks_in_file_names_are_proposed_as_groups_and_the_proposal_works(tmp_
     for name, files in tracks(12, views=4).items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(encode(files))
-    notes = init_project(tmp_path / "mine", source, template)
+    notes = init_project(tmp_path / "mine", source, template).notes
     assert any("96 of 96 images share an object, track or session" in note for note in notes)
     (line,) = (note for note in notes if "layout:" in note)
     layout = yaml.safe_load(line)["layout"]
@@ -340,3 +342,28 @@ def test_a_project_is_not_a_template(template, tmp_path):
     with pytest.raises(EvergreenError, match="run `evergreen init` of a clone of Evergreen"):
         init_project(tmp_path / "second", photos(tmp_path / "s", {"a": 3, "b": 3}), template)
     assert not (tmp_path / "second").exists()
+
+
+def test_from_a_folder_without_classes_to_the_first_labels(tmp_path, monkeypatch):
+    made = photos(tmp_path / "made", {"bird": 12})
+    source, run = tmp_path / "shots", CliRunner()
+    source.mkdir()
+    for file in (made / "bird").iterdir():
+        file.rename(source / file.name)
+    found = run.invoke(app, ["init", str(tmp_path / "mine"), "--data", str(source), "--fast"])
+    assert found.exit_code == 0, found.output
+    assert "note: none of 12 images has a label: people give the first ones" in found.output
+    begin, *_, label = [line.strip() for line in found.output.splitlines() if line.startswith("  ")]
+    assert begin.endswith(f"evergreen ingest {source} && evergreen queue --pick-data 100 --html label.html")
+    assert label == "evergreen label FILE && evergreen retrain"
+
+    monkeypatch.chdir(tmp_path / "mine")
+    for name in ("user.name", "user.email"):
+        git(tmp_path / "mine", "config", name, "ann@localhost")
+    taken = run.invoke(app, ["ingest", str(source)])
+    assert taken.exit_code == 0, taken.output
+    rows = [(file.name, ("owl", "swan")[number % 2]) for number, file in enumerate(sorted(source.iterdir()))]
+    (tmp_path / "first.csv").write_text("".join(f"{name},{word}\n" for name, word in [("path", "label"), *rows]))
+    given = run.invoke(app, ["label", str(tmp_path / "first.csv")])
+    assert "data set: took 12 answers about samples" in given.output
+    assert "owl" in run.invoke(app, ["why", rows[0][0]]).output

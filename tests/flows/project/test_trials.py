@@ -189,7 +189,7 @@ def test_with_few_images_nothing_is_tried(tmp_path):
         for number in range(20):
             (tmp_path / "s" / name / f"{number}.png").write_bytes(encode(arrow(1, number)))
     said = []
-    notes = init_project(tmp_path / "mine", tmp_path / "s", Path(__file__).parents[3], say=said.append)
+    notes = init_project(tmp_path / "mine", tmp_path / "s", Path(__file__).parents[3], say=said.append).notes
     assert "fewer than 60 labelled images of two classes: no settings were tried" in notes
     assert said == ["understood: 2 classes from folder names (a, b)"], "before anything is tried"
     assert not set(said) & set(notes)
