@@ -1,6 +1,7 @@
 """The whole loop on real images: a real Prefect server, real git and DVC, real kills. Tests share one project and
 build on each other, as runs of one pipeline do."""
 
+import csv
 import fcntl
 import os
 import shutil
@@ -20,6 +21,7 @@ from flows.repo import run_inputs
 from flows.server.process import own_api
 from tasks.common.files import read_json
 from tasks.common.params import load_params
+from tasks.releases.bundle import digest
 from tasks.releases.store import open_store
 from tests.benchmarks.test_benchmarks_flow import quick_pass
 from tests.support import checkout_project
@@ -294,3 +296,70 @@ def test_prefect_shows_the_runs_with_their_endings_and_artifacts(project):
     assert {"release-report", "validation-page"} <= keys
     plots = next(artifact for artifact in ask("artifacts", {}) if artifact["key"] == "evaluate-plots")
     assert "data:image/png;base64," in plots["data"]
+
+
+def given_labels(root: Path) -> dict[str, str]:
+    """id -> the label that the data set was first given."""
+    tables = [pq.read_table(file, columns=["id", "label"]) for file in (root / "data").glob("*.parquet")]
+    return dict(zip(*pa.concat_tables(tables).to_pydict().values(), strict=True))
+
+
+def retrained_labels(root: Path) -> dict[str, str]:
+    """id -> the label with which the newest run went on after `validate`."""
+    rows = pq.read_table(newest_run(root) / "tree/artifacts/validate/accepted.parquet", columns=["id", "label"])
+    return {name: label for name, label in zip(*rows.to_pydict().values(), strict=True) if label}
+
+
+def stage_outcomes(printed: str) -> dict[str, str]:
+    words = [line.split() for line in printed.splitlines() if line.startswith("  ")]
+    return {line[0]: line[1] for line in words if len(line) > 2}
+
+
+def judged_classes(root: Path, live_before, code: int) -> list[str]:
+    """The classes that the newest run's model answers with, after checking that the gate's word is what happened."""
+    run, live = newest_run(root), releases(root).live()
+    verdict, about = read_json(run / "verdict.json"), read_json(run / "tree/artifacts/bundle/bundle.json")
+    assert verdict["champion"] == live_before.version
+    assert code == (4 if verdict["outcome"] == "reject" else 0)
+    promoted = verdict["outcome"] == "promote"
+    assert (live.version != live_before.version) == promoted
+    assert (live.bundle == digest(run / "tree/artifacts/bundle")) == promoted
+    return about["classes"]
+
+
+def test_a_merge_of_classes_trains_no_network_and_is_judged(project):
+    live, tops = releases(project).live(), ("Shirt", "T-shirt/top")
+    done = evergreen(project, "classes", "merge", *tops, "--into", "Top", "--why", "too much alike")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = evergreen(project, "retrain")
+    ran = stage_outcomes(done.stdout)
+    assert {name: ran[name] for name in ("embed", "train_backbone")} == dict.fromkeys(
+        ("embed", "train_backbone"), "restored"
+    ), done.stdout + done.stderr
+    assert {ran[name] for name in ("validate", "train_head", "calibrate", "evaluate", "bundle")} == {"ran"}
+    given, found = given_labels(project), retrained_labels(project)
+    assert found == {name: "Top" if given[name] in tops else given[name] for name in found}
+    assert list(found.values()).count("Top") > 200
+    assert judged_classes(project, live, done.returncode) == sorted({*given.values(), "Top"} - {*tops})
+
+
+def test_a_split_class_is_trained_in_its_parts_once_people_have_named_them(project, tmp_path):
+    live, queue = releases(project).live(), tmp_path / "split.csv"
+    done = evergreen(project, "classes", "split", "Bag", "--into", "Purse", "--into", "Sack", "--queue", str(queue))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(queue, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    parts = {row["id"]: ("Purse", "Sack")[number % 2] for number, row in enumerate(rows)}
+    with open(queue, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "label"), *parts.items()])
+    done = evergreen(project, "label", str(queue), "--reviewer")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = evergreen(project, "retrain")
+    ran = stage_outcomes(done.stdout)
+    assert (ran["embed"], ran["train_backbone"]) == ("restored", "ran"), done.stdout + done.stderr
+    found = retrained_labels(project)
+    assert {name: label for name, label in found.items() if label in ("Purse", "Sack")} == parts
+    assert len(parts) > 100
+    classes = judged_classes(project, live, done.returncode)
+    assert {"Purse", "Sack", "Top"} < set(classes)
+    assert not {"Bag", "Shirt"} & set(classes)
