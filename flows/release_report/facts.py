@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.common.nested import flatten
-from tasks.common.params import GateParams
+from tasks.common.params import GateParams, Params
 from tasks.gate.paired import compare
 from tasks.inference.thresholds import answers
 from tasks.scoring import metrics
@@ -293,3 +293,12 @@ def differences(old: dict, new: dict) -> list[tuple[str, Any, Any]]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
+
+
+def outlook(root: Path, params: Params) -> list[str]:
+    """What more labels would bring, by the learning curve of these labels; [] unless `evergreen curve` measured it."""
+    from tasks.active.outlook import known_curve, lines
+
+    if (known := known_curve(root, params)) is None:
+        return []
+    return [line.strip() for line in lines(*known, params.review.budget, params.review.min_gain)]

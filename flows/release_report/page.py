@@ -120,6 +120,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "checks": _checks(verdict.checks),
         "rows": rows,
         "picked": facts.how_picked(root, predictions, both.sets),
+        "outlook": facts.outlook(root, params),
         "recalls": facts.recalls(both, about),
         "confusion": charts.confusion(known) if about["task"] == "multiclass" else None,
         "reliability": charts.reliability(known),

@@ -45,6 +45,15 @@ def training_curve(root: Path, params: Params, samples: pa.Table | None = None) 
     return curve, classes
 
 
+def known_curve(root: Path, params: Params) -> tuple[Curve, list[str]] | None:
+    """The learning curve of the labels of today if one was measured, and their classes. It measures nothing."""
+    if not any(cache_dir("curve", root).glob("*.json")):
+        return None
+    train = of_split(live_samples(root, params), "train", labelled=True)
+    kept = read_sealed(_cache_file(root, train, params))
+    return None if kept is None else (_from_json(json.loads(kept)), class_names(train["label"]))
+
+
 def lines(curve: Curve, classes: list[str], more: int, least: float) -> list[str]:
     """What `more` labels would bring, for the terminal. least: the smallest gain worth labelling for (0..1)."""
     now, gain = 1 - curve.errors[:, -1].mean(), expected_gain(curve, more)

@@ -1,5 +1,6 @@
 """The release report: whole, self-contained, safe, small, and seen in a real browser."""
 
+import html
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from flows.release_report import charts, facts, heat
 from flows.release_report import page as release_page
 from flows.release_report.figures import points, words
 from flows.repo.label_issues import queue_file
+from tasks.active.outlook import lines, training_curve
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
@@ -29,9 +31,11 @@ from tasks.erasure.traces import Search, Traces, encoded_prints
 from tasks.gate.evidence import Contender, Trial, named_sets
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
+from tasks.labels.storing import write_annotations
 from tasks.releases.pointer import successor
 from tasks.releases.store import Releases
 from tasks.storage.local import LocalStore
+from tests.support.annotating import said as annotation
 from tests.support.small_project import CLASSES, finished_project
 
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
@@ -255,6 +259,24 @@ def test_the_page_says_how_the_images_of_each_set_were_picked(run):
     page = release_page.write(root, params, releases, RUN, ending, reason="the first").path.read_text()
     assert sentence in page
     assert facts.how_picked(root, predictions.drop_columns(["picked"]), {}) == ""  # of a run before an upgrade
+
+
+def test_a_measured_learning_curve_is_on_the_page(run):
+    root, params, releases = run
+    verdict = first_verdict(root, params)
+    ending = Ending(outcome="promoted", sentence=verdict.sentence, version="v0.1.0", verdict=verdict)
+
+    def page() -> str:
+        return html.unescape(release_page.write(root, params, releases, RUN, ending, reason="x").path.read_text())
+
+    assert "What more labels would bring" not in page()
+    curve, classes = training_curve(root, params)
+    said = lines(curve, classes, params.review.budget, params.review.min_gain)
+    assert [line for line in said if f"<li>{line.strip()}</li>" not in page()] == []
+    ids = pq.read_table(root / "artifacts/clean/labels.parquet", columns=["id", "split"]).to_pylist()
+    one = next(row["id"] for row in ids if row["split"] == "train")
+    write_annotations(root / "data", [annotation(one, exclude=True, role="reviewer")])
+    assert "What more labels would bring" not in page()  # that curve is of other labels
 
 
 def test_heat_is_computed_once_per_model(run, monkeypatch):
