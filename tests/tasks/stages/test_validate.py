@@ -21,6 +21,7 @@ from tasks.labels.taxonomy import UNCHANGED
 from tasks.stages.validate import page, rules, stage
 from tasks.stages.validate.classes import View
 from tasks.stages.validate.table import SampleTable
+from tests.support.browser import browser
 from tests.support.inspected_project import CLASSES, IMAGES, PARAMS, Project, fashion, status_of
 from tests.support.shared import networks
 
@@ -286,6 +287,17 @@ def test_hostile_labels_and_names_are_escaped_everywhere(project, base):
     assert "&lt;script&gt;alert(1)" in page
     assert "<script" not in page.lower()
     assert "<img src=x" not in page
+    with browser() as visit:
+        for dark in (False, True):
+            shown = visit(out / "index.html", width=390, dark=dark)
+            for closed in shown.page.locator("summary").all():
+                closed.click()
+            assert (shown.small_targets, shown.faint_texts, shown.unnamed_images) == ([], [], 0)
+            assert not shown.scrolls_sideways
+            ground = shown.page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
+            assert ground == ("rgb(24, 32, 44)" if dark else "rgb(255, 255, 255)")
+            assert shown.page.locator("td code").first.bounding_box()["height"] < 40, "a name is not cut into pieces"
+        assert shown.problems == []
     assert HOSTILE in json.loads((out / "classes.json").read_text()), "the data itself is not altered"
     assert pc.sum(pc.equal(pq.read_table(out / "accepted.parquet")["label"], HOSTILE)).as_py() > 0
 
