@@ -72,7 +72,7 @@ def test_ten_runs_at_once_on_one_cache(toy: Path):
 
 
 def test_a_second_start_over_the_same_inputs_waits_and_finds_them_done(toy: Path):
-    said, order = [], []
+    said, order, held = [], [], {"outcome": "held", "sentence": "held for approval"}
     with run_inputs.lock_inputs(toy, "key"):
 
         def second() -> None:
@@ -85,9 +85,9 @@ def test_a_second_start_over_the_same_inputs_waits_and_finds_them_done(toy: Path
             time.sleep(0.01)
         with run_inputs.lock_inputs(toy, "other", said.append):
             pass  # other inputs go ahead
-        run_inputs.record_ending(toy, "key", {"outcome": "held"})
+        run_inputs.record_ending(toy, "key", held)
     waiting.join(10)
-    assert order == [{"outcome": "held"}]
+    assert order == [held]
     assert len(said) == 1
 
 
