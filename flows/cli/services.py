@@ -30,6 +30,8 @@ def status() -> None:
     typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
     if live is None and releases.runs():
         typer.echo(f"             {nothing_live(releases)}")
+    elif live is None and (root / "data.dvc").is_file() and not (root / "data").exists():
+        typer.echo("             a fresh clone: `evergreen connect` finds its releases and data")
     for run, about in list(releases.runs().items())[-1:] if live else ():
         if about["outcome"] == "held":
             typer.echo(f"held:        {run} waits for a person: `evergreen diff {live.version} {run}` compares,")

@@ -39,6 +39,7 @@ def test_a_clone_finds_what_the_folder_has_that_it_was_cloned_from(first: Path, 
 
     other = clone(first)
     monkeypatch.chdir(other)
+    assert "a fresh clone: `evergreen connect`" in CliRunner().invoke(app, ["status"]).output
     done = CliRunner().invoke(app, ["connect"])
     assert done.exit_code == 0, done.output
     assert "ready:" in done.output
