@@ -11,7 +11,7 @@ from flows.labels.take import finish
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.labels.annotations import read_annotations
-from tasks.labels.taxonomy import read_changes
+from tasks.labels.changes import read_changes
 from tests.support import versions_project
 
 

@@ -17,7 +17,7 @@ from flows.publishing.history import Period
 from flows.versions.diff import Versions
 from tasks.common.schemas import SPLITS
 from tasks.common.text import one_line
-from tasks.labels.taxonomy import Change
+from tasks.labels.changes import Change
 
 MOST = 40  # rows printed of one table
 LETTERS = 400  # characters printed of a reason

@@ -11,8 +11,10 @@ from flows.project.ingest import restored_data
 from tasks.common.params import load_params
 from tasks.common.text import join_names
 from tasks.dataset.shards import read_tombstones
+from tasks.labels.changes import Change, read_changes
 from tasks.labels.effective import effective_samples
-from tasks.labels.taxonomy import Change, compose, is_supported, names_of, read_changes
+from tasks.labels.reading import is_supported, names_of
+from tasks.labels.taxonomy import compose
 
 
 @dataclass(frozen=True)

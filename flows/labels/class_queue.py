@@ -22,9 +22,11 @@ from tasks.common.private import make_folder
 from tasks.common.text import join_names
 from tasks.dataset.decode import file_suffix
 from tasks.dataset.shards import iter_bytes, read_paths, read_tombstones
+from tasks.labels.changes import read_changes
 from tasks.labels.effective import effective_samples
 from tasks.labels.parts import likeliest_parts
-from tasks.labels.taxonomy import Taxonomy, compose, is_decided, names_of, read_changes
+from tasks.labels.reading import is_decided, names_of
+from tasks.labels.taxonomy import Taxonomy, compose
 
 BLOCK = 64  # images in memory at once
 COLUMNS = ("id", "label", "given", "suggested", "confidence", "split", "path", "image")

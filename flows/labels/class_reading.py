@@ -6,7 +6,8 @@ from pathlib import Path
 from flows.repo.objects import open_objects, outs_at
 from tasks.common.paths import main_checkout
 from tasks.common.text import join_names, one_line
-from tasks.labels.taxonomy import FOLDER, Taxonomy, compose, parse_change, read_changes, sort_changes
+from tasks.labels.changes import FOLDER, parse_change, read_changes, sort_changes
+from tasks.labels.taxonomy import Taxonomy, compose
 
 
 def current_taxonomy(root: Path) -> Taxonomy:

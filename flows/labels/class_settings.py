@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tasks.common.errors import EvergreenError
 from tasks.common.params import parse_params, parse_text
-from tasks.labels.taxonomy import Change, Taxonomy
+from tasks.labels.changes import Change
+from tasks.labels.taxonomy import Taxonomy
 
 
 def listed_after(listed: Sequence[str], change: Change, undone: Change | None, after: Taxonomy) -> list[str]:

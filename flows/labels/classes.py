@@ -27,18 +27,10 @@ from tasks.common.params import Params, load_params
 from tasks.common.text import join_names, one_line
 from tasks.dataset.shards import read_tombstones
 from tasks.ingest.lock import data_lock
+from tasks.labels.changes import FOLDER, SCHEMA_VERSION, Change, label_state, read_changes
 from tasks.labels.effective import effective_samples
-from tasks.labels.taxonomy import (
-    FOLDER,
-    SCHEMA_VERSION,
-    UNCHANGED,
-    Change,
-    Taxonomy,
-    compose,
-    label_state,
-    names_of,
-    read_changes,
-)
+from tasks.labels.reading import names_of
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy, compose
 from tasks.sources.fields import Unusable, label
 
 

@@ -10,8 +10,9 @@ from tasks.labels.agreed import qualities
 from tasks.labels.annotations import Decision, Label, by_sample, decide_all, read_annotations, standing
 from tasks.labels.consensus import Quality
 from tasks.labels.effective import first_labels
+from tasks.labels.reading import read_column, read_votes
 from tasks.labels.second_look import ErrorRate, Look, chosen, error_rate, second_look
-from tasks.labels.taxonomy import Taxonomy, read_column, read_taxonomy, read_votes
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.labels.votes import ballot, named_ballots
 
 

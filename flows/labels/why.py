@@ -21,7 +21,8 @@ from tasks.common.schemas import label_type
 from tasks.common.text import join_names
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
 from tasks.labels.annotations import Decision, Label, annotation_key, decide, newest_words, standing
-from tasks.labels.taxonomy import Taxonomy, names_of, read_taxonomy, read_votes
+from tasks.labels.reading import names_of, read_votes
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.store import Releases
 
 EVIDENCE = "new_evidence.json"  # of the stage clean: confirmed labels that look wrong again, and why

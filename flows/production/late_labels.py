@@ -29,7 +29,8 @@ from monitoring.review.queue import queued
 from tasks.common.failpoints import failpoint
 from tasks.common.files import content_key
 from tasks.common.params import Params
-from tasks.labels.taxonomy import Taxonomy, read_changes
+from tasks.labels.changes import read_changes
+from tasks.labels.taxonomy import Taxonomy
 from tasks.releases.pointer import Pointer
 
 SAMPLE = 20_000  # answers of a week that are read; their confidences stand for all

@@ -28,7 +28,8 @@ from tasks.common.nested import flatten
 from tasks.common.params import current_values, parse_text
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import SPLITS
-from tasks.labels.taxonomy import Taxonomy, read_column
+from tasks.labels.reading import read_column
+from tasks.labels.taxonomy import Taxonomy
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 

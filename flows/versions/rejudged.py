@@ -15,7 +15,8 @@ from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.effective import effective_samples
-from tasks.labels.taxonomy import Label, Taxonomy, names_of, read_taxonomy
+from tasks.labels.reading import Label, names_of
+from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate.figures import overall
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from monitoring.log.production_log import Log, majority_labels
 from monitoring.review.queue import Queued
-from tasks.labels.taxonomy import UNCHANGED, Taxonomy, names_of
+from tasks.labels.reading import names_of
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy
 
 QUEUE = "queue"  # picked because the model was unsure, or the image unfamiliar
 Label = str | list[str] | None  # of an answer or a person

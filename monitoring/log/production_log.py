@@ -34,7 +34,8 @@ from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, StoreParams
 from tasks.labels.names import candidates
-from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column
+from tasks.labels.reading import read_column
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy
 from tasks.storage.blobs import Store
 
 HOUR = timedelta(hours=1)

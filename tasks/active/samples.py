@@ -13,7 +13,8 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import live_shards, read_columns, read_task, read_tombstones, shard_groups
 from tasks.inspection.measures import shard_measures
 from tasks.labels.annotations import decide_all, read_annotations, replaced
-from tasks.labels.taxonomy import read_column, read_taxonomy
+from tasks.labels.reading import read_column
+from tasks.labels.taxonomy import read_taxonomy
 from tasks.models.pretrained import pretrained_features
 
 GIVEN = ("id", "label", "source", "split", "taken_at")

@@ -22,7 +22,8 @@ from tasks.common.schemas import annotation_schema
 from tasks.common.verified import read_named
 from tasks.dataset.shards import batches, counted_annotations, read_task
 from tasks.labels.agreed import Method, agree
-from tasks.labels.taxonomy import UNCHANGED, Taxonomy, read_column, read_votes
+from tasks.labels.reading import read_column, read_votes
+from tasks.labels.taxonomy import UNCHANGED, Taxonomy
 from tasks.labels.votes import EXCLUDE, ballot, majority, named_ballots, newest_votes
 
 Label = str | list[str] | None

@@ -1,7 +1,5 @@
 """How class names of the past are read today: the changes of the classes, composed into one reading.
 
-    data/annotations/taxonomy/<number>-<id>.json   one change; written once, never edited
-
 A name never gets a second meaning, so every reader maps names alone and needs no versions: labels of years ago, the
 classes of an old model, rows of the production log.
 
@@ -10,78 +8,15 @@ split divides each atom of a class among the parts. A name reads as a class of t
 they lie in several, as after a split, the name is undecided: a person says which. K is the number of classes.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 from unicodedata import normalize
 
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, field_validator
+from tasks.common.errors import DataError
+from tasks.labels.changes import Change, ChangeRefused, in_force, read_changes
 
-from tasks.common.errors import DataError, refuse_newer
-from tasks.common.files import content_key
-from tasks.common.text import join_names, one_line
-
-SCHEMA_VERSION = 1
-FOLDER = Path("annotations/taxonomy")  # under data/
-
-Kind = Literal["rename", "merge", "split", "add", "retire", "group", "undo"]
-Label = str | list[str] | None
 Atom = tuple[str, ...]  # the class, then the part that each split made of it
-
-
-class Change(BaseModel):
-    """One change of the classes, as it is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    number: int  # its place in the list; two branches may give the same one
-    kind: Kind
-    old: tuple[str, ...] = ()  # class names before
-    new: tuple[str, ...] = ()  # class names after; of "group": the parent
-    undoes: str | None = None  # of "undo": the id of a change
-    at: str  # UTC, ISO 8601
-    by: str
-    why: str
-    state: str  # of the data when it was made: see `label_state`
-    listed: tuple[str, ...] | None = None  # data.classes of params.yaml before it; None: it lists none
-
-    @field_validator("old", "new")
-    @classmethod
-    def _composed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(normalize("NFC", name) for name in names)
-
-    @property
-    def id(self) -> str:
-        return content_key(self.model_dump(mode="json"))[:12]
-
-    def what(self) -> str:
-        """The change as a phrase."""
-        old, new = join_names(map(repr, self.old), 9), join_names(map(repr, self.new), 9)
-        return {
-            "rename": f"{old} renamed to {new}",
-            "merge": f"{old} merged into {new}",
-            "split": f"{old} split into {new}",
-            "add": f"{new} added",
-            "retire": f"{old} retired",
-            "group": f"{old} grouped as {new}",
-            "undo": f"{self.undoes} undone",
-        }[self.kind]
-
-    def __str__(self) -> str:
-        return f"change {self.id} ({self.what()}; {one_line(self.by)}, {self.at[:10]})"
-
-
-class ChangeRefused(DataError):
-    """A change that does not fit those before it; `change` is the later one."""
-
-    def __init__(self, change: Change, reason: str):
-        self.change = change
-        super().__init__(
-            f"{change} {reason}. Take one of the two back: `evergreen classes undo {change.id}` does it for this one"
-        )
 
 
 @dataclass(frozen=True)
@@ -198,15 +133,6 @@ def compose(changes: Sequence[Change]) -> Taxonomy:
     return taxonomy
 
 
-def in_force(changes: Sequence[Change]) -> list[Change]:
-    """The `changes` that count: neither undone nor an undo. An undo can be undone."""
-    undone = set()
-    for change in reversed(changes):
-        if change.kind == "undo" and change.id not in undone:
-            undone.add(change.undoes)
-    return [change for change in changes if change.kind != "undo" and change.id not in undone]
-
-
 def _apply(taxonomy: Taxonomy, change: Change) -> None:
     _check_names(taxonomy, change)
     old = {name: taxonomy.atoms(name) for name in change.old}
@@ -284,112 +210,12 @@ def _check_names(taxonomy: Taxonomy, change: Change) -> None:
             )
 
 
-def read_changes(data: Path) -> list[Change]:
-    """All changes under `data`, in order. Raises DataError for a file that is not one."""
-    return sort_changes(parse_change(file.read_bytes(), str(file)) for file in (data / FOLDER).glob("*.json"))
-
-
-def parse_change(content: bytes, where: str) -> Change:
-    """The change in the file `where`. Raises DataError if it is not one, EvergreenError if it is of a newer format."""
-    try:
-        about = json.loads(content)
-        refuse_newer(about.pop("schema", None), SCHEMA_VERSION, where)
-        return Change.model_validate(about)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{where} is not a change of classes ({error}): restore it with `dvc checkout`") from None
-
-
-def sort_changes(changes: Iterable[Change]) -> list[Change]:
-    """`changes` in the order in which they are composed, which no merge of branches changes."""
-    return sorted(changes, key=lambda change: (change.number, change.at, change.id))
-
-
 def read_taxonomy(data: Path, state: str | None = None) -> Taxonomy:
     """The taxonomy of the data set at `data`. state: leave out the changes that were made in this state of the data."""
     changes = read_changes(data)
     if state is not None:
         changes = [change for change in changes if change.state != state]
     return compose(changes)
-
-
-def label_state(data: Path) -> str:
-    """Names the images and labels in `data`: it changes with every batch, not with a change of classes.
-
-    Changes of the present state are *pending*: the network was not trained with them. New images or labels settle them.
-    """
-    manifests = [file for folder in ("batches", "annotations/batches") for file in (data / folder).glob("*.json")]
-    return content_key(sorted(file.relative_to(data).as_posix() for file in manifests))[:16]
-
-
-def read_column(labels: pa.ChunkedArray, taxonomy: Taxonomy) -> pa.ChunkedArray:
-    """`labels` (N,), strings or lists, in the names of today; an undecided or retired name stays as it is."""
-    if not taxonomy.meaning or not len(labels):
-        return labels
-    lists = pa.types.is_list(labels.type)
-    whole = labels.combine_chunks()
-    names = (whole.flatten() if lists else whole).dictionary_encode()
-    today = pa.array([name and taxonomy.rename(name) for name in names.dictionary.to_pylist()], pa.string())
-    if today.equals(names.dictionary):
-        return labels
-    if not lists:
-        return pa.chunked_array([today.take(names.indices)])
-    read = [label and sorted({taxonomy.rename(name) for name in label}) for label in whole.to_pylist()]
-    return pa.chunked_array([pa.array(read, labels.type)])
-
-
-def read_votes(original: Label, rows: Sequence[dict], taxonomy: Taxonomy) -> tuple[Label, list[dict]]:
-    """One sample's original label and the annotations that count, in the names of today.
-
-    Where somebody said which part of a split class it is, all who gave the whole class are read as having said so.
-    """
-    if not taxonomy.meaning:
-        return original, list(rows)
-    original, *given = (_read_label(label, taxonomy) for label in (original, *(row["label"] for row in rows)))
-    parts: dict[str, list[str]] = {}  # undecided name -> parts that the newest word for one of them names
-    in_time = sorted(range(len(rows)), key=lambda row: (rows[row]["at"] is not None, rows[row]["at"]))
-    for label in (given[row] for row in in_time):
-        for name in {name for other in (original, *given) for name in names_of(other)}:
-            if named := set(taxonomy.read(name).among).intersection(names_of(label)):
-                parts[name] = sorted(named)
-    original, *given = (_with_parts(label, parts) for label in (original, *given))
-    return original, [{**row, "label": label} for row, label in zip(rows, given, strict=True)]
-
-
-def _with_parts(label: Label, parts: Mapping[str, list[str]]) -> Label:
-    if isinstance(label, str):
-        return parts.get(label, [label])[0]
-    return label if label is None else sorted({part for name in label for part in parts.get(name, [name])})
-
-
-def is_decided(label: Label, taxonomy: Taxonomy) -> bool:
-    """Whether no name in `label` waits for a person since a split."""
-    return not any(taxonomy.read(name).among for name in names_of(label))
-
-
-def names_of(label: Label) -> list[str]:
-    """The class names of a label: one, any number (multi-label), none for null."""
-    return [] if label is None else [label] if isinstance(label, str) else list(label)
-
-
-def _read_label(label: Label, taxonomy: Taxonomy) -> Label:
-    if isinstance(label, str):
-        return taxonomy.rename(label)
-    return label if label is None else sorted({taxonomy.rename(name) for name in label})
-
-
-def is_supported(
-    name: str, counts: Mapping[str, Mapping[str, int]], taxonomy: Taxonomy, least: Mapping[str, int]
-) -> bool:
-    """Whether class `name` has enough images in each split, and one in train.
-
-    counts: split -> label -> images; least: split -> images, as validate.min_per_class.
-    """
-    inside = taxonomy.atoms(name)
-    for split, of in counts.items():
-        found = sum(count for label, count in of.items() if taxonomy.atoms(label) <= inside)
-        if found < max(least.get(split, 0), 1 if split == "train" else 0):
-            return False
-    return True
 
 
 def agree(classes: Sequence[str], taxonomy: Taxonomy) -> list[str]:

@@ -27,7 +27,7 @@ from tasks.common.schemas import QUARANTINE_REASONS
 from tasks.dataset import shards
 from tasks.dataset.annotation_files import AnnotationBatch, annotation_batches, write_annotation_manifest
 from tasks.dataset.decode import Undecodable, decode
-from tasks.labels.taxonomy import FOLDER, read_changes
+from tasks.labels.changes import FOLDER, read_changes
 from tasks.releases import bundle
 from tasks.releases.pointer import decode as decode_pointer
 from tasks.releases.pointer import encode, successor

@@ -15,7 +15,9 @@ from tasks.common.params import ValidateParams
 from tasks.common.text import join_names
 from tasks.labels.agreed import Method
 from tasks.labels.annotations import Decision
-from tasks.labels.taxonomy import Taxonomy, agree, compose, is_supported, label_state, read_changes, read_column
+from tasks.labels.changes import label_state, read_changes
+from tasks.labels.reading import is_supported, read_column
+from tasks.labels.taxonomy import Taxonomy, agree, compose
 from tasks.stages.validate import people, rules
 from tasks.stages.validate.table import SampleTable, labels_of
 

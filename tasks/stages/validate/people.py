@@ -12,7 +12,8 @@ from tasks.common.files import content_key
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.agreed import Method
 from tasks.labels.annotations import Decision, decide_all, read_annotations, replaced
-from tasks.labels.taxonomy import Taxonomy, read_column
+from tasks.labels.reading import read_column
+from tasks.labels.taxonomy import Taxonomy
 
 EXCLUDED = "by_people"  # in the column `excluded`
 CONFIRMED = (

@@ -21,8 +21,9 @@ from flows.versions.diff import diff
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import load_params
 from tasks.dataset import shards
+from tasks.labels.changes import FOLDER, Change, read_changes
 from tasks.labels.effective import effective_samples
-from tasks.labels.taxonomy import FOLDER, Change, compose, read_changes
+from tasks.labels.taxonomy import compose
 from tests.support import released_project, versions_project
 from tests.support.checkout import ROOT
 from tests.support.children import killed_at

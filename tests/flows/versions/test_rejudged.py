@@ -9,7 +9,8 @@ from flows.labels.classes import plan_change
 from flows.labels.exclude import correct, exclude
 from flows.versions.rejudged import as_answers, compare, present_labels, rejudged
 from tasks.common.files import write_json
-from tasks.labels.taxonomy import FOLDER, Change, compose
+from tasks.labels.changes import FOLDER, Change
+from tasks.labels.taxonomy import compose
 from tests.flows.labels.corrections import project
 from tests.support.checkout import git
 

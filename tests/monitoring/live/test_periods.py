@@ -11,7 +11,8 @@ from monitoring.live.estimate import interval
 from monitoring.live.labels import common_reading, in_common_names, truths, with_truth
 from monitoring.live.periods import confusion, is_right, measure_period, period_id, recalls, rights, week_of
 from monitoring.log.schema import log_schema
-from tasks.labels.taxonomy import Change, compose
+from tasks.labels.changes import Change
+from tasks.labels.taxonomy import compose
 from tests.support.late_labels import late_labels
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)

@@ -11,7 +11,8 @@ from monitoring.log.production_log import Log, majority_labels, open_at
 from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams
-from tasks.labels.taxonomy import Change, compose
+from tasks.labels.changes import Change
+from tasks.labels.taxonomy import compose
 from tasks.storage.local import LocalStore
 from tests.support.flips import flipped, places
 from tests.support.late_labels import late_labels

@@ -6,7 +6,9 @@ import pytest
 from tasks.common.errors import DataError
 from tasks.common.files import write_json
 from tasks.labels import taxonomy
-from tasks.labels.taxonomy import Change, ChangeRefused, Reading, compose, read_changes, read_column, read_votes
+from tasks.labels.changes import FOLDER, Change, ChangeRefused, label_state, read_changes
+from tasks.labels.reading import read_column, read_votes
+from tasks.labels.taxonomy import Reading, compose
 
 
 def changes(*steps) -> list[Change]:
@@ -234,12 +236,12 @@ def test_a_split_that_waits_may_be_listed_by_its_parts_or_as_the_whole():
 def test_changes_are_read_in_order_whatever_the_files_are_called(tmp_path):
     made = changes(("rename", "cat", "feline"), ("merge", "feline lion", "felid"))
     for name, change in zip(("b", "a"), made, strict=True):
-        write_json(tmp_path / taxonomy.FOLDER / f"{name}.json", {"schema": 1, **change.model_dump(mode="json")})
+        write_json(tmp_path / FOLDER / f"{name}.json", {"schema": 1, **change.model_dump(mode="json")})
     assert read_changes(tmp_path) == made
 
 
 def test_a_file_that_is_not_a_change_and_one_of_a_newer_evergreen_are_named(tmp_path):
-    file = tmp_path / taxonomy.FOLDER / "000001-x.json"
+    file = tmp_path / FOLDER / "000001-x.json"
     for content, reason in (([], "is not a change"), ({"kind": "?"}, "is not a change"), ({"schema": 2}, "newer")):
         write_json(file, content)
         with pytest.raises(Exception, match=reason) as error:
@@ -248,12 +250,12 @@ def test_a_file_that_is_not_a_change_and_one_of_a_newer_evergreen_are_named(tmp_
 
 
 def test_changes_of_the_present_state_of_the_data_are_pending(tmp_path):
-    before = taxonomy.label_state(tmp_path)
+    before = label_state(tmp_path)
     about = {"number": 1, "at": "2026-01-01", "by": "x", "why": "", "state": before}
     change = Change(kind="rename", old=["a"], new=["b"], **about)
-    write_json(tmp_path / taxonomy.FOLDER / "000001-x.json", change.model_dump(mode="json"))
-    assert taxonomy.label_state(tmp_path) == before, "a change of classes is not a new label"
+    write_json(tmp_path / FOLDER / "000001-x.json", change.model_dump(mode="json"))
+    assert label_state(tmp_path) == before, "a change of classes is not a new label"
     assert taxonomy.read_taxonomy(tmp_path, before).rename("a") == "a"
     assert taxonomy.read_taxonomy(tmp_path).rename("a") == "b"
     write_json(tmp_path / "annotations/batches/000001-x.json", {})
-    assert taxonomy.read_taxonomy(tmp_path, taxonomy.label_state(tmp_path)).rename("a") == "b"
+    assert taxonomy.read_taxonomy(tmp_path, label_state(tmp_path)).rename("a") == "b"

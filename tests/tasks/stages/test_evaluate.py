@@ -23,7 +23,8 @@ from tasks.gate import champion as gate_champion
 from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.inference.onnx_model import OnnxModel
-from tasks.labels.taxonomy import Change, compose
+from tasks.labels.changes import Change
+from tasks.labels.taxonomy import compose
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
 from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt

@@ -10,8 +10,8 @@ import pytest
 from tasks.common.errors import DataError
 from tasks.common.files import write_json
 from tasks.dataset import shards
+from tasks.labels.changes import FOLDER, Change, label_state
 from tasks.labels.storing import write_annotations
-from tasks.labels.taxonomy import FOLDER, Change, label_state
 from tests.support.inspected_project import CLASSES, Project, fashion
 from tests.support.shared import networks
 
