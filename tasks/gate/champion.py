@@ -47,7 +47,7 @@ def champion_metrics(
     placed = alignment(about["classes"], classes, taxonomy or Taxonomy())
     own_thresholds = placed.thresholds(about["thresholds"])
     challenger = root / "artifacts/bundle"
-    if placed.divided and read(challenger)["preprocess"] != about["preprocess"]:
+    if placed.divided and ImagesParams(**read(challenger)["preprocess"]) != ImagesParams(**about["preprocess"]):
         return {"thresholds": own_thresholds, "corruptions": {}}
     parts = OnnxModel(challenger / "model.onnx") if placed.divided else None
     test = predictions.filter(pc.equal(predictions["split"], "test"))

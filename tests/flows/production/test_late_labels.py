@@ -162,10 +162,10 @@ def test_answers_that_are_scored_after_their_labels_are_known_are_measured_at_on
     label(root, answers(root, windows(root)[1][0])[:15], late, chance=0.6)
     monitor(root, now=late)
     weeks = {period.start for period in live_pages.read(reports_dir(root)).periods}
-    answer(root, tmp_path, 1, live(root).at + 8 * DAY, rows=40)  # the same images, a week later
+    answer(root, tmp_path, 1, live(root).at - 8 * DAY, rows=40)  # the same images, of a week before
     monitor(root, now=late + MINUTE)
     found = {period.start for period in live_pages.read(reports_dir(root)).periods}
-    assert found - weeks == {week_of(live(root).at + 8 * DAY)}
+    assert found - weeks == {week_of(live(root).at - 8 * DAY)}
 
 
 @pytest.mark.parametrize("point", ["late_labels.revised", "late_labels.shown"])

@@ -95,7 +95,8 @@ def test_no_bundle_and_a_newer_schema_are_told(folder, tmp_path):
 def test_bundle_json_tells_what_the_model_is(folder):
     about = bundle.read(folder)
     assert about["classes"] == CLASSES
-    assert about["preprocess"] == {"resolution": 32, "fit": "squash", "max_pixels": 50_000_000}
+    spec = {"resolution": 32, "fit": "squash", "max_pixels": 50_000_000, "bit_depth": None}
+    assert about["preprocess"] == spec
     assert about["data"]["images"]["train"] == dict.fromkeys(CLASSES, 20)
     assert set(about["metrics"]) == {"clean", "calibrate", "evaluate"}, "metrics of earlier stages only"
     assert about["params"]["validate"]["min_rows"] == 50
