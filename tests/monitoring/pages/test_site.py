@@ -105,6 +105,7 @@ def test_from_the_list_to_a_report_and_back(visit, address):
     page = visit(address)
     assert page.problems == []
     assert (page.small_targets, page.faint_texts) == ([], [])
+    assert page.page.locator(".block").count() == 0, "only later hundreds get room before they are drawn"
     page.page.get_by_role("link", name="Open the newest report").click()
     assert page.page.url == f"{address}/reports/{WINDOW}.html"
     assert drift_windows.SENTENCES["retrain"] in page.text
