@@ -17,7 +17,6 @@ example images: seconds spent hashing, as a share of the stages' seconds in the 
 import argparse
 import hashlib
 import json
-import logging
 import os
 import shutil
 import sys
@@ -35,6 +34,7 @@ import pyarrow as pa
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, run_stages, say, scratch_project, small_set
+from flows.doctor.quiet import without_warnings
 from flows.publishing.history import find
 from flows.repo.damage import checkout_whole, mending
 from flows.repo.objects import open_objects, outs_at
@@ -375,8 +375,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one try of each kind, no stages; records nothing")
     options = parser.parse_args(arguments)
     count = len(KINDS) if options.quick else options.objects
-    logging.disable(logging.WARNING)  # the lines that say what was replaced
-    with tempfile.TemporaryDirectory(prefix="evergreen-flips-") as folder:
+    with without_warnings(), tempfile.TemporaryDirectory(prefix="evergreen-flips-") as folder:
         rows = matrix(Path(folder) / "flips", options.seed, count, options.keep)
         hashed, stages = (0.0, 1.0) if options.quick else share(Path(folder) / "share", False)
     missed, unnamed = ([line for row in rows for line in row[name]] for name in ("missed", "unnamed"))

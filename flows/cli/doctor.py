@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.text import for_terminal
+from flows.doctor.quiet import without_warnings
 from tasks.common.paths import project_root
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -21,17 +22,15 @@ def doctor(
     waiting labels, formats. It changes nothing, but sets damaged state files aside as every command does. Exit code 1
     if there is a problem; warnings alone give 0.
     """
-    import logging
-
     from flows.doctor.examine import examine
 
-    logging.disable(logging.WARNING)  # what is damaged is a finding here, not a line in between
     found = []
-    for finding in examine(project_root()):
-        found.append(finding)
-        if not as_json:
-            typer.secho(f"{finding.state:<8} ", fg=COLOURS[finding.state], nl=False)
-            typer.echo(for_terminal(finding.line()))
+    with without_warnings():  # what is damaged is a finding here, not a line in between
+        for finding in examine(project_root()):
+            found.append(finding)
+            if not as_json:
+                typer.secho(f"{finding.state:<8} ", fg=COLOURS[finding.state], nl=False)
+                typer.echo(for_terminal(finding.line()))
     problems = sum(finding.state == "problem" for finding in found)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2, ensure_ascii=False))
