@@ -134,7 +134,7 @@ class World:
         from botocore.retries.quota import RetryQuota
         from botocore.useragent import UserAgentString
 
-        UserAgentString.to_string = lambda _: "a benchmark"  # made anew for each request, a tenth of its time
+        UserAgentString.to_string = lambda _: "a benchmark"  # made again for each request, a tenth of its time
 
         os.environ.update(ENVIRONMENT)
         known = {id(one) for one in gc.get_objects() if isinstance(one, RetryQuota)}

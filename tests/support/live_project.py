@@ -28,21 +28,26 @@ def make(folder: Path, task: str = "multiclass", replace: dict[str, str] | None 
         text = text.replace(f"  {old}\n", f"  {new}\n")
     (main / "params.yaml").write_text(text)
     (main / "dvc.yaml").write_text("stages: {}\n")
-    (main / ".dvc").mkdir()
-    for name in (".dvc/config", ".dvc/.gitignore"):
-        (main / name).write_text((ROOT / name).read_text())
-    (main / ".gitignore").write_text("/data\n/artifacts\n/metrics\n/.evergreen\n")
-    git(main, "init", "-q", "-b", "main")
-    git(main, "config", "user.name", "a tester")
-    git(main, "config", "user.email", "tester@localhost")
-    record_data(main)
-    git(main, "add", "-A")
-    git(main, "commit", "-qm", "a project")
+    commit_project(main)
     releases = open_store(load_params(main / "params.yaml").store, main)
     digest = releases.put_bundle(main / "artifacts/bundle")
     rev = git(main, "rev-parse", "HEAD")
     releases.promote(successor(None, version=VERSION, run_id="r-1", git_rev=rev, bundle=digest, by="a", why="first"))
     return main
+
+
+def commit_project(root: Path) -> None:
+    """Make `root` a repository of git and DVC, with everything committed and its data recorded."""
+    (root / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/.gitignore"):
+        (root / name).write_text((ROOT / name).read_text())
+    (root / ".gitignore").write_text("/data\n/artifacts\n/metrics\n/.evergreen\n/source\n")
+    git(root, "init", "-q", "-b", "main")
+    git(root, "config", "user.name", "a tester")
+    git(root, "config", "user.email", "tester@localhost")
+    record_data(root)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "a project")
 
 
 def traffic(path: Path, number: int, rows: int, **columns) -> Path:

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.labels.classes import plan_change, record_change
 from flows.labels.pick_data import FOLDER, divide, images, pick_data, picked, waiting
-from flows.repo.pipeline import record_data
 from tasks.active import samples as data_samples
 from tasks.active.outlook import training_curve
 from tasks.active.samples import live_samples, of_split
@@ -22,8 +21,9 @@ from tasks.common.files import sha256_bytes
 from tasks.common.params import Params, load_params
 from tasks.labels.storing import write_annotations
 from tests.support.annotating import said
-from tests.support.checkout import ROOT, git
+from tests.support.checkout import ROOT
 from tests.support.ingesting import take
+from tests.support.live_project import commit_project
 from tests.support.shared import networks, once
 
 CLASSES = ["Bag", "Trouser"]
@@ -132,7 +132,7 @@ def test_what_was_picked_is_written_for_people_who_name_the_first_classes(root, 
 
 
 def test_what_people_answer_in_the_table_is_taken_and_a_curve_can_be_told(root, tmp_path, monkeypatch):
-    repository(root)
+    commit_project(root)
     monkeypatch.chdir(root)
     run, out = CliRunner(), tmp_path / "out.csv"
     run.invoke(app, ["queue", "--pick-data", "40", "--csv", str(out)])
@@ -152,19 +152,6 @@ def test_what_people_answer_in_the_table_is_taken_and_a_curve_can_be_told(root, 
     result = run.invoke(app, ["queue", "--pick-data", "10"])
     assert "10 more labels: about +" in result.output
     assert "10 images of the data set wait" in result.output
-
-
-def repository(root) -> None:
-    (root / ".dvc").mkdir()
-    for name in (".dvc/config", ".dvc/.gitignore"):
-        (root / name).write_text((ROOT / name).read_text())
-    (root / ".gitignore").write_text("/data\n/artifacts\n/metrics\n/.evergreen\n/source\n")
-    git(root, "init", "-q", "-b", "main")
-    git(root, "config", "user.name", "a tester")
-    git(root, "config", "user.email", "tester@localhost")
-    record_data(root)
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "a project")
 
 
 def test_the_method_and_the_quota_that_are_set_pick(root, tmp_path):
@@ -190,7 +177,7 @@ def test_what_people_excluded_is_not_asked_for(root):
 def test_labels_have_the_names_of_today(root, tmp_path):
     label(root, {sha256_bytes(content) for _, content in fashion(40)}, tmp_path / "labels")
     before = live_samples(root, params_of(root))["label"].drop_null().to_pylist()
-    repository(root)
+    commit_project(root)
     record_change(root, plan_change(root, "rename", ["Bag"], ["Handbag"], by="ann", why="its name in the shop"))
     after = live_samples(root, params_of(root))["label"].drop_null().to_pylist()
     assert after == ["Handbag" if name == "Bag" else name for name in before]

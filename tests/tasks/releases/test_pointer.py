@@ -56,7 +56,7 @@ def test_every_flipped_bit_of_the_live_pointer_is_found(releases):
 
 @pytest.mark.parametrize("change", [{"version": "v0.1.0"}, {"bundle": "c" * 64}, {"git_rev": "d" * 40}, {"seq": 4}])
 def test_an_edited_pointer_with_a_digest_of_its_own_is_not_believed(releases, change):
-    """Whoever edits it can also write its digest: the record of the same promotion says otherwise."""
+    """A person who edits it can also write its digest: the record of the same promotion says otherwise."""
     path = file(releases, LIVE)
     forged = decode(path.read_bytes(), LIVE).model_copy(update=change | {"digest": None})
     content = encode(forged)
