@@ -17,10 +17,13 @@ POLL_SECONDS = 1.0  # where the system has no descriptors of processes
 def end_with_parent(parent: int) -> None:
     """Watch the process `parent`, which started this one, from a thread; calls after the first do nothing.
 
-    The caller says who the parent is: this process may start when that one is gone already.
+    The caller says who the parent is: this process may start when that one is gone already. In `parent` itself, where
+    a pool of one worker runs its work, nothing is done.
 
     Returns once the thread waits: the memory that it reserves counts as used for limits that are set afterwards.
     """
+    if os.getpid() == parent:
+        return
     waits = threading.Event()
     threading.Thread(target=_watch, args=(parent, waits), daemon=True).start()
     waits.wait()

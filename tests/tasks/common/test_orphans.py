@@ -55,3 +55,15 @@ def test_no_worker_outlives_a_killed_parent(script, tmp_path):
     parent.wait()
     _, left = psutil.wait_procs(family, timeout=10)
     assert left == [], "they would hold memory and files for minutes"
+
+
+def test_a_pool_of_one_worker_that_works_in_its_parent_does_not_end_it():
+    code = (
+        "import os, time\n"
+        "from tasks.common.orphans import end_with_parent\n"
+        "end_with_parent(os.getpid())\n"
+        "time.sleep(0.5)\n"
+        "print('alive')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
