@@ -6,7 +6,6 @@ out is what can be made again (caches, workspaces, the Prefect server's database
 own.
 """
 
-import getpass
 import platform
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ from tasks.common.files import locked
 from tasks.common.owner import owner_of
 from tasks.common.params import Params, load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.person import person
 from tasks.common.version import VERSION
 from tasks.ingest.lock import data_lock
 from tasks.releases.pointer import decode
@@ -77,7 +77,7 @@ def backup(
         about = {
             "evergreen": VERSION,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": getpass.getuser(),
+            "by": person(root),
             "host": platform.node(),
             "path": str(root),
             "project": params.bundle.name,

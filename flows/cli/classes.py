@@ -3,7 +3,6 @@
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
 
-import getpass
 import json
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tasks.common.paths import project_root
+from tasks.common.person import person
 from tasks.common.text import one_line
 
 app = typer.Typer(help="List the classes and their history, and change them.")
@@ -121,7 +121,7 @@ def _change(kind: str, old: list[str], new: list[str], why: str, dry_run: bool, 
     from flows.labels.classes import plan_change, record_change
 
     root = project_root()
-    plan = plan_change(root, kind, old, new, why=why, by=getpass.getuser(), undoes=undoes)
+    plan = plan_change(root, kind, old, new, why=why, by=person(root), undoes=undoes)
     for line in plan.lines():
         typer.echo(one_line(line, 2000))
     if dry_run:

@@ -236,7 +236,6 @@ def tombstone(
     undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
 ) -> None:
     """Keep a batch, but never train on it again."""
-    import getpass
 
     from tasks.common.params import load_params
     from tasks.dataset.shards import known_batches
@@ -250,7 +249,9 @@ def tombstone(
     if undo:
         releases.untombstone(batch)
     else:
-        releases.tombstone(batch, why=why, by=getpass.getuser())
+        from tasks.common.person import person
+
+        releases.tombstone(batch, why=why, by=person(root))
     typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
 
 

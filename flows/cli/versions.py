@@ -3,7 +3,6 @@
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
 
-import getpass
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tasks.common.paths import project_root
+from tasks.common.person import person
 
 COMMANDS: list[Callable] = []
 
@@ -95,7 +95,7 @@ def rollback(
     before = store.live()
     chosen = True if tombstone_new else tombstone or False
     live = roll_back(
-        root, version, by=getpass.getuser(), why=why, tombstone=chosen, restore_to=restore, model_only=model_only
+        root, version, by=person(root), why=why, tombstone=chosen, restore_to=restore, model_only=model_only
     )
     typer.echo(f"{live.version} is live (promotion {live.seq})")
     if said := names_of_then(root, read(cached_bundle(store, live.bundle, root)).get("classes", ())):
@@ -116,7 +116,7 @@ def approve(
     """Publish a held run, unless the gate rejects it against the model that is live now."""
     from flows.publishing.held import approve as publish_held
 
-    live = publish_held(project_root(), run, by=getpass.getuser(), why=why)
+    live = publish_held(root := project_root(), run, by=person(root), why=why)
     typer.echo(f"{live.version} is live (promotion {live.seq}): {live.why}")
 
 
@@ -134,7 +134,7 @@ def promote(
             f"a run that passes the gate is promoted automatically. Approve a held run with `evergreen approve {run}`, "
             f'or overrule the gate with `evergreen promote {run} --override --why "..."`'
         )
-    live = publish_anyway(project_root(), run, by=getpass.getuser(), why=why)
+    live = publish_anyway(root := project_root(), run, by=person(root), why=why)
     typer.echo(f"{live.version} is live (promotion {live.seq}): {live.why}")
 
 
@@ -178,7 +178,7 @@ def adopt(
         backbone=backbone,
         features=features,
     )
-    live = adopt_model(root, model, by=getpass.getuser(), why=why, say=typer.echo)
+    live = adopt_model(root, model, by=person(root), why=why, say=typer.echo)
     typer.echo(f"{live.version} is live: {live.why}")
 
 

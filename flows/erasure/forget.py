@@ -14,7 +14,6 @@ the erasure in progress with all that is searched for: if it is killed, the next
 it. From then on, ingest refuses exactly the same bytes. A re-encoded copy has another id and is not recognised.
 """
 
-import getpass
 import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -49,6 +48,7 @@ from tasks.common.failpoints import failpoint
 from tasks.common.files import locked, read_json, write_json
 from tasks.common.params import Params, load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.person import person
 from tasks.erasure.documents import blank_text
 from tasks.erasure.traces import Search, Traces
 from tasks.ingest import erase, erasures
@@ -130,7 +130,7 @@ def erase_images(
     if not yes:
         return Erasure(plan, lines, None, alike=tuple(alike))
     at = datetime.now(UTC).isoformat(timespec="microseconds")
-    about = {"plan": plan.model_dump(), "at": at, "by": getpass.getuser(), "why": why, "shared": shared}
+    about = {"plan": plan.model_dump(), "at": at, "by": person(root), "why": why, "shared": shared}
     about |= {
         "traces": traces.model_dump(),
         "before": [line.model_dump() for line in lines],

@@ -1,6 +1,5 @@
 """`evergreen classes define`: say what a class means, with images, for the people who label."""
 
-import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from flows.repo.pipeline import record_data
 from monitoring.review.asked import ClassGuide
 from monitoring.review.label_studio import data_uri
 from tasks.common.errors import DataError
+from tasks.common.person import person
 from tasks.dataset.shards import read_tombstones
 from tasks.ingest.lock import data_lock
 from tasks.labels.definitions import IMAGES, TEXT, Definition, newest, write_definition
@@ -71,7 +71,7 @@ def define(
     with undone_if_refused(root):
         with data_lock(root):
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            made = write_definition(data, name, said, shown, at, by or getpass.getuser())
+            made = write_definition(data, name, said, shown, at, by or person(root))
         record_data(root)
         if commit:
             commit_data(root, f"Define the class {name}"[:72])

@@ -1,6 +1,5 @@
 """What a reviewer does with single samples: leave them out, take them back, correct a label."""
 
-import getpass
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +8,7 @@ from flows.labels.journal import Answer, pending
 from flows.labels.take import Taken, Waiting, take, take_later
 from flows.labels.undo import annotations_of
 from tasks.common.errors import EvergreenError
+from tasks.common.person import person
 from tasks.common.text import join_names
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import annotation_key, standing
@@ -18,13 +18,13 @@ from tasks.sources.fields import Unusable
 
 def exclude(root: Path, images: Sequence[str], why: str, commit: bool = True, later: bool = False) -> Taken | Waiting:
     """Leave the samples `images` out, as a reviewer. later: `finish` does it, with other answers."""
-    answers = [Answer(one, exclude=True, annotator=getpass.getuser(), role="reviewer", why=why) for one in images]
+    answers = [Answer(one, exclude=True, annotator=person(root), role="reviewer", why=why) for one in images]
     return _give(root, answers, "exclude", commit, later)
 
 
 def include(root: Path, images: Sequence[str], why: str, commit: bool = True, later: bool = False) -> Taken | Waiting:
     """Take excluded samples back, with the label that counts without the exclusion. Raises EvergreenError."""
-    by, answers = getpass.getuser(), []
+    by, answers = person(root), []
     waiting = {one.id for one in pending(root) if one.exclude}
     for image in images:
         excluding = [row for row in standing(annotations_of(root, image, read_tombstones(root))) if row["exclude"]]
@@ -65,7 +65,7 @@ def correct(
     root: Path, image: str, label: str | list[str], why: str, commit: bool = True, later: bool = False
 ) -> Taken | Waiting:
     """Give one sample the label `label`, as a reviewer: it overrides what others say."""
-    answer = Answer(image, label, annotator=getpass.getuser(), role="reviewer", why=why)
+    answer = Answer(image, label, annotator=person(root), role="reviewer", why=why)
     return _give(root, [answer], "correct", commit, later)
 
 

@@ -6,7 +6,6 @@ Informative picks come from the train split alone. A labelled calibration or tes
 will come, so from these splits images are drawn at random, as many as keep them in step with data.split.
 """
 
-import getpass
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from tasks.common.checks import Frozen
 from tasks.common.files import content_key, write_json
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
+from tasks.common.person import person
 from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.dataset.shards import iter_bytes
 from tasks.models import probe
@@ -62,7 +62,7 @@ def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None 
         params.data.split.model_dump(),
         budget,
     )
-    now, because = datetime.now(UTC), f"requested by {getpass.getuser()}"
+    now, because = datetime.now(UTC), f"requested by {person(root)}"
     seed = len(before)  # later picks draw other images
     entries = []
     if shares["train"]:

@@ -1,6 +1,5 @@
 """Take back what people said: a whole batch of corrections, or the newest word about one sample."""
 
-import getpass
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from flows.labels.journal import Answer
 from flows.labels.take import Taken, take
 from tasks.common.errors import EvergreenError
+from tasks.common.person import person
 from tasks.dataset.shards import known_batches, read_tombstones
 from tasks.labels.annotations import annotation_key, by_sample, read_annotations, retracted_keys, standing
 
@@ -34,7 +34,7 @@ def undo_batch(root: Path, batch: str, why: str, commit: bool = True) -> Taken:
                 undone[row["batch"]].add((image, row["retracts"]))
     if not mine or any(mine <= taken for taken in undone.values()):
         raise EvergreenError(f"batch {batch} says nothing about labels, or was undone before")
-    return take(root, [_retraction(*one, why) for one in sorted(mine)], commit=commit, why=f"undo {batch}")
+    return take(root, [_retraction(root, *one, why) for one in sorted(mine)], commit=commit, why=f"undo {batch}")
 
 
 def batch_images(root: Path, batch: str) -> list[str]:
@@ -49,7 +49,7 @@ def undo_newest(root: Path, image: str, why: str, commit: bool = True) -> Taken:
     if not rows:
         raise EvergreenError(f"nothing that people said about {image[:12]} counts: its label is the one first given")
     newest = sorted(rows, key=lambda row: (row["at"] is not None, row["at"]))[-1]  # stable: equal times as taken
-    return take(root, [_retraction(image, annotation_key(newest), why)], commit=commit, why=f"undo {image[:12]}")
+    return take(root, [_retraction(root, image, annotation_key(newest), why)], commit=commit, why=f"undo {image[:12]}")
 
 
 def annotations_of(root: Path, image: str, tombstones: Collection[str] = ()) -> list[dict]:
@@ -58,5 +58,5 @@ def annotations_of(root: Path, image: str, tombstones: Collection[str] = ()) -> 
     return by_sample(table.filter(pc.equal(table["id"], image))).get(image, [])
 
 
-def _retraction(image: str, key: str, why: str) -> Answer:
-    return Answer(image, retracts=key, annotator=getpass.getuser(), role="reviewer", why=why)
+def _retraction(root: Path, image: str, key: str, why: str) -> Answer:
+    return Answer(image, retracts=key, annotator=person(root), role="reviewer", why=why)

@@ -5,7 +5,6 @@ live accuracy. Together with the image's bytes it also goes into data/, so that 
 label of a sample that the data set holds becomes an annotation there. All steps are idempotent.
 """
 
-import getpass
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from monitoring.log.schema import DEFAULTS, late_labels_schema
 from monitoring.review import queue as review_queue
 from monitoring.review.queue import Queued
 from tasks.common.params import Params, load_params
+from tasks.common.person import person
 from tasks.labels.names import Named
 from tasks.sources.times import Times
 
@@ -64,7 +64,7 @@ def take_labels(
     classes = None if new_classes else known_classes(root, params)
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
-    read = read_labels(file, params.data.task, classes, annotator or getpass.getuser(), times)
+    read = read_labels(file, params.data.task, classes, annotator or person(root), times)
     given = _by_name(root, log, read, result)
     ids = [one.id for one in given]
     located = {row["id"]: row for row in log.find(ids, *EVER, LOCATED).to_pylist()}

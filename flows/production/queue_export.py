@@ -4,7 +4,6 @@ A production sample is asked for once; the data set's label issues until someone
 assigned to a person with a due date. `flows.production.labels` takes the labels back.
 """
 
-import getpass
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -25,6 +24,7 @@ from monitoring.review.page import Frame
 from monitoring.review.queue import Queued
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params
+from tasks.common.person import person
 from tasks.releases.bundle import read
 from tasks.releases.store import cached_bundle, open_store
 
@@ -67,11 +67,11 @@ def export_queue(
     picked = []
     if pick_hours is not None and (last := log.last_at()) is not None:
         end = last + timedelta(microseconds=1)
-        because = f"requested by {getpass.getuser()}"
+        because = f"requested by {person(root)}"
         picked = review_queue.enqueue(log, params.review, end - timedelta(hours=pick_hours), end, because)
     entries = review_queue.waiting(log)
     data = DataQueue(root, params)
-    chosen = set(choose(log, [*(entry.id for entry in entries), *(entry.id for entry in data.entries)], share))
+    chosen = set(choose(root, log, [*(entry.id for entry in entries), *(entry.id for entry in data.entries)], share))
     entries = [entry for entry in entries if entry.id in chosen]
     count = len(entries) + sum(entry.id in chosen for entry in data.entries)
 
@@ -91,7 +91,7 @@ def export_issues(root: Path, forms: Forms, share: Share) -> list[Asked]:
     """Write the data set's label issues as `forms`; returns them, the most urgent first. Raises EvergreenError."""
     params = load_params(root / "params.yaml")
     entries = find_issues(root, params)
-    chosen = set(choose(open_log(root, params), [entry.id for entry in entries], share))
+    chosen = set(choose(root, open_log(root, params), [entry.id for entry in entries], share))
     entries = [entry for entry in entries if entry.id in chosen]
     if forms.files:
         record_copies(root, "queue", forms.written)
@@ -100,7 +100,7 @@ def export_issues(root: Path, forms: Forms, share: Share) -> list[Asked]:
     return entries
 
 
-def choose(log: Log, waiting: list[str], share: Share) -> list[str]:
+def choose(root: Path, log: Log, waiting: list[str], share: Share) -> list[str]:
     """The ids among `waiting` that `share` asks for, in their order. Assigns them if it says so."""
     if share.due is not None and share.assign is None:
         raise EvergreenError("--due needs --assign NAME: who labels them until then")
@@ -109,7 +109,7 @@ def choose(log: Log, waiting: list[str], share: Share) -> list[str]:
         return select(found, waiting, share.person, new=False, most=share.most)
     chosen = select(assignments(log.store), waiting, None, new=True, most=share.most)
     if chosen:
-        assign(log.store, share.assign, share.due, chosen, getpass.getuser())
+        assign(log.store, share.assign, share.due, chosen, person(root))
     return chosen
 
 

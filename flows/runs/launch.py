@@ -4,7 +4,6 @@ The up-to-date check imports nothing heavy. It hashes what HEAD names (git's own
 run over exactly these inputs has ended, the command reports that ending and starts nothing.
 """
 
-import getpass
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from tasks.common.files import write_json
 from tasks.common.machine_limits import memory_left
 from tasks.common.params import load_params, load_run_params
 from tasks.common.paths import main_checkout
+from tasks.common.person import person
 from tasks.releases.store import open_store
 
 LOOK = 3.0  # seconds between two looks at the Prefect server while a run goes on
@@ -100,7 +100,7 @@ def _start(
     _mark_dead_runs(root, api)
     run_id = run_id or workspace.new_run_id(key)
     tree, lock = workspace.create(root, run_id, tombstones)
-    write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": getpass.getuser()})
+    write_json(tree.parent / "started.json", {"key": key, "reason": reason, "by": person(root)})
     say(f"run {run_id}: {reason}")
     env = environment(root) | api.environment()
     env |= {
@@ -109,7 +109,7 @@ def _start(
         "EVERGREEN_STATE": str(workspace.state_dir(root)),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("EVERGREEN_CONSOLE_LEVEL", "CRITICAL"),
     }
-    command = [sys.executable, "-m", "flows.runs.process", run_id, reason, getpass.getuser()]
+    command = [sys.executable, "-m", "flows.runs.process", run_id, reason, person(root)]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child unblocks it once it can end cleanly
     try:
         process = subprocess.Popen(

@@ -16,7 +16,6 @@ Retiring old versions is separate, and happens on request only (`keep`, `keep_da
 in the release store, where every machine sees it, and are no longer roots. Their tags and pointers stay.
 """
 
-import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -40,6 +39,7 @@ from tasks.common.files import try_locked
 from tasks.common.owner import Owner, owner_of
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.person import person
 from tasks.releases.store import Releases, open_store
 from tasks.storage.ledgers import collecting, read_ledgers
 
@@ -107,7 +107,7 @@ def gc(
         _check_checkout(root, shared, retire_checkout)
         if yes:
             for version, why in retiring.items():  # before anything is deleted, so that other machines see why
-                releases.retire(version, why, getpass.getuser())
+                releases.retire(version, why, person(root))
             failpoint("gc.retired")
         step("what the versions need")
         roots = read_roots(root, repo, releases, params, set(retiring))
