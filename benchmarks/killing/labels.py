@@ -7,7 +7,7 @@ from flows.labels import journal
 from flows.labels.class_list import class_rows
 from flows.labels.classes import plan_change, record_change
 from flows.labels.journal import Answer
-from flows.labels.take import finish
+from flows.production.finish import finish
 from flows.repo.git import git
 from tasks.common.errors import EvergreenError
 from tasks.labels.annotations import read_annotations

@@ -136,7 +136,7 @@ def why(image: Annotated[str, typer.Argument(metavar="ID", help=IMAGE_HELP)]) ->
 
 def finish(commit: Annotated[bool, typer.Option(help=COMMIT_HELP)] = True) -> None:
     """Take the answers that people gave so far as one batch. Housekeeping does it after 15 idle minutes."""
-    from flows.labels.take import finish as run
+    from flows.production.finish import finish as run
 
     typer.echo(run(project_root(), commit).sentence())
 

@@ -1,6 +1,6 @@
 """Answers that people gave about samples, kept outside git until they are taken as one batch.
 
-    .evergreen/labels/journal.jsonl   one answer a line; only ever appended to
+    .evergreen/labels/journal.jsonl   one answer a line; appended to, or written again without one that was taken back
     .evergreen/labels/taking.jsonl    the answers that are being taken: a killed `finish` goes on with exactly these
     .evergreen/labels/unplaced.jsonl  answers about samples that data/ did not hold then: each `finish` tries them again
 
@@ -67,6 +67,19 @@ def record(root: Path, answers: Sequence[Answer]) -> None:
 def pending(root: Path) -> list[Answer]:
     """The answers that were not taken yet, in the order they were given."""
     return [answer for name in ("taking.jsonl", "journal.jsonl") for answer in _read(_folder(root) / name)]
+
+
+def withdraw(root: Path, answer: Answer) -> bool:
+    """Take `answer`, as `pending` returns it, back out of the journal; False if it is being taken, or was."""
+    file = _folder(root) / "journal.jsonl"
+    with locked(_folder(root) / "lock", LOCK_SECONDS, "the journal of labels"):
+        lines = file.read_bytes().split(b"\n") if file.is_file() else []
+        at = next((n for n in reversed(range(len(lines))) if _answers([lines[n]]) == [answer]), None)
+        if at is None:
+            return False
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(b"\n".join([*lines[:at], *lines[at + 1 :]]))
+    return True
 
 
 def idle_seconds(root: Path) -> float | None:

@@ -16,15 +16,12 @@ from flows.repo.git import check_repository
 from flows.repo.pipeline import record_data
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
-from tasks.common.files import locked, write_json
-from tasks.common.paths import state_dir
+from tasks.common.files import write_json
 from tasks.common.schemas import ROLES
 from tasks.dataset.shards import live_shards, read_columns, read_task, read_tombstones
 from tasks.ingest.lock import data_files, data_lock
 from tasks.labels.annotations import annotation_key, by_sample, decide, read_annotations, retracted_keys, standing
 from tasks.labels.storing import write_annotations
-
-TAKE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class Taken:
     added: int = 0
     repeated: int = 0  # the same person said the same before
     unknown: list[str] = field(default_factory=list)  # ids that the data set does not hold
+    labels: int = 0  # of production, new in the log
+    images: str = ""  # what became of the images of production
 
     def sentence(self) -> str:
         """One sentence for the terminal and the commit."""
@@ -43,7 +42,12 @@ class Taken:
             parts.append(f"{self.repeated} known already")
         if self.unknown:
             parts.append(f"{len(self.unknown)} about images that the data set does not hold")
-        return "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
+        said = "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
+        if not self.labels and not self.images:
+            return said
+        new = f"took {self.labels} {'label' if self.labels == 1 else 'labels'} of production"
+        about = said if self.added or self.repeated or self.unknown else ""
+        return "; ".join(filter(None, [new, self.images, about]))
 
 
 @dataclass(frozen=True)
@@ -105,37 +109,6 @@ def _write(root: Path, answers: Sequence[Answer]) -> Taken:
         failpoint("labels.written")
     unknown = sorted({answer.id for answer in answers} - known)
     return Taken(batch, len(rows), len(told) - len(rows), unknown)
-
-
-def finish(root: Path, commit: bool = True) -> Taken:
-    """Take all answers of the journal as one batch and one commit. A killed call is completed by the next one.
-
-    Answers about samples that data/ does not hold are kept: the next call tries them again.
-    """
-    with locked(state_dir(root) / "labels.lock", TAKE_SECONDS, "taking answers about samples"):
-        found = Taken()
-        for _ in range(2):  # what a killed call had set aside, then what came since
-            if not (answers := journal.start_taking(root)):
-                journal.end_taking(root)
-                continue
-            answers += [one for one in journal.unplaced(root) if one not in answers]
-            part = take(root, answers, commit=commit)
-            failpoint("labels.committed")
-            journal.keep_unplaced(root, [one for one in answers if one.id in part.unknown])
-            journal.end_taking(root)
-            found = Taken(
-                part.batch or found.batch,
-                found.added + part.added,
-                found.repeated + part.repeated,
-                found.unknown + part.unknown,
-            )
-        return found
-
-
-def finish_idle(root: Path, idle: float = journal.IDLE_SECONDS) -> int:
-    """Take the answers of the journal if none was given for `idle` seconds; returns how many were added."""
-    quiet = journal.idle_seconds(root)
-    return finish(root).added if quiet is not None and quiet >= idle else 0
 
 
 def _known_ids(data: Path, ids: set[str]) -> set[str]:

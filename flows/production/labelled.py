@@ -79,3 +79,4 @@ class Given:
     at: datetime | None
     exclude: bool = False  # instead of a label
     why: str = ""
+    role: str = "annotator"  # one of tasks.common.schemas.ROLES

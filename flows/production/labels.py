@@ -65,7 +65,7 @@ def take_labels(
     result = Labelled()
     times = Times(params.data.time_format, params.data.time_zone)
     read = read_labels(file, params.data.task, classes, annotator or person(root), times)
-    given = _by_name(root, log, read, result)
+    given = _by_name(root, log, read, result, "reviewer" if reviewer else "annotator")
     ids = [one.id for one in given]
     located = {row["id"]: row for row in log.find(ids, *EVER, LOCATED).to_pylist()}
     held = held_ids(root / "data", ids) if ingest else set()
@@ -74,16 +74,17 @@ def take_labels(
     if quota and not reviewer:
         answers = _within_quota(answers, located, log, params.review.max_source_share, result)
     asked = review_queue.asked(log)
-    _keep(log, answers, asked, result, "reviewer" if reviewer else "annotator")
+    keep_labels(log, answers, asked, result)
     if ingest:
-        if new := [one for one in answers if one.id not in held and not one.exclude]:
-            ingest_images(root, log, new, located, asked, result, commit)
+        new = [one for one in answers if one.id not in held and not one.exclude]
         taken = {id(one) for one in answers}
         told = [one for one in given if one.id in held and (one.id not in located or id(one) in taken)]
+        if new:
+            ingest_images(root, log, new, located, asked, result, commit and (later or not told))
         if reviewer and result.ingested:  # an ingest records votes: the reviewer's word is added to these
             told += [one for one in new if one.id in held_ids(root / "data", [other.id for other in new])]
         if told:
-            said = [_answer(one, reviewer) for one in told]
+            said = [_answer(one) for one in told]
             result.corrected = take_later(root, said) if later else take(root, said, commit=commit, why=file.name)
     return result
 
@@ -94,13 +95,12 @@ def known_classes(root: Path, params: Params) -> list[str] | None:
     return [*classes, *current_taxonomy(root).meaning] if classes else None
 
 
-def _answer(one: Given, reviewer: bool) -> Answer:
+def _answer(one: Given) -> Answer:
     said = {"label": one.label, "exclude": one.exclude, "why": one.why}
-    role = "reviewer" if reviewer else "annotator"
-    return Answer(id=one.id, annotator=one.annotator, role=role, at=one.at, **said)
+    return Answer(id=one.id, annotator=one.annotator, role=one.role, at=one.at, **said)
 
 
-def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[Given]:
+def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled, role: str) -> list[Given]:
     """The answers of a file, with the id of the one image that each names; others are refused with the reason."""
     result.rows, result.left, result.untimed, result.notes = read.rows, read.left, read.untimed, read.notes
     result.refused += read.refused
@@ -112,7 +112,7 @@ def _by_name(root: Path, log: Log, read: LabelFile, result: Labelled) -> list[Gi
         if found is None:
             result.refused.append(f"{one.where}: {named.refused[one.names[0]]}")
         else:
-            given.append(Given(one.where, found, one.label, one.annotator, one.at, one.exclude, one.why))
+            given.append(Given(one.where, found, one.label, one.annotator, one.at, one.exclude, one.why, role))
     return given
 
 
@@ -153,23 +153,23 @@ def _within_quota(
     return kept
 
 
-def _keep(log: Log, given: list[Given], asked: Mapping[str, Queued], result: Labelled, role: str) -> None:
+def keep_labels(log: Log, given: list[Given], asked: Mapping[str, Queued], result: Labelled) -> None:
     """Add the labels, and exclusions as null, to the log, except those that their annotator gave before."""
-    rows = log.labels().to_pylist()
-    said = {(row["id"], row["annotator"]): row["label"] for row in rows if row["role"] == role}
+    said = {(row["id"], row["annotator"], row["role"]): row["label"] for row in log.labels().to_pylist()}
     now, new = datetime.now(UTC), {}
     for one in given:
-        if (one.id, one.annotator) in said and said[one.id, one.annotator] == one.label:
+        word = (one.id, one.annotator, one.role)
+        if word in said and said[word] == one.label:
             result.repeated += 1
             continue
-        said[one.id, one.annotator] = one.label
-        new[one.id, one.annotator] = {
+        said[word] = one.label
+        new[word] = {
             "id": one.id,
             "at": one.at or now,
             "annotator": one.annotator,
             "label": one.label,
             **DEFAULTS,
-            "role": role,
+            "role": one.role,
             **picked_how(asked, one.id),
         }
         result.kept += 1

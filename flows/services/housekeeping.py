@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flows.erasure.forget import complete_erasures
-from flows.labels.take import finish_idle
+from flows.production.finish import finish_idle
 from flows.publishing import run_records
 from flows.publishing.publish import reconcile
 from flows.repo import workspace

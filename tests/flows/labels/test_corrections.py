@@ -11,9 +11,10 @@ from flows.labels.exclude import correct, exclude, include, readable
 from flows.labels.journal import Answer
 from flows.labels.people import read_words
 from flows.labels.status import label_lines
-from flows.labels.take import finish, take
+from flows.labels.take import take
 from flows.labels.undo import batch_images, undo_batch, undo_newest
 from flows.labels.why import explain, labels_now
+from flows.production.finish import finish
 from flows.repo.pipeline import open_repo, restore_data
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json

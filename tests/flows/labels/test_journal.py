@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.labels import journal
 from flows.labels.journal import Answer
-from flows.labels.take import Waiting, finish, finish_idle, take, take_later
+from flows.labels.take import Waiting, take, take_later
+from flows.production.finish import finish, finish_idle
 from flows.services.supervisor import take_idle_answers
 from tasks.common.errors import EvergreenError
 from tests.flows.labels.corrections import answers_in, commits, labels_of, project
@@ -42,6 +43,20 @@ def test_a_torn_answer_is_dropped_and_harms_no_other(tmp_path):
         file.write('{"id": "b", "label": "d')  # what a full disk leaves of a line
     journal.record(tmp_path, [Answer("c", "dog")])
     assert [one.id for one in journal.pending(tmp_path)] == ["a", "c"]
+
+
+def test_an_answer_can_be_taken_back_until_it_is_taken(tmp_path):
+    journal.record(tmp_path, [Answer("a", "cat"), Answer("b", "cat"), Answer("a", "dog")])
+    with open(tmp_path / ".evergreen/labels/journal.jsonl", "a") as file:
+        file.write('{"id": "b", "label": "d\n')  # damaged: a person may still read it
+    first, _, last = journal.pending(tmp_path)
+    assert journal.withdraw(tmp_path, last)
+    assert not journal.withdraw(tmp_path, last)
+    assert [(one.id, one.label) for one in journal.pending(tmp_path)] == [("a", "cat"), ("b", "cat")]
+    assert journal.unreadable(tmp_path) == 1
+    journal.start_taking(tmp_path)
+    assert not journal.withdraw(tmp_path, first)
+    assert len(journal.pending(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("point", ["recording", "recorded"])
