@@ -1,6 +1,7 @@
 """Send alerts to the apprise addresses in the environment, and retry those that did not arrive.
 
-An alert is one event: a sentence, what Evergreen did about it, and a link. It is first written to an outbox and leaves
+An alert is one event: a sentence, what Evergreen did about it, and a link to the console's page where a person acts on
+it. It is first written to an outbox and leaves
 it address by address. If a mail server is down, the next monitor run tries again, for one day.
 Addresses contain secrets: files hold only their hashes, and neither messages nor logs name them.
 """
@@ -12,6 +13,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from monitoring.console_link import console_link
 from tasks.common.files import locked, sha256_bytes, write_json
 from tasks.common.machine_limits import machine_error
 from tasks.common.params import AlertsParams, load_params
@@ -35,20 +37,33 @@ TITLES = {
     "failed": "something failed",
     "rollback": "rolled back",
 }
+PAGES = {  # of the console, where the caller names none
+    "watch": "/production",
+    "label": "/label/production",
+    "retrain": "/runs",
+    "silence": "/services",
+    "promoted": "/releases",
+    "held": "/releases",
+    "rejected": "/releases",
+    "refused": "/data",
+    "failed": "/runs",
+    "rollback": "/releases",
+}
 FAILURES = ("failed", "silence", "rollback", "refused")  # events that apprise marks as failures
 
 
 # --- for callers: the project at `root` decides what is sent and where
 
 
-def alert(root: Path, event: str, sentence: str, *, done: str = "", link: str = "") -> list[str]:
+def alert(root: Path, event: str, sentence: str, *, done: str = "", page: str = "") -> list[str]:
     """Send `event`; returns one problem per address that could not be reached.
 
     An outbox that cannot be written is returned as a problem, not raised.
 
-    done: what Evergreen did about it; link: of the report.
+    done: what Evergreen did about it; page: path of the console's page with the action (default: of the event).
     """
     params = load_params(root / "params.yaml")
+    link = console_link(root, page or PAGES[event])
     try:
         return _outbox(root, params.alerts).send(event, sentence, name=params.bundle.name, done=done, link=link)
     except OSError as error:
@@ -84,15 +99,15 @@ class Outbox:
     def __init__(self, folder: Path, params: AlertsParams):
         self.folder, self.params = folder, params
 
-    def send(self, event: str, sentence: str, *, name: str, done: str = "", link: str = "") -> list[str]:
+    def send(self, event: str, sentence: str, *, name: str, link: str, done: str = "") -> list[str]:
         """Save an alert if params.yaml lists `event`, and deliver all; one problem per address.
 
-        name: of the model, for the title; done: what Evergreen did about it; link: of the report.
+        name: of the model, for the title; link: of the console's page; done: what Evergreen did about it.
         """
         addresses = self._addresses()
         if event not in self.params.events or not addresses:
             return []
-        lines = [sentence, f"Done: {done}" if done else "", f"Report: {link}" if link else ""]
+        lines = [sentence, f"Done: {done}" if done else "", f"Open: {link}"]
         about = {
             "event": event,
             "title": f"Evergreen {name}: {TITLES[event]}",

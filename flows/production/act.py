@@ -23,13 +23,12 @@ def act(
     *,
     since: datetime | None = None,
     now: datetime | None = None,
-    link: str = "",
     say: Callable[[str], None] = print,
 ) -> list[str]:
     """Do what `decision` asks for; returns sentences on what was done.
 
     since: start of the first drifted window (None: this window), because people are asked about all of them.
-    now: time of this run. link: address of the window's report, for the alerts.
+    now: time of this run.
 
     Raises EvergreenError if a retraining was decided and no server takes the event. Then the decision is not recorded,
     so the next run reaches it again.
@@ -52,9 +51,9 @@ def act(
             decision.outcome,
             decision.sentence,
             done=" ".join(done) or "nothing yet",
-            link=link,
+            page="/label/production" if asked_for else f"/production/{window.id}",
         )
-    problems += alert_once(root, "no samples", "silence", "; ".join(decision.alarms) or None, link=link)
+    problems += alert_once(root, "no samples", "silence", "; ".join(decision.alarms) or None)
     for problem in problems:
         say(problem)
     return done

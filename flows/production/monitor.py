@@ -35,7 +35,6 @@ from tasks.common.files import read_json, try_locked
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.common.private import make_folder
-from tasks.common.rebuildable import expect_dict, read_rebuildable
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 
@@ -121,9 +120,7 @@ def monitor(
     # act before drawing the report: an error in a page must not stop a retraining
     drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
     since = min(drifted, default=None)
-    done = act(
-        root, params, log, measures, decision, since=since, now=now, link=_link(root, measures.window.id), say=say
-    )
+    done = act(root, params, log, measures, decision, since=since, now=now, say=say)
     from monitoring.pages.report import rebuild_index
 
     rebuild_index(reports_dir(root), lambda: journal.recent(params.report.keep))
@@ -151,13 +148,6 @@ def _weeks_of(fallen: list[Finding], newest: Measures | None = None) -> list[str
 def _rows(log: Log, live: Pointer, just: scored.Scored, end: datetime) -> int:
     """Answers of the scored traffic's last day."""
     return log.window(max(just.first, end - LONGEST), end, columns=["id"], limit=1, bundle=live.bundle)[2]
-
-
-def _link(root: Path, window: str) -> str:
-    """Return the address of the window's page while the pages are served, else its file."""
-    known = read_rebuildable(state_dir(root) / "services.json", lambda about: expect_dict(about["services"], dict))
-    pages = (known or {}).get("pages", {}).get("url")
-    return f"{pages}/reports/{window}.html" if pages else str(reports_dir(root) / f"{window}.html")
 
 
 def _start(past: list[tuple[Measures, DriftDecision]], live: Pointer, now: datetime) -> datetime:

@@ -18,6 +18,7 @@ from flows.labels.class_reading import current_taxonomy
 from flows.publishing.history import periods
 from flows.publishing.rollback import rollback
 from monitoring.alerts import alert
+from monitoring.console_link import quoted
 from monitoring.live.labels import common_reading, in_common_names, truths
 from monitoring.live.periods import is_right
 from monitoring.log.production_log import Log, open_log
@@ -91,9 +92,8 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
         return sentence
     back = rollback(root, before.version, by="policy", why=f"accuracy on late labels fell: {sentence}")
     done = f"rolled back to {back.version}"
-    for problem in alert(
-        root, "rollback", f"{live.version} is certainly worse than its predecessor. {sentence}", done=done
-    ):
+    said = f"{live.version} is certainly worse than its predecessor. {sentence}"
+    for problem in alert(root, "rollback", said, done=done, page=f"/releases/{quoted(live.run_id)}"):
         say(problem)
     return f"{sentence}: {done}"
 

@@ -262,6 +262,13 @@ def lock_if_ended(folder: Path, create: bool = False) -> int | None:
     return None
 
 
+def newest_run(root: Path, key: str) -> str | None:
+    """Id of the newest run over the inputs `key` that has a workspace here."""
+    runs = state_dir(root) / "runs"
+    folders = sorted(runs.glob(f"*-{key[:6]}-*"), reverse=True) if runs.is_dir() else []
+    return next((folder.name for folder in folders if (read_started(folder) or {}).get("key") == key), None)
+
+
 def alive_runs(root: Path) -> Iterator[str]:
     """Ids of runs whose process is alive."""
     runs = state_dir(root) / "runs"

@@ -30,7 +30,7 @@ from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
 from flows.runs.summary import summary
 from flows.runs.weights import check_training_weights
-from flows.server.process import ui_url
+from monitoring.console_link import console_link, console_started, quoted
 from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
 from tasks.common.machine_limits import machine_error
@@ -138,13 +138,15 @@ def _report(run: Run, ending: Ending, refused: str | None) -> None:
     def report() -> Path:
         if refused:
             page = state_dir(run.root) / "validation" / f"{refused}.html"
-            steps.show_page("validation-page", page, "why the data were refused", ending.sentence)
+            link = console_link(run.root, f"/data/{quoted(refused)}" if refused != "table" else "/data")
+            steps.show_page("validation-page", link, "why the data were refused", ending.sentence)
             return page
         from flows.release_report import page as release_page
 
         written = release_page.write(run.root, run.params, run.releases, run.id, ending, run.reason)
         page = written.kept or written.path
-        steps.show_page("release-report", page, "the release report", ending.sentence, written.markdown)
+        link = console_link(run.root, f"/releases/{quoted(run.id)}")
+        steps.show_page("release-report", link, "the release report", ending.sentence, written.markdown)
         return page
 
     if not (refused or ending.verdict):
@@ -242,15 +244,12 @@ def main(run_id: str, reason: str, by: str) -> int:
     """Run the flow in the current folder, the run's worktree; returns the exit code of its ending."""
     root = Path.cwd()
 
-    def announce(flow_, run, state) -> None:
-        from prefect.settings import PREFECT_API_URL
-
-        console.print(f"  [dim]{ui_url(PREFECT_API_URL.value(), str(run.id))}[/]")
-
     releases = open_store(load_params(root / "params.yaml").store, root)
+    if console_started(root):
+        console.print(f"  [dim]{console_link(root, f'/runs/{quoted(run_id)}')}[/]")
     with lease.renewed(releases, run_records.recorded_input_key(root), run_id):
         try:
-            error = retrain.with_options(on_running=[announce])(run_id, reason, by, return_state=True)
+            error = retrain(run_id, reason, by, return_state=True)
             error = error.result(raise_on_failure=False)  # of a flow that failed: its traceback is in the log
         except Exception as unreachable:  # Prefect's server, killed and not started again for two minutes
             error = unreachable

@@ -20,11 +20,14 @@ from pathlib import Path
 from flows.repo import run_inputs, workspace
 from flows.runs import launch
 from monitoring.alerts import alert
+from monitoring.console_link import quoted
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, try_locked, wait_for_lock, write_json
+from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
 from tasks.common.rebuildable import expect_dict, read_rebuildable
+from tasks.releases.store import open_store
 
 LOCK_SECONDS = 600.0  # generous: writing a note takes milliseconds
 LOST = "the list of reasons was damaged"  # a reason like any other: a retraining with nothing new ends within a second
@@ -74,11 +77,27 @@ def run_and_alert(root: Path, reason: str, force: bool = False, say=print) -> in
         raise
     ending = run_inputs.recorded_ending(root, key)
     if code == 1 or code > 128 or ending is None:
-        alert(root, "failed", f"a retraining ended with exit code {code}; see its flow run in Prefect", done=reason)
+        said = f"a retraining ended with exit code {code}; its page has the last lines of its log"
+        alert(root, "failed", said, done=reason, page=_run_page(workspace.newest_run(root, key)))
     elif ending["outcome"] in ENDINGS:
         version = f" {ending['version']}" if ending.get("version") else ""
-        alert(root, ending["outcome"], f"{ending['outcome']}{version}: {ending['sentence']}", done=f"because: {reason}")
+        said = f"{ending['outcome']}{version}: {ending['sentence']}"
+        alert(root, ending["outcome"], said, done=f"because: {reason}", page=ending_page(root, ending))
     return code
+
+
+def ending_page(root: Path, ending: dict) -> str:
+    """Path of the console's page on which a person acts after this ending."""
+    run_id = ending.get("run_id")
+    if ending["outcome"] != "refused":
+        return f"/releases/{quoted(run_id)}" if run_id else "/releases"
+    stones = open_store(load_params(root / "params.yaml").store, root).tombstones()
+    batch = next((batch for batch, about in stones.items() if about.get("by") == f"run {run_id}"), None)
+    return f"/data/{quoted(batch)}" if batch else _run_page(run_id)
+
+
+def _run_page(run_id: str | None) -> str:
+    return f"/runs/{quoted(run_id)}" if run_id else "/runs"
 
 
 def _run(root: Path, reason: str, say) -> str:

@@ -123,16 +123,10 @@ def show_verdict(verdict: GateVerdict) -> None:
     )
 
 
-def show_page(key: str, page: Path, text: str, sentence: str, markdown: str = "") -> None:
-    """Show a local page in Prefect: a link, its path to copy, and `markdown` as a preview.
-
-    Browsers do not follow file links from http pages, so people need the path.
-    """
-    _show(create_link_artifact, key=f"{key}-link", link=page.resolve().as_uri(), link_text=text, description=sentence)
-    path = str(page).replace("`", "'")
-    _show(
-        create_markdown_artifact, key=key, markdown=f"{markdown}\nOpen in a browser: `{path}`\n", description=sentence
-    )
+def show_page(key: str, link: str, text: str, sentence: str, markdown: str = "") -> None:
+    """Show in Prefect a link to the console's page, and `markdown` as a preview."""
+    _show(create_link_artifact, key=f"{key}-link", link=link, link_text=text, description=sentence)
+    _show(create_markdown_artifact, key=key, markdown=f"{markdown}\n[{text}]({link})\n", description=sentence)
 
 
 def _round(value: float | None) -> float | str:

@@ -234,12 +234,6 @@ def free_port(wanted: int, host: str = "127.0.0.1") -> int:
     raise EvergreenError(f"cannot open a port on {host}: is serve.host in params.yaml an address of this machine?")
 
 
-def ui_url(api: str, run_id: str = "") -> str:
-    """Address of Prefect's UI, or of a flow run's page in it."""
-    base = api.removesuffix("/api")
-    return f"{base}/runs/flow-run/{run_id}" if run_id else base
-
-
 def mark_crashed(api: Api, run_ids: list[str]) -> None:
     """Mark the flow runs of these names as crashed in Prefect: a killed process cannot do it itself."""
     if not run_ids:

@@ -30,7 +30,7 @@ def retrain_when_needed(reason: str = "asked for in Prefect"):
     """Retrain if anything is new; a request that comes during a run is handled after it."""
     from flows.runs.single_flight import trigger
 
-    return _report_outcome("retraining", lambda: trigger(_root(), reason, say=get_run_logger().info))
+    return _report_outcome("retraining", lambda: trigger(_root(), reason, say=get_run_logger().info), "/runs")
 
 
 @flow(name="monitor", **OPTIONS)
@@ -83,8 +83,11 @@ def is_alive(root: Path, run_id: str) -> bool:
     return False
 
 
-def _report_outcome(what: str, function):
-    """Run `function` and make its sentence the flow run's state; an error becomes a failed state and an alert."""
+def _report_outcome(what: str, function, page: str = "/services"):
+    """Run `function` and make its sentence the flow run's state; an error becomes a failed state and an alert.
+
+    page: of the console, to which the alert leads.
+    """
     from monitoring.alerts import alert_once
 
     try:
@@ -92,11 +95,11 @@ def _report_outcome(what: str, function):
             sentence = function()
     except EvergreenError as error:
         get_run_logger().error("%s", error)
-        alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {error}")
+        alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {error}", page=page)
         return Failed(message=str(error)[:2000])
     except Exception as error:
         said = machine_error(error) or f"{type(error).__name__}; see its run in Prefect"
-        alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {said}")
+        alert_once(_root(), f"failed {what}", "failed", f"{what} failed: {said}", page=page)
         raise
     alert_once(_root(), f"failed {what}", "failed", None)
     get_run_logger().info("%s", sentence)

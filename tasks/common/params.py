@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -470,7 +471,12 @@ class ServeParams(Section):
     hosts: list[str] = Field(
         [], description="names under which browsers reach this machine, besides its own; with `host` beyond loopback"
     )
-    port: Positive = Field(4280, description="of the report pages; a free one is taken when it is in use")
+    public_url: str | None = Field(
+        None,
+        description="address at which people reach the console, for links in alerts: https://evergreen.example.com; "
+        "null: what it listens on, by the machine's name where that is 0.0.0.0",
+    )
+    port: Positive = Field(4280, description="of the console; a free one is taken when it is in use")
     evidently_port: Positive = Field(4281, description="of the Evidently UI, likewise")
     prefect_port: Positive = Field(4200, description="of the project's Prefect server, likewise")
     password_env: str = Field("EVERGREEN_PASSWORD", description="environment variable with the pages' password")
@@ -478,6 +484,25 @@ class ServeParams(Section):
     database_env: str = Field(
         "EVERGREEN_DATABASE_URL", description="environment variable with a Postgres URL for the Prefect server"
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        """`url` without a slash at its end."""
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            wrong = parts.port == 0 or not parts.hostname or not url.isprintable() or " " in url
+        except ValueError:  # a port that is not a number, an unclosed bracket
+            wrong = True
+        if wrong or parts.scheme not in ("http", "https"):
+            raise ValueError(f"{url!r} is not an address: expected e.g. https://evergreen.example.com")
+        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(
+                f"{url!r} has more than scheme, name and port: expected e.g. {parts.scheme}://{parts.hostname}"
+            )
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 class AlertsParams(Section):

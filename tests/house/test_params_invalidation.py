@@ -78,8 +78,8 @@ def changed(path: Path_) -> dict:
         other = "test" if path[-1] != "test" else "train"
         return set_at(BASE, path[:2], split | {path[-1]: old - 0.05, other: split[other] + 0.05})
     candidates: list[Any]
-    if path in TIMES:
-        candidates = [TIMES[path]]
+    if path in PARSED:
+        candidates = [PARSED[path]]
     elif isinstance(old, bool):
         candidates = [not old]
     elif isinstance(old, int | float):
@@ -108,7 +108,12 @@ KEYS = list(keys(ORIGINAL))
 STAGE_KEYS = [path for path in KEYS if path[0] in STAGE_SECTIONS]
 OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
-TIMES = {("data", "time_format"): "%d.%m.%Y", ("data", "time_zone"): "Europe/Berlin"}
+PARSED = {
+    ("data", "time_format"): "%d.%m.%Y",
+    ("data", "time_zone"): "Europe/Berlin",
+    ("serve", "public_url"): "https://evergreen.example.com",
+    ("serve", "proxies"): ["10.0.0.7"],
+}
 DEPS = {Path(path) for stage in DVC.values() for path in stage["deps"]}
 USED = sorted(path.as_posix() for path in DEPS if path.parts[0] == "artifacts" and path.suffix)  # files of outputs
 BASE = {name: ORIGINAL[name] for name in STAGE_SECTIONS}  # DVC parses the file some 30 times for each change

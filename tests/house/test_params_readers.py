@@ -183,6 +183,7 @@ TESTED = {
     "serve.housekeeping_cron": "test_every_schedule_is_the_one_of_params_yaml",
     "serve.host": NETWORK,
     "serve.hosts": NETWORK,
+    "serve.public_url": "test_links_name_the_address_at_which_people_reach_the_console",
     "serve.port": "test_services_take_the_ports_that_are_set",
     "serve.evidently_port": "test_services_take_the_ports_that_are_set",
     "serve.prefect_port": "test_the_prefect_server_listens_where_params_yaml_says",

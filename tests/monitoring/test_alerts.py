@@ -45,14 +45,14 @@ def test_an_alert_arrives_with_sentence_link_and_what_was_done(other_end, outbox
     assert problems == []
     (got,) = other_end.got
     assert got["title"] == "Evergreen boots: drift: labels are needed"
-    assert got["message"] == "The camera <b>changed</b>.\nDone: 20 samples queued\nReport: http://x/r"
+    assert got["message"] == "The camera <b>changed</b>.\nDone: 20 samples queued\nOpen: http://x/r"
     assert not list(tmp_path.glob("*.json")), "a delivered alert leaves the outbox"
 
 
 def test_an_event_that_is_not_listed_and_a_missing_address_send_nothing(other_end, outbox, tmp_path, monkeypatch):
-    assert outbox.send("watch", "A little drift.", name="boots") == []
+    assert outbox.send("watch", "A little drift.", name="boots", link="http://x/r") == []
     monkeypatch.delenv("TEST_ALERTS")
-    assert outbox.send("label", "Drift.", name="boots") == []
+    assert outbox.send("label", "Drift.", name="boots", link="http://x/r") == []
     assert other_end.got == []
     assert not list(tmp_path.glob("*.json"))
 
@@ -63,7 +63,7 @@ def test_a_receiver_that_was_down_gets_the_alert_later_and_the_others_get_it_onc
     with receiver() as second:
         second.status = 500
         monkeypatch.setenv("TEST_ALERTS", f"{other_end.address} {second.address}")
-        (problem,) = outbox.send("failed", "It failed.", name="boots")
+        (problem,) = outbox.send("failed", "It failed.", name="boots", link="http://x/r")
         assert problem.startswith("TEST_ALERTS, address 2: could not be reached")
         assert (len(other_end.got), len(second.got)) == (1, 0)
         second.status = 200
@@ -74,7 +74,7 @@ def test_a_receiver_that_was_down_gets_the_alert_later_and_the_others_get_it_onc
 
 def test_an_alert_is_dropped_after_a_day(other_end, outbox, tmp_path):
     other_end.status = 500
-    assert outbox.send("failed", "It failed.", name="boots")
+    assert outbox.send("failed", "It failed.", name="boots", link="http://x/r")
     (file,) = tmp_path.glob("*.json")
     write_json(file, read_json(file) | {"at": (datetime.now(UTC) - timedelta(days=2)).isoformat()})
     assert outbox.deliver()
@@ -86,7 +86,7 @@ def test_secrets_appear_in_no_message_log_or_file(bad, outbox, tmp_path, monkeyp
     monkeypatch.setattr(alerts, "PAUSE", 0.01)
     monkeypatch.setenv("TEST_ALERTS", bad)
     with caplog.at_level(logging.DEBUG):
-        (problem,) = outbox.send("failed", "It failed.", name="boots")
+        (problem,) = outbox.send("failed", "It failed.", name="boots", link="http://x/r")
     kept = "".join(file.read_text() for file in tmp_path.glob("*.json"))
     captured = capfd.readouterr()
     assert "s3cret" not in problem + kept + caplog.text + captured.out + captured.err

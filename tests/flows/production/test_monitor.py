@@ -77,6 +77,7 @@ def test_with_nothing_logged_it_says_so_and_silence_is_an_alarm_told_once(projec
         assert "ALARM: No sample has ever been logged" in seen.sentence
     (alert,) = alerts
     assert "No sample has ever been logged" in alert["message"]
+    assert alert["message"].endswith("/services")
     assert not list((project / ".evergreen" / "production").glob("windows/*")), "nothing was measured"
 
 
@@ -141,7 +142,7 @@ def test_changed_traffic_is_watched_then_labels_are_asked_for(project, tmp_path,
     assert entries[0][0].window.end == entries[1][0].window.start, "no row falls between two windows"
     label = next(alert for alert in alerts if "labels are needed" in alert["title"])
     assert "samples were added to the review queue" in label["message"]
-    assert Path(second.report).name in label["message"]
+    assert label["message"].endswith("Open: http://127.0.0.1:4280/label/production")
     assert list((project / ".evergreen" / "evidently").glob("*/snapshots/*.json"))
 
 
@@ -276,6 +277,7 @@ def test_a_new_champion_surely_worse_than_its_predecessor_is_rolled_back_and_tol
     (alert,) = alerts
     assert "rolled back" in alert["title"]
     assert "Done: rolled back to v0.1.0" in alert["message"]
+    assert alert["message"].endswith("/releases/r-2"), "the page of the version that was withdrawn"
     assert "rolled back" not in reevaluate.reevaluate(root, now=LATER), (
         "a version put back is not judged against what it replaced"
     )

@@ -12,6 +12,8 @@ import pytest
 
 from flows.runs import single_flight
 from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tasks.releases.store import open_store
 from tests.support.checkout import ROOT
 from tests.support.waiting import until
 
@@ -96,3 +98,15 @@ def test_a_trigger_waits_for_a_run_a_person_started(folder):
     lock.close()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "page"), [("held", "/releases/r-1"), ("promoted", "/releases/r-1"), ("refused", "/data/b-2")]
+)
+def test_the_alert_of_an_ending_leads_to_the_page_where_a_person_acts(outcome, page, folder):
+    releases = open_store(load_params(folder / "params.yaml").store, folder)
+    releases.tombstone("b-1", why="by hand", by="Ann")
+    releases.tombstone("b-2", why="labels changed", by="run r-1")
+    assert single_flight.ending_page(folder, {"run_id": "r-1", "outcome": outcome}) == page
+    if outcome == "refused":
+        assert single_flight.ending_page(folder, {"run_id": "r-2", "outcome": outcome}) == "/runs/r-2"
