@@ -69,7 +69,7 @@ class Journal:
         """The newest `n` windows that can be read, oldest first."""
         found: list[tuple[Measures, DriftDecision]] = []
         self.skipped = []
-        revisions = self._revisions()
+        revisions = self.revisions()
         for window in reversed(self.windows()):
             if len(found) == n:
                 break
@@ -81,9 +81,12 @@ class Journal:
         """The ids of all windows, oldest first."""
         return [key.removeprefix("windows/").removesuffix(".json") for key in self.store.list("windows/")]
 
-    def read(self, window: str) -> tuple[Measures, DriftDecision] | None:
-        """A window's newest measures and its decision; None if it is unknown or cannot be read."""
-        return self._read(window, self._revisions(window))
+    def read(self, window: str, revisions: dict[str, int] | None = None) -> tuple[Measures, DriftDecision] | None:
+        """A window's newest measures and its decision; None if it is unknown or cannot be read.
+
+        revisions: of `revisions()`, where many windows are read.
+        """
+        return self._read(window, self.revisions(window) if revisions is None else revisions)
 
     def revise(self, measures: Measures, at: datetime) -> bool:
         """Record that a window was measured again; False if its newest measures say the same."""
@@ -93,7 +96,7 @@ class Journal:
             return False
         entry = {"schema": SCHEMA_VERSION, "at": at.isoformat(), "measures": measures.model_dump(mode="json")}
         content = (json.dumps(entry, sort_keys=True, allow_nan=False) + "\n").encode()
-        number = self._revisions(window).get(window, 0) + 1
+        number = self.revisions(window).get(window, 0) + 1
         while True:
             try:
                 self.store.create(f"revisions/{window}-{number}.json", content)
@@ -104,11 +107,11 @@ class Journal:
 
     def revised_at(self, window: str) -> datetime | None:
         """When a window was last measured again."""
-        number = self._revisions(window).get(window)
+        number = self.revisions(window).get(window)
         entry = self._load(f"revisions/{window}-{number}.json") if number else None
         return datetime.fromisoformat(entry["at"]) if entry else None
 
-    def _revisions(self, window: str = "") -> dict[str, int]:
+    def revisions(self, window: str = "") -> dict[str, int]:
         """The highest number of a revision, by window."""
         newest: dict[str, int] = {}
         for key in self.store.list(f"revisions/{window}"):
@@ -155,8 +158,11 @@ class Journal:
 
     def retrains(self) -> list[datetime]:
         """Ends of the windows that started a retraining, oldest first."""
-        ids = [key.removeprefix("retrains/").removesuffix(".json") for key in self.store.list("retrains/")]
-        return [datetime.strptime(id_.partition("-")[2], TIME).replace(tzinfo=UTC) for id_ in ids]
+        return [datetime.strptime(id_.partition("-")[2], TIME).replace(tzinfo=UTC) for id_ in self.retrained()]
+
+    def retrained(self) -> list[str]:
+        """Ids of the windows that started a retraining, oldest first."""
+        return [key.removeprefix("retrains/").removesuffix(".json") for key in self.store.list("retrains/")]
 
     def prune(self, keep: int) -> int:
         """Delete the oldest windows until `keep` are left; returns how many were deleted."""

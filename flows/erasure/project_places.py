@@ -4,7 +4,9 @@ What can be made again is deleted as a whole; what is a record (reports, queues,
 """
 
 import platform
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +66,28 @@ def caches(root: Path) -> list[Place]:
             "artifacts and metrics of the checkout",
             lambda: file_items((f for name in ("artifacts", "metrics") for f in files_under(root / name)), root, True),
         ),
+        Place("the console's index", lambda: console_index(state)),
         Place("files of the Prefect server", lambda: file_items(_prefect_files(state), state, delete=True)),
     ]
+
+
+def console_index(state: Path) -> Iterator[Item]:
+    """The console's SQLite index as text; with a trace in it it is deleted, and the console makes it again."""
+    file = state / "console/index.sqlite"
+
+    def read() -> bytes | None:
+        try:
+            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+                return "\n".join(connection.iterdump()).encode()
+        except sqlite3.DatabaseError:  # damaged: what is in it can't be told, so it goes as well
+            return file.read_bytes() if file.is_file() else None
+
+    def replace(rest: bytes | None) -> None:
+        for ending in ("", "-wal", "-shm"):
+            file.with_name(file.name + ending).unlink(missing_ok=True)
+
+    if file.is_file():
+        yield Item(f"{file.relative_to(state)}.txt", read, replace)
 
 
 def workspaces(root: Path) -> Place:

@@ -244,6 +244,10 @@ class Log:
 
     # keys
 
+    def answer_keys(self) -> Iterator[str]:
+        """The keys of all files of answers, oldest hour first: a file never changes, so a known key has nothing new."""
+        return self._all()
+
     def _columns(self, names: Sequence[str]) -> pa.Schema:
         return pa.schema([field for field in self.schema if field.name in {*names, "id", "at"}])
 

@@ -103,11 +103,11 @@ def test_two_monitors_that_revise_a_window_at_once_both_leave_an_entry(tmp_path)
     first, second = Journal(LocalStore(tmp_path)), Journal(LocalStore(tmp_path))
     measures, decision = pair(0)
     first.append(measures, decision)
-    numbers = second._revisions
-    second._revisions = lambda window="": {}  # it had listed them before the first wrote its own
+    numbers = second.revisions
+    second.revisions = lambda window="": {}  # it had listed them before the first wrote its own
     assert first.revise(again(measures, 0.5), START)
     assert second.revise(again(measures, 0.6), START)
-    second._revisions = numbers
+    second.revisions = numbers
     assert second.read(measures.window.id) == (again(measures, 0.6), decision)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.console.index.index import Index
 from flows.erasure.forget import erase_images
 from flows.labels import journal
 from flows.labels.journal import Answer
@@ -106,6 +107,7 @@ def used(tmp_path_factory) -> Path:
     with closing(sqlite3.connect(root / ".evergreen/prefect/prefect.db")) as prefect, prefect:
         prefect.execute("CREATE TABLE flow_run (id CHAR(36) PRIMARY KEY, parameters JSON)")
         prefect.execute("INSERT INTO flow_run VALUES ('r-1', ?)", (json.dumps({"reason": f"see {name}", "n": 1}),))
+    assert Index(root).refresh()
     return root
 
 
@@ -171,6 +173,7 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     parts = ["out/queue.csv", "out/queue/", "out/tasks.json", "out/queue.html", "main/data/", "/production/2026-"]
     parts += ["/labels/", "/queue/", "/assignments/", "/windows/", f"reports/{WINDOW}.html", "runs/r-1/report.html"]
     parts += ["/label-issues/r-1.csv", "journal.jsonl", "definitions", "runner.log", "prefect.db", ".dvc/cache"]
+    parts += ["console/index.sqlite"]
     for part in parts:
         assert any(part in where for where in before), (part, before)
     log = the_log(root)
@@ -252,7 +255,7 @@ def test_the_command_takes_several_names_and_a_second_call_repeats_the_proof(roo
     assert again.exit_code == 0, again.output
     assert "nothing to erase: these images were erased before" in again.output
     assert re.search(
-        r"searched 19 places \(\d+ files, texts and objects\): [1-9]\d* trace\(s\) before, 0 after", again.output
+        r"searched 20 places \(\d+ files, texts and objects\): [1-9]\d* trace\(s\) before, 0 after", again.output
     )
     assert head == git(root, "rev-parse", "HEAD")
     assert state == files(root / ".evergreen")

@@ -1,0 +1,1 @@
+"""The console: one web app in which people see and decide everything."""

@@ -1,0 +1,240 @@
+"""The index: images of data/, answers of production and windows, to filter, count and page."""
+
+import functools
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from flows.console.index import windows
+from flows.console.index.columns import Columns, Filters, load_columns
+from flows.console.index.database import Database, meta
+from flows.console.index.facets import FACETS
+from flows.console.index.refresh import refresh_all
+from flows.console.index.windows import WindowRow, moment
+
+T = TypeVar("T")
+EVERY = 5.0  # seconds between two refreshes in the background
+BLOCK = 500  # values of one SQL statement
+SELECT = (
+    'SELECT i.row, i.id, i.logged, f.name, i.place, i.at, i.key, i.path, i."group", i.given, i.confidence, i.ood, '
+    + ", ".join(f"i.f_{name}" for name in FACETS)
+    + " FROM images i JOIN files f ON f.number = i.file"
+)
+
+logger = logging.getLogger("evergreen.console")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image of data/, or one answer of the production log."""
+
+    row: int
+    id: str
+    logged: bool  # an answer of the production log
+    file: str  # shard, or key in the log
+    place: int  # row in the file
+    at: datetime | None
+    key: str | None
+    path: str | None
+    group: str | None
+    given: str | list[str] | None  # the label as first given; of data/
+    confidence: float | None
+    ood: float | None
+    facets: dict[str, str | None]  # by name
+
+    def __getattr__(self, name: str) -> str | None:
+        """A facet by its name: `row.predicted`."""
+        if name in FACETS:
+            return self.facets[name]
+        raise AttributeError(name)
+
+
+class Index:
+    """Reads the index; `refresh` brings it up to the records. Threads may share one."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._database = Database(root)
+        self._columns: Columns | None = None
+        self._loading = threading.Lock()
+
+    # --- freshness
+
+    def refresh(self, budget: float | None = None) -> bool:
+        """Read what is new, for at most about `budget` seconds; False if something is left, or another does it."""
+        end = None if budget is None else time.monotonic() + budget
+        late = (lambda: False) if end is None else (lambda: time.monotonic() > end)
+
+        def work() -> bool:
+            with self._database.writing() as db:
+                return db is not None and refresh_all(db, self.root, late)
+
+        return self._safely(work)
+
+    def is_complete(self) -> bool:
+        """Whether a refresh has ever read everything."""
+        return self._safely(lambda: meta(self._database.connection(), "complete") == "yes")
+
+    def keep_fresh(self, stop: threading.Event, every: float = EVERY) -> None:
+        """Refresh until `stop` is set: the work of the web server's background thread."""
+        while not stop.is_set():
+            try:
+                self.refresh()
+                self.columns()  # what requests need is in memory before they ask
+            except Exception as error:
+                logger.warning("the console's index could not be refreshed: %s: %s", type(error).__name__, error)
+            stop.wait(every)
+        self._database.close()
+
+    # --- images
+
+    def columns(self) -> Columns:
+        """The rows' facets and sort keys as of now."""
+
+        def work() -> Columns:
+            with self._loading:
+                self._columns = load_columns(self._database.connection(), self._columns)
+                return self._columns
+
+        return self._safely(work)
+
+    def counts(self, filters: Filters) -> tuple[int, dict[str, list[tuple[str | None, int]]]]:
+        """See Columns.counts."""
+        return self.columns().counts(filters)
+
+    def page(self, filters: Filters, sort: str = "newest", after: int | None = None, most: int = 50) -> list[ImageRow]:
+        """At most `most` rows that fit `filters` (facets.FACETS), in the order `sort` (facets.SORTS).
+
+        after: the number of the last row of the page before.
+        """
+        return self.rows(self.columns().page(filters, sort, after, most))
+
+    def rows(self, numbers: Sequence[int]) -> list[ImageRow]:
+        """The rows with these numbers, in this order; those that are gone are left out."""
+        found: dict[int, ImageRow] = {}
+        for start in range(0, len(numbers), BLOCK):
+            part = numbers[start : start + BLOCK]
+            found |= {row.row: row for row in self._images(f"i.row IN ({', '.join('?' * len(part))})", part)}
+        return [found[number] for number in numbers if number in found]
+
+    def of_id(self, image: str) -> list[ImageRow]:
+        """All rows of the image with this id: of data/ first, then its answers, the newest first."""
+        return self._images("i.id = ? ORDER BY i.logged, i.at DESC LIMIT 100", (image,))
+
+    def named(self, text: str, most: int = 50) -> list[ImageRow]:
+        """Rows whose id begins with `text`, or whose key or path is `text` or ends with it as a file name."""
+        found = {}
+        parts = [("i.id >= ? AND i.id < ?", (text, text + "\x7f"))] if len(text) >= 6 and _is_hex(text) else []
+        parts += [("i.key = ?", (text,)), ("i.path = ?", (text,))]
+        if not text.startswith(("%", "_")):
+            like = "%/" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            parts.append(("i.path LIKE ? ESCAPE '\\'", (like,)))
+        for where, values in parts:
+            for row in self._images(f"{where} LIMIT ?", (*values, most)):
+                found.setdefault(row.id, row)
+        return list(found.values())[:most]
+
+    def probabilities(self, image: str) -> tuple[list[str], np.ndarray] | None:
+        """(classes, (K,) probabilities) of an image of data/ by the model that `version` names; None: not measured."""
+
+        def work():
+            db = self._database.connection()
+            found = db.execute('SELECT "values" FROM probabilities WHERE id = ?', (image,)).fetchone()
+            return found and (json.loads(meta(db, "classes", "[]")), np.frombuffer(found[0], np.float32))
+
+        return self._safely(work)
+
+    def _images(self, where: str, values: Sequence) -> list[ImageRow]:
+        names = self.columns().names
+
+        def work() -> list[ImageRow]:
+            return [
+                _image(row, names) for row in self._database.connection().execute(f"{SELECT} WHERE {where}", values)
+            ]
+
+        return self._safely(work)
+
+    # --- windows
+
+    def windows(
+        self,
+        *,
+        outcomes: Sequence[str] = (),
+        versions: Sequence[str] = (),
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+        oldest_first: bool = False,
+        most: int = 50,
+    ) -> list[WindowRow]:
+        """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
+
+        source: only windows with answers of this source. after: the id of the last window of the page before.
+        """
+        return self._safely(
+            lambda: windows.read_windows(
+                self._database.connection(), outcomes=outcomes, versions=versions, source=source, since=since,
+                until=until, after=after, oldest_first=oldest_first, most=most,
+            )
+        )  # fmt: skip
+
+    def window(self, window: str) -> WindowRow | None:
+        """One window by its id."""
+        return self._safely(lambda: windows.read_window(self._database.connection(), window))
+
+    def window_counts(
+        self,
+        outcomes: Sequence[str] = (),
+        versions: Sequence[str] = (),
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> dict[str, dict[str, int]]:
+        """{"outcome": {value: windows}, "version": ..., "source": ...}, each counted without the filter on itself."""
+        return self._safely(
+            lambda: windows.count_windows(self._database.connection(), outcomes, versions, source, since, until)
+        )
+
+    def _safely(self, work: Callable[[], T]) -> T:
+        """`work()`; where the file turns out damaged, once more with a new one."""
+        try:
+            return work()
+        except sqlite3.OperationalError:
+            raise  # busy or out of space: the file itself is well
+        except sqlite3.DatabaseError as error:
+            logger.warning("the console's index is damaged (%s): it is made again", error)
+            self._database.broken()
+            self._columns = None
+            return work()
+
+
+@functools.cache
+def index_of(root: Path) -> Index:
+    """The index of the project at `root`; every part of a process shares it."""
+    return Index(root)
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in text)
+
+
+def _image(row: tuple, names: dict[str, list[str | None]]) -> ImageRow:
+    number, id_, logged, file, place, at, key, path, group, given, confidence, ood, *codes = row
+    facets = {
+        facet: names[facet][code] if code < len(names[facet]) else None
+        for facet, code in zip(FACETS, codes, strict=True)
+    }
+    return ImageRow(
+        number, id_, bool(logged), file, place, None if at is None else moment(at), key, path, group,
+        None if given is None else json.loads(given), confidence, ood, facets,
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+"""Windows of the journal in the index: filled from it, and read page by page.
+
+Ids of windows sort by time, so a page goes on from the last id of the one before.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from flows.console.index.database import Codes, bump, meta, set_meta, transaction
+from monitoring.contracts import DriftDecision, Measures
+from monitoring.journal import Journal
+from monitoring.pages.window_page import drift_ratio
+from tasks.common.files import content_key
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BLOCK = 200  # windows of one transaction
+COLUMNS = "id, start, end, outcome, version, bundle, rows, used, sentence, drifted, errors, alarms, worst, retrained"
+COLUMNS = ", ".join(f'"{name}"' for name in (*COLUMNS.split(", "), "revision"))
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """One window as lists show it."""
+
+    id: str
+    start: datetime
+    end: datetime
+    outcome: str  # of DriftDecision
+    version: str
+    bundle: str
+    rows: int
+    used: int
+    sentence: str
+    drifted: tuple[str, ...]  # code names of the measures that drifted
+    errors: int  # measures that failed
+    alarms: int
+    worst: float | None  # the largest value of a drifted measure relative to its threshold
+    retrained: bool  # its decision started a retraining
+    revision: int  # how often it was measured again
+    sources: tuple[str, ...] = ()  # of the window's answers, most first; at most 20
+
+
+def micros(at: datetime) -> int:
+    """Microseconds since 1970."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def moment(at: int) -> datetime:
+    """The time of `micros`."""
+    return EPOCH + timedelta(microseconds=at)
+
+
+# --- filling
+
+
+def fill_windows(db: sqlite3.Connection, journal: Journal, late) -> bool:
+    """Bring the table up to the journal, newest windows first; False if `late()` said stop before the end."""
+    listed = journal.windows()
+    revisions = journal.revisions()
+    retrained = set(journal.retrained())
+    key = content_key(listed[:1] + listed[-1:], len(listed), sorted(revisions.items()), sorted(retrained))
+    if meta(db, "windows") == key:
+        return True
+    known = {
+        id_: (revision, bool(was)) for id_, revision, was in db.execute("SELECT id, revision, retrained FROM windows")
+    }
+    skipped = set(json.loads(meta(db, "windows_skipped", "[]")))
+    if gone := sorted(known.keys() - set(listed)):
+        with transaction(db):
+            for id_ in gone:
+                db.execute("DELETE FROM windows WHERE id = ?", (id_,))
+                db.execute("DELETE FROM window_sources WHERE window = ?", (id_,))
+    wanted = [
+        id_
+        for id_ in reversed(listed)
+        if known.get(id_) != (revisions.get(id_, 0), id_ in retrained) and id_ not in skipped
+    ]
+    for start in range(0, len(wanted), BLOCK):
+        if late():
+            return False
+        found = {id_: journal.read(id_, revisions) for id_ in wanted[start : start + BLOCK]}
+        with transaction(db):
+            names, generation = Codes(db), bump(db)
+            for id_, pair in found.items():
+                if pair is None:  # damaged, or of a newer Evergreen
+                    skipped.add(id_)
+                    continue
+                db.execute(
+                    f"INSERT OR REPLACE INTO windows ({COLUMNS}) VALUES ({', '.join('?' * 15)})",
+                    _row(*pair, id_ in retrained, revisions.get(id_, 0)),
+                )
+                if id_ not in known:
+                    _assign(db, names, pair[0], generation)
+            set_meta(db, "windows_skipped", json.dumps(sorted(skipped)))
+    with transaction(db):
+        set_meta(db, "windows", key)
+    return True
+
+
+def _row(measures: Measures, decision: DriftDecision, retrained: bool, revision: int) -> tuple:
+    window, drifted = measures.window, measures.drifted()
+    return (
+        window.id, micros(window.start), micros(window.end), decision.outcome, window.version, window.bundle,
+        window.rows, window.used, decision.sentence, json.dumps([finding.name for finding in drifted]),
+        sum(finding.status == "error" for finding in measures.findings), len(decision.alarms),
+        max((ratio for finding in drifted if (ratio := drift_ratio(finding)) is not None), default=None),
+        int(retrained), revision,
+    )  # fmt: skip
+
+
+def _assign(db: sqlite3.Connection, names: Codes, measures: Measures, generation: int) -> None:
+    """Give the answers of a new window its name."""
+    window = measures.window
+    of = (micros(window.start), micros(window.end))
+    found = db.execute("SELECT count(*) FROM images WHERE logged = 1 AND at >= ? AND at < ?", of).fetchone()[0]
+    if found:
+        db.execute(
+            "UPDATE images SET f_window = ?, changed = ? WHERE logged = 1 AND at >= ? AND at < ?",
+            (names("window", window.id), generation, *of),
+        )
+        count_sources(db, [window.id])
+
+
+def count_sources(db: sqlite3.Connection, windows: Sequence[str]) -> None:
+    """Count again the sources of the answers of `windows`."""
+    for window in windows:
+        db.execute("DELETE FROM window_sources WHERE window = ?", (window,))
+        db.execute(
+            "INSERT INTO window_sources SELECT w.id, n.value, count(*) FROM windows w "
+            "JOIN images i ON i.logged = 1 AND i.at >= w.start AND i.at < w.end "
+            "JOIN names n ON n.facet = 'source' AND n.code = i.f_source WHERE w.id = ? GROUP BY n.value",
+            (window,),
+        )
+
+
+# --- reading
+
+
+def read_windows(
+    db: sqlite3.Connection,
+    *,
+    outcomes: Sequence[str] = (),
+    versions: Sequence[str] = (),
+    source: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: str | None = None,
+    oldest_first: bool = False,
+    most: int = 50,
+) -> list[WindowRow]:
+    """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
+
+    after: the id of the last window of the page before.
+    """
+    where, values = _where(outcomes, versions, source, since, until)
+    if after is not None:
+        where.append(f"id {'>' if oldest_first else '<'} ?")
+        values.append(after)
+    order = f"ORDER BY id {'ASC' if oldest_first else 'DESC'} LIMIT ?"
+    sql = f"SELECT {COLUMNS} FROM windows WHERE {' AND '.join(where)} {order}"
+    rows = db.execute(sql, (*values, most)).fetchall()
+    return [_window(db, row) for row in rows]
+
+
+def read_window(db: sqlite3.Connection, window: str) -> WindowRow | None:
+    """One window by its id."""
+    row = db.execute(f"SELECT {COLUMNS} FROM windows WHERE id = ?", (window,)).fetchone()
+    return row and _window(db, row)
+
+
+def count_windows(
+    db: sqlite3.Connection,
+    outcomes: Sequence[str] = (),
+    versions: Sequence[str] = (),
+    source: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[str, dict[str, int]]:
+    """{"outcome": {value: windows}, "version": ..., "source": ...}, each without the filter on itself."""
+    found = {}
+    for name, kept in (("outcome", ((), versions, source)), ("version", (outcomes, (), source))):
+        where, values = _where(*kept, since, until)
+        sql = f"SELECT {name}, count(*) FROM windows WHERE {' AND '.join(where)} GROUP BY {name} ORDER BY 2 DESC, 1"
+        found[name] = dict(db.execute(sql, values).fetchall())
+    where, values = _where(outcomes, versions, None, since, until)
+    sql = (
+        "SELECT s.source, count(*) FROM windows JOIN window_sources s ON s.window = windows.id "
+        f"WHERE {' AND '.join(where)} GROUP BY s.source ORDER BY 2 DESC, 1"
+    )
+    return found | {"source": dict(db.execute(sql, values).fetchall())}
+
+
+def _where(outcomes, versions, source, since, until) -> tuple[list[str], list]:
+    where, values = ["1"], []
+    for name, wanted in (("outcome", outcomes), ("version", versions)):
+        if wanted:
+            where.append(f"{name} IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+    if source is not None:
+        where.append("EXISTS (SELECT 1 FROM window_sources s WHERE s.window = windows.id AND s.source = ?)")
+        values.append(source)
+    for sign, at in ((">=", since), ("<", until)):
+        if at is not None:
+            where.append(f'"start" {sign} ?')
+            values.append(micros(at))
+    return where, values
+
+
+def _window(db: sqlite3.Connection, row: tuple) -> WindowRow:
+    sources = db.execute(
+        "SELECT source FROM window_sources WHERE window = ? ORDER BY rows DESC, source LIMIT 20", row[:1]
+    )
+    return WindowRow(
+        row[0], moment(row[1]), moment(row[2]), *row[3:9], tuple(json.loads(row[9])), *row[10:13], bool(row[13]),
+        row[14], tuple(name for (name,) in sources.fetchall()),
+    )  # fmt: skip
+
+
+def window_order(db: sqlite3.Connection) -> list[tuple[int, int, str]]:
+    """(start, end, id) of all windows, by time."""
+    return db.execute('SELECT "start", "end", id FROM windows ORDER BY "start"').fetchall()
