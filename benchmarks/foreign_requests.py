@@ -220,19 +220,11 @@ def serving(app: Any) -> Iterator[int]:
 
 def pages(root: Path) -> tuple[Any, list[tuple[str, str]]]:
     """The pages with the webhook, of the project at `root`."""
-    from dataclasses import replace
-
-    from fastapi import FastAPI
-
-    from flows.services.web import buttons, review_page
-    from flows.services.webhook import router
-    from monitoring.pages.site import create_app, site_of
+    from flows.console.app import create_app
 
     os.environ["EVERGREEN_WEBHOOK_SECRET"] = "whsec_c2VjcmV0IG9mIHRoZSBob29r"
-    site = site_of(root, actions=buttons(root), review=lambda: review_page(root))
-    made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    made.include_router(router(root))
-    made.mount("/", create_app(replace(site, access=Access(RIGHT))))
+    made = create_app(root)
+    made.state.console.access = Access(RIGHT)
     return made, list(routes_of(made))
 
 

@@ -249,12 +249,11 @@ def write_report(
 
     from monitoring.pages import evidently, report
     from monitoring.pages.columns import MeasuredWindow
-    from monitoring.pages.site import workspace_dir
 
     reference = pq.read_table(bundle / "reference.parquet")
     classes = read_json(bundle / "bundle.json")["classes"]
     shown = MeasuredWindow(table, reference, measures, decision, classes)
     keep = params.report.keep
     page = report.write(reports_dir(root), shown, past, done=done, images=params.report.images, keep=keep)
-    evidently.add(workspace_dir(root), shown, rows=params.report.rows, keep=keep)
+    evidently.add(evidently.workspace_dir(root), shown, rows=params.report.rows, keep=keep)
     return page

@@ -14,7 +14,7 @@ from monitoring.alerts import alert_once, retry_alerts
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
 from monitoring.pages.evidently import prune as prune_snapshots
-from monitoring.pages.site import workspace_dir
+from monitoring.pages.evidently import workspace_dir
 from monitoring.silence import monitor_silence
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sweep

@@ -41,8 +41,7 @@ TICK, LOOK = 1.0, 60.0  # seconds between checks of the services, and of the mon
 
 def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[str], str | None]]]:
     """Map each service to a function that makes (its command, its address), with a port that is free at its start."""
-    from monitoring.pages.evidently import evidently_ui_command
-    from monitoring.pages.site import workspace_dir
+    from monitoring.pages.evidently import evidently_ui_command, workspace_dir
 
     serve = params.serve
     shown = shown_host(serve)
@@ -59,7 +58,7 @@ def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[st
 
     def pages():
         port = free_port(serve.port, serve.host)
-        command = [sys.executable, "-m", "flows.services.web", str(port), str(ports["evidently"])]
+        command = [sys.executable, "-m", "flows.console.web", str(port), str(ports["evidently"])]
         return command, f"http://{shown}:{port}"
 
     return {"runner": runner, "evidently": evidently, "pages": pages}

@@ -17,6 +17,7 @@ from monitoring.pages.columns import MeasuredWindow
 from monitoring.pages.snapshot import MEASURE, make_snapshot, quiet, without_plots
 from tasks.common.errors import EvergreenError
 from tasks.common.files import fsync_dir, sha256_bytes
+from tasks.common.paths import state_dir
 from tasks.common.private import make_folder, open_private
 from tasks.common.rebuildable import expect, read_rebuildable
 
@@ -36,6 +37,11 @@ def add(workspace: Path, shown: MeasuredWindow, *, rows: int = 500, keep: int = 
     _drop_old_plots(workspace)
     prune(workspace, keep)
     return path
+
+
+def workspace_dir(root: Path) -> Path:
+    """The folder of the project's Evidently workspace."""
+    return state_dir(root) / "evidently"
 
 
 def prune(workspace: Path, keep: int) -> int:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from monitoring.pages.access import CHALLENGE
 from tasks.common import sign_in
 from tasks.common.access import Access, access_of, is_foreign, sign_in_of
 from tasks.common.params import load_params
@@ -21,6 +20,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 # the one POST that reads: the values that a dashboard plots
 READS = re.compile(r"/api/v2/snapshots/[0-9a-f-]{36}/data_series_batch")
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="Evergreen", charset="UTF-8"'}
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",

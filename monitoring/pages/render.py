@@ -103,14 +103,15 @@ def _environment():
         "figure": plots.figure,
         "gist": gist,
         "name": name,
-        "percent": _percent,
+        "percent": percent,
         "when": when,
         "short": _short,
     }
     return made
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share as "87 %", small ones with a digit more."""
     if share is None or not np.isfinite(share):
         return "–"
     return f"{100 * share:.1f} %" if 0 < share < 0.0995 else f"{100 * share:.0f} %"

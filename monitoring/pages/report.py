@@ -1,7 +1,7 @@
 """Files of the drift reports: a page per window, an index of all, and pruning of old pages.
 
 Each page is one styled file without scripts that loads nothing from elsewhere. It looks the same opened from disk and
-served by monitoring.pages.site.
+served by the console.
 
     <folder>/<window id>.html    the pages; index.json: one small entry per page; index.html: all, newest first
 """
@@ -71,27 +71,16 @@ def write_index(folder: Path) -> Path:
     """Write index.html from index.json and the weeks of live accuracy."""
     with atomic_path(folder / "index.html") as temporary:
         weeks = live.read(folder).periods
-        temporary.write_text(index_page(read_index(folder), weeks=weeks), encoding="utf-8")
+        temporary.write_text(index_page(read_index(folder), weeks), encoding="utf-8")
     return folder / "index.html"
 
 
-def index_page(
-    entries: Sequence[dict],
-    base: str = "",
-    links: Sequence[tuple[str, str]] = (),
-    forms: str = "",
-    said: str = "",
-    weeks: Sequence[Period] = (),
-) -> str:
-    """The page of all reports. Links, forms and `said` exist only on a running server (monitoring.pages.site).
-
-    entries: of index.json; base: prefix of a page's file name; links: (text, address); forms: trusted HTML; said: what
-    is live, in a sentence; weeks: live accuracy, oldest first.
-    """
+def index_page(entries: Sequence[dict], weeks: Sequence[Period] = ()) -> str:
+    """The page of all reports, of which `entries` are in index.json. weeks: live accuracy, oldest first."""
     newest = sorted(entries, key=lambda entry: entry["id"], reverse=True)
     counts = {outcome: sum(entry["outcome"] == outcome for entry in newest) for outcome in OUTCOMES}
     return render(
-        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES, base=base, links=links, forms=forms, live=said,
+        "index.html", entries=newest, counts=counts, outcomes=OUTCOMES,
         weeks=live.weeks(list(weeks)),
         blocks=[newest[start : start + 100] for start in range(0, len(newest), 100)],
         strip=plots.strip(_cells(newest[::-1])),

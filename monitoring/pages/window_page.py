@@ -23,7 +23,6 @@ from monitoring.pages.render import OUTCOMES, name, render, render_part, when
 TREND = 60  # windows shown
 PLOTS = 8  # distributions shown: those that moved most
 MIX = 12  # classes shown: those whose share moved most
-HIDDEN_ACTIONS = "<!-- actions -->"  # the server replaces it with its buttons
 ACCURACY = re.compile("(<!-- accuracy -->).*?(<!-- end of accuracy -->)", re.DOTALL)  # what late labels change
 
 
@@ -48,7 +47,7 @@ def window_page(
         distributions=_distributions(shown), mix=_mix(measures), groups=_groups(measures, trend),
         accuracy=accuracy_cards(measures), week=live.week(week),
         week_id=period_id(week_of(measures.window.start), measures.window.bundle),
-        timeline=plots.timeline(_points(measures.window.id, trend)), windows=len(trend), actions=HIDDEN_ACTIONS,
+        timeline=plots.timeline(_points(measures.window.id, trend)), windows=len(trend),
     )  # fmt: skip
 
 

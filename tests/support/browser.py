@@ -226,7 +226,8 @@ class _Tab:
             self._requests.append(request.url)
 
     def _failed(self, request) -> None:
-        if request in self._own:  # not what the page before had asked for
+        # not what the page before had asked for, nor what a navigation cut off
+        if request in self._own and "ERR_ABORTED" not in str(request.failure):
             self._problems.append(f"failed: {request.url[:200]} {request.failure}")
 
     def _said(self, message) -> None:

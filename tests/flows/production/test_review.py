@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -19,12 +18,9 @@ from flows.production.corrections import log_corrections
 from flows.production.labels import take_labels
 from flows.production.queue_export import export_queue
 from flows.production.score import score
-from flows.services import web
 from monitoring.live.labels import truths
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import enqueue, enqueue_audit, waiting
-from tasks.common.access import basic
-from tasks.common.checkout import checkout
 from tasks.common.errors import DataError
 from tasks.common.params import ReviewParams, load_params
 from tasks.dataset.shards import batches, read_columns
@@ -260,20 +256,6 @@ def test_a_source_cannot_put_a_formula_into_the_table(root, tmp_path):
     export_queue(root, csv_file=tmp_path / "out.csv")
     cells = [row["source"] for row in read_csv(tmp_path / "out.csv")]
     assert cells == ["'=cmd|' /C calc'!A0"] * 5
-
-
-def test_the_report_pages_show_what_waits_now(root):
-    signed_in = {"Authorization": basic(checkout(root).auth)}
-    client = TestClient(web.app(root), base_url="http://127.0.0.1", client=("127.0.0.1", 1), headers=signed_in)
-    assert "<h1>No image waits for a label" in client.get("/review").text
-    waits, _ = export_queue(root, pick_hours=10**4)
-    shown = client.get("/review")
-    assert len(waits) == 12
-    assert f"<h1>{len(waits)} images to label" in shown.text
-    assert shown.text.count("data:image/") == len(waits)
-    assert "default-src 'none'" in shown.headers["content-security-policy"]
-    assert 'href="/review"' in client.get("/").text
-    assert 'href="/"' in shown.text
 
 
 def test_a_production_sample_can_be_excluded_and_then_counts_for_nothing(root, tmp_path):

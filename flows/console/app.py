@@ -1,0 +1,81 @@
+"""The console's ASGI app: every section's pages behind one guard.
+
+app = create_app(root)      # `evergreen up` serves it (flows.console.web)
+"""
+
+import secrets
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.middleware.gzip import GZipMiddleware
+
+from flows.console.archive import routes as archive
+from flows.console.jobs import routes as jobs
+from flows.console.now import routes as now
+from flows.console.shell import guard, live, static
+from flows.console.shell.console import Console
+from flows.console.shell.page import message
+from flows.console.shell.posted import back, local
+from flows.services import webhook
+from tasks.common import sign_in
+from tasks.common.access import access_of
+from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tasks.common.sign_in import SignIn
+
+ROUTERS = [
+    now.router,
+    jobs.router,
+    archive.router,
+    static.router,
+    live.router,
+]
+TITLES = {401: "Sign in first", 403: "You may not do this", 404: "Not found", 405: "Not possible here"}
+
+
+def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
+    """The app of the project at `root`. evidently_port: of a running Evidently UI on this machine."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    access = access_of(root, load_params(root / "params.yaml").serve)
+    app.state.console = Console(root, access, secrets.token_bytes(32), evidently_port)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.include_router(webhook.router(root))
+    app.add_route(sign_in.PATH, SignIn(access))
+
+    @app.get("/health")
+    def health() -> dict:
+        return {"status": "ok"}
+
+    app.add_middleware(GZipMiddleware, minimum_size=800, compresslevel=5)
+
+    app.add_middleware(guard.Guard)
+
+    @app.exception_handler(EvergreenError)
+    def refused(request: Request, error: EvergreenError) -> Response:
+        """What a person asked for is not possible: say it on the page that they came from."""
+        form = getattr(request.state, "form", None)
+        to = form.text("back") if form else ""
+        if to and local(to) == to:
+            return back(request, to, str(error), good=False)
+        return message(request, "This is not possible", str(error), 409)
+
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    def failed(request: Request, error: Exception) -> Response:
+        status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+        if not hasattr(request.state, "person"):  # nobody is signed in: a webhook
+            return JSONResponse({"detail": detail}, status, getattr(error, "headers", None))
+        if detail in ("", "Not Found"):
+            detail = "There is no such page."
+        return message(request, TITLES.get(status, f"Error {status}"), detail, status)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> Response:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+        return message(request, "This address is wrong", wrong, 400)
+
+    return app

@@ -1,0 +1,1 @@
+"""Evidently's renderings, reports as files, and old addresses."""

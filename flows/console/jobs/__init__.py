@@ -1,0 +1,1 @@
+"""Actions that take longer than a second."""

@@ -1,0 +1,1 @@
+"""What every page has: the frame, forms, errors, and who may see it."""

@@ -1,0 +1,55 @@
+"""What the frame of every page says: the project, what is live, what runs."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flows.console.shell.console import Console
+from flows.repo.workspace import alive_runs
+from tasks.common.errors import EvergreenError
+
+SECONDS = 2.0  # between looks into the release store, which may be far away
+
+T = TypeVar("T")
+_lock = threading.Lock()
+_known: dict[tuple, tuple[float, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Project:
+    """The frame's facts."""
+
+    name: str
+    live: str | None  # version
+    provisional: str | None  # why, if it is
+    runs: tuple[str, ...]  # alive on this machine
+    problem: str = ""  # why the release store says nothing
+
+
+def project_of(console: Console) -> Project:
+    """The facts, at most `SECONDS` old."""
+    return recent(("project", console.root), lambda: _look(console))
+
+
+def recent(key: tuple, look: Callable[[], T], seconds: float = SECONDS) -> T:
+    """What `look` returned for `key`, at most `seconds` ago."""
+    with _lock:
+        found = _known.get(key)
+    if found is None or time.monotonic() - found[0] > seconds:
+        found = (time.monotonic(), look())
+        with _lock:
+            _known[key] = found
+    return found[1]
+
+
+def _look(console: Console) -> Project:
+    runs = tuple(alive_runs(console.root))
+    try:
+        name, releases = console.params().bundle.name, console.releases()
+        live = releases.live()
+        why = releases.provisional(live.bundle) if live else None
+        return Project(name, live.version if live else None, why, runs)
+    except EvergreenError as error:  # the pages are there all the same
+        return Project(console.root.name, None, None, runs, str(error))

@@ -1,0 +1,34 @@
+"""The web server of a project: its console and its webhook under one address.
+
+python -m flows.console.web PORT [EVIDENTLY_PORT]        (in the project's folder; `evergreen up` does it)
+"""
+
+import sys
+
+from flows.console.app import create_app
+from flows.server.environment import check_password
+from tasks.common.params import load_params
+from tasks.common.paths import project_root
+
+STOP_SECONDS = 2  # for requests under way: streams of live events have no end
+
+
+def main(port: int, evidently_port: int | None = None) -> None:
+    """Serve until SIGTERM. Raises EvergreenError if it should listen beyond loopback without a password."""
+    import uvicorn
+
+    root = project_root()
+    serve = load_params(root / "params.yaml").serve
+    check_password(serve)
+    uvicorn.run(
+        create_app(root, evidently_port),
+        host=serve.host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
