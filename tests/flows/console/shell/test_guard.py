@@ -299,3 +299,34 @@ def test_nobody_is_sent_to_another_server():
     assert [local(url) for url in ("/runs?a=1", "//evil", "http://evil/", "/\\evil", "javascript:x", "", "/a\nb")] == [
         "/runs?a=1", "/", "/", "/", "/", "/", "/"
     ]  # fmt: skip
+
+
+def paths(routes) -> set[str]:
+    """The addresses of all routes, with something in place of their parts."""
+    found = set()
+    for route in routes:
+        inner = getattr(route, "routes", None) or getattr(getattr(route, "original_router", None), "routes", None)
+        found |= paths(inner) if inner else {route.path}
+    return found
+
+
+def test_each_route_except_health_needs_the_secret_or_the_password(root, monkeypatch, visit):
+    password = "pass:wörd"
+    monkeypatch.setenv("EVERGREEN_PASSWORD", password)
+    with serving(root) as site:
+        assert password not in repr(site.app.state.console)
+        assert site.auth.partition(":")[2] not in repr(site.app.state.console)
+        known = paths(site.app.routes)
+        assert len(known) >= 12
+        closed = {
+            path for path in known if path != "/health" and not path.startswith(("/hooks/", "/evergreen/", "/sign-in"))
+        }
+        for path in [*closed, "/nothing", "/reports/index.json"]:
+            real = path.replace("{window}", WINDOW).replace("{run}", "run-9").replace("{", "").replace("}", "")
+            for method in ("GET", "POST", "HEAD", "PUT", "OPTIONS"):
+                assert site.ask(real, method, Authorization="")[0] == 401, (path, method)
+        for wrong in ("Basic", "Basic !", basic("user:pass"), basic(site.auth[:-1]), f"Bearer {site.auth}"):
+            assert site.get("/", Authorization=wrong)[0] == 401
+        for right in (f"anyone:{password}", site.auth, f"anyone:{site.auth.partition(':')[2]}"):
+            assert site.get("/", Authorization=basic(right))[0] == 200
+        assert visit(site.url, user=("anyone", password)).status == 200
