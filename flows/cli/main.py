@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, backup, classes, doctor, labels, production, queue, services, versions
+from flows.cli import active, backup, classes, doctor, labels, production, queue, runs, services, versions
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
@@ -222,40 +222,14 @@ def retrain(
 ) -> None:
     """Train, evaluate and judge a new model on the committed data and code, and publish it if it is better.
 
-    Exit codes: 0 promoted, held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected.
+    Exit codes: 0 promoted, held or nothing new; 1 error; 3 bad data refused; 4 challenger rejected; 5 cancelled.
     """
     from flows.runs.single_flight import run_and_alert
 
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
-@app.command()
-def tombstone(
-    batch: Annotated[str, typer.Argument(help="Batch id, b-...")],
-    why: Annotated[str, typer.Option(help="Why; recorded with the tombstone.")],
-    undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
-) -> None:
-    """Keep a batch, but never train on it again."""
-
-    from tasks.common.params import load_params
-    from tasks.dataset.shards import known_batches
-    from tasks.releases.store import open_store
-
-    root = project_root()
-    releases = open_store(load_params(root / "params.yaml").store, root)
-    known = known_batches(root / "data") | set(releases.tombstones())
-    if batch not in known:
-        raise EvergreenError(f"no batch {batch!r} in {root / 'data'}; known: {', '.join(sorted(known)) or 'none'}")
-    if undo:
-        releases.untombstone(batch)
-    else:
-        from tasks.common.person import person
-
-        releases.tombstone(batch, why=why, by=person(root))
-    typer.echo(f"{batch} is {'allowed again' if undo else 'tombstoned'}")
-
-
-GROUPS = (services, doctor, versions, backup, production, labels, active, queue)
+GROUPS = (runs, services, doctor, versions, backup, production, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from flows.labels.class_list import ClassRow
 from flows.publishing.history import Period
+from flows.runs.overview import WORDS, RunRow
 from flows.versions.diff import Versions
+from tasks.common.progress import duration
 from tasks.common.schemas import SPLITS
 from tasks.common.text import one_line
 from tasks.labels.changes import Change
@@ -42,8 +44,18 @@ def print_runs(console: Console, runs: dict[str, dict[str, Any]]) -> None:
         console.print(Text("runs", style="italic"))
     for run_id, run in list(reversed(runs.items()))[:MOST]:
         by = f", by {run['by']}" if run.get("by") else ""
-        _entry(console, run_id, " ".join([run["outcome"], run.get("version") or ""]).strip() + by, run["sentence"])
+        words = WORDS.get(run["outcome"], run["outcome"])
+        _entry(console, run_id, " ".join([words, run.get("version") or ""]).strip() + by, run["sentence"])
     _more(console, len(runs))
+
+
+def print_run_rows(console: Console, rows: Sequence[RunRow]) -> None:
+    """Print runs of every kind, newest first."""
+    for row in rows:
+        took = f", {duration(row.seconds).removeprefix('about ')}" if row.seconds is not None else ""
+        began = f"{_time(row.began)} UTC, " if row.began else ""
+        line = f"{' '.join(filter(None, [row.words, row.version]))} ({began}{row.why}{took})"
+        _entry(console, row.id, line, row.sentence)
 
 
 def _entry(console: Console, name: str, line: str, why: str, style: str = "") -> None:

@@ -8,6 +8,7 @@ from tasks.gate.verdict import GateVerdict
 
 Outcome = Literal["promoted", "held", "rejected", "refused", "unchanged"]
 
+CANCELLED = 5  # exit code of a run that a person cancelled
 EXIT_CODES: dict[str, int] = {"promoted": 0, "held": 0, "unchanged": 0, "refused": 3, "rejected": 4}  # 1: an error
 
 

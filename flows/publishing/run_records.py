@@ -2,7 +2,8 @@
 
     runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions,
                                        accepted: ids of the batches that validate accepted, evergreen: its version,
-                                       lock: sha256 of requirements.lock, schema}
+                                       lock: sha256 of requirements.lock, steps and flow_run: see flows.repo.progress,
+                                       schema}
     runs/<run id>/sbom.cdx            what software made a promoted or held run (CycloneDX)
 
 A held run is stored completely: its bundle in the release store, its data and models in the DVC remote, its dvc.lock in
@@ -24,6 +25,7 @@ from flows.publishing.rollback import batches_at
 from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, open_objects
+from flows.repo.progress import for_record
 from flows.repo.push import dvc_push
 from tasks.common.failpoints import failpoint
 from tasks.common.files import read_json, sha256_file
@@ -42,7 +44,7 @@ def record(releases: Releases, tree: Path, run_id: str, ending: Ending, rev: str
     about = workspace.read_started(tree.parent) or {}
     bundle = sha256_file(tree / MANIFEST) if (tree / MANIFEST).is_file() else None
     ended = {"at": now(), "bundle": bundle, "rev": rev, "decisions": [], "evergreen": VERSION}
-    ended["accepted"] = _accepted(tree)
+    ended |= {"accepted": _accepted(tree)} | for_record(tree.parent)
     lock = tree / "requirements.lock"
     ended["lock"] = sha256_file(lock) if lock.is_file() else None
     if ending.outcome in ("promoted", "held") and releases.store.read(key := f"runs/{run_id}/{sbom.NAME}") is None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.repo.git import git
+from flows.repo.progress import cancel_sentence, record_unfinished
 from flows.repo.run_inputs import accept_ending, record_ending, recorded_ending
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.failpoints import failpoint
@@ -29,6 +30,7 @@ from tasks.common.private import make_folder, open_private
 from tasks.common.rebuildable import expect, read_rebuildable
 
 STATE_SCHEMA = 1  # of .evergreen/; a later one will be stated in .evergreen/schema.json
+KILLED = "its process was killed: the next run goes on from its finished stages"
 KEEP_FINISHED = 3  # workspaces of ended runs that stay
 LOCK_SECONDS = 600.0  # checking out a large repository, or removing dead workspaces, takes seconds
 STALE_SECONDS = 60.0  # git holds the lock of a ref for milliseconds
@@ -154,6 +156,8 @@ def reconcile(root: Path) -> list[str]:
             for folder in finished:
                 _record_ending_of(root, folder)
             for folder in unfinished:
+                said = cancel_sentence(folder)
+                record_unfinished(root, folder, "cancelled" if said else "killed", said or KILLED)
                 make_folder(state / "died")
                 (state / "died" / folder.name).touch()
                 failpoint("workspace.died")

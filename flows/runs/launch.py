@@ -12,7 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from flows.publishing.outcomes import CANCELLED
 from flows.repo import run_inputs, workspace
+from flows.repo.progress import cancel_sentence
 from flows.server.api import Api
 from flows.server.environment import environment
 from flows.server.process import api_of, ensure_server, mark_crashed, revive_server
@@ -30,7 +32,7 @@ LOOK = 3.0  # seconds between two looks at the Prefect server while a run goes o
 def retrain(root: Path, reason: str, force: bool = False, say=print) -> int:
     """Start one run in its own workspace and process and wait for it. Returns the exit code.
 
-    0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected.
+    0: promoted, held, or nothing new; 1: an error; 3: bad data refused; 4: the challenger was rejected; 5: cancelled.
     """
     _finish_erasure(root, say)
     run_inputs.refuse_dirty(root)
@@ -119,7 +121,10 @@ def _start(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.close(lock)  # the child holds it now
     code = _wait(process, partial(revive_server, root, api, say))
-    if code == 128 + signal.SIGKILL:
+    if cancel_sentence(tree.parent) and workspace.read_ending(tree.parent) is None:
+        code = CANCELLED  # also of a process that had to be killed
+        say(f"run {run_id} was {cancel_sentence(tree.parent)}")
+    elif code == 128 + signal.SIGKILL:
         say(
             f"the run's process was killed from outside, as the system does when memory runs out: {memory_left()}. "
             "Finished stages and epochs are kept: `evergreen retrain` goes on from there"

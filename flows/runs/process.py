@@ -20,5 +20,9 @@ if __name__ == "__main__":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = main(*sys.argv[1:4])
     except KeyboardInterrupt:  # Prefect has marked the run as crashed; finished stages stay
-        code = 130
+        from pathlib import Path
+
+        from flows.runs.retrain import interrupted
+
+        code = interrupted(Path.cwd())
     sys.exit(code)

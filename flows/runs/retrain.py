@@ -4,16 +4,16 @@ DVC runs the stages up to `bundle`. Gate and publish depend on the champion, so 
 promoted, held, rejected, refused (bad data) or unchanged (the result is the champion again).
 """
 
-import io
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.markup import escape
@@ -22,14 +22,17 @@ from flows.publishing import run_records
 from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
-from flows.publishing.outcomes import EXIT_CODES, Ending
+from flows.publishing.outcomes import CANCELLED, EXIT_CODES, Ending
 from flows.publishing.publish import Publication, publish
 from flows.publishing.remedies import table_remedies
 from flows.repo.label_issues import keep_queue
+from flows.repo.progress import Progress, Step, cancel_sentence, record_unfinished
 from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
 from flows.runs.summary import summary
 from flows.runs.weights import check_training_weights
+from flows.server.api import Api
+from flows.server.process import mark_cancelled
 from monitoring.console_link import console_link, console_started, quoted
 from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
 from tasks.common.files import read_json, write_json
@@ -52,7 +55,7 @@ console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its worktree, settings and release store, its id, why it was started and by whom."""
+    """One run: its worktree, settings and release store, its id, why it was started, by whom, how far it is."""
 
     root: Path
     params: Params
@@ -60,6 +63,7 @@ class Run:
     id: str
     reason: str
     by: str
+    progress: Progress
 
 
 @flow(name="retrain", flow_run_name="{run_id}", persist_result=False, validate_parameters=False)
@@ -67,13 +71,15 @@ def retrain(run_id: str, reason: str, by: str):
     """Run every stage, judge the result against the champion, and publish it if the gate says so."""
     root = Path.cwd()
     params = load_params(root / "params.yaml")
-    run = Run(root, params, open_store(params.store, root), run_id, reason, by)
+    progress = Progress(root.parent, [Step(name) for name in ("data", *STAGES, "gate")], flow_run=flow_run.id)
+    progress.save()
+    run = Run(root, params, open_store(params.store, root), run_id, reason, by, progress)
     commit = None  # that keeps a held run
     refused_page = None
     try:
         console.print(f"  [dim]{pace.expected(root)}[/]")
         check_training_weights(root, params)
-        _timed("data", lambda: steps.data_step(root), lambda _: ("here", ""))
+        _timed(run, "data", lambda: steps.data_step(root), lambda _: ("here", ""))
         for name in STAGES:
             _bring_up_to_date(run, name)
         ending = _gate_and_publish(run)
@@ -120,7 +126,7 @@ def _tombstone(run: Run, refused: BatchRefused) -> str:
 def _bring_up_to_date(run: Run, stage: str) -> None:
     began = time.monotonic()
     outcome = _timed(
-        stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root))
+        run, stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root))
     )
     if outcome == "ran":
         pace.remember(run.root, stage, time.monotonic() - began)
@@ -152,21 +158,22 @@ def _report(run: Run, ending: Ending, refused: str | None) -> None:
     if not (refused or ending.verdict):
         return  # nothing was judged: the result is the champion again, or a withdrawn model
     try:
-        _timed("report", lambda: steps.simple_step("report", report), lambda page: ("written", str(page)))
+        _timed(run, "report", lambda: steps.simple_step("report", report), lambda page: ("written", str(page)))
     except Exception as error:
         get_run_logger().exception("the report could not be written")
         console.print(f"  [yellow]no report:[/] {escape(str(error))}")
 
 
-def _timed(name: str, step: Callable[[], T], describe: Callable[[T], tuple[str, str]]) -> T:
-    """Run one step, print its line (name, outcome, seconds, what it found) and return its result.
+def _timed(run: Run, name: str, step: Callable[[], T], describe: Callable[[T], tuple[str, str]]) -> T:
+    """Run one step, print and record its line (name, outcome, seconds, what it found) and return its result.
 
     describe: result -> (outcome, what it found).
     """
     start = time.monotonic()
-    with console.status(f"  {name}"), redirect_stdout(io.StringIO()):  # stages print for `dvc repro`; here, the line
+    # what stages print is for `dvc repro` and the run's log; here, the line
+    with console.status(f"  {name}"), run.progress.running(name) as about, run.progress.printing():
         result = step()
-        outcome, found = describe(result)
+        about.outcome, about.found = outcome, found = describe(result)
     console.print(f"  [bold]{name:<15}[/]{outcome:<10}{time.monotonic() - start:7.1f} s   [dim]{escape(found)}[/]")
     return result
 
@@ -202,7 +209,7 @@ def _keep_held(run: Run, ending: Ending) -> tuple[Ending, str | None]:
 
     commit = None
     try:
-        commit = _timed("keep", lambda: steps.simple_step("keep", keep), lambda _: ("kept", ""))
+        commit = _timed(run, "keep", lambda: steps.simple_step("keep", keep), lambda _: ("kept", ""))
         advice = f"`evergreen approve {run.id}` publishes it."
     except EvergreenError as error:
         advice = f"Only its workspace keeps it: {error}"
@@ -216,7 +223,7 @@ def _gate(run: Run, champion: Pointer | None) -> GateVerdict:
         steps.show_verdict(verdict)
         return verdict
 
-    return _timed("gate", lambda: steps.simple_step("gate", gate), lambda verdict: (verdict.outcome, ""))
+    return _timed(run, "gate", lambda: steps.simple_step("gate", gate), lambda verdict: (verdict.outcome, ""))
 
 
 def _publish(run: Run, champion: Pointer | None, why: str) -> Pointer:
@@ -224,7 +231,7 @@ def _publish(run: Run, champion: Pointer | None, why: str) -> Pointer:
         publication = Publication(worktree=run.root, name=run.params.bundle.name, run_id=run.id, why=why, by=run.by)
         return publish(publication, run.releases, champion)
 
-    return _timed("publish", lambda: steps.simple_step("publish", publish_bundle), lambda live: (live.version, ""))
+    return _timed(run, "publish", lambda: steps.simple_step("publish", publish_bundle), lambda live: (live.version, ""))
 
 
 def _why(error: object) -> str:
@@ -255,6 +262,7 @@ def main(run_id: str, reason: str, by: str) -> int:
             error = unreachable
     file = root.parent / "ended.json"
     if not file.is_file():
+        record_unfinished(root, root.parent, "failed", _why(error))
         console.print(f"[red]failed:[/] {escape(_why(error))}")
         return 1
     ending = Ending.model_validate(read_json(file))
@@ -268,3 +276,14 @@ def main(run_id: str, reason: str, by: str) -> int:
     for line in ending.lines():
         console.print(escape(line))
     return EXIT_CODES[ending.outcome]
+
+
+def interrupted(root: Path) -> int:
+    """The exit code of a run that Ctrl-C or a person's request ended; records a request as the run's end."""
+    if (said := cancel_sentence(root.parent)) is None:
+        return 130
+    record_unfinished(root, root.parent, "cancelled", said)
+    if api := Api.from_environment():
+        with suppress(EvergreenError):  # its server may have been stopped too
+            mark_cancelled(api, root.parent.name, said)
+    return CANCELLED

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.publishing.outcomes import CANCELLED
 from flows.repo import run_inputs, workspace
 from flows.runs import launch
 from monitoring.alerts import alert
@@ -75,6 +76,8 @@ def run_and_alert(root: Path, reason: str, force: bool = False, say=print) -> in
     except EvergreenError as error:
         alert(root, "failed", f"a retraining could not start: {error}", done=f"nothing; the reason was: {reason}")
         raise
+    if code == CANCELLED:  # by a person, who knows it
+        return code
     ending = run_inputs.recorded_ending(root, key)
     if code == 1 or code > 128 or ending is None:
         said = f"a retraining ended with exit code {code}; its page has the last lines of its log"
@@ -103,6 +106,8 @@ def _run_page(run_id: str | None) -> str:
 def _run(root: Path, reason: str, say) -> str:
     _wait_for_others(root, say)
     code = run_and_alert(root, reason, say=say)
+    if code == CANCELLED:
+        return "cancelled by a person"
     if code not in (0, 3, 4):
         raise EvergreenError(f"the retraining ended with exit code {code}; see its flow run in Prefect")
     _, _, ending = run_inputs.current_inputs(root)

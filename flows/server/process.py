@@ -239,6 +239,15 @@ def mark_crashed(api: Api, run_ids: list[str]) -> None:
     if not run_ids:
         return
     running = {"name": {"any_": run_ids}, "state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}}
-    state = {"type": "CRASHED", "message": "its process died; the next run continues from its finished stages"}
-    for run in api.post("/flow_runs/filter", {"flow_runs": running}):
+    message = "its process died; the next run continues from its finished stages"
+    _set_state(api, running, {"type": "CRASHED", "message": message})
+
+
+def mark_cancelled(api: Api, run_id: str, said: str) -> None:
+    """Mark the flow run of this name as cancelled in Prefect, which takes an interrupted one for crashed."""
+    _set_state(api, {"name": {"any_": [run_id]}}, {"type": "CANCELLED", "message": said})
+
+
+def _set_state(api: Api, which: dict[str, Any], state: dict[str, str]) -> None:
+    for run in api.post("/flow_runs/filter", {"flow_runs": which}):
         api.post(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})

@@ -8,6 +8,7 @@
     leases/<input key>.json    a run over these inputs is alive, on some machine (flows.runs.lease)
     ledgers/<checkout>/        the bundles' objects that each checkout needs (tasks.storage.ledgers)
     tombstones.json            batches that are never trained on again
+    lifted.json                tombstones that a person took back: whose they were, who lifted them, why
     retired.json               versions whose bytes may be gone; written before gc removes any
 
 A pointer is recorded under pointers/ right after it goes live. If the process is killed in between, `record` does it
@@ -38,6 +39,7 @@ from tasks.storage.places import open_blobs
 
 LIVE = "champion.json"
 TOMBSTONES = "tombstones.json"
+LIFTED = "lifted.json"
 RETIRED = "retired.json"
 RUN_SCHEMA = 1  # of runs/<run id>.json; records of Evergreen 0.1 do not say it
 RESTORE = "Restore the store from a backup."
@@ -244,9 +246,22 @@ class Releases:
 
         self._update(TOMBSTONES, add)
 
-    def untombstone(self, batch: str) -> None:
-        """Allow `batch` again; nothing happens if it is not tombstoned."""
+    def untombstone(self, batch: str, why: str, by: str) -> None:
+        """Allow `batch` again and record it in LIFTED first; nothing happens if it is not tombstoned."""
+        if (stone := self.tombstones().get(batch)) is None:
+            return
+        lifted = stone | {"lifted": {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}}
+
+        def add(known: dict | None) -> dict:
+            before = (known or {}).get(batch, [])  # a call that was killed here may have added it already
+            return {**(known or {}), batch: [one for one in before if one | stone != one] + [lifted]}
+
+        self._update(LIFTED, add)
         self._update(TOMBSTONES, lambda known: {k: v for k, v in (known or {}).items() if k != batch})
+
+    def lifted(self) -> dict[str, list[dict[str, Any]]]:
+        """Batch id -> its former tombstones, each with who `lifted` it, when and why, the oldest first."""
+        return self._load(LIFTED)[0] or {}
 
     def retired(self) -> dict[str, dict[str, str]]:
         """Version -> {why, at, by} of every version that can no longer be restored: its tag and pointers stay."""

@@ -1,15 +1,20 @@
 """Commands given nonsense: each names what was wrong and what to do, ends with 1 (2 for its usage), changes nothing.
 And runs that cannot go on: a class too few, a busy port, Ctrl-C."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flows.publishing.outcomes import CANCELLED
+from flows.runs.cancel import cancel
+from flows.server.process import own_api
 from tasks.common.errors import BatchRefused, TableRefused
 from tasks.stages.validate.rules import class_support
 from tests.support import bad_input, checkout_project, released_project
@@ -108,10 +113,23 @@ def test_one_class_ctrl_c_a_single_image_and_a_busy_port(project):
     says(evergreen(root, "ingest", str(root.parent / "one")), 0, "took 40 new images of 1 class")
     before = state(root)
 
-    said, code = _interrupted(root)
+    said, code = _interrupted(root, lambda pid, run: os.killpg(pid, signal.SIGINT))
     assert code == 130, said
     assert "Traceback" not in said, said
     assert "interrupted: " in said
+    assert state(root) == before
+    said, code = _interrupted(root, lambda pid, run: cancel(root, run, by="Ann", why="the wrong images"))
+    assert code == CANCELLED, said
+    assert "Traceback" not in said, said
+    assert "cancelled by Ann: the wrong images" in said
+    shown = evergreen(root, "runs", "--json")
+    says(shown, 0, "cancelled by Ann")
+    newest, before_it = json.loads(shown.stdout)[:2]
+    assert (newest["words"], newest["sentence"]) == ("cancelled", "cancelled by Ann: the wrong images")
+    assert before_it["words"] == "killed"  # by Ctrl-C
+    assert (newest["steps"][0]["name"], newest["steps"][0]["outcome"]) == ("data", "here")
+    (run,) = own_api(root).post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [newest["id"]]}}})
+    assert (run["state_type"], run["id"]) == ("CANCELLED", newest["flow_run"])
     assert state(root) == before
     server = (root / ".evergreen/server.json").read_text()
     assert f":{busy}/" not in server, "somebody else's port"
@@ -131,8 +149,11 @@ def test_one_class_ctrl_c_a_single_image_and_a_busy_port(project):
     assert state(root) == before
 
 
-def _interrupted(root: Path) -> tuple[str, int]:
-    """(what `evergreen retrain` says, its exit code) when Ctrl-C comes as soon as its first stage has ended."""
+def _interrupted(root: Path, interrupt: Callable[[int, str], object]) -> tuple[str, int]:
+    """(what `evergreen retrain` says, its exit code) when it is interrupted as soon as its first stage has ended.
+
+    interrupt: takes the process group of the command and the run's id.
+    """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "flows.cli", "retrain"],
         cwd=root,
@@ -143,11 +164,13 @@ def _interrupted(root: Path) -> tuple[str, int]:
         preexec_fn=hears_ctrl_c,
         start_new_session=True,
     )
-    said = ""
+    said, run = "", ""
     for line in process.stdout:
         said += line
+        if line.startswith("run ") and ": started by hand" in line:
+            run = line.removeprefix("run ").partition(":")[0]
         if line.startswith("  data"):
-            os.killpg(process.pid, signal.SIGINT)
+            interrupt(process.pid, run)
             break
     rest, _ = process.communicate(timeout=120)
     return said + rest, process.returncode

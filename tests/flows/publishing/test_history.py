@@ -128,6 +128,7 @@ def test_the_same_model_or_the_same_inputs_are_held_after_a_rollback(main):
 
 
 def test_the_flow_holds_the_model_that_was_rolled_back(main):
+    from flows.repo.progress import Progress
     from flows.runs.retrain import Run, _gate_and_publish
 
     third = store(main).live()
@@ -135,7 +136,7 @@ def test_the_flow_holds_the_model_that_was_rolled_back(main):
     tree = released_project.run(main, "run-4", 0.5)  # a forced run: the same model once more
     assert sha256_file(tree / run_records.MANIFEST) == third.bundle
     params = load_params(tree / "params.yaml")
-    ending = _gate_and_publish(Run(tree, params, store(main), "run-4", "forced", "ann"))
+    ending = _gate_and_publish(Run(tree, params, store(main), "run-4", "forced", "ann", Progress(tree.parent, [])))
     assert ending.outcome == "held"
     assert "this is v0.3.0 again, which bob rolled back to v0.2.0" in ending.sentence
     assert store(main).live().version == "v0.2.0"

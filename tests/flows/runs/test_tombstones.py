@@ -27,9 +27,10 @@ def root(tmp_path: Path) -> Path:
 
 def refuse(root: Path, batch: str) -> str:
     """As the run does whose stage validate refuses `batch`; returns what it says."""
+    from flows.repo.progress import Progress
     from flows.runs.retrain import Run, _tombstone
 
-    run = Run(root, load_params(root / "params.yaml"), store(root), "run-9", "by hand", "ann")
+    run = Run(root, load_params(root / "params.yaml"), store(root), "run-9", "by hand", "ann", Progress(root, []))
     return _tombstone(run, BatchRefused(batch, ["60 of 240 rows are quarantined"]))
 
 

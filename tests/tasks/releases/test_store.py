@@ -170,9 +170,15 @@ def test_a_tombstone_keeps_its_first_reason_and_can_be_lifted(releases: Releases
         "b-1": "flipped",
         "b-2": "blurred",
     }
-    releases.untombstone("b-1")
-    releases.untombstone("b-9")
+    releases.untombstone("b-1", why="the labels are right", by="cid")
+    releases.untombstone("b-9", why="never was", by="cid")
     assert list(releases.tombstones()) == ["b-2"]
+    ((batch, (lifted,)),) = releases.lifted().items()
+    assert (batch, lifted["why"], lifted["by"]) == ("b-1", "flipped", "ann")
+    assert (lifted["lifted"]["why"], lifted["lifted"]["by"]) == ("the labels are right", "cid")
+    releases.tombstone("b-1", why="blurred after all", by="ann")
+    releases.untombstone("b-1", why="no", by="bob")
+    assert [one["lifted"]["by"] for one in releases.lifted()["b-1"]] == ["cid", "bob"]
 
 
 def test_a_run_id_cannot_leave_the_store(releases: Releases):
