@@ -11,6 +11,7 @@ tests.support.browser`, which
 `make test` runs first, installs one where there is neither.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -69,6 +70,14 @@ _FAINT = """() => {
   }
   return [...faint];
 }"""
+
+
+@functools.cache
+def _axe() -> str:
+    """axe-core's script, as its Python package brings it."""
+    import axe_playwright_python
+
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 def _program() -> str | None:
@@ -147,6 +156,14 @@ class Visit:
     def faint_texts(self) -> list[str]:
         """What stands out too little from its background."""
         return self.page.evaluate(_FAINT)
+
+    @property
+    def axe_violations(self) -> list[str]:
+        """What axe-core finds wrong for people with a disability: rule, and the first element that breaks it."""
+        if not self.page.evaluate("typeof window.axe === 'object'"):
+            self.page.evaluate(_axe())
+        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [f"{one['id']}: {one['nodes'][0]['html'][:200]} ({len(one['nodes'])})" for one in found]
 
     @property
     def unnamed_images(self) -> int:
