@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from flows.console.archive import routes as archive
 from flows.console.jobs import routes as jobs
 from flows.console.now import routes as now
+from flows.console.runs import routes as runs
 from flows.console.shell import guard, live, static
 from flows.console.shell.console import Console
 from flows.console.shell.page import message
@@ -28,6 +29,7 @@ from tasks.common.sign_in import SignIn
 ROUTERS = [
     now.router,
     jobs.router,
+    runs.router,
     archive.router,
     static.router,
     live.router,

@@ -18,10 +18,11 @@ def _file(root: Path) -> Path:
 
 def remember(root: Path, stage: str, seconds: float) -> None:
     """Keep how long `stage` took."""
-    write_json(_file(root), _known(root) | {stage: round(seconds, 1)})
+    write_json(_file(root), known_seconds(root) | {stage: round(seconds, 1)})
 
 
-def _known(root: Path) -> dict[str, float]:
+def known_seconds(root: Path) -> dict[str, float]:
+    """Stage -> seconds of the last time it really ran."""
     return read_rebuildable(_file(root), _accept, "the next run measures it") or {}
 
 
@@ -31,7 +32,7 @@ def _accept(about: dict) -> dict[str, float]:
 
 def expected(root: Path) -> str:
     """One sentence about how long a run of all stages will take."""
-    known = _known(root)
+    known = known_seconds(root)
     if not set(STAGES) <= known.keys():
         return "no run has ended here yet: the training says how long it takes after its first batches"
     return (

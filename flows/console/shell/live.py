@@ -24,7 +24,16 @@ BEAT = 15  # looks after which a silent stream sends a comment, so that proxies 
 LOOKS = 3600  # of one stream: the browser opens another one by itself
 TOPICS = {  # topic -> what to look at in the state folder
     "jobs": ("jobs/*.json",),
-    "runs": ("runs", "runs/*/*.json", "trigger/*.json", "seen", "died", "stage_seconds.json"),
+    "runs": (
+        "runs",
+        "runs/*/*.json",
+        "runs/*/log.txt",
+        "unfinished",
+        "trigger/*.json",
+        "seen",
+        "died",
+        "stage_seconds.json",
+    ),
     "production": ("monitor.json", "reports/index.json", "reports/live_accuracy.json", "alarms.json"),
     "labels": ("labels/*", "production/queue", "production/labels", "label-issues"),
     "releases": ("releases/champion.json", "releases/runs", "releases/tombstones.json"),
