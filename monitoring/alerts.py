@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from monitoring.console_link import console_link
+from monitoring.mutes import alarm_kind, became_quiet, kept_quiet, kind_of, muted
 from tasks.common.files import locked, sha256_bytes, write_json
 from tasks.common.machine_limits import machine_error
 from tasks.common.params import AlertsParams, load_params
@@ -56,12 +57,14 @@ FAILURES = ("failed", "silence", "rollback", "refused")  # events that apprise m
 
 
 def alert(root: Path, event: str, sentence: str, *, done: str = "", page: str = "") -> list[str]:
-    """Send `event`; returns one problem per address that could not be reached.
+    """Send `event` unless people muted it; returns one problem per address that could not be reached.
 
     An outbox that cannot be written is returned as a problem, not raised.
 
     done: what Evergreen did about it; page: path of the console's page with the action (default: of the event).
     """
+    if muted(root, event):
+        return []
     params = load_params(root / "params.yaml")
     link = console_link(root, page or PAGES[event])
     try:
@@ -71,12 +74,20 @@ def alert(root: Path, event: str, sentence: str, *, done: str = "", page: str = 
 
 
 def alert_once(root: Path, alarm: str, event: str, sentence: str | None, **about: str) -> list[str]:
-    """`alert` when `alarm` begins and once a day while it lasts; `sentence` None ends the alarm."""
+    """`alert` when `alarm` begins and once a day while it lasts; `sentence` None ends the alarm.
+
+    An alarm that is muted counts as not sent: if it lasts longer than the mute, it is sent then.
+    """
     file = state_dir(root) / "alarms.json"
     alarms = read_rebuildable(file, _accept_alarms, "what lasts is sent again") or {}
     if sentence is None:
-        if alarms.pop(alarm, None):
+        told = alarms.pop(alarm, None) is not None
+        if told:
             write_json(file, alarms)
+        became_quiet(root, event, alarm, told, [one for one in alarms if alarm_kind(one) == kind_of(event)])
+        return []
+    if holding := muted(root, event):
+        kept_quiet(root, holding, alarm)
         return []
     sent = alarms.get(alarm)
     if sent and datetime.now(UTC) - datetime.fromisoformat(sent) < REPEAT:
