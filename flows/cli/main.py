@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, backup, classes, doctor, labels, production, queue, runs, services, versions
+from flows.cli import active, backup, classes, doctor, labels, pause, production, queue, runs, services, versions
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
@@ -229,7 +229,7 @@ def retrain(
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
-GROUPS = (runs, services, doctor, versions, backup, production, labels, active, queue)
+GROUPS = (runs, services, doctor, versions, backup, production, pause, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")

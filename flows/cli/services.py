@@ -18,8 +18,10 @@ def status() -> None:
     from flows.repo.workspace import alive_runs
     from flows.runs.lease import EXPIRES, elsewhere
     from flows.services.up import status_lines
+    from monitoring.mutes import active_mutes
     from tasks.common.params import load_params
     from tasks.releases.nothing_live import nothing_live
+    from tasks.releases.pause import pause_of
     from tasks.releases.store import open_store
 
     root = project_root()
@@ -32,6 +34,10 @@ def status() -> None:
         typer.echo(f"             {nothing_live(releases)}")
     elif live is None and (root / "data.dvc").is_file() and not (root / "data").exists():
         typer.echo("             a fresh clone: `evergreen connect` finds its releases and data")
+    if holding := pause_of(releases):
+        typer.echo(f"paused:      {for_terminal(holding.sentence())}; `evergreen resume` ends it")
+    for one in active_mutes(root):
+        typer.echo(f"muted:       {for_terminal(one.sentence())}")
     for run, about in list(releases.runs().items())[-1:] if live else ():
         if about["outcome"] == "held":
             typer.echo(f"held:        {run} waits for a person: `evergreen diff {live.version} {run}` compares,")

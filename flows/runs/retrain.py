@@ -42,6 +42,7 @@ from tasks.common.paths import state_dir
 from tasks.dataset.shards import known_batches, read_tombstones, undo_text
 from tasks.gate.verdict import GateVerdict
 from tasks.releases.bundle import digest
+from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import PointerMoved, Releases, open_store
 from tasks.stages.runner import STAGES
@@ -188,10 +189,8 @@ def _gate_and_publish(run: Run) -> Ending:
         if withdrawal := withdrawal_of(run.releases, challenger, key):
             return Ending(outcome="held", sentence=withdrawn_sentence(withdrawal))
         verdict = _gate(run, champion)
-        if verdict.outcome != "promote":
-            outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
-            todo = first_model_remedies(run.root, run.params, run.id, verdict)
-            return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict, remedies=todo)
+        if ending := not_published(run, verdict):
+            return ending
         try:
             live = _publish(run, champion, f"{run.reason.rstrip('.')}; {verdict.sentence}")
         except PointerMoved:
@@ -199,6 +198,18 @@ def _gate_and_publish(run: Run) -> Ending:
             continue
         return Ending(outcome="promoted", sentence=verdict.sentence, version=live.version, verdict=verdict)
     return Ending(outcome="held", sentence=f"the champion changed {RACES} times while this run tried to publish")
+
+
+def not_published(run: Run, verdict: GateVerdict) -> Ending | None:
+    """How a run ends that the gate does not promote, or that passes it during a pause; None: it is published."""
+    if verdict.outcome != "promote":
+        outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
+        todo = first_model_remedies(run.root, run.params, run.id, verdict)
+        return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict, remedies=todo)
+    if pause := pause_of(run.releases):
+        sentence = f"{verdict.sentence} It is held because Evergreen is {pause.sentence()}."
+        return Ending(outcome="held", sentence=sentence, verdict=verdict)
+    return None
 
 
 def _keep_held(run: Run, ending: Ending) -> tuple[Ending, str | None]:

@@ -28,23 +28,31 @@ from tasks.common.params import load_params
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
 from tasks.common.rebuildable import expect_dict, read_rebuildable
+from tasks.releases.pause import paused
 from tasks.releases.store import open_store
 
 LOCK_SECONDS = 600.0  # generous: writing a note takes milliseconds
 LOST = "the list of reasons was damaged"  # a reason like any other: a retraining with nothing new ends within a second
+NOTHING_NEW = "nothing new"  # begins the sentence of a trigger that had nothing to do
 ENDINGS = ("promoted", "held", "rejected", "refused")
 
 
-def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None = None) -> str:
+def trigger(
+    root: Path, reason: str, say=print, run: Callable[[str], str] | None = None, *, automatic: bool = False
+) -> str:
     """Retrain because of `reason`, or leave it to the run in flight. Returns one sentence on what happened.
 
+    automatic: no person asked for it just now. During a pause, such a reason only leaves its note.
     run: takes the joined reasons and returns a sentence; a real run by default, tests replace it.
     Raises EvergreenError when the run failed.
     """
     folder = state_dir(root) / "trigger"
     make_folder(folder)
     id_ = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"  # sorts by time
-    _change(folder, lambda known: known | {id_: reason})
+    holding = paused(root) if automatic else None
+    _change(folder, lambda known: known if holding and reason in known.values() else known | {id_: reason})
+    if holding:
+        return f"not started: Evergreen is {holding.sentence()}. This reason waits until then"
     ended = []
     while wanted(root):
         with try_locked(folder / "flight") as mine:
@@ -64,6 +72,15 @@ def trigger(root: Path, reason: str, say=print, run: Callable[[str], str] | None
 def wanted(root: Path) -> list[str]:
     """List the reasons that wait, and those whose process was killed."""
     return list(_notes(state_dir(root) / "trigger").values())
+
+
+def left_over(root: Path) -> list[str]:
+    """List the reasons that wait and that nothing handles or forbids: a pause ended, or a process was killed."""
+    notes = wanted(root)
+    if not notes or paused(root):
+        return []
+    with try_locked(state_dir(root) / "trigger" / "flight") as free:
+        return notes if free else []
 
 
 def run_and_alert(root: Path, reason: str, force: bool = False, say=print) -> int:
@@ -105,6 +122,9 @@ def _run_page(run_id: str | None) -> str:
 
 def _run(root: Path, reason: str, say) -> str:
     _wait_for_others(root, say)
+    if ended := run_inputs.current_inputs(root)[2]:
+        run_and_alert(root, reason, say=say)  # completes what killed runs left, and says how the last run ended
+        return f"{NOTHING_NEW} since run {ended['run_id']}, which ended as {ended['outcome']}: {ended['sentence']}"
     code = run_and_alert(root, reason, say=say)
     if code == CANCELLED:
         return "cancelled by a person"

@@ -14,6 +14,7 @@ from tasks.common.errors import EvergreenError
 
 CAUSES = ("drift", "webhook", "person")
 EVENTS = tuple(f"evergreen.{cause}.retrain" for cause in CAUSES)
+PERSON = "evergreen.person.retrain"  # the one event that a pause does not stop
 
 
 def resource(checkout_id: str) -> str:

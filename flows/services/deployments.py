@@ -26,19 +26,31 @@ def _root() -> Path:
 
 
 @flow(name="retrain-when-needed", **OPTIONS)
-def retrain_when_needed(reason: str = "asked for in Prefect"):
+def retrain_when_needed(reason: str = "asked for in Prefect", automatic: bool = False):
     """Retrain if anything is new; a request that comes during a run is handled after it."""
     from flows.runs.single_flight import trigger
 
-    return _report_outcome("retraining", lambda: trigger(_root(), reason, say=get_run_logger().info), "/runs")
+    say = get_run_logger().info
+    return _report_outcome("retraining", lambda: trigger(_root(), reason, say=say, automatic=automatic), "/runs")
 
 
 @flow(name="monitor", **OPTIONS)
 def monitor():
     """Measure the newest window of production, decide, report, act."""
-    from flows.production.monitor import monitor_and_record
+    return _report_outcome("monitor", lambda: _monitor(_root(), get_run_logger().info))
 
-    return _report_outcome("monitor", lambda: monitor_and_record(_root(), say=get_run_logger().info))
+
+def _monitor(root: Path, say) -> str:
+    """Do one monitor run, and ask again for retrainings that a pause had kept from starting."""
+    from flows.production.monitor import monitor_and_record
+    from flows.runs.single_flight import left_over
+    from flows.server.events import request_retrain
+
+    found = monitor_and_record(root, say)
+    if waiting := left_over(root):
+        request_retrain(root, "drift", "the pause has ended")
+        say(f"asked again for a retraining: {'; '.join(waiting)}")
+    return found
 
 
 @flow(name="reevaluate", **OPTIONS)
@@ -103,4 +115,11 @@ def _report_outcome(what: str, function, page: str = "/services"):
         raise
     alert_once(_root(), f"failed {what}", "failed", None)
     get_run_logger().info("%s", sentence)
-    return Completed(message=sentence[:2000])
+    return state_of(sentence)
+
+
+def state_of(sentence: str):
+    """The Prefect state of a flow run that ended well; its name says at a glance if nothing was done."""
+    names = {"nothing new": "Nothing new", "not started": "Paused"}
+    name = next((name for begin, name in names.items() if sentence.startswith(begin)), None)
+    return Completed(name=name, message=sentence[:2000])

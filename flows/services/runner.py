@@ -20,7 +20,7 @@ from prefect.runner import Runner
 
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
-from flows.server.events import EVENTS, resource
+from flows.server.events import EVENTS, PERSON, resource
 from flows.server.process import own_api
 from flows.services import deployments as flows
 from tasks.common.checkout import checkout
@@ -74,11 +74,11 @@ def deployed(params: Params, name: str, folder: Path) -> list[RunnerDeployment]:
                     name=automation_name(name, event),
                     expect={event},
                     match={"prefect.resource.id": resource(name)},
-                    parameters={"reason": "{{ event.payload.reason }}"},
+                    parameters={"reason": "{{ event.payload.reason }}", "automatic": event != PERSON},
                 )
                 for event in EVENTS
             ]
-        parameters = {"reason": "on schedule"} if flow_ is flows.retrain_when_needed else {}
+        parameters = {"reason": "on schedule", "automatic": True} if flow_ is flows.retrain_when_needed else {}
         made.append(
             flow_.to_deployment(
                 name=name,
@@ -140,7 +140,7 @@ async def make_up(api: Api, name: str, params: Params, root: Path, now: datetime
         if not due and not reasons:
             continue
         why = f"{due} scheduled run(s) were missed" if due else "a retraining was interrupted"
-        parameters = {"reason": why} if flow_ is flows.retrain_when_needed else {}
+        parameters = {"reason": why, "automatic": True} if flow_ is flows.retrain_when_needed else {}
         state = {"type": "SCHEDULED", "message": why}
         run = api.post(f"/deployments/{about['id']}/create_flow_run", {"state": state, "parameters": parameters})
         started.append(run["name"])

@@ -10,6 +10,7 @@
     tombstones.json            batches that are never trained on again
     lifted.json                tombstones that a person took back: whose they were, who lifted them, why
     retired.json               versions whose bytes may be gone; written before gc removes any
+    pauses.json                when nothing automatic may happen (tasks.releases.pause)
 
 A pointer is recorded under pointers/ right after it goes live. If the process is killed in between, `record` does it
 at the next start, and always before another pointer replaces this one. So the history has no gaps.
@@ -210,7 +211,7 @@ class Releases:
 
     def put_run(self, run_id: str, record: dict[str, Any]) -> None:
         """Store the record of run `run_id` (JSON values), replacing an older one."""
-        self._update(f"runs/{run_id}.json", lambda _: {"schema": RUN_SCHEMA} | record)
+        self.update(f"runs/{run_id}.json", lambda _: {"schema": RUN_SCHEMA} | record)
 
     def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
         """Run id -> record of the ids that contain `part`, in the order of run ids, which begin with the time."""
@@ -244,7 +245,7 @@ class Releases:
             stays = before is not None and before.get("settings") in (None, settings)
             return {**(known or {}), batch: before if stays else entry}
 
-        self._update(TOMBSTONES, add)
+        self.update(TOMBSTONES, add)
 
     def untombstone(self, batch: str, why: str, by: str) -> None:
         """Allow `batch` again and record it in LIFTED first; nothing happens if it is not tombstoned."""
@@ -256,8 +257,8 @@ class Releases:
             before = (known or {}).get(batch, [])  # a call that was killed here may have added it already
             return {**(known or {}), batch: [one for one in before if one | stone != one] + [lifted]}
 
-        self._update(LIFTED, add)
-        self._update(TOMBSTONES, lambda known: {k: v for k, v in (known or {}).items() if k != batch})
+        self.update(LIFTED, add)
+        self.update(TOMBSTONES, lambda known: {k: v for k, v in (known or {}).items() if k != batch})
 
     def lifted(self) -> dict[str, list[dict[str, Any]]]:
         """Batch id -> its former tombstones, each with who `lifted` it, when and why, the oldest first."""
@@ -270,7 +271,7 @@ class Releases:
     def retire(self, version: str, why: str, by: str) -> None:
         """Mark `version` as retired, so that gc may remove its bytes. The first reason given stays."""
         entry = {"why": why, "at": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
-        self._update(RETIRED, lambda known: {version: entry} | (known or {}))
+        self.update(RETIRED, lambda known: {version: entry} | (known or {}))
 
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; the number of things removed."""
@@ -284,7 +285,7 @@ class Releases:
         except ValueError as error:
             raise StoreDamaged(f"{key} in the release store is not JSON ({error}): restore it from a backup") from None
 
-    def _update(self, key: str, change: Callable[[Any], Any]) -> None:
+    def update(self, key: str, change: Callable[[Any], Any]) -> None:
         """Read, change and compare-and-swap until it succeeds, so that concurrent writers lose nothing."""
         for _ in range(SWAPS):
             before, token = self._load(key)

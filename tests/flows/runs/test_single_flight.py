@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from flows.repo import run_inputs
 from flows.runs import single_flight
+from flows.runs.retrain import Run, not_published
+from flows.services.deployments import state_of
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
+from tasks.gate.verdict import GateVerdict
+from tasks.releases.pause import pause, resume
 from tasks.releases.store import open_store
 from tests.support.checkout import ROOT
 from tests.support.waiting import until
@@ -110,3 +115,47 @@ def test_the_alert_of_an_ending_leads_to_the_page_where_a_person_acts(outcome, p
     assert single_flight.ending_page(folder, {"run_id": "r-1", "outcome": outcome}) == page
     if outcome == "refused":
         assert single_flight.ending_page(folder, {"run_id": "r-2", "outcome": outcome}) == "/runs/r-2"
+
+
+def test_a_pause_keeps_what_nobody_asked_for_just_now_and_it_waits_until_then(folder):
+    releases = open_store(load_params(folder / "params.yaml").store, folder)
+    pause(releases, by="Ann", why="the line is rebuilt")
+    for _ in range(2):
+        said = single_flight.trigger(folder, "webhook: camera 3", run=str.upper, automatic=True)
+        assert said.startswith("not started: Evergreen is paused until somebody resumes by Ann: the line is rebuilt")
+    assert single_flight.wanted(folder) == ["webhook: camera 3"], "it is noted once"
+    assert single_flight.left_over(folder) == []
+    resume(releases, by="Ann")
+    assert single_flight.left_over(folder) == ["webhook: camera 3"]
+    assert single_flight.trigger(folder, "schedule", run=str.upper, automatic=True) == "WEBHOOK: CAMERA 3; SCHEDULE"
+    assert single_flight.left_over(folder) == []
+
+
+def test_a_person_may_retrain_during_a_pause(folder):
+    pause(open_store(load_params(folder / "params.yaml").store, folder), by="Ann", why="the line is rebuilt")
+    assert single_flight.trigger(folder, "by hand", run=str.upper) == "BY HAND"
+
+
+def test_a_run_that_passes_the_gate_during_a_pause_is_held_with_that_reason(folder):
+    params = load_params(folder / "params.yaml")
+    releases = open_store(params.store, folder)
+    passed = GateVerdict(
+        outcome="promote", sentence="promote: better.", checks=[], challenger="c", champion="v1", hard_set=None
+    )
+    run = Run(folder, params, releases, "r-1", "a test", "ann")
+    assert not_published(run, passed) is None
+    pause(releases, by="Ann", why="the line is rebuilt")
+    held = not_published(run, passed)
+    assert (held.outcome, held.verdict) == ("held", passed)
+    assert held.sentence == (
+        "promote: better. It is held because Evergreen is paused until somebody resumes by Ann: the line is rebuilt."
+    )
+
+
+def test_a_retraining_with_nothing_new_is_not_called_by_the_last_runs_ending(toy):
+    key, _, _ = run_inputs.current_inputs(toy)
+    run_inputs.record_ending(toy, key, {"run_id": "r-1", "outcome": "promoted", "version": "v1", "sentence": "better"})
+    said = single_flight.trigger(toy, "schedule", say=lambda line: None)
+    assert said == "nothing new since run r-1, which ended as promoted: better"
+    assert (state_of(said).name, state_of(said).type.value) == ("Nothing new", "COMPLETED")
+    assert state_of("promoted: better").name == "Completed"

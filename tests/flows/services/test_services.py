@@ -26,7 +26,7 @@ import pytest
 
 from flows.server import process
 from flows.server.api import Api, emit
-from flows.server.events import EVENTS, request_retrain
+from flows.server.events import EVENTS, PERSON, request_retrain
 from flows.server.process import created
 from flows.services import runner, up
 from flows.services.sign_in import export_lines, sign_in_page
@@ -429,8 +429,19 @@ def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
     pooled = {d["entrypoint"].rpartition(":")[2] for d in deployed if d["work_pool_name"] == "evergreen"}
     assert pooled == {"retrain_when_needed", "monitor", "reevaluate", "housekeeping"}
     resource = {"prefect.resource.id": f"evergreen.{checkout(root).id}"}
-    (matched,) = [a["trigger"] for a in api(root).post("/automations/filter", {}) if len(a["trigger"]["expect"]) == 3]
-    assert matched["match"] == resource, "an event of another checkout starts nothing in the pool either"
+    pool = {d["id"] for d in deployed if d["work_pool_name"] == "evergreen"}
+    automations = [
+        (one["trigger"], one["actions"][0])
+        for one in api(root).post("/automations/filter", {})
+        if one["actions"][0].get("deployment_id") in pool
+    ]
+    automatic = {
+        event: action["parameters"]["automatic"] for trigger, action in automations for event in trigger["expect"]
+    }
+    assert automatic == {event: event != PERSON for event in EVENTS}, "a pause stops all but what a person asks for"
+    assert all(trigger["match"] == resource for trigger, _ in automations), (
+        "an event of another checkout starts nothing"
+    )
 
 
 def test_down_leaves_no_process_and_up_finds_none(running):
