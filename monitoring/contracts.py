@@ -24,7 +24,7 @@ class Finding(Frozen):
     """One measure of one window against the model's reference. `error` never counts as "no drift"."""
 
     name: str  # "image.brightness", "prediction.mix", "embedding", "missing.ood", ...
-    status: Literal["ok", "drifted", "error", "info"]  # info: reported, never judged
+    status: Literal["ok", "drifted", "expected", "error", "info"]  # info: reported, never judged
     value: float | None = None
     threshold: float | None = None  # calibrated for this model and window size
     p_value: float | None = None
@@ -42,10 +42,27 @@ class Measures(Frozen):
     reference_mix: dict[str, float] = {}
     moved: list[str] = []  # ids of the window's samples least like the reference, worst first
     typical: list[str] = []  # ids of reference samples closest to the centre of their predicted class
+    # names of measures that drift also without the sources that people marked as expected; None: not measured so
+    elsewhere: list[str] | None = None
 
     def drifted(self) -> list[Finding]:
         """The findings that are drift."""
         return [finding for finding in self.findings if finding.status == "drifted"]
+
+
+class Expected(Frozen):
+    """A person's mark: what is expected to differ from the reference. It is measured and shown, and does not count."""
+
+    id: str
+    at: AwareDatetime
+    by: str
+    why: str
+    since: AwareDatetime  # windows that end after it
+    until: AwareDatetime | None = None  # and begin before it; None: until a person removes the mark
+    measures: list[str] = []  # names of findings; empty: every one
+    sources: list[str] = []  # empty: every one
+    removed_by: str | None = None
+    removed_at: AwareDatetime | None = None
 
 
 class Situation(Frozen):
@@ -60,6 +77,8 @@ class Situation(Frozen):
     queued: int = 0  # samples already waiting for a label
     accuracies: list[Finding] = []  # by late labels, of the model's weeks that have started no retraining yet
     accuracy_before: Finding | None = None  # on the reference, from an earlier window: this one may have none
+    expected: list[Expected] = []  # marks of people
+    paused: str | None = None  # the pause, as a sentence; None: automatic action is allowed
 
 
 class DriftDecision(Frozen):
@@ -70,3 +89,4 @@ class DriftDecision(Frozen):
     checks: list[Check]
     window: str | None  # id; None: no window was measured
     alarms: list[str] = []  # sentences about silence: no samples, a monitor that did not run
+    wanted: Literal["retrain"] | None = None  # what would have been decided but for a pause

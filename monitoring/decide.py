@@ -8,12 +8,15 @@
 
 Hysteresis: k of the last n windows raise the alarm; it stays until n windows in a row are quiet. A window is neither
 quiet nor drifted if a measure failed or it has fewer than decide.min_rows rows. Each check has its value and bound.
+What people marked as expected does not count. During a pause nothing but `label` and `watch` is decided.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Situation
+from monitoring.expected import judged
+from monitoring.plain_names import plain_name
 from tasks.common.checks import Check
 from tasks.common.params import DecideParams
 
@@ -27,6 +30,7 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
 
     measures: of the last windows, newest last. Windows of another model than the newest's are ignored.
     """
+    measures = [judged(one, situation.expected) for one in measures]
     newest = measures[-1] if measures else None
     seen = [one for one in measures if one.window.bundle == newest.window.bundle] if newest else []
     states = [_state(one, policy) for one in seen]
@@ -37,12 +41,17 @@ def decide(measures: Sequence[Measures], situation: Situation, policy: DecidePar
     lost = fallen(newest, situation, policy)
     why = "accuracy" if lost else _why(drift, failed)
     outcome, end = _outcome(why, alarm, states, failed, situation, policy)
+    wanted = "retrain" if outcome == "retrain" and situation.paused else None
+    if wanted:
+        found = f"a retraining with {situation.new_labels} new labels is wanted"
+        outcome, end = "watch", f"{found}, but Evergreen is {situation.paused}"
     return DriftDecision(
         outcome=outcome,
         sentence=_sentence(newest, why, lost, end, policy),
         checks=checks,
         window=newest.window.id if newest else None,
         alarms=_alarms(newest, situation, policy),
+        wanted=wanted,
     )
 
 
@@ -108,6 +117,8 @@ def _allowed(situation: Situation, policy: DecideParams) -> list[Check]:
         _check("daily_cap", today < policy.max_per_day, today, policy.max_per_day, "retrainings in 24 hours"),
         _check("labels", situation.new_labels >= policy.min_new_labels, situation.new_labels, policy.min_new_labels,
                "new labelled samples, for any retraining"),
+        Check(name="pause", status="fail" if situation.paused else "pass",
+              detail=situation.paused or "retrainings may start by themselves"),
     ]  # fmt: skip
 
 
@@ -123,11 +134,11 @@ def _reasons(newest: Measures | None, situation: Situation, policy: DecideParams
     if not known:
         return found
     bound = _accuracy_bound(newest, situation, policy)
-    judged = [one for one in known if one.high is not None]
-    if bound is None or not judged:
+    sure = [one for one in known if one.high is not None]
+    if bound is None or not sure:
         detail = "there are late labels, but no accuracy on the reference, or no interval, to compare with"
         return [*found, Check(name="accuracy", status="error", value=known[0].value, detail=detail)]
-    worst = min(judged, key=lambda one: one.high)
+    worst = min(sure, key=lambda one: one.high)
     status = "fail" if worst.high < bound else "pass"
     which = "" if worst.name == "accuracy.true" else f" ({worst.detail})"
     return [
@@ -215,6 +226,9 @@ def _sentence(newest: Measures | None, why: str | None, lost: Sequence[Finding],
                          + (f" and {len(errors) - PHRASES} more" if len(errors) > PHRASES else ""))  # fmt: skip
         if not parts:
             parts = ["Production looks like the model's reference"]
+        if known := [plain_name(finding.name) for finding in newest.findings if finding.status == "expected"]:
+            more = f" and {len(known) - PHRASES} more" if len(known) > PHRASES else ""
+            parts.append(f"marked as expected: {', '.join(known[:PHRASES])}{more}")
         parts += accuracy(newest)
     if why == "accuracy":
         weeks = [f"{one.value:.2f} in the {one.detail.split(',')[0]}" for one in lost if one.name != "accuracy.true"]

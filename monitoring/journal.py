@@ -18,7 +18,7 @@ from monitoring.contracts import DriftDecision, Measures
 from tasks.common.errors import NewerFormat, refuse_newer
 from tasks.storage.blobs import Conflict, Store
 
-SCHEMA_VERSION = 1  # of a window; those of Evergreen 0.1 do not say it
+SCHEMA_VERSION = 2  # of a window; those of Evergreen 0.1 do not say it; 1 knew no pause and no expected drift
 TIME = "%Y%m%dT%H%M%SZ"
 
 logger = logging.getLogger("evergreen.journal")

@@ -1,4 +1,4 @@
-"""Mutes: alarms that people silenced for a while. What they are about is still measured, decided and shown.
+"""Mutes: alarms that people silenced for a while; what they are about is still measured and shown.
 
     .evergreen/mutes.json    {schema, mutes: [{kind, at, by, why, until, ended}]}, those of the last weeks
 

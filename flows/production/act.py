@@ -38,6 +38,8 @@ def act(
         reason = f"window {window.id}: {decision.sentence}"
         event = request_retrain(root, "drift", reason, window.id)
         done.append(f"A retraining was requested (event {event}).")
+    if decision.wanted:
+        done.append("No retraining was requested: after the pause, the next window asks for it again if it is needed.")
     asked_for = decision.outcome == "label"
     done += _ask(params.review, log, window, decision.sentence, since if asked_for else None, asked_for, now)
     if decision.outcome == "none":

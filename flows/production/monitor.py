@@ -12,7 +12,7 @@ The run acts before it writes the journal. A run that is killed in between acts 
 second event with the first. In the other order the event would be lost.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from flows.production.act import act, new_labels
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
-from monitoring.contracts import DriftDecision, Finding, Measures, Situation, Window
+from monitoring.contracts import DriftDecision, Expected, Finding, Measures, Situation, Window
+from monitoring.expected import judged, marked_sources, marks
 from monitoring.journal import Journal, window_id
 from monitoring.live.labels import Truth, labelled_answers
 from monitoring.live.periods import Period, period_id, week_of
@@ -35,6 +36,7 @@ from tasks.common.files import read_json, try_locked
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.common.private import make_folder
+from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 
@@ -91,7 +93,7 @@ def monitor(
     past = journal.recent(max(params.decide.persistence[1], PAST))
     for key in journal.skipped:
         say(f"skipped {key} of the journal, which cannot be read")
-    situation = _situation(root, params, live, log, journal, now, weeks, past)
+    situation = _situation(root, params, releases, live, log, journal, now, weeks, past)
     start = _start(past, live, now)
     held_back = params.capture.flush_seconds + 1 if settle is None else settle
     end = (now - timedelta(seconds=held_back)).replace(microsecond=0)
@@ -111,20 +113,22 @@ def monitor(
         wanted = f"{rows} of {params.decide.min_rows} rows since {start:%Y-%m-%d %H:%M} UTC"
         return _quiet(root, params, situation, journal, start, f"the window stays open: {wanted}")
 
-    measures, table, bundle = _measure(root, params, releases, live, log, start, end, known)
+    measures, table, bundle = _measure(root, params, releases, live, log, start, end, known, situation.expected)
     same = [m for m, _ in past if m.window.bundle == live.bundle]
     from monitoring.decide import decide, fallen
 
     decision = decide([*same, measures], situation, params.decide)
     reasons = _weeks_of(fallen(measures, situation, params.decide), measures)
     # act before drawing the report: an error in a page must not stop a retraining
-    drifted = [m.window.start for m in same[-params.decide.persistence[1] + 1 :] if m.drifted()]
+    lately = [judged(m, situation.expected) for m in same[-params.decide.persistence[1] + 1 :]]
+    drifted = [m.window.start for m in lately if m.drifted()]
     since = min(drifted, default=None)
     done = act(root, params, log, measures, decision, since=since, now=now, say=say)
     from monitoring.pages.report import rebuild_index
 
     rebuild_index(reports_dir(root), lambda: journal.recent(params.report.keep))
-    report = write_report(root, params, table, bundle, measures, decision, past, done)
+    shown = judged(measures, situation.expected)
+    report = write_report(root, params, table, bundle, shown, decision, past, done)
     journal.append(measures, decision, reasons)
     if just is not None and end > just.last:
         scored.clear(root, just)
@@ -159,6 +163,7 @@ def _start(past: list[tuple[Measures, DriftDecision]], live: Pointer, now: datet
 def _situation(
     root: Path,
     params: Params,
+    releases: Releases,
     live: Pointer,
     log: Log,
     journal: Journal,
@@ -168,6 +173,7 @@ def _situation(
 ) -> Situation:
     from monitoring.review.queue import asked_by_drift
 
+    paused = pause_of(releases, now)
     before = [
         finding
         for measures, _ in past
@@ -185,6 +191,8 @@ def _situation(
         queued=len(asked_by_drift(log)),
         accuracies=accuracies(weeks, live, journal.acted_on(), params.decide.min_rows),
         accuracy_before=before[-1] if before else None,
+        expected=marks(log.store),
+        paused=paused.sentence() if paused else None,
     )
 
 
@@ -201,7 +209,7 @@ def _quiet(root: Path, params: Params, situation: Situation, journal: Journal, s
         journal.record_retrain(window_id(start, situation.now), reasons)
         alert(root, "retrain", decision.sentence, done="A retraining was requested.")
         said, outcome = [decision.sentence, *said], "retrain"
-    elif reasons:
+    elif reasons or decision.wanted:
         said = [decision.sentence, *said]
     return Seen(at=situation.now, outcome=outcome, sentence=" ".join(said))
 
@@ -215,9 +223,11 @@ def _measure(
     start: datetime,
     end: datetime,
     truth: Mapping[str, Truth],
+    expected: Sequence[Expected],
 ) -> tuple[Measures, pa.Table, Path]:
     """Measure the window; returns (measures, the rows used, the live bundle's folder)."""
     from monitoring.drift import reference
+    from monitoring.drift.elsewhere import drifts_elsewhere
     from monitoring.drift.window import measure_window
 
     folder = cached_bundle(releases, live.bundle, root)
@@ -238,7 +248,11 @@ def _measure(
     known = reference.load(folder, cache_dir("monitoring", root))
     taxonomy = current_taxonomy(root)
     labelled = labelled_answers(log, truth, start, end, live.bundle, taxonomy) if truth else None
-    return measure_window(table, window, known, params.drift, labelled), table, folder
+    measures = measure_window(table, window, known, params.drift, labelled)
+    if marked := marked_sources(measures, expected):
+        elsewhere = drifts_elsewhere(table, window, known, params.drift, marked)
+        measures = measures.model_copy(update={"elsewhere": elsewhere})
+    return measures, table, folder
 
 
 def write_report(

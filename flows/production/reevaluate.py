@@ -17,7 +17,7 @@ import pyarrow as pa
 from flows.labels.class_reading import current_taxonomy
 from flows.publishing.history import periods
 from flows.publishing.rollback import rollback
-from monitoring.alerts import alert
+from monitoring.alerts import alert, alert_once
 from monitoring.console_link import quoted
 from monitoring.live.labels import common_reading, in_common_names, truths
 from monitoring.live.periods import is_right
@@ -29,6 +29,7 @@ from tasks.common.params import Params, load_params
 from tasks.common.paths import state_dir
 from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.labels.taxonomy import UNCHANGED, Taxonomy
+from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
 from tasks.scoring import intervals
@@ -90,10 +91,16 @@ def reevaluate(root: Path, say: Callable[[str], None] = print, now: datetime | N
     say(sentence)
     if found.high >= -params.decide.rollback_drop:
         return sentence
+    page = f"/releases/{quoted(live.run_id)}"
+    worse = f"{live.version} is certainly worse than its predecessor. {sentence}"
+    if pause := pause_of(releases, now):
+        done = f"not rolled back to {before.version}, because Evergreen is {pause.sentence()}"
+        for problem in alert_once(root, f"rollback of {live.version}", "rollback", worse, done=done, page=page):
+            say(problem)
+        return f"{sentence}: {done}"
     back = rollback(root, before.version, by="policy", why=f"accuracy on late labels fell: {sentence}")
     done = f"rolled back to {back.version}"
-    said = f"{live.version} is certainly worse than its predecessor. {sentence}"
-    for problem in alert(root, "rollback", said, done=done, page=f"/releases/{quoted(live.run_id)}"):
+    for problem in alert(root, "rollback", worse, done=done, page=page):
         say(problem)
     return f"{sentence}: {done}"
 

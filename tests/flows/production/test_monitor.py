@@ -22,6 +22,7 @@ from monitoring.seen import Seen, note_seen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
+from tasks.releases.pause import pause, resume
 from tasks.releases.pointer import successor
 from tasks.releases.store import open_store
 from tests.support.checkout import git
@@ -179,6 +180,17 @@ def test_drift_with_enough_new_labels_wants_a_retraining_and_without_a_server_ke
     assert new_labels(project, log, released) >= 20
     answer(project, tmp_path, 1, released + 33 * MINUTE)
     before = len(Journal(log.store).recent(9))
+    releases = open_store(load_params(project / "params.yaml").store, project)
+    pause(releases, by="Ann", why="the line is rebuilt", now=released)
+    paused = monitor(project, now=released + 48 * MINUTE)
+    assert paused.outcome == "watch"
+    assert "new labels is wanted, but Evergreen is" in paused.sentence
+    assert "paused until somebody resumes by Ann: the line is rebuilt" in paused.sentence
+    (_, decision) = Journal(log.store).recent(1)[0]
+    assert decision.wanted == "retrain"
+    assert Journal(log.store).retrains() == [], "no cooldown begins with a retraining that did not start"
+    resume(releases, by="Ann")
+    log.store.remove(f"windows/{paused.window}.json")
     with pytest.raises(EvergreenError, match=r"a retraining was requested .*window .*no Prefect server"):
         monitor(project, now=released + 48 * MINUTE)
     assert len(Journal(log.store).recent(9)) == before, "a decision that could not be carried out is made again"
@@ -270,6 +282,12 @@ def test_a_new_champion_surely_worse_than_its_predecessor_is_rolled_back_and_tol
     said = reevaluate.reevaluate(root, now=LATER)
     assert "0 answers have a true label" in said
     relabelled(root, wrong=True)  # every answer of the new champion is wrong, as its order of classes is
+    pause(releases, by="Ann", why="the line is rebuilt")
+    said = reevaluate.reevaluate(root, now=LATER)
+    assert "not rolled back to v0.1.0, because Evergreen is paused" in said, said
+    assert releases.live().version == "v0.2.0"
+    assert "not rolled back" in alerts.pop()["message"]
+    resume(releases, by="Ann")
     said = reevaluate.reevaluate(root, now=LATER)
     assert "rolled back to v0.1.0" in said, said
     assert releases.live().version == "v0.1.0"
