@@ -54,7 +54,8 @@ class Versions(Frozen):
 
     a: str
     b: str
-    batches: dict[str, list[dict]]  # added, removed: {batch, kind, rows}; tombstoned, allowed again: {batch, why}
+    batches: dict[str, list[dict]]  # added, removed: {batch, kind, rows}; tombstoned, set aside (before either version
+    # used it), allowed again: {batch, why}
     images: dict[str, dict[str, Change]]  # split -> class -> images
     actions: dict[str, dict[str, Change]]  # relabel, drop, queue -> class -> labels
     relabelled: list[dict]  # annotations that changed the given label: {id, a, b}
@@ -179,11 +180,19 @@ class _Reader:
         return table.append_column("action", pa.array(["keep"] * len(table)))
 
     def batches(self, revs: tuple[str, str]) -> dict[str, list[dict]]:
-        """Batches added, removed, tombstoned, and allowed again between two commits."""
+        """Batches added, removed, tombstoned, set aside and allowed again between two commits.
+
+        A batch counts as added or removed if a version was made with it; while it is tombstoned, none is.
+        """
         found: dict[str, list[dict]] = {}
+        stones = [yaml_at(self.root, rev, "tombstones.json") for rev in revs]
         try:
-            a, b = ({batch.batch: batch for batch in batches_at(self.root, self.objects, rev)} for rev in revs)
-            for name, ours, theirs in (("added", b, a), ("removed", a, b)):
+            held = [{batch.batch: batch for batch in batches_at(self.root, self.objects, rev)} for rev in revs]
+            used = [
+                {key: one for key, one in own.items() if key not in out} for own, out in zip(held, stones, strict=True)
+            ]
+            (a, b), (used_a, used_b) = held, used
+            for name, ours, theirs in (("added", used_b, a), ("removed", used_a, b)):
                 mine = [batch for key, batch in ours.items() if key not in theirs]
                 found[name] = [{"batch": batch.batch, "kind": batch.kind, "rows": batch.rows} for batch in mine]
             answers = ({one.batch: one for one in label_batches_at(self.root, self.objects, rev)} for rev in revs)
@@ -193,11 +202,16 @@ class _Reader:
                 found[name] += [{"batch": one.batch, "kind": "labels", "rows": one.rows} for one in mine]
         except ObjectLost as lost:
             self.unreadable.append(f"the batches: {lost}")
-        a, b = (yaml_at(self.root, rev, "tombstones.json") for rev in revs)
-        for name, ours, theirs in (("tombstoned", b, a), ("allowed again", a, b)):
-            mine = {key: about for key, about in ours.items() if key not in theirs}
-            found[name] = [{"batch": key, "why": about.get("why", "")} for key, about in mine.items()]
-        return {name: entries for name, entries in found.items() if entries}
+            used_a, used_b = stones[1], stones[0]  # which of them a version was made with cannot be told
+        new = {key: about for key, about in stones[1].items() if key not in stones[0]}
+        entries = {
+            "tombstoned": {key: about for key, about in new.items() if key in used_a},
+            "set aside": {key: about for key, about in new.items() if key not in used_a},
+            "allowed again": {key: about for key, about in stones[0].items() if key not in stones[1] and key in used_b},
+        }
+        for name, stone in entries.items():
+            found[name] = [{"batch": key, "why": about.get("why", "")} for key, about in stone.items()]
+        return {name: rows for name, rows in found.items() if rows}
 
     def metrics(self, revs: tuple[str, str]) -> dict[str, tuple[Any, Any, str]]:
         """Differences in metrics/evaluate.json, and in each class's recall from the evaluation's report."""
@@ -261,7 +275,8 @@ def likely_why(
 ) -> str:
     """One sentence: how the model changed, and which differences can have caused it, the likeliest ones named."""
     causes = []
-    for name, word in (("added", "new batches"), ("removed", "batches gone"), ("tombstoned", "batches tombstoned")):
+    words = {"added": "new batches", "removed": "batches gone", "tombstoned": "batches tombstoned"}
+    for name, word in (words | {"allowed again": "batches allowed again"}).items():
         if entries := [entry for entry in batches.get(name, ()) if entry.get("kind") != "labels"]:
             causes.append(f"{word}: {_some([entry['batch'] for entry in entries])}")
     if train := images.get("train"):
@@ -276,23 +291,32 @@ def likely_why(
         causes.append("params: " + _some([f"{name} {a} -> {b}" for name, (a, b) in params.items()]))
     if code:
         causes.append("code: " + _some(code))
-    headline = next((name for name in ("test.balanced_accuracy", "test.macro_f1") if name in metrics), None)
-    how = "The figures of the test set are the same"
-    if headline:
-        a, b, way = metrics[headline]
-        name = headline.removeprefix("test.").replace("_", " ")
-        how = f"{name} on test went from {a} to {b}{f' ({way})' if way else ''}"
-        how = how[0].upper() + how[1:]
-    classes = {
-        n.removeprefix("recall of "): (a, b) for n, (a, b, way) in metrics.items() if n.startswith("recall of ") and way
-    }
-    if classes:
-        name, (a, b) = max(classes.items(), key=lambda item: abs(item[1][1] - item[1][0]))
-        how += f", most for {name} (recall {a:.3f} -> {b:.3f})"
+    how = _how(metrics)
     if not causes:
         return f"{how}. Data, labels, params and code are the same: what remains is the machine or chance."
     alone = " Nothing else changed." if len(causes) == 1 else ""
     return f"{how}. What changed between them: {'; '.join(causes)}.{alone}"
+
+
+def _how(metrics: dict[str, tuple[Any, Any, str]]) -> str:
+    """How the model changed: the headline, the class that moved most with it, and the one that moved against it."""
+    headline = next((name for name in ("test.balanced_accuracy", "test.macro_f1") if name in metrics), None)
+    recalls = {n.removeprefix("recall of "): row for n, row in metrics.items() if n.startswith("recall of ") and row[2]}
+    most = {}  # way -> (class, recall in A, recall in B)
+    for way in ("better", "worse"):
+        rows = [(name, a, b) for name, (a, b, found) in recalls.items() if found == way]
+        if rows:
+            most[way] = max(rows, key=lambda row: abs(row[2] - row[1]))
+    if headline is None:
+        how, way = "The figures of the test set are the same", ""
+    else:
+        a, b, way = metrics[headline]
+        name = headline.removeprefix("test.").replace("_", " ")
+        how = f"{name[0].upper()}{name[1:]} on test went from {a} to {b}{f' ({way})' if way else ''}"
+    for found in sorted(most, key=lambda one: one != way):
+        name, a, b = most[found]
+        how += f", {'most for' if found == way else f'{found} for'} {name} (recall {a:.3f} -> {b:.3f})"
+    return how
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -150,3 +150,40 @@ def test_equal_versions_are_reported_as_equal():
     assert "are the same" in likely_why(**nothing)
     alone = likely_why(**nothing | {"params": {"clean.folds": (5, 4)}})
     assert "params: clean.folds 5 -> 4. Nothing else changed." in alone
+
+
+def test_a_class_that_got_worse_is_not_called_better():
+    nothing = dict(batches={}, images={}, actions={}, relabelled=[], params={}, code=[])
+    metrics = {
+        "test.balanced_accuracy": (0.8, 0.85, "better"),
+        "recall of Ankle boot": (0.967, 0.922, "worse"),
+        "recall of Bag": (0.7, 0.72, "better"),
+        "recall of Coat": (0.9, 0.89, "worse"),
+    }
+    said = likely_why(**nothing, metrics=metrics)
+    assert "(better), most for Bag (recall 0.700 -> 0.720), worse for Ankle boot (recall 0.967 -> 0.922)." in said
+    del metrics["recall of Bag"]
+    assert "(better), worse for Ankle boot (recall 0.967 -> 0.922)." in likely_why(**nothing, metrics=metrics)
+    alone = likely_why(**nothing, metrics={"recall of Bag": (0.7, 0.72, "better")})
+    assert "The figures of the test set are the same, better for Bag" in alone
+
+
+def test_a_batch_that_was_tombstoned_before_it_was_used_is_not_added(main, tmp_path):
+    copy = released_project.copy(tmp_path)
+    released_project.store(copy).tombstone("b-4", why="blurred", by="ann")
+    released_project.store(copy).tombstone("b-1", why="old camera", by="ann")
+    released_project.add_batch(copy, 4)
+    released_project.publish_run(copy, released_project.run(copy, "run-4", 0.9), "without b-4")
+    released_project.store(copy).untombstone("b-4")
+    released_project.publish_run(copy, released_project.run(copy, "run-5", 0.95), "with b-4")
+    found = diff(copy, "v0.3.0", "v0.4.0")
+    assert found.batches == {
+        "tombstoned": [{"batch": "b-1", "why": "old camera"}],
+        "set aside": [{"batch": "b-4", "why": "blurred"}],
+    }
+    assert "batches tombstoned: b-1" in found.why
+    assert "b-4" not in found.why
+    again = diff(copy, "v0.4.0", "v0.5.0")
+    assert again.batches == {"allowed again": [{"batch": "b-4", "why": "blurred"}]}
+    assert "batches allowed again: b-4" in again.why
+    assert diff(copy, "v0.4.0", "v0.3.0").batches == {"allowed again": [{"batch": "b-1", "why": "old camera"}]}
