@@ -40,7 +40,7 @@ ELSEWHERE = ("remote", "releases", "production")
 RUNNING = ("prefect", "services.json", "server.json", "serving.json", "holder", ".tmp", ".evidently.tmp")
 SECRET = ("checkout.json", "sign-in.html")
 LEFT_OUT = (*MADE_AGAIN, *ELSEWHERE, *RUNNING, *SECRET)
-ENDINGS = (".lock", ".log", ".tmp")
+ENDINGS = (".lock", ".log", ".tmp", ".sqlite3", ".sqlite3-journal")  # tables that can be made again
 LOCKS = ("lock", "flight", "notes")
 
 

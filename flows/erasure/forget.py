@@ -41,6 +41,7 @@ from flows.erasure.project_places import (
 from flows.erasure.proof import Line, Proof, as_line, make_proof, proofs, write_proof
 from flows.erasure.steps import clean_notes, clean_state, commit, redact, remove_objects, restore, write_ledger
 from flows.labels.journal import forget_answers
+from flows.labels.sitting_store import Sittings
 from flows.repo.pipeline import record_data
 from flows.repo.workspace import alive_runs
 from tasks.common.errors import EvergreenError
@@ -241,6 +242,7 @@ def _erase(
         step("reports, queues and windows")
         clean_places(records(root, releases, log), search)
         forget_answers(root, ids, lambda text: blank_text(text, search))
+        Sittings(root).forget(ids)
         failpoint("forget.records")
     step("caches")
     clean_state(root, search, names)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.labels.pick_data import DataPick, images, pick_data, picked, waiting
+from flows.labels.stones import tombstones_now
 from monitoring.review.asked import Asked
 from tasks.active.outlook import lines, training_curve
 from tasks.active.samples import class_names, live_samples
@@ -19,7 +20,7 @@ DETAIL = {
 
 def pick_and_forecast(root: Path, params: Params, budget: int) -> tuple[list[DataPick], list[str]]:
     """Pick up to `budget` unlabelled images of data/; also says, for the terminal, what so many labels would bring."""
-    samples = live_samples(root, params)
+    samples = live_samples(root, params, tombstones_now(root, params))
     found = pick_data(root, params, budget, samples)
     try:
         curve, classes = training_curve(root, params, samples)
@@ -33,9 +34,14 @@ class DataQueue:
 
     def __init__(self, root: Path, params: Params):
         self._root = root
-        self._samples = live_samples(root, params) if picked(root) else None
+        self._samples = live_samples(root, params, tombstones_now(root, params)) if picked(root) else None
         self._found = [] if self._samples is None else waiting(root, self._samples)
         self.entries = [_asked(entry, row) for entry, row in self._found]
+
+    @property
+    def rows(self) -> list[dict]:
+        """Where the images of the entries are: shard and row, among others."""
+        return [row for _, row in self._found]
 
     def shown(self) -> Iterator[tuple[Asked, bytes]]:
         """The entries with their encoded images, with one image in memory at a time."""

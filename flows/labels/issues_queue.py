@@ -8,17 +8,17 @@ out.
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.labels.people import Words, disagreements, read_words, same, waiting_looks
 from flows.labels.samples import find_samples, iter_images
+from flows.labels.stones import tombstones_now
 from flows.repo.label_issues import newest_issues
 from monitoring.review.asked import Asked, label_text
 from tasks.common.errors import DataError
 from tasks.common.params import Params
-from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import Label
 from tasks.labels.taxonomy import Taxonomy
 
@@ -39,7 +39,12 @@ class Issue:
 
 def find_issues(root: Path, params: Params) -> list[Asked]:
     """All samples to look at, each once, the most urgent first. Raises DataError without a data set."""
-    words = read_words(root, params)
+    stones = tombstones_now(root, params)
+    return issues_of(root, params, read_words(root, params, stones), stones)
+
+
+def issues_of(root: Path, params: Params, words: Words, tombstones: Collection[str]) -> list[Asked]:
+    """`find_issues`, from what people said."""
     found: dict[str, Issue] = {}
     for issue in (
         *(Issue(name, SECOND_LOOK) for name in waiting_looks(words, params.labels.second_look)[:MOST_LOOKS]),
@@ -48,7 +53,7 @@ def find_issues(root: Path, params: Params) -> list[Asked]:
         *_suspicious(root, words, params.data.task == "multilabel"),
     ):
         found.setdefault(issue.id, issue)
-    return _asked(root, words, found)
+    return _asked(root, words, found, tombstones)
 
 
 def counts(entries: list[Asked]) -> Counter[str]:
@@ -58,7 +63,7 @@ def counts(entries: list[Asked]) -> Counter[str]:
 
 def images(root: Path, entries: list[Asked]) -> Iterator[tuple[Asked, bytes | None]]:
     """(entry, encoded image) of `entries` in their order, with a block of images in memory at a time."""
-    tombstones = read_tombstones(root)
+    tombstones = tombstones_now(root)
     for start in range(0, len(entries), 64):
         part = entries[start : start + 64]
         table = find_samples(root / "data", [entry.id for entry in part], tombstones)
@@ -110,8 +115,8 @@ def _decided(words: Words, name: str) -> bool:
     return decision is not None and decision.rule == "reviewer" and decision.disputed is None
 
 
-def _asked(root: Path, words: Words, found: dict[str, Issue]) -> list[Asked]:
-    table = find_samples(root / "data", found, read_tombstones(root))
+def _asked(root: Path, words: Words, found: dict[str, Issue], tombstones: Collection[str]) -> list[Asked]:
+    table = find_samples(root / "data", found, tombstones)
     samples, now = {row["id"]: row for row in table.to_pylist()}, words.now()
     entries = []
     for name, issue in found.items():

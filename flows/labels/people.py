@@ -1,6 +1,7 @@
 """What people said about the data set: labels now, who disagrees, how good each annotator is."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +50,13 @@ class Annotator:
     second_looks: ErrorRate  # random, so without bias
 
 
-def read_words(root: Path, params: Params) -> Words:
-    """Read labels and annotations of the data set in `root`, in the names of today."""
-    data, tombstones = root / "data", read_tombstones(root)
+def read_words(root: Path, params: Params, tombstones: Collection[str] | None = None) -> Words:
+    """Read labels and annotations of the data set in `root`, in the names of today.
+
+    tombstones: batches to leave out; None: those of tombstones.json.
+    """
+    data = root / "data"
+    tombstones = read_tombstones(root) if tombstones is None else tombstones
     annotations, taxonomy = read_annotations(data, tombstones), read_taxonomy(data)
     samples = first_labels(data, tombstones)
     ids = samples["id"].to_pylist()

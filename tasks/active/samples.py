@@ -1,5 +1,6 @@
 """The images of data/ as picks need them: labels that count, splits, places, features."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from tasks.models.pretrained import pretrained_features
 GIVEN = ("id", "label", "source", "split", "taken_at")
 
 
-def live_samples(root: Path, params: Params) -> pa.Table:
+def live_samples(root: Path, params: Params, tombstones: Collection[str] | None = None) -> pa.Table:
     """The readable images of data/, each once: GIVEN (`label`: what counts now), group, phash, shard, row.
 
-    Images of tombstoned batches and images that people excluded are left out. The group is the recorded one, else the
-    perceptual hash, so that copies of an image share one.
+    Images of tombstoned batches (None: those of tombstones.json) and images that people excluded are left out. The
+    group is the recorded one, else the perceptual hash, so that copies of an image share one.
     """
-    data, tombstones = root / "data", read_tombstones(root)
+    data = root / "data"
+    tombstones = read_tombstones(root) if tombstones is None else tombstones
     parts = []
     for shard in live_shards(data, tombstones):
         measures = shard_measures(root, shard.name, params.images, params.inspect)

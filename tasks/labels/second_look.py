@@ -58,7 +58,7 @@ def second_look(id: str, original: Label, rows: Sequence[dict]) -> Look | None:
     the first annotation; the second is the newest of another person.
     """
     votes = [row for row in newest_votes(rows) if not row["exclude"] and row["label"] is not None]
-    named = next((row for row in votes if is_original(row, original)), None)
+    named = next((row for row in rows if is_original(row, original)), None)  # it may have been replaced since
     if original is None or named is not None:
         first = named or next(iter(votes), None)
         if first is None:

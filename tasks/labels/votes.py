@@ -12,8 +12,12 @@ def newest_votes(rows: Sequence[dict]) -> list[dict]:
 
 
 def is_original(row: dict, original: str | list[str] | None) -> bool:
-    """Whether an annotation is the label first given, which ingest records again where its annotator has a name."""
-    given = row["annotator"] and row["role"] == "import" and row["label"] is not None
+    """Whether an annotation is the label first given, which ingest records again where its annotator has a name.
+
+    One of production is an annotator's; what people say later is in a batch of labels alone.
+    """
+    ingested = row["role"] == "import" or (row["role"] == "annotator" and (row.get("batch") or "").startswith("b-"))
+    given = row["annotator"] and ingested and row["label"] is not None
     return bool(given) and ballot(row["label"]) == ballot(original)
 
 
@@ -23,7 +27,7 @@ def named_ballots(original: str | list[str] | None, rows: Sequence[dict]) -> dic
     "" is who gave the original label, if its annotator has no name. Exclusions are not labels.
     """
     votes, found = newest_votes(rows), {}
-    named = any(is_original(row, original) for row in votes)
+    named = any(is_original(row, original) for row in rows)  # also if this person has said something else since
     if original is not None and not named:
         found[""] = ballot(original)
     for number, row in enumerate(votes):

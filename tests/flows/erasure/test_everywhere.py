@@ -26,6 +26,7 @@ from flows.console.index.index import Index
 from flows.erasure.forget import erase_images
 from flows.labels import journal
 from flows.labels.journal import Answer
+from flows.labels.sitting_store import Sittings
 from flows.production.labels import take_labels
 from flows.production.queue_export import Share, export_queue
 from flows.release_report import images as report_images
@@ -101,6 +102,8 @@ def used(tmp_path_factory) -> Path:
     (issues / "r-1.csv").write_text(f"id,given\n{name},Bag\n{'e' * 64},Bag\n")
     (issues / "r-1.json").write_text(json.dumps({"seq": 1, "clusters": [[name, "e" * 64]]}))
     journal.record(root, [Answer(name, "Bag", annotator="ann"), Answer("e" * 64, "Bag", why=f"like {name[:12]}")])
+    Sittings(root).add("ann", "production", journal.pending(root)[0])
+    Sittings(root).skip("bob", name)
     write_definition(root / "data", "Bag", "with handles", (name, "e" * 64), "2026-01-01T00:00:00+00:00", "ann")
     (root / ".evergreen/runner.log").write_text(f"refused {name}\nfine\n")
     (root / ".evergreen/prefect").mkdir()
@@ -173,7 +176,7 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     parts = ["out/queue.csv", "out/queue/", "out/tasks.json", "out/queue.html", "main/data/", "/production/2026-"]
     parts += ["/labels/", "/queue/", "/assignments/", "/windows/", f"reports/{WINDOW}.html", "runs/r-1/report.html"]
     parts += ["/label-issues/r-1.csv", "journal.jsonl", "definitions", "runner.log", "prefect.db", ".dvc/cache"]
-    parts += ["console/index.sqlite"]
+    parts += ["console/index.sqlite", "sittings.sqlite3"]
     for part in parts:
         assert any(part in where for where in before), (part, before)
     log = the_log(root)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from flows.labels.people import read_words
+from tasks.common.params import load_params
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import effective_labels, read_annotations
 from tests.support import versions_project
@@ -37,3 +39,8 @@ def commits(root: Path) -> list[str]:
     """Subjects of the commits, the newest first."""
     done = subprocess.run(["git", "-C", str(root), "log", "--format=%s"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
+
+
+def standing_label(root: Path, image: str) -> str | None:
+    """The label of one image of data/ that the next run trains on."""
+    return read_words(root, load_params(root / "params.yaml")).now()[image]

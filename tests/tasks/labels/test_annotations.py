@@ -11,7 +11,9 @@ from tasks.common.schemas import annotation_schema
 from tasks.dataset import shards
 from tasks.labels.agreed import ENOUGH
 from tasks.labels.annotations import annotation_key, decide, decide_all, decide_label, read_annotations
+from tasks.labels.second_look import Look, second_look
 from tasks.labels.storing import write_annotations
+from tasks.labels.votes import named_ballots
 from tests.support.annotating import old_annotations, said
 
 
@@ -150,3 +152,14 @@ def test_the_setting_decides_how_annotators_who_differ_are_settled():
     found = decide_all(ids, firsts, table, method="dawid_skene").values()
     alone = {one.deciding[0]["annotator"] for one in found if len(one.deciding) == 1 and one.rule == "votes"}
     assert alone == {"good"}
+
+
+def test_who_labelled_an_image_of_production_and_changes_their_mind_is_one_person():
+    first = said("x", "cat", 1, annotator="ann", role="annotator") | {"batch": "b-1", "seq": 1}
+    later = said("x", "dog", 2, annotator="ann", role="annotator") | {"batch": "l-1", "seq": 2}
+    assert named_ballots("cat", [first]) == {"ann": "cat"}
+    assert named_ballots("cat", [first, later]) == {"ann": "dog"}
+    assert second_look("x", "cat", [first, later]) is None
+    other = said("x", "cat", 3, annotator="bob", role="annotator") | {"batch": "l-2", "seq": 3}
+    assert named_ballots("cat", [other]) == {"": "cat", "bob": "cat"}
+    assert second_look("x", "cat", [first, later, other]) == Look("x", "ann", same=True, by_reviewer=False)
