@@ -1,4 +1,4 @@
-"""Who is looking at which image: leases, skips, images passed on, and what each person said in this sitting.
+"""Who looks at which image: leases, skips, images passed on, what each person said in a sitting.
 
     .evergreen/labels/sittings.sqlite3
 
@@ -87,7 +87,7 @@ class Sittings:
         self._put_aside("skipped", person, image, now or datetime.now(UTC))
 
     def pass_on(self, person: str, image: str, now: datetime | None = None) -> None:
-        """Never show `image` to this person again: somebody else is asked, whoever it was assigned to."""
+        """Never show `image` to this person again: all others are asked, even if it was assigned to this one."""
         self._put_aside("passed", person, image, now or datetime.now(UTC))
 
     def take_up(self, person: str, image: str) -> None:
