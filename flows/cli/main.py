@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import active, backup, classes, doctor, labels, pause, production, queue, runs, services, versions
+from flows.cli import (
+    active,
+    backup,
+    batches,
+    classes,
+    doctor,
+    labels,
+    pause,
+    production,
+    queue,
+    runs,
+    services,
+    versions,
+)
 from flows.cli import upgrade as upgrade_command
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
@@ -179,11 +192,19 @@ def ingest(
         bool, typer.Option("--new", help="Start a new data set even if data.dvc names an existing one.")
     ] = False,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc (and nothing else) to git.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and write nothing.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="JSON file to write what was found to.")] = None,
 ) -> None:
     """Add new images and labels to data/. Known images are skipped; an interrupted command leaves nothing behind."""
     keep_pandas_out()
     from flows.project.ingest import detached, ingest_command
     from tasks.sources.records import Columns
+
+    heard: list[str] = []
+
+    def say(line: str) -> None:
+        heard.append(line)
+        typer.echo(line)
 
     given = {"label": label, "image": image, "group": group, "source": camera, "key": key}
     given["slices"] = tuple(slices or ())
@@ -198,20 +219,25 @@ def ingest(
         picked=picked,
         layout=layout,
         time_format=time_format,
-        say=typer.echo,
+        dry=dry_run,
+        say=say,
     )
-    for report in reports:
-        typer.echo(report.sentence())
-        for note in report.notes:
+    if report is not None:
+        from tasks.common.files import write_json
+
+        write_json(report, {"understood": heard, "reports": [one.as_json() for one in reports]})
+    for one in reports:
+        typer.echo(one.sentence())
+        for note in one.notes:
             typer.echo(for_terminal(note, SENTENCES))
-        for line in report.quarantined[:10]:
+        for line in one.quarantined[:10]:
             typer.echo(f"  quarantined {for_terminal(str(line))}")
-        if len(report.quarantined) > 10:
+        if len(one.quarantined) > 10 and not dry_run:
             folder = state_dir(project_root()) / "quarantine"
-            typer.echo(f"  ... and {len(report.quarantined) - 10} more, listed in {folder}")
-    if all(report.offered == len(report.quarantined) for report in reports):
+            typer.echo(f"  ... and {len(one.quarantined) - 10} more, listed in {folder}")
+    if all(one.offered == len(one.quarantined) for one in reports):
         raise EvergreenError(f"nothing in {source} could be used: see the reasons above")
-    if commit and any(report.batch for report in reports) and detached(project_root()):
+    if commit and not dry_run and any(one.batch for one in reports) and detached(project_root()):
         typer.echo("note: HEAD is detached, so no branch holds this commit: `git switch -c NAME` creates one", err=True)
 
 
@@ -229,7 +255,7 @@ def retrain(
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
-GROUPS = (runs, services, doctor, versions, backup, production, pause, labels, active, queue)
+GROUPS = (runs, batches, services, doctor, versions, backup, production, pause, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")

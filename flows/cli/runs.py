@@ -1,4 +1,4 @@
-"""The `evergreen` commands about runs and batches: runs, cancel, tombstone.
+"""The `evergreen` commands about runs: runs, cancel.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -47,17 +47,4 @@ def cancel(
     typer.echo(cancel_run(root, run, by=person(root), why=why))
 
 
-def tombstone(
-    batch: Annotated[str, typer.Argument(help="Batch id, b-...")],
-    why: Annotated[str, typer.Option(help="Why; recorded with the tombstone.")],
-    undo: Annotated[bool, typer.Option("--undo", help="Allow the batch again.")] = False,
-) -> None:
-    """Keep a batch, but never train on it again."""
-    from flows.project.tombstoning import lift_tombstone, tombstone_batch
-    from tasks.common.person import person
-
-    root = project_root()
-    typer.echo((lift_tombstone if undo else tombstone_batch)(root, batch, why, person(root)))
-
-
-COMMANDS += [runs, cancel, tombstone]
+COMMANDS += [runs, cancel]

@@ -34,7 +34,7 @@ def ingest_command(
 
     layout: a template of tasks.sources.layouts, NO_LAYOUT, or None for data.layout of params.yaml. time_format: how
     times are written, if not as data.time_format says. Raises EvergreenError if data.dvc names data that cannot be
-    restored, unless `new` is set or the result is exactly what data.dvc names.
+    restored, unless `new` is set or the result is exactly what data.dvc names. With dry=True nothing is written.
     """
     params = load_params(root / "params.yaml")
     if time_format is not None:
@@ -48,6 +48,10 @@ def ingest_command(
     if source is not None:
         options["layout"] = chosen_layout(layout, params.data.layout)
     jobs = [(source, kind)] if source is not None else _default_set(root)
+    if options.get("dry"):
+        if (root / "data.dvc").is_file():
+            restored_data(root)
+        return [_ingest(root, params, path, of_kind, options) for path, of_kind in jobs]
     expected = _restore(root)
     with undone_if_refused(root):
         return _take(root, params, jobs, options, expected if not new else None, commit)

@@ -12,7 +12,7 @@ names or on the clock, except the time of a review that names none. The next ing
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.common.errors import DataError
@@ -31,6 +31,7 @@ from tasks.sources.source import open_source
 from tasks.sources.times import Times
 from tasks.sources.understood import understood
 
+REPORTED = 500  # refused rows in a report as JSON
 KINDS = ("import", "production", "review", "hard")
 
 
@@ -50,6 +51,12 @@ class IngestReport:
     classes: dict[str, int]  # class -> images taken
     splits: dict[str, int]  # split -> images taken
     notes: tuple[str, ...] = ()  # what the groups did not allow
+    dry: bool = False  # nothing was written
+
+    def as_json(self) -> dict:
+        """What is reported, as JSON values."""
+        refused = [asdict(one) for one in self.quarantined[:REPORTED]]
+        return asdict(self) | {"quarantined": refused, "refused": len(self.quarantined), "sentence": self.sentence()}
 
     def sentence(self) -> str:
         """One sentence for the terminal."""
@@ -70,7 +77,8 @@ class IngestReport:
             reasons = Counter(refused.reason for refused in self.quarantined)
             listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             parts.append(f"quarantined {len(self.quarantined)} ({listed})")
-        return "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
+        said = "; ".join([*parts, f"batch {self.batch}" if self.batch else "no batch was written"])
+        return f"dry run, nothing is written: {said}" if self.dry else said
 
 
 def ingest(
@@ -85,6 +93,7 @@ def ingest(
     annotator: str | None = None,
     picked: str | None = None,
     layout: str | None = None,
+    dry: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Take what is new in `source` (see tasks.sources.source) into root/data as one batch.
@@ -94,7 +103,8 @@ def ingest(
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
     earlier ones. `annotator` is used for rows that name none, and `picked` (one of schemas.PICKED) for rows that do not
     say why they were picked. `layout` says what paths mean (tasks.sources.layouts);
-    rows whose path does not fit are refused. `say` is told how the source is read, before it is. Waits while another
+    rows whose path does not fit are refused. `dry` says what would be taken and writes nothing. `say` is told how the
+    source is read, before it is. Waits while another
     ingest into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
@@ -117,15 +127,16 @@ def ingest(
         if reading.offered == 0:
             raise DataError(f"{source} has no rows: nothing to ingest")
         batch = reading.batch() if reading.taken_rows() or reading.annotations else None
-        write_quarantine(root, batch, reading.refused)
-        if batch is not None:
+        if not dry:
+            write_quarantine(root, batch, reading.refused)
+        if batch is not None and not dry:
             write_json(journal, sorted(data_files(folder)))
             write_batch(root, opened, reading, batch)
             journal.unlink()
-    return _report(reading, batch)
+    return _report(reading, batch, dry)
 
 
-def _report(reading: Reading, batch: str | None) -> IngestReport:
+def _report(reading: Reading, batch: str | None, dry: bool) -> IngestReport:
     taken = [new for new in reading.new if new.taken]
     labels = (new.label if isinstance(new.label, list) else [new.label] for new in taken if new.label is not None)
     splits = Counter(new.verdict for new in taken)
@@ -142,4 +153,5 @@ def _report(reading: Reading, batch: str | None) -> IngestReport:
         classes=dict(sorted(Counter(name for names in labels for name in names).items())),
         splits={name: splits[name] for name in SPLITS if splits[name]},
         notes=tuple(reading.notes),
+        dry=dry,
     )

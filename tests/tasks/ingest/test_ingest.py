@@ -125,3 +125,24 @@ def test_a_shard_of_another_data_set_is_a_source_too(tmp_path):
     keep = ("id", "label", "split", "image")
     one, two = ([{k: row[k] for k in keep} for row in samples(tmp_path / name)] for name in ("one", "two"))
     assert one == two
+
+
+def test_a_dry_run_says_what_would_be_taken_and_writes_nothing(tmp_path):
+    take(tmp_path, folder(tmp_path / "first", 6))
+    source = folder(tmp_path / "s", 12)
+    (source / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    before = tree(tmp_path)
+    said: list[str] = []
+    dry = take(tmp_path, source, dry=True, say=said.append)
+    assert tree(tmp_path) == before
+    assert (dry.taken, dry.known, len(dry.quarantined), dry.dry) == (6, 6, 1, True)
+    assert dry.sentence().startswith("dry run, nothing is written: took 6 new images of 2 classes")
+    assert said[0].startswith("understood: 2 classes")
+    about = dry.as_json()
+    assert (about["classes"], about["refused"], about["quarantined"][0]["where"]) == (
+        {"a": 3, "b": 3},
+        1,
+        "a/broken.png",
+    )
+    taken = take(tmp_path, source)
+    assert (taken.batch, taken.splits) == (dry.batch, dry.splits), "the dry run promised what is taken"
