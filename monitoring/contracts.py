@@ -50,6 +50,58 @@ class Measures(Frozen):
         return [finding for finding in self.findings if finding.status == "drifted"]
 
 
+class Cell(Frozen):
+    """One measure of one source."""
+
+    value: float  # median, share, or distance of the mix
+    was: float  # in the reference
+    ratio: float | None = None  # of the distance to what chance explains; None: too few rows to say
+
+
+class SourceMeasures(Frozen):
+    """What was measured of one source of a window, for people: it decides nothing."""
+
+    source: str  # "": rows that name none
+    rows: int
+    cells: dict[str, Cell]  # by name of the measure
+
+    def worst(self) -> float:
+        """The largest ratio of its cells."""
+        return max((cell.ratio for cell in self.cells.values() if cell.ratio is not None), default=0.0)
+
+
+class MovedImage(Frozen):
+    """An image that is unlike the reference, beside reference images with the same answer."""
+
+    id: str
+    prediction: str
+    confidence: float | None
+    ood: float | None
+    source: str
+    beside: list[str]  # ids of reference images, the nearest first
+
+
+class Bins(Frozen):
+    """One number's distribution in reference and window, as shares of equal bins."""
+
+    name: str  # of the measure
+    low: float
+    high: float
+    was: list[float]
+    now: list[float]
+    median_was: float
+    median_now: float
+
+
+class WindowDetails(Frozen):
+    """What a window's page shows besides its measures; kept with the journal, because it takes the log to compute."""
+
+    sources: list[SourceMeasures] = []  # those that moved most first
+    moved: list[MovedImage] = []
+    plots: list[Bins] = []
+    done: list[str] = []  # sentences about what was started because of the window
+
+
 class Expected(Frozen):
     """A person's mark: what is expected to differ from the reference. It is measured and shown, and does not count."""
 

@@ -3,6 +3,7 @@
     windows/<window id>.json              {schema, measures, decision}: written once, the id sorts by time
     revisions/<window id>-<number>.json   {schema, at, measures}: labels came later, the window was measured again
     retrains/<window id>.json             empty; windows whose decision started a retraining, for the cooldown
+    details/<window id>.json              {schema, details}: what its page shows besides (monitoring.contracts)
     acted-on/<period id>.json             empty; periods whose accuracy was a reason for that: they are not one again
 
 One small object per entry: this works on a local folder and on S3, and monitors cannot overwrite each other. A revision
@@ -14,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from monitoring.contracts import DriftDecision, Measures
+from monitoring.contracts import DriftDecision, Measures, WindowDetails
 from tasks.common.errors import NewerFormat, refuse_newer
 from tasks.storage.blobs import Conflict, Store
 
@@ -164,6 +165,26 @@ class Journal:
         """Ids of the windows that started a retraining, oldest first."""
         return [key.removeprefix("retrains/").removesuffix(".json") for key in self.store.list("retrains/")]
 
+    def keep_details(self, window: str, details: WindowDetails) -> None:
+        """Keep what the window's page shows besides its measures; replaces what is kept."""
+        key = f"details/{window}.json"
+        content = json.dumps({"schema": SCHEMA_VERSION, "details": details.model_dump(mode="json")}, allow_nan=False)
+        known = self.store.read(key)
+        self.store.swap(key, content.encode(), known[1] if known else None)
+
+    def details(self, window: str) -> WindowDetails | None:
+        """What `keep_details` kept; None if it is unknown or cannot be read: it can be computed again."""
+        found = self.store.read(f"details/{window}.json")
+        if found is None:
+            return None
+        try:
+            entry = json.loads(found[0])
+            refuse_newer(entry["schema"], SCHEMA_VERSION, f"details/{window}.json in the monitor's journal")
+            return WindowDetails.model_validate(entry["details"])
+        except (NewerFormat, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("the details of window %s are skipped: %s", window, error)
+            return None
+
     def prune(self, keep: int) -> int:
         """Delete the oldest windows until `keep` are left; returns how many were deleted."""
         gone = list(self.store.list("windows/"))[: -keep or None]
@@ -171,6 +192,7 @@ class Journal:
             self.store.remove(key)
             self.store.remove(key.replace("windows/", "retrains/", 1))
             window = key.removeprefix("windows/").removesuffix(".json")
+            self.store.remove(f"details/{window}.json")
             for revision in list(self.store.list(f"revisions/{window}-")):
                 self.store.remove(revision)
         return len(gone)

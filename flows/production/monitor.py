@@ -24,7 +24,7 @@ from flows.production.act import act, new_labels
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
-from monitoring.contracts import DriftDecision, Expected, Finding, Measures, Situation, Window
+from monitoring.contracts import DriftDecision, Expected, Finding, Measures, Situation, Window, WindowDetails
 from monitoring.expected import judged, marked_sources, marks
 from monitoring.journal import Journal, window_id
 from monitoring.live.labels import Truth, labelled_answers
@@ -130,6 +130,7 @@ def monitor(
     shown = judged(measures, situation.expected)
     report = write_report(root, params, table, bundle, shown, decision, past, done)
     journal.append(measures, decision, reasons)
+    journal.keep_details(measures.window.id, _details(root, params, table, bundle, shown, decision, done))
     if just is not None and end > just.last:
         scored.clear(root, just)
     return Seen(
@@ -253,6 +254,19 @@ def _measure(
         elsewhere = drifts_elsewhere(table, window, known, params.drift, marked)
         measures = measures.model_copy(update={"elsewhere": elsewhere})
     return measures, table, folder
+
+
+def _details(root: Path, params: Params, table: pa.Table, bundle: Path, measures, decision, done) -> WindowDetails:
+    """What the console shows of the window besides its measures."""
+    import pyarrow.parquet as pq
+
+    from monitoring.drift import reference
+    from monitoring.pages.columns import MeasuredWindow
+    from monitoring.pages.details import window_details
+
+    known = reference.load(bundle, cache_dir("monitoring", root))
+    shown = MeasuredWindow(table, pq.read_table(bundle / "reference.parquet"), measures, decision, known.classes)
+    return window_details(shown, known, done, params.report.images)
 
 
 def write_report(

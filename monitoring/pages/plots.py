@@ -19,20 +19,31 @@ def distribution(reference: np.ndarray, window: np.ndarray, title: str) -> Marku
 
     reference, window: (N,) finite.
     """
+    found = binned(reference, window)
+    return draw_bins(*found, title) if found else Markup("")
+
+
+def binned(reference: np.ndarray, window: np.ndarray) -> tuple[float, float, list[float], list[float]] | None:
+    """(lowest edge, highest edge, B shares of the reference, B of the window); None if one is empty."""
     if not len(reference) or not len(window):
-        return Markup("")
+        return None
     both = np.concatenate([reference, window])
     low, high = np.quantile(both, [0.002, 0.998])  # one outlier must not put all others into one bin
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)
     shares = [np.histogram(np.clip(side, low, high), edges)[0] / len(side) for side in (reference, window)]
-    top = max(share.max() for share in shares)
+    return float(low), float(high), shares[0].tolist(), shares[1].tolist()
+
+
+def draw_bins(low: float, high: float, was: Sequence[float], now: Sequence[float], title: str) -> Markup:
+    """Two distributions over the same B bins from `low` to `high`."""
+    top = max(*was, *now)
     floor = HEIGHT - 18
     outlines = []
-    for share in shares:
+    for share in (np.asarray(was), np.asarray(now)):
         heights = floor - share / top * (floor - 6)
-        x = np.repeat(np.linspace(4, WIDTH - 4, BINS + 1), 2)[1:-1]
+        x = np.repeat(np.linspace(4, WIDTH - 4, len(share) + 1), 2)[1:-1]
         points = zip(x, np.repeat(heights, 2), strict=True)
         outlines.append(" ".join(f"{a:.1f},{b:.1f}" for a, b in points))
     left, right = f"4,{floor}", f"{WIDTH - 4},{floor}"

@@ -6,7 +6,7 @@ It is for someone who was just alerted. N rows, K classes.
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -104,7 +104,7 @@ def _groups(measures: Measures, trend: Sequence[tuple[Measures, DriftDecision]])
         for finding in measures.findings
     ]
     rows.sort(key=lambda row: -(row["ratio"] or 0))
-    loud = [row for row in rows if row["finding"].status in ("drifted", "error")]
+    loud = [row for row in rows if row["finding"].status in ("drifted", "expected", "error")]
     quiet = [row for row in rows if row["finding"].status == "ok"]
     info = [row for row in rows if row["finding"].status == "info"]
     return [
@@ -196,15 +196,21 @@ def _mix(measures: Measures) -> dict:
     return {"rows": sorted(shown, key=lambda row: (-row[1], row[0])), "top": top, "more": len(rows) - len(shown)}
 
 
-def _distributions(shown: MeasuredWindow) -> list[dict]:
-    """Distributions in reference and window of the measures that drifted, worst first."""
-    drifted = sorted(shown.measures.drifted(), key=lambda f: -(drift_ratio(f) or 0))
-    found = []
-    for finding in drifted:
+def compared(shown: MeasuredWindow) -> Iterator[tuple[Finding, np.ndarray, np.ndarray]]:
+    """Each measure that drifted, worst first, with the values in reference (M,) and window (N,) that it compares."""
+    moved = [finding for finding in shown.measures.findings if finding.status in ("drifted", "expected")]
+    for finding in sorted(moved, key=lambda f: -(drift_ratio(f) or 0)):
         sides = [
             _values(table, finding.name, shown.classes, shown.reference_table)
             for table in (shown.reference_table, shown.window_table)
         ]
+        yield finding, *sides
+
+
+def _distributions(shown: MeasuredWindow) -> list[dict]:
+    """Distributions in reference and window of the measures that drifted, worst first."""
+    found = []
+    for finding, *sides in compared(shown):
         drawn = plots.distribution(*sides, f"{name(finding.name)}: reference and this window")
         if drawn:
             medians = [float(np.median(side)) for side in sides]
