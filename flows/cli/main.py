@@ -16,6 +16,7 @@ from flows.cli import (
     backup,
     batches,
     classes,
+    decisions,
     doctor,
     labels,
     pause,
@@ -255,7 +256,7 @@ def retrain(
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
-GROUPS = (runs, batches, services, doctor, versions, backup, production, pause, labels, active, queue)
+GROUPS = (runs, batches, services, doctor, versions, decisions, backup, production, pause, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.add_typer(classes.app, name="classes")

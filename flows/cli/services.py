@@ -14,6 +14,7 @@ def status() -> None:
 
     from flows.labels.status import label_lines
     from flows.production.queue_export import assigned_lines
+    from flows.publishing.run_list import held_runs
     from flows.repo.tombstones import in_force
     from flows.repo.workspace import alive_runs
     from flows.runs.lease import EXPIRES, elsewhere
@@ -38,10 +39,10 @@ def status() -> None:
         typer.echo(f"paused:      {for_terminal(holding.sentence())}; `evergreen resume` ends it")
     for one in active_mutes(root):
         typer.echo(f"muted:       {for_terminal(one.sentence())}")
-    for run, about in list(releases.runs().items())[-1:] if live else ():
-        if about["outcome"] == "held":
-            typer.echo(f"held:        {run} waits for a person: `evergreen diff {live.version} {run}` compares,")
-            typer.echo(f"             `evergreen approve {run}` publishes it")
+    for run in held_runs(root, releases):
+        compared = f": `evergreen diff {live.version} {run.run_id}` compares," if live and run.rev else ":"
+        typer.echo(f"held:        {run.run_id} waits for a person{compared}")
+        typer.echo(f"             `evergreen approve {run.run_id}` publishes it, `evergreen refuse` ends the question")
     if live and (why := releases.provisional(live.bundle)):
         typer.echo(f"provisional: {for_terminal(why)}; more labels make a better one")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")

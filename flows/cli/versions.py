@@ -1,4 +1,4 @@
-"""The `evergreen` commands about versions: releases, diff, rollback, approve, gc, forget, connect.
+"""The `evergreen` commands about versions: releases, diff, rollback, adopt, verify, gc, forget, connect.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -109,35 +109,6 @@ def rollback(
         )
 
 
-def approve(
-    run: Annotated[str, typer.Argument(help="Run id; `evergreen releases --runs` lists them.")],
-    why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "",
-) -> None:
-    """Publish a held run, unless the gate rejects it against the model that is live now."""
-    from flows.publishing.held import approve as publish_held
-
-    live = publish_held(root := project_root(), run, by=person(root), why=why)
-    typer.echo(f"{live.version} is live (promotion {live.seq}): {live.why}")
-
-
-def promote(
-    run: Annotated[str, typer.Argument(help="Run id; `evergreen releases --runs` lists them.")],
-    why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "",
-    override: Annotated[bool, typer.Option("--override", help="Overrule the gate.")] = False,
-) -> None:
-    """Publish a held or rejected run against the gate's verdict; who and why are recorded with the version."""
-    from flows.publishing.held import override as publish_anyway
-    from tasks.common.errors import EvergreenError
-
-    if not override:
-        raise EvergreenError(
-            f"a run that passes the gate is promoted automatically. Approve a held run with `evergreen approve {run}`, "
-            f'or overrule the gate with `evergreen promote {run} --override --why "..."`'
-        )
-    live = publish_anyway(root := project_root(), run, by=person(root), why=why)
-    typer.echo(f"{live.version} is live (promotion {live.seq}): {live.why}")
-
-
 def adopt(
     path: Annotated[Path, typer.Argument(help="The model: an .onnx file, or .safetensors with --backbone.")],
     classes: Annotated[str, typer.Option(help="Class names in the model's order: a file with one per line, or a,b,c.")],
@@ -182,7 +153,7 @@ def adopt(
     typer.echo(f"{live.version} is live: {live.why}")
 
 
-COMMANDS += [releases, diff, rollback, approve, promote, adopt]
+COMMANDS += [releases, diff, rollback, adopt]
 
 
 def verify(

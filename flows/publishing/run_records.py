@@ -3,7 +3,7 @@
     runs/<run id>.json in the store   {key, reason, by, at, outcome, sentence, version, verdict, bundle, rev, decisions,
                                        accepted: ids of the batches that validate accepted, evergreen: its version,
                                        lock: sha256 of requirements.lock, steps and flow_run: see flows.repo.progress,
-                                       schema}
+                                       schema, and what flows.publishing.decisions adds: comments, preview}
     runs/<run id>/sbom.cdx            what software made a promoted or held run (CycloneDX)
 
 A held run is stored completely: its bundle in the release store, its data and models in the DVC remote, its dvc.lock in
@@ -126,7 +126,8 @@ def reconcile(root: Path, releases: Releases) -> list[str]:
 
 def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | None:
     """Record that the run of `pointer` was promoted, if its record does not say so."""
-    run_id, run = pointer.run_id, releases.run(pointer.run_id)
+    run_id, known = pointer.run_id, releases.run(pointer.run_id)
+    run = known
     folder = state_dir(main) / "runs" / run_id
     if run is None:
         started = workspace.read_started(folder)
@@ -146,7 +147,11 @@ def _complete_record(main: Path, releases: Releases, pointer: Pointer) -> str | 
     if run.get("key"):
         ended = {"outcome": "promoted", "version": pointer.version, "sentence": run["sentence"]}
         run_inputs.record_ending(main, run["key"], {"run_id": run_id} | ended)
-    releases.put_run(run_id, run)
+    if known is None:
+        releases.put_run(run_id, run)
+    else:  # a comment that came meanwhile stays
+        changed = {name: run[name] for name in ("outcome", "version", "sentence", "decisions")}
+        releases.change_run(run_id, lambda record: record | changed)
     return f"recorded that run {run_id} was published as {pointer.version}"
 
 

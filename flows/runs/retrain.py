@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.publishing import run_records
+from flows.publishing.decisions import refusal_of, refusal_sentence
 from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
@@ -204,6 +205,9 @@ def not_published(run: Run, verdict: GateVerdict) -> Ending | None:
     """How a run ends that the gate does not promote, or that passes it during a pause; None: it is published."""
     if verdict.outcome != "promote":
         outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
+        if outcome == "held" and (refused := refusal_of(run.releases, verdict.challenger)):
+            said = f"{verdict.sentence.rstrip('.')}; {refusal_sentence(*refused)}"
+            return Ending(outcome="rejected", sentence=said, verdict=verdict)
         todo = first_model_remedies(run.root, run.params, run.id, verdict)
         return Ending(outcome=outcome, sentence=verdict.sentence, verdict=verdict, remedies=todo)
     if pause := pause_of(run.releases):

@@ -16,6 +16,7 @@ A pointer is recorded under pointers/ right after it goes live. If the process i
 at the next start, and always before another pointer replaces this one. So the history has no gaps.
 """
 
+import copy
 import json
 import random
 import time
@@ -42,7 +43,7 @@ LIVE = "champion.json"
 TOMBSTONES = "tombstones.json"
 LIFTED = "lifted.json"
 RETIRED = "retired.json"
-RUN_SCHEMA = 1  # of runs/<run id>.json; records of Evergreen 0.1 do not say it
+RUN_SCHEMA = 2  # of runs/<run id>.json; 1 has neither comments nor previews, and may not say it
 RESTORE = "Restore the store from a backup."
 SWAPS = 200  # tries of an update under contention; each lost try means that another writer succeeded
 
@@ -213,6 +214,22 @@ class Releases:
         """Store the record of run `run_id` (JSON values), replacing an older one."""
         self.update(f"runs/{run_id}.json", lambda _: {"schema": RUN_SCHEMA} | record)
 
+    def change_run(self, run_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Replace the record of run `run_id` by what `change` makes of it; no change by another writer is lost.
+
+        `change` may be called again, and after a lost reply it is given what it made: it must then return the same.
+        Raises EvergreenError for a run without a record.
+        """
+
+        def changed(found: Any) -> dict[str, Any]:
+            if not isinstance(found, dict):
+                raise EvergreenError(f"no run {run_id!r} is recorded in the release store")
+            schema = found.pop("schema", None)
+            refuse_newer(schema, RUN_SCHEMA, f"runs/{run_id}.json in the release store")
+            return {"schema": RUN_SCHEMA} | change(found)
+
+        return {name: value for name, value in self.update(f"runs/{run_id}.json", changed).items() if name != "schema"}
+
     def runs(self, part: str = "") -> dict[str, dict[str, Any]]:
         """Run id -> record of the ids that contain `part`, in the order of run ids, which begin with the time."""
         keys = [key for key in self.store.list("runs/") if key.endswith(".json") and part in key]
@@ -285,15 +302,18 @@ class Releases:
         except ValueError as error:
             raise StoreDamaged(f"{key} in the release store is not JSON ({error}): restore it from a backup") from None
 
-    def update(self, key: str, change: Callable[[Any], Any]) -> None:
-        """Read, change and compare-and-swap until it succeeds, so that concurrent writers lose nothing."""
+    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Read, change and compare-and-swap until it succeeds, so that concurrent writers lose nothing.
+
+        Returns the new value.
+        """
         for _ in range(SWAPS):
             before, token = self._load(key)
-            if (after := change(before)) == before:
-                return
+            if (after := change(copy.deepcopy(before))) == before:
+                return after
             try:
                 self.store.swap(key, _json(after), token)
-                return
+                return after
             except Conflict:
                 time.sleep(random.uniform(0, 0.02))
         raise EvergreenError(f"{key} in the release store changed {SWAPS} times during an update: try again")

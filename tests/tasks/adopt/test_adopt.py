@@ -17,6 +17,7 @@ import yaml
 from flows.publishing import held as held_runs
 from flows.publishing import run_records
 from flows.publishing.adopt import adopt
+from flows.publishing.decisions import newest_judgement, preview
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import Ending
 from flows.repo import workspace
@@ -177,7 +178,12 @@ def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved
     hold(project, tree, lock, verdict)
     shutil.rmtree(tree.parent)  # the workspace is long gone
     git(project, "worktree", "prune")
+    found = preview(project, "run-2", by="bob")
+    assert (found.version, found.verdict.outcome, found.is_fresh(store(project).live())) == ("v0.1.0", "hold", True)
+    assert newest_judgement(store(project).run("run-2")) == found
+    assert store(project).live().version == "v0.1.0", "nothing was published"
     live = held_runs.approve(project, "run-2", by="bob", why="looked at by hand")
+    assert not found.is_fresh(live)
     assert (live.version, live.prev, live.by) == ("v0.2.0", "v0.1.0", "bob")
     assert live.why.startswith("approved by bob: looked at by hand; the gate: hold:")
     run = store(project).run("run-2")

@@ -1,0 +1,131 @@
+"""Every recorded run as one row, and the held runs among them, without reading thousands of records each time.
+
+What has ended for good does not change: its row is cached in .evergreen/cache/runs/. Only new records, those of held
+runs, and those of rejected runs that were published since, are read again. A damaged record is a row that says so.
+"""
+
+import functools
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime
+
+from flows.publishing.history import open_project
+from tasks.common.checks import Frozen
+from tasks.common.errors import EvergreenError
+from tasks.common.files import write_json
+from tasks.common.paths import cache_dir
+from tasks.common.private import make_folder
+from tasks.common.rebuildable import read_rebuildable
+from tasks.releases.store import Releases
+
+SCHEMA = 1
+FINAL = ("promoted", "rejected", "refused", "unchanged")
+STAMP = re.compile(r"(\d{8}T\d{6})\d*-")  # with which run ids begin
+NAMES = ("key", "by", "reason", "sentence", "version", "bundle", "rev")
+
+
+class RunRow(Frozen):
+    """What lists say of a run. `how`: of the newest decision, such as "approved"; `damaged`: why it cannot be read."""
+
+    run_id: str
+    outcome: Literal["promoted", "held", "rejected", "refused", "unchanged", "damaged"]
+    at: AwareDatetime | None = None  # when it ended
+    key: str | None = None
+    by: str | None = None
+    reason: str | None = None
+    sentence: str = ""
+    version: str | None = None
+    bundle: str | None = None
+    rev: str | None = None
+    champion: str | None = None  # version that it was judged against
+    how: str = ""
+    decided_by: str = ""
+    why: str = ""  # of the decision
+    comments: int = 0  # of a run that ended for good: when it was first listed
+
+
+def held_runs(root: Path, releases: Releases | None = None) -> list[RunRow]:
+    """The runs that wait for a person, newest first."""
+    return [row for row in run_rows(root, releases) if row.outcome == "held"]
+
+
+def run_rows(root: Path, releases: Releases | None = None) -> list[RunRow]:
+    """A row of each recorded run, newest first."""
+    releases = releases or open_project(root)[1]
+    keys = [key for key in releases.store.list("runs/") if key.endswith(".json")]
+    ids = [key.removeprefix("runs/").removesuffix(".json") for key in keys]
+    file = cache_dir("runs", root) / "rows.json"
+    known = dict(_known(file, file.stat().st_mtime_ns)) if file.is_file() else {}
+    published = _published(releases)
+    rows = {}
+    for run_id in ids:
+        row = known.get(run_id)
+        if row is None or (row.outcome == "rejected" and run_id in published):
+            row = _read(releases, run_id)
+        rows[run_id] = row
+    final = {run_id: row for run_id, row in rows.items() if row.outcome in FINAL}
+    if final != known:
+        make_folder(file.parent)
+        write_json(file, {"schema": SCHEMA, "rows": [row.model_dump(mode="json") for row in final.values()]})
+    return [rows[run_id] for run_id in sorted(rows, reverse=True)]
+
+
+@functools.lru_cache(maxsize=4)
+def _known(file: Path, stamp: int) -> dict[str, RunRow]:
+    """The rows in `file`, parsed once for each `stamp`, its time of change."""
+
+    def accept(about: dict) -> dict[str, RunRow]:
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
+        rows = [RunRow.model_validate(row) for row in about["rows"]]
+        return {row.run_id: row for row in rows}
+
+    return read_rebuildable(file, accept, "the runs are read again") or {}
+
+
+def _published(releases: Releases) -> set[str]:
+    try:
+        return {pointer.run_id for pointer in releases.history()}
+    except EvergreenError:  # a damaged history: other pages say so
+        return set()
+
+
+def _read(releases: Releases, run_id: str) -> RunRow:
+    try:
+        return row_of(run_id, releases.run(run_id))
+    except (EvergreenError, ValueError, TypeError, KeyError, AttributeError) as error:
+        said = str(error) if isinstance(error, EvergreenError) else f"its record cannot be read: {error!r}"
+        return RunRow(run_id=run_id, outcome="damaged", at=_began(run_id), sentence=said)
+
+
+def row_of(run_id: str, record: dict[str, Any] | None) -> RunRow:
+    """The row of a record. Raises ValueError, TypeError or KeyError for a damaged one."""
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    about = {name: record[name] for name in NAMES if record.get(name) is not None}
+    decided = record.get("decisions") or [{}]
+    last = {
+        "how": decided[-1].get("how", ""),
+        "decided_by": decided[-1].get("by", ""),
+        "why": decided[-1].get("why", ""),
+    }
+    return RunRow(
+        run_id=run_id,
+        outcome=record["outcome"],
+        at=datetime.fromisoformat(record["at"]) if record.get("at") else _began(run_id),
+        champion=(record.get("verdict") or {}).get("champion"),
+        comments=len(record.get("comments", ())),
+        **about,
+        **last,
+    )
+
+
+def _began(run_id: str) -> datetime | None:
+    found = STAMP.match(run_id)
+    try:
+        return datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
