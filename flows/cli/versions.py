@@ -1,4 +1,4 @@
-"""The `evergreen` commands about versions: releases, diff, rollback, adopt, verify, gc, forget, connect.
+"""The `evergreen` commands about versions, from `releases` to `connect`.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
