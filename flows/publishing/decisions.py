@@ -1,4 +1,4 @@
-"""What people say about a run without publishing it: comments, a refusal, and the gate's verdict as of now.
+"""What people say about a run without publishing it: comments, a refusal, a fresh verdict.
 
 All of it is in the run's record in the release store, where two writers lose nothing of each other:
 

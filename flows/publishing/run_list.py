@@ -1,4 +1,4 @@
-"""Every recorded run as one row, and the held runs among them, without reading thousands of records each time.
+"""Every recorded run as one row, and the held runs among them, read cheaply.
 
 What has ended for good does not change: its row is cached in .evergreen/cache/runs/. Only new records, those of held
 runs, and those of rejected runs that were published since, are read again. A damaged record is a row that says so.

@@ -74,7 +74,13 @@ def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
     Raises EvergreenError for a version that was never live, or whose commit this repository lacks.
     """
     main = main_checkout(root)
-    _, releases = open_project(root)
+    old, new = chosen(main, open_project(root)[1], a, b)
+    with open_objects(main) as objects:
+        return compare(main, objects, old, new)
+
+
+def chosen(root: Path, releases: Releases, a: str | None, b: str | None) -> tuple[tuple[str, str], tuple[str, str]]:
+    """((name, commit) of A, of B), as `diff` reads them. Raises EvergreenError."""
     history = releases.history()
     live = history[-1].version if history else None
     new = _held(releases, b)
@@ -94,19 +100,18 @@ def diff(root: Path, a: str | None = None, b: str | None = None) -> Versions:
         )
     old = _held(releases, a) or _released(find(history, a))
     for version, rev in (old, new):
-        if not registry.has_commit(main, rev):
+        if not registry.has_commit(root, rev):
             raise EvergreenError(
                 f"this repository lacks commit {rev[:12]} of {version}: fetch the branch releases "
                 "and the tags from where it was published"
             )
-    with open_objects(main) as objects:
-        return compare(main, objects, old, new)
+    return old, new
 
 
 def _held(releases: Releases, name: str | None) -> tuple[str, str] | None:
-    """(id, commit) of the held run `name`; None if there is none that left a commit."""
+    """(id, commit) of the run `name` that was held, or refused since; None if there is none that left a commit."""
     run = releases.run(name) if name else None
-    return (name, run["rev"]) if run and run["outcome"] == "held" and run.get("rev") else None
+    return (name, run["rev"]) if run and run["outcome"] in ("held", "rejected") and run.get("rev") else None
 
 
 def _released(pointer: Pointer) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
 from tasks.common.files import atomic_path, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import load_params
-from tasks.common.schemas import cleaned_schema
+from tasks.common.schemas import cleaned_schema, predictions_schema
 from tasks.dataset import shards
 from tasks.labels.storing import write_annotations
 from tasks.releases.pointer import Pointer
@@ -34,7 +34,7 @@ from tests.support.shared import once
 NAME = "classifier"
 CLASSES = ["bag", "boot", "coat"]
 WHY = {1: "first model", 2: "new batch", 3: "more data"}
-OUTS = "".join(f"      - artifacts/{name}\n" for name in ("clean", "evaluate", "bundle"))
+OUTS = "".join(f"      - artifacts/{name}\n" for name in ("clean", "calibrate", "evaluate", "bundle"))
 PIPELINE = (
     "stages:\n  validate:\n    cmd: 'true'\n    params: [clean]\n    deps: [data, tombstones.json]\n"
     f"    outs:\n{OUTS}    metrics:\n      - metrics/evaluate.json: {{cache: false}}\n"
@@ -149,11 +149,27 @@ def _stage(root: Path, quality: float) -> None:
     write_json(root / "metrics/evaluate.json", {"test": figures, "latency_ms": {"p50": 2.0}})
     recall = [{"class": name, "recall": quality - 0.1 * (name == "coat")} for name in CLASSES]
     write_json(root / "artifacts/evaluate/report.json", {"classes": recall})
+    write_predictions(root, cleaned, quality)
     bundle = root / "artifacts/bundle"
     write_json(bundle / "bundle.json", {"schema": 1, "quality": quality, "rows": len(rows)})
     (bundle / "model.onnx").write_bytes(f"{quality} {len(rows)}".encode() * 1000)
     files = {file.name: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for file in bundle.iterdir()}
     write_json(bundle / "MANIFEST.json", {"files": files})
+
+
+def write_predictions(root: Path, cleaned: list[dict], quality: float) -> None:
+    """What `calibrate` and `evaluate` leave of the answers: of the test images, about the share `quality` is right."""
+    about = {"classes": CLASSES, "task": "multiclass", "thresholds": dict.fromkeys(CLASSES, 0.5)}
+    write_json(root / "artifacts/calibrate/calibration.json", about)
+    rows = []
+    for row in cleaned:
+        if row["split"] == "test":
+            right = int(row["id"][:4], 16) < quality * 0x10000
+            answer = CLASSES[(CLASSES.index(row["given"]) + (not right)) % len(CLASSES)]
+            chances = [0.8 if name == answer else 0.1 for name in CLASSES]
+            rows.append({"id": row["id"], "split": "test", "label": row["given"], "probabilities": chances})
+    with atomic_path(root / "artifacts/evaluate/predictions.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, predictions_schema("multiclass")), temporary)
 
 
 def release(main: Path, number: int) -> Pointer:
