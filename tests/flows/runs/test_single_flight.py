@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.repo import run_inputs
+from flows.repo.progress import Progress
 from flows.runs import single_flight
 from flows.runs.retrain import Run, not_published
 from flows.services.deployments import state_of
@@ -142,13 +143,30 @@ def test_a_run_that_passes_the_gate_during_a_pause_is_held_with_that_reason(fold
     passed = GateVerdict(
         outcome="promote", sentence="promote: better.", checks=[], challenger="c", champion="v1", hard_set=None
     )
-    run = Run(folder, params, releases, "r-1", "a test", "ann")
+    run = Run(folder, params, releases, "r-1", "a test", "ann", Progress(folder, []))
     assert not_published(run, passed) is None
     pause(releases, by="Ann", why="the line is rebuilt")
     held = not_published(run, passed)
     assert (held.outcome, held.verdict) == ("held", passed)
     assert held.sentence == (
         "promote: better. It is held because Evergreen is paused until somebody resumes by Ann: the line is rebuilt."
+    )
+
+
+def test_a_model_that_a_person_refused_is_not_held_again(folder):
+    params = load_params(folder / "params.yaml")
+    releases = open_store(params.store, folder)
+    verdict = GateVerdict(
+        outcome="hold", sentence="hold: equal.", checks=[], challenger="c", champion="v", hard_set=None
+    )
+    run = Run(folder, params, releases, "r-2", "a test", "ann", Progress(folder, []))
+    assert not_published(run, verdict).outcome == "held"
+    refusal = {"how": "refused", "by": "bob", "why": "blurred", "at": "2026-11-27T10:00:00+00:00"}
+    releases.put_run("r-1", {"outcome": "rejected", "bundle": "c", "sentence": "s", "decisions": [refusal]})
+    again = not_published(run, verdict)
+    assert again.outcome == "rejected"
+    assert again.sentence == (
+        "hold: equal; this is the model of run r-1 again, which bob refused on 2026-11-27 (blurred)"
     )
 
 
