@@ -12,6 +12,8 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse, Response
 
 from flows.console.archive import routes as archive
+from flows.console.data import routes as data
+from flows.console.data import upload_routes as upload
 from flows.console.jobs import routes as jobs
 from flows.console.now import routes as now
 from flows.console.runs import routes as runs
@@ -30,6 +32,8 @@ ROUTERS = [
     now.router,
     jobs.router,
     runs.router,
+    upload.router,  # before the page of a batch, whose address would fit, too
+    data.router,
     archive.router,
     static.router,
     live.router,

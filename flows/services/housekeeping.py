@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.erasure.forget import complete_erasures
 from flows.production.finish import finish_idle
+from flows.project.uploads import sweep_uploads
 from flows.publishing import run_records
 from flows.publishing.publish import reconcile
 from flows.repo import workspace
@@ -44,6 +45,7 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
         "unfinished records of runs": lambda: len(run_records.reconcile(root, releases)),  # read from their workspaces
         "dead runs": lambda: len(workspace.reconcile(root)),
         "answers about samples that waited to be taken": lambda: finish_idle(main_checkout(root)),
+        "uploads that were not taken": lambda: sweep_uploads(root),
         "overlong logs": lambda: trim(state_dir(root)),
         "erasures that were killed": lambda: len(complete_erasures(root)),
     }

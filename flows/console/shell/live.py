@@ -37,7 +37,7 @@ TOPICS = {  # topic -> what to look at in the state folder
     "production": ("monitor.json", "reports/index.json", "reports/live_accuracy.json", "alarms.json"),
     "labels": ("labels/*", "production/queue", "production/labels", "label-issues"),
     "releases": ("releases/champion.json", "releases/runs", "releases/tombstones.json"),
-    "data": ("../data.dvc", "quarantine", "validation"),
+    "data": ("../data.dvc", "quarantine", "validation", "uploads", "releases/tombstones.json"),
     "services": ("services.json", "serving.json"),
 }
 

@@ -1,0 +1,160 @@
+"""The pages of batches: who added what, what became of it, and what a person can do about it."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from flows.console.data import batches
+from flows.console.data.batch import what_is_true
+from flows.console.data.batches import BatchRow, Counts, Stone
+from flows.console.index.index import index_of
+from flows.console.jobs.store import newest_job
+from flows.labels.people import read_words
+from tasks.common.files import write_json
+from tasks.common.params import load_params
+from tests.support import versions_project
+from tests.support.console import serving
+from tests.support.versions_project import store
+from tests.support.waiting import until
+
+FIRST, SECOND, THIRD = (f"b-00000000000{number}" for number in (1, 2, 3))
+HOSTILE = '<img src=x onerror="alert(1)">'
+
+
+@pytest.fixture
+def root(tmp_path):
+    made = versions_project.copy(tmp_path / "project")
+    index_of(made).refresh()
+    return made
+
+
+def rows_of(root) -> dict[str, BatchRow]:
+    params = load_params(root / "params.yaml")
+    return {row.id: row for row in batches.all_rows(root, params, store(root), index_of(root).columns())}
+
+
+def test_each_batch_says_its_mix_its_versions_and_its_state(root):
+    store(root).tombstone(SECOND, why="labels are noisy", by="run r-7")
+    rows = rows_of(root)
+    assert list(rows) == [THIRD, SECOND, FIRST], "newest first"
+    assert rows[FIRST].versions == ("v0.1.0", "v0.2.0", "v0.3.0")
+    assert rows[THIRD].versions == ("v0.3.0",)
+    assert sum(rows[FIRST].counts.classes.values()) == rows[FIRST].rows
+    assert sum(share for _, _, share in rows[FIRST].mix()) == pytest.approx(1)
+    assert [row.state for row in rows.values()] == ["in use", "refused", "in use"]
+    assert rows[SECOND].stone.run == "r-7"
+    totals = dict(batches.totals_of(index_of(root).columns(), ("train", "calibration", "test", "hard"), {SECOND}))
+    images = sum(sum(counts.values()) for counts in totals.values())
+    assert images == rows[FIRST].rows + rows[THIRD].rows - excluded(root)
+    page = batches.one_page(list(rows.values()), None, most=2)
+    assert ([row.id for row in page.rows], page.after) == ([THIRD, SECOND], SECOND)
+    assert [row.id for row in batches.one_page(list(rows.values()), page.after).rows] == [FIRST]
+
+
+def excluded(root) -> int:
+    words = read_words(root, load_params(root / "params.yaml"))
+    return sum(decision.excluded for decision in words.decisions.values())
+
+
+def test_a_commit_names_who_added_a_batch(root):
+    from tests.support.checkout import git
+
+    (root / "data.dvc").write_text((root / "data.dvc").read_text() + "# x\n")
+    git(root, "commit", "-qam", f"took 9 new images; batch {THIRD}")
+    at, by = batches.commits_of(root)[THIRD]
+    assert by == git(root, "config", "user.name")
+    assert at.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("stone", "blocking", "said"),
+    [
+        (None, False, "It is in use"),
+        (None, True, "no model is trained until somebody decides"),
+        (Stone("noisy", "run r-1", "", True, False), False, "runs go on without it"),
+        (Stone("noisy", "run r-1", "", False, False), False, "the next run judges it again"),
+        (Stone("blurred", "Ann", "", True, True), False, "committed in tombstones.json"),
+    ],
+)
+def test_a_batch_says_what_is_true_now(stone, blocking, said):
+    row = BatchRow("b-1", 1, "import", 9, 9, {}, None, "", Counts(), stone, ())
+    found = " ".join(what_is_true(row, blocking))
+    assert said in found
+    if stone is not None:
+        assert "no model is trained" not in found
+
+
+def test_a_refused_batch_is_on_top_can_be_corrected_and_allowed_again(root):
+    store(root).tombstone(SECOND, why=f"labels are noisy {HOSTILE}", by="run r-7")
+    write_json(
+        root / ".evergreen/validation" / f"{SECOND}.json",
+        {
+            "refused": {"what": SECOND, "reasons": [f"60 images look like another class {HOSTILE}"]},
+            "batches": [
+                {
+                    "batch": SECOND,
+                    "checks": [{"name": "noise.cat", "status": "fail", "value": 0.5, "bound": 0.1, "detail": "x"}],
+                }
+            ],
+            "opinions": {
+                "images": [{"id": "0" * 64, "given": "cat", "seen": "dog", "confidence": 0.93}],
+                "confused": [{"given": "cat", "seen": "dog", "count": 60}],
+            },
+        },
+    )
+    with serving(root) as site:
+        status, _, text = site.get("/data")
+        assert status == 200
+        assert HOSTILE not in text
+        assert text.index("Refused batches") < text.index("batches-title")
+        _, _, text = site.get(f"/data/{SECOND}")
+        assert HOSTILE not in text
+        for words in ("given cat", "seen dog 93 %", "runs go on without it", "Allow it again", "Correct these labels"):
+            assert words in text, words
+        assert "Nothing is trained until this is settled" not in text
+        _, _, text = site.get(f"/data/{SECOND}?given=cat&right=dog")
+        assert "images get another label" in text
+        status, _, _ = site.post(
+            f"/data/{SECOND}/relabel", {"given": "cat", "right": "dog", "why": "mixed up"}, page=f"/data/{SECOND}"
+        )
+        assert status == 303
+        until(lambda: not newest_job(root, f"relabel {SECOND}").runs, 60)
+        assert "took " in newest_job(root, f"relabel {SECOND}").result
+        words = read_words(root, load_params(root / "params.yaml"))
+        assert "cat" not in {words.now()[one] for one in of_batch(root, SECOND)}
+        status, headers, _ = site.post(f"/data/{SECOND}/allow", {"why": "corrected"}, page=f"/data/{SECOND}")
+        assert (status, headers["location"]) == (303, f"/data/{SECOND}")
+        assert SECOND not in store(root).tombstones()
+        _, _, text = site.get(f"/data/{SECOND}")
+        assert "It is in use" in text
+        assert "took that back" in text
+        status, _, _ = site.post(f"/data/{SECOND}/tombstone", {"why": "no"}, page=f"/data/{SECOND}")
+        assert store(root).tombstones()[SECOND]["why"] == "no"
+        status, headers, _ = site.post(
+            f"/data/{SECOND}/allow", {"why": " ", "back": f"/data/{SECOND}"}, page=f"/data/{SECOND}"
+        )
+        assert SECOND in store(root).tombstones(), "not without a reason"
+        status, _, _ = site.get("/data/b-ffffffffffff")
+        assert status == 404
+
+
+def of_batch(root, batch: str) -> list[str]:
+    from tasks.dataset.shards import batches as manifests
+    from tasks.dataset.shards import read_columns
+
+    (found,) = [one for one in manifests(root / "data") if one.batch == batch]
+    return [one for name in found.shards for one in read_columns(root / "data" / name, ["id"])["id"].to_pylist()]
+
+
+def test_tables_can_be_saved(root):
+    with serving(root) as site:
+        tables = {}
+        for name in ("batches", "classes", "labels"):
+            _, headers, text = site.get(f"/data?format=csv&table={name}")
+            assert "attachment" in headers["content-disposition"]
+            tables[name] = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    assert [row["batch"] for row in tables["batches"]] == [THIRD, SECOND, FIRST]
+    assert {row["class"] for row in tables["classes"]} == {"cat", "dog"}
+    assert json.dumps(tables["labels"])
