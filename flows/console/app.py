@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from flows.console.archive import routes as archive
 from flows.console.data import routes as data
 from flows.console.data import upload_routes as upload
+from flows.console.images import routes as images
 from flows.console.jobs import routes as jobs
 from flows.console.now import routes as now
 from flows.console.runs import routes as runs
@@ -35,6 +36,7 @@ ROUTERS = [
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     archive.router,
+    images.router,
     static.router,
     live.router,
 ]

@@ -4,8 +4,10 @@ python -m flows.console.web PORT [EVIDENTLY_PORT]        (in the project's folde
 """
 
 import sys
+import threading
 
 from flows.console.app import create_app
+from flows.console.index.index import index_of
 from flows.server.environment import check_password
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
@@ -20,6 +22,8 @@ def main(port: int, evidently_port: int | None = None) -> None:
     root = project_root()
     serve = load_params(root / "params.yaml").serve
     check_password(serve)
+    stop = threading.Event()
+    threading.Thread(target=index_of(root).keep_fresh, args=[stop], daemon=True, name="index").start()
     uvicorn.run(
         create_app(root, evidently_port),
         host=serve.host,
@@ -28,6 +32,7 @@ def main(port: int, evidently_port: int | None = None) -> None:
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
+    stop.set()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ DETAIL = {
     "train": "teaches the next model",
     "calibration": "measures the next model",
     "test": "measures the next model",
+    "hard": "measures the next model on hard images",
 }
 
 

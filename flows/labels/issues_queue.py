@@ -1,8 +1,8 @@
 """`evergreen queue --issues`: samples of the data set whose label a person should look at.
 
-Second looks come first and are blind: the label is not shown. Then disagreements between annotators, near-duplicates
-with different labels, and labels that look wrong to the newest run, of all splits. What a person decided since is left
-out.
+Second looks come first and are blind: the label is not shown. Then what a person chose by hand, disagreements between
+annotators, near-duplicates with different labels, and labels that look wrong to the newest run, of all splits. What a
+person decided since is left out.
 """
 
 import csv
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.labels.people import Words, disagreements, read_words, same, waiting_looks
+from flows.labels.pick_data import CHOSEN, DataPick, picked
 from flows.labels.samples import find_samples, iter_images
 from flows.labels.stones import tombstones_now
 from flows.repo.label_issues import newest_issues
@@ -48,6 +49,7 @@ def issues_of(root: Path, params: Params, words: Words, tombstones: Collection[s
     found: dict[str, Issue] = {}
     for issue in (
         *(Issue(name, SECOND_LOOK) for name in waiting_looks(words, params.labels.second_look)[:MOST_LOOKS]),
+        *_chosen(root, words),
         *_disagreements(words),
         *_duplicates(root, words),
         *_suspicious(root, words, params.data.task == "multilabel"),
@@ -69,6 +71,19 @@ def images(root: Path, entries: list[Asked]) -> Iterator[tuple[Asked, bytes | No
         table = find_samples(root / "data", [entry.id for entry in part], tombstones)
         content = dict(iter_images(root / "data", table))
         yield from ((entry, content.get(entry.id)) for entry in part)
+
+
+def _chosen(root: Path, words: Words) -> Iterator[Issue]:
+    """Labelled samples that somebody chose, until a person says something about them."""
+    now = words.now()
+    for entry in picked(root):
+        if entry.why == CHOSEN and now.get(entry.id) is not None and not _spoken_after(words, entry):
+            yield Issue(entry.id, CHOSEN, entry.because)
+
+
+def _spoken_after(words: Words, entry: DataPick) -> bool:
+    rows = words.said.get(entry.id, [])
+    return any(row["role"] != "import" and row["at"] and row["at"] > entry.queued_at for row in rows)
 
 
 def _disagreements(words: Words) -> Iterator[Issue]:

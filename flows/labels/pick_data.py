@@ -29,6 +29,7 @@ from tasks.models import probe
 from tasks.scoring.targets import encode
 
 FOLDER = "label-queue"
+CHOSEN = "chosen by a person"
 CANDIDATES = 20_000  # images that are compared, and labelled images that teach the probe; random ones of more
 SEEN = 5_000  # labelled images of which near-duplicates are left out
 GROWING = ("train", "calibration", "test")
@@ -72,10 +73,30 @@ def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None 
         entries += [(left[name]["id"][int(row)].as_py(), "random", None, None, name) for row in rows]
     fields = ("id", "why", "prediction", "confidence", "split")
     found = [DataPick(**dict(zip(fields, one, strict=True)), queued_at=now, because=because) for one in entries]
+    _write(root, found, now)
+    return found
+
+
+def ask(root: Path, splits: Mapping[str, str], because: str) -> list[DataPick]:
+    """Ask people for a label of images that somebody chose (id -> split), labelled or not; returns those not yet asked.
+
+    One with a label waits among the label issues until a person says something about it.
+    """
+    now = datetime.now(UTC)
+    before = {entry.id for entry in picked(root) if entry.why == CHOSEN}
+    found = [
+        DataPick(id=name, why=CHOSEN, prediction=None, confidence=None, split=split, queued_at=now, because=because)
+        for name, split in splits.items()
+        if name not in before
+    ]
+    _write(root, found, now)
+    return found
+
+
+def _write(root: Path, found: Sequence[DataPick], now: datetime) -> None:
     if found:
         content = [entry.model_dump(mode="json") for entry in found]
         write_json(state_dir(root) / FOLDER / f"{now:%Y%m%dT%H%M%S%fZ}-{content_key(content)[:16]}.json", content)
-    return found
 
 
 def divide(

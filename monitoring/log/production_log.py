@@ -170,6 +170,16 @@ class Log:
             if len(found):
                 yield found
 
+    def at_places(self, key: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table | None:
+        """`columns` of some rows (ascending) of one file; None if the file is gone or cannot be read."""
+        names = self._columns(columns)
+        try:
+            with open_seekable(self.store, key) as file:
+                return file and take_rows(open_parquet(file, self.schema), np.array(rows, np.int64), names)
+        except UNREADABLE as error:
+            logger.warning("%s in the production log is skipped: %s", key, error)
+            return None
+
     def named(self, texts: Collection[str]) -> pa.Table:
         """id, at, key and path of all answers that one of `texts` may name (tasks.labels.names)."""
         columns = self._columns(["key", "path"])

@@ -27,6 +27,7 @@ COLUMNS = (*COLUMNS, "phash", "key", "path")  # the columns of a window that the
 CANDIDATES = 5_000  # rows of a window to choose from; a random sample if there are more
 
 ROUTINE = "audit"  # why a sample is asked for that no drift asks for
+CHOSEN = "chosen by a person"  # why one is asked for that somebody picked by hand
 
 logger = logging.getLogger("evergreen.review")
 
@@ -42,7 +43,7 @@ class Queued(Frozen):
     confidence: float | None
     ood: float | None
     phash: int | None
-    why: str  # tasks.active.pick.Picked.why, ROUTINE or "audit of drift"
+    why: str  # tasks.active.pick.Picked.why, ROUTINE, CHOSEN or "audit of drift"
     queued_at: AwareDatetime
     because: str  # the decision, window or person that asked for it
     key: str | None = None  # the owner's
@@ -185,6 +186,13 @@ def enqueue_audit(
     rows = log.find(new, start, end, columns).sort_by([("at", "ascending"), ("id", "ascending")]).to_pylist()
     audit = {"why": ROUTINE if not extra else "audit of drift", "picked": "audit", "because": because}
     return _add(log, [{**row, **audit, "sampling_probability": new[row["id"]]} for row in rows])
+
+
+def enqueue_chosen(log: Log, rows: Sequence[dict], because: str) -> list[Queued]:
+    """Queue the answers `rows` (COLUMNS), which a person chose; returns those that did not wait and have no label."""
+    known = {entry.id for entry in asked(log).values()} | set(log.labels()["id"].to_pylist())
+    new = {row["id"]: {**row, "why": CHOSEN, "because": because} for row in rows if row["id"] not in known}
+    return _add(log, list(new.values())) if new else []
 
 
 def _add(log: Log, rows: Sequence[dict]) -> list[Queued]:

@@ -4,13 +4,13 @@ import math
 
 FACETS = {
     "origin": "From",
-    "window": "Window",
-    "source": "Source",
-    "version": "Version",
     "predicted": "Predicted",
     "true": "True label",
     "confidence": "Confidence",
     "ood": "Familiar",
+    "source": "Source",
+    "version": "Version",
+    "window": "Window",
     "split": "Split",
     "issue": "Label issue",
     "batch": "Batch",

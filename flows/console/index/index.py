@@ -23,6 +23,7 @@ from flows.console.index.windows import WindowRow, moment
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two refreshes in the background
+BUDGET = 2.0  # seconds that a request gives a refresh
 BLOCK = 500  # values of one SQL statement
 SELECT = (
     'SELECT i.row, i.id, i.logged, f.name, i.place, i.at, i.key, i.path, i."group", i.given, i.confidence, i.ood, '
@@ -66,8 +67,15 @@ class Index:
         self._database = Database(root)
         self._columns: Columns | None = None
         self._loading = threading.Lock()
+        self._looked = float("-inf")  # when this process last brought the index up to the records
 
     # --- freshness
+
+    def ready(self, budget: float = BUDGET) -> "Index":
+        """The index, after a short refresh if none was made lately: where no background thread does it."""
+        if time.monotonic() - self._looked > 3 * EVERY:
+            self.refresh(budget)
+        return self
 
     def refresh(self, budget: float | None = None) -> bool:
         """Read what is new, for at most about `budget` seconds; False if something is left, or another does it."""
@@ -78,7 +86,9 @@ class Index:
             with self._database.writing() as db:
                 return db is not None and refresh_all(db, self.root, late)
 
-        return self._safely(work)
+        complete = self._safely(work)
+        self._looked = time.monotonic()
+        return complete
 
     def is_complete(self) -> bool:
         """Whether a refresh has ever read everything."""
@@ -142,6 +152,24 @@ class Index:
             for row in self._images(f"{where} LIMIT ?", (*values, most)):
                 found.setdefault(row.id, row)
         return list(found.values())[:most]
+
+    def shards(self) -> list[str]:
+        """The shards of data/ that have rows."""
+        db = self._database.connection
+        return self._safely(lambda: [name for (name,) in db().execute("SELECT name FROM files WHERE kind = 'shard'")])
+
+    def at_places(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], ImageRow]:
+        """(file, row in it) -> the row of the index, of those that have one."""
+        where = " OR ".join(["(f.name = ? AND i.place = ?)"] * len(places)) or "0"
+        return {(row.file, row.place): row for row in self._images(where, [part for place in places for part in place])}
+
+    def answers_near(self, row: ImageRow, most: int) -> list[ImageRow]:
+        """At most `most` answers of the same version, those nearest in time to the answer `row`."""
+        at = windows.micros(row.at)
+        same = "i.logged = 1 AND i.f_version = (SELECT f_version FROM images WHERE row = ?)"
+        sql = f"{same} AND i.at {{}} ? ORDER BY i.at {{}} LIMIT ?"
+        before = self._images(sql.format("<=", "DESC"), (row.row, at, most // 2))
+        return before + self._images(sql.format(">", "ASC"), (row.row, at, most - most // 2))
 
     def probabilities(self, image: str) -> tuple[list[str], np.ndarray] | None:
         """(classes, (K,) probabilities) of an image of data/ by the model that `version` names; None: not measured."""

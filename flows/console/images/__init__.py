@@ -1,0 +1,1 @@
+"""Images in the console: the grid with facets, one image, thumbnails, the map, search."""
