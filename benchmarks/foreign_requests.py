@@ -3,11 +3,12 @@
     python -m benchmarks.foreign_requests     # every route of the three servers: foreign_requests_accepted is 0
     python -m benchmarks.foreign_requests --quick     # a sample of the routes of Prefect and of the pages
 
-The routes come from the apps themselves: Prefect's, Evidently's, and the pages with the webhook. Each is served as
+The routes come from the apps themselves: Prefect's, Evidently's, and the console with the webhook. Each is served as
 `evergreen up` serves it, behind its guard, and asked with each method over a socket:
 
 - without credentials, with wrong ones, with those of another checkout, as another user of the machine would;
 - with the right credentials, which a browser may add by itself, but from a page of another origin or site;
+- with cookies: of another secret, changed, of nobody, and the right one from a page elsewhere;
 - under another host's name, as after DNS rebinding, also with two Host headers, or an absolute address;
 - as a websocket, with a foreign origin or name, and with a wrong secret.
 
@@ -35,14 +36,15 @@ from typing import Any
 from benchmarks.record import Figure, report
 from tasks.common.access import Access, basic
 from tasks.common.params import load_params
+from tasks.common.throttle import Throttle
 
 EVIL = "http://evil.example"
 _ID = "5f0e7c1a-3b52-5d0c-9a51-0e0e9d0f8a11"
 WINDOW = "v0.1.0-20261121T080000Z"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-REFUSED = (400, 401, 403, 405, 408, 413, 415, 421, 426)
+REFUSED = (400, 401, 403, 405, 408, 413, 415, 421, 426, 429)
 # answered to all: no project's data is in them
-OPEN = {"/health", "/api/health", "/api/ready", "/ui-settings"}
+OPEN = {"/health", "/api/health", "/api/ready", "/ui-settings", "/sign-in"}
 RIGHT = "evergreen:the-right-secret-of-this-checkout"
 NO_FILE = b'{"detail":"Not Found"}'  # of a server of static files
 QUICK = 40  # routes of each server in a quick pass
@@ -57,6 +59,7 @@ class Served:
     routes: list[tuple[str, str]]  # (method, path)
     sockets: list[str] = field(default_factory=list)  # paths of websockets
     static: frozenset[str] = frozenset()  # sha256 of files that anybody may load
+    more: tuple["Attempt", ...] = ()  # further ways to ask this server
     reads: bool = (
         False  # a page elsewhere may link to its pages: a browser signs in by itself, and shows them to no page
     )
@@ -205,7 +208,9 @@ def serving(app: Any) -> Iterator[int]:
     """The port of `app`, served by uvicorn as `evergreen up` does; without start-up, so it changes no database."""
     import uvicorn
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", server_header=False, lifespan="off")
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="critical", server_header=False, lifespan="off", proxy_headers=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -219,13 +224,43 @@ def serving(app: Any) -> Iterator[int]:
 
 
 def pages(root: Path) -> tuple[Any, list[tuple[str, str]]]:
-    """The pages with the webhook, of the project at `root`."""
+    """The console with the webhook, of the project at `root`."""
     from flows.console.app import create_app
 
     os.environ["EVERGREEN_WEBHOOK_SECRET"] = "whsec_c2VjcmV0IG9mIHRoZSBob29r"
     made = create_app(root)
     made.state.console.access = Access(RIGHT)
+    made.state.throttle = Throttle(failures=10**9)  # else 429 would hide what is not refused by itself
     return made, list(routes_of(made))
+
+
+def with_cookies(root: Path) -> tuple[Attempt, ...]:
+    """Ways to ask the console with cookies: the right one from elsewhere, others, and as a proxy would."""
+    from flows.console.people import session
+    from tasks.common.checkout import Checkout, checkout
+
+    own = checkout(root)
+    name, right = session.cookie_name(own), session.new_cookie(own, session.OWNER, "Ann")
+    other = session.new_cookie(Checkout(own.id, "another secret"), session.OWNER, "Ann")
+    tail = other.partition(".")[2]
+    wrong = {"of another secret": other, "another's signature": f"{right.partition('.')[0]}.{tail}", "cut": right[:-3]}
+    found = [Attempt(f"cookie {what}", {"Cookie": f"{name}={value}"}) for what, value in wrong.items()]
+    found += [
+        Attempt(
+            "cookie of a person who is not there", {"Cookie": f"{name}={session.new_cookie(own, 'person', 'Ann')}"}
+        ),
+        Attempt("cookie under another name", {"Cookie": f"evergreen-0123456789abcdef={right}"}),
+        Attempt("as a proxy", {"X-Forwarded-User": "Ann", "X-User": "Ann", "X-Forwarded-For": "127.0.0.1"}),
+    ]
+    for origin in (EVIL, "null", "http://127.0.0.1:1", ""):
+        found.append(
+            Attempt(f"cookie from {origin}", {"Cookie": f"{name}={right}", "Origin": origin}, writes_only=True)
+        )
+    for site in ("cross-site", "same-site"):
+        headers = {"Cookie": f"{name}={right}", "Origin": EVIL, "Sec-Fetch-Site": site}
+        found.append(Attempt(f"cookie {site}", headers, writes_only=True))
+    found.append(Attempt("cookie, another host", {"Cookie": f"{name}={right}"}, host="evil.example"))
+    return tuple(found)
 
 
 def prefect_behind_guard(root: Path) -> tuple[Any, list[tuple[str, str]], frozenset[str]]:
@@ -245,7 +280,7 @@ def prefect_behind_guard(root: Path) -> tuple[Any, list[tuple[str, str]], frozen
     folders = [Path(place) for place in (prefect.__ui_static_subpath__, prefect.__ui_v2_static_subpath__)]
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     static = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return Guard(app, Access(RIGHT)), list(routes_of(app)), frozenset(static)
+    return Guard(app, Access(RIGHT), root), list(routes_of(app)), frozenset(static)
 
 
 def evidently(root: Path) -> tuple[Any, list[tuple[str, str]]]:
@@ -271,7 +306,7 @@ def tried(served: Served, rng: random.Random, most: int | None) -> tuple[int, li
     count, wrong = 0, []
     declared = set(served.routes)
     for path in paths:
-        for attempt in attempts():
+        for attempt in [*attempts(), *served.more]:
             for method in METHODS:
                 usual = (method, path) in declared or method in ("GET", "POST")
                 if not usual and attempt.name != "no credentials":
@@ -298,7 +333,8 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="evergreen-foreign-") as folder, contextlib.ExitStack() as stack:
         root = copy(Path(folder))
         app, routes = pages(root)
-        servers = [Served("pages", stack.enter_context(serving(app)), routes, reads=True)]
+        console = stack.enter_context(serving(app))
+        servers = [Served("console", console, routes, reads=True, more=with_cookies(root))]
         app, routes, static = prefect_behind_guard(root)
         servers.append(Served("prefect", stack.enter_context(serving(app)), routes, static=static))
         if not options.quick:

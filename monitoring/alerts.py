@@ -8,13 +8,16 @@ Addresses contain secrets: files hold only their hashes, and neither messages no
 
 import logging
 import os
+import re
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from monitoring.console_link import console_link
 from monitoring.mutes import alarm_kind, became_quiet, kept_quiet, kind_of, muted
+from tasks.common.errors import EvergreenError
 from tasks.common.files import locked, sha256_bytes, write_json
 from tasks.common.machine_limits import machine_error
 from tasks.common.params import AlertsParams, load_params
@@ -50,6 +53,11 @@ PAGES = {  # of the console, where the caller names none
     "failed": "/runs",
     "rollback": "/releases",
 }
+WITH_HOST = (  # apprise's kinds of address whose first part is the name of a server
+    *("form", "forms", "gotify", "gotifys", "json", "jsons", "mailto", "mailtos", "mmost", "mmosts", "rocket"),
+    *("rockets", "syslog", "xml", "xmls"),
+)
+HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 FAILURES = ("failed", "silence", "rollback", "refused")  # events that apprise marks as failures
 
 
@@ -101,6 +109,66 @@ def retry_alerts(root: Path) -> list[str]:
     return _outbox(root, load_params(root / "params.yaml").alerts).deliver()
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where alerts go, without what only its owner may know."""
+
+    number: int  # from 1, in the order of the environment
+    shown: str
+    understood: bool
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An alert that has not reached every address."""
+
+    at: datetime
+    title: str
+    body: str
+    left: int  # addresses
+
+
+def addresses(root: Path) -> list[Address]:
+    """The addresses in the environment of this process."""
+    found = _addresses(load_params(root / "params.yaml").alerts)
+    return [Address(number, masked(one), _sender(one) is not None) for number, one in enumerate(found, 1)]
+
+
+def masked(address: str) -> str:
+    """The kind of `address`, and its host where that is one: for many services a secret is in the host's place."""
+    scheme, mark, rest = address.partition("://")
+    if not mark or not scheme.isalnum():
+        return "(not an address)"
+    if scheme.lower() not in WITH_HOST:
+        return f"{scheme.lower()}://…"
+    first, *more = re.split(r"[/?#]", rest, maxsplit=1)
+    host = first.rpartition("@")[2]
+    plain = HOST.fullmatch(host) and not ("@" not in first and more and "@" in more[0])  # else a password is cut apart
+    return f"{scheme.lower()}://{host}/…" if plain else f"{scheme.lower()}://…"
+
+
+def send_test(root: Path, number: int, by: str) -> str | None:
+    """Send a test to the address with this number; the problem, None if it arrived."""
+    params = load_params(root / "params.yaml")
+    found = _addresses(params.alerts)
+    if not 1 <= number <= len(found):
+        raise EvergreenError(f"no address {number}: {params.alerts.urls_env} has {len(found)}")
+    body = f"This is a test that {by} asked for.\nOpen: {console_link(root, '/services')}"
+    return _notify(
+        found[number - 1], {"event": "test", "title": f"Evergreen {params.bundle.name}: a test", "body": body}
+    )
+
+
+def unsent(root: Path) -> list[Waiting]:
+    """Alerts that wait in the outbox, oldest first."""
+    folder, found = state_dir(root) / "alerts", []
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        if about := read_rebuildable(file, _accept_alert, "this alert is lost"):
+            at = datetime.fromisoformat(about["at"])
+            found.append(Waiting(at, about["title"], about["body"], len(about["left"])))
+    return found
+
+
 # --- the outbox
 
 
@@ -115,7 +183,7 @@ class Outbox:
 
         name: of the model, for the title; link: of the console's page; done: what Evergreen did about it.
         """
-        addresses = self._addresses()
+        addresses = _addresses(self.params)
         if event not in self.params.events or not addresses:
             return []
         lines = [sentence, f"Done: {done}" if done else "", f"Open: {link}"]
@@ -137,7 +205,7 @@ class Outbox:
         waiting = sorted(self.folder.glob("*.json")) if self.folder.is_dir() else []
         if not waiting:
             return []
-        addresses = {_hash(address): (n, address) for n, address in enumerate(self._addresses())}
+        addresses = {_hash(address): (n, address) for n, address in enumerate(_addresses(self.params))}
         problems = []
         # two processes at the same time would send an alert twice
         with locked(self.folder / ".lock", LOCK_SECONDS, f"the outbox {self.folder}"):
@@ -160,9 +228,6 @@ class Outbox:
                     file.unlink()
         return problems
 
-    def _addresses(self) -> list[str]:
-        return os.environ.get(self.params.urls_env, "").split()
-
 
 def _accept_alarms(about: dict) -> dict[str, str]:
     for at in about.values():
@@ -181,13 +246,23 @@ def _outbox(root: Path, params: AlertsParams) -> Outbox:
     return Outbox(state_dir(root) / "alerts", params)
 
 
-def _notify(address: str, about: dict) -> str | None:
-    """Send `about` to `address`; the problem, None if it arrived."""
+def _addresses(params: AlertsParams) -> list[str]:
+    return os.environ.get(params.urls_env, "").split()
+
+
+def _sender(address: str):
+    """What apprise makes of `address`; None if it does not understand it."""
     import apprise
 
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its messages contain addresses
     sender = apprise.Apprise()
-    if not sender.add(address):
+    return sender if sender.add(address) else None
+
+
+def _notify(address: str, about: dict) -> str | None:
+    """Send `about` to `address`; the problem, None if it arrived."""
+    sender = _sender(address)
+    if sender is None:
         return "apprise does not understand this address"
     kind = "failure" if about["event"] in FAILURES else "info"
     for attempt in range(TRIES):

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.app import App
 from tasks.common.paths import project_root
 from tasks.common.person import person
 from tasks.common.text import one_line
 
-app = typer.Typer(help="List the classes and their history, and change them.")
+app = App(help="List the classes and their history, and change them.")
 
 Why = Annotated[str, typer.Option(help="Why; recorded with the change.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]

@@ -1,4 +1,4 @@
-"""The command `doctor`."""
+"""The commands `doctor` and `alerts`."""
 
 import dataclasses
 import json
@@ -18,9 +18,9 @@ def doctor(
 ) -> None:
     """Check everything that a project needs, and say how to mend what is wrong.
 
-    Looks at: Python, packages, git, DVC, store, remote, server, ports, disk, clock, permissions, ledgers, state files,
-    waiting labels, formats. It changes nothing, but sets damaged state files aside as every command does. Exit code 1
-    if there is a problem; warnings alone give 0.
+    Looks at: Python, packages, git, DVC, store, remote, server, ports, alerts, disk, clock, permissions, ledgers, state
+    files, waiting labels, formats. It changes nothing, but sets damaged state files aside as every command does. Exit
+    code 1 if there is a problem; warnings alone give 0.
     """
     from flows.doctor.examine import examine
 
@@ -40,4 +40,30 @@ def doctor(
     raise typer.Exit(1 if problems else 0)
 
 
-COMMANDS = [doctor]
+def alerts(
+    test: Annotated[int | None, typer.Option(help="Send a test to the address with this number.", min=1)] = None,
+) -> None:
+    """List where alerts go, without secrets, and those that have not arrived yet."""
+    from monitoring import alerts as found
+    from tasks.common.errors import EvergreenError
+    from tasks.common.params import load_params
+    from tasks.common.person import person
+
+    root = project_root()
+    if test is not None:
+        if problem := found.send_test(root, test, person(root)):
+            raise EvergreenError(f"address {test}: {problem.removesuffix(', will be tried again')}")
+        typer.echo(f"address {test} took a test")
+        return
+    known = found.addresses(root)
+    for one in known:
+        typer.echo(
+            f"{one.number}  {for_terminal(one.shown)}{'' if one.understood else '   apprise does not understand it'}"
+        )
+    if not known:
+        typer.echo(f"no address: set {load_params(root / 'params.yaml').alerts.urls_env} before `evergreen up`")
+    for one in found.unsent(root):
+        typer.echo(f"waiting since {one.at:%Y-%m-%d %H:%M} UTC for {one.left} address(es): {for_terminal(one.title)}")
+
+
+COMMANDS = [doctor, alerts]

@@ -20,6 +20,7 @@ from flows.cli import (
     doctor,
     labels,
     pause,
+    people,
     production,
     queue,
     runs,
@@ -27,6 +28,7 @@ from flows.cli import (
     versions,
 )
 from flows.cli import upgrade as upgrade_command
+from flows.cli.app import App
 from flows.cli.text import SENTENCES, for_terminal
 from flows.startup import collect_less_garbage, keep_pandas_out
 from tasks.common.errors import DamagedFile, EvergreenError
@@ -46,7 +48,7 @@ PICKED_HELP = (
     "or feedback (for being hard, or by somebody: these are trained on, and measure nothing), unknown."
 )
 
-app = typer.Typer(
+app = App(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -259,7 +261,10 @@ def retrain(
 GROUPS = (runs, batches, services, doctor, versions, decisions, backup, production, pause, labels, active, queue)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
+app.command("open")(services.open_console)
+app.command("ui", hidden=True)(services.open_console)  # its name until the console came
 app.add_typer(classes.app, name="classes")
+app.add_typer(people.app, name="people")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands `status`, `up`, `ui` and `down`."""
+"""The commands `status`, `up`, `open` and `down`."""
 
 from typing import Annotated
 
@@ -64,28 +64,31 @@ def status() -> None:
 
 
 def up() -> None:
-    """Start all services in the background: Prefect server, schedules, report pages, Evidently's UI.
+    """Start all services in the background: Prefect server, schedules, the console, Evidently's UI.
 
     A service that dies is restarted. All listen on this machine only, unless params.yaml says otherwise.
     """
+    from flows.services.sign_in import sign_in_line
     from flows.services.up import up as start
 
     start(project_root(), typer.echo)
-    typer.echo("sign in:     `evergreen ui` opens the pages in your browser; without a sign-in they answer nobody")
+    typer.echo(sign_in_line(project_root()))
+    typer.echo("             `evergreen open` opens it in your browser; `evergreen people add` lets others in")
 
 
-def ui(
+def open_console(
     show: Annotated[
-        bool, typer.Option("--show", help="Print the addresses and what to sign in with, and open nothing.")
+        bool, typer.Option("--show", help="Print a link that signs in and what programs send, and open nothing.")
     ] = False,
     env: Annotated[
         bool, typer.Option("--env", help="Print the variables that the `prefect` command needs, for a shell's `eval`.")
     ] = False,
 ) -> None:
-    """Open reports, Evidently and Prefect in your browser, signed in."""
-    from flows.services.sign_in import export_lines, open_ui, sign_in_lines
+    """Open the console in your browser, signed in."""
+    from flows.services.sign_in import export_lines, sign_in_lines
+    from flows.services.sign_in import open_console as show_console
 
-    lines = export_lines if env else sign_in_lines if show else open_ui
+    lines = export_lines if env else sign_in_lines if show else show_console
     for line in lines(project_root()):
         typer.echo(line)
 
@@ -98,4 +101,4 @@ def down() -> None:
     typer.echo(f"stopped {count} process(es)" if count else "nothing of this project was running")
 
 
-COMMANDS = [status, up, ui, down]
+COMMANDS = [status, up, down]

@@ -17,17 +17,19 @@ from flows.console.data import upload_routes as upload
 from flows.console.images import routes as images
 from flows.console.jobs import routes as jobs
 from flows.console.now import routes as now
+from flows.console.people import routes as people
+from flows.console.people import sign_in_routes
 from flows.console.runs import routes as runs
+from flows.console.services import routes as services
 from flows.console.shell import guard, live, static
 from flows.console.shell.console import Console
 from flows.console.shell.page import message
 from flows.console.shell.posted import back, local
 from flows.services import webhook
-from tasks.common import sign_in
 from tasks.common.access import access_of
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
-from tasks.common.sign_in import SignIn
+from tasks.common.throttle import Throttle
 
 ROUTERS = [
     now.router,
@@ -39,6 +41,9 @@ ROUTERS = [
     images.router,
     static.router,
     live.router,
+    sign_in_routes.router,
+    people.router,
+    services.router,
 ]
 TITLES = {401: "Sign in first", 403: "You may not do this", 404: "Not found", 405: "Not possible here"}
 
@@ -48,10 +53,11 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     access = access_of(root, load_params(root / "params.yaml").serve)
     app.state.console = Console(root, access, secrets.token_bytes(32), evidently_port)
+    app.state.throttle = Throttle()
+    app.state.new_links = {}  # of people who were added, by the admin who sees them once
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(webhook.router(root))
-    app.add_route(sign_in.PATH, SignIn(access))
 
     @app.get("/health")
     def health() -> dict:
@@ -64,6 +70,8 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
     @app.exception_handler(EvergreenError)
     def refused(request: Request, error: EvergreenError) -> Response:
         """What a person asked for is not possible: say it on the page that they came from."""
+        if not hasattr(request.state, "person"):  # strangers learn nothing of the project
+            return JSONResponse({"detail": "this is not possible now"}, 409)
         form = getattr(request.state, "form", None)
         to = form.text("back") if form else ""
         if to and local(to) == to:

@@ -30,6 +30,7 @@ def checks(root: Path, params) -> dict[str, Check]:
         "disk": machine.disks,
         "clock": machine.clock,
         "ports": servers.ports,
+        "alerts": servers.alerts,
     }
     alone: dict[str, Callable] = {
         "repository": project.repository,

@@ -7,6 +7,7 @@ from flows.doctor.finding import Finding, ok, problem, warning
 from flows.server import database, process, processes
 from flows.server.environment import DATABASE, environment
 from flows.services import up
+from monitoring.alerts import addresses, unsent
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
 
@@ -65,3 +66,19 @@ def services(root: Path) -> list[Finding]:
     if silent:
         return [problem("services", f"no answer from {', '.join(silent)}; see .evergreen/NAME.log", RESTART)]
     return [ok("services", "all answer")]
+
+
+def alerts(root: Path, params: Params) -> list[Finding]:
+    """Whether apprise understands the addresses of alerts, and reached them."""
+    found, wait, name = addresses(root), unsent(root), params.alerts.urls_env
+    if not found:
+        return [ok("alerts", f"{name} names no address: alerts go nowhere")]
+    if bad := [str(one.number) for one in found if not one.understood]:
+        cure = "see https://github.com/caronc/apprise for how addresses are written"
+        return [
+            problem("alerts", f"{name}: apprise does not understand address {', '.join(bad)} of {len(found)}", cure)
+        ]
+    if wait:
+        cure = "they are sent again for a day; `evergreen alerts` tries the addresses"
+        return [warning("alerts", f"{len(wait)} alerts have not reached every address", cure)]
+    return [ok("alerts", f"{len(found)} addresses that apprise understands")]

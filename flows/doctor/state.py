@@ -13,7 +13,7 @@ from monitoring.silence import monitor_silence
 from tasks.common.paths import main_checkout, state_dir
 from tasks.common.private import CLOSED
 
-SECRET = ("checkout.json", "sign-in.html")
+SECRET = ("checkout.json", "sign-in.html", "tickets.json", "people.json")
 OWN = ("cache", "releases", "remote", "prefect", "dvc", "runs")  # others read these: stages, the store, DVC, Prefect
 SHOWN = 3
 

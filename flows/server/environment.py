@@ -1,5 +1,6 @@
 """Environment variables of the project's Prefect server, and of the processes that talk to it."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -38,12 +39,13 @@ def environment(root: Path) -> dict[str, str]:
     return values
 
 
-def server_environment(serve: ServeParams, own: Checkout, url: str) -> dict[str, str]:
+def server_environment(serve: ServeParams, own: Checkout, url: str, people: bool = False) -> dict[str, str]:
     """What the server needs in addition to `environment`: database, secret, password, and who may call it.
 
-    Raises EvergreenError if it should listen on the network without a password.
+    people: whether somebody can sign in at the console. Raises EvergreenError if it should listen on the network and
+    nobody can.
     """
-    check_password(serve)
+    check_password(serve, people)
     values = {
         "PREFECT_API_URL": url,
         "PREFECT_API_AUTH_STRING": own.auth,
@@ -59,13 +61,23 @@ def server_environment(serve: ServeParams, own: Checkout, url: str) -> dict[str,
     return values
 
 
-def check_password(serve: ServeParams) -> None:
-    """Raise EvergreenError if services should listen beyond loopback without a password."""
-    if not is_loopback(serve.host) and not os.environ.get(serve.password_env):
+def check_password(serve: ServeParams, people: bool = False) -> None:
+    """Raise EvergreenError if services should listen beyond loopback and nobody there could sign in."""
+    if not is_loopback(serve.host) and not people and not os.environ.get(serve.password_env):
         raise EvergreenError(
-            f"serve.host in params.yaml is {serve.host}: an address beyond loopback needs a password. Set the "
-            f"environment variable {serve.password_env}, or use 127.0.0.1 (and a tunnel)."
+            f"serve.host in params.yaml is {serve.host}: beyond loopback somebody must be able to sign in. Let people "
+            f"in with `evergreen people add NAME`, or set the environment variable {serve.password_env}; or use "
+            "127.0.0.1 (and a tunnel)."
         )
+
+
+def has_people(root: Path) -> bool:
+    """Whether somebody was added with `evergreen people add` (flows.console.people.store) and not revoked."""
+    try:
+        known = json.loads((state_dir(root) / "people.json").read_bytes())["people"].values()
+        return any(one["revoked"] is None for one in known)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: nobody gets in
+        return False
 
 
 def shown_host(serve: ServeParams) -> str:

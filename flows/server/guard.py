@@ -9,14 +9,17 @@ check and the static files of its UI, which hold no data.
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from tasks.common import sign_in
 from tasks.common.access import Access, basic, is_foreign, sign_in_of
 from tasks.common.sign_in import Message, Receive, Send, SignIn, adding, headers_of
+from tasks.common.throttle import Throttle
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+NAME = "prefect"  # what a ticket for this server opens
 HEALTH = ("/api/health", "/api/ready")
 CLOSED = ("/api", "/docs", "/redoc", "/openapi.json")  # with everything under them
 # Prefect's UI keeps what it sends in the browser's storage of this address, which no other page can read
@@ -38,8 +41,9 @@ UI_POLICY = (  # Prefect's UI reports to a third party otherwise, and a poisoned
 class Guard:
     """An ASGI app that passes to `app` what `access` lets in."""
 
-    def __init__(self, app: App, access: Access):
-        self.app, self.access, self.sign_in = app, access, SignIn(access, KEEP)
+    def __init__(self, app: App, access: Access, root: Path):
+        self.app, self.access, self.throttle = app, access, Throttle()
+        self.sign_in = SignIn(access, root, NAME, KEEP)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -64,10 +68,16 @@ class Guard:
                 await sign_in.answer(send, 405, "only for reading")
         elif _foreign(headers):
             await sign_in.answer(send, 403, "refused: this request comes from a page of another server")
-        elif not self.access.opens(sign_in_of(headers.get("authorization", ""))):
-            await sign_in.answer(send, 401, sign_in.REFUSED)
+        elif (said := self._admitted(scope, sign_in_of(headers.get("authorization", "")))) != (True, 0):
+            if said[1]:
+                await sign_in.answer(send, 429, sign_in.WAIT, {"retry-after": str(said[1])})
+            else:
+                await sign_in.answer(send, 401, sign_in.REFUSED)
         else:
             await self.app({**scope, "headers": _authorized(scope, self.access.auth)}, receive, send)
+
+    def _admitted(self, scope: Message, given: str) -> tuple[bool, int]:
+        return sign_in.admitted(self.access, self.throttle, given, sign_in.address_of(scope))
 
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
@@ -81,7 +91,7 @@ class Guard:
             text = message.get("text") if message["type"] == "websocket.receive" else None
             if text and '"auth"' in text[:4096]:
                 about = _json(text)
-                if about.get("type") == "auth" and self.access.opens(str(about.get("token"))):
+                if about.get("type") == "auth" and self._admitted(scope, str(about.get("token")))[0]:
                     return {**message, "text": json.dumps({**about, "token": self.access.auth})}
             return message
 

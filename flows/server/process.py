@@ -21,8 +21,9 @@ import psutil
 
 from flows.server import database, processes
 from flows.server.api import Api
-from flows.server.environment import DATABASE, environment, server_environment, shown_host
+from flows.server.environment import DATABASE, environment, has_people, server_environment, shown_host
 from flows.server.processes import created
+from flows.server.serve import PROJECT
 from tasks.common.checkout import checkout, known_checkout, renew_secret
 from tasks.common.errors import EvergreenError
 from tasks.common.files import locked
@@ -142,7 +143,8 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
     port = free_port(urlsplit(last["url"]).port if crashed else serve.prefect_port, serve.host)
     url = f"http://{shown_host(serve)}:{port}/api"
     own = renew_secret(root) if _may_have_leaked(root, url) else checkout(root)
-    started = {**environment(root), **server_environment(serve, own, url)}
+    started = {**environment(root), **server_environment(serve, own, url, has_people(root))}
+    started[PROJECT] = str(project_root(root))
     home = Path(started["PREFECT_HOME"])
     make_folder(home)
     if home.is_relative_to(state):

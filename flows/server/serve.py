@@ -5,8 +5,10 @@ python -m flows.server.serve HOST PORT        (flows.server.process starts it an
 
 import os
 import sys
+from pathlib import Path
 
 PASSWORD = "EVERGREEN_SERVER_PASSWORD"  # what people may sign in with, beside the secret
+PROJECT = "EVERGREEN_SERVER_PROJECT"  # folder of the project
 NAMES = "EVERGREEN_SERVER_NAMES"  # host names of this server, separated by commas
 
 
@@ -26,7 +28,7 @@ def main(host: str, port: int) -> None:
     names = tuple(filter(None, os.environ.get(NAMES, "").split(",")))
     access = Access(auth.get_secret_value(), host, names, os.environ.get(PASSWORD) or None)
     uvicorn.run(
-        Guard(create_app(final=True), access),
+        Guard(create_app(final=True), access, Path(os.environ[PROJECT])),
         host=host,
         port=port,
         timeout_keep_alive=server.api.keepalive_timeout,
@@ -35,6 +37,7 @@ def main(host: str, port: int) -> None:
         timeout_graceful_shutdown=3,  # an open page would keep the server from ending
         log_level=server.logging_level.lower(),
         server_header=False,
+        proxy_headers=False,  # else everybody on this machine could claim another address
     )
 
 

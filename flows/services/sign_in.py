@@ -1,7 +1,7 @@
-"""`evergreen ui`: open the project's pages in a browser, signed in with the checkout's secret.
+"""`evergreen open`: open the console in a browser, signed in as the owner of the checkout.
 
-The secret goes through a local page that only its owner can read. Other users of the machine see the arguments of every
-process, and a browser keeps the addresses that it visits.
+A link signs in once, within minutes (tasks.common.tickets). The browser gets it from a local page that only its owner
+can read: other users of the machine see the arguments of every process, and could be faster than the browser.
 """
 
 import shlex
@@ -12,59 +12,53 @@ from pathlib import Path
 from flows.server.api import Api
 from flows.server.process import running
 from flows.services.up import services
+from monitoring.console_link import SERVICE, console_link
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.common.paths import state_dir
-from tasks.common.sign_in import PATH
+from tasks.common.tickets import SECONDS, make_ticket
 
+CONSOLE = "console"  # what a ticket of these links opens
+PATH = "/sign-in"  # of the console
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Evergreen: {folder}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
-<style>:root{{color-scheme:light dark}}form{{margin:.4em 0}}h1{{font-size:1.4em;overflow-wrap:anywhere}}
-body{{font:16px/1.6 system-ui,sans-serif;margin:3em auto;max-width:36em;padding:0 1em}}ul{{list-style:none;padding:0}}
-button{{font:inherit;color:inherit;padding:.5em 1em;width:100%;text-align:left;cursor:pointer}}</style>
-<h1>{folder}</h1>
-<p>Each link signs you in. This page holds the secret of this checkout: do not share it.</p>
-<ul>{links}</ul></html>
+<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="0; url={link}">
+<h1>{folder}</h1><p><a href="{link}">Open the console</a>: the link signs you in once.</p></html>
 """
-FORM = (
-    '<li><form method="post" action="{url}"><input type="hidden" name="auth" value="{auth}">'
-    "<button>{text}</button></form>\n"
-)
-SHOWN = {
-    "pages": "Reports, releases and the review queue",
-    "evidently": "Evidently's dashboard",
-    "prefect": "Prefect: runs and schedules",
-}
+LASTS = f"it works once, within {SECONDS // 60} minutes"
+ASKED = ("pages", "prefect", "evidently")
 
 
-def open_ui(root: Path, browse=webbrowser.open) -> list[str]:
-    """Open the local page in the person's browser; returns what to tell them. Raises EvergreenError if none runs."""
+def open_console(root: Path, browse=webbrowser.open) -> list[str]:
+    """Open the console in the person's browser; returns what to tell them. Raises EvergreenError if it does not run."""
     page = sign_in_page(root)
     if browse(page.as_uri()):
-        return [f"opened {page} in your browser: its links sign you in"]
-    return [f"no browser here: open {page} in yours, or use `evergreen ui --show`"]
+        return [f"opened {_console(root)} in your browser, signed in"]
+    return ["no browser here: open this link in yours, or in one that reaches this machine", sign_in_line(root)]
 
 
 def sign_in_page(root: Path) -> Path:
-    """Write the local page whose links sign a browser in, and return its path."""
-    found, auth, page = _addresses(root), escape(checkout(root).auth), state_dir(root) / "sign-in.html"
-    forms = [
-        FORM.format(url=escape(found[name] + PATH), auth=auth, text=escape(text))
-        for name, text in SHOWN.items()
-        if name in found
-    ]
+    """Write the local page that leads a browser to the console and signs it in; returns its path."""
+    link, page = escape(f"{_console(root)}{PATH}/{make_ticket(root, CONSOLE)}"), state_dir(root) / "sign-in.html"
     with atomic_path(page) as temporary:
-        temporary.write_text(PAGE.format(folder=escape(str(root)), links="".join(forms)), encoding="utf-8")
+        temporary.write_text(PAGE.format(folder=escape(str(root)), link=link), encoding="utf-8")
     return page
 
 
+def sign_in_line(root: Path) -> str:
+    """A link that signs in, for a person who reads the terminal."""
+    _console(root)
+    return f"sign in:     {console_link(root, f'{PATH}/{make_ticket(root, CONSOLE)}')}   ({LASTS})"
+
+
 def sign_in_lines(root: Path) -> list[str]:
-    """The addresses, and what to type into their sign-ins."""
-    found, auth = _addresses(root), checkout(root).auth
+    """A link that signs a browser in, and what programs send."""
+    line, server, auth = sign_in_line(root), _server(root)["ui"], checkout(root).auth
+    found = {name: url for name, url, well in services(root) if name in ASKED and well and url} | {"prefect": server}
     user, _, password = auth.partition(":")
-    asked = {name: f"user {user}, password {password}" for name in SHOWN} | {"prefect": auth}
-    return [f"{name + ':':<13}{found[name]}   {asked[name]}" for name in SHOWN if name in found]
+    asked = {name: f"user {user}, password {password}" for name in ASKED} | {"prefect": auth}
+    return [line, *(f"{name + ':':<13}{found[name]}   {asked[name]}" for name in ASKED if name in found)]
 
 
 def export_lines(root: Path) -> list[str]:
@@ -75,10 +69,12 @@ def export_lines(root: Path) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 
 
-def _addresses(root: Path) -> dict[str, str]:
-    """Addresses of what answers; Prefect's server is always among them."""
-    server = _server(root)["ui"]
-    return {name: url for name, url, well in services(root) if name in SHOWN and well and url} | {"prefect": server}
+def _console(root: Path) -> str:
+    """The console's address on this machine."""
+    url = next((url for name, url, well in services(root) if name == SERVICE and well), None)
+    if url is None:
+        raise EvergreenError("the console of this checkout does not run: `evergreen up` starts it")
+    return url
 
 
 def _server(root: Path) -> dict:

@@ -20,7 +20,7 @@ import psutil
 from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
-from flows.server.environment import check_password, environment
+from flows.server.environment import check_password, environment, has_people
 from flows.server.process import api_of, healthy, last_line, running, stop_server
 from flows.server.processes import created
 from flows.services.supervisor import MARK
@@ -46,7 +46,7 @@ def up(root: Path, say=print) -> list[str]:
     Raises EvergreenError if a service does not start; the others keep running.
     """
     check_code_and_state(root)
-    check_password(load_params(root / "params.yaml").serve)  # before anything starts
+    check_password(load_params(root / "params.yaml").serve, has_people(root))  # before anything starts
     state = state_dir(root)
     make_folder(state)
     if supervised(root) and _services(root) == {} and _written(root):
@@ -102,7 +102,7 @@ def down(root: Path) -> int:
             break
         _stop([process.pid for process in left])
     count += stop_server(root)
-    for name in ("services.json", DEPLOYED, "sign-in.html"):
+    for name in ("services.json", DEPLOYED, "sign-in.html", "tickets.json", "sessions.json"):
         (state_dir(root) / name).unlink(missing_ok=True)
     return count
 
@@ -209,6 +209,11 @@ def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
         for run in api.post("/flow_runs/filter", body):
             found.append((flows[deployment["flow_id"]], datetime.fromisoformat(run["expected_start_time"])))
     return sorted(found, key=lambda pair: pair[1])
+
+
+def known_services(root: Path) -> dict[str, dict]:
+    """What the supervisor wrote about each service: pid, created, url, restarts."""
+    return _services(root).get("services", {})
 
 
 def _line(name: str, url: str | None, well: bool) -> str:

@@ -15,9 +15,11 @@ from tasks.common.access import Access, access_of, is_foreign, sign_in_of
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
 from tasks.common.sign_in import Message, Receive, Send, SignIn, adding, headers_of
+from tasks.common.throttle import Throttle
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+NAME = "evidently"  # what a ticket for this server opens
 # the one POST that reads: the values that a dashboard plots
 READS = re.compile(r"/api/v2/snapshots/[0-9a-f-]{36}/data_series_batch")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Evergreen", charset="UTF-8"'}
@@ -37,8 +39,8 @@ HEADERS = {
 class ReadOnly:
     """An ASGI app that passes to `app` what `access` lets in and what changes nothing."""
 
-    def __init__(self, app: App, access: Access):
-        self.app, self.access, self.sign_in = app, access, SignIn(access)
+    def __init__(self, app: App, access: Access, root: Path):
+        self.app, self.access, self.throttle, self.sign_in = app, access, Throttle(), SignIn(access, root, NAME)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,8 +57,11 @@ class ReadOnly:
             await sign_in.answer(send, 421, "this is not the address of this server")
         elif path == sign_in.PATH:
             await self.sign_in(scope, receive, send)
-        elif not self.access.opens(sign_in_of(headers.get("authorization", ""))):
-            await sign_in.answer(send, 401, sign_in.REFUSED, CHALLENGE)
+        elif not (said := self._admitted(scope, headers))[0]:
+            if said[1]:
+                await sign_in.answer(send, 429, sign_in.WAIT, {"retry-after": str(said[1])})
+            else:
+                await sign_in.answer(send, 401, sign_in.REFUSED, CHALLENGE)
         elif method in ("GET", "HEAD"):
             await self.app(scope, receive, send)
         elif method != "POST" or not READS.fullmatch(path):
@@ -66,13 +71,17 @@ class ReadOnly:
         else:
             await self.app(scope, receive, send)
 
+    def _admitted(self, scope: Message, headers: dict[str, str]) -> tuple[bool, int]:
+        given = sign_in_of(headers.get("authorization", ""))
+        return sign_in.admitted(self.access, self.throttle, given, sign_in.address_of(scope))
+
 
 def guarded(root: Path, workspace: str, port: int) -> ReadOnly:
     """Evidently's app behind its guard, for the project at `root`."""
     from evidently.ui.service.app import create_app, get_config
 
     serve = load_params(root / "params.yaml").serve.model_copy(update={"host": "127.0.0.1"})
-    return ReadOnly(create_app(get_config(port=port, workspace=workspace)), access_of(root, serve))
+    return ReadOnly(create_app(get_config(port=port, workspace=workspace)), access_of(root, serve), root)
 
 
 def main(workspace: str, port: int) -> None:
@@ -80,7 +89,7 @@ def main(workspace: str, port: int) -> None:
     import uvicorn
 
     app = guarded(project_root(), workspace, port)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", server_header=False)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", server_header=False, proxy_headers=False)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ class Access:
     host: str = "127.0.0.1"  # that the server listens on
     names: tuple[str, ...] = ()  # further names of this server
     password: str | None = field(default=None, repr=False)  # that people may use instead
+    public_url: str | None = None  # at which people reach this server, through a proxy
 
     def knows(self, host: str) -> bool:
         """Whether a Host header names this server. A network address cannot be rebound, a name can."""
         name = (split(f"//{host}").hostname or "").rstrip(".")
+        if name and self.public_url and name == split(self.public_url).hostname:
+            return True
         if is_loopback(self.host) or not name:
             return is_loopback(name)
         try:
@@ -39,6 +42,16 @@ class Access:
         except ValueError:
             own = {"localhost", self.host, socket.gethostname(), socket.getfqdn(), *self.names}
             return name in {one.lower() for one in own}
+
+    def own_origin(self, host: str, origin: str | None, fetch_site: str | None) -> bool:
+        """Whether a page of this server sent a request, by its headers. A proxy may have changed the Host header."""
+        if self.public_url and origin == self.public_url and (fetch_site or "same-origin") == "same-origin":
+            return True
+        return not is_foreign(host, origin, fetch_site)
+
+    def is_secret(self, given: str) -> bool:
+        """Whether the password of "user:password" is the checkout's secret; compared in constant time."""
+        return hmac.compare_digest(_bytes(given.partition(":")[2]), _bytes(self.auth.partition(":")[2]))
 
     def opens(self, given: str) -> bool:
         """Whether "user:password" signs in, with any user name; compared in constant time."""
@@ -50,7 +63,7 @@ class Access:
 def access_of(root: Path, serve: ServeParams) -> Access:
     """Access to the servers of the checkout at `root`, from its secret, params.yaml and the environment."""
     password = os.environ.get(serve.password_env) or None
-    return Access(checkout(root).auth, serve.host, tuple(serve.hosts), password)
+    return Access(checkout(root).auth, serve.host, tuple(serve.hosts), password, serve.public_url)
 
 
 def sign_in_of(header: str) -> str:

@@ -7,7 +7,9 @@ and refuses whatever DVC would drop, mix up or fail on: see `_unsafe_for_dvc` an
 """
 
 import difflib
+import ipaddress
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -476,6 +478,10 @@ class ServeParams(Section):
         description="address at which people reach the console, for links in alerts: https://evergreen.example.com; "
         "null: what it listens on, by the machine's name where that is 0.0.0.0",
     )
+    user_header: str | None = Field(
+        None, description="header in which a proxy of `proxies` names the person that it signed in; null: none is read"
+    )
+    proxies: list[str] = Field([], description="addresses or networks of proxies that may send `user_header`")
     port: Positive = Field(4280, description="of the console; a free one is taken when it is in use")
     evidently_port: Positive = Field(4281, description="of the Evidently UI, likewise")
     prefect_port: Positive = Field(4200, description="of the project's Prefect server, likewise")
@@ -502,7 +508,30 @@ class ServeParams(Section):
             raise ValueError(
                 f"{url!r} has more than scheme, name and port: expected e.g. {parts.scheme}://{parts.hostname}"
             )
-        return f"{parts.scheme}://{parts.netloc}"
+        usual = {"http": 80, "https": 443}[parts.scheme]  # which browsers leave out
+        netloc = parts.netloc.lower().removesuffix(f":{usual}").removesuffix(":")
+        return f"{parts.scheme}://{netloc}"
+
+    @field_validator("proxies")
+    @classmethod
+    def _networks(cls, given: list[str]) -> list[str]:
+        for one in given:
+            try:
+                ipaddress.ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{one!r} is not an address or a network: expected e.g. 10.0.0.7 or 10.0.0.0/24"
+                ) from None
+        return given
+
+    @field_validator("user_header")
+    @classmethod
+    def _header(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
+            raise ValueError(f"{name!r} is not the name of a header: expected e.g. X-Forwarded-User")
+        if name is not None and name.lower() in ("authorization", "cookie", "host", "origin"):
+            raise ValueError(f"{name} means something else: expected e.g. X-Forwarded-User")
+        return name
 
 
 class AlertsParams(Section):

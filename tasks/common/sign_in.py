@@ -1,26 +1,29 @@
-"""The way into a page from `evergreen ui`: a form sends the secret, and the browser keeps it.
+"""The way from the console into Prefect's and Evidently's pages: a ticket opens them once.
 
-A link with the secret in its address would do without a script, but addresses stay in the browser's history.
+An address with the secret in it would do without a script, but addresses stay in the browser's history.
 """
 
+import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from tasks.common import request_body
 from tasks.common.access import Access
-from tasks.common.request_body import BodyRefused
+from tasks.common.throttle import Throttle
+from tasks.common.tickets import take_ticket
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PATH = "/evergreen/sign-in"
-FORM = 4096  # bytes of a sign-in
-REFUSED = "a password is required: `evergreen ui` signs your browser in"
+REFUSED = "a password is required: the console's page Services signs your browser in (`evergreen open`)"
+WAIT = "too many wrong passwords: wait a minute"
+LATE = "this link was used already or is too old: open it again from the console's page Services"
 PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Signing in</title>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -37,37 +40,46 @@ BASIC = START + (
 
 
 class SignIn:
-    """The ASGI app at `PATH`."""
+    """The ASGI app at `PATH` of the server called `opens`, of the project at `root`."""
 
-    def __init__(self, access: Access, script: str = BASIC):
-        self.access, self.script = access, script
+    def __init__(self, access: Access, root: Path, opens: str, script: str = BASIC):
+        self.access, self.root, self.opens, self.script = access, root, opens, script
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await answer(send, 405, "run `evergreen ui` to sign in")
+        if scope["method"] != "GET":
+            await answer(send, 405, LATE)
             return
-        try:
-            body = await request_body.read_body(_parts(receive), FORM)
-        except BodyRefused as refused:
-            await answer(send, refused.status, str(refused), {"connection": "close"})
-            return
-        given = parse_qs(body.decode("utf-8", "replace")).get("auth", [""])[0]
-        if not self.access.opens(given):
-            await answer(send, 401, "this sign-in is out of date: run `evergreen ui` again")
+        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        if not ticket or not await asyncio.to_thread(take_ticket, self.root, self.opens, ticket):
+            await answer(send, 401, LATE)
             return
         digest = base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
         policy = f"default-src 'none'; script-src 'sha256-{digest}'; connect-src 'self'; base-uri 'none'"
-        page = PAGE.format(kept=escape(given), script=self.script)
+        page = PAGE.format(kept=escape(self.access.auth), script=self.script)
         headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
         await answer(send, 200, page, headers)
 
 
-async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+def admitted(access: Access, throttle: Throttle, given: str, address: str) -> tuple[bool, int]:
+    """(whether "user:password" signs in, seconds to wait until a password is compared again).
+
+    The secret cannot be guessed, so it is always compared.
+    """
+    if access.is_secret(given):
+        return True, 0
+    if not given or not access.password:
+        return False, 0
+    if seconds := throttle.begin(address):
+        return False, seconds
+    if access.opens(given):
+        throttle.succeeded(address)
+        return True, 0
+    return False, 0
+
+
+def address_of(scope: Message) -> str:
+    """The address that sent a request."""
+    return (scope.get("client") or ("",))[0]
 
 
 async def answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:

@@ -184,6 +184,8 @@ TESTED = {
     "serve.host": NETWORK,
     "serve.hosts": NETWORK,
     "serve.public_url": "test_links_name_the_address_at_which_people_reach_the_console",
+    "serve.user_header": "test_a_header_names_a_person_if_a_trusted_proxy_sends_it",
+    "serve.proxies": "test_a_header_names_a_person_if_a_trusted_proxy_sends_it",
     "serve.port": "test_services_take_the_ports_that_are_set",
     "serve.evidently_port": "test_services_take_the_ports_that_are_set",
     "serve.prefect_port": "test_the_prefect_server_listens_where_params_yaml_says",

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.common.access import basic
+
 HEIGHT = 900
 CHROMIUM = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 
@@ -201,8 +203,8 @@ def browser() -> Iterator[Callable[..., Visit]]:
             scripts: bool = True,
         ) -> Visit:
             if (user, scripts) not in tabs:
-                credentials = {"username": user[0], "password": user[1]} if user else None
-                context = chromium.new_context(http_credentials=credentials, java_script_enabled=scripts)
+                sent = {"Authorization": basic(":".join(user))} if user else {}  # our pages do not ask for it
+                context = chromium.new_context(extra_http_headers=sent, java_script_enabled=scripts)
                 tabs[user, scripts] = _Tab(context.new_page())
             page = tabs[user, scripts].page
             page.set_viewport_size({"width": width, "height": height})

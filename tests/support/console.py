@@ -74,7 +74,9 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
     app = create_app(root, evidently_port)
     for router in routers:
         app.include_router(router)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1, proxy_headers=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

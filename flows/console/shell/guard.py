@@ -9,17 +9,16 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse
 
-from flows.console.people.sign_in import person_of
+from flows.console.people.sign_in import TooManyFailures, person_of, refused, too_many
 from flows.console.shell.console import console_of
 from tasks.common import sign_in
-from tasks.common.access import is_foreign
 from tasks.common.loopback import is_loopback
 from tasks.common.sign_in import Message, Receive, Send
 
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-OPEN = ("/health", "/hooks/")  # without data; messages to /hooks/ are accepted by their signature
-CHALLENGE = {"WWW-Authenticate": 'Basic realm="Evergreen", charset="UTF-8"'}
+# without data of the project; messages to /hooks/ are accepted by their signature, the others ask who it is
+OPEN = ("/hooks/", "/sign-in/", "/join/")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'self'; frame-src 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -42,19 +41,19 @@ class Guard:
             await self.app(scope, receive, send)
             return
         send = sign_in.adding(send, HEADERS)
-        if (refused := refusal(Request(scope, receive))) is not None:
-            await refused(scope, receive, send)
+        if (answer := refusal(Request(scope, receive))) is not None:
+            await answer(scope, receive, send)
         elif scope["method"] == "HEAD":
-            await self.app({**scope, "method": "GET"}, receive, _without_body(send))
+            await self.app({**scope, "method": "GET", "head": True}, receive, _without_body(send))
         else:
             await self.app(scope, receive, send)
 
 
 def _without_body(send: Send) -> Send:
     async def sending(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
-        await send(message)
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})  # at once: a stream of events has no end
 
     return sending
 
@@ -69,14 +68,17 @@ def refusal(request: Request) -> Response | None:
     if not access.knows(host) or (is_loopback(access.host) and not near):
         # check the name too: otherwise any web page could read these pages through DNS rebinding
         return PlainTextResponse("this is not the address of this server", 421)
-    if path.startswith(OPEN) or path == sign_in.PATH:
-        return None  # the sign-in asks for the secret itself, from a page without an origin
-    person = person_of(request)
+    if path.startswith(OPEN) or path == "/sign-in":
+        return None
+    try:
+        person = person_of(request)
+    except TooManyFailures as error:
+        return too_many(request, error.seconds)
     if person is None:
-        return PlainTextResponse(sign_in.REFUSED, 401, CHALLENGE)
+        return refused(request)
     request.state.person = person
     if request.method not in ("GET", "HEAD"):
         origin = request.headers.get("origin", "")  # browsers send it with each POST
-        if is_foreign(host, origin, request.headers.get("sec-fetch-site")):
+        if not access.own_origin(host, origin, request.headers.get("sec-fetch-site")):
             return PlainTextResponse("refused: this request does not come from a page of this server", 403)
     return None

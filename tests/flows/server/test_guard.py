@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
@@ -10,6 +11,7 @@ from fastapi.websockets import WebSocketDisconnect
 
 from flows.server.guard import Guard
 from tasks.common.access import Access
+from tasks.common.tickets import make_ticket
 
 AUTH, HERE = "evergreen:s3cret", "127.0.0.1:4200"
 NETWORK = Access(AUTH, "0.0.0.0", ("prefect.example.org",), "people's")
@@ -19,7 +21,7 @@ def basic(text: str) -> dict[str, str]:
     return {"authorization": f"Basic {base64.b64encode(text.encode()).decode()}"}
 
 
-def behind(access: Access, host: str = HERE) -> TestClient:
+def behind(access: Access, host: str = HERE, root: Path = Path("nowhere")) -> TestClient:
     app = FastAPI()
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
@@ -31,7 +33,7 @@ def behind(access: Access, host: str = HERE) -> TestClient:
         await websocket.accept()
         await websocket.send_json(await websocket.receive_json())
 
-    return TestClient(Guard(app, access), base_url=f"http://{host}", headers={"host": host})
+    return TestClient(Guard(app, access, root), base_url=f"http://{host}", headers={"host": host})
 
 
 @pytest.mark.parametrize(
@@ -115,16 +117,32 @@ def test_a_socket_with_a_wrong_token_is_left_to_prefect_and_one_from_another_pag
             pass
 
 
-def test_the_form_of_evergreen_ui_signs_in_and_another_does_not():
-    client = behind(Access(AUTH))
-    page = client.post("/evergreen/sign-in", data={"auth": AUTH}, headers={"origin": "null"})
+def test_a_ticket_of_the_console_signs_in_once_and_another_does_not(tmp_path):
+    client = behind(Access(AUTH), root=tmp_path)
+    ticket = make_ticket(tmp_path, "prefect")
+    page = client.get(f"/evergreen/sign-in?ticket={ticket}")
     assert page.status_code == 200
     assert f'data-value="{AUTH}"' in page.text
     assert "script-src 'sha256-" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
-    assert client.post("/evergreen/sign-in", data={"auth": "evergreen:wrong"}).status_code == 401
-    assert client.post("/evergreen/sign-in", content=b"auth=" + b"x" * 10_000_000).status_code == 413
-    assert client.get("/evergreen/sign-in").status_code == 405
+    for bad in (ticket, make_ticket(tmp_path, "evidently"), "x", ""):
+        again = client.get(f"/evergreen/sign-in?ticket={bad}")
+        assert again.status_code == 401
+        assert AUTH not in again.text
+    assert client.post("/evergreen/sign-in", data={"auth": AUTH}).status_code == 405
+
+
+def test_passwords_cannot_be_guessed_quickly_at_prefect_either():
+    client = behind(NETWORK, "192.0.2.7:4200")
+    guesses = [client.get("/api/version", headers=basic(f"x:guess{n}")).status_code for n in range(30)]
+    assert guesses == [401] * 5 + [429] * 25
+    assert client.get("/api/version", headers=basic("x:people's")).status_code == 429
+    assert client.get("/api/version", headers=basic(AUTH)).status_code == 200, "the secret can not be guessed"
+    with (
+        client.websocket_connect("/api/events/in", headers={"host": "192.0.2.7:4200"}) as socket,
+    ):
+        socket.send_json({"type": "auth", "token": "x:people's"})
+        assert socket.receive_json()["token"] == "x:people's", "it is not translated into the secret"
 
 
 def test_no_answer_can_be_framed_or_loaded_by_another_page_and_the_ui_calls_only_this_server():

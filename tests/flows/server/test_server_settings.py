@@ -22,6 +22,7 @@ def test_the_network_needs_a_password_and_a_database_comes_from_the_environment(
         check_password(serve)
     with pytest.raises(EvergreenError, match="TEST_PASSWORD"):
         server_environment(serve, OWN, URL)
+    assert "EVERGREEN_SERVER_PASSWORD" not in server_environment(serve, OWN, URL, people=True)
     monkeypatch.setenv("TEST_PASSWORD", "hush")
     monkeypatch.setenv("TEST_DATABASE", "postgres://u:pw@db/prefect")
     found = server_environment(serve, OWN, URL)

@@ -28,7 +28,7 @@ from flows.server import process
 from flows.server.api import Api, emit
 from flows.server.events import EVENTS, PERSON, request_retrain
 from flows.server.process import created
-from flows.services import runner, up
+from flows.services import overview, runner, up
 from flows.services.sign_in import export_lines, sign_in_page
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
@@ -273,17 +273,17 @@ def test_a_page_of_another_origin_registers_nothing(running, visit):
 
 def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_other_pages(running, visit):
     root, _ = running
-    shown = visit(sign_in_page(root), width=390, dark=True)
-    assert (shown.small_targets, shown.faint_texts, shown.scrolls_sideways) == ([], [], False)
+    page = visit(sign_in_page(root)).page
+    page.wait_for_url(f"{about(root)['services']['pages']['url']}/")
     for link, name, expected in (
-        ("Reports", "pages", "Retrain now"),
         ("Evidently", "evidently", "Production windows compared"),
         ("Prefect", "prefect", "Flow Runs"),
     ):
-        page = visit(sign_in_page(root)).page
-        page.get_by_role("button", name=link).click()
+        page = visit(f"{about(root)['services']['pages']['url']}/services").page
+        page.locator("tr", has_text=f"{link}:").get_by_role("link", name="Open, signed in").click()
         page.get_by_text(expected).first.wait_for(timeout=30_000)
         assert page.url.startswith(f"{about(root)['services'][name]['url']}/")
+        assert "ticket" not in page.url
         assert checkout(root).secret not in page.url
     with receiver() as elsewhere:
         # 127.0.0.1 on another port: the same site, so a cookie would be sent
@@ -361,6 +361,21 @@ def test_no_secret_of_the_environment_is_in_a_file_a_log_or_the_database(running
         if one.encode() in content
     }
     assert found == {}
+
+
+def test_the_page_of_services_restarts_one_and_runs_a_schedule_now(running):
+    root, _ = running
+    before = {one.name: one for one in overview.overview(root)}
+    assert all(one.well and one.since for one in before.values())
+    pid = about(root)["services"]["pages"]["pid"]
+    overview.restart(root, "pages")
+    until(lambda: about(root)["services"]["pages"]["pid"] not in (pid, None), 30)
+    until(lambda: all(one.well for one in overview.overview(root)), 60)
+    after = {one.name: one for one in overview.overview(root)}
+    assert after["pages"].restarts == before["pages"].restarts + 1
+    assert after["runner"].since == before["runner"].since
+    overview.run_now(root, "retrain-when-needed", "Ann")
+    assert until(lambda: because(root, "Ann asked for it on the page of services"), 60)
 
 
 def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_original(running, tmp_path):

@@ -239,7 +239,7 @@ def test_another_site_cannot_press_a_button(site, visit, tmp_path):
     assert PRESSED == []
 
 
-@pytest.mark.parametrize("path", ["/evergreen/sign-in", "/probe"])
+@pytest.mark.parametrize("path", ["/sign-in", "/probe"])
 def test_a_half_sent_request_is_cut_off(site, monkeypatch, path):
     monkeypatch.setattr(request_body, "SECONDS", 0.2)
     host, port = site.url.removeprefix("http://").split(":")
@@ -319,7 +319,7 @@ def test_each_route_except_health_needs_the_secret_or_the_password(root, monkeyp
         known = paths(site.app.routes)
         assert len(known) >= 12
         closed = {
-            path for path in known if path != "/health" and not path.startswith(("/hooks/", "/evergreen/", "/sign-in"))
+            path for path in known if path != "/health" and not path.startswith(("/hooks/", "/sign-in", "/join/"))
         }
         for path in [*closed, "/nothing", "/reports/index.json"]:
             real = path.replace("{window}", WINDOW).replace("{run}", "run-9").replace("{", "").replace("}", "")

@@ -1,0 +1,1 @@
+"""What runs for the project, its schedules, its alerts, and what `evergreen doctor` finds."""

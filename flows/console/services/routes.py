@@ -1,0 +1,157 @@
+"""The page of services: what runs, what comes next, where alerts go, what `evergreen doctor` finds."""
+
+import json
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+
+from flows.console.jobs.store import log_end, newest_job, start_job
+from flows.console.people.roles import need
+from flows.console.shell import facts
+from flows.console.shell.console import Console, console_of
+from flows.console.shell.page import csv_download, page
+from flows.console.shell.posted import Posted, back, posted
+from flows.server.process import api_of, running
+from flows.services.overview import FLOWS, TITLES, overview, restart, run_now
+from flows.services.up import next_runs, supervised
+from monitoring.alerts import addresses, unsent
+from monitoring.console_link import SERVICE, console_link
+from tasks.common import sign_in
+from tasks.common.access import is_foreign
+from tasks.common.checkout import checkout
+from tasks.common.errors import EvergreenError
+from tasks.common.loopback import is_loopback
+from tasks.common.tickets import make_ticket
+
+HERE = "/services"
+SECONDS = 10.0  # between questions to the Prefect server for what comes next
+
+router = APIRouter()
+
+
+@router.get(HERE)
+def services(request: Request, format: str = "") -> Response:
+    """The page."""
+    console = console_of(request)
+    found = overview(console.root)
+    if format == "csv":
+        columns = ("service", "answers", "address", "restarts", "since", "last line of its log")
+        return csv_download(
+            "services", columns, [(one.name, one.well, one.url, one.restarts, one.since, one.said) for one in found]
+        )
+    due, problem = facts.recent(("schedules", console.root), lambda: _schedules(console), SECONDS)
+    job = newest_job(console.root, "doctor")
+    return page(
+        request,
+        "services/services.html",
+        title="Services",
+        section=HERE,
+        services=found,
+        supervised=supervised(console.root),
+        address=console_link(console.root),
+        due=due,
+        problem=problem,
+        flows=FLOWS,
+        addresses=facts.recent(("addresses", console.root), lambda: addresses(console.root), SECONDS),
+        variable=console.params().alerts.urls_env,
+        unsent=unsent(console.root),
+        examined=job,
+        findings=findings(log_end(console.root, job.id)) if job and not job.runs else None,
+        opened=openable(request),
+    )
+
+
+def findings(log: str) -> list[dict] | None:
+    """What `evergreen doctor --json` printed, the worst first; None if it is not that."""
+    try:
+        found = json.loads(log[log.index("[") :])
+        order = {"problem": 0, "warning": 1, "ok": 2}
+        return sorted(found, key=lambda one: order[one["state"]])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def openable(request: Request) -> list[str]:
+    """The other servers that the browser of `request` can reach: Evidently's listens on this machine only."""
+    if not request.state.person.may("admin"):
+        return []
+    near = is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or "")
+    return ["prefect", "evidently"] if near else ["prefect"]
+
+
+@router.post(HERE + "/restart")
+def restarted(request: Request, later: BackgroundTasks, form: Posted = Depends(posted)) -> Response:
+    """Restart one service."""
+    need(request, "admin")
+    root, name = console_of(request).root, form.text("name")
+    if name == SERVICE:  # this process: it answers first
+        if not supervised(root):
+            raise EvergreenError("the process that restarts services does not run: `evergreen up` starts it")
+        answer = back(request, HERE, "The console restarts: reload this page in a few seconds.")
+        later.add_task(restart, root, name)
+        answer.background = later
+        return answer
+    restart(root, name)
+    return back(request, HERE, f"{TITLES[name].partition(':')[0]} restarts within seconds.")
+
+
+@router.post(HERE + "/run")
+def run(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Start a schedule's flow now."""
+    person, flow = need(request, "approver"), form.text("flow")
+    run_now(console_of(request).root, flow, person.name)
+    return back(request, HERE, f"Started: {FLOWS[flow].lower()}.")
+
+
+@router.post(HERE + "/alerts/test")
+def send_test(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Send a test to one address."""
+    person, number = need(request, "admin"), form.text("number", most=4)
+    if not number.isdecimal():
+        raise EvergreenError(f"{number!r} is not the number of an address")
+    root = console_of(request).root
+    title = f"Send a test to address {number}"
+    slot = f"alert {number}"
+    start_job(root, ["alerts", "--test", number], slot=slot, title=title, by=person.name, back=HERE)
+    return back(request, HERE)
+
+
+@router.post(HERE + "/doctor")
+def doctor(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Look for what is wrong."""
+    person = need(request, "admin")
+    title = "Look for what is wrong"
+    start_job(console_of(request).root, ["doctor", "--json"], slot="doctor", title=title, by=person.name, back=HERE)
+    return back(request, HERE)
+
+
+@router.get(HERE + "/open/{name}")
+def opened(request: Request, name: str) -> Response:
+    """Lead an admin's browser to Prefect or Evidently, signed in there by a ticket."""
+    need(request, "admin")
+    host = request.headers.get("host", "")
+    if request.scope.get("head") or is_foreign(host, None, request.headers.get("sec-fetch-site")):
+        raise HTTPException(403, "Open it from the page of services.")
+    root, hostname = console_of(request).root, urlsplit(f"//{host}").hostname or ""
+    server = running(root)
+    url = server["ui"] if server and name == "prefect" else _address(root, name) if name in openable(request) else None
+    if url is None:
+        raise HTTPException(404, f"{name} does not run here, or your browser cannot reach it.")
+    port, shown = urlsplit(url).port, f"[{hostname}]" if ":" in hostname else hostname
+    return RedirectResponse(f"http://{shown}:{port}{sign_in.PATH}?ticket={make_ticket(root, name)}", 303)
+
+
+def _address(root, name: str) -> str | None:
+    return next((one.url for one in overview(root) if one.name == name and one.well), None)
+
+
+def _schedules(console: Console) -> tuple[list, str]:
+    """(what comes next, why that is unknown)."""
+    api = api_of(console.root)
+    if api is None:
+        return [], "Prefect does not run: `evergreen up` starts it."
+    try:
+        return next_runs(api, checkout(console.root).id), ""
+    except EvergreenError as error:
+        return [], str(error)
