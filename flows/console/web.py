@@ -22,10 +22,17 @@ def main(port: int, evidently_port: int | None = None) -> None:
     root = project_root()
     serve = load_params(root / "params.yaml").serve
     check_password(serve, has_people(root))
-    stop = threading.Event()
-    threading.Thread(target=index_of(root).keep_fresh, args=[stop], daemon=True, name="index").start()
-    uvicorn.run(
-        create_app(root, evidently_port),
+    app = create_app(root, evidently_port)
+    stopping = app.state.console.stopping
+    threading.Thread(target=index_of(root).keep_fresh, args=[stopping], daemon=True, name="index").start()
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, *about) -> None:
+            stopping.set()
+            super().handle_exit(*about)
+
+    config = uvicorn.Config(
+        app,
         host=serve.host,
         port=port,
         log_level="warning",
@@ -33,7 +40,7 @@ def main(port: int, evidently_port: int | None = None) -> None:
         proxy_headers=False,  # else everybody on this machine could claim another address
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    stop.set()
+    Server(config).run()
 
 
 if __name__ == "__main__":

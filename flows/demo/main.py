@@ -161,30 +161,18 @@ def run(data: str, target: Path) -> None:
     evergreen(project, "status")
     minutes = {"minutes": (time.monotonic() - start) / 60, "minutes_of_training_part": (trained - start) / 60}
     write_json(state_dir(project) / "demo.json", {"data": data} | minutes | figures)
-    show_where_to_look(project, minutes["minutes"], figures["reports"])
+    show_where_to_look(project, minutes["minutes"])
 
 
-def show_where_to_look(project: Path, minutes: float, reports: list[str]) -> None:
-    """Print where to see what the demo made, in plain lines: paths stay whole and clickable."""
-    tree = sorted((state_dir(project) / "runs").iterdir())[-1] / "tree"
-    refused = next((state_dir(project) / "validation").glob("b-*.html"))
-    address = {name: url for name, url, _ in services(project)}
-    releases = open_store(load_params(project / "params.yaml").store, project)
-    report = Path(releases.store.root) / "runs" / releases.live().run_id / "report.html"
+def show_where_to_look(project: Path, minutes: float) -> None:
+    """Print where everything is: the console. In plain lines, so that addresses stay whole and clickable."""
+    address = next(url for name, url, _ in services(project) if name == "pages")
     console.print(Rule(f"Done in {minutes:.1f} minutes. Where to look"))
     command = f"cd {project} && {Path(sys.executable).parent / 'evergreen'}"
     places = {
-        "open the pages below, signed in": f"{command} ui",
-        "drift reports, release reports, review queue": address["pages"],
-        "the alarm: which images changed": reports[1],
-        "why the new model is live": report,
-        "why the sabotaged batch was refused": refused,
-        "Prefect: runs, tables, plots, verdicts": f"{address['prefect']}/runs",
-        "Evidently: every window": address["evidently"],
-        "checks of the training data": tree / "artifacts/validate/index.html",
-        "the live model's card": tree / "artifacts/bundle/card.md",
-        "return to the previous model": f"{command} rollback",
+        "everything, in your browser": address,
+        "sign your browser in": f"{command} open",
         "stop everything": f"{command} down",
     }
     for what, where in places.items():
-        console.print(f"  [bold]{what:<46}[/]{where}", soft_wrap=True)
+        console.print(f"  [bold]{what:<30}[/]{where}", soft_wrap=True)

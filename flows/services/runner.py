@@ -23,6 +23,7 @@ from flows.server.api import Api
 from flows.server.events import EVENTS, PERSON, resource
 from flows.server.process import own_api
 from flows.services import deployments as flows
+from flows.services.runner_times import ANCHOR
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
@@ -30,7 +31,6 @@ from tasks.common.params import Params, load_params
 from tasks.common.paths import project_root, state_dir
 
 POLL_SECONDS = 2  # between polls for due runs; Prefect's default of 10 s would dominate the time from alarm to run
-ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # start of all intervals, so that a restart does not shift them
 TAG = "evergreen"  # of our deployments
 PAGE = 200  # objects that Prefect lists at once
 FINISHED = ["COMPLETED", "FAILED", "CRASHED", "RUNNING", "PENDING"]

@@ -75,7 +75,7 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
     for router in routers:
         app.include_router(router)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1, proxy_headers=False
+        app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=3, proxy_headers=False
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -88,5 +88,6 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
         port = server.servers[0].sockets[0].getsockname()[1]
         yield ServedConsole(f"http://127.0.0.1:{port}", checkout(root).auth, app)
     finally:
+        app.state.console.stopping.set()
         server.should_exit = True
         thread.join(20)

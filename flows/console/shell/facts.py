@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from flows.console.shell.console import Console
 from flows.repo.workspace import alive_runs
 from tasks.common.errors import EvergreenError
+from tasks.releases.pause import Pause, pause_of
 
 SECONDS = 2.0  # between looks into the release store, which may be far away
 
@@ -25,6 +26,7 @@ class Project:
     live: str | None  # version
     provisional: str | None  # why, if it is
     runs: tuple[str, ...]  # alive on this machine
+    pause: Pause | None = None  # no automatic action while it holds
     problem: str = ""  # why the release store says nothing
 
 
@@ -44,12 +46,18 @@ def recent(key: tuple, look: Callable[[], T], seconds: float = SECONDS) -> T:
     return found[1]
 
 
+def forget(*key: object) -> None:
+    """Look again next time: something of `key` has just changed."""
+    with _lock:
+        _known.pop(key, None)
+
+
 def _look(console: Console) -> Project:
     runs = tuple(alive_runs(console.root))
     try:
         name, releases = console.params().bundle.name, console.releases()
         live = releases.live()
         why = releases.provisional(live.bundle) if live else None
-        return Project(name, live.version if live else None, why, runs)
+        return Project(name, live.version if live else None, why, runs, pause_of(releases))
     except EvergreenError as error:  # the pages are there all the same
-        return Project(console.root.name, None, None, runs, str(error))
+        return Project(console.root.name, None, None, runs, problem=str(error))

@@ -8,8 +8,9 @@ it asks `/live?once` every few seconds.
 
 import asyncio
 import json
+import threading
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -64,19 +65,24 @@ def _stamp(state: Path, patterns: tuple[str, ...]) -> int:
 @router.get("/live")
 async def live(request: Request) -> Response:
     """A stream of stamps; with `?once` the stamps of now."""
-    state = state_dir(console_of(request).root)
+    console = console_of(request)
+    state = state_dir(console.root)
 
     def look() -> dict[str, int]:
         return recent(("live", state), lambda: stamps(state), SECONDS / 2)
 
     if "once" in request.query_params:
         return JSONResponse(await asyncio.to_thread(look))
-    return StreamingResponse(_stream(look), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        _stream(look, console.stopping), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
 
 
-async def _stream(look) -> AsyncIterator[str]:
+async def _stream(look: Callable[[], dict[str, int]], stopping: threading.Event) -> AsyncIterator[str]:
     known, silent = None, 0
     for _ in range(LOOKS):
+        if stopping.is_set():
+            return
         found = await asyncio.to_thread(look)
         silent += 1
         if found != known:

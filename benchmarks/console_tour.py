@@ -1,0 +1,151 @@
+"""Every page of the console in a real browser: broken links, errors, what axe-core finds, size, sideways scrolling.
+
+    python -m benchmarks.console_tour PROJECT [--shots FOLDER]        (a project's folder; `make demo` prints one)
+    python -m benchmarks.console_tour --quick                          (a small made-up project)
+
+From the first page it follows every link. Of pages that differ only by an id a few are opened, in 390 and 1280 px,
+light and dark. Screenshots go to FOLDER.
+"""
+
+import argparse
+import gzip
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+from benchmarks.record import Figure, report
+
+EACH = 2  # pages of one kind
+WIDTHS, THEMES = (1280, 390), (False, True)
+NODES, KILOBYTES = 1500, 100
+ID = re.compile(r"^(?=.*\d)[0-9A-Za-z._:-]{6,}$")  # a part of an address that names one thing
+FILES = ("/static/", "/thumbs/", "/live")  # no pages
+LEAVES = ("/archive", "/raw", "/file", "/ui")  # files, and what leads away
+
+
+@dataclass
+class Tour:
+    """What was found. Each list holds one line per page and fault."""
+
+    pages: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    sideways: list[str] = field(default_factory=list)
+    axe: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
+
+    def faults(self) -> list[str]:
+        """Everything wrong, one line each."""
+        return [
+            f"{name}: {line}"
+            for name in ("broken", "errors", "foreign", "sideways", "axe", "large")
+            for line in getattr(self, name)
+        ]
+
+
+def kind(address: str) -> str:
+    """An address without what names one thing: pages of one kind share it."""
+    parts = urlsplit(address)
+    path = "/".join("*" if ID.match(part) else part for part in parts.path.split("/"))
+    return f"{path}?{'&'.join(sorted({name for name, value in parse_qsl(parts.query) if value}))}"
+
+
+def tour(
+    site, visit: Callable, each: int = EACH, shots: Path | None = None, say: Callable[[str], None] = print
+) -> Tour:
+    """Visit the pages of `site` (tests.support.console.ServedConsole)."""
+    found, seen, opened = Tour(), {"/"}, {}
+    left = [("/", "the start")]
+    while left:
+        address, origin = left.pop(0)
+        name = kind(address)
+        if opened.get(name, 0) >= each:
+            continue
+        opened[name] = opened.get(name, 0) + 1
+        status, headers, text = site.get(address, Accept="text/html")
+        if status >= 400:
+            found.broken.append(f"{address} ({status}), linked from {origin}")
+            continue
+        if status >= 300 or not headers.get("content-type", "").startswith("text/html") or address.endswith(LEAVES):
+            continue
+        say(address)
+        found.pages.append(address)
+        _size(found, address, text)
+        _look(found, site, visit, address, name, shots if opened[name] == 1 else None)
+        for link in links(text, address):
+            if link not in seen and opened.get(kind(link), 0) < each:
+                seen.add(link)
+                left.append((link, address))
+    return found
+
+
+def links(text: str, address: str) -> Iterator[str]:
+    """The pages of this server that a page links to."""
+    for href in re.findall(r'<a\b[^>]*?\bhref="([^"]+)"', text):
+        link = urlsplit(urljoin(address, href.replace("&amp;", "&")))
+        if not link.netloc and not link.scheme and link.path.startswith("/") and not link.path.startswith(FILES):
+            yield link.path + (f"?{link.query}" if link.query else "")
+
+
+def _size(found: Tour, address: str, text: str) -> None:
+    size = len(gzip.compress(text.encode(), 5)) / 1000
+    if size > KILOBYTES:
+        found.large.append(f"{address}: {size:.0f} kB gzipped, at most {KILOBYTES}")
+
+
+def _look(found: Tour, site, visit: Callable, address: str, name: str, shots: Path | None) -> None:
+    for width in WIDTHS:
+        for dark in THEMES:
+            where = f"{address} ({width} px, {'dark' if dark else 'light'})"
+            page = visit(site.url + address, user=site.user, width=width, dark=dark)
+            found.errors += [f"{where}: {problem}" for problem in page.problems]
+            found.foreign += [f"{where}: {url}" for url in page.requests if not url.startswith((site.url, "data:"))]
+            if page.scrolls_sideways:
+                found.sideways.append(where)
+            found.axe += [f"{where}: {violation}" for violation in page.axe_violations]
+            nodes = page.page.evaluate("document.querySelectorAll('*').length")
+            if nodes > NODES:
+                found.large.append(f"{where}: {nodes} elements, at most {NODES}")
+            if shots:
+                file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "now"
+                page.screenshot(shots / f"{file}-{width}-{'dark' if dark else 'light'}.png", whole=width > 500)
+
+
+def figures(found: Tour) -> list[Figure]:
+    """The figures, each with its goal of none."""
+    counted = {
+        "axe_violations": found.axe, "console_broken_links": found.broken, "console_errors": found.errors,
+        "console_requests_off_origin": found.foreign, "console_sideways_pages": found.sideways,
+        "console_large_pages": found.large,
+    }  # fmt: skip
+    spread = f"{len(found.pages)} pages, 2 widths, 2 themes"
+    return [Figure(name, len(lines), "", 0, "lower", spread=spread) for name, lines in counted.items()]
+
+
+def main() -> None:
+    """Tour a project and record the figures."""
+    from benchmarks.console_project import make
+    from tests.support.browser import browser
+    from tests.support.console import serving
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("project", type=Path, nargs="?", help="a project's folder")
+    parser.add_argument("--shots", type=Path, help="folder for screenshots")
+    parser.add_argument("--each", type=int, default=EACH, help="pages of one kind")
+    parser.add_argument("--quick", action="store_true", help="a small made-up project")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.project or make(Path(folder) / "project", images=400, windows=60, runs=12)
+        with serving(root) as site, browser() as visit:
+            found = tour(site, visit, given.each, given.shots)
+    for line in found.faults():
+        print(line)
+    report("console_tour", "python -m benchmarks.console_tour PROJECT", figures(found), quick=given.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What waits for a person, gravest first, as cards with one main button each."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from flows.console.index.index import index_of
+from flows.console.now.counts import label_counts, refused_batches
+from flows.console.shell.console import Console
+from flows.publishing.run_list import held_runs
+from flows.runs.overview import list_runs
+from monitoring.pages.render import OUTCOMES
+from tasks.common.errors import EvergreenError
+from tasks.common.paths import state_dir
+from tasks.common.rebuildable import expect_dict, read_rebuildable
+
+SILENT = {"monitor silence": "The monitor is silent", "no samples": "No samples arrive"}
+BAD_ENDS = ("failed", "killed")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One thing that waits. url: of the page where a person acts; button: what its link says."""
+
+    kind: str
+    tone: str  # good, warn or bad
+    title: str
+    text: str
+    url: str
+    button: str
+    at: datetime | None = None
+
+
+def waiting_cards(console: Console) -> list[Card]:
+    """Everything that waits; a part that cannot be read is a card that says so."""
+    found: list[Card] = []
+    for part in (_held, _alarm, _silence, _failed, _refused, _labels):
+        try:
+            found += part(console)
+        except EvergreenError as error:
+            found.append(Card("error", "bad", "Something cannot be read", str(error), "/services", "Look at services"))
+    return found
+
+
+def _held(console: Console) -> list[Card]:
+    return [
+        Card("held", "warn", "A model waits for approval", row.sentence, f"/releases/{row.run_id}", "Decide", row.at)
+        for row in held_runs(console.root, console.releases())
+    ]
+
+
+def _alarm(console: Console) -> list[Card]:
+    newest = index_of(console.root).windows(most=1)
+    if not newest or newest[0].outcome == "none":
+        return []
+    window = newest[0]
+    tone = "bad" if window.outcome == "retrain" else "warn"
+    return [
+        Card("alarm", tone, f"Production drifts: {OUTCOMES[window.outcome][0].lower()}", window.sentence,
+             f"/production/{window.id}", "Look at the window", window.end)
+    ]  # fmt: skip
+
+
+def _silence(console: Console) -> list[Card]:
+    alarms = _alarms(console.root)
+    return [
+        Card("silence", "bad", title, f"Since {since:%Y-%m-%d %H:%M} UTC.", "/services", "Look at services", since)
+        for alarm, title in SILENT.items()
+        if (since := alarms.get(alarm))
+    ]
+
+
+def _alarms(root: Path) -> dict[str, datetime]:
+    found = read_rebuildable(state_dir(root) / "alarms.json", lambda about: expect_dict(about, str), "none is shown")
+    return {name: datetime.fromisoformat(at) for name, at in (found or {}).items()}
+
+
+def _failed(console: Console) -> list[Card]:
+    newest = list_runs(console.root, console.releases(), most=1).rows
+    if not newest or newest[0].outcome not in BAD_ENDS:
+        return []
+    run = newest[0]
+    return [
+        Card(
+            "failed", "bad", f"The last run {run.words}", run.sentence, f"/runs/{run.id}", "Look at the run", run.ended
+        )
+    ]
+
+
+def _refused(console: Console) -> list[Card]:
+    return [
+        Card("refused", "warn", "A batch was refused", why, f"/data/{batch}", "Look at the batch", at)
+        for batch, why, at in refused_batches(console)
+    ]
+
+
+def _labels(console: Console) -> list[Card]:
+    counts, cards = label_counts(console), []
+    waits = [
+        (counts.production, "labels", "/label/production", "Label", "to label"),
+        (counts.issues, "issues", "/label/issues", "Look at the issues", "with a doubtful label"),
+        (counts.audit, "audit", "/label/audit", "Check them", "of the random audit"),
+    ]
+    for number, kind, url, button, what in waits:
+        if number:
+            cards.append(Card(kind, "good", f"{_images(number)} {what}", WHY[kind], url, button))
+    return cards
+
+
+WHY = {
+    "labels": "Each answer brings the next model closer, and shows how often the live one is right.",
+    "issues": "A model, a second person or a copy of the image contradicts the label. One look settles it.",
+    "audit": "Drawn at random: without these nobody knows how accurate the live model is.",
+}
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'s' * (number != 1)}"
