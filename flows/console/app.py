@@ -19,6 +19,7 @@ from flows.console.jobs import routes as jobs
 from flows.console.now import routes as now
 from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
+from flows.console.production import routes as production
 from flows.console.runs import routes as runs
 from flows.console.services import routes as services
 from flows.console.shell import guard, live, static
@@ -37,6 +38,7 @@ ROUTERS = [
     runs.router,
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
+    production.router,
     archive.router,
     images.router,
     static.router,

@@ -67,6 +67,14 @@ def ui_path(workspace: Path, window_id: str) -> str:
     return f"/projects/{PROJECT}/reports/{_find(workspace, window_id).stem}"
 
 
+def has(workspace: Path, window_id: str) -> bool:
+    """Whether there is a snapshot of the window."""
+    try:
+        return _find(workspace, window_id).is_file()
+    except EvergreenError:
+        return False
+
+
 def evidently_ui_command(workspace: Path, port: int) -> list[str]:
     """The command that serves Evidently's UI on loopback, behind a guard (starts in about 11 s).
 

@@ -19,7 +19,7 @@ from flows.console.index.columns import Columns, Filters, load_columns
 from flows.console.index.database import Database, meta
 from flows.console.index.facets import FACETS
 from flows.console.index.refresh import refresh_all
-from flows.console.index.windows import WindowRow, moment
+from flows.console.index.windows import WindowOutline, WindowRow, moment
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two refreshes in the background
@@ -215,6 +215,23 @@ class Index:
                 until=until, after=after, oldest_first=oldest_first, most=most,
             )
         )  # fmt: skip
+
+    def windows_stamp(self) -> str:
+        """Changes when the journal's windows do; "" while they are being read for the first time."""
+        return self._safely(lambda: meta(self._database.connection(), "windows", "") or "")
+
+    def window_outline(
+        self,
+        outcomes: Sequence[str] = (),
+        versions: Sequence[str] = (),
+        source: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[WindowOutline]:
+        """All windows that fit the filters, oldest first, with what a chart needs of them."""
+        return self._safely(
+            lambda: windows.read_outline(self._database.connection(), outcomes, versions, source, since, until)
+        )
 
     def window(self, window: str) -> WindowRow | None:
         """One window by its id."""

@@ -43,6 +43,21 @@ class WindowRow:
     sources: tuple[str, ...] = ()  # of the window's answers, most first; at most 20
 
 
+@dataclass(frozen=True)
+class WindowOutline:
+    """What a chart needs of a window: thousands of them are read at once."""
+
+    id: str
+    start: datetime
+    end: datetime
+    outcome: str
+    version: str
+    bundle: str
+    drifted: tuple[str, ...]  # code names, the one that moved most first
+    worst: float | None
+    retrained: bool
+
+
 def micros(at: datetime) -> int:
     """Microseconds since 1970."""
     return (at - EPOCH) // timedelta(microseconds=1)
@@ -101,7 +116,8 @@ def fill_windows(db: sqlite3.Connection, journal: Journal, late) -> bool:
 
 
 def _row(measures: Measures, decision: DriftDecision, retrained: bool, revision: int) -> tuple:
-    window, drifted = measures.window, measures.drifted()
+    window = measures.window
+    drifted = sorted(measures.drifted(), key=lambda finding: -(drift_ratio(finding) or 0))
     return (
         window.id, micros(window.start), micros(window.end), decision.outcome, window.version, window.bundle,
         window.rows, window.used, decision.sentence, json.dumps([finding.name for finding in drifted]),
@@ -163,6 +179,26 @@ def read_windows(
     sql = f"SELECT {COLUMNS} FROM windows WHERE {' AND '.join(where)} {order}"
     rows = db.execute(sql, (*values, most)).fetchall()
     return [_window(db, row) for row in rows]
+
+
+def read_outline(
+    db: sqlite3.Connection,
+    outcomes: Sequence[str] = (),
+    versions: Sequence[str] = (),
+    source: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[WindowOutline]:
+    """All windows that fit the filters, oldest first."""
+    where, values = _where(outcomes, versions, source, since, until)
+    sql = 'SELECT id, "start", "end", outcome, version, bundle, drifted, worst, retrained FROM windows'
+    rows = db.execute(f"{sql} WHERE {' AND '.join(where)} ORDER BY id", values)
+    return [
+        WindowOutline(
+            id_, moment(start), moment(end), outcome, version, bundle, tuple(json.loads(drifted)), worst, bool(re)
+        )
+        for id_, start, end, outcome, version, bundle, drifted, worst, re in rows
+    ]
 
 
 def read_window(db: sqlite3.Connection, window: str) -> WindowRow | None:

@@ -1,0 +1,1 @@
+"""Windows of production: what drifted, why, what followed, and what a person can do about it."""
