@@ -16,6 +16,7 @@ from flows.console.data import routes as data
 from flows.console.data import upload_routes as upload
 from flows.console.images import routes as images
 from flows.console.jobs import routes as jobs
+from flows.console.labelling import routes as labelling
 from flows.console.now import routes as now
 from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
@@ -39,6 +40,7 @@ ROUTERS = [
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     production.router,
+    labelling.router,
     archive.router,
     images.router,
     static.router,

@@ -128,11 +128,12 @@ def annotator(by: Any) -> str | None:
 
 def data_uri(image: bytes | None, max_pixels: int) -> str:
     """`image` as a data URI that browsers show; a grey square if there is none."""
-    found = _shown(image, max_pixels)
+    found = shown(image, max_pixels)
     return f"data:image/{found[0]};base64,{base64.b64encode(found[1]).decode()}"
 
 
-def _shown(image: bytes | None, max_pixels: int) -> tuple[str, bytes]:
+def shown(image: bytes | None, max_pixels: int) -> tuple[str, bytes]:
+    """(kind, content) of `image` as browsers show it ("png", ...); a grey square if there is none."""
     picture = Image.new("L", (64, 64), 128)
     if image:
         try:
