@@ -1,4 +1,4 @@
-"""What the labelling pages keep between requests: the queues as they were read last, who looks at what."""
+"""What the labelling pages keep between requests: the queues as last read, who looks at what."""
 
 import threading
 from collections.abc import Sequence
