@@ -179,13 +179,14 @@ class Sittings:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(self._connect()) as db:
-                yield db
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, or a full disk: the file is whole
-                raise
-            os.replace(self.file, self.file.with_name(f"{NAME}.damaged"))
+            db = self._connect()
+        except sqlite3.OperationalError:  # locked, or a full disk: the file is whole
             raise
+        except sqlite3.DatabaseError:
+            os.replace(self.file, self.file.with_name(f"{NAME}.damaged"))
+            db = self._connect()
+        with closing(db):
+            yield db
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -199,7 +200,7 @@ class Sittings:
         if new:
             os.close(open_private(self.file, os.O_RDWR | os.O_CREAT))
         db = sqlite3.connect(self.file, timeout=BUSY_SECONDS, isolation_level=None)
-        db.execute("pragma synchronous = normal")
+        db.execute("pragma synchronous = off")  # survives a kill; a power cut may cost who looked at what
         db.execute("pragma secure_delete = on")  # an erased image's id does not stay in a free page
         if new or not db.execute("select count(*) from sqlite_master").fetchone()[0]:
             db.executescript(TABLES)

@@ -132,6 +132,13 @@ def answer(request: Request, queue: str, form: Posted = Depends(posted)) -> Resp
     return JSONResponse({"said": said, **_more(request, queue, form)})
 
 
+@router.post("/label/{queue}/more")
+def more(request: Request, queue: str, form: Posted = Depends(posted)) -> Response:
+    """The next images, for a page that has shown all of its own."""
+    need(request, "labeller")
+    return JSONResponse(_more(request, _queue(queue), form))
+
+
 @router.post("/label/{queue}/undo")
 def undo(request: Request, queue: str, form: Posted = Depends(posted)) -> Response:
     """Take the last answer back, and show its image again."""

@@ -16,20 +16,21 @@
   // --- what was not acknowledged
   let unsaved = [];
   try { unsaved = JSON.parse(localStorage.getItem(store) ?? "[]"); } catch { unsaved = []; }
-  if (!Array.isArray(unsaved)) unsaved = [];
+  unsaved = Array.isArray(unsaved) ? unsaved.filter(entry => entry.to !== "more") : [];
   let sending = false, wait = 1000, timer = 0, trouble = "";
   const keep = () => {
     try {
       if (unsaved.length) localStorage.setItem(store, JSON.stringify(unsaved)); else localStorage.removeItem(store);
     } catch { trouble = "this browser keeps nothing for later"; }
-    const warning = get("label-unsaved"), text = unsaved.length
-      ? `${unsaved.length} ${unsaved.length === 1 ? "answer is" : "answers are"} unsaved${trouble ? `: ${trouble}` : ""}. Keep this page open.` : "";
-    warning.hidden = !(unsaved.length && (trouble || unsaved.length > 3));
+    const count = unsaved.filter(entry => entry.to !== "more").length;
+    const warning = get("label-unsaved"), text = count
+      ? `${count} ${count === 1 ? "answer is" : "answers are"} unsaved${trouble ? `: ${trouble}` : ""}. Keep this page open.` : "";
+    warning.hidden = !(count && (trouble || count > 3));
     if (warning.textContent !== text) warning.textContent = text;
-    get("label-count").textContent = `${done} done, ${free} left for you${unsaved.length ? `, ${unsaved.length} unsaved` : ""}`;
-    get("label-count").classList.toggle("warn", unsaved.length > 0);
+    get("label-count").textContent = `${done} done, ${free} left for you${count ? `, ${count} unsaved` : ""}`;
+    get("label-count").classList.toggle("warn", count > 0);
   };
-  addEventListener("beforeunload", event => { if (unsaved.length) event.preventDefault(); });
+  addEventListener("beforeunload", event => { if (unsaved.some(entry => entry.to !== "more")) event.preventDefault(); });
 
   const renewToken = async () => {
     const page = await fetch("/label");
@@ -90,7 +91,11 @@
     const here = new Set([shown?.id, ...items.map(item => item.id), ...unsaved.map(one => one.fields[0]?.[1])]);
     for (const item of content.items ?? []) if (!here.has(item.id)) items.push(load(item));
     if (entry.to === "undo" && entry.kind === "ask" && content.item) back(load(content.item));
-    if (!shown && items.length) next();
+    if (!shown && items.length) next(waitingSince);
+    else if (waiting && !unsaved.length) {
+      if (entry.to === "more") free = 0;  // what is left is on other people's screens
+      next(waitingSince);
+    }
     if (entry.to === "undo" || entry.kind === "again") say(content.said ?? "");
   };
 
@@ -124,9 +129,13 @@
     shown = item;
     zoom = 0;
     fit();
-    desk.hidden = !item;
-    get("label-end").hidden = Boolean(item);
+    waiting = !item && (free > 0 || unsaved.length > 0);
+    waitingSince = waiting ? since : null;
+    desk.hidden = !item && !waiting;
+    get("label-end").hidden = Boolean(item) || waiting;
+    if (waiting) { get("label-frame").replaceChildren(); say("Loading the next image ..."); ask(); }
     if (!item) return;
+    get("label-said").textContent = "";
     get("label-frame").replaceChildren(item.element);
     get("label-why").textContent = item.why + (item.detail ? `. ${item.detail}` : "");
     get("label-about").textContent = item.about;
@@ -183,6 +192,8 @@
       return button;
     }));
   };
+  let waiting = false, waitingSince = null;
+  const ask = () => { if (!unsaved.length) send("more", [], "more"); };  // else the answers bring the next images
   const next = (since = null) => show(items.shift() ?? null, since);
   const back = item => {
     if (shown) items.unshift(shown);
@@ -196,7 +207,6 @@
     past.push({item, kind});
     if (past.length > 200) past.shift();
     if (kind === "answer") { done += 1; free = Math.max(0, free - 1); }
-    say("");
     unsaved.push({to: "answer", fields: [["id", item.id], ...fields], kind});
     next(since);
     keep();
