@@ -15,7 +15,7 @@ from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.project.tombstoning import lift_tombstone, tombstone_batch
 from flows.project.uploads import uploads
-from flows.runs.overview import list_runs
+from flows.runs.overview import RunRow, list_runs
 from tasks.common.schemas import SPLITS
 from tasks.labels.changes import in_force, label_state, read_changes
 
@@ -58,9 +58,7 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
     changes = read_changes(folder)
     counting = in_force(changes)
     state_now = label_state(folder)
-    newest = next(
-        (row for row in list_runs(console.root, console.releases(), most=5).rows if row.outcome != "running"), None
-    )
+    newest = _newest_ended(console)
     kept = {"state": chosen} if chosen else {}
     return page(
         request,
@@ -86,6 +84,26 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
         first=f"/data?{urlencode(kept)}" if after else "",
         next=f"/data?{urlencode(kept | {'after': found.after})}" if found.after else "",
         csv=f"/data?{urlencode(kept | {'format': 'csv'})}",
+    )
+
+
+@router.get("/data/table")
+def table(request: Request) -> Response:
+    """Why a run refused all batches together."""
+    console = console_of(request)
+    if (kept := refusals.kept_validation(console.root, "table")) is None:
+        raise HTTPException(404, "No run of this checkout refused the data as a whole.")
+    newest = _newest_ended(console)
+    checks = sorted(kept.get("checks", []), key=lambda check: check.get("status") == "pass")
+    return page(
+        request,
+        "data/table.html",
+        title="The data was refused",
+        section="/data",
+        now=newest is not None and newest.outcome == "refused" and not newest.sentence.startswith("batch "),
+        reasons=(kept.get("refused") or {}).get("reasons", []),
+        checks=checks,
+        expectations=kept.get("expectations", []),
     )
 
 
@@ -168,6 +186,11 @@ def relabel(request: Request, batch: str, form: Posted = Depends(posted)) -> Res
     return back(
         request, _address(batch), "The labels are being corrected. `evergreen undo` takes the batch of words back."
     )
+
+
+def _newest_ended(console: Console) -> RunRow | None:
+    rows = list_runs(console.root, console.releases(), most=5).rows
+    return next((row for row in rows if row.outcome != "running"), None)
 
 
 def _rows(console: Console) -> list[batches.BatchRow]:

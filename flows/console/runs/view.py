@@ -86,7 +86,9 @@ def links_of(row: RunRow) -> list[tuple[str, str]]:
         found.append(("Its release page", f"/releases/{row.id}"))
     if row.outcome == "refused":
         named = BATCH.search(row.sentence)
-        found.append(("The refused batch", f"/data/{named[1]}") if named else ("Why the data was refused", "/data"))
+        found.append(
+            ("The refused batch", f"/data/{named[1]}") if named else ("Why the data was refused", "/data/table")
+        )
     if window := WINDOW.search(row.reason):
         found.append(("The window that started it", f"/production/{window[1].rstrip(':')}"))
     return found

@@ -14,6 +14,8 @@ from new images. Where it can (AUC above DIFFERENT), disagreement says nothing a
 `measure` and `judge` are separate because measurements are cached while the bounds may change.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,8 @@ class Noise(Frozen):
     classes: list[str]
     old: list
     new: list
+    seen: list  # of each new sample: what the probe takes it for, a class number; multi-label: numbers
+    sure: list  # how probable the probe finds that; multi-label: null
     difference: float  # AUC of telling the batch's images from earlier ones; 0.5: they look the same
 
 
@@ -92,8 +96,44 @@ def measure(
         classes=classes,
         old=confusion(old_y, before).tolist(),
         new=confusion(new_y, after).tolist(),
+        **_seen(new_y, after),
         difference=_difference(old_x, new_x),
     )
+
+
+def _seen(given: np.ndarray, logits: np.ndarray) -> dict[str, list]:
+    """What the probe takes the samples (N,) for, from its `logits` (N, K), and how probable it finds that."""
+    if given.ndim > 1:
+        found = [np.flatnonzero(row > 0).tolist() for row in logits]
+        return {"seen": found, "sure": [None] * len(found)}
+    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+    best = logits.argmax(axis=1)
+    sure = scores[np.arange(len(best)), best] / scores.sum(axis=1)
+    return {"seen": best.tolist(), "sure": [round(float(one), 3) for one in sure]}
+
+
+def opinions(noise: Noise, ids: Sequence[str], labels: Sequence[str | list[str]], most: int) -> dict[str, list[dict]]:
+    """What the probe says of the batch's samples (N,), beside the label that each was given.
+
+    images: {id, given, seen, confidence} of at most `most` that it takes for another class, the surest first.
+    confused: {given, seen, count} of all of them, the most frequent first. Nothing of a batch that looks unlike the
+    earlier data: there the probe cannot judge labels.
+    """
+    found = []
+    if noise.difference > DIFFERENT:
+        return {"images": [], "confused": []}
+    for one, given, seen, sure in zip(ids, labels, noise.seen, noise.sure, strict=True):
+        names = [noise.classes[number] for number in (seen if isinstance(seen, list) else [seen])]
+        told = [given] if isinstance(given, str) else list(given)
+        if set(names) != set(told):
+            words = {"given": " + ".join(sorted(told)) or "none", "seen": " + ".join(sorted(names)) or "none"}
+            found.append({"id": one, **words, "confidence": sure})
+    found.sort(key=lambda one: (-(one["confidence"] or 0), one["id"]))
+    pairs = Counter((one["given"], one["seen"]) for one in found)
+    confused = [
+        {"given": a, "seen": b, "count": count} for (a, b), count in sorted(pairs.items(), key=lambda one: -one[1])
+    ]
+    return {"images": found[:most], "confused": confused}
 
 
 def confusion(given: np.ndarray, logits: np.ndarray) -> np.ndarray:

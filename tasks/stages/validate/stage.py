@@ -27,15 +27,16 @@ from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, StageInputError, TableRefused
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import DataParams, EmbedParams, ImagesParams, LabelsParams, ValidateParams
-from tasks.common.paths import state_dir
 from tasks.common.schemas import accepted_schema
 from tasks.dataset.shards import BatchManifest, batches, read_tombstones
 from tasks.stages.validate import batch_noise, expectations, people, rules
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.classes import choose_classes, class_mapping, views
 from tasks.stages.validate.expectations import Outcome
-from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, labels_of, left_out_text, report
+from tasks.stages.validate.refusal import keep_page, tiles, write_text
+from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, left_out_text, report
 
+OPINIONS = 200  # images of a refused batch whose label the probe doubts, kept for its page
 REFERENCE = 4000  # rows of the earlier data, and of a batch, that are compared at most
 MIX_COMPARED = (
     "import",
@@ -84,7 +85,7 @@ def run(
             _refuse_table(found.of_table)
     except (BatchRefused, TableRefused) as refusal:
         what = refusal.batch if isinstance(refusal, BatchRefused) else "table"
-        page = _keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
+        page = keep_page(root, table, found, manifests, images, {"what": what, "reasons": refusal.reasons})
         reasons = [*refusal.reasons, f"all figures are in {page}"]
         raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons, refusal.checks)) from None
     folder = root / artifacts.NETWORK
@@ -129,6 +130,7 @@ def _judge_batches(
         here = training & (table.batch == manifest.batch)
         rows, mix = np.flatnonzero(here), table.counts(here)
         checks: list[Check] = []
+        found.opinions = None
         comparable = len(rows) >= validate.min_batch <= len(reference) and mix and earlier
         comparable = comparable and not table.labelled_by_choice(manifest.batch)
         if comparable and manifest.kind in MIX_COMPARED:
@@ -139,11 +141,14 @@ def _judge_batches(
             both = table.samples.take(pa.array(np.concatenate([reference, _draw(rows, table.ids)])))
             noise = batch_noise.cached(root, both, len(reference), task, images, embed)
             checks += batch_noise.judge(noise, validate.max_noise_increase)
+            drawn = both.slice(len(reference)).select(["id", "label"]).to_pydict()
+            found.opinions = batch_noise.opinions(noise, drawn["id"], drawn["label"], OPINIONS)
         found.of_batch[manifest.batch] = checks
         _judge_shares(table, manifest, found, validate)
         if manifest.kind != "hard":
             earlier += mix
             reference = _draw(np.concatenate([reference, rows]), table.ids)
+    found.opinions = None
 
 
 def _judge_shares(table: SampleTable, manifest: BatchManifest, found: Findings, validate: ValidateParams) -> None:
@@ -226,34 +231,6 @@ def _refuse_table(checks: list[Check]) -> None:
         raise TableRefused(reasons, checks)
 
 
-def _keep_page(
-    root: Path, table: SampleTable, found: Findings, manifests: list[BatchManifest], images: ImagesParams, refused: dict
-) -> Path:
-    """Write result and page of a refusal to `.evergreen/validation/`: a failed stage has no outputs."""
-    stem = state_dir(root) / "validation" / refused["what"]
-    about = report(found, table, manifests, refused)
-    evidence = validation_page.tiles(root / "data", _suspects(table, found, refused["what"]), images.max_pixels)
-    write_json(stem.with_suffix(".json"), about)
-    page = stem.with_suffix(".html")
-    _write_text(page, validation_page.render(about, _tiles(root, table, images), evidence))
-    return page
-
-
-def _suspects(table: SampleTable, found: Findings, batch: str) -> pa.Table:
-    """A few images of `batch` labelled as a class that failed its noise check, with the label as `detail`."""
-    failed = {check.name.removeprefix("noise.") for check in found.of_batch.get(batch, []) if check.status != "pass"}
-    rows = np.flatnonzero(table.training & (table.batch == batch))
-    rows = [row for row in rows if failed.intersection(labels_of(table.labels[row]))][: validation_page.TILES]
-    shown = table.samples.select(["shard", "row", "status"]).take(pa.array(rows, pa.int64()))
-    return shown.append_column(
-        "detail", pa.array([", ".join(labels_of(table.labels[row])) for row in rows], pa.string())
-    )
-
-
-def _tiles(root: Path, table: SampleTable, images: ImagesParams) -> list[dict]:
-    return validation_page.tiles(root / "data", table.refused_rows(), images.max_pixels)
-
-
 def _write(
     root: Path,
     table: SampleTable,
@@ -268,7 +245,7 @@ def _write(
     _write_accepted(out, table, found.classes, task)
     _write_parquet(out / "quarantine.parquet", table.refused_rows().select(QUARANTINE.names).cast(QUARANTINE))
     write_json(out / "result.json", about)
-    _write_text(out / "index.html", validation_page.render(about, _tiles(root, table, images)))
+    write_text(out / "index.html", validation_page.render(about, tiles(root, table, images)))
     figures = {name: about[name] for name in ("rows", "accepted", "labelled_training_rows", "excluded", "quarantined")}
     counts = {"classes": len(found.classes), "batches": len(manifests), "checks": len(found.all_checks())}
     if found.left_out:
@@ -291,8 +268,3 @@ def _write_accepted(out: Path, table: SampleTable, classes: list[str], task: str
 def _write_parquet(file: Path, table: pa.Table) -> None:
     with atomic_path(file) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-
-
-def _write_text(file: Path, text: str) -> None:
-    with atomic_path(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")

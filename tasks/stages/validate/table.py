@@ -136,6 +136,7 @@ class Findings:
     of_table: list[Check] = field(default_factory=list)
     of_suite: list[Check] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    opinions: dict[str, list[dict]] | None = None  # of the probe about the batch that was judged last
 
     def all_checks(self) -> list[Check]:
         return [*self.of_table, *self.of_suite, *(check for checks in self.of_batch.values() for check in checks)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.stages.validate import batch_noise
-from tasks.stages.validate.batch_noise import given_increase, judge, measure, missing_share
+from tasks.stages.validate.batch_noise import given_increase, judge, measure, missing_share, opinions
 
 K, D, BOUND = 5, 24, 0.25
 NAMES = [f"c{k}" for k in range(K)]
@@ -83,10 +83,31 @@ def test_the_sentence_names_class_and_figures(earlier):
     assert check.value >= check.low > check.bound == BOUND
 
 
+def test_each_image_is_told_as_given_and_as_seen(earlier):
+    x, y = draw(3, 250)
+    given = np.where(y == 1, 3, y)
+    noise = measure(*earlier, x, given, NAMES)
+    ids, labels = [f"i{n}" for n in range(len(y))], [NAMES[k] for k in given]
+    found = opinions(noise, ids, labels, 5)
+    assert found["confused"][0] == {"given": "c3", "seen": "c1", "count": found["confused"][0]["count"]}
+    assert found["confused"][0]["count"] > 0.8 * (y == 1).sum()
+    assert [one["confidence"] for one in found["images"]] == sorted([one["confidence"] for one in found["images"]])[
+        ::-1
+    ]
+    assert len(found["images"]) == 5
+    first = found["images"][0]
+    assert (first["given"], NAMES[noise.seen[ids.index(first["id"])]]) == (
+        labels[ids.index(first["id"])],
+        first["seen"],
+    )
+
+
 def test_images_of_another_camera_are_not_taken_for_noise(earlier):
     x, y = draw(8, 250)
     rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(D, D)))[0]
-    checks = judge(measure(*earlier, (0.5 * x @ rotation + 1).astype(np.float32), y, NAMES), BOUND)
+    noise = measure(*earlier, (0.5 * x @ rotation + 1).astype(np.float32), y, NAMES)
+    assert opinions(noise, list("a" * len(y)), [NAMES[k] for k in y], 5)["images"] == []
+    checks = judge(noise, BOUND)
     assert [check.name for check in checks] == ["noise.comparable"]
     assert checks[0].value > batch_noise.DIFFERENT
     assert "cannot be compared" in checks[0].detail

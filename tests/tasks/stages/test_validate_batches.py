@@ -44,7 +44,13 @@ def test_a_flipped_class_is_refused_and_named_and_its_images_are_shown(project, 
     assert report["refused"]["what"] == bad
     failed = {name for name, status in status_of(report["batches"][1]["checks"]).items() if status == "fail"}
     assert failed == {"noise.Bag", "noise.Sneaker"}
-    assert "labelled Bag" in page
+    assert "labelled Bag, looks like" in page
+    assert "Nothing is trained until" not in page, "the batch may be tombstoned a moment later"
+    told = report["opinions"]["images"]
+    assert {one["given"] for one in told} >= {"Bag"}
+    assert all(one["given"] != one["seen"] for one in told)
+    assert ("Bag", "Sneaker") in {(one["given"], one["seen"]) for one in report["opinions"]["confused"]}
+    assert {one["id"] for one in told} <= {row["id"] for row in fashion("sabotaged")}
     assert "data:image/png;base64," in page
     assert str(project.root / ".evergreen" / "validation" / f"{bad}.html") in str(refusal.value)
     assert not (project.root / "artifacts" / "validate").exists()

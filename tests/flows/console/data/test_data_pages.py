@@ -158,3 +158,28 @@ def test_tables_can_be_saved(root):
     assert [row["batch"] for row in tables["batches"]] == [THIRD, SECOND, FIRST]
     assert {row["class"] for row in tables["classes"]} == {"cat", "dog"}
     assert json.dumps(tables["labels"])
+
+
+def test_the_data_as_a_whole_says_what_was_refused_and_whether_it_still_is(root):
+    kept = {
+        "refused": {"what": "table", "reasons": [f"0 labelled rows {HOSTILE}"]},
+        "checks": [{"name": "rows", "status": "fail", "value": 0, "bound": 50, "detail": HOSTILE}],
+        "expectations": [{"type": "not_null", "passed": False, "error": "", "severity": "stop", "broken_by": 3}],
+    }
+    with serving(root) as site:
+        assert site.get("/data/table")[0] == 404
+        write_json(root / ".evergreen/validation/table.json", kept)
+        _, _, text = site.get("/data/table")
+        assert HOSTILE not in text
+        assert "A later run got past this" in text
+        assert "not_null" in text
+        about = {
+            "outcome": "refused",
+            "sentence": "the data set is refused: 0 labelled rows",
+            "at": "2027-01-01T00:00:00+00:00",
+        }
+        store(root).put_run("run-9", about)
+        assert "no model is trained until this is settled" in site.get("/data/table")[2]
+        _, _, text = site.get("/data")
+        assert "The newest run refused the data" in text
+        assert 'href="/data/table"' in text

@@ -78,8 +78,8 @@ def test_a_zip_is_looked_at_then_taken_then_deleted(root):
         (batch,) = {one.batch for one in shards.batches(root / "data")} - before
         assert f'href="/data/{batch}"' in text
         assert not any("source" in name for name in left(root)), "the images are deleted once they are taken"
-        status, _, _ = site.post(f"{page}/take", {"back": page}, page=page)
-        assert status == 303
+        status, headers, _ = site.post(f"{page}/take", {"back": page}, page="/data/upload")
+        assert (status, "taken%20before" in headers["set-cookie"]) == (303, True)
         assert len(shards.batches(root / "data")) == len(before) + 1, "once"
         _, _, text = site.get(f"{page}?format=csv")
         assert "Bag/broken.png" in text

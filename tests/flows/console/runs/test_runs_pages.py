@@ -138,6 +138,6 @@ def test_a_run_leads_to_its_release_its_batch_and_its_window():
 
     assert links_of(row("held"))[0][1] == "/releases/r"
     assert links_of(row("refused", "batch b-0123456789ab is refused"))[0][1] == "/data/b-0123456789ab"
-    assert links_of(row("refused", "the table"))[0][1] == "/data"
+    assert links_of(row("refused", "the table"))[0][1] == "/data/table"
     assert links_of(row("unchanged", reason="window 20260101-0000: drift"))[0][1] == "/production/20260101-0000"
     assert WINDOW.search("on schedule") is None
