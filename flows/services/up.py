@@ -24,6 +24,7 @@ from flows.server.environment import check_password, environment, has_people
 from flows.server.process import api_of, healthy, last_line, running, stop_server
 from flows.server.processes import created
 from flows.services.supervisor import MARK
+from monitoring.console_link import SERVICE, console_link
 from monitoring.seen import last_seen
 from monitoring.silence import monitor_silence
 from tasks.common.checkout import known_checkout
@@ -75,9 +76,9 @@ def up(root: Path, say=print) -> list[str]:
         for name, url, well in services(root):
             if well and name not in said:
                 said.add(name)
-                say(_line(name, url, well))
+                say(_line(root, name, url, well))
         if said >= set(SERVICES):
-            return [_line(*service) for service in services(root)]
+            return [_line(root, *service) for service in services(root)]
         if process is not None and process.poll() is not None and not supervised(root):
             log_file = state / "services.log"
             raise EvergreenError(f"the services ended with exit code {process.returncode}; see {log_file}")
@@ -102,7 +103,7 @@ def down(root: Path) -> int:
             break
         _stop([process.pid for process in left])
     count += stop_server(root)
-    for name in ("services.json", DEPLOYED, "sign-in.html", "tickets.json", "sessions.json"):
+    for name in ("services.json", DEPLOYED, "sign-in.html", "tickets.json"):
         (state_dir(root) / name).unlink(missing_ok=True)
     return count
 
@@ -156,9 +157,9 @@ def status_lines(root: Path) -> list[str]:
     """Describe what runs and where, what the monitor last saw, and what comes next."""
     about = _services(root)
     found = services(root)
-    lines = [_line(*service) for service in found]
+    lines = [_line(root, *service) for service in found]
     if not about:  # a run may have started the Prefect server alone
-        lines = [_line(*service) for service in found if service[2]]
+        lines = [_line(root, *service) for service in found if service[2]]
         rest = "services:    the others are" if lines else "services:   "
         lines.append(f"{rest} not started: `evergreen up` starts them")
     if not supervised(root):
@@ -216,8 +217,11 @@ def known_services(root: Path) -> dict[str, dict]:
     return _services(root).get("services", {})
 
 
-def _line(name: str, url: str | None, well: bool) -> str:
-    state = (url or "runs") if well else f"does not answer at {url}" if url else "not started"
+def _line(root: Path, name: str, url: str | None, well: bool) -> str:
+    """One service. Only the console's address is shown: the others' pages open from there."""
+    state = "runs" if well else f"does not answer at {url}" if url else "not started"
+    if name == SERVICE:
+        name, state = "console", console_link(root).removesuffix("/") if well else state
     return f"{name + ':':<13}{state}"
 
 

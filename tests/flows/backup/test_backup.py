@@ -17,6 +17,8 @@ from flows.backup.archive import MANIFEST
 from flows.backup.backup import backup
 from flows.backup.restore import restore_backup
 from flows.cli.main import app
+from flows.console.people import passphrase
+from flows.console.people import store as people
 from flows.erasure.forget import erase_images
 from flows.labels import journal
 from flows.labels.journal import Answer
@@ -31,10 +33,12 @@ from tasks.common.checkout import checkout
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import load_params
+from tasks.common.tickets import make_ticket
 from tests.support import drift_windows, versions_project
 from tests.support.children import killed_at
 from tests.support.versions_project import image, store, tree
 
+WORDS = "four words that rhyme"
 START, END, WINDOW = drift_windows.times(0)
 
 
@@ -60,7 +64,10 @@ def used(tmp_path_factory) -> Path:
     store(root).tombstone("b-9", why="dark", by="ann")
     (root / ".evergreen/trigger").mkdir()
     (root / ".evergreen/trigger/wanted.json").write_text("{}")
-    checkout(root)
+    token = people.add(root, "Anna", "approver", "Ann")
+    people.join(root, token, WORDS, WORDS)
+    people.add(root, "Carl", "viewer", "Ann")
+    make_ticket(root, "console")
     return root
 
 
@@ -92,6 +99,7 @@ def facts(root: Path) -> dict:
         "tags": git(root, "tag", "--list"),
         "branch releases": git(root, "rev-parse", "releases"),
         "head": git(root, "rev-parse", "HEAD"),
+        "people": people.read_people(root),
     }
 
 
@@ -116,6 +124,9 @@ def test_a_fresh_clone_goes_on_where_the_project_was(project: Path, monkeypatch:
     assert "main went forward to" in restored.output
     assert "not in the backup: the secret of the checkout" in restored.output
     assert facts(other) == before
+    assert passphrase.matches(WORDS, people.read_people(other).active("Anna").passphrase), "people sign in there, too"
+    assert not (other / ".evergreen/tickets.json").exists(), "a link of one checkout opens no other"
+    assert stat.S_IMODE((other / ".evergreen/people.json").stat().st_mode) == 0o600
     here = lambda text: re.sub(r"\S*(project|clone)\S*", "", text)  # noqa: E731
     assert here(run.invoke(app, ["status"]).output) == here(status)
     connected = {line.part: line.ok for line in connect(other)}

@@ -140,7 +140,8 @@ def test_status_shows_the_services_and_what_comes_next(running):
 
     def planned() -> set[str]:
         lines = up.status_lines(root)
-        assert f"pages:       {about(root)['services']['pages']['url']}" in lines
+        assert f"console:     {about(root)['services']['pages']['url']}" in lines
+        assert sum("http" in line for line in lines) == 1, "the other pages open from the console"
         return {line.split()[1] for line in lines if line.startswith("next:")}
 
     wanted = {"retrain-when-needed", "monitor", "reevaluate", "housekeeping"}
@@ -273,7 +274,8 @@ def test_a_page_of_another_origin_registers_nothing(running, visit):
 
 def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_other_pages(running, visit):
     root, _ = running
-    page = visit(sign_in_page(root)).page
+    page = visit(f"{about(root)['services']['pages']['url']}/sign-in").page
+    page.goto(sign_in_page(root).as_uri(), wait_until="commit")  # it leads to the console by itself
     page.wait_for_url(f"{about(root)['services']['pages']['url']}/")
     for link, name, expected in (
         ("Evidently", "evidently", "Production windows compared"),

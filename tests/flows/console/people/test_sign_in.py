@@ -238,8 +238,8 @@ def test_a_viewer_may_press_nothing(site, root):
     pressed = [path for method, path in routes(site.app) if method == "POST"]
     assert len(pressed) >= 8
     for path in pressed:
-        if path.startswith(("/sign-in", "/join/", "/sign-out", "/hooks/")):
-            continue
+        if path.startswith(("/sign-in", "/join/", "/sign-out", "/hooks/")) or path == "/images/export":
+            continue  # signs in or out, is signed, or only reads
         real = re.sub(r"\{[^}]*\}", "x", path)
         status, _, text = site.ask(real, "POST", body, Authorization="", Cookie=cookie, Origin=site.url)
         assert status == 403, (path, status)
