@@ -31,7 +31,15 @@ MOST_VERSIONS = 20  # the newest, each read from DVC's objects
 
 def explain(root: Path, image: str) -> list[str]:
     """Lines for the terminal about the sample with this id. Raises EvergreenError if the data set does not hold it."""
-    sample = _sample(root, image)
+    return explain_label(root, image) + in_models(root, image)
+
+
+def explain_label(root: Path, image: str, shard: str | None = None) -> list[str]:
+    """How the sample got its label, without the versions. Raises EvergreenError if the data set does not hold it.
+
+    shard: the file that holds it, where that is known; the others are not read.
+    """
+    sample = _sample(root, image, shard)
     rows = annotations_of(root, image)
     stones = read_tombstones(root)
     counting = [row for row in rows if row["batch"] not in stones]
@@ -49,8 +57,7 @@ def explain(root: Path, image: str) -> list[str]:
     confirmed = "" if decision.confirmed is None else ", confirmed"
     against = f"; since then {decision.disputed}" if decision.disputed else ""
     rule = "votes: the label first given stays" if decision.rule == "votes" and not decision.deciding else decision.rule
-    lines.append(f"  counts now:   {now} ({rule}{confirmed}{against})")
-    return lines + _in_models(root, image, taxonomy)
+    return [*lines, f"  counts now:   {now} ({rule}{confirmed}{against})"]
 
 
 def labels_now(root: Path, images: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -118,9 +125,11 @@ def _label(label: str | list[str] | None) -> str:
     return ", ".join(label) or "none of the classes"
 
 
-def _sample(root: Path, image: str) -> dict:
+def _sample(root: Path, image: str, within: str | None = None) -> dict:
     kind = label_type(read_task(root / "data"))
     for shard in live_shards(root / "data"):
+        if within not in (None, shard.name):
+            continue
         table = read_columns(shard.path, ["id", "label", "split", "batch"])
         found = pc.index(table["id"], image).as_py()
         if found >= 0:
@@ -131,8 +140,9 @@ def _sample(root: Path, image: str) -> dict:
     raise EvergreenError(f"the data set in {root / 'data'} holds no image {image!r}")
 
 
-def _in_models(root: Path, image: str, taxonomy: Taxonomy) -> list[str]:
+def in_models(root: Path, image: str) -> list[str]:
     """What the newest versions, and the newest run, made of the sample."""
+    taxonomy = read_taxonomy(root / "data")
     _, releases = open_project(root)
     commits = _commits(releases)
     if not commits:
@@ -145,13 +155,19 @@ def _in_models(root: Path, image: str, taxonomy: Taxonomy) -> list[str]:
 def _commits(releases: Releases) -> dict[str, str]:
     """Name -> commit of the newest run, if it waits for approval, and of the versions, the newest first."""
     found = {}
-    runs = releases.runs()
-    newest = max(runs, default=None)
-    if newest and runs[newest].get("rev") and runs[newest]["outcome"] == "held":
-        found[f"run {newest} (held)"] = runs[newest]["rev"]
+    newest = newest_run(releases)
+    about = releases.run(newest) if newest else None
+    if about and about.get("rev") and about["outcome"] == "held":
+        found[f"run {newest} (held)"] = about["rev"]
     for pointer in reversed(releases.history()):
         found.setdefault(pointer.version, pointer.git_rev)
     return dict(list(found.items())[:MOST_VERSIONS])
+
+
+def newest_run(releases: Releases) -> str | None:
+    """The id of the newest recorded run: ids sort by time."""
+    keys = (key.removeprefix("runs/") for key in releases.store.list("runs/"))
+    return max((key.removesuffix(".json") for key in keys if "/" not in key), default=None)
 
 
 def _in_model(root: Path, objects: Objects, rev: str, image: str, taxonomy: Taxonomy) -> str:

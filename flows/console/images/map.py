@@ -47,17 +47,16 @@ def _sample(index: Index, view: View) -> tuple[list[ImageRow], int, bool]:
     code = columns.names["origin"].index(LOGGED) if LOGGED in columns.names["origin"] else -1
     answers = columns.codes["origin"] == code
     logged = int((good & answers).sum()) > int((good & ~answers).sum())
-    numbers = columns.row[good & (answers == logged)]
-    rng = np.random.default_rng(0)
-    if logged and len(numbers):  # rows of few files: each is opened
-        picked = numbers[np.sort(rng.permutation(len(numbers))[: 5 * MOST])]
-        by_file: dict[str, list[ImageRow]] = defaultdict(list)
-        for row in index.rows(picked.tolist()):
-            by_file[row.file].append(row)
-        files = sorted(by_file, key=lambda name: -len(by_file[name]))[:FILES]
-        rows = [row for name in files for row in by_file[name]][:MOST]
+    good &= answers == logged
+    numbers, rng = columns.row[good], np.random.default_rng(0)
+    if logged:  # rows of few files: each is opened
+        file = columns.file[good]
+        files = rng.permutation(np.unique(file))[:FILES]
+        of_files = numbers[np.isin(file, files)]
     else:
-        rows = index.rows(numbers[np.sort(rng.permutation(len(numbers))[:MOST])].tolist())
+        of_files = numbers
+    chosen = of_files[np.sort(rng.permutation(len(of_files))[:MOST])]
+    rows = index.rows(chosen.tolist())
     return rows, len(numbers), logged
 
 

@@ -10,9 +10,13 @@ import numpy as np
 from flows.console.images.pictures import Pictures
 from flows.console.index.index import ImageRow, Index
 from flows.labels.journal import Answer, pending
-from flows.labels.why import explain
+from flows.labels.why import explain_label, in_models, newest_run
 from monitoring.log.production_log import Log
 from tasks.common.errors import EvergreenError
+from tasks.common.files import content_key, write_json
+from tasks.common.paths import state_dir
+from tasks.common.private import make_folder
+from tasks.common.rebuildable import expect, read_rebuildable
 from tasks.dataset.decode import Undecodable, open_image
 from tasks.releases import bundle_store
 from tasks.releases.store import Releases
@@ -115,6 +119,22 @@ def classes_of(releases: Releases, bundle: str | None) -> list[str]:
         return []
 
 
-def provenance(root: Path, one: Sequence[ImageRow]) -> list[str]:
-    """How an image of data/ got its label and what each version made of it, a line a hop."""
-    return [line.strip() for line in explain(root, one[0].id)[1:]]
+def label_hops(root: Path, row: ImageRow) -> list[str]:
+    """How an image of data/ got its label, a line a hop."""
+    return [line.strip() for line in explain_label(root, row.id, row.file)[1:]]
+
+
+def model_hops(root: Path, releases: Releases, image: str) -> list[str]:
+    """What the newest versions made of an image of data/: kept on disk until another version is live or judged.
+
+    .evergreen/console/models/<id>.json   {"key", "lines"}
+    """
+    live = releases.live()
+    key = content_key("models", live.seq if live else 0, newest_run(releases) or "")
+    file = state_dir(root) / "console" / "models" / f"{image}.json"
+    found = read_rebuildable(file, lambda about: (expect(about["key"], str), expect(about["lines"], list)))
+    if found is None or found[0] != key:
+        found = (key, [line.strip() for line in in_models(root, image)])
+        make_folder(file.parent)
+        write_json(file, {"key": key, "lines": found[1]})
+    return found[1]

@@ -94,6 +94,7 @@ def exclude(request: Request, form: Posted = Depends(posted)) -> Response:
 @router.post("/images/export")
 def export(request: Request, form: Posted = Depends(posted)) -> Response:
     """The chosen images as a table, or as a ZIP file with the images."""
+    need(request, "labeller")
     console, index = console_of(request), _index(console_of(request))
     as_zip = form.text("as") == "zip"
     rows = _chosen(index, form, actions.MOST_ZIPPED if as_zip else None)
@@ -199,10 +200,19 @@ def why(request: Request, image: str) -> Response:
     """Where the image came from and how it got its label, hop by hop."""
     console = console_of(request)
     rows = _found(console, image)
-    lines = [] if rows[0].logged else one.provenance(console.root, rows)
+    lines = [] if rows[0].logged else one.label_hops(console.root, rows[0])
     return page(
         request, "images/why.html", title="Where it came from", section="/images", id=image, lines=lines, rows=rows
     )
+
+
+@router.get("/images/{image}/models")
+def models(request: Request, image: str) -> Response:
+    """What each version made of the image."""
+    console = console_of(request)
+    rows = _found(console, image)
+    lines = [] if rows[0].logged else one.model_hops(console.root, console.releases(), image)
+    return page(request, "images/models.html", title="What models made of it", section="/images", id=image, lines=lines)
 
 
 @router.get("/images/{image}/heat")

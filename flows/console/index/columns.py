@@ -12,7 +12,7 @@ import numpy as np
 from flows.console.index.database import meta
 from flows.console.index.facets import FACETS, SORTS
 
-SQL = f"SELECT row, at, confidence, ood, {', '.join(f'f_{name}' for name in FACETS)} FROM images"
+SQL = f"SELECT row, file, at, confidence, ood, {', '.join(f'f_{name}' for name in FACETS)} FROM images"
 KEYS = {"newest": ("at", True), "oldest": ("at", False), "most-confident": ("confidence", True)}
 KEYS |= {"least-confident": ("confidence", False), "unfamiliar": ("ood", True), "familiar": ("ood", False)}
 assert KEYS.keys() == SORTS.keys()
@@ -27,6 +27,7 @@ class Columns:
     generation: int
     removals: int
     row: np.ndarray  # (N,) int64, ascending
+    file: np.ndarray  # (N,) int32, number of the shard or of the log's file
     measured: dict[str, np.ndarray]  # "at", "confidence", "ood" -> (N,) float64, NaN where unknown
     codes: dict[str, np.ndarray]  # facet -> (N,) int32
     names: dict[str, list[str | None]]  # facet -> value by code; [0] is None
@@ -108,19 +109,17 @@ def load_columns(db: sqlite3.Connection, before: Columns | None) -> Columns:
         found = db.execute(sql, (since.generation,) if since else ()).fetchall()
     finally:
         db.execute("COMMIT")
-    table = np.array(found, dtype=np.float64) if found else np.empty((0, 4 + len(FACETS)))  # None becomes NaN
+    table = np.array(found, dtype=np.float64) if found else np.empty((0, 5 + len(FACETS)))  # None becomes NaN
     if since is not None:
         table = _merged(_table(since), table)
-    row, measured = (
-        table[:, 0].astype(np.int64),
-        dict(zip(("at", "confidence", "ood"), table[:, 1:4].T.copy(), strict=True)),
-    )
-    codes = {facet: table[:, 4 + number].astype(np.int32) for number, facet in enumerate(FACETS)}
-    return Columns(generation, removals, row, measured, codes, names)
+    row, file = table[:, 0].astype(np.int64), table[:, 1].astype(np.int32)
+    measured = dict(zip(("at", "confidence", "ood"), table[:, 2:5].T.copy(), strict=True))
+    codes = {facet: table[:, 5 + number].astype(np.int32) for number, facet in enumerate(FACETS)}
+    return Columns(generation, removals, row, file, measured, codes, names)
 
 
 def _table(columns: Columns) -> np.ndarray:
-    return np.column_stack([columns.row, *columns.measured.values(), *columns.codes.values()])
+    return np.column_stack([columns.row, columns.file, *columns.measured.values(), *columns.codes.values()])
 
 
 def _merged(old: np.ndarray, new: np.ndarray) -> np.ndarray:

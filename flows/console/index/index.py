@@ -23,6 +23,7 @@ from flows.console.index.windows import WindowOutline, WindowRow, moment
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two refreshes in the background
+IDLE = 20  # a look at many files, or far away, is followed by a pause so many times as long
 BUDGET = 2.0  # seconds that a request gives a refresh
 BLOCK = 500  # values of one SQL statement
 SELECT = (
@@ -97,12 +98,13 @@ class Index:
     def keep_fresh(self, stop: threading.Event, every: float = EVERY) -> None:
         """Refresh until `stop` is set: the work of the web server's background thread."""
         while not stop.is_set():
+            start = time.monotonic()
             try:
                 self.refresh()
                 self.columns()  # what requests need is in memory before they ask
             except Exception as error:
                 logger.warning("the console's index could not be refreshed: %s: %s", type(error).__name__, error)
-            stop.wait(every)
+            stop.wait(max(every, IDLE * (time.monotonic() - start)))
         self._database.close()
 
     # --- images
@@ -141,10 +143,11 @@ class Index:
         return self._images("i.id = ? ORDER BY i.logged, i.at DESC LIMIT 100", (image,))
 
     def named(self, text: str, most: int = 50) -> list[ImageRow]:
-        """Rows whose id begins with `text`, or whose key or path is `text` or ends with it as a file name."""
+        """Rows whose id, key or path begins with `text`, or whose path ends with it as a file name."""
         found = {}
         parts = [("i.id >= ? AND i.id < ?", (text, text + "\x7f"))] if len(text) >= 6 and _is_hex(text) else []
-        parts += [("i.key = ?", (text,)), ("i.path = ?", (text,))]
+        end = text + "\U0010ffff"
+        parts += [(f"i.{name} >= ? AND i.{name} < ?", (text, end)) for name in ("key", "path") if len(text) > 2]
         if not text.startswith(("%", "_")):
             like = "%/" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             parts.append(("i.path LIKE ? ESCAPE '\\'", (like,)))

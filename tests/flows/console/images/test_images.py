@@ -5,19 +5,20 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from flows.console.images import actions, heat
+from flows.console.images import actions, heat, neighbours
 from flows.console.images.features import nearest, plane
 from flows.console.images.pictures import pictures_of
 from flows.console.images.view import read_view
 from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
+from flows.console.people import store
 from flows.labels.exclude import correct
 from flows.labels.issues_queue import find_issues
 from flows.labels.journal import pending
@@ -173,7 +174,7 @@ def test_pages_follow_one_another(root, site):
 def test_the_grid_in_every_width_and_theme(visit, site, root):
     index_of(root).refresh()
     for path in ("/images", "/images?view=map", f"/images?source={quote(HOSTILE)}"):
-        for width, dark in ((390, True), (1440, False), (390, False), (1440, True)):
+        for width, dark in ((390, True), (1440, False)):
             shown = visit(f"{site.url}{path}", user=site.user, width=width, dark=dark)
             assert shown.status == 200
             assert shown.problems == []
@@ -293,6 +294,25 @@ def test_what_a_person_says_about_images_changes_the_data_set(root, visit, site,
     assert index_of(root).of_id(named)[0].true == before
 
 
+def test_what_a_role_may_not_do_is_neither_shown_nor_done(root, site, ids):
+    words = "four words that rhyme"
+    for role in ("viewer", "labeller"):
+        store.join(root, store.add(root, role, role, "Bea"), words, words)
+        body = urlencode({"name": role, "passphrase": words}).encode()
+        _, headers, _ = site.ask("/sign-in", "POST", body, Authorization="", Origin=site.url, Accept="text/html")
+        cookie = headers["Set-Cookie"].partition(";")[0]
+        signed_in = {"Authorization": "", "Cookie": cookie}
+        page = site.get("/images", **signed_in)[2] + site.get(f"/images/{ids[4]}", **signed_in)[2]
+        assert ("Ask for labels" in page) == (role == "labeller")
+        assert "Exclude" not in page
+        assert "Forget" not in page
+        for path in ("exclude", f"{ids[4]}/undo", f"{ids[4]}/forget", *(["queue"] if role == "viewer" else [])):
+            fields = {"id": ids[4], "why": "x", "typed": ids[4][:8]}
+            assert site.post(f"/images/{path}", fields, "/images", **signed_in)[0] == 403, (role, path)
+    (root / ".evergreen/people.json").unlink()
+    assert pending(root) == []
+
+
 def test_tables_and_files_are_taken_home(root, site, ids):
     _, headers, text = site.get("/images?source=belt&format=csv")
     assert headers["Content-Disposition"] == 'attachment; filename="images.csv"'
@@ -407,3 +427,16 @@ def test_a_plane_keeps_groups_apart_and_neighbours_are_nearest_first():
     assert [row for row, _ in found] == [0, 1]
     assert found[0][1] > found[1][1]
     assert nearest(np.empty((0, 3), np.float32), np.ones(3, np.float32), 2) == []
+
+
+def test_sketches_find_the_nearest_of_many():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 1, (40, 256))
+    features = (centres[rng.integers(0, 40, 4000)] + rng.normal(0, 0.5, (4000, 256))).astype(np.float16)
+    maps = {"a": features[:2500], "b": features[2500:], "other network": rng.normal(0, 1, (9, 8))}
+    wanted = features[7].astype(np.float32)
+    exact = {row for row, _ in nearest(features.astype(np.float32), wanted, 12)}
+    found = neighbours.Sketches().nearest(maps, wanted, neighbours.AGAIN)
+    assert found[0] == ("a", 7)
+    assert exact <= {row if shard == "a" else row + 2500 for shard, row in found}
+    assert neighbours.sketch(np.full((2, 8), np.nan)).tolist() == [[0.0] * neighbours.SKETCH] * 2
