@@ -11,7 +11,7 @@ import argparse
 import gzip
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, urljoin, urlsplit
@@ -19,7 +19,9 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 from benchmarks.record import Figure, report
 
 EACH = 2  # pages of one kind
-WIDTHS, THEMES = (1280, 390), (False, True)
+Look = tuple[int, bool]  # width in px, dark
+LOOKS: tuple[Look, ...] = ((1280, False), (1280, True), (390, False), (390, True))
+HEIGHT, NARROW = 900, 500  # px; narrower pages are drawn down to the first screen only
 NODES, KILOBYTES = 1500, 100
 ID = re.compile(r"^(?=.*\d)[0-9A-Za-z._:-]{6,}$")  # a part of an address that names one thing
 FILES = ("/static/", "/thumbs/", "/live")  # no pages
@@ -55,7 +57,12 @@ def kind(address: str) -> str:
 
 
 def tour(
-    site, visit: Callable, each: int = EACH, shots: Path | None = None, say: Callable[[str], None] = print
+    site,
+    visit: Callable,
+    each: int = EACH,
+    shots: Path | None = None,
+    say: Callable[[str], None] = print,
+    looks: Sequence[Look] = LOOKS,
 ) -> Tour:
     """Visit the pages of `site` (tests.support.console.ServedConsole)."""
     found, seen, opened = Tour(), {"/"}, {}
@@ -75,7 +82,7 @@ def tour(
         say(address)
         found.pages.append(address)
         _size(found, address, text)
-        _look(found, site, visit, address, name, shots if opened[name] == 1 else None)
+        _look(found, site, visit, address, shots if opened[name] == 1 else None, looks)
         for link in links(text, address):
             if link not in seen and opened.get(kind(link), 0) < each:
                 seen.add(link)
@@ -97,22 +104,24 @@ def _size(found: Tour, address: str, text: str) -> None:
         found.large.append(f"{address}: {size:.0f} kB gzipped, at most {KILOBYTES}")
 
 
-def _look(found: Tour, site, visit: Callable, address: str, name: str, shots: Path | None) -> None:
-    for width in WIDTHS:
-        for dark in THEMES:
-            where = f"{address} ({width} px, {'dark' if dark else 'light'})"
-            page = visit(site.url + address, user=site.user, width=width, dark=dark)
-            found.errors += [f"{where}: {problem}" for problem in page.problems]
-            found.foreign += [f"{where}: {url}" for url in page.requests if not url.startswith((site.url, "data:"))]
-            if page.scrolls_sideways:
-                found.sideways.append(where)
-            found.axe += [f"{where}: {violation}" for violation in page.axe_violations]
-            nodes = page.page.evaluate("document.querySelectorAll('*').length")
-            if nodes > NODES:
-                found.large.append(f"{where}: {nodes} elements, at most {NODES}")
-            if shots:
-                file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "now"
-                page.screenshot(shots / f"{file}-{width}-{'dark' if dark else 'light'}.png", whole=width > 500)
+def _look(found: Tour, site, visit: Callable, address: str, shots: Path | None, looks: Sequence[Look]) -> None:
+    width, dark = looks[0]
+    shown = visit(site.url + address, user=site.user, width=width, dark=dark)
+    for width, dark in looks:
+        where = f"{address} ({width} px, {'dark' if dark else 'light'})"
+        shown.page.set_viewport_size({"width": width, "height": HEIGHT})
+        shown.page.emulate_media(color_scheme="dark" if dark else "light")
+        if shown.scrolls_sideways:
+            found.sideways.append(where)
+        found.axe += [f"{where}: {violation}" for violation in shown.axe_violations]
+        if shots:
+            file = re.sub(r"[^a-z0-9]+", "-", kind(address).lower()).strip("-") or "now"
+            shown.screenshot(shots / f"{file}-{width}-{'dark' if dark else 'light'}.png", whole=width > NARROW)
+    found.errors += [f"{address}: {problem}" for problem in shown.problems]
+    found.foreign += [f"{address}: {url}" for url in shown.requests if not url.startswith((site.url, "data:"))]
+    nodes = shown.page.evaluate("document.querySelectorAll('*').length")
+    if nodes > NODES:
+        found.large.append(f"{address}: {nodes} elements, at most {NODES}")
 
 
 def figures(found: Tour) -> list[Figure]:
@@ -139,7 +148,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small made-up project")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = given.project or make(Path(folder) / "project", images=400, windows=60, runs=12)
+        root = given.project or make(Path(folder), images=400, windows=60, runs=12)
         with serving(root) as site, browser() as visit:
             found = tour(site, visit, given.each, given.shots)
     for line in found.faults():
