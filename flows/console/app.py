@@ -21,6 +21,7 @@ from flows.console.now import routes as now
 from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
 from flows.console.production import routes as production
+from flows.console.releases import routes as releases
 from flows.console.runs import routes as runs
 from flows.console.services import routes as services
 from flows.console.shell import guard, live, static
@@ -37,6 +38,7 @@ ROUTERS = [
     now.router,
     jobs.router,
     runs.router,
+    releases.router,
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     production.router,

@@ -3,7 +3,7 @@
 It is for readers who did not follow the run. One HTML file that opens from disk. It loads nothing and runs no scripts.
 Jinja's autoescape escapes every name, path and label, and a content security policy forbids scripts. Sections open and
 close by HTML's own <details>. The file is written next to the run's workspace; a copy in the release store, `runs/<run
-id>/report.html`, outlives the workspace.
+id>/report.html`, outlives the workspace, and so does what the page says, as data (flows.release_report.stored).
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.publishing.outcomes import Ending
-from flows.release_report import changes, charts, facts, images
+from flows.release_report import changes, charts, facts, images, stored
 from flows.release_report.figures import figure, key_figures, percent, points, words
 from flows.repo.label_issues import queue_file
 from tasks.common.checks import Check
@@ -77,6 +77,7 @@ def write(root: Path, params: Params, releases: Releases, run_id: str, ending: E
     path = root.parent / "report.html"
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    stored.write_data(releases, run_id, view)
     key = store_page(releases, run_id, page.encode())
     folder = getattr(releases.store, "root", None)
     return Report(path, key, folder / key if isinstance(folder, Path) else None, markdown(view))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from flows.publishing import diagnose
 from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.outcomes import Ending
-from flows.release_report import charts, facts, heat
+from flows.release_report import charts, facts, heat, stored
 from flows.release_report import page as release_page
 from flows.release_report.figures import points, words
 from flows.repo.label_issues import queue_file
@@ -143,6 +144,28 @@ def erased_from(root, page: bytes) -> None:
     assert all(other in found.rest for other, _ in others)
 
 
+def shown_in_the_console(data: dict) -> None:
+    """Every part of the console's page can be made from what is stored."""
+    from flows.console.shell.page import environment
+
+    parts = environment().get_template("releases/parts.html").make_module({"points": points})
+    figures = parts.figures(data, "/releases/x")
+    assert all(name in figures for name in CLASSES)
+    assert figures.count("<polyline") >= 2 + len(CLASSES)
+    assert parts.mistakes(data).count('src="/thumbs/') == len(data["mistakes"])
+    assert parts.labels(data).count('src="/thumbs/') == len(data["issues"])
+    assert "torn.png" in parts.labels(data)
+    if data["champion"]:
+        assert "What changed since v0.1.0" in parts.changes(data)
+    else:
+        assert "nothing to compare with" in parts.changes(data)
+    assert data["commands"][0]["lines"][0] in html.unescape(parts.again(data, SimpleNamespace(run_id="x", row=Row())))
+
+
+class Row:
+    bundle = "b" * 64
+
+
 def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_store(run, tmp_path, visit):
     root, params, releases = run
     verdict = first_verdict(root, params)
@@ -156,6 +179,22 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     assert releases.store.read(report.key)[0] == page == report.kept.read_bytes()
     assert releases.runs() == {}, "a page is not a record of a run"
     erased_from(root, page)
+    data = stored.read_data(releases, RUN)
+    assert (data["headline"], data["images"], data["champion"]) == ("v0.1.0 is live", 36, None)
+    assert {row["class"] for row in data["recalls"]} == set(CLASSES)
+    assert "data:image" not in json.dumps(data)
+    assert all(len(one["id"]) == 64 for one in (*data["mistakes"], *data["issues"]))
+    content, _ = releases.store.read(stored.key_of(RUN))
+    shown_in_the_console(data)
+    gone = data["issues"][0]["id"]
+    found = look(content, stored.key_of(RUN), Search(Traces(ids=[gone])))
+    assert found.hits
+    assert gone not in found.rest.decode()
+    assert len(json.loads(found.rest)["issues"]) == len(data["issues"]) - 1, "an erasure takes out what is of the image"
+    releases.store.swap(stored.key_of(RUN), b"{", releases.store.read(stored.key_of(RUN))[1])
+    with pytest.raises(EvergreenError, match="is damaged"):
+        stored.read_data(releases, RUN)
+    assert stored.read_data(releases, "another") is None
     for options in ({"width": 1280}, {"width": 400, "dark": True}):
         shown = visit(report.path, **options)
         assert shown.problems == []
@@ -209,6 +248,7 @@ def test_a_rejected_challenger_is_shown_next_to_the_champion(run, visit):
     shown = visit(report.path)
     assert shown.problems == []
     assert shown.images == shown.images_loaded
+    shown_in_the_console(stored.read_data(releases, RUN))
     assert "Rejected: v0.1.0 stays live" in shown.text
     assert "compared with v0.1.0" in shown.text
     assert shown.page.locator(".axis .dot").count() == sum(check.low is not None for check in verdict.checks)

@@ -1,0 +1,83 @@
+"""What the page of two versions shows: choices, figures, classes, data, settings, and the images that flipped."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flows.console.shell.console import Console
+from flows.publishing.run_list import held_runs
+from flows.versions.comparison import Comparison, compare_versions
+from flows.versions.flips import Flip
+from monitoring.plain_names import plain_name
+from tasks.common.errors import EvergreenError
+
+SHOWN = 40  # rows of a table on the page; the CSV file has all
+FLIPS = 24  # images of each kind
+COLUMNS = ("kind", "what", "in A", "in B", "change", "note")
+
+
+@dataclass(frozen=True)
+class ComparePage:
+    """Two names, and how they differ; `problem`: why that cannot be told."""
+
+    a: str
+    b: str
+    versions: list[str]  # that were live, newest first
+    held: list[str]  # ids of runs that wait
+    comparison: Comparison | None
+    problem: str = ""
+
+    @property
+    def metrics(self) -> list[tuple[str, object, object, str]]:
+        """Figures without the recalls, which the classes show: what got worse first."""
+        if self.comparison is None:
+            return []
+        order = {"worse": 0, "better": 1, "": 2}
+        rows = [
+            (name, *row) for name, row in self.comparison.versions.metrics.items() if not name.startswith("recall of ")
+        ]
+        return sorted(rows, key=lambda row: (not row[0].startswith("test."), order[row[3]], row[0]))
+
+    def flips(self, to: str) -> list[Flip]:
+        return [row for row in self.comparison.flips.rows if row.to == to][:FLIPS] if self.comparison else []
+
+
+def compare_page(console: Console, a: str, b: str) -> ComparePage:
+    """The page of the versions or held runs `a` and `b`; "": the one live before `b`, the live one."""
+    history = console.releases().history()
+    versions = list(dict.fromkeys(one.version for one in reversed(history)))
+    held = [row.run_id for row in held_runs(console.root, console.releases()) if row.rev]
+    try:
+        found = compare_versions(console.root, a or None, b or None)
+    except EvergreenError as error:
+        return ComparePage(a, b, versions, held, None, str(error))
+    return ComparePage(found.versions.a, found.versions.b, versions, held, found)
+
+
+def table(found: Comparison) -> Iterator[tuple]:
+    """Every difference as a row of a CSV file."""
+    versions = found.versions
+    for name, (a, b, way) in versions.metrics.items():
+        yield "figure", name, a, b, b - a if _numbers(a, b) else None, way or plain_name(name)
+    for one in found.flips.classes:
+        yield "class", one.name, one.a, one.b, one.b - one.a, f"{one.n} images, {one.low:+.4f} to {one.high:+.4f}"
+    for row in found.flips.rows:
+        yield "image", row.id, row.a.said, row.b.said, row.to, f"label {row.label}"
+    for split, by_class in versions.images.items():
+        for name, (a, b) in by_class.items():
+            yield f"images, {split}", name, a, b, b - a, ""
+    for kind, entries in versions.batches.items():
+        for entry in entries:
+            yield f"batch {kind}", entry["batch"], None, None, entry.get("rows"), entry.get("kind") or entry.get("why")
+    for action, by_class in versions.actions.items():
+        for name, (a, b) in by_class.items():
+            yield f"labels to {action}", name, a, b, b - a, ""
+    for entry in versions.relabelled:
+        yield "corrected label", entry["id"], str(entry["a"]), str(entry["b"]), None, ""
+    for name, (a, b) in versions.params.items():
+        yield "setting", name, str(a), str(b), None, ""
+    for name in versions.code:
+        yield "code", name, None, None, None, ""
+
+
+def _numbers(*values: object) -> bool:
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
