@@ -1,4 +1,4 @@
-"""What a release report says, as data without pictures: the console shows it, and pictures by their ids.
+"""What a release report says, as data without pictures, for the pages of the console.
 
 runs/<run id>/report.data in the release store is JSON, named so that it does not count as a run's record. Runs of
 Evergreen 0.4 and before have none.

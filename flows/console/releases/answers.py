@@ -1,4 +1,4 @@
-"""The three questions of a manager about a run, answered from its verdict and from what is live.
+"""The three questions of a manager about a run, answered from verdict and live model.
 
 Pure: facts in, sentences out. The gate decides; nothing is judged here.
 """

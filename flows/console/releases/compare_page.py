@@ -1,4 +1,4 @@
-"""What the page of two versions shows: choices, figures, classes, data, settings, and the images that flipped."""
+"""What the page of two versions shows, from what is to be chosen to the images that flipped."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The list of releases: every promotion with the runs between them that were not published, and filters by outcome.
+"""The list of releases: every promotion, the unpublished runs between them, filters by outcome.
 
 Newest first, PAGE entries a page, cut at a promotion or a run.
 """
