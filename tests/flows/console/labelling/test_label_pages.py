@@ -10,15 +10,21 @@ from urllib.parse import quote
 import pytest
 
 from flows.console.jobs.store import newest_job
+from flows.console.people import session
+from flows.console.people import store as people
 from flows.labels import journal
 from flows.labels.define import define
 from flows.labels.people import read_words
+from flows.labels.sitting_store import Sittings
 from monitoring.review.assignments import assign
+from tasks.common.checkout import checkout
 from tasks.common.params import load_params
 from tests.support.checkout import git
 from tests.support.console import serving
 from tests.support.label_queues import other, project, the_log, waiting_in
 from tests.support.waiting import until
+
+WORDS = "four words that rhyme"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,14 @@ def state_of(text: str) -> dict:
 def send(site, path: str, fields: dict, **headers: str):
     """Post a form of a labelling page."""
     return site.post(path, fields, "/label", **headers)
+
+
+def signed_in(root, name: str, role: str = "labeller") -> dict[str, str]:
+    """Headers of a browser in which this person is signed in."""
+    people.join(root, people.add(root, name, role, "eve"), WORDS, WORDS)
+    own, mark = checkout(root), people.read_people(root).active(name).session
+    cookie = session.new_cookie(own, session.PERSON, name, mark)
+    return {"Authorization": "", "Cookie": f"{session.cookie_name(own)}={cookie}"}
 
 
 def shown_id(text: str) -> str:
@@ -126,22 +140,35 @@ def test_six_images_are_held_and_the_script_gets_more_with_each_answer(root, sit
 
 
 def test_two_people_at_once_get_different_images(root, site):
-    def sitting() -> list[str]:
-        return [item["id"] for item in state_of(site.get("/label/production")[2])["items"]]
+    ann, bob = signed_in(root, "ann"), signed_in(root, "bob")
 
-    mine = sitting()
-    git(root, "config", "user.name", "bob")  # who is signed in is git's user.name
-    theirs = sitting()
+    def sitting(who: dict, queue: str = "production") -> list[str]:
+        return [item["id"] for item in state_of(site.get(f"/label/{queue}", **who)[2])["items"]]
+
+    mine, theirs = sitting(ann), sitting(bob)
     assert len(mine) == len(theirs) == 6
     assert not set(mine) & set(theirs)
+    assert "Your answer is one vote" in site.get("/label/issues", **ann)[2]
     name = waiting_in(root, "issues")[0].id
     assign(the_log(root).store, "ann", None, [name], "eve")
-    assert name not in [item["id"] for item in state_of(site.get("/label/issues")[2])["items"]]
-    git(root, "config", "user.name", "ann")
-    assert state_of(site.get("/label/issues")[2])["items"][0]["id"] == name
-    send(site, "/label/issues/answer", {"id": name, "action": "other"})
-    git(root, "config", "user.name", "bob")
-    assert name in [item["id"] for item in state_of(site.get("/label/issues")[2])["items"]]
+    Sittings(root).end("ann")
+    assert name not in sitting(bob, "issues")
+    Sittings(root).end("bob")
+    assert sitting(ann, "issues")[0] == name
+    send(site, "/label/issues/answer", {"id": name, "action": "other"}, **ann)
+    Sittings(root).end("ann")
+    assert sitting(bob, "issues") == [one.id for one in waiting_in(root, "issues")]
+    send(site, "/label/issues/answer", {"id": name, "label": "Bag"}, **bob)
+    assert given(root) == [(name, "Bag", "bob", "annotator")]
+
+
+def test_a_viewer_sees_what_waits_and_may_answer_nothing(root, site):
+    eve = signed_in(root, "eve", "viewer")
+    assert site.get("/label", **eve)[0] == 200
+    assert site.get("/label/production", **eve)[0] == 403
+    for path in ("production/answer", "production/undo", "production/accept", "finish", "pick", "assign", "classes"):
+        assert site.post(f"/label/{path}", {"id": "x"}, "/people", **eve)[0] == 403, path
+    assert given(root) == []
 
 
 def test_a_sitting_is_finished_as_one_commit_and_an_issue_changes_the_label(root, site):
