@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from monitoring.contracts import Bins, MovedImage, WindowDetails
 from monitoring.drift.arrays import log_arrays
@@ -43,7 +44,7 @@ def _moved(shown: MeasuredWindow, reference: Reference, arrays, sources: np.ndar
         arrays.features[chosen], arrays.predicted[chosen][:, :width], reference.arrays.features,
         reference.arrays.predicted,
     )  # fmt: skip
-    answers = shown.window_table["prediction"].take(chosen).to_pylist()
+    answers = shown.window_table["prediction"].take(pa.array(chosen, pa.int64())).to_pylist()
     return [
         MovedImage(
             id=str(arrays.ids[row]),

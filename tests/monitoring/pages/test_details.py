@@ -92,6 +92,13 @@ def test_moved_images_stand_beside_the_nearest_reference_images_of_the_same_answ
         assert {answers[name] for name in one.beside} == {one.prediction}
 
 
+def test_a_window_in_which_nothing_moved_has_no_images(reference):
+    rows = table(reference, dark="")
+    quiet = measures(0, rows, reference_table(240)).model_copy(update={"moved": []})
+    shown = MeasuredWindow(rows, reference_table(240), quiet, decision(0), CLASSES)
+    assert window_details(shown, reference).moved == []
+
+
 def test_nearest_alike_on_small_arrays():
     base = np.array([[0.0, 0], [1, 0], [5, 5], [np.nan, 0]], np.float32)
     given = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], bool)
