@@ -96,9 +96,16 @@ def _measured(newest: Measures | None, states: Sequence[str], policy: DecidePara
             status="error" if errors or not newest.findings else "pass",
             value=len(errors),
             bound=0,
-            detail="; ".join(f"{finding.name}: {finding.detail}" for finding in errors) or "failed measures",
+            detail="; ".join(f"{plain_name(finding.name)}: {finding.detail}" for finding in errors)
+            or "failed measures",
         ),
-        _check("drift", not drifted, len(drifted), 0, ", ".join(f.name for f in drifted) or "measures that drifted"),
+        _check(
+            "drift",
+            not drifted,
+            len(drifted),
+            0,
+            ", ".join(plain_name(f.name) for f in drifted) or "measures that drifted",
+        ),
         _check("persistence", count < needed, count, needed, f"of the last {min(of, len(states))} windows drifted"),
     ]
 
@@ -218,7 +225,7 @@ def _sentence(newest: Measures | None, why: str | None, lost: Sequence[Finding],
     elif newest.window.used < policy.min_rows:
         parts = [f"Only {newest.window.used} samples in this window ({policy.min_rows} are needed to judge it)"]
     else:
-        errors = [finding.name for finding in newest.findings if finding.status == "error"]
+        errors = [plain_name(finding.name) for finding in newest.findings if finding.status == "error"]
         moved = phrases(newest)
         parts = [", ".join(moved)] if moved else []
         if errors or not newest.findings:
@@ -249,7 +256,7 @@ def phrases(measures: Measures) -> list[str]:
     chosen += [f for f in found if f.name.startswith(BROKEN)][:1]
     others = [f for f in found if f not in chosen]
     chosen = (chosen + others)[:PHRASES]
-    said = [f.detail.split(";")[0].split(" (area")[0] or f.name for f in chosen]
+    said = [f.detail.split(";")[0].split(" (area")[0] or plain_name(f.name) for f in chosen]
     rest = len(found) - len(chosen)
     return said + ([f"{rest} more"] if rest and said else [])
 
@@ -279,7 +286,7 @@ def _alarms(newest: Measures | None, situation: Situation, policy: DecideParams)
     if ran is not None and situation.now - ran > silence:
         found.append(f"The monitor run before this one was at {ran:%Y-%m-%d %H:%M} UTC: is its schedule running?")
     if newest is not None:
-        broken = [f.detail or f.name for f in newest.drifted() if f.name.startswith(BROKEN)]
+        broken = [f.detail or plain_name(f.name) for f in newest.drifted() if f.name.startswith(BROKEN)]
         if broken:
             found.append(f"Values are missing in the log: {'; '.join(broken[:PHRASES])}")
         if newest.window.unreadable:

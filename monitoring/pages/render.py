@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from monitoring.pages import plots
+from monitoring.plain_names import plain_name
 from tasks.common.text import one_line
 
 WINDOW_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z")
@@ -104,6 +105,7 @@ def _environment():
         "gist": gist,
         "name": name,
         "percent": percent,
+        "plain": plain_name,
         "when": when,
         "short": _short,
     }
@@ -118,9 +120,11 @@ def percent(share: float | None) -> str:
 
 
 def when(window_id: str) -> str:
-    """ "21 Nov 2026, 12:00 – 12:15" for an id, with the end's day if it is another day."""
+    """ "21 Nov 2026, 12:00 – 12:15" for an id; the end's day if it is another, seconds if the minutes are equal."""
     start, end = (datetime.strptime(part, "%Y%m%dT%H%M%SZ") for part in check_window_id(window_id).split("-"))
     day = "" if start.date() == end.date() else f"{end.day} {end:%b} "
+    if not day and f"{start:%H:%M}" == f"{end:%H:%M}":
+        return f"{start.day} {start:%b %Y, %H:%M:%S} – {end:%H:%M:%S}"
     return f"{start.day} {start:%b %Y, %H:%M} – {day}{end:%H:%M}"
 
 

@@ -18,7 +18,8 @@ from monitoring.contracts import DriftDecision, Finding, Measures
 from monitoring.live.periods import Period, period_id, week_of
 from monitoring.pages import live, plots
 from monitoring.pages.columns import MeasuredWindow, confidence, directions, lists, numbers
-from monitoring.pages.render import OUTCOMES, name, render, render_part, when
+from monitoring.pages.render import OUTCOMES, render, render_part, when
+from monitoring.plain_names import plain_name
 
 TREND = 60  # windows shown
 PLOTS = 8  # distributions shown: those that moved most
@@ -84,7 +85,7 @@ def _points(current: str, trend: Sequence[tuple[Measures, DriftDecision]]) -> li
         ratio, worst = max(known, default=(None, ""))
         text = f"{when(past.window.id)}: {OUTCOMES[decided.outcome][0]}"
         if ratio is not None:
-            text += f", {name(worst)} at {ratio:.2f} of its threshold"
+            text += f", {plain_name(worst)} at {ratio:.2f} of its threshold"
         points.append({"ratio": ratio, "outcome": decided.outcome, "title": text, "current": past.window.id == current})
     return points
 
@@ -211,7 +212,7 @@ def _distributions(shown: MeasuredWindow) -> list[dict]:
     """Distributions in reference and window of the measures that drifted, worst first."""
     found = []
     for finding, *sides in compared(shown):
-        drawn = plots.distribution(*sides, f"{name(finding.name)}: reference and this window")
+        drawn = plots.distribution(*sides, f"{plain_name(finding.name)}: reference and this window")
         if drawn:
             medians = [float(np.median(side)) for side in sides]
             found.append({"finding": finding, "plot": drawn, "was": medians[0], "now": medians[1]})

@@ -97,7 +97,7 @@ def test_a_window_with_a_failed_measure_is_not_quiet():
     assert decision.outcome == "watch"
     assert check(decision, "measures") == "error"
     assert decide([window(0, FAILED)], situation(), POLICY).outcome == "watch"
-    assert "embedding" in decide([window(0, FAILED)], situation(), POLICY).sentence
+    assert "what images look like to the model" in decide([window(0, FAILED)], situation(), POLICY).sentence
 
 
 def test_missing_values_raise_an_alarm_but_do_not_retrain():

@@ -141,7 +141,7 @@ def one_window(request: Request, name: str, format: str = "") -> Response:
     version, about = window.back_to(releases) if live else (None, "nothing is live yet")
     first, rest = folded(facts.decision.sentence)
     held = pause_of(releases)
-    reports = reports_dir(console.root)
+    reports, measured = reports_dir(console.root), window.measure_rows(facts.measures)
     return page(
         request,
         "production/window.html",
@@ -159,7 +159,8 @@ def one_window(request: Request, name: str, format: str = "") -> Response:
         span=span,
         chart=chart(rows.bars(window.trend(around, name), known, current=name), "the windows around this one"),
         heat=window.heat(facts.details),
-        measures=window.measure_rows(facts.measures),
+        loud=[row for row in measured if row["finding"].status != "ok"],
+        quiet=[row for row in measured if row["finding"].status == "ok"],
         accuracies=[
             (plain_name(code), found)
             for code in ("accuracy.true", "accuracy.estimated", "accuracy.reference")

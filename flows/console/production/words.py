@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from monitoring.pages.render import gist
+
 OUTCOMES = {
     "none": "all quiet",
     "watch": "watch",
@@ -35,12 +37,14 @@ def lasted(start: datetime, end: datetime) -> str:
 
 
 def folded(sentence: str, most: int = LONGEST) -> tuple[str, str]:
-    """(the sentence's beginning of at most `most` letters, all of it if that is not all, else "")."""
+    """(the sentence in at most `most` letters, all of it if that is not all, else "").
+
+    What is left out is its middle: the beginning says what moved most, the end what was decided.
+    """
     text = " ".join(sentence.split())
     if len(text) <= most:
         return text, ""
-    cut = text[: most - 1]
-    for mark in ("; ", ", ", " "):
-        if (place := cut.rfind(mark)) > most // 2:
-            return f"{cut[:place]}\u2026", text
-    return f"{cut}\u2026", text
+    for room in range(most, most // 2, -8):
+        if len(short := gist(text, room)) <= most:
+            return short, text
+    return f"{text[: most - 1]}\u2026", text

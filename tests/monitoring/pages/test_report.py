@@ -38,7 +38,7 @@ def test_the_page_is_readable_at_any_width(tmp_path, visit, width, dark):
     assert page.images == page.images_loaded == 24
     assert not page.scrolls_sideways
     assert (page.small_targets, page.faint_texts, page.unnamed_images) == ([], [], 0)
-    for text in (drift_windows.SENTENCES["retrain"], "Retraining was requested", "image.brightness", "58 %", "Trouser"):
+    for text in (drift_windows.SENTENCES["retrain"], "Retraining was requested", "brightness", "58 %", "Trouser"):
         assert text in page.text
     assert page.page.locator(".plot").count() >= 4  # distributions of what drifted
     assert page.page.locator(".timeline .dot").count() == 8  # this window and the seven before it
@@ -272,3 +272,15 @@ def test_a_line_has_a_gap_where_a_value_is_missing():
 )
 def test_figures_are_short(value, text):
     assert plots.figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [
+        ("20261121T014803Z-20261121T014841Z", "21 Nov 2026, 01:48:03 – 01:48:41"),
+        ("20261121T235000Z-20261122T000500Z", "21 Nov 2026, 23:50 – 22 Nov 00:05"),
+        ("20261121T014800Z-20261122T014800Z", "21 Nov 2026, 01:48 – 22 Nov 01:48"),
+    ],
+)
+def test_times_of_a_window_read_right(window, text):
+    assert render.when(window) == text

@@ -20,6 +20,7 @@ from tasks.common.params import load_params
 from tasks.releases.pause import pause, resume
 from tasks.releases.pointer import successor
 from tasks.releases.store import open_store
+from tests.support.browser import browser
 from tests.support.console import ServedConsole, serving
 from tests.support.live_project import make, traffic
 from tests.support.waiting import until
@@ -261,3 +262,20 @@ def test_the_run_that_named_the_window_and_its_version_are_in_the_chain(site, ro
 def test_forms_from_elsewhere_are_refused(site, window, action):
     status, _, _ = site.ask(f"/production/{window}/{action}", "POST", b"token=x", Origin=site.url)
     assert status == 403
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_in_a_browser(site, window, width, dark):
+    with browser() as visit:
+        for path in ("/production", "/production?view=windows", f"/production/{window}"):
+            page = visit(site.url + path, width=width, dark=dark, user=site.user)
+            assert page.problems == []
+            assert (page.images, page.unnamed_images) == (page.images_loaded, 0)
+            assert not page.scrolls_sideways
+            assert page.axe_violations == []
+            assert page.faint_texts == []
+            assert [one for one in page.small_targets if "Skip to" not in one] == []
+        assert page.images > 0
+        assert page.page.locator(".actions > *").count() == 5
+        page.page.get_by_text("Mute", exact=True).click()
+        assert page.page.get_by_role("button", name="1 hour").is_visible(), "the second click mutes"
