@@ -5,13 +5,16 @@ python -m flows.console.web PORT [EVIDENTLY_PORT]        (in the project's folde
 
 import sys
 import threading
+from pathlib import Path
 
 from flows.console.app import create_app
+from flows.console.images.pictures import prune_thumbs
 from flows.console.index.index import index_of
 from flows.server.environment import check_password, has_people
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
 
+PRUNE_SECONDS = 3600
 STOP_SECONDS = 2  # for requests under way: streams of live events have no end
 
 
@@ -41,6 +44,12 @@ def main(port: int, evidently_port: int | None = None) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     Server(config).run()
+
+
+def _prune(root: Path, stop: threading.Event) -> None:
+    """Keep the folder of thumbnails small."""
+    while not stop.wait(PRUNE_SECONDS):
+        prune_thumbs(root)
 
 
 if __name__ == "__main__":

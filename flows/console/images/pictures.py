@@ -9,6 +9,7 @@ import functools
 import io
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tasks.dataset.shards import iter_bytes
 ID = re.compile(r"[0-9a-f]{64}")
 SIDES = (160, 480)  # pixels of a thumbnail's longer side
 TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+LARGEST = 2 * 10**9  # bytes of all thumbnails
 DECODERS = 2  # images decoded at once: each may take hundreds of megabytes
 
 
@@ -120,6 +122,22 @@ class Pictures:
 def thumbs_folder(root: Path) -> Path:
     """Where thumbnails lie."""
     return state_dir(root) / "console" / "thumbs"
+
+
+def prune_thumbs(root: Path, most: int = LARGEST) -> int:
+    """Delete the oldest thumbnails until those left take at most `most` bytes; how many were deleted."""
+    found = []
+    for file in thumbs_folder(root).glob("*/*/*.webp"):
+        with suppress(OSError):
+            status = file.stat()
+            found.append((status.st_mtime_ns, status.st_size, file))
+    total, gone = sum(size for _, size, _ in found), 0
+    for _, size, file in sorted(found):
+        if total <= most:
+            break
+        file.unlink(missing_ok=True)
+        total, gone = total - size, gone + 1
+    return gone
 
 
 @functools.cache

@@ -139,6 +139,12 @@ def image(request: Request, image: str) -> Response:
     )
     if about is None:
         raise HTTPException(404, "This image was erased a moment ago.")
+    if request.query_params.get("format") == "csv":
+        if request.query_params.get("table") == "probabilities":
+            return csv_download(
+                "probabilities", ("class", "probability"), ((bar.name, bar.value) for bar in about.bars)
+            )
+        return csv_download("answers", actions.TABLE, actions.table_rows(about.answers))
     params = console.params()
     classes = label_classes(console.root, params) or data_classes(console.root)
     return page(
@@ -303,6 +309,8 @@ def search_page(request: Request, q: str = "") -> Response:
     """Leads to the one thing that was found, or lists what there is."""
     console, text = console_of(request), q[:200]
     hits = search(_index(console), console.releases(), text)
+    if request.query_params.get("format") == "csv":
+        return csv_download("found", ("what", "name", "address"), ((hit.kind, hit.text, hit.url) for hit in hits))
     if len(hits) == 1:
         return RedirectResponse(hits[0].url, 303)
     return page(request, "images/search.html", title="Search", section="", text=text, hits=hits)

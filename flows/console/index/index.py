@@ -68,13 +68,15 @@ class Index:
         self._database = Database(root)
         self._columns: Columns | None = None
         self._loading = threading.Lock()
+        self._stamp: tuple = ()  # of data/ when everything of it had been read
         self._looked = float("-inf")  # when this process last brought the index up to the records
 
     # --- freshness
 
     def ready(self, budget: float = BUDGET) -> "Index":
-        """The index, after a short refresh if none was made lately: where no background thread does it."""
-        if time.monotonic() - self._looked > 3 * EVERY:
+        """The index, after a short refresh if data/ changed or none was made lately, as without a background thread."""
+        stamp = _stamp(self.root)
+        if stamp != self._stamp or time.monotonic() - self._looked > 3 * EVERY:
             self.refresh(budget)
         return self
 
@@ -87,8 +89,11 @@ class Index:
             with self._database.writing() as db:
                 return db is not None and refresh_all(db, self.root, late)
 
+        stamp = _stamp(self.root)
         complete = self._safely(work)
         self._looked = time.monotonic()
+        if complete:
+            self._stamp = stamp
         return complete
 
     def is_complete(self) -> bool:
@@ -270,6 +275,17 @@ class Index:
 def index_of(root: Path) -> Index:
     """The index of the project at `root`; every part of a process shares it."""
     return Index(root)
+
+
+def _stamp(root: Path) -> tuple:
+    """What changes when data/ does: a batch, answers of people, a tombstone."""
+    found = []
+    for name in ("data/batches", "data/annotations/batches", "data/annotations/taxonomy", "tombstones.json"):
+        try:
+            found.append((root / name).stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
 
 
 def _is_hex(text: str) -> bool:

@@ -17,6 +17,7 @@ from flows.backup.archive import MANIFEST
 from flows.backup.backup import backup
 from flows.backup.restore import restore_backup
 from flows.cli.main import app
+from flows.console.index.index import Index
 from flows.console.people import passphrase
 from flows.console.people import store as people
 from flows.erasure.forget import erase_images
@@ -68,6 +69,7 @@ def used(tmp_path_factory) -> Path:
     people.join(root, token, WORDS, WORDS)
     people.add(root, "Carl", "viewer", "Ann")
     make_ticket(root, "console")
+    assert Index(root).refresh()
     return root
 
 
@@ -126,6 +128,7 @@ def test_a_fresh_clone_goes_on_where_the_project_was(project: Path, monkeypatch:
     assert facts(other) == before
     assert passphrase.matches(WORDS, people.read_people(other).active("Anna").passphrase), "people sign in there, too"
     assert not (other / ".evergreen/tickets.json").exists(), "a link of one checkout opens no other"
+    assert not (other / ".evergreen/console").exists(), "the console makes its index again"
     assert stat.S_IMODE((other / ".evergreen/people.json").stat().st_mode) == 0o600
     here = lambda text: re.sub(r"\S*(project|clone)\S*", "", text)  # noqa: E731
     assert here(run.invoke(app, ["status"]).output) == here(status)

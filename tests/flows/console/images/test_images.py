@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -14,7 +15,7 @@ from PIL import Image
 
 from flows.console.images import actions, heat, neighbours
 from flows.console.images.features import nearest, plane
-from flows.console.images.pictures import pictures_of
+from flows.console.images.pictures import pictures_of, prune_thumbs, thumbs_folder
 from flows.console.images.view import read_view
 from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
@@ -28,9 +29,10 @@ from monitoring.log.schema import log_schema
 from monitoring.review.queue import CHOSEN, waiting
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
-from tests.support import drift_windows, indexed_project
+from tests.support import drift_windows, indexed_project, live_project
 from tests.support.console import serving
 from tests.support.indexed_project import ROWS, WINDOWS, the_log
+from tests.support.small_project import CLASSES
 from tests.support.waiting import until
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -349,6 +351,8 @@ def test_the_page_of_an_image_says_what_is_known(root, visit, site, ids):
             assert image in shown.text
     assert shown.page.locator("table.bars tbody tr").count() == 3  # the probabilities of an answer
     assert shown.page.locator("#like-part figure").count() == 12
+    assert site.get(f"/images/{logged}?format=csv")[2].count(logged) >= 1
+    assert "Bag," in site.get(f"/images/{logged}?format=csv&table=probabilities")[2]
     zoom = shown.page.locator("#zoom")
     zoom.click()
     assert zoom.get_attribute("aria-pressed") == "true"
@@ -358,6 +362,7 @@ def test_the_page_of_an_image_says_what_is_known(root, visit, site, ids):
 def test_forgetting_needs_the_start_of_the_id_and_a_reason(root, site):
     image = only_logged(root)[-1]
     site.get(f"/thumbs/{image}")
+    assert image in site.get("/images/map.json?origin=production+log")[2]
     for fields, said in (({"typed": "x", "why": "asked"}, "Type"), ({"typed": image[:8]}, "Say%20why")):
         _, headers, _ = site.post(f"/images/{image}/forget", fields, f"/images/{image}")
         assert said in headers["Set-Cookie"]
@@ -366,6 +371,9 @@ def test_forgetting_needs_the_start_of_the_id_and_a_reason(root, site):
     assert (status, headers["Location"].startswith("/jobs/")) == (303, True)
     ended(root, f"forget {image[:12]}")
     assert not list((root / ".evergreen/console").rglob(f"*{image}*"))
+    kept = [file for file in (root / ".evergreen/console").rglob("*") if file.is_file()]
+    assert kept
+    assert not [file for file in kept if image.encode() in file.read_bytes()]
     assert site.get(f"/images/{image}")[0] == 404
     assert site.get(f"/thumbs/{image}")[0] == 404
 
@@ -401,6 +409,7 @@ def test_search_leads_to_the_one_thing_that_is_meant(root, site, ids):
     ):  # fmt: skip
         status, headers, _ = site.get(f"/search?q={quote(text)}")
         assert (status, headers.get("Location")) == (303, place), text
+    assert "source,gate,/images?source=gate" in site.get("/search?q=a&format=csv")[2]
     status, _, text = site.get(f"/search?q={quote('a')}")
     assert status == 200
     assert "/images?source=gate" in text
@@ -440,3 +449,50 @@ def test_sketches_find_the_nearest_of_many():
     assert found[0] == ("a", 7)
     assert exact <= {row if shard == "a" else row + 2500 for shard, row in found}
     assert neighbours.sketch(np.full((2, 8), np.nan)).tolist() == [[0.0] * neighbours.SKETCH] * 2
+
+
+def test_old_thumbnails_go_when_they_take_too_much(root, site, ids):
+    for image in ids[:3]:
+        site.get(f"/thumbs/{image}")
+    sizes = [file.stat().st_size for file in thumbs_folder(root).rglob("*.webp")]
+    assert prune_thumbs(root) == 0
+    assert prune_thumbs(root, sum(sizes) - 1) == 1
+    assert prune_thumbs(root, 0) == len(sizes) - 1
+
+
+# --- other projects
+
+
+def test_hostile_classes_many_classes_and_several_labels(tmp_path, visit):
+    root = live_project.make(tmp_path, "multilabel")
+    text = (root / "params.yaml").read_text()
+    names = [HOSTILE, "נעל", *(f"class {number}" for number in range(200)), *CLASSES]
+    (root / "params.yaml").write_text(text.replace("  classes: null", f"  classes: {json.dumps(names)}"))
+    assert json.dumps(HOSTILE)[1:-1] in (root / "params.yaml").read_text()
+    index = index_of(root)
+    index.refresh()
+    (row,) = index.page({"true": ["Bag + Trouser"]}, most=1)
+    with serving(root) as site:
+        for path in (f"/images/{row.id}", "/images?true=Bag+%2B+Trouser"):
+            for width, dark in ((390, False), (1440, True)):
+                shown = visit(f"{site.url}{path}", user=site.user, width=width, dark=dark)
+                assert shown.problems == []
+                assert not shown.scrolls_sideways
+                assert shown.axe_violations == []
+                assert shown.page.evaluate("document.querySelectorAll('*').length") < 1500
+        assert site.post(f"/images/{row.id}/label", {"label": [HOSTILE, "Bag", ""]}, f"/images/{row.id}")[0] == 303
+        finished(root)
+        assert index.of_id(row.id)[0].true == f"{HOSTILE} + Bag"
+        shown = visit(f"{site.url}/images/{row.id}", user=site.user)
+        assert HOSTILE in shown.text
+        assert shown.problems == []
+
+
+def test_a_project_without_images_says_what_to_do(tmp_path):
+    root = live_project.make(tmp_path)
+    shutil.rmtree(root / "data")
+    with serving(root) as site:
+        status, _, text = site.get("/images")
+        assert status == 200
+        assert "There are no images yet" in text
+        assert json.loads(site.get("/images/map.json")[2])["points"] == []

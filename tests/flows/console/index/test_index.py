@@ -160,8 +160,7 @@ def test_a_correction_and_an_exclusion_change_the_row(root: Path):
     new = "Bag" if label != "Bag" else "Trouser"
     correct(root, one, new, "wrong")
     exclude(root, [other], "blurred")
-    assert index.refresh()
-    assert index.of_id(one)[0].true == new
+    assert index.ready().of_id(one)[0].true == new, "a change of data/ is seen at the next request"
     assert index.of_id(one)[0].given == label
     assert index.of_id(other)[0].state == "excluded"
     assert index.of_id(other)[0].true is None
