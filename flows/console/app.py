@@ -4,6 +4,7 @@ app = create_app(root)      # `evergreen up` serves it (flows.console.web)
 """
 
 import secrets
+import threading
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request
@@ -51,6 +52,7 @@ ROUTERS = [
     people.router,
     services.router,
 ]
+AT_ONCE = 2  # passphrases that are compared at the same time
 TITLES = {401: "Sign in first", 403: "You may not do this", 404: "Not found", 405: "Not possible here"}
 
 
@@ -59,7 +61,7 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     access = access_of(root, load_params(root / "params.yaml").serve)
     app.state.console = Console(root, access, secrets.token_bytes(32), evidently_port)
-    app.state.throttle = Throttle()
+    app.state.throttle, app.state.comparing = Throttle(), threading.BoundedSemaphore(AT_ONCE)
     app.state.new_links = {}  # of people who were added, by the admin who sees them once
     for router in ROUTERS:
         app.include_router(router)

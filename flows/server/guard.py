@@ -23,7 +23,7 @@ NAME = "prefect"  # what a ticket for this server opens
 HEALTH = ("/api/health", "/api/ready")
 CLOSED = ("/api", "/docs", "/redoc", "/openapi.json")  # with everything under them
 # Prefect's UI keeps what it sends in the browser's storage of this address, which no other page can read
-KEEP = sign_in.START + 'localStorage.setItem("prefect-password", btoa(kept)); location.replace("/");'
+KEEP = sign_in.START + 'localStorage.setItem("prefect-password", btoa(kept)); location.replace(to);'
 HEADERS = {  # keep pages of other servers from framing or loading an answer
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
@@ -43,7 +43,7 @@ class Guard:
 
     def __init__(self, app: App, access: Access, root: Path):
         self.app, self.access, self.throttle = app, access, Throttle()
-        self.sign_in = SignIn(access, root, NAME, KEEP)
+        self.sign_in = SignIn(root, NAME, access.auth, KEEP)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

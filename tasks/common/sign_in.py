@@ -28,34 +28,39 @@ PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Signing in</title>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<meta name="color-scheme" content="light dark">'
-    '<p id="kept" data-value="{kept}">Signing in. <a href="/">Continue</a><script>{script}</script></html>'
+    '<p id="kept" data-value="{kept}" data-to="{to}">Signing in. <a href="{to}">Continue</a>'
+    "<script>{script}</script></html>"
 )
-START = 'const kept = document.getElementById("kept").dataset.value; history.replaceState(null, "", "/");'
+START = 'const {value: kept, to} = document.getElementById("kept").dataset; history.replaceState(null, "", "/");'
 # basic authentication: the browser keeps what opened a page of this address until it is closed
 BASIC = START + (
     'const colon = kept.indexOf(":"), request = new XMLHttpRequest();'
     'request.open("GET", "/", true, kept.slice(0, colon), kept.slice(colon + 1));'
-    'request.onloadend = () => location.replace("/"); request.send();'
+    "request.onloadend = () => location.replace(to); request.send();"
 )
 
 
 class SignIn:
-    """The ASGI app at `PATH` of the server called `opens`, of the project at `root`."""
+    """The ASGI app at `PATH` of the server called `opens`, of the project at `root`.
 
-    def __init__(self, access: Access, root: Path, opens: str, script: str = BASIC):
-        self.access, self.root, self.opens, self.script = access, root, opens, script
+    kept: "user:password" that the browser keeps. script: how it does.
+    """
+
+    def __init__(self, root: Path, opens: str, kept: str, script: str = BASIC):
+        self.root, self.opens, self.kept, self.script = root, opens, kept, script
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] != "GET":
             await answer(send, 405, LATE)
             return
-        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        asked = parse_qs(scope["query_string"].decode("latin-1"))
+        ticket, to = asked.get("ticket", [""])[0], local_path(asked.get("to", ["/"])[0])
         if not ticket or not await asyncio.to_thread(take_ticket, self.root, self.opens, ticket):
             await answer(send, 401, LATE)
             return
         digest = base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
         policy = f"default-src 'none'; script-src 'sha256-{digest}'; connect-src 'self'; base-uri 'none'"
-        page = PAGE.format(kept=escape(self.access.auth), script=self.script)
+        page = PAGE.format(kept=escape(self.kept), to=escape(to), script=self.script)
         headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
         await answer(send, 200, page, headers)
 
@@ -75,6 +80,12 @@ def admitted(access: Access, throttle: Throttle, given: str, address: str) -> tu
         throttle.succeeded(address)
         return True, 0
     return False, 0
+
+
+def local_path(url: str) -> str:
+    """`url` if it is a path of the server that answers, else "/": nobody is sent elsewhere."""
+    fine = url.startswith("/") and not url.startswith(("//", "/\\")) and url.isprintable()
+    return url if fine else "/"
 
 
 def address_of(scope: Message) -> str:

@@ -5,6 +5,7 @@ neither these pages nor any network.
 """
 
 import re
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -70,10 +71,10 @@ def raw(request: Request, window: str) -> Response:
 @router.get("/production/{window}/evidently/ui")
 def ui(request: Request, window: str) -> Response:
     """Lead to the window in Evidently's own UI."""
-    port = console_of(request).evidently_port
-    if port is None:
+    if console_of(request).evidently_port is None:
         raise HTTPException(404, "Evidently's UI is not running: `evergreen up` starts it.")
-    return RedirectResponse(f"http://127.0.0.1:{port}{_snapshot(request, evidently.ui_path, _window(window))}")
+    to = quote(_snapshot(request, evidently.ui_path, _window(window)), safe="")
+    return RedirectResponse(f"/services/open/evidently?to={to}")
 
 
 @router.get("/reports/index.html")

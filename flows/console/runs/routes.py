@@ -16,7 +16,7 @@ from flows.console.shell.posted import Posted, back, posted
 from flows.repo.progress import Step
 from flows.runs.overview import WORDS, RunRow, list_runs, one_run
 from flows.runs.single_flight import wanted
-from flows.server.process import api_of
+from flows.server.process import api_of, running
 
 EXPORTED = 5000  # runs in a CSV file
 SLOT = "retrain"
@@ -77,7 +77,6 @@ def run(request: Request, run: str) -> Response:
     """One run: its steps, its log, what it leads to."""
     console, row = console_of(request), _row(console_of(request), run)
     steps = view.step_rows(row.steps, view.expected_seconds(console.root))
-    api = api_of(console.root) if row.flow_run else None
     return page(
         request,
         "runs/run.html",
@@ -87,9 +86,18 @@ def run(request: Request, run: str) -> Response:
         steps=steps,
         share=view.share_done(steps, _spent) if row.outcome == "running" else None,
         links=view.links_of(row),
-        prefect=f"{api.url.removesuffix('/api')}/runs/flow-run/{row.flow_run}" if api else "",
+        prefect=_in_prefect(request, row) if row.flow_run else "",
         slot=SLOT,
     )
+
+
+def _in_prefect(request: Request, row: RunRow) -> str:
+    """Where the run is in Prefect: own servers sign in admins by the console, others are the user's."""
+    root, path = console_of(request).root, f"/runs/flow-run/{row.flow_run}"
+    if running(root):
+        return f"/services/open/prefect?to={path}" if request.state.person.may("admin") else ""
+    api = api_of(root)
+    return f"{api.url.removesuffix('/api')}{path}" if api else ""
 
 
 @router.post("/runs/{run}/cancel")

@@ -1,7 +1,7 @@
 """The page of services: what runs, what comes next, where alerts go, what `evergreen doctor` finds."""
 
 import json
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
@@ -73,11 +73,13 @@ def findings(log: str) -> list[dict] | None:
 
 
 def openable(request: Request) -> list[str]:
-    """The other servers that the browser of `request` can reach: Evidently's listens on this machine only."""
-    if not request.state.person.may("admin"):
-        return []
+    """The other servers that this person may open from here.
+
+    Evidently's listens on this machine only. A browser that opens Prefect's keeps the secret, which runs commands.
+    """
     near = is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or "")
-    return ["prefect", "evidently"] if near else ["prefect"]
+    found = ["prefect"] if request.state.person.may("admin") else []
+    return [*found, "evidently"] if near else found
 
 
 @router.post(HERE + "/restart")
@@ -127,9 +129,10 @@ def doctor(request: Request, form: Posted = Depends(posted)) -> Response:
 
 
 @router.get(HERE + "/open/{name}")
-def opened(request: Request, name: str) -> Response:
-    """Lead an admin's browser to Prefect or Evidently, signed in there by a ticket."""
-    need(request, "admin")
+def opened(request: Request, name: str, to: str = "/") -> Response:
+    """Lead the browser to the page `to` of Prefect or Evidently, signed in there by a ticket."""
+    if name == "prefect":
+        need(request, "admin")
     host = request.headers.get("host", "")
     if request.scope.get("head") or is_foreign(host, None, request.headers.get("sec-fetch-site")):
         raise HTTPException(403, "Open it from the page of services.")
@@ -139,7 +142,8 @@ def opened(request: Request, name: str) -> Response:
     if url is None:
         raise HTTPException(404, f"{name} does not run here, or your browser cannot reach it.")
     port, shown = urlsplit(url).port, f"[{hostname}]" if ":" in hostname else hostname
-    return RedirectResponse(f"http://{shown}:{port}{sign_in.PATH}?ticket={make_ticket(root, name)}", 303)
+    query = urlencode({"ticket": make_ticket(root, name), "to": sign_in.local_path(to)})
+    return RedirectResponse(f"http://{shown}:{port}{sign_in.PATH}?{query}", 303)
 
 
 def _address(root, name: str) -> str | None:

@@ -120,11 +120,15 @@ def test_a_socket_with_a_wrong_token_is_left_to_prefect_and_one_from_another_pag
 def test_a_ticket_of_the_console_signs_in_once_and_another_does_not(tmp_path):
     client = behind(Access(AUTH), root=tmp_path)
     ticket = make_ticket(tmp_path, "prefect")
-    page = client.get(f"/evergreen/sign-in?ticket={ticket}")
+    page = client.get(f"/evergreen/sign-in?ticket={ticket}&to=/runs?a=1")
+    assert 'data-to="/runs?a=1"' in page.text
     assert page.status_code == 200
     assert f'data-value="{AUTH}"' in page.text
     assert "script-src 'sha256-" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
+    for elsewhere in ("//evil.example", "http://evil.example", "/\\evil.example", "javascript:x"):
+        page = client.get(f"/evergreen/sign-in?ticket={make_ticket(tmp_path, 'prefect')}&to={elsewhere}")
+        assert 'data-to="/"' in page.text
     for bad in (ticket, make_ticket(tmp_path, "evidently"), "x", ""):
         again = client.get(f"/evergreen/sign-in?ticket={bad}")
         assert again.status_code == 401

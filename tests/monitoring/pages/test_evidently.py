@@ -18,9 +18,11 @@ import pytest
 from monitoring.contracts import Finding
 from monitoring.pages import columns, evidently, snapshot
 from monitoring.pages.columns import MeasuredWindow
-from tasks.common.access import basic
+from tasks.common.access import access_of, basic
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
+from tasks.common.params import ServeParams
+from tasks.common.tickets import make_ticket
 from tests.support import drift_windows
 from tests.support.checkout import ROOT
 from tests.support.hostile import PAYLOADS
@@ -229,6 +231,13 @@ def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window_and_only_t
         add(stored, 4)
         until(lambda: len(get(api, signed_in)) == 5, 20)
         refuse_strangers(f"http://127.0.0.1:{port}", signed_in, tmp_path / "other")
+        ticket = make_ticket(tmp_path, "evidently")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/evergreen/sign-in?ticket={ticket}", timeout=20) as reply:
+            page = reply.read().decode()
+        reader = page.split('data-value="')[1].split('"')[0]
+        assert checkout(tmp_path).secret not in page
+        assert len(get(api, {"Authorization": basic(reader)})) == 5
+        assert not access_of(tmp_path, ServeParams()).opens(reader), "it opens no other server"
     finally:
         process.terminate()
         process.wait(20)

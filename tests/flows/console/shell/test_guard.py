@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 from fastapi import APIRouter, Depends, Request
@@ -157,7 +158,7 @@ def test_the_link_to_evidentlys_ui_leads_to_the_snapshot(site):
     status, headers, _ = site.get(f"/production/{WINDOW}/evidently/ui")
     assert status == 307
     path = f"/projects/{evidently.PROJECT}/reports/{evidently.snapshot_id(WINDOW)}"
-    assert headers["location"] == f"http://127.0.0.1:9{path}"
+    assert headers["location"] == f"/services/open/evidently?to={quote(path, safe='')}"
 
 
 @pytest.mark.parametrize(
