@@ -33,6 +33,7 @@ MEASURE = "tasks/inspection/test_measure.py::"
 VALIDATE = "tasks/stages/test_validate.py::"
 DECIDE = "monitoring/test_decide.py::"
 SITE = "flows/console/shell/test_guard.py::"
+PEOPLE = "flows/console/people/test_sign_in.py::"
 EVIDENTLY = "monitoring/pages/test_evidently.py::"
 WEBHOOK = "flows/services/test_webhook.py::"
 SOURCES = "tasks/sources/test_sources.py::"
@@ -586,6 +587,19 @@ AREAS: dict[str, dict[int, Row]] = {
                 "flows/production/test_late_labels.py::test_a_run_killed_while_it_measures_again_is_completed_by_the_next",
             ),
             ("live_accuracy_coverage_min",),
+        ),
+        55: Row(
+            "a passphrase is guessed, a cookie or an invitation is stolen, a role is taken",
+            "guesses are slowed down, links work once, signing out ends copies, each button checks the role",
+            (
+                f"{PEOPLE}test_guessing_is_slowed_down_per_name_and_per_address",
+                f"{PEOPLE}test_thirty_wrong_passwords_of_programs_are_slowed_down_and_the_secret_still_works",
+                f"{PEOPLE}test_a_stolen_cookie_is_worth_nothing_after_sign_out_elsewhere_or_changed",
+                f"{PEOPLE}test_a_header_names_a_person_if_a_trusted_proxy_sends_it",
+                f"{PEOPLE}test_a_viewer_may_press_nothing",
+                "flows/console/people/test_people.py::test_a_link_works_once_and_only_the_result_of_scrypt_is_kept",
+            ),
+            ("foreign_requests_accepted",),
         ),
     },
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.faults import matrix, report
 from tests.support.checkout import ROOT
 
-ROWS = 54  # faults that are known; a new one gets the next number
+ROWS = 55  # faults that are known; a new one gets the next number
 
 
 def test_every_fault_has_a_row():
