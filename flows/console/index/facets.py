@@ -36,7 +36,7 @@ def confidence_band(value: float | None) -> str | None:
         return None
     edges = [round(100 * bound) for bound in BOUNDS]
     for low, high, bound in zip([None, *edges], edges, BOUNDS, strict=False):
-        if value < bound:
+        if round(value, 5) < bound:  # 0.9 as float32 is a little less
             return f"under {high} %" if low is None else f"{low} to {high} %"
     return f"{edges[-1]} % or more"
 

@@ -7,14 +7,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.console.index.facets import FACETS, SORTS, confidence_band, ood_band
 from flows.console.index.index import Index
 from flows.labels.exclude import correct, exclude
 from monitoring.journal import Journal
+from tasks.common.files import read_json
+from tasks.common.schemas import predictions_schema
 from tasks.dataset.shards import live_shards
-from tests.support import drift_windows, indexed_project, live_project
+from tests.support import drift_windows, indexed_project, live_project, released_project
 from tests.support.checkout import ROOT
 from tests.support.indexed_project import ROWS, WINDOWS, the_log
 from tests.support.late_labels import late_labels
@@ -275,3 +279,37 @@ def test_bands():
         None, "familiar", "familiar, near the limit", "unfamiliar",
     ]  # fmt: skip
     assert ood_band(0.5, None) is None
+
+
+def test_what_the_live_release_says_is_read_from_dvc(tmp_path: Path):
+    root = released_project.copy(tmp_path)
+    index = Index(root)
+    assert index.refresh()
+    rows = index.page({"batch": ["b-2"], "true": ["coat"], "split": ["train"]})
+    assert len(rows) == 2
+    assert {(row.predicted, row.version, row.facets["confidence"]) for row in rows} == {("bag", "v0.3.0", "90 to 95 %")}
+    assert {row.key for row in rows} <= {f"part coat {place}" for place in range(6)}
+    corrected = index.of_id(released_project.corrected_id())[0]
+    assert (corrected.given, corrected.true) == ("bag", "boot")
+
+
+def test_predictions_of_a_run_have_probabilities_and_bands(root: Path):
+    rows = pq.read_table(root / "artifacts/validate/accepted.parquet").to_pylist()
+    about = read_json(root / "artifacts/bundle/bundle.json")
+    classes, limit = about["classes"], about["ood"]["threshold"]
+    found = [
+        row | {"probabilities": [0.02, 0.96, 0.02], "ood": limit * (2 if place else 0.5)}
+        for place, row in enumerate(row for row in rows if row["split"] == "test")
+    ]
+    schema = predictions_schema("multiclass")
+    columns = {field.name: pa.array([row.get(field.name) for row in found], field.type) for field in schema}
+    (root / "artifacts/evaluate").mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), root / "artifacts/evaluate/predictions.parquet")
+    index = Index(root)
+    assert index.refresh()
+    assert counted(index, "predicted", split="test") == {classes[1]: len(found)}
+    assert counted(index, "confidence", split="test") == {"95 to 99 %": len(found)}
+    assert counted(index, "ood", split="test") == {"unfamiliar": len(found) - 1, "familiar": 1}
+    names, values = index.probabilities(found[0]["id"])
+    assert (names, [round(float(value), 2) for value in values]) == (classes, [0.02, 0.96, 0.02])
+    assert index.probabilities("0" * 64) is None
