@@ -69,8 +69,8 @@ class Sitting:
 
     def _heard(self, response: Any) -> None:
         if response.url.endswith("/answer") and response.status == 200:
-            (image,) = parse_qs(response.request.post_data)["id"]
-            self.acknowledged[image] = None
+            sent = parse_qs(response.request.post_data)["entry"]
+            self.acknowledged |= dict.fromkeys(parse_qs(entry)["id"][0] for entry in sent)
 
     def press(self, key: str) -> float:
         """Press a key and wait for the next image; returns the milliseconds that the page measured."""

@@ -20,6 +20,7 @@ from flows.publishing.outcomes import Ending
 from flows.release_report import changes, charts, facts, images, stored
 from flows.release_report.figures import figure, key_figures, percent, points, words
 from flows.repo.label_issues import queue_file
+from monitoring.console_link import console_link
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
@@ -132,7 +133,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "task": about["task"],
         **images.mistakes(root, params, both, test),
         **images.issues(root, params),
-        "queue": str(queue) if (queue := queue_file(root, run_id)).is_file() else None,
+        "to_label": console_link(root, "/label/issues") if queue_file(root, run_id).is_file() else None,
         **images.quarantine(root, params),
         "changes": changes.changes(root, about, old_about, champion),
         "about": about,

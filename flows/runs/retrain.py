@@ -133,8 +133,9 @@ def _bring_up_to_date(run: Run, stage: str) -> None:
     if outcome == "ran":
         pace.remember(run.root, stage, time.monotonic() - began)
     if stage == "clean":
-        kept = keep_queue(run.root, run.id)
-        console.print(f"  {'':<35}[dim]queue: {escape(str(kept))} (`evergreen queue --issues` shows the images)[/]")
+        keep_queue(run.root, run.id)
+        link = console_link(run.root, "/label/issues")
+        console.print(f"  {'':<35}[dim]look at them: {escape(link)} (or `evergreen queue --issues`)[/]")
 
 
 def _report(run: Run, ending: Ending, refused: str | None) -> None:

@@ -1,6 +1,7 @@
 """What a form or the page's script sends about one image, and what comes of it."""
 
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 from flows.console.labelling.state import Labelling
 from flows.console.shell.posted import Posted
@@ -48,6 +49,20 @@ def act(found: Labelling, queue: str, who: Who, form: Posted) -> Outcome:
     label = label_of(found, entry, action, form)
     give(found.root, found.sittings, entry, who, label, why=why)
     return Outcome(f"Saved: {label_text(label, 'none of the classes')}.", entry)
+
+
+def entries(form: Posted) -> list[Posted]:
+    """The answers that a page's script sent at once, in order: each field `entry` is a form in a form."""
+    sent = (parse_qs(text, keep_blank_values=True, max_num_fields=MOST_LABELS + 9) for text in form.all("entry"))
+    return [Posted(fields) for fields in sent]
+
+
+def try_to_act(found: Labelling, queue: str, who: Who, form: Posted) -> dict[str, str]:
+    """`act`, as what the page's script is told: "said", or "refused" with the reason."""
+    try:
+        return {"said": act(found, queue, who, form).said}
+    except EvergreenError as error:
+        return {"refused": str(error)}
 
 
 def label_of(found: Labelling, entry: Entry, action: str, form: Posted) -> Label:

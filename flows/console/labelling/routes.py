@@ -121,15 +121,12 @@ def one(request: Request, queue: str, format: str = "", view: str = "") -> Respo
 
 @router.post("/label/{queue}/answer")
 def answer(request: Request, queue: str, form: Posted = Depends(posted)) -> Response:
-    """Take what a person says about one image. The page's script gets JSON, with the next images."""
+    """Take what a person says about one image. The page's script sends several, and gets JSON with the next images."""
     found, queue, who = labelling_of(request), _queue(queue), who_of(need(request, "labeller"))
     if not _asks_json(request):
         return back(request, _next(form, queue), answers.act(found, queue, who, form).said)
-    try:
-        said = answers.act(found, queue, who, form).said
-    except EvergreenError as error:
-        return JSONResponse({"refused": str(error)}, 409)
-    return JSONResponse({"said": said, **_more(request, queue, form)})
+    told = [answers.try_to_act(found, queue, who, one) for one in answers.entries(form)]
+    return JSONResponse({"told": told, **_more(request, queue, form)})
 
 
 @router.post("/label/{queue}/more")

@@ -25,7 +25,7 @@ from monitoring.review.assignments import Assignment
 from tasks.common.params import Params
 from tasks.labels.taxonomy import Taxonomy
 
-AHEAD = 6  # images that a page holds: one is shown, five are loaded
+AHEAD = 9  # images that a page holds: one is shown, the others are loaded
 CLASS_SECONDS = 10.0  # between looks at which classes there are
 
 _lock = threading.Lock()

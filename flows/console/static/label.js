@@ -17,7 +17,7 @@
   let unsaved = [];
   try { unsaved = JSON.parse(localStorage.getItem(store) ?? "[]"); } catch { unsaved = []; }
   unsaved = Array.isArray(unsaved) ? unsaved.filter(entry => entry.to !== "more") : [];
-  let sending = false, wait = 1000, timer = 0, trouble = "";
+  let sending = false, flying = 0, wait = 1000, timer = 0, trouble = "";
   const keep = () => {
     try {
       if (unsaved.length) localStorage.setItem(store, JSON.stringify(unsaved)); else localStorage.removeItem(store);
@@ -38,34 +38,44 @@
     if (found) token = found.value;
     return Boolean(found);
   };
-  const post = async entry => {
-    const body = new URLSearchParams([["token", token], ["order", desk.dataset.order], ...entry.fields]);
+  const most = 20;  // answers in one request
+  const together = () => {
+    const end = unsaved.findIndex(entry => entry.to !== "answer");
+    return unsaved.slice(0, end === 0 ? 1 : Math.min(end < 0 ? unsaved.length : end, most));
+  };
+  const post = async entries => {
+    const body = new URLSearchParams([["token", token], ["order", desk.dataset.order]]);
+    if (entries[0].to === "answer") for (const entry of entries) body.append("entry", new URLSearchParams(entry.fields));
+    else for (const [name, value] of entries[0].fields) body.append(name, value);
     for (const item of items) body.append("have", item.id);
     if (shown) body.append("have", shown.id);
-    return fetch(`/label/${queue}/${entry.to}`, {method: "POST", body, headers: {Accept: "application/json"}});
+    return fetch(`/label/${queue}/${entries[0].to}`, {method: "POST", body, headers: {Accept: "application/json"}});
   };
   const flush = async () => {
     if (sending || !unsaved.length) return;
     sending = true;
     clearTimeout(timer);
     while (unsaved.length) {
-      const entry = unsaved[0];
+      const entries = together();
+      flying = entries.length;
       let answer = null, content = {};
       try {
-        answer = await post(entry);
+        answer = await post(entries);
         content = await answer.json().catch(() => ({}));
       } catch { answer = null; }
       if (answer && (answer.ok || answer.status === 409)) {
-        unsaved.shift();
+        unsaved.splice(0, entries.length);
         trouble = "";
         wait = 1000;
-        if (answer.ok) arrived(content, entry); else refused(content.refused ?? "it was refused", entry);
+        flying = 0;
+        if (answer.ok) arrived(content, entries); else refused(content.refused ?? "it was refused", entries[0]);
         keep();
         continue;
       }
       trouble = !answer ? "the server does not answer" : answer.status === 401 ? "sign in again in another tab" : `the server says ${answer.status}`;
       if (answer?.status === 403 && await renewToken().catch(() => false)) trouble = "";
       keep();
+      flying = 0;
       timer = setTimeout(flush, wait);
       wait = Math.min(wait * 2, 15000);
       break;
@@ -84,7 +94,9 @@
     const at = past.findIndex(one => one.item.id === entry.fields.find(field => field[0] === "id")?.[1]);
     if (at >= 0) { items.unshift(past[at].item); past.splice(at, 1); if (!shown) next(); }
   };
-  const arrived = (content, entry) => {
+  const arrived = (content, entries) => {
+    const entry = entries[0];
+    (content.told ?? []).forEach((told, at) => { if (told.refused) refused(told.refused, entries[at]); });
     done = content.done ?? done;
     free = content.free ?? free;
     if (content.gone?.length) items = items.filter(item => !content.gone.includes(item.id));
@@ -96,7 +108,7 @@
       if (entry.to === "more") free = 0;  // what is left is on other people's screens
       next(waitingSince);
     }
-    if (entry.to === "undo" || entry.kind === "again") say(content.said ?? "");
+    if (entry.to === "undo") say(content.said ?? "");
   };
 
   // --- images: loaded and decoded before they are shown
@@ -233,7 +245,7 @@
     const last = past.pop();
     if (!last) return send("undo", [], "ask");
     const at = unsaved.findLastIndex(entry => entry.fields[0]?.[1] === last.item.id);
-    if (at > (sending ? 0 : -1)) {  // not sent yet
+    if (at >= flying) {  // not sent yet
       unsaved.splice(at, 1);
       keep();
     } else if (last.kind === "answer") send("undo", [["id", last.item.id]], "told");

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import shutil
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -122,11 +122,11 @@ def test_the_digits_follow_the_likelihood_and_an_audit_is_blind(root, site):
     assert send(site, "/label/audit/answer", {"id": blind["id"], "action": "suggestion"})[0] == 409
 
 
-def test_six_images_are_held_and_the_script_gets_more_with_each_answer(root, site):
+def test_nine_images_are_held_and_the_script_gets_more_with_its_answers(root, site):
     items = state_of(site.get("/label/production")[2])["items"]
-    assert len(items) == 6
+    assert len(items) == 9
     have = [item["id"] for item in items[1:]]
-    fields = {"id": items[0]["id"], "label": "Bag", "have": have}
+    fields = {"entry": urlencode({"id": items[0]["id"], "label": "Bag"}), "have": have}
     status, _, text = send(site, "/label/production/answer", fields, Accept="application/json")
     answer = json.loads(text)
     assert (status, answer["done"], answer["free"], answer["gone"]) == (200, 1, 11, [])
@@ -134,9 +134,12 @@ def test_six_images_are_held_and_the_script_gets_more_with_each_answer(root, sit
     assert answer["items"][0]["id"] not in {items[0]["id"], *have}
     again = send(site, "/label/production/answer", fields, Accept="application/json")[0]
     assert (again, len(given(root))) == (200, 1)  # the browser had heard no reply
-    wrong = {"id": have[0], "label": "Spaceship"}
-    status, _, text = send(site, "/label/production/answer", wrong, Accept="application/json")
-    assert (status, "is not a class" in json.loads(text)["refused"]) == (409, True)
+    sent = [urlencode({"id": have[0], "label": "Spaceship"}), urlencode({"id": have[1], "action": "exclude"})]
+    status, _, text = send(site, "/label/production/answer", {"entry": sent}, Accept="application/json")
+    wrong, right = json.loads(text)["told"]
+    assert "is not a class" in wrong["refused"]
+    assert right["said"].startswith("Saved")
+    assert [name for name, *_ in given(root)] == [items[0]["id"], have[1]]
 
 
 def test_two_people_at_once_get_different_images(root, site):
@@ -146,7 +149,7 @@ def test_two_people_at_once_get_different_images(root, site):
         return [item["id"] for item in state_of(site.get(f"/label/{queue}", **who)[2])["items"]]
 
     mine, theirs = sitting(ann), sitting(bob)
-    assert len(mine) == len(theirs) == 6
+    assert (len(mine), len(theirs)) == (9, 3)
     assert not set(mine) & set(theirs)
     assert "Your answer is one vote" in site.get("/label/issues", **ann)[2]
     name = waiting_in(root, "issues")[0].id
