@@ -202,6 +202,7 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
         assert shown.images == shown.images_loaded >= 5
         assert not shown.scrolls_sideways
         assert (shown.small_targets, shown.faint_texts, shown.unnamed_images) == ([], [], 0)
+        assert shown.axe_violations == []
         assert "v0.1.0 is live" in shown.text
         assert "the first model: nothing to compare with" in shown.text
         assert "Against None" not in shown.text

@@ -37,6 +37,7 @@ from tasks.stages.evaluate import figures
 from tasks.stages.evaluate import stage as evaluate_stage
 from tasks.stages.runner import STAGES
 from tests.support.checkout import ROOT
+from tests.support.console import serving
 from tests.support.deployed_models import deployed
 from tests.support.small_project import CLASSES, SIZE, finished_project, image_bytes
 
@@ -171,7 +172,26 @@ def judged(project: Path, tree: Path) -> GateVerdict:
     return judge_run(tree, load_params(tree / "params.yaml"), store(project), store(project).live())
 
 
-def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved(project, challenger):
+def approve_in_the_console(project: Path, visit) -> None:
+    """Bob, an approver, signs in and approves run-2: two clicks and a reason."""
+    from tests.flows.console.people.test_sign_in import WORDS, person
+
+    person(project, "bob", "approver")
+    with serving(project) as site:
+        page = visit(f"{site.url}/sign-in?next=/releases").page
+        page.fill("input[name=name]", "bob")
+        page.fill("input[name=passphrase]", WORDS)
+        page.locator("main button").first.click()
+        page.get_by_role("link", name="Decide").click()
+        assert "Is anything worse?" in page.inner_text("main")
+        page.fill("#decide textarea >> nth=0", "looked at by hand")
+        page.get_by_role("button", name="Approve and publish").click()
+        page.locator("#decide .tag.good", has_text="done").or_(
+            page.locator("#state .tag", has_text="live")
+        ).first.wait_for(timeout=120_000)
+
+
+def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved(project, challenger, visit):
     tree, lock = finished_run(project, challenger, "run-2")
     verdict = judged(project, tree)
     assert (verdict.outcome, verdict.champion) == ("hold", "v0.1.0"), verdict.sentence
@@ -182,7 +202,8 @@ def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved
     assert (found.version, found.verdict.outcome, found.is_fresh(store(project).live())) == ("v0.1.0", "hold", True)
     assert newest_judgement(store(project).run("run-2")) == found
     assert store(project).live().version == "v0.1.0", "nothing was published"
-    live = held_runs.approve(project, "run-2", by="bob", why="looked at by hand")
+    approve_in_the_console(project, visit)
+    live = store(project).live()
     assert not found.is_fresh(live)
     assert (live.version, live.prev, live.by) == ("v0.2.0", "v0.1.0", "bob")
     assert live.why.startswith("approved by bob: looked at by hand; the gate: hold:")

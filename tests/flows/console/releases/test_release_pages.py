@@ -199,6 +199,34 @@ def test_two_versions_side_by_side_with_the_images_that_flipped(made):
         assert "cannot name anything" in site.get("/compare?a=../x&b=v0.3.0")[2]
 
 
+def test_versions_whose_objects_are_gone_are_compared_as_far_as_possible(main):
+    for place in (main / ".dvc/cache", main / ".evergreen/remote"):
+        shutil.rmtree(place)
+    with serving(main) as site:
+        _, _, text = site.get("/compare?a=v0.1.0&b=v0.2.0")
+        assert "Cannot be told: " in text
+        assert "Not compared: " in text
+        assert "balanced accuracy on the test set" in text, "git has the figures"
+        _, _, text = site.get("/releases/v0.2.0/rollback")
+        assert "Only its model can go back." in text
+        assert 'value="model" checked' in text
+
+
+def test_a_verdict_against_what_is_not_live_any_more_is_out_of_date(main):
+    stale = HOLD.model_copy(update={"champion": "v0.2.0"})
+    store(main).change_run("run-4", lambda record: record | {"verdict": stale.model_dump(mode="json")})
+    with serving(main) as site:
+        _, _, text = site.get("/releases/run-4")
+        assert "so this verdict is out of date" in text
+        assert "Approve and publish" not in text, "it is judged again first"
+        assert 'class="btn main">Judge it again now' in text
+        assert site.post("/releases/run-4/preview", {}, page="/releases/run-4")[0] == 303
+        assert newest_job(main, "decide run-4").arguments == ["approve", "run-4", "--preview"]
+        until(lambda: not newest_job(main, "decide run-4").runs, 60)
+        _, _, text = site.get("/releases/run-4")
+        assert "failed</span>" in text, "this project has no real model to judge"
+
+
 def test_the_list_as_a_file_and_by_outcome(made):
     with serving(made) as site:
         rows = list(csv.DictReader(io.StringIO(site.get("/releases?format=csv")[2].removeprefix("\ufeff"))))
