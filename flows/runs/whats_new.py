@@ -35,13 +35,13 @@ def whats_new(root: Path, releases: Releases, log: Log) -> WhatsNew:
         return WhatsNew(False, f"No run can start: {error}")
     waiting = len(pending(root))
     wait = f" {waiting} answers wait to be taken: `evergreen finish` takes them first." if waiting else ""
-    if at_work := list(workspace.alive_runs(root)):
-        return WhatsNew(True, f"Run {at_work[0]} is at work: a run over the same inputs waits for it.{wait}")
     if ended:
         return WhatsNew(
             False,
-            f"Nothing is new since run {ended['run_id']}, which ended as {ended['outcome']}: no run would start.{wait}",
+            f"Nothing is new since run {ended['run_id']}, which ended as {ended['outcome']}: nothing will start.{wait}",
         )
+    if at_work := list(workspace.alive_runs(root)):
+        return WhatsNew(True, f"Run {at_work[0]} is at work: a run over the same inputs waits for it.{wait}")
     live = releases.live()
     if live is None:
         return WhatsNew(True, f"No model is live yet: this trains the first one.{wait}")

@@ -17,7 +17,7 @@ from flows.repo import label_issues, run_inputs, workspace
 from flows.runs import lease, pace, single_flight
 from flows.server import process
 from flows.services import up
-from monitoring import alerts, seen
+from monitoring import alerts, mutes, seen
 from monitoring.pages import live, report
 from tasks.common.checkout import checkout, known_checkout
 from tasks.common.params import AlertsParams
@@ -67,6 +67,7 @@ READERS = {  # file under .evergreen: what reads it
     up.DEPLOYED: lines,
     "monitor.json": seen.last_seen,
     "alarms.json": lambda root: alerts.alert_once(root, "an alarm", "silence", None),
+    "mutes.json": mutes.mutes,
     "scored.json": lambda root: scored.pending(root, "b-1"),
     "stage_seconds.json": pace.expected,
     "trigger/wanted.json": single_flight.wanted,

@@ -80,6 +80,7 @@ def production(request: Request, after: str = "", week: str = "", format: str = 
         marks=known[::-1],
         mutes=active_mutes(console.root),
         kinds=KINDS,
+        spans=SPANS,
         complete=index.is_complete(),
         span=span,
         lasted=lasted,
@@ -105,6 +106,16 @@ def unmark(request: Request, form: Posted = Depends(posted)) -> Response:
     person = need(request, "approver")
     remove_mark(console_of(request).log().store, form.text("id"), by=person.name)
     return back(request, form.text("back", "/production"), "The mark is removed: its measures count again.")
+
+
+@router.post("/production/mute")
+def mute_kind(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Send no alerts of a kind for a while."""
+    person, root = need(request, "approver"), console_of(request).root
+    to, wanted = form.text("back", "/production"), form.text("for", "1h")
+    until = None if wanted == "quiet" else until_time(wanted)
+    new = mute(root, form.text("kind"), by=person.name, why=form.text("why", most=300), until=until)
+    return back(request, to, f"{new.sentence()}. Everything is measured and shown as before.")
 
 
 @router.post("/production/mutes")

@@ -16,6 +16,7 @@ from flows.console.shell.posted import Posted, back, posted
 from flows.repo.progress import Step
 from flows.runs.overview import WORDS, RunRow, list_runs, one_run
 from flows.runs.single_flight import wanted
+from flows.runs.whats_new import whats_new
 from flows.server.process import api_of, running
 
 EXPORTED = 5000  # runs in a CSV file
@@ -50,7 +51,9 @@ def runs(request: Request, outcome: str = "", after: str = "", format: str = "")
         first=f"/runs?{urlencode(kept)}" if after else "",
         next=f"/runs?{urlencode(kept | {'after': found.after})}" if found.after else "",
         csv=f"/runs?{urlencode(kept | {'format': 'csv'})}",
-        would=recent(("would start", console.root), lambda: view.what_would_start(console.root), 5.0),
+        would=recent(
+            ("would start", console.root), lambda: whats_new(console.root, releases, console.log()).sentence, 5.0
+        ),
         slot=SLOT,
     )
 

@@ -1,4 +1,4 @@
-"""What the pages of runs show: rows, a run's steps with estimates, what would start now."""
+"""What the pages of runs show: rows, a run's steps with estimates."""
 
 import re
 from collections.abc import Callable
@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.repo.progress import Step
-from flows.repo.run_inputs import current_inputs
 from flows.runs import pace
 from flows.runs.overview import RunRow
-from tasks.common.errors import EvergreenError
 from tasks.releases.store import Releases
 
 STATES = {"unchanged": "reused", "restored": "restored", "ran": "ran"}  # how a stage came to its result
@@ -66,17 +64,6 @@ def share_done(rows: list[StepRow], spent: Callable[[Step], float]) -> float | N
 def expected_seconds(root: Path) -> dict[str, float]:
     """Stage -> seconds that it last took in this checkout."""
     return pace.known_seconds(root)
-
-
-def what_would_start(root: Path) -> str:
-    """What a press of "Retrain now" does, before the press."""
-    try:
-        _, _, ended = current_inputs(root)
-    except EvergreenError as error:
-        return f"Nothing can start: {error}"
-    if ended:
-        return f"Nothing is new since run {ended['run_id']}: nothing will start."
-    return "Data, settings or code are new since the last run."
 
 
 def links_of(row: RunRow) -> list[tuple[str, str]]:

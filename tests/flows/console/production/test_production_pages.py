@@ -1,5 +1,6 @@
 """/production and a window's page: why it was an alarm, and each action in at most two clicks."""
 
+import gzip
 import html
 import re
 from datetime import datetime, timedelta
@@ -11,6 +12,8 @@ from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
 from flows.production.monitor import monitor
 from flows.production.score import score
+from monitoring.contracts import Cell, SourceMeasures
+from monitoring.drift.by_source import COLUMNS
 from monitoring.expected import marks
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
@@ -117,6 +120,24 @@ def test_a_window_says_why_since_when_and_which_source(site, root, window):
         assert words in site.get(f"/production/{window}?format={kind}")[2]
 
 
+def test_a_window_of_many_sources_with_odd_names_stays_small(site, root, window):
+    journal = Journal(store(root))
+    known = journal.details(window)
+    cell = Cell(value=0.123, was=0.1, ratio=2.5)
+    names = [HOSTILE, "\u202egnp.exe", "", *(f"hall {n} " + "x" * 300 for n in range(37))]
+    sources = [SourceMeasures(source=one, rows=100, cells=dict.fromkeys(COLUMNS, cell)) for one in names]
+    try:
+        journal.keep_details(window, known.model_copy(update={"sources": sources}))
+        text = site.get(f"/production/{window}")[2]
+        assert len(re.findall("<[a-z]", text)) < 1500
+        assert len(gzip.compress(text.encode())) < 100_000
+        assert HOSTILE not in text
+        assert "\u202e" not in re.sub('value="[^"]*"', "", text)
+        assert "15 more sources moved less" in text
+    finally:
+        journal.keep_details(window, known)
+
+
 def test_windows_that_are_not_there_are_not_found(site):
     for name in ("20200101T000000Z-20200101T001500Z", "x", "..%2f..%2fetc"):
         assert site.get(f"/production/{name}")[0] == 404
@@ -147,6 +168,11 @@ def test_muting_lasts_as_long_as_was_said(site, root, window):
     assert one.until is None
     listed = site.get("/production")[2]
     assert "muted until it is quiet" in listed
+    answer = site.post("/production/mute", {"kind": "held", "for": "quiet", "back": "/production"}, page="/production")
+    assert "mute them until a time" in toast(site, answer)
+    toast(site, site.post("/production/mute", {"kind": "held", "for": "1d"}, page="/production"))
+    assert [one.kind for one in active_mutes(root)] == ["drift", "held"]
+    site.post("/production/mutes", {"kind": "held"}, page="/production")
     site.post("/production/mutes", {"kind": "drift"}, page="/production")
     assert active_mutes(root) == []
 
@@ -193,7 +219,7 @@ def test_retrain_says_what_is_new_before_the_press(site, root, window):
     def says_so() -> bool:
         nonlocal text
         text = site.get(page)[2]
-        return "Nothing is new since run r-9, which ended as held: no run would start" in text
+        return "Nothing is new since run r-9, which ended as held: nothing will start" in text
 
     until(says_so, 20)
     assert f'action="{page}/retrain"' not in text, "nothing is promised that would not happen"
@@ -201,9 +227,12 @@ def test_retrain_says_what_is_new_before_the_press(site, root, window):
 
 def test_retrain_is_one_job_and_its_end_is_said(site, root, window):
     page = f"/production/{window}"  # nothing is new, as the test above recorded: the job ends at once and says so
-    said = toast(site, site.post(f"{page}/retrain", {"why": ""}, page=page))
-    assert "nothing new since run r-9" in said
+    status, headers, _ = site.post(f"{page}/retrain", {"why": ""}, page=page)
     job = newest_job(root, "retrain")
+    assert status == 303
+    assert headers["Location"] in (page, f"/jobs/{job.id}"), "no run began, so there is none to lead to"
+    until(lambda: not newest_job(root, "retrain").runs, 60)
+    assert "nothing new since run r-9" in newest_job(root, "retrain").result
     assert job.arguments[:2] == ["retrain", "--reason"]
     assert job.arguments[2].startswith(f"window {window}: ")
 
