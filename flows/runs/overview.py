@@ -5,7 +5,9 @@ Records of ended runs come from the release store, of unfinished ones from this 
 id begins with its time, so a page is cut from the sorted ids and only its own records are read.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ WORDS = {
 }
 BY_HAND = "started by hand"  # the reason of a person who gave none
 MOST = 50
+SCANNED = 500  # records that are read for one page of one outcome
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,14 @@ def list_runs(
 ) -> Page:
     """The newest `most` runs, of one outcome if it is given, that started before run `after`.
 
+    Of a rare outcome a page may hold fewer, and more may follow: SCANNED records are read for one page.
     read: reads the record of an ended run; default: from the store.
     """
     rows = []
-    for row in _rows(root, releases, after, read or releases.run):
+    for count, row in enumerate(_rows(root, releases, after, read or releases.run), 1):
         if outcome and row.outcome != outcome:
+            if count >= SCANNED and most < SCANNED:  # the next page goes on from here
+                return Page(rows, row.id)
             continue
         if len(rows) == most:
             return Page(rows, rows[-1].id)
@@ -120,11 +126,22 @@ def _rows(root: Path, releases: Releases, after: str | None, read: Callable) -> 
 
 def ended_ids(root: Path, releases: Releases) -> set[str]:
     """Ids of all runs that ended in any way, and of dead ones whose workspace is still there."""
-    listed = releases.store.list("runs/")
-    found = {key[len("runs/") : -len(".json")] for key in listed if key.endswith(".json") and key.count("/") == 1}
+    found = {name.removesuffix(".json") for name in _recorded(releases) if name.endswith(".json")}
     found |= {file.stem for file in (state_dir(root) / "unfinished").glob("*.json")}
     folder = state_dir(root) / "runs"
     return found | ({one.name for one in folder.iterdir() if one.is_dir()} if folder.is_dir() else set())
+
+
+def _recorded(releases: Releases) -> Iterator[str]:
+    """Names under runs/ in the release store."""
+    folder = getattr(releases.store, "root", None)
+    if isinstance(folder, Path):  # thousands of runs, each with a folder of its own: one look instead of thousands
+        with suppress(FileNotFoundError):
+            yield from os.listdir(folder / "runs")
+        return
+    for key in releases.store.list("runs/"):
+        if key.count("/") == 1:
+            yield key.removeprefix("runs/")
 
 
 def _row(root: Path, run_id: str, alive: set[str], read: Callable[[str], dict[str, Any] | None]) -> RunRow | None:

@@ -67,9 +67,10 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[str]:
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
-        found = (Path(at) / name for at, _, names in os.walk(start) if self._tmp != Path(at) for name in names)
-        keys = (path.relative_to(self.root).as_posix() for path in found if not path.name.startswith("."))
-        yield from sorted(key for key in keys if key.startswith(prefix))
+        own, temporary = len(str(self.root)) + 1, str(self._tmp)
+        walked = ((at[own:], names) for at, _, names in os.walk(start) if at != temporary)
+        found = (f"{at}/{name}" if at else name for at, names in walked for name in names if not name.startswith("."))
+        yield from sorted(key for key in found if key.startswith(prefix))
 
     def about(self, key: str) -> tuple[int, datetime]:
         found = self._path(key).stat()

@@ -12,6 +12,7 @@ from flows.publishing import run_records
 from flows.publishing.outcomes import Ending
 from flows.repo import progress, workspace
 from flows.repo.progress import Progress, Step, read_progress
+from flows.runs import overview
 from flows.runs.cancel import cancel
 from flows.runs.overview import WORDS, list_runs, one_run
 from tasks.common.errors import EvergreenError
@@ -132,3 +133,28 @@ def test_only_the_newest_unfinished_runs_are_kept(tmp_path: Path, monkeypatch):
     for number in range(4):
         progress.record_unfinished(tmp_path, tmp_path / "runs" / f"run-{number}", "failed", "why")
     assert list(progress.unfinished_runs(tmp_path)) == ["run-2", "run-3"]
+
+
+def test_a_page_of_a_rare_outcome_reads_a_bounded_number_of_records(toy: Path, monkeypatch):
+    releases = store(toy)
+    for number in range(9):
+        about = {
+            "outcome": "failed" if number == 0 else "unchanged",
+            "sentence": "s",
+            "at": "2026-01-01T00:00:00+00:00",
+        }
+        releases.put_run(f"2026010{number + 1}T000000000000-abcdef-7", about)
+    monkeypatch.setattr(overview, "SCANNED", 4)
+    read: list[str] = []
+
+    def reading(run_id: str):
+        read.append(run_id)
+        return releases.run(run_id)
+
+    pages, after = [], None
+    while True:
+        page = list_runs(toy, releases, most=3, outcome="failed", after=after, read=reading)
+        pages.append(([row.id[:8] for row in page.rows], len(read)))
+        if (after := page.after) is None:
+            break
+    assert pages == [([], 4), ([], 8), (["20260101"], 9)]
