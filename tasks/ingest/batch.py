@@ -24,6 +24,7 @@ from tasks.dataset import shards
 from tasks.ingest.existing import ExistingSamples
 from tasks.ingest.found import IngestSettings, Reading, Refused
 from tasks.ingest.lock import data_files, data_lock
+from tasks.ingest.pictures import refused_pictures
 from tasks.ingest.reading import read_source
 from tasks.ingest.writing import write_batch, write_quarantine
 from tasks.sources.records import Columns
@@ -128,7 +129,8 @@ def ingest(
             raise DataError(f"{source} has no rows: nothing to ingest")
         batch = reading.batch() if reading.taken_rows() or reading.annotations else None
         if not dry:
-            write_quarantine(root, batch, reading.refused)
+            pictures = refused_pictures(opened, reading.refused, images.max_pixels)
+            write_quarantine(root, batch, reading.refused, pictures)
         if batch is not None and not dry:
             write_json(journal, sorted(data_files(folder)))
             write_batch(root, opened, reading, batch)

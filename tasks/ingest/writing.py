@@ -5,7 +5,7 @@ image must still have the bytes of the first reading (tasks.ingest.reading); oth
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -127,12 +127,20 @@ def _sample(offered: Offered, new: NewImage, batch: str, settings: IngestSetting
     }
 
 
-def write_quarantine(root: Path, batch: str | None, refused: list[Refused]) -> None:
-    """List refused rows and their reasons for people, in <state>/quarantine/<batch>.parquet, without their bytes."""
+def write_quarantine(root: Path, batch: str | None, refused: list[Refused], pictures: Mapping[int, bytes]) -> None:
+    """List refused rows and their reasons for people, in <state>/quarantine/<batch>.parquet, without their bytes.
+
+    pictures: place in `refused` -> small PNG, kept as <state>/quarantine/<batch>/<place>.png: an erasure finds by its
+    look what shows the erased image.
+    """
     if not refused:
         return
     name = batch or "refused-" + content_key([[row.where, row.reason] for row in refused])[:12]
     columns = ("where", "reason", "detail")
     table = pa.table({column: pa.array([getattr(row, column) for row in refused], pa.string()) for column in columns})
-    with atomic_path(state_dir(root) / "quarantine" / f"{name}.parquet") as temporary:
+    folder = state_dir(root) / "quarantine"
+    for place, png in pictures.items():
+        with atomic_path(folder / name / f"{place}.png") as temporary:
+            temporary.write_bytes(png)
+    with atomic_path(folder / f"{name}.parquet") as temporary:
         pq.write_table(table, temporary)

@@ -4,6 +4,7 @@ Bytes that were refused are never sent to a browser. Only images that a stage co
 that the console makes itself; all others have a placeholder.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tasks.common.paths import state_dir
 from tasks.common.rebuildable import expect, read_rebuildable
 
 SHOWN = 200  # rows of one list
+BATCH = re.compile(r"[a-z0-9-]{1,40}")
 UNSHOWABLE = (
     "empty_file",
     "unknown_format",
@@ -50,12 +52,13 @@ WORDS = {  # reason -> words
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A row that is not used. image: id of a stored image that can be shown, else None."""
+    """A row that is not used. image: id of a stored image that can be shown; picture: number of a kept picture."""
 
     where: str
     reason: str
     detail: str
     image: str | None = None
+    picture: int | None = None
 
     @property
     def words(self) -> str:
@@ -71,8 +74,21 @@ def refused_at_ingest(root: Path, batch: str) -> tuple[list[RefusedRow], int]:
         table = pq.read_table(file, columns=["where", "reason", "detail"])
     except (pa.ArrowException, OSError):  # it can be made again by another ingest of the source
         return [], 0
-    rows = [RefusedRow(row["where"], row["reason"], row["detail"]) for row in table.slice(0, SHOWN).to_pylist()]
+    kept = {int(file.stem) for file in file.with_suffix("").glob("*.png") if file.stem.isdecimal()}
+    rows = [
+        RefusedRow(row["where"], row["reason"], row["detail"], picture=place if place in kept else None)
+        for place, row in enumerate(table.to_pylist())
+        if place < SHOWN or place in kept
+    ]
     return rows, len(table)
+
+
+def picture_file(root: Path, batch: str, place: int) -> Path | None:
+    """The picture of a row that an ingest refused, which a child process wrote as PNG; None if there is none."""
+    if not BATCH.fullmatch(batch):
+        return None
+    file = state_dir(root) / "quarantine" / batch / f"{place}.png"
+    return file if file.is_file() else None
 
 
 def refused_sources(root: Path) -> list[tuple[str, int]]:

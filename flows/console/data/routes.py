@@ -142,6 +142,16 @@ def batch(request: Request, batch: str, given: str = "", right: str = "", swap: 
     )
 
 
+@router.get("/data/{batch}/refused/{place}.png")
+def refused_picture(request: Request, batch: str, place: int) -> Response:
+    """A small picture of a row that was refused when the batch was added."""
+    file = refusals.picture_file(console_of(request).root, batch, place)
+    if file is None:
+        raise HTTPException(404, "There is no picture of it.")
+    headers = {"Content-Security-Policy": "default-src 'none'", "Cache-Control": "private, max-age=86400"}
+    return Response(file.read_bytes(), media_type="image/png", headers=headers)
+
+
 @router.post("/data/{batch}/tombstone")
 def tombstone(request: Request, batch: str, form: Posted = Depends(posted)) -> Response:
     """Leave the batch out of all runs from now on."""

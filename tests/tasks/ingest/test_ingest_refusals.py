@@ -6,6 +6,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tasks.common.errors import DataError
 from tasks.common.params import DataParams
@@ -78,3 +79,22 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path):
     image(tmp_path / "s", "b/0001.png", noise(99))
     with pytest.raises(DataError, match=r"b/0001.png changed while it was read"):
         list(shard_parts(source, reading, "b-1"))
+
+
+def test_small_pictures_of_refused_images_are_kept_but_never_their_bytes(tmp_path):
+    source, label = tmp_path / "s", "x" * 300
+    rows = [
+        {"path": image(source, "long.jpg", noise(1, 300)), "label": label},
+        {"path": image(source, "broken.png", b"\x89PNG\r\n\x1a\n<script>"), "label": label},
+        {"path": image(source, "empty.png", b""), "label": "x"},
+        *({"path": image(source, f"{n}.png", noise(n)), "label": "x"} for n in range(2, 5)),
+    ]
+    report = take(tmp_path, manifest(source, rows))
+    assert reasons(report)["m.csv line 2"] == "bad_label"
+    folder = tmp_path / ".evergreen/quarantine" / report.batch
+    (kept,) = folder.iterdir()
+    place = [one.where for one in report.quarantined].index("m.csv line 2")
+    assert kept.name == f"{place}.png"
+    with Image.open(kept) as shown:
+        assert (shown.format, max(shown.size)) == ("PNG", 128)
+    assert kept.read_bytes() != (source / "long.jpg").read_bytes()

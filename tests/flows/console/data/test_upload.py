@@ -11,11 +11,12 @@ import pytest
 from flows.console.data import upload_routes
 from flows.console.jobs.store import newest_job
 from flows.project import uploads
+from flows.project.ingest import ingest_command
 from flows.project.unpack import Limits
 from tasks.dataset import shards
 from tests.support import live_project
 from tests.support.console import serving
-from tests.support.ingesting import noise
+from tests.support.ingesting import image, manifest, noise
 from tests.support.photos import encode
 from tests.support.waiting import until
 
@@ -83,6 +84,27 @@ def test_a_zip_is_looked_at_then_taken_then_deleted(root):
         assert len(shards.batches(root / "data")) == len(before) + 1, "once"
         _, _, text = site.get(f"{page}?format=csv")
         assert "Bag/broken.png" in text
+
+
+def test_a_batch_shows_pictures_of_refused_images_and_never_their_bytes(root, tmp_path):
+    rows = [
+        {"path": image(tmp_path, f"{n}.png", noise(n)), "label": "Bag" if n else "x" * 300} for n in range(200, 204)
+    ]
+    rows.append({"path": image(tmp_path, "first.png", noise(300)), "label": "x" * 300})
+    rows.append({"path": image(tmp_path, "evil.png", b"<script>alert(1)</script>"), "label": "Bag"})
+    (report,) = ingest_command(root, manifest(tmp_path, rows), kind="import", commit=True, new=False)
+    place = [one.reason for one in report.quarantined].index("bad_label")
+    with serving(root) as site:
+        _, _, text = site.get(f"/data/{report.batch}")
+        assert f'src="/data/{report.batch}/refused/{place}.png"' in text
+        assert "not an image format that is allowed" in text
+        assert 'aria-label="no picture"' in text
+        status, headers, _ = site.get(f"/data/{report.batch}/refused/{place}.png")
+        assert (status, headers["content-type"]) == (200, "image/png")
+        assert headers["x-content-type-options"] == "nosniff"
+        evil = [one.reason for one in report.quarantined].index("unknown_format")
+        assert site.get(f"/data/{report.batch}/refused/{evil}.png")[0] == 404
+        assert site.get(f"/data/..%2F..%2Fx/refused/{place}.png")[0] == 404
 
 
 def test_what_is_discarded_leaves_nothing(root):
