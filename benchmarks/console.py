@@ -95,11 +95,12 @@ class Kind:
     times: list[float] = field(default_factory=list)
     largest: int = 0  # bytes, gzipped
     nodes: int = 0
+    broken: list[str] = field(default_factory=list)  # "address (from the page with the link)"
     status: set[int] = field(default_factory=set)
 
     @property
     def p95(self) -> float:
-        return float(np.percentile(self.times, 95))
+        return float(np.percentile(self.times, 95)) if self.times else 0.0
 
 
 @contextmanager
@@ -155,7 +156,7 @@ def crawl(client: Client, repeats: int) -> dict[str, Kind]:
     """Every page that a link leads to, by kind."""
     kinds: dict[str, Kind] = {}
     asked: dict[str, int] = defaultdict(int)
-    waiting, seen = ["/"], {"/"}
+    waiting, seen, linked = ["/"], {"/"}, {"/": "/"}
     while waiting:
         path = waiting.pop(0)
         parts = urlsplit(path)
@@ -167,6 +168,8 @@ def crawl(client: Client, repeats: int) -> dict[str, Kind]:
         for repeat in range(repeats):
             status, content, body, took = client.get(path)
             about.status.add(status)
+            if status != 200 and not repeat:
+                about.broken.append(f"{path} ({status}, linked from {linked[path]})")
             if not content.startswith("text/html"):
                 break
             if repeat:  # the first may fill a cache
@@ -181,8 +184,9 @@ def crawl(client: Client, repeats: int) -> dict[str, Kind]:
                 local = not there.netloc and not there.scheme
                 if local and url not in seen and not there.path.startswith(LEFT_OUT) and not NO_PAGE.search(url):
                     seen.add(url)
+                    linked[url] = path
                     waiting.append(url)
-    return {kind: about for kind, about in kinds.items() if about.times}
+    return {kind: about for kind, about in kinds.items() if about.times or about.broken}
 
 
 def measure(root: Path, faceted: int, repeats: int) -> tuple[list[Figure], list[str]]:
@@ -197,6 +201,7 @@ def measure(root: Path, faceted: int, repeats: int) -> tuple[list[Figure], list[
             client.get("/images")
         facets = facet_times(client, index, faceted)
         kinds = crawl(client, repeats)
+    broken = [line for about in kinds.values() for line in about.broken]
     slowest = max(kinds, key=lambda kind: kinds[kind].p95)
     largest, fullest = (max(kinds, key=lambda kind, of=of: getattr(kinds[kind], of)) for of in ("largest", "nodes"))
     spread = f"median {np.median(facets):.0f}, max {max(facets):.0f} of {len(facets)}"
@@ -217,6 +222,7 @@ def measure(root: Path, faceted: int, repeats: int) -> tuple[list[Figure], list[
             name="console_page_nodes", value=kinds[fullest].nodes, unit="elements", goal=NODES, better="lower",
             spread=f"most: {fullest}",
         ),
+        Figure(name="console_broken_links", value=len(broken), unit="links", goal=0, better="lower"),
         Figure(
             name="console_index_seconds", value=made, unit="s", goal=None, better="lower",
             spread=f"{index.counts({})[0]:,} images from nothing, or what was new",
@@ -226,7 +232,7 @@ def measure(root: Path, faceted: int, repeats: int) -> tuple[list[Figure], list[
         f"{kind:60} p95 {one.p95:7.1f} ms  {one.largest / 1000:6.1f} kB  {one.nodes:5} nodes  {sorted(one.status)}"
         for kind, one in sorted(kinds.items(), key=lambda named: -named[1].p95)
     ]
-    return figures, lines
+    return figures, [*lines, *(f"broken: {line}" for line in broken)]
 
 
 def main() -> None:

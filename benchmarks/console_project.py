@@ -232,9 +232,13 @@ def _add_windows(root: Path, rng: np.random.Generator, windows: int) -> None:
 
 def _add_runs(root: Path, runs: int) -> None:
     releases = open_store(load_params(root / "params.yaml").store, root)
+    live = releases.live()
+    first = {"key": sha256_bytes(b"first"), "reason": "first", "by": "ann", "at": live.at.isoformat(), "accepted": []}
+    first |= {"outcome": "promoted", "sentence": "first", "version": live.version, "verdict": None, "decisions": []}
+    releases.put_run(live.run_id, first | {"bundle": live.bundle, "rev": live.git_rev})
     for number in range(runs):
         at = END - timedelta(hours=12 * (runs - number))
-        outcome = ("unchanged", "rejected", "refused")[number % 3]
+        outcome = ("refused", "unchanged", "rejected")[number % 3]
         about = {"key": sha256_bytes(str(number).encode()), "reason": "schedule", "by": "ann", "at": at.isoformat()}
         about |= {"outcome": outcome, "sentence": f"run {number} ended", "version": None, "verdict": None}
         releases.put_run(

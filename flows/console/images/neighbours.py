@@ -18,7 +18,7 @@ from tasks.common.params import Params
 MOST = 12
 SKETCH = 64  # dimensions of a sketch
 AGAIN = 200  # images that are compared by their features
-FILES, ANSWERS = 30, 1_000  # of the log, nearest in time, that an answer is compared with
+FILES, ANSWERS = 15, 1_000  # of the log, nearest in time, that an answer is compared with
 Near = list[tuple[ImageRow, float]]  # with the cosine similarity, best first
 
 
