@@ -23,6 +23,7 @@ Look = tuple[int, bool]  # width in px, dark
 LOOKS: tuple[Look, ...] = ((1280, False), (1280, True), (390, False), (390, True))
 HEIGHT, NARROW = 900, 500  # px; narrower pages are drawn down to the first screen only
 NODES, KILOBYTES = 1500, 100
+VIEW = "view"  # the part of a query that makes another page of it
 ID = re.compile(r"^(?=.*\d)[0-9A-Za-z._:-]{6,}$")  # a part of an address that names one thing
 FILES = ("/static/", "/thumbs/", "/live")  # no pages
 LEAVES = ("/archive", "/raw", "/file", "/ui")  # files, and what leads away
@@ -49,11 +50,12 @@ class Tour:
         ]
 
 
-def kind(address: str) -> str:
-    """An address without what names one thing: pages of one kind share it."""
+def kind(address: str, queries: bool = True) -> str:
+    """An address without what names one thing: pages of one kind share it. queries: filters make another kind."""
     parts = urlsplit(address)
     path = "/".join("*" if ID.match(part) else part for part in parts.path.split("/"))
-    return f"{path}?{'&'.join(sorted({name for name, value in parse_qsl(parts.query) if value}))}"
+    asked = {name for name, value in parse_qsl(parts.query) if value and (queries or name == VIEW)}
+    return f"{path}?{'&'.join(sorted(asked))}"
 
 
 def tour(
@@ -63,13 +65,14 @@ def tour(
     shots: Path | None = None,
     say: Callable[[str], None] = print,
     looks: Sequence[Look] = LOOKS,
+    queries: bool = True,
 ) -> Tour:
     """Visit the pages of `site` (tests.support.console.ServedConsole)."""
     found, seen, opened = Tour(), {"/"}, {}
     left = [("/", "the start")]
     while left:
         address, origin = left.pop(0)
-        name = kind(address)
+        name = kind(address, queries)
         if opened.get(name, 0) >= each:
             continue
         opened[name] = opened.get(name, 0) + 1
@@ -84,7 +87,7 @@ def tour(
         _size(found, address, text)
         _look(found, site, visit, address, shots if opened[name] == 1 else None, looks)
         for link in links(text, address):
-            if link not in seen and opened.get(kind(link), 0) < each:
+            if link not in seen and opened.get(kind(link, queries), 0) < each:
                 seen.add(link)
                 left.append((link, address))
     return found

@@ -1,11 +1,13 @@
 """What waits for a person, gravest first, as cards with one main button each."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from flows.console.index.index import index_of
-from flows.console.now.counts import label_counts, refused_batches
+from flows.console.now.counts import LabelCounts, refused_batches
 from flows.console.shell.console import Console
 from flows.publishing.run_list import held_runs
 from flows.runs.overview import list_runs
@@ -31,12 +33,13 @@ class Card:
     at: datetime | None = None
 
 
-def waiting_cards(console: Console) -> list[Card]:
-    """Everything that waits; a part that cannot be read is a card that says so."""
+def waiting_cards(console: Console, labels: Callable[[], LabelCounts]) -> list[Card]:
+    """Everything that waits; a part that cannot be read is a card that says so. labels: counts images to label."""
     found: list[Card] = []
-    for part in (_held, _alarm, _silence, _failed, _refused, _labels):
+    parts = [functools.partial(part, console) for part in (_held, _alarm, _silence, _failed, _refused)]
+    for part in [*parts, lambda: _labels(labels())]:
         try:
-            found += part(console)
+            found += part()
         except EvergreenError as error:
             found.append(Card("error", "bad", "Something cannot be read", str(error), "/services", "Look at services"))
     return found
@@ -94,8 +97,8 @@ def _refused(console: Console) -> list[Card]:
     ]
 
 
-def _labels(console: Console) -> list[Card]:
-    counts, cards = label_counts(console), []
+def _labels(counts: LabelCounts) -> list[Card]:
+    cards = []
     waits = [
         (counts.production, "labels", "/label/production", "Label", "to label"),
         (counts.issues, "issues", "/label/issues", "Look at the issues", "with a doubtful label"),

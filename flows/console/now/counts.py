@@ -1,34 +1,29 @@
 """How much waits for people: images to label, and refused batches."""
 
-import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+from flows.console.labelling.state import Labelling, who_of
+from flows.console.people.roles import Person
 from flows.console.shell.console import Console
-from flows.labels.queues import Queues
+from flows.labels.queues import QUEUES
 
 RECENT = timedelta(days=30)  # a batch that was refused earlier waits for nobody any more
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Images that wait in each queue."""
+    """Images that wait in each of flows.labels.queues.QUEUES."""
 
     production: int
     issues: int
     audit: int
 
 
-def label_counts(console: Console) -> LabelCounts:
-    """The numbers; read again only after a file of theirs has changed."""
-    queues, params, log = _queues(console.root), console.params(), console.log()
-    return LabelCounts(**{name: len(queues.entries(name, params, log)) for name in ("production", "issues", "audit")})
-
-
-@functools.cache
-def _queues(root: Path) -> Queues:
-    return Queues(root)
+def label_counts(labelling: Labelling, person: Person) -> LabelCounts:
+    """What this person can be shown; the queues are read again only after a file of theirs has changed."""
+    who = who_of(person)
+    return LabelCounts(**{name: labelling.turn(name, who).left.free for name in QUEUES})
 
 
 def refused_batches(console: Console) -> list[tuple[str, str, datetime | None]]:

@@ -31,7 +31,6 @@ class LiveModel:
     since: datetime | None = None
     by: str = ""
     why: str = ""
-    run: str | None = None
     nothing: str = ""  # why nothing is live
     provisional: str | None = None
     weeks: list[Week] = field(default_factory=list)
@@ -53,7 +52,6 @@ def live_model(console: Console, now: datetime | None = None) -> LiveModel:
         pointer.at,
         pointer.by,
         pointer.why,
-        pointer.run_id,
         provisional=releases.provisional(pointer.bundle),
         weeks=[_week(one) for one in mine[-SHOWN:][::-1]],
         seen=seen,

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from flows.console.labelling.state import labelling_of
 from flows.console.now.cards import waiting_cards
+from flows.console.now.counts import label_counts
 from flows.console.now.live_model import LiveModel, live_model
 from flows.console.now.since import happened_since, note_visit
 from flows.console.people.roles import need
@@ -36,7 +38,7 @@ def now(request: Request) -> Response:
         "now/now.html",
         title="Now",
         section="/",
-        cards=waiting_cards(console),
+        cards=waiting_cards(console, lambda: label_counts(labelling_of(request), person)),
         model=model,
         before=before,
         happened=happened_since(console, before) if before else [],

@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from flows.console.index.index import index_of
 from flows.console.shell.console import Console
@@ -60,7 +61,7 @@ def _releases(console: Console, since: datetime) -> list[Happened]:
     except EvergreenError:  # the frame says what is wrong
         return []
     return [
-        Happened(one.at, f"{one.version} went live, by {one.by}", f"/releases/{one.run_id}")
+        Happened(one.at, f"{one.version} went live, by {one.by}", f"/releases/{quote(one.version)}")
         for one in history
         if one.at > since
     ]
