@@ -18,7 +18,7 @@ from markupsafe import Markup
 from flows.console.jobs.store import newest_job, running_jobs
 from flows.console.shell import facts
 from flows.console.shell.console import console_of
-from flows.console.shell.posted import COOKIE, toast_of, token
+from flows.console.shell.posted import toast_cookie, toast_of, token
 from monitoring.pages import plots
 from monitoring.pages.render import gist, name, percent
 
@@ -63,7 +63,7 @@ def page(
     )
     answer = HTMLResponse(html, status, {"Vary": "HX-Request"})
     if toast:
-        answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
+        answer.delete_cookie(toast_cookie(request), httponly=True, samesite="lax")
     return answer
 
 

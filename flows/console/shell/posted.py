@@ -19,6 +19,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from flows.console.shell.console import console_of
 from tasks.common import request_body
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.request_body import BodyRefused
 
@@ -91,14 +92,19 @@ def back(request: Request, url: str, text: str = "", good: bool = True) -> Respo
     answer = RedirectResponse(local(url), 303)
     if text:
         said = quote(json.dumps({"text": text[:TOAST], "good": good}))
-        answer.set_cookie(COOKIE, said, max_age=60, httponly=True, samesite="lax")
+        answer.set_cookie(toast_cookie(request), said, max_age=60, httponly=True, samesite="lax")
     return answer
+
+
+def toast_cookie(request: Request) -> str:
+    """The name of the cookie with the message. Cookies ignore ports, so each checkout on a host has its own."""
+    return f"{COOKIE}-{checkout(console_of(request).root).id}"
 
 
 def toast_of(request: Request) -> dict | None:
     """The message that the last POST left for this page."""
     try:
-        found = json.loads(unquote(request.cookies.get(COOKIE, "")))
+        found = json.loads(unquote(request.cookies.get(toast_cookie(request), "")))
         return {"text": str(found["text"])[:TOAST], "good": bool(found["good"])}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -257,6 +257,36 @@ def routes(app) -> list[tuple[str, str]]:
     return found
 
 
+def test_head_is_answered_like_get_without_a_body(site):
+    pages = [path for method, path in routes(site.app) if method == "GET" and "{" not in path]
+    assert len(pages) >= 15
+    for path in pages:
+        status, headers, text = site.ask(path, "HEAD")
+        assert text == ""
+        if path != "/live":  # its stream has no end
+            wanted = site.get(path)
+            assert (status, headers["content-type"]) == (wanted[0], wanted[1]["content-type"]), path
+    assert site.ask("/live", "HEAD")[0] == 200
+
+
+def test_two_projects_in_one_browser_do_not_sign_each_other_in_or_out(visit, site, root, tmp_path):
+    another = released_project.copy(tmp_path / "other")
+    with serving(another) as there:
+        visit(f"{site.url}/sign-in/{make_ticket(root, CONSOLE)}").page.context.clear_cookies()
+        assert visit(f"{site.url}/sign-in/{make_ticket(root, CONSOLE)}").status == 200
+        assert visit(f"{there.url}/").status == 401
+        page = visit(f"{there.url}/sign-in/{make_ticket(another, CONSOLE)}?next=/people").page
+        page.get_by_label("Name", exact=True).fill("Carl")
+        page.get_by_role("button", name="Add, and show the link").click()
+        page.get_by_role("heading", name="The link for Carl").wait_for()
+        assert store.read_people(root).active("Carl") is None
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("heading", name="Sign in").wait_for()
+        assert visit(f"{there.url}/").status == 401
+        assert visit(f"{site.url}/").status == 200
+        visit(f"{site.url}/sign-in").page.context.clear_cookies()
+
+
 def test_people_in_a_real_browser(visit, site, root):
     link = f"{site.url}/sign-in/{make_ticket(root, CONSOLE)}?next=/people"
     for width, dark in ((390, True), (1280, False)):
