@@ -4,6 +4,7 @@ A version that was rolled back from is *withdrawn*. If a retrain gives that same
 inputs, the run is held for a person and not promoted: otherwise the next schedule would undo the rollback.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params
 from tasks.releases.pointer import Pointer
-from tasks.releases.store import Releases, open_store
+from tasks.releases.store import LIVE, Releases, open_store
 
 
 def open_project(root: Path) -> tuple[Params, Releases]:
@@ -53,6 +54,20 @@ def periods(history: Sequence[Pointer]) -> list[Period]:
         found.append(Period(**about, since=pointer.at, until=end, again=pointer.version in earlier))
         earlier.add(pointer.version)
     return found
+
+
+def known_history(root: Path, releases: Releases) -> list[Pointer]:
+    """`releases.history()`, read once for each live pointer: it ends a chain of digests, so it names its history.
+
+    For pages that are asked for again and again. Commands read the history itself.
+    """
+    found = releases.store.read(LIVE)
+    return list(_history_at(root, found[1])) if found else releases.history()
+
+
+@functools.lru_cache(maxsize=4)
+def _history_at(root: Path, token: str) -> tuple[Pointer, ...]:
+    return tuple(open_project(root)[1].history())
 
 
 def evergreen_versions(releases: Releases, found: Sequence[Period]) -> dict[str, str]:

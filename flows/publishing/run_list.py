@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime
 
-from flows.publishing.history import open_project
+from flows.publishing.history import known_history, open_project
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
@@ -58,18 +58,18 @@ def run_rows(root: Path, releases: Releases | None = None) -> list[RunRow]:
     keys = [key for key in releases.store.list("runs/") if key.endswith(".json")]
     ids = [key.removeprefix("runs/").removesuffix(".json") for key in keys]
     file = cache_dir("runs", root) / "rows.json"
-    known = dict(_known(file, file.stat().st_mtime_ns)) if file.is_file() else {}
-    published = _published(releases)
-    rows = {}
+    known = _known(file, file.stat().st_mtime_ns) if file.is_file() else {}
+    published, rows, changed = _published(root, releases), {}, len(known) > len(ids)
     for run_id in ids:
         row = known.get(run_id)
         if row is None or (row.outcome == "rejected" and run_id in published):
             row = _read(releases, run_id)
+            changed = changed or row.outcome in FINAL
         rows[run_id] = row
-    final = {run_id: row for run_id, row in rows.items() if row.outcome in FINAL}
-    if final != known:
+    if changed:
+        final = [row.model_dump(mode="json") for row in rows.values() if row.outcome in FINAL]
         make_folder(file.parent)
-        write_json(file, {"schema": SCHEMA, "rows": [row.model_dump(mode="json") for row in final.values()]})
+        write_json(file, {"schema": SCHEMA, "rows": final})
     return [rows[run_id] for run_id in sorted(rows, reverse=True)]
 
 
@@ -86,9 +86,9 @@ def _known(file: Path, stamp: int) -> dict[str, RunRow]:
     return read_rebuildable(file, accept, "the runs are read again") or {}
 
 
-def _published(releases: Releases) -> set[str]:
+def _published(root: Path, releases: Releases) -> set[str]:
     try:
-        return {pointer.run_id for pointer in releases.history()}
+        return {pointer.run_id for pointer in known_history(root, releases)}
     except EvergreenError:  # a damaged history: other pages say so
         return set()
 

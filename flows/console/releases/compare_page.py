@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flows.console.shell.console import Console
+from flows.console.shell.facts import recent
+from flows.publishing.history import known_history
 from flows.publishing.run_list import held_runs
 from flows.versions.comparison import Comparison, compare_versions
 from flows.versions.flips import Flip
@@ -12,6 +14,7 @@ from tasks.common.errors import EvergreenError
 
 SHOWN = 40  # rows of a table on the page; the CSV file has all
 FLIPS = 24  # images of each kind
+SECONDS = 20.0  # until the labels and classes of today are looked at again
 COLUMNS = ("kind", "what", "in A", "in B", "change", "note")
 
 
@@ -43,11 +46,13 @@ class ComparePage:
 
 def compare_page(console: Console, a: str, b: str) -> ComparePage:
     """The page of the versions or held runs `a` and `b`; "": the one live before `b`, the live one."""
-    history = console.releases().history()
+    root, releases = console.root, console.releases()
+    history = known_history(root, releases)
     versions = list(dict.fromkeys(one.version for one in reversed(history)))
-    held = [row.run_id for row in held_runs(console.root, console.releases()) if row.rev]
+    held = [row.run_id for row in held_runs(root, releases) if row.rev]
     try:
-        found = compare_versions(console.root, a or None, b or None)
+        state = (history[-1].uid if history else "", tuple(held))
+        found = recent(("compare", root, a, b, state), lambda: compare_versions(root, a or None, b or None), SECONDS)
     except EvergreenError as error:
         return ComparePage(a, b, versions, held, None, str(error))
     return ComparePage(found.versions.a, found.versions.b, versions, held, found)

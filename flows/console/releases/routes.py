@@ -14,7 +14,7 @@ from flows.console.shell.console import Console, console_of
 from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.publishing import decisions
-from flows.publishing.history import periods
+from flows.publishing.history import known_history, periods
 from flows.publishing.run_list import run_rows
 from flows.release_report.figures import points
 from tasks.common.errors import EvergreenError
@@ -39,7 +39,7 @@ def releases(request: Request, outcome: str = "", after: str = "", format: str =
     store = console.releases()
     rows, history, retired, problem = run_rows(console.root, store), [], {}, ""
     try:
-        history, retired = periods(store.history()), store.retired()
+        history, retired = periods(known_history(console.root, store)), store.retired()
     except EvergreenError as error:
         problem = str(error)
     if format == "csv":

@@ -10,7 +10,7 @@ from flows.console.releases.answers import Answer, Meanwhile
 from flows.console.shell.console import Console
 from flows.console.shell.facts import recent
 from flows.publishing.decisions import Judgement, newest_judgement
-from flows.publishing.history import Period, periods
+from flows.publishing.history import Period, known_history, periods
 from flows.publishing.recorded_run import RUN_ID
 from flows.publishing.run_list import RunRow, row_of
 from flows.release_report import charts
@@ -23,6 +23,7 @@ from tasks.common.checkout import known_checkout
 from tasks.common.errors import EvergreenError
 from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
+from tasks.releases.store import Releases
 
 WINDOW = re.compile(r"window ([A-Za-z0-9_.:-]+)")
 TREND_SECONDS = 20.0  # between looks at reports and Prefect
@@ -67,7 +68,7 @@ def run_of(console: Console, name: str) -> tuple[str, dict[str, Any] | None, str
     """(run id, its record or None, why it cannot be read) of a run, or of the run that made the version `name`."""
     releases = console.releases()
     if not RUN_ID.fullmatch(name):
-        made = next((one.run_id for one in releases.history() if one.version == name), None)
+        made = next((one.run_id for one in known_history(console.root, releases) if one.version == name), None)
         return (made or name), releases.run(made) if made else None, ""
     try:
         return name, releases.run(name), ""
@@ -83,7 +84,7 @@ def run_page(console: Console, run_id: str, record: dict[str, Any]) -> RunPage:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise EvergreenError(f"the record of run {run_id} is damaged: {error}") from None
     try:
-        history = releases.history()
+        history = known_history(console.root, releases)
     except EvergreenError as error:
         history = []
         problems.append(str(error))
@@ -106,7 +107,7 @@ def run_page(console: Console, run_id: str, record: dict[str, Any]) -> RunPage:
         checks=forest(verdict.checks) if verdict else [],
         report=data,
         no_report=no_report,
-        archive=releases.store.read(f"runs/{run_id}/report.html") is not None,
+        archive=_has(releases, f"runs/{run_id}/report.html"),
         links=_links(run_id, record, history, own, live),
         problems=problems,
     )
@@ -147,7 +148,7 @@ def _next_run(console: Console) -> datetime | None:
         return None
 
 
-def _report(releases, run_id: str, row: RunRow) -> tuple[dict[str, Any] | None, str]:
+def _report(releases: Releases, run_id: str, row: RunRow) -> tuple[dict[str, Any] | None, str]:
     try:
         if (data := read_data(releases, run_id)) is not None:
             return data, ""
@@ -156,6 +157,13 @@ def _report(releases, run_id: str, row: RunRow) -> tuple[dict[str, Any] | None, 
     if row.outcome in ("refused", "unchanged"):
         return None, "Nothing new was judged in this run, so it has no report."
     return None, "The figures of this run's report are not stored: an older Evergreen made it, or its report failed."
+
+
+def _has(releases: Releases, key: str) -> bool:
+    try:
+        return releases.store.about(key) is not None
+    except Exception:  # each kind of store raises its own error for an absent key
+        return False
 
 
 def _links(

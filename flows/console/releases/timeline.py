@@ -3,6 +3,7 @@
 Newest first, PAGE entries a page, cut at a promotion or a run.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,9 +64,11 @@ def releases(
     chosen = [one for one in newest if after is None or one.seq < after]
     shown, rest = chosen[:PAGE], chosen[PAGE:]
     loose = [row for row in rows if row.outcome not in ("promoted", "held") and row.at is not None]
-    found = []
+    loose = sorted(loose, key=lambda row: row.at, reverse=True)
+    found, ends = [], [-row.at.timestamp() for row in loose]  # ascending: rows are newest first
     for period in shown:
-        others = [row for row in loose if period.since <= row.at and (period.until is None or row.at < period.until)]
+        begin = 0 if period.until is None else bisect_right(ends, -period.until.timestamp())
+        others = loose[begin : bisect_right(ends, -period.since.timestamp())]
         what, why = told(period, by_id.get(period.run_id))
         found.append(Release(period, what, why, period.version in retired, others))
     first = [row for row in loose if not periods or row.at < periods[0].since] if after is None else []

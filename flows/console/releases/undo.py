@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from flows.console.shell.console import Console
 from flows.console.shell.facts import recent
 from flows.publishing import registry
+from flows.publishing.history import known_history
 from flows.publishing.rollback import newer_batches
 from flows.repo.objects import open_objects
 from tasks.common.errors import EvergreenError
@@ -12,7 +13,7 @@ from tasks.common.paths import main_checkout
 from tasks.dataset.shards import BatchManifest
 from tasks.releases.pointer import Pointer
 
-SECONDS = 600.0  # what lies between two commits does not change
+SECONDS = 60.0  # what lies between two commits does not change
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Undo:
 def undo_of(console: Console, version: str) -> Undo:
     """The rollback to `version`. Raises LookupError if it was never live."""
     releases, main = console.releases(), main_checkout(console.root)
-    history = releases.history()
+    history = known_history(console.root, releases)
     found = [one for one in history if one.version == version]
     if not found:
         raise LookupError(version)
