@@ -5,6 +5,7 @@ Counts come from the console's index, the rest from manifests, tombstones, git a
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flows.console.index.columns import Columns
-from flows.console.index.facets import IN_USE
+from flows.console.index.facets import IN_USE, label_text
 from flows.publishing.rollback import batches_at
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, open_objects
@@ -121,7 +122,7 @@ class LabelBatch:
 
 def all_rows(root: Path, params: Params, releases: Releases, columns: Columns) -> list[BatchRow]:
     """Every batch of data/, newest first."""
-    manifests, counts = batches(root / "data"), counts_of(columns)
+    manifests, counts = batches(root / "data"), counts_of(columns, params.data.task == "multilabel")
     commits, used = commits_of(root), versions_of(root, releases)
     stones = stones_of(root, params, releases)
     return [_row(one, counts, commits, stones, used) for one in reversed(manifests)]
@@ -175,8 +176,11 @@ def stones_of(root: Path, params: Params, releases: Releases) -> dict[str, Stone
     return found | {batch: stone(about, True, True) for batch, about in committed.items()}
 
 
-def counts_of(columns: Columns) -> dict[str, Counts]:
-    """Batch -> how many of its images have each label that counts, each split and each source."""
+def counts_of(columns: Columns, multilabel: bool = False) -> dict[str, Counts]:
+    """Batch -> how many of its images have each label that counts, each split and each source.
+
+    multilabel: an image with several labels counts for each of them.
+    """
     names = columns.names["batch"]
     codes = columns.codes["batch"]
     rows = codes > 0
@@ -189,11 +193,26 @@ def counts_of(columns: Columns) -> dict[str, Counts]:
             batch, value = names[cell // width], values[cell % width]
             if batch is not None and value is not None:
                 found[batch].setdefault(about, {})[value] = int(both[cell])
+    if multilabel:
+        found = {batch: about | {"classes": _each(about.get("classes", {}))} for batch, about in found.items()}
     return {batch: Counts(**about) for batch, about in found.items()}
 
 
+def single_names(label: str) -> list[str]:
+    """The classes of the label of a multi-label image, as the index writes it (flows.console.index.facets)."""
+    return [] if label == label_text([]) else label.split(" + ")
+
+
+def _each(counts: Mapping[str, int]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for label, count in counts.items():
+        for name in single_names(label):
+            found[name] += count
+    return dict(found.most_common())
+
+
 def totals_of(
-    columns: Columns, splits: Sequence[str], without: Collection[str] = ()
+    columns: Columns, splits: Sequence[str], without: Collection[str] = (), multilabel: bool = False
 ) -> list[tuple[str, dict[str, int]]]:
     """(class, split -> images) of everything in use, the most frequent class first. without: tombstoned batches."""
     states, known = columns.names["state"], columns.names["batch"]
@@ -206,10 +225,15 @@ def totals_of(
     both = np.pad(both, (0, len(values) * width - len(both))).reshape(len(values), width)
     place = {name: code for code, name in enumerate(columns.names["split"])}
     order = [code for code in np.argsort(-both.sum(axis=1), kind="stable").tolist() if both[code].any()]
-    return [
+    found = [
         (values[code], {split: int(both[code, place[split]]) if split in place else 0 for split in splits})
         for code in order
     ]
+    if not multilabel:
+        return found
+    named = {split: _each({label: counts[split] for label, counts in found}) for split in splits}
+    names = _each({label: sum(counts.values()) for label, counts in found})
+    return [(name, {split: named[split].get(name, 0) for split in splits}) for name in names]
 
 
 def label_rows(root: Path) -> list[LabelBatch]:

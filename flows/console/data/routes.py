@@ -49,7 +49,7 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
     chosen = state if state in STATES else None
     out = {row.id for row in rows if row.state in ("refused", "tombstoned")}
     index = index_of(console.root)
-    totals = batches.totals_of(index.columns(), SPLITS, out)
+    totals = batches.totals_of(index.columns(), SPLITS, out, console.params().data.task == "multilabel")
     labels = batches.label_rows(console.root)
     if format == "csv":
         return _csv(table, rows, chosen, totals, labels)
@@ -118,7 +118,10 @@ def batch(request: Request, batch: str, given: str = "", right: str = "", swap: 
         told = [(one.where, one.reason, one.detail) for one in [*at_ingest, *at_validation]]
         return csv_download(f"{batch}-quarantine", ("image", "reason", "detail"), told)
     releases, index = console.releases(), index_of(console.root)
-    known = sorted(name for name in index.columns().names["true"] if name is not None)
+    labels = [label for label in index.columns().names["true"] if label is not None]
+    if console.params().data.task == "multilabel":
+        labels = [name for label in labels for name in batches.single_names(label)]
+    known = sorted(set(labels))
     plan, problem = one_batch.preview(console.root, batch, given, right, bool(swap), known) if given else (None, "")
     return page(
         request,

@@ -4,14 +4,19 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
 from flows.console.data import batches
 from flows.console.data.batch import what_is_true
 from flows.console.data.batches import BatchRow, Counts, Stone
+from flows.console.index.columns import Columns
 from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
+from flows.console.people import session
+from flows.console.people import store as people
 from flows.labels.people import read_words
+from tasks.common.checkout import checkout
 from tasks.common.files import write_json
 from tasks.common.params import load_params
 from tests.support import versions_project
@@ -20,6 +25,7 @@ from tests.support.versions_project import store
 from tests.support.waiting import until
 
 FIRST, SECOND, THIRD = (f"b-00000000000{number}" for number in (1, 2, 3))
+WORDS = "a long passphrase of eve"
 HOSTILE = '<img src=x onerror="alert(1)">'
 
 
@@ -183,3 +189,49 @@ def test_the_data_as_a_whole_says_what_was_refused_and_whether_it_still_is(root)
         _, _, text = site.get("/data")
         assert "The newest run refused the data" in text
         assert 'href="/data/table"' in text
+
+
+def test_an_image_with_several_labels_counts_for_each():
+    names = {
+        "batch": [None, "b-1"],
+        "true": [None, "cat", "cat + dog", "none of the classes"],
+        "split": [None, "train"],
+    }
+    names |= {"source": [None], "state": [None, "in use"]}
+    codes = {"batch": [1, 1, 1, 0], "true": [1, 2, 3, 1], "split": [1] * 4, "source": [0] * 4, "state": [1] * 4}
+    arrays = {name: np.array(value) for name, value in codes.items()}
+    columns = Columns(
+        generation=1, removals=0, row=np.arange(4), measured={}, codes=arrays, names=names, file=np.ones(4)
+    )
+    assert batches.counts_of(columns, multilabel=True)["b-1"].classes == {"cat": 2, "dog": 1}
+    assert batches.totals_of(columns, ("train", "test"), (), True) == [
+        ("cat", {"train": 2, "test": 0}),
+        ("dog", {"train": 1, "test": 0}),
+    ]
+    assert batches.totals_of(columns, ("train",), {"b-1"}, True) == []
+
+
+def test_a_viewer_sees_data_and_runs_and_may_change_neither(root):
+    people.join(root, people.add(root, "eve", "viewer", "ann"), WORDS, WORDS)
+    own, mark = checkout(root), people.read_people(root).active("eve").session
+    cookie = session.new_cookie(own, session.PERSON, "eve", mark)
+    eve = {"Authorization": "", "Cookie": f"{session.cookie_name(own)}={cookie}"}
+    store(root).put_run("run-1", {"outcome": "unchanged", "sentence": "s", "at": "2026-01-01T00:00:00+00:00"})
+    with serving(root) as site:
+        for path in ("/data", f"/data/{FIRST}", "/data/upload", "/runs", "/runs/run-1"):
+            status, _, text = site.get(path, **eve)
+            assert status == 200, path
+            assert "Tombstone it" not in text
+            assert "Retrain now" not in text
+            assert 'type="file"' not in text
+        for path in (
+            f"/data/{FIRST}/tombstone",
+            f"/data/{FIRST}/allow",
+            f"/data/{FIRST}/relabel",
+            "/runs",
+            "/runs/run-1/again",
+        ):
+            status, _, text = site.post(path, {"why": "x", "given": "cat"}, page="/people", **eve)
+            assert status == 403, path
+            assert "takes the role approver" in text
+    assert store(root).tombstones() == {}
