@@ -55,8 +55,8 @@ def images(request: Request) -> Response:
     return page(
         request, "images/images.html", title="Images", section="/images", view=now, total=total, chips=chips,
         everything=len(index.columns().row), rows=rows[:MOST], next=next_page, most=MOST, sorts=SORTS, titles=FACETS,
-        facets=view.facets(now, counts, ordered=("confidence",)), complete=index.is_complete(), shown=shown_value,
-        alt=described, caption=caption, under=under,
+        facets=view.facets(now, counts, ordered=("confidence",)), complete=index.is_complete(),
+        problems=index.problems(), shown=shown_value, alt=described, caption=caption, under=under,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from flows.console.index import windows
 from flows.console.index.columns import Columns, Filters, load_columns
 from flows.console.index.database import Database, meta
 from flows.console.index.facets import FACETS
-from flows.console.index.refresh import refresh_all
+from flows.console.index.refresh import problems, refresh_all
 from flows.console.index.windows import WindowOutline, WindowRow, moment
 
 T = TypeVar("T")
@@ -99,6 +99,10 @@ class Index:
     def is_complete(self) -> bool:
         """Whether a refresh has ever read everything."""
         return self._safely(lambda: meta(self._database.connection(), "complete") == "yes")
+
+    def problems(self) -> dict[str, str]:
+        """What could not be read at the last refresh -> why."""
+        return self._safely(lambda: problems(self._database.connection()))
 
     def keep_fresh(self, stop: threading.Event, every: float = EVERY) -> None:
         """Refresh until `stop` is set: the work of the web server's background thread."""

@@ -19,6 +19,8 @@ from tasks.common.params import Params
 from tasks.labels.taxonomy import UNCHANGED, read_taxonomy
 from tasks.releases.store import Releases
 
+PROBLEM = "problem: "  # begins the names of what could not be read, in the table `meta`
+
 logger = logging.getLogger("evergreen.console")
 
 
@@ -43,14 +45,29 @@ def refresh_all(db: sqlite3.Connection, root: Path, late: Callable[[], bool]) ->
     for name, step in steps.items():
         try:
             complete &= step() is not False
+            _note(db, name, "")
         except (EvergreenError, OSError, ValueError) as error:
-            logger.warning("the console shows %s as it was: %s", name, error)
+            _note(db, name, str(error))
             complete = False
         if late():
             return False
     if complete and meta(db, "complete") != "yes":
         set_meta(db, "complete", "yes")
     return complete
+
+
+def problems(db: sqlite3.Connection) -> dict[str, str]:
+    """What could not be read at the last refresh -> why."""
+    rows = db.execute("SELECT name, value FROM meta WHERE name LIKE ? AND value <> ''", (f"{PROBLEM}%",))
+    return {name.removeprefix(PROBLEM): why for name, why in rows}
+
+
+def _note(db: sqlite3.Connection, name: str, why: str) -> None:
+    """Keep why `name` cannot be read, and say it once."""
+    if meta(db, PROBLEM + name) != why:
+        set_meta(db, PROBLEM + name, why)
+        if why:
+            logger.warning("the console shows %s as it was: %s", name, why)
 
 
 def _labels(db: sqlite3.Connection, root: Path, params: Params) -> None:

@@ -258,16 +258,20 @@ def test_processes_that_refresh_at_the_same_time_count_nothing_twice(root: Path)
     assert [int(one.communicate(timeout=100)[0]) for one in running] == [ALL, ALL]
 
 
-def test_a_damaged_shard_leaves_the_rest_and_is_read_when_it_is_well(root: Path):
+def test_a_damaged_shard_leaves_the_rest_and_is_read_when_it_is_well(root: Path, caplog):
     (shard,) = live_shards(root / "data")
     content = shard.path.read_bytes()
     shard.path.unlink()  # a hardlink into DVC's cache
     shard.path.write_bytes(content[:-1] + b"x")
     index = Index(root)
     assert not index.refresh()
+    assert not index.refresh()
+    assert [record.message for record in caplog.records if shard.name in record.message] == caplog.messages[:1]
+    assert shard.name in index.problems()["data/"]
     assert counted(index, "origin") == {"production log": ROWS * WINDOWS}
     shard.path.write_bytes(content)
     assert index.refresh()
+    assert index.problems() == {}
     assert index.counts({})[0] == ALL
 
 
