@@ -46,6 +46,11 @@ class RunRow(Frozen):
     why: str = ""  # of the decision
     comments: int = 0  # of a run that ended for good: when it was first listed
 
+    @property
+    def told(self) -> str:
+        """The sentence without the commands at its end: a page has buttons for them."""
+        return re.sub(r" `evergreen approve [^`]*` publishes it\.", "", self.sentence)
+
 
 def held_runs(root: Path, releases: Releases | None = None) -> list[RunRow]:
     """The runs that wait for a person, newest first."""

@@ -47,7 +47,7 @@ def waiting_cards(console: Console, labels: Callable[[], LabelCounts]) -> list[C
 
 def _held(console: Console) -> list[Card]:
     return [
-        Card("held", "warn", "A model waits for approval", row.sentence, f"/releases/{row.run_id}", "Decide", row.at)
+        Card("held", "warn", "A model waits for approval", row.told, f"/releases/{row.run_id}", "Decide", row.at)
         for row in held_runs(console.root, console.releases())
     ]
 

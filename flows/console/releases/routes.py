@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from flows.console.jobs.store import start_job
 from flows.console.people.roles import need
-from flows.console.releases import compare_page, timeline
+from flows.console.releases import compare_page, run_table, timeline
 from flows.console.releases.run_page import RunPage, run_of, run_page
 from flows.console.releases.undo import Undo, undo_of
 from flows.console.shell.console import Console, console_of
@@ -27,8 +27,6 @@ PARTS = {
     "changes": "What changed",
     "again": "How to get it again",
 }
-FIGURES = ("on", "figure", "this model", "low", "high", "before", "change", "change low", "change high", "images")
-
 router = APIRouter()
 
 
@@ -80,11 +78,8 @@ def release(request: Request, run: str, part: str = "", format: str = "") -> Res
     run_id, found = _page(console, run)
     if run_id != run:  # a version's name
         return RedirectResponse(_address(run_id))
-    if format == "csv" and found.report:
-        named = ("group", "name", "new", "low", "high", "old", "change", "change_low", "change_high", "n")
-        return csv_download(
-            f"figures-{run_id}", FIGURES, [[row[name] for name in named] for row in found.report["rows"]]
-        )
+    if format == "csv":
+        return csv_download(f"release-{run_id}", run_table.COLUMNS, run_table.table(found))
     return page(
         request,
         "releases/run.html",

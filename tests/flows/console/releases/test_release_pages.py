@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from flows.console.jobs.store import newest_job
 from flows.publishing.run_list import held_runs
+from flows.release_report import stored
 from tasks.common.checks import Check
 from tasks.gate.verdict import GateVerdict
+from tests.flows.console.releases.big_report import big_report
 from tests.flows.publishing.test_held import end
 from tests.support import released_project
 from tests.support.console import serving
@@ -197,6 +200,29 @@ def test_two_versions_side_by_side_with_the_images_that_flipped(made):
         _, _, text = site.get("/compare?b=run-4")
         assert '<option value="run-4" selected>' in text
         assert "cannot name anything" in site.get("/compare?a=../x&b=v0.3.0")[2]
+
+
+def test_all_tables_of_a_run_are_one_file(main):
+    store(main).store.swap(stored.key_of("run-4"), json.dumps(big_report()).encode(), None)
+    with serving(main) as site:
+        text = site.get("/releases/run-4?format=csv")[2].removeprefix("\ufeff")
+        assert "All figures as CSV" in site.get("/releases/run-4")[2]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    kinds = {row["kind"] for row in rows}
+    assert kinds == {"check", "figure", "recall", "confusion", "refused file", "labelled images", "training labels",
+                     "setting", "batch"}  # fmt: skip
+    assert sum(row["kind"] == "recall" for row in rows) == 200
+    assert [row["value"] for row in rows if row["what"] == "balanced accuracy on the test set"] == ["0.004"]
+
+
+def test_a_page_has_buttons_where_a_sentence_names_commands(main):
+    said = "hold: equal. `evergreen approve run-4` publishes it."
+    store(main).change_run("run-4", lambda record: record | {"sentence": said})
+    with serving(main) as site:
+        for page in ("/", "/releases", "/releases/run-4"):
+            text = site.get(page)[2]
+            assert "evergreen approve" not in text, page
+    assert held_runs(main)[0].told == "hold: equal."
 
 
 def test_versions_whose_objects_are_gone_are_compared_as_far_as_possible(main):
