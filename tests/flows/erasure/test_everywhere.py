@@ -31,6 +31,7 @@ from flows.production.labels import take_labels
 from flows.production.queue_export import Share, export_queue
 from flows.release_report import images as report_images
 from flows.repo.copies import record_copies
+from monitoring.contracts import MovedImage, WindowDetails
 from monitoring.journal import Journal
 from monitoring.log.production_log import Log, open_log
 from monitoring.pages import report
@@ -83,6 +84,9 @@ def used(tmp_path_factory) -> Path:
     measures = drift_windows.measures(0, table, drift_windows.reference_table())
     measures = measures.model_copy(update={"moved": [name, *(n for n in measures.moved if n != name)]})
     Journal(log.store).append(measures, drift_windows.decision(0))
+    about = {"prediction": "Bag", "confidence": 0.9, "ood": 1.0, "source": "a"}
+    moved = [MovedImage(id=name, beside=[], **about), MovedImage(id="e" * 64, beside=[name, "9" * 64], **about)]
+    Journal(log.store).keep_details(WINDOW, WindowDetails(moved=moved))
     shown = MeasuredWindow(
         table, drift_windows.reference_table(), measures, drift_windows.decision(0), drift_windows.CLASSES
     )
@@ -174,9 +178,17 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     record_copies(root, "backup", [root.parent / "backup.tar"])
     before = holding(root.parent, name, key, path, encoded)
     parts = ["out/queue.csv", "out/queue/", "out/tasks.json", "out/queue.html", "main/data/", "/production/2026-"]
-    parts += ["/labels/", "/queue/", "/assignments/", "/windows/", f"reports/{WINDOW}.html", "runs/r-1/report.html"]
+    parts += [
+        "/labels/",
+        "/queue/",
+        "/assignments/",
+        "/windows/",
+        "/details/",
+        f"reports/{WINDOW}.html",
+        "runs/r-1/report.html",
+    ]
     parts += ["/label-issues/r-1.csv", "journal.jsonl", "definitions", "runner.log", "prefect.db", ".dvc/cache"]
-    parts += ["console/index.sqlite", "sittings.sqlite3"]
+    parts += ["console/index.sqlite", "sittings.sqlite3", "/details/"]
     for part in parts:
         assert any(part in where for where in before), (part, before)
     log = the_log(root)
@@ -203,6 +215,8 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     assert page.count("erased on request") == 1
     assert page.count('class="tile"') == 2
     assert len(Journal(log.store).read(WINDOW)[0].moved) == 11
+    (moved,) = Journal(log.store).details(WINDOW).moved
+    assert (moved.id, moved.beside) == ("e" * 64, ["9" * 64])
     assert (root / ".evergreen/label-issues/r-1.csv").read_text() == f"id,given\n{'e' * 64},Bag\n"
     assert (root / ".evergreen/runner.log").read_text().endswith("\nfine\n")
     with closing(sqlite3.connect(root / ".evergreen/prefect/prefect.db")) as prefect:
