@@ -11,6 +11,7 @@ import yaml
 
 from flows.console.people import session, store
 from flows.services.sign_in import CONSOLE
+from monitoring import alerts
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
 from tasks.common.person import owner_name
@@ -267,6 +268,13 @@ def test_head_is_answered_like_get_without_a_body(site):
             wanted = site.get(path)
             assert (status, headers["content-type"]) == (wanted[0], wanted[1]["content-type"]), path
     assert site.ask("/live", "HEAD")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "event", sorted(alerts.PAGES.keys() - {"label"})
+)  # which needs a real model: tests of labelling
+def test_the_page_that_an_alert_leads_to_is_there(site, event):
+    assert site.get(alerts.PAGES[event])[0] == 200
 
 
 def test_two_projects_in_one_browser_do_not_sign_each_other_in_or_out(visit, site, root, tmp_path):
