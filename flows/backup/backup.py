@@ -37,7 +37,7 @@ SECONDS = 3600.0  # what a gc or a monitor run may take
 # children of .evergreen: what can be made again, what runs now, what other parts of the archive hold, secrets
 MADE_AGAIN = ("cache", "console", "runs", "spool", "flow-runs", "demo", "died", "ingest", "dvc")
 ELSEWHERE = ("remote", "releases", "production")
-RUNNING = ("prefect", "services.json", "server.json", "serving.json", "holder", ".tmp", ".evidently.tmp")
+RUNNING = ("uploads", "prefect", "services.json", "server.json", "serving.json", "holder", ".tmp", ".evidently.tmp")
 SECRET = ("checkout.json", "sign-in.html", "tickets.json", "sessions.json")
 LEFT_OUT = (*MADE_AGAIN, *ELSEWHERE, *RUNNING, *SECRET)
 ENDINGS = (".lock", ".log", ".tmp", ".sqlite3", ".sqlite3-journal")  # tables that can be made again

@@ -23,6 +23,7 @@ from flows.console.people import store as people
 from flows.erasure.forget import erase_images
 from flows.labels import journal
 from flows.labels.journal import Answer
+from flows.project import uploads
 from flows.repo.git import git
 from flows.versions.connect import connect
 from flows.versions.gc import gc
@@ -69,6 +70,7 @@ def used(tmp_path_factory) -> Path:
     people.join(root, token, WORDS, WORDS)
     people.add(root, "Carl", "viewer", "Ann")
     make_ticket(root, "console")
+    uploads.begin(root)
     assert Index(root).refresh()
     return root
 
@@ -128,6 +130,7 @@ def test_a_fresh_clone_goes_on_where_the_project_was(project: Path, monkeypatch:
     assert facts(other) == before
     assert passphrase.matches(WORDS, people.read_people(other).active("Anna").passphrase), "people sign in there, too"
     assert not (other / ".evergreen/tickets.json").exists(), "a link of one checkout opens no other"
+    assert not (other / ".evergreen/uploads").exists(), "what was not taken is sent again"
     assert not (other / ".evergreen/console").exists(), "the console makes its index again"
     assert stat.S_IMODE((other / ".evergreen/people.json").stat().st_mode) == 0o600
     here = lambda text: re.sub(r"\S*(project|clone)\S*", "", text)  # noqa: E731
