@@ -94,7 +94,6 @@ class Overview:
     retrain: Retrain | None  # None: nothing is live
     work: Sequence[Workload]  # who has what until when
     people: People
-    can_pick: bool  # production has answers to pick from
 
 
 def overview_of(found: Labelling, who: Who) -> Overview:
@@ -109,7 +108,6 @@ def overview_of(found: Labelling, who: Who) -> Overview:
         retrain_of(found, first.log, turns),
         work_of(first.log, turns, now.date()),
         found.queues.people(found.params),
-        recent(("answers", found.root), first.log.last_at, LABELS_SECONDS) is not None,
     )
 
 

@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from flows.labels import journal
+from tests.support import small_project
 from tests.support.console import serving
-from tests.support.label_queues import project, the_log, waiting_in
+from tests.support.label_queues import project, waiting_in
+from tests.support.live_project import commit_project, samples
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -15,6 +17,7 @@ HOSTILE = [
     "'\"&amp;",
     "long " * 30,
 ]
+COLUMNS = "id,given,predicted,confidence,quality,split,reason,path"
 PAGES = ("/label", "/label/production", "/label/issues", "/label/production?view=grid", "/label/classes")
 
 
@@ -183,18 +186,17 @@ def test_a_grid_is_crossed_out_by_keys_and_its_address_says_so(root, visit):
 
 
 def test_several_labels_are_marked_and_saved_together(tmp_path, visit):
-    from flows.production.score import score
-    from monitoring.review.queue import enqueue
-    from tasks.common.params import load_params
-    from tests.support.label_queues import EVER
-    from tests.support.live_project import make, traffic
-
-    root = make(tmp_path, "multilabel", replace={"budget: 100": "budget: 6"})
-    score(root, str(traffic(tmp_path / "traffic.parquet", 2, 12)))
-    enqueue(the_log(root), load_params(root / "params.yaml").review, *EVER, "a test")
-    first, second, third, *_ = waiting_in(root, "production")
+    root = small_project.copy(tmp_path / "main", "multilabel")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    settings = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(settings.replace("second_look: 0.02", "second_look: 0.0"))
+    commit_project(root)
+    rows = [name for name, label in samples(root) if label == ["Bag"]][:3]
+    lines = [f'{name},"[""Bag""]","[""Ankle boot"", ""Bag""]",0.9,0.1,train,low_quality,' for name in rows]
+    (root / "artifacts/clean/queue.csv").write_text("\n".join([COLUMNS, *lines, ""]))
+    first, second, third = (one for one in waiting_in(root, "issues") if one.asked.why == "looks wrong")
     with serving(root) as site:
-        shown = opened(visit, site)
+        shown = opened(visit, site, "/label/issues")
         marked = shown.page.locator("#label-classes [aria-pressed=true]")
         while marked.count():
             marked.first.click()
