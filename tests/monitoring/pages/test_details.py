@@ -99,6 +99,24 @@ def test_a_window_in_which_nothing_moved_has_no_images(reference):
     assert window_details(shown, reference).moved == []
 
 
+def test_odd_windows_have_details_too(tmp_path):
+    known = reference_table(120, task="multilabel")
+    reference = from_table(known, ABOUT | {"task": "multilabel"}, "d" * 64, tmp_path)
+    rows = window_table(rows=100, task="multilabel")
+    about = measures(7, rows, known)
+
+    def of(table: pa.Table):
+        return window_details(MeasuredWindow(table, known, about, decision(7), CLASSES), reference)
+
+    whole = of(rows)
+    assert {one.prediction for one in whole.moved} <= set(CLASSES)
+    assert whole.sources[0].cells["prediction.mix"].ratio > 0
+    assert all(len(one.beside) == 2 for one in whole.moved)
+    assert (of(rows.slice(0, 0)).sources, of(rows.slice(0, 0)).moved) == ([], [])
+    assert [one.source for one in of(replaced(rows, source=[None] * 100)).sources] == [""]
+    assert {len(one.beside) for one in of(replaced(rows, features=[None] * 100)).moved} == {0}
+
+
 def test_nearest_alike_on_small_arrays():
     base = np.array([[0.0, 0], [1, 0], [5, 5], [np.nan, 0]], np.float32)
     given = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], bool)
