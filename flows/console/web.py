@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.console.app import create_app
 from flows.console.images.pictures import prune_thumbs
 from flows.console.index.index import index_of
+from flows.console.labelling.state import labelling_in
 from flows.server.environment import check_password, has_people
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
@@ -28,6 +29,7 @@ def main(port: int, evidently_port: int | None = None) -> None:
     app = create_app(root, evidently_port)
     stopping = app.state.console.stopping
     threading.Thread(target=index_of(root).keep_fresh, args=[stopping], daemon=True, name="index").start()
+    threading.Thread(target=labelling_in(app).warm, daemon=True, name="queues").start()
 
     class Server(uvicorn.Server):
         def handle_exit(self, *about) -> None:

@@ -2,19 +2,20 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 
 from flows.console.people.roles import Person
-from flows.console.shell.console import Console, console_of
+from flows.console.shell.console import Console
 from flows.console.shell.facts import recent
 from flows.labels import journal
 from flows.labels.class_reading import current_taxonomy
 from flows.labels.journal import Answer
-from flows.labels.queues import Entry, Queues
+from flows.labels.queues import QUEUES, Entry, Queues
 from flows.labels.samples import data_classes
 from flows.labels.sitting import Left, Who, count_left, for_person, next_images, open_entries
 from flows.labels.sitting_images import Likelihoods
@@ -22,6 +23,7 @@ from flows.labels.sitting_store import Hidden, Sittings
 from flows.production.queue_export import label_classes
 from monitoring.log.production_log import Log
 from monitoring.review.assignments import Assignment
+from tasks.common.errors import EvergreenError
 from tasks.common.params import Params
 from tasks.labels.taxonomy import Taxonomy
 
@@ -64,6 +66,12 @@ class Labelling:
 
         return recent(("label classes", self.root), look, CLASS_SECONDS)
 
+    def warm(self) -> None:
+        """Read the queues before the first page asks for them: in a large project that takes seconds."""
+        with suppress(EvergreenError, OSError):  # the page says it
+            for queue in QUEUES:
+                self.queues.entries(queue, self.params, self.console.log())
+
     def turn(self, queue: str, who: Who) -> "Turn":
         """What waits in `queue` for this person at this moment."""
         log = self.console.log()
@@ -105,7 +113,12 @@ class Turn:
 
 def labelling_of(request: Request) -> Labelling:
     """The labelling of the project that answers `request`."""
-    app, console = request.app, console_of(request)
+    return labelling_in(request.app)
+
+
+def labelling_in(app: FastAPI) -> Labelling:
+    """The labelling of the project that `app` serves."""
+    console: Console = app.state.console
     with _lock:
         if not hasattr(app.state, "labelling"):
             root = console.root

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from flows.console.jobs.store import newest_job
+from flows.console.labelling.state import labelling_in
 from flows.console.people import session
 from flows.console.people import store as people
 from flows.labels import journal
@@ -85,6 +86,14 @@ def test_the_overview_counts_what_waits_and_every_table_can_be_downloaded(root, 
     assert [row["id"] for row in issues] == [one.id for one in waiting_in(root, "issues")]
     assert {row["suggestion"] for row in table(site.get("/label/audit?format=csv")[2])} == {""}  # blind
     assert site.get("/label/nothing")[0] == 404
+
+
+def test_the_queues_are_read_before_a_page_asks_for_them(root, site):
+    found = labelling_in(site.app)
+    found.warm()
+    assert {"log", "picks", "issues"} <= set(found.queues._kept)
+    (root / "params.yaml").write_text("data: [")
+    found.warm()  # the page that needs it says what is wrong
 
 
 def test_without_a_script_images_are_labelled_one_by_one_by_plain_forms(root, site):
