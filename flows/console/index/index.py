@@ -69,6 +69,7 @@ class Index:
         self._columns: Columns | None = None
         self._loading = threading.Lock()
         self._stamp: tuple = ()  # of data/ when everything of it had been read
+        self._kept_fresh = False  # a thread does it
         self._looked = float("-inf")  # when this process last brought the index up to the records
 
     # --- freshness
@@ -76,7 +77,8 @@ class Index:
     def ready(self, budget: float = BUDGET) -> "Index":
         """The index, after a short refresh if data/ changed or none was made lately, as without a background thread."""
         stamp = _stamp(self.root)
-        if stamp != self._stamp or time.monotonic() - self._looked > 3 * EVERY:
+        old = not self._kept_fresh and time.monotonic() - self._looked > 3 * EVERY
+        if stamp != self._stamp or old:
             self.refresh(budget)
         return self
 
@@ -106,6 +108,7 @@ class Index:
 
     def keep_fresh(self, stop: threading.Event, every: float = EVERY) -> None:
         """Refresh until `stop` is set: the work of the web server's background thread."""
+        self._kept_fresh = True
         while not stop.is_set():
             start = time.monotonic()
             try:
@@ -114,6 +117,7 @@ class Index:
             except Exception as error:
                 logger.warning("the console's index could not be refreshed: %s: %s", type(error).__name__, error)
             stop.wait(max(every, IDLE * (time.monotonic() - start)))
+        self._kept_fresh = False
         self._database.close()
 
     # --- images

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.support import drift_windows, indexed_project, live_project, released
 from tests.support.checkout import ROOT
 from tests.support.indexed_project import ROWS, WINDOWS, the_log
 from tests.support.late_labels import late_labels
+from tests.support.waiting import until
 
 DATA = 144  # images of data/ in tests.support.small_project
 ALL = DATA + ROWS * WINDOWS
@@ -273,6 +275,18 @@ def test_a_damaged_shard_leaves_the_rest_and_is_read_when_it_is_well(root: Path,
     assert index.refresh()
     assert index.problems() == {}
     assert index.counts({})[0] == ALL
+
+
+def test_a_thread_keeps_the_index_fresh_until_it_is_told_to_stop(root: Path):
+    index, stop = Index(root), threading.Event()
+    thread = threading.Thread(target=index.keep_fresh, args=[stop, 0.05])
+    thread.start()
+    until(lambda: index.is_complete() and index.counts({})[0] == ALL, 30)
+    the_log(root).append(drift_windows.window_table(5, ROWS, source="later"))
+    until(lambda: counted(index, "source").get("later") == ROWS, 30)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_bands():
