@@ -72,7 +72,7 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
         states=STATES,
         state=chosen,
         splits=SPLITS,
-        totals=totals if "classes" in request.query_params else totals[:CLASSES],
+        totals=totals[:CLASSES],
         classes=len(totals),
         pending=[change for change in counting if change.state == state_now],
         changes=list(reversed(counting))[:10],

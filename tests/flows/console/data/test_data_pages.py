@@ -1,8 +1,11 @@
 """The pages of batches: who added what, what became of it, and what a person can do about it."""
 
 import csv
+import gzip
 import io
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +18,14 @@ from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
 from flows.console.people import session
 from flows.console.people import store as people
+from flows.labels.journal import Answer
 from flows.labels.people import read_words
+from flows.labels.take import take
 from tasks.common.checkout import checkout
 from tasks.common.files import write_json
 from tasks.common.params import load_params
+from tasks.ingest.found import Refused
+from tasks.ingest.writing import write_quarantine
 from tests.support import versions_project
 from tests.support.console import serving
 from tests.support.versions_project import store
@@ -235,3 +242,29 @@ def test_a_viewer_sees_data_and_runs_and_may_change_neither(root):
             assert status == 403, path
             assert "takes the role approver" in text
     assert store(root).tombstones() == {}
+
+
+def test_a_batch_of_two_hundred_classes_with_much_refused_stays_a_small_page(root):
+    names = [f"class {number:03d}" for number in range(200)]
+    reviewer = Answer("", annotator="Ann", role="reviewer", why="named")
+    take(root, [replace(reviewer, id=one, label=names[place % 200]) for place, one in enumerate(of_batch(root, FIRST))])
+    index_of(root).refresh()
+    with serving(root) as site:
+        assert re.search(r"CSV of all \d+ classes", site.get("/data")[2])
+    store(root).tombstone(FIRST, why="noisy", by="run r-7")
+    check = {"status": "fail", "value": 0.5, "bound": 0.1, "detail": "x" * 200}
+    images = [{"id": one, "given": "a", "seen": "b", "confidence": 0.9} for one in of_batch(root, FIRST)]
+    write_json(
+        root / ".evergreen/validation" / f"{FIRST}.json",
+        {
+            "refused": {"what": FIRST, "reasons": ["x"]},
+            "batches": [{"batch": FIRST, "checks": [check | {"name": f"noise.{name}"} for name in names]}],
+            "opinions": {"images": images * 9, "confused": [{"given": a, "seen": "b", "count": 1} for a in names]},
+        },
+    )
+    write_quarantine(root, FIRST, [Refused(n, f"{n}.png", "bad_label", "x" * 300) for n in range(900)], {})
+    with serving(root) as site:
+        _, _, text = site.get(f"/data/{FIRST}")
+        assert len(re.findall("<[a-z]", text)) < 1500
+        assert len(gzip.compress(text.encode())) < 100_000
+        assert "900 rows were refused" in text
