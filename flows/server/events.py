@@ -2,7 +2,7 @@
 
 They name the checkout (tasks.common.checkout), not the model: a copied project's button must not start runs in the
 original. Each event has an automation (flows.services.runner). Causes: drift (the monitor decided; the payload
-names the window), webhook (another system asked), person (the button on the report pages).
+names the window), webhook (another system asked), person (a button of the console).
 """
 
 from pathlib import Path

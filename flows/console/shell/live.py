@@ -22,7 +22,7 @@ from tasks.common.paths import state_dir
 
 SECONDS = 1.0  # between looks
 BEAT = 15  # looks after which a silent stream sends a comment, so that proxies keep it
-LOOKS = 3600  # of one stream: the browser opens another one by itself
+LOOKS = 300  # of one stream: the browser opens another one by itself, if the person may still look
 TOPICS = {  # topic -> what to look at in the state folder
     "jobs": ("jobs/*.json",),
     "runs": (
