@@ -7,6 +7,8 @@ which keeps angles to about 1/sqrt(SKETCH). N images, D dimensions.
 
 import functools
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,32 @@ from tasks.common.params import Params
 
 MOST = 12
 SKETCH = 64  # dimensions of a sketch
+KEPT = 200  # images whose neighbours are remembered until the index changes
 AGAIN = 200  # images that are compared by their features
 FILES, ANSWERS = 15, 1_000  # of the log, nearest in time, that an answer is compared with
 Near = list[tuple[ImageRow, float]]  # with the cosine similarity, best first
 
 
 class Sketches:
-    """Sketches of the features of data/, shard by shard: 128 bytes an image."""
+    """Sketches of the features of data/, shard by shard: 128 bytes an image; and what was found lately."""
 
     def __init__(self):
         self._lock = threading.Lock()
+        self._found: OrderedDict[tuple, Near] = OrderedDict()
         self._known: dict[tuple[str, int], np.ndarray] = {}  # (shard, D) -> (rows, SKETCH) float16, of length 1
+
+    def remembered(self, key: tuple, look: Callable[[], Near]) -> Near:
+        """What `look` found for `key`, of the last KEPT keys."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                return self._found[key]
+        found = look()
+        with self._lock:
+            self._found[key] = found
+            while len(self._found) > KEPT:
+                self._found.popitem(last=False)
+        return found
 
     def nearest(self, maps: dict[str, np.ndarray], wanted: np.ndarray, most: int) -> list[tuple[str, int]]:
         """(shard, row) of the images of `maps` (shard -> (rows, D) features) most like `wanted` (D,), best first."""
@@ -70,7 +87,9 @@ def sketches_of(root: Path) -> Sketches:
 
 def neighbours(root: Path, params: Params, index: Index, row: ImageRow, most: int = MOST) -> Near:
     """The images most like `row`; [] where no features of it are stored."""
-    return _among_answers(root, params, index, row, most) if row.logged else _in_data(root, params, index, row, most)
+    look = _among_answers if row.logged else _in_data
+    key = (row.id, row.file, row.place, most, index.columns().generation)
+    return sketches_of(root).remembered(key, lambda: look(root, params, index, row, most))
 
 
 def _in_data(root: Path, params: Params, index: Index, row: ImageRow, most: int) -> Near:

@@ -448,6 +448,10 @@ def test_sketches_find_the_nearest_of_many():
     found = neighbours.Sketches().nearest(maps, wanted, neighbours.AGAIN)
     assert found[0] == ("a", 7)
     assert exact <= {row if shard == "a" else row + 2500 for shard, row in found}
+    kept, looks = neighbours.Sketches(), []
+    for key in [*range(neighbours.KEPT + 1), 0, neighbours.KEPT]:
+        assert kept.remembered((key,), lambda key=key: looks.append(key) or [key]) == [key]
+    assert looks == [*range(neighbours.KEPT + 1), 0], "the oldest is forgotten, the newest is not"
     assert neighbours.sketch(np.full((2, 8), np.nan)).tolist() == [[0.0] * neighbours.SKETCH] * 2
 
 
