@@ -30,6 +30,7 @@ def main(port: int, evidently_port: int | None = None) -> None:
     stopping = app.state.console.stopping
     threading.Thread(target=index_of(root).keep_fresh, args=[stopping], daemon=True, name="index").start()
     threading.Thread(target=labelling_in(app).warm, daemon=True, name="queues").start()
+    threading.Thread(target=_prune, args=[root, stopping], daemon=True, name="thumbnails").start()
 
     class Server(uvicorn.Server):
         def handle_exit(self, *about) -> None:

@@ -13,12 +13,13 @@ import pyarrow as pa
 from flows.console.index.database import Codes, bump, meta, set_meta, transaction
 from flows.console.index.facets import EXCLUDED, IN_USE, TOMBSTONED, confidence_band, label_text
 from flows.console.index.windows import micros
+from flows.labels.stones import tombstones_now
 from flows.repo.label_issues import newest_issues
 from tasks.common.files import content_key
 from tasks.common.params import Params
 from tasks.common.schemas import label_type
 from tasks.dataset.annotation_files import annotation_batches
-from tasks.dataset.shards import batches, read_columns, read_image_paths, read_task, read_tombstones, shard_groups
+from tasks.dataset.shards import batches, read_columns, read_image_paths, read_task, shard_groups
 from tasks.labels.annotations import decide_all, read_annotations, replaced
 from tasks.labels.reading import read_column
 from tasks.labels.taxonomy import read_taxonomy
@@ -37,7 +38,7 @@ class Counted:
 
 def counted(root: Path, params: Params) -> Counted:
     """The annotations, tombstones and names of classes that decide labels now, by their names alone."""
-    data, stones = root / "data", read_tombstones(root)
+    data, stones = root / "data", tombstones_now(root, params)
     said = [(one.seq, one.batch, one.files) for one in annotation_batches(data)]
     said += [(one.seq, one.batch, one.annotations, one.shards) for one in batches(data)]
     names = {

@@ -17,8 +17,10 @@ from flows.console.index.index import Index
 from flows.labels.exclude import correct, exclude
 from monitoring.journal import Journal
 from tasks.common.files import read_json
+from tasks.common.params import load_params
 from tasks.common.schemas import predictions_schema
 from tasks.dataset.shards import live_shards
+from tasks.releases.store import open_store
 from tests.support import drift_windows, indexed_project, live_project, released_project
 from tests.support.checkout import ROOT
 from tests.support.indexed_project import ROWS, WINDOWS, the_log
@@ -173,6 +175,12 @@ def test_a_correction_and_an_exclusion_change_the_row(root: Path):
     (root / "tombstones.json").write_text('{"b-1": {"why": "wrong camera", "at": "2026-11-21", "by": "ann"}}')
     assert index.refresh()
     assert counted(index, "state", origin="import") == {"batch tombstoned": DATA}
+    (root / "tombstones.json").write_text("{}")
+    assert index.refresh()
+    assert "batch tombstoned" not in counted(index, "state", origin="import")
+    open_store(load_params(root / "params.yaml").store, root).tombstone("b-1", why="wrong camera", by="ann")
+    assert index.refresh()
+    assert counted(index, "state", origin="import") == {"batch tombstoned": DATA}, "the release store says it first"
 
 
 def test_late_labels_are_the_true_labels_of_answers(root: Path):
