@@ -7,10 +7,13 @@ import sys
 import threading
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from flows.console.app import create_app
 from flows.console.images.pictures import prune_thumbs
 from flows.console.index.index import index_of
 from flows.console.labelling.state import labelling_in
+from flows.console.shell.console import Console
 from flows.server.environment import check_password, has_people
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
@@ -28,8 +31,8 @@ def main(port: int, evidently_port: int | None = None) -> None:
     check_password(serve, has_people(root))
     app = create_app(root, evidently_port)
     stopping = app.state.console.stopping
-    threading.Thread(target=index_of(root).keep_fresh, args=[stopping], daemon=True, name="index").start()
-    threading.Thread(target=labelling_in(app).warm, daemon=True, name="queues").start()
+    for thread in background(app):
+        thread.start()
     threading.Thread(target=_prune, args=[root, stopping], daemon=True, name="thumbnails").start()
 
     class Server(uvicorn.Server):
@@ -49,8 +52,20 @@ def main(port: int, evidently_port: int | None = None) -> None:
     Server(config).run()
 
 
+def background(app: FastAPI) -> list[threading.Thread]:
+    """Threads that work next to the requests: they keep the index fresh, read the queues, delete old thumbnails."""
+    console: Console = app.state.console
+    works = {
+        "index": (index_of(console.root).keep_fresh, [console.stopping]),
+        "queues": (labelling_in(app).warm, []),
+        "thumbnails": (_prune, [console.root, console.stopping]),
+    }
+    return [threading.Thread(target=work, args=about, daemon=True, name=name) for name, (work, about) in works.items()]
+
+
 def _prune(root: Path, stop: threading.Event) -> None:
-    """Keep the folder of thumbnails small."""
+    """Keep the folder of thumbnails small: now and every hour."""
+    prune_thumbs(root)
     while not stop.wait(PRUNE_SECONDS):
         prune_thumbs(root)
 

@@ -20,6 +20,7 @@ from flows.console.images.view import read_view
 from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
 from flows.console.people import store
+from flows.console.web import background
 from flows.labels.exclude import correct
 from flows.labels.issues_queue import find_issues
 from flows.labels.journal import pending
@@ -462,6 +463,23 @@ def test_old_thumbnails_go_when_they_take_too_much(root, site, ids):
     assert prune_thumbs(root) == 0
     assert prune_thumbs(root, sum(sizes) - 1) == 1
     assert prune_thumbs(root, 0) == len(sizes) - 1
+
+
+def test_the_web_server_keeps_the_index_fresh_and_thumbnails_few(root, site):
+    large = thumbs_folder(root) / "160/00" / f"{'0' * 64}.webp"
+    large.parent.mkdir(parents=True, exist_ok=True)
+    with open(large, "wb") as file:
+        file.truncate(2 * 10**9 + 1)  # sparse: it takes no room
+    threads = background(site.app)
+    for thread in threads:
+        thread.start()
+    until(lambda: not large.exists(), 20)
+    until(lambda: index_of(root)._kept_fresh, 20)
+    site.app.state.console.stopping.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), thread.name
+    site.app.state.console.stopping.clear()
 
 
 # --- other projects
