@@ -68,7 +68,7 @@ class Index:
         self._database = Database(root)
         self._columns: Columns | None = None
         self._loading = threading.Lock()
-        self._stamp: tuple = ()  # of data/ when everything of it had been read
+        self._stamp: tuple = ()  # of data/ when everything of it that can be read had been read
         self._kept_fresh = False  # a thread does it
         self._looked = float("-inf")  # when this process last brought the index up to the records
 
@@ -87,16 +87,16 @@ class Index:
         end = None if budget is None else time.monotonic() + budget
         late = (lambda: False) if end is None else (lambda: time.monotonic() > end)
 
-        def work() -> bool:
+        def work() -> bool | None:
             with self._database.writing() as db:
-                return db is not None and refresh_all(db, self.root, late)
+                return None if db is None else refresh_all(db, self.root, late)
 
         stamp = _stamp(self.root)
         complete = self._safely(work)
         self._looked = time.monotonic()
-        if complete:
+        if complete or (complete is False and not late()):  # a damaged file is tried again later, not by each request
             self._stamp = stamp
-        return complete
+        return bool(complete)
 
     def is_complete(self) -> bool:
         """Whether a refresh has ever read everything."""

@@ -278,6 +278,8 @@ def test_a_damaged_shard_leaves_the_rest_and_is_read_when_it_is_well(root: Path,
     assert not index.refresh()
     assert [record.message for record in caplog.records if shard.name in record.message] == caplog.messages[:1]
     assert shard.name in index.problems()["data/"]
+    looked = index._looked
+    assert index.ready()._looked == looked, "a request does not try the damaged file again"
     assert counted(index, "origin") == {"production log": ROWS * WINDOWS}
     shard.path.write_bytes(content)
     assert index.refresh()
