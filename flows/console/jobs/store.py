@@ -6,6 +6,7 @@ A job goes on when the web server ends or the page is closed. A slot ("approve 2
 time: a second press of the button leads to the first job.
 """
 
+import functools
 import re
 import subprocess
 import sys
@@ -108,7 +109,18 @@ def read_job(root: Path, id_: str) -> Job | None:
     """The job called `id_`; None if there is none."""
     if not ID.fullmatch(id_):
         return None
-    return read_rebuildable(jobs_dir(root) / f"{id_}.json", Job.model_validate, "this job is forgotten")
+    file = jobs_dir(root) / f"{id_}.json"
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return _parsed(file, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.lru_cache(maxsize=2000)
+def _parsed(file: Path, stamp: tuple[int, int, int]) -> Job | None:
+    """The job in `file`, parsed once for each `stamp`: every button of a page looks through all jobs."""
+    return read_rebuildable(file, Job.model_validate, "this job is forgotten")
 
 
 def newest_job(root: Path, slot: str) -> Job | None:

@@ -31,6 +31,7 @@ def test_a_job_ends_with_what_its_command_said(root):
     assert "no version 'v9' was ever live" in failed.result
     assert newest_job(root, "a slot").id == failed.id
     assert running_jobs(root) == []
+    assert read_job(root, failed.id) is read_job(root, failed.id), "a job that has ended is parsed once"
     with serving(root) as site:
         status, _, text = site.get(f"/jobs/{failed.id}")
     assert status == 200
