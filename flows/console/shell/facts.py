@@ -12,6 +12,7 @@ from tasks.common.errors import EvergreenError
 from tasks.releases.pause import Pause, pause_of
 
 SECONDS = 2.0  # between looks into the release store, which may be far away
+MOST = 500  # answers that are kept: keys come from addresses of pages
 
 T = TypeVar("T")
 _lock = threading.Lock()
@@ -42,7 +43,10 @@ def recent(key: tuple, look: Callable[[], T], seconds: float = SECONDS) -> T:
     if found is None or time.monotonic() - found[0] > seconds:
         found = (time.monotonic(), look())
         with _lock:
+            _known.pop(key, None)
             _known[key] = found
+            while len(_known) > MOST:
+                _known.pop(next(iter(_known)))
     return found[1]
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi import APIRouter, Depends, Request
 
 from flows.console.app import create_app
+from flows.console.shell import facts
 from flows.console.shell.page import page
 from flows.console.shell.posted import Posted, back, local, posted
 from monitoring.pages import evidently, report
@@ -331,3 +332,12 @@ def test_each_route_except_health_needs_the_secret_or_the_password(root, monkeyp
         for right in (f"anyone:{password}", site.auth, f"anyone:{site.auth.partition(':')[2]}"):
             assert site.get("/", Authorization=basic(right))[0] == 200
         assert visit(site.url, user=("anyone", password)).status == 200
+
+
+def test_what_pages_remember_for_a_moment_is_bounded():
+    looked = []
+    for number in range(facts.MOST + 1):
+        facts.recent(("probe", number), lambda number=number: looked.append(number) or number, 60)
+    assert len(facts._known) == facts.MOST
+    assert facts.recent(("probe", facts.MOST), lambda: "again", 60) == facts.MOST
+    assert facts.recent(("probe", 0), lambda: "again", 60) == "again", "the oldest went first"
