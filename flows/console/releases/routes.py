@@ -212,8 +212,8 @@ def _page(console: Console, run: str) -> tuple[str, RunPage]:
 
 def _record(console: Console, run: str) -> None:
     run_id, record, problem = run_of(console, run)
-    if record is None or run_id != run:
-        raise HTTPException(404, problem or f"There is no run {run[:80]}.")
+    if record is None or run_id != run or record.get("of_pointer"):
+        raise HTTPException(404, problem or f"There is no record of run {run[:80]}.")
 
 
 def _undo(console: Console, version: str) -> Undo:

@@ -27,6 +27,7 @@ from tasks.releases.store import Releases
 
 WINDOW = re.compile(r"window ([A-Za-z0-9_.:-]+)")
 TREND_SECONDS = 20.0  # between looks at reports and Prefect
+NO_RECORD = "The run that made it has no record here: this is what the history of releases says of it."
 RETRAIN = "retrain-when-needed"  # the flow whose schedule starts a run
 
 
@@ -65,15 +66,29 @@ class RunPage:
 
 
 def run_of(console: Console, name: str) -> tuple[str, dict[str, Any] | None, str]:
-    """(run id, its record or None, why it cannot be read) of a run, or of the run that made the version `name`."""
+    """(run id, its record or None, why it cannot be read) of a run, or of the run that made the version `name`.
+
+    A rollback stands for the run whose version it made live again. Where that run has no record, its pointer speaks.
+    """
     releases = console.releases()
-    if not RUN_ID.fullmatch(name):
-        made = next((one.run_id for one in known_history(console.root, releases) if one.version == name), None)
-        return (made or name), releases.run(made) if made else None, ""
     try:
-        return name, releases.run(name), ""
+        if RUN_ID.fullmatch(name) and (record := releases.run(name)) is not None:
+            return name, record, ""
+        history = known_history(console.root, releases)
+        version = next((one.version for one in history if name in (one.version, one.run_id)), None)
+        first = next((one for one in history if one.version == version), None)
+        if first is None:
+            return name, None, ""
+        return first.run_id, releases.run(first.run_id) or record_of(first), ""
     except EvergreenError as error:
         return name, None, str(error)
+
+
+def record_of(pointer: Pointer) -> dict[str, Any]:
+    """What a pointer says of its run, as a record; `of_pointer` tells that there is no other one."""
+    about = {"outcome": "promoted", "sentence": pointer.why, "by": pointer.by, "at": pointer.at.isoformat()}
+    about |= {"version": pointer.version, "bundle": pointer.bundle, "rev": pointer.git_rev}
+    return about | {"of_pointer": True}
 
 
 def run_page(console: Console, run_id: str, record: dict[str, Any]) -> RunPage:
@@ -90,7 +105,7 @@ def run_page(console: Console, run_id: str, record: dict[str, Any]) -> RunPage:
         problems.append(str(error))
     live = history[-1] if history else None
     own = [one for one in periods(history) if one.run_id == run_id or one.bundle == record.get("bundle")]
-    data, no_report = _report(releases, run_id, row)
+    data, no_report = (None, NO_RECORD) if record.get("of_pointer") else _report(releases, run_id, row)
     verdict = judgement.verdict if judgement else None
     return RunPage(
         run_id=run_id,
@@ -169,7 +184,7 @@ def _has(releases: Releases, key: str) -> bool:
 def _links(
     run_id: str, record: dict[str, Any], history: list[Pointer], own: list[Period], live: Pointer | None
 ) -> list[tuple[str, str]]:
-    found = [("The run: its steps and log", f"/runs/{run_id}")]
+    found = [] if record.get("of_pointer") else [("The run: its steps and log", f"/runs/{run_id}")]
     if window := WINDOW.search(record.get("reason") or ""):
         found.append(("The window that caused it", f"/production/{window[1].rstrip(':')}"))
     if own:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.console.jobs.store import newest_job
+from flows.publishing.rollback import rollback
 from flows.publishing.run_list import held_runs
 from flows.release_report import stored
 from tasks.common.checks import Check
@@ -280,3 +281,24 @@ def test_records_without_report_damaged_ones_and_unknown_runs_are_said(main):
             status, _, text = site.get(f"/releases/run-1?part={part}")
             assert status == 200
             assert "figures of this run" in text
+
+
+def test_a_version_without_a_record_shows_what_its_pointer_says(main):
+    (main / ".evergreen/releases/runs/run-2.json").unlink()
+    rollback(main, "v0.2.0", by="Bea", why="run-3 is worse", model_only=True)
+    live = store(main).live()
+    with serving(main) as site:
+        status, headers, _ = site.get("/releases/v0.2.0")
+        assert (status, headers["location"]) == (307, "/releases/run-2")
+        assert site.get(f"/releases/{live.run_id}")[1]["location"] == "/releases/run-2", "a rollback has no run"
+        status, _, text = site.get("/releases/run-2")
+        assert status == 200
+        assert "has no record here" in text
+        assert "new batch" in text, "why it was promoted"
+        assert text.count("v0.2.0 was live from") == 2
+        assert "/runs/run-2" not in text
+        assert "Comment or ask" not in text
+        assert site.post("/releases/run-2/comment", {"text": "x"}, page="/releases/run-2")[0] == 404
+        assert site.get("/releases?format=csv")[0] == 200
+        for address in re.findall(r'href="(/releases/[^"]+)"', site.get("/releases")[2]):
+            assert site.get(address)[0] in (200, 307), address
