@@ -5,9 +5,11 @@ name, encrypted files, and more files, bytes or compression than `Limits` allows
 written, for the sizes that a ZIP states can be wrong.
 """
 
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +18,7 @@ from tasks.common.private import make_folder, open_private
 
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # made by file managers
 CHUNK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 LONGEST = 200  # bytes of one part of a path
 DEEPEST = 20  # parts of a path
 
@@ -45,7 +48,9 @@ def unpack(archive: Path, to: Path, limits: Limits | None = None) -> Path:
             entries = _checked(opened, archive, limits)
             make_folder(to)
             _write(opened, entries, to, limits, archive.stat().st_size)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # bz2 raises one without a number for damage
+            raise EvergreenError(f"{archive.name} cannot be unpacked here: {error.strerror}") from None
         raise ArchiveRefused(
             f"{archive.name} is not a ZIP that can be read ({error}): make it again with your file manager or `zip -r`"
         ) from None
@@ -89,6 +94,8 @@ def _checked(opened: zipfile.ZipFile, archive: Path, limits: Limits) -> list[tup
             raise ArchiveRefused(f"{archive.name} holds {path} twice: which one is meant cannot be known")
         seen.add(folded)
         entries.append((info, path))
+    if clash := next((p for _, path in entries for p in path.parents if str(p).casefold() in seen), None):
+        raise ArchiveRefused(f"{archive.name} holds {clash} as a file and as a folder: pack it again")
     if len(entries) > limits.files:
         raise ArchiveRefused(_too_many(archive, len(entries), limits))
     if not entries:

@@ -28,6 +28,7 @@ from tasks.common.rebuildable import expect, read_rebuildable
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{12}")
 KEPT = 24 * 3600.0  # seconds after which what was not taken is deleted
 KINDS = ("import", "hard")
+LONGEST = 150  # bytes of a name without its suffix: file systems take 255
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xml")
 
 
@@ -55,7 +56,8 @@ def begin(root: Path) -> Path:
 def safe_name(written: str, taken: Sequence[str] = ()) -> str:
     """The file name in `written`, which a browser sent: one part of a path that no other file has."""
     name = PurePosixPath(written.replace("\\", "/")).name.replace("\0", "").strip()
-    stem, suffix = Path(name).stem[:100].lstrip(".") or "file", Path(name).suffix[:10]
+    suffix = Path(name).suffix[:10]
+    stem = Path(name).stem.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore").lstrip(".") or "file"
     found, number = f"{stem}{suffix}", 1
     while found.casefold() in (one.casefold() for one in taken):
         number += 1

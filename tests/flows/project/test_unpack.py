@@ -62,6 +62,24 @@ def test_links_are_refused(tmp_path: Path):
         unpack(file, tmp_path / "to")
 
 
+@pytest.mark.parametrize("names", [("cat", "cat/1.png"), ("cat/1.png", "Cat")])
+def test_a_file_where_a_folder_must_be_is_refused(tmp_path: Path, names):
+    with pytest.raises(ArchiveRefused, match="as a file and as a folder"):
+        unpack(packed(tmp_path / "a.zip", dict.fromkeys(names, b"1")), tmp_path / "to")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_was_damaged_on_its_way_is_named(tmp_path: Path, method):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("cat/1.png", bytes(range(256)) * 30)
+    content = bytearray(file.read_bytes())
+    content[50:70] = bytes(255 - byte for byte in content[50:70])
+    file.write_bytes(content)
+    with pytest.raises(ArchiveRefused, match="not a ZIP that can be read"):
+        unpack(file, tmp_path / "to")
+
+
 def test_a_bomb_stops_while_it_is_written(tmp_path: Path):
     bomb = packed(tmp_path / "a.zip", {f"cat/{n}.png": bytes(3_000_000) for n in range(4)}, compress=True)
     assert bomb.stat().st_size < 100_000

@@ -177,3 +177,11 @@ def test_a_table_describes_the_images_of_a_zip(tmp_path, monkeypatch):
 )
 def test_the_browsers_names_stay_in_the_folder(written, name):
     assert uploads.safe_name(written, ["A.png"]) == name
+
+
+@pytest.mark.parametrize("letter", "x漢😀")
+def test_a_long_name_in_any_script_can_be_written(tmp_path, letter):
+    name = uploads.safe_name(f"{letter * 250}.png")
+    (tmp_path / name).write_bytes(b"1")
+    assert name.startswith(letter)
+    assert name.endswith(".png")
