@@ -81,7 +81,7 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
         if not hasattr(request.state, "person"):  # strangers learn nothing of the project
             return JSONResponse({"detail": "this is not possible now"}, 409)
         form = getattr(request.state, "form", None)
-        to = form.text("back") if form else ""
+        to = form.all("back")[0] if form and form.all("back") else ""
         if to and local(to) == to:
             return back(request, to, str(error), good=False)
         return message(request, "This is not possible", str(error), 409)

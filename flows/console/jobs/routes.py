@@ -6,6 +6,7 @@ from fastapi.responses import Response
 from flows.console.jobs.store import log_end, read_job
 from flows.console.shell.console import console_of
 from flows.console.shell.page import page
+from flows.console.shell.posted import local
 
 router = APIRouter()
 
@@ -17,4 +18,4 @@ def job(request: Request, id_: str) -> Response:
     if found is None:
         raise HTTPException(404, "There is no such job: it is older than a week, or never was.")
     log = log_end(console_of(request).root, id_)
-    return page(request, "shell/job.html", title=found.title, section="", found=found, log=log)
+    return page(request, "shell/job.html", title=found.title, section="", found=found, back=local(found.back), log=log)

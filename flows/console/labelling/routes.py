@@ -57,7 +57,7 @@ def classes(request: Request, format: str = "") -> Response:
 def define(request: Request, form: Posted = Depends(posted)) -> Response:
     """Say what a class means."""
     person, name = need(request, "approver"), form.text("class", most=200)
-    words = ["classes", "define", name, "--text", form.text("why", most=2000)]
+    words = ["classes", "define", f"--text={form.text('why', most=2000)}", "--", name]
     start_job(labelling_of(request).root, words, slot=f"define {name}", title=f"Define {name}", by=person.name,
               back="/label/classes")  # fmt: skip
     return back(request, "/label/classes", f"What {name} means is being recorded.")

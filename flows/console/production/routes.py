@@ -216,7 +216,7 @@ def retrain(request: Request, name: str, form: Posted = Depends(posted)) -> Resp
     reason = f"window {name}: {why or folded(facts.decision.sentence)[0]}"
     before, here = set(alive_runs(console.root)), f"/production/{name}"
     job = start_job(
-        console.root, ["retrain", "--reason", reason], slot=RETRAIN, title="Retraining", by=person.name, back=here
+        console.root, ["retrain", f"--reason={reason}"], slot=RETRAIN, title="Retraining", by=person.name, back=here
     )
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
@@ -267,7 +267,7 @@ def roll_back(request: Request, name: str, form: Posted = Depends(posted)) -> Re
     version, why = form.text("version", most=100), form.text("why", most=300)
     start_job(
         console.root,
-        ["rollback", version, "--why", f"window {name}: {why}" if why else f"because of window {name}"],
+        ["rollback", f"--why=window {name}: {why}" if why else f"--why=because of window {name}", "--", version],
         slot=ROLLBACK,
         title=f"Rolling back to {version}",
         by=person.name,

@@ -63,7 +63,7 @@ def start(request: Request, form: Posted = Depends(posted)) -> Response:
     """Start a run; a person gives the reason."""
     person = need(request, "approver")
     why = form.text("why", most=500)
-    arguments = ["retrain", *(["--reason", why] if why else [])]
+    arguments = ["retrain", *([f"--reason={why}"] if why else [])]
     start_job(
         console_of(request).root,
         arguments,
@@ -110,7 +110,7 @@ def cancel(request: Request, run: str, form: Posted = Depends(posted)) -> Respon
     row = _row(console_of(request), run)
     if row.outcome != "running":
         return back(request, _address(run), f"The run has ended: {row.words}.", good=False)
-    arguments = ["cancel", run, "--why", form.text("why", most=500)]
+    arguments = ["cancel", run, f"--why={form.text('why', most=500)}"]
     start_job(root, arguments, slot=f"cancel {run}", title="Cancelling the run", by=person.name, back=_address(run))
     return back(request, _address(run), "The run is being cancelled. Its finished stages stay for the next run.")
 
@@ -122,7 +122,7 @@ def again(request: Request, run: str, form: Posted = Depends(posted)) -> Respons
     _row(console_of(request), run)
     why = form.text("why", most=400)
     reason = f"again after run {run}" + (f": {why}" if why else "")
-    arguments = ["retrain", "--force", "--reason", reason]
+    arguments = ["retrain", "--force", f"--reason={reason}"]
     start_job(root, arguments, slot=SLOT, title="Retraining again", by=person.name, back=_address(run))
     return back(request, _address(run), "A new run is being started.")
 

@@ -27,6 +27,7 @@ BODY = 64 << 10  # bytes of a form
 FIELDS = 2000  # of a form
 TOAST = 600  # letters of a message
 COOKIE = "evergreen-toast"
+COOKIE_LETTERS = 3500  # browsers drop a cookie of more than 4096, with its name
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Posted:
     fields: dict[str, list[str]]
 
     def text(self, name: str, default: str = "", most: int = 2000) -> str:
-        """A field, without blanks around it. Raises EvergreenError beyond `most` letters."""
+        """A field, without blanks around it. Raises EvergreenError beyond `most` letters, and for a NUL character."""
         found = self.fields.get(name, [default])[0].strip()
+        if "\0" in found:  # no command takes it as an argument
+            raise EvergreenError(f"{name} holds a NUL character: no text has one")
         if len(found) > most:
             raise EvergreenError(f"{name} has {len(found)} letters: at most {most} are kept")
         return found
@@ -91,9 +94,17 @@ def back(request: Request, url: str, text: str = "", good: bool = True) -> Respo
     """Lead to the page `url`, which shows `text` once."""
     answer = RedirectResponse(local(url), 303)
     if text:
-        said = quote(json.dumps({"text": text[:TOAST], "good": good}))
-        answer.set_cookie(toast_cookie(request), said, max_age=60, httponly=True, samesite="lax")
+        answer.set_cookie(toast_cookie(request), _kept(text[:TOAST], good), max_age=60, httponly=True, samesite="lax")
     return answer
+
+
+def _kept(text: str, good: bool) -> str:
+    """The message as a cookie; cut where other scripts than Latin make it larger than browsers keep."""
+    while True:
+        said = quote(json.dumps({"text": text, "good": good}, ensure_ascii=False), errors="replace")
+        if len(said) <= COOKIE_LETTERS:
+            return said
+        text = text[: len(text) * 4 // 5].removesuffix("…") + "…"
 
 
 def toast_cookie(request: Request) -> str:
@@ -112,7 +123,10 @@ def toast_of(request: Request) -> dict | None:
 
 def local(url: str) -> str:
     """`url` if it is a path of this server, else the first page: nobody is sent elsewhere."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # "//[": no address at all
+        return "/"
     if parts.scheme or parts.netloc or not url.startswith("/") or url.startswith(("//", "/\\")):
         return "/"
     return url if url.isprintable() else "/"

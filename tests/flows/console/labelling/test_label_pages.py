@@ -239,6 +239,14 @@ def test_images_are_served_to_be_kept_and_an_unknown_one_is_not_there(root, site
     assert site.get(f"/label/image/{'f' * 64}?queue=issues")[0] == 404
 
 
+def test_a_class_is_no_option_of_the_command(root, site):
+    site.post("/label/classes", {"class": "--image=x", "why": "--commit"}, page="/label/classes")
+    until(lambda: (job := newest_job(root, "define --image=x")) is not None and job.ended is not None, 60)
+    job = newest_job(root, "define --image=x")
+    assert job.code == 1
+    assert "'--image=x'" in job.result
+
+
 def test_the_classes_page_shows_what_each_means_with_images(root, site):
     (issue, *_) = waiting_in(root, "issues")
     define(root, "Bag", ["Bag"], text="with a handle", images=[issue.id], by="eve")

@@ -233,8 +233,16 @@ def test_retrain_is_one_job_and_its_end_is_said(site, root, window):
     assert headers["Location"] in (page, f"/jobs/{job.id}"), "no run began, so there is none to lead to"
     until(lambda: not newest_job(root, "retrain").runs, 60)
     assert "nothing new since run r-9" in newest_job(root, "retrain").result
-    assert job.arguments[:2] == ["retrain", "--reason"]
-    assert job.arguments[2].startswith(f"window {window}: ")
+    assert job.arguments[0] == "retrain"
+    assert job.arguments[1].startswith(f"--reason=window {window}: ")
+
+
+def test_a_version_is_no_option_of_the_command(site, root, window, tmp_path):
+    page = f"/production/{window}"
+    site.post(f"{page}/rollback", {"version": f"--restore={tmp_path / 'taken'}", "why": "worse"}, page=page)
+    until(lambda: (job := newest_job(root, "rollback")) is not None and job.ended is not None, 60)
+    assert "no version '--restore=" in newest_job(root, "rollback").result
+    assert not (tmp_path / "taken").exists()
 
 
 def test_roll_back_names_the_version_and_runs_as_a_job(site, root, window):

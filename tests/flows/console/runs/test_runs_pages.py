@@ -61,7 +61,7 @@ def test_a_run_at_work_shows_its_steps_its_log_and_can_be_cancelled(root, at_wor
         status, headers, _ = site.post(f"/runs/{RUN}/cancel", {"why": "wrong images"}, page=f"/runs/{RUN}")
         assert (status, headers["location"]) == (303, f"/runs/{RUN}")
         job = newest_job(root, f"cancel {RUN}")
-        assert job.arguments == ["cancel", RUN, "--why", "wrong images"]
+        assert job.arguments == ["cancel", RUN, "--why=wrong images"]
         until(lambda: (at_work / "cancel.json").is_file(), 60)
         assert progress.cancel_sentence(at_work) == f"cancelled by {job.by}: wrong images"
         os.kill(job.pid, 9)  # it waits for this process to let go of the lock

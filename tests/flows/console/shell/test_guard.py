@@ -228,6 +228,29 @@ def test_a_button_works_from_these_pages_only(site):
     assert PRESSED == ["x"]
 
 
+def test_an_error_is_said_whatever_the_form_calls_its_page(site):
+    for there in ("/" + "x" * 3000, "//[", "http://evil/"):
+        status, headers, text = site.post("/probe", {"fail": "1", "back": there}, page="/probe")
+        assert status in (303, 409), text
+        assert "evil" not in headers.get("location", "")
+
+
+def test_a_text_that_no_command_can_take_is_refused(site):
+    PRESSED.clear()
+    status, _, text = site.post("/probe", {"why": "a\0b"}, page="/probe")
+    assert (status, PRESSED) == (409, [])
+    assert "why holds a NUL character" in text
+
+
+def test_a_long_message_in_any_script_is_shown(site, visit):
+    shown = visit(f"{site.url}/probe", user=site.user)
+    for letter in "漢\U0001f600":
+        shown.page.locator("summary", has_text="Press").click()
+        shown.page.locator("textarea").fill(letter * 490)
+        shown.page.get_by_role("button", name="Press").click()
+        shown.page.locator(".toast").get_by_text(f"Pressed for {letter * 200}").wait_for()
+
+
 def test_another_site_cannot_press_a_button(site, visit, tmp_path):
     PRESSED.clear()
     token = site.get("/probe")[2].split('name="token" value="')[1].split('"')[0]
@@ -298,9 +321,8 @@ def test_a_damaged_release_store_does_not_take_the_pages_away(root, tmp_path):
 
 
 def test_nobody_is_sent_to_another_server():
-    assert [local(url) for url in ("/runs?a=1", "//evil", "http://evil/", "/\\evil", "javascript:x", "", "/a\nb")] == [
-        "/runs?a=1", "/", "/", "/", "/", "/", "/"
-    ]  # fmt: skip
+    bad = ("//evil", "http://evil/", "/\\evil", "javascript:x", "", "/a\nb", "//[", "http://[", "/\t/evil")
+    assert [local(url) for url in ("/runs?a=1", *bad)] == ["/runs?a=1", *("/" for _ in bad)]
 
 
 def paths(routes) -> set[str]:
