@@ -33,7 +33,6 @@ def main(port: int, evidently_port: int | None = None) -> None:
     stopping = app.state.console.stopping
     for thread in background(app):
         thread.start()
-    threading.Thread(target=_prune, args=[root, stopping], daemon=True, name="thumbnails").start()
 
     class Server(uvicorn.Server):
         def handle_exit(self, *about) -> None:
