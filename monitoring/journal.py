@@ -12,6 +12,7 @@ changes what a window measured, never what was decided then.
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -21,6 +22,7 @@ from tasks.storage.blobs import Conflict, Store
 
 SCHEMA_VERSION = 2  # of a window; those of Evergreen 0.1 do not say it; 1 knew no pause and no expected drift
 TIME = "%Y%m%dT%H%M%SZ"
+NAMED = re.compile(r"\bwindow ([0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z)")
 
 logger = logging.getLogger("evergreen.journal")
 
@@ -37,6 +39,12 @@ def window_times(window: str) -> tuple[datetime, datetime] | None:
     except ValueError:
         return None
     return start, end
+
+
+def named_window(text: str) -> str | None:
+    """The id of the window that `text`, such as the reason of a run, names as "window <id>"; None if it names none."""
+    found = NAMED.search(text)
+    return found[1] if found else None
 
 
 class Journal:

@@ -18,7 +18,7 @@ def status() -> None:
     from flows.repo.tombstones import in_force
     from flows.repo.workspace import alive_runs
     from flows.runs.lease import EXPIRES, elsewhere
-    from flows.runs.overview import list_runs
+    from flows.runs.overview import newest_ended
     from flows.services.up import status_lines
     from monitoring.mutes import active_mutes
     from tasks.common.params import load_params
@@ -47,7 +47,7 @@ def status() -> None:
     if live and (why := releases.provisional(live.bundle)):
         typer.echo(f"provisional: {for_terminal(why)}; more labels make a better one")
     typer.echo(f"running:     {', '.join(alive_runs(root)) or 'no run'}")
-    for row in [row for row in list_runs(root, releases, most=3).rows if row.outcome != "running"][:1]:
+    if row := newest_ended(root, releases):
         words = f"{row.words} {row.version or ''}".strip()
         typer.echo(f"last run:    {row.id}: {words}; began {for_terminal(row.why)} (`evergreen runs` lists all)")
     for run, host, at in elsewhere(releases, root):

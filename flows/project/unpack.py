@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from tasks.common.errors import EvergreenError
 from tasks.common.private import make_folder, open_private
 
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xml")
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # made by file managers
 CHUNK = 1 << 20
 DAMAGED = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError)
@@ -70,7 +71,7 @@ def content_folder(folder: Path) -> Path:
 
 
 def _is_manifest(file: Path) -> bool:
-    return file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xml")
+    return file.suffix.lower() in MANIFESTS
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path, limits: Limits) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:

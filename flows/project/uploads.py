@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flows.project.unpack import ArchiveRefused, Limits, unpack
+from flows.project.unpack import MANIFESTS, ArchiveRefused, Limits, unpack
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.paths import state_dir
@@ -29,7 +29,6 @@ ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{12}")
 KEPT = 24 * 3600.0  # seconds after which what was not taken is deleted
 KINDS = ("import", "hard")
 LONGEST = 150  # bytes of a name without its suffix: file systems take 255
-MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xml")
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,11 @@ def one_run(root: Path, releases: Releases, run_id: str) -> RunRow | None:
     return _row(root, run_id, alive, releases.run)
 
 
+def newest_ended(root: Path, releases: Releases) -> RunRow | None:
+    """The newest run that is not at work; None if none has ended."""
+    return next((row for row in _rows(root, releases, None, releases.run) if row.outcome != "running"), None)
+
+
 def _rows(root: Path, releases: Releases, after: str | None, read: Callable) -> Iterator[RunRow]:
     alive = set(workspace.alive_runs(root))
     for run_id in sorted(alive | ended_ids(root, releases), reverse=True):

@@ -34,7 +34,7 @@ def whats_new(root: Path, releases: Releases, log: Log) -> WhatsNew:
     except EvergreenError as error:
         return WhatsNew(False, f"No run can start: {error}")
     waiting = len(pending(root))
-    wait = f" {waiting} answers wait to be taken: `evergreen finish` takes them first." if waiting else ""
+    wait = f" Besides, {waiting} answers of people wait to be taken into the data set." if waiting else ""
     if ended:
         return WhatsNew(
             False,
@@ -63,6 +63,6 @@ def _since(root: Path, releases: Releases, live: Pointer, tombstones: set[str]) 
         return parts
     if "data.dvc" in changed and not batches:
         parts.append("data or labels")
-    parts += ["settings (params.yaml)"] if "params.yaml" in changed else []
+    parts += ["settings"] if "params.yaml" in changed else []
     code = [name for name in changed if name.endswith(".py")]
     return parts + ([f"code ({len(code)} files)"] if code else [])

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Window
-from monitoring.journal import Journal, window_id, window_times
+from monitoring.journal import Journal, named_window, window_id, window_times
 from tasks.storage.local import LocalStore
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -133,3 +133,6 @@ def test_a_window_id_says_when():
     later = START + timedelta(minutes=15)
     assert window_times(window_id(START, later)) == (START, later)
     assert window_times("b") is None
+    name = window_id(START, later)
+    assert named_window(f"drift: window {name}: 3 measures") == name
+    assert named_window(f"{name} on schedule, window w-1") is None

@@ -4,7 +4,6 @@ Evidently's HTML needs its own scripts, so it is shown in a sandboxed frame with
 neither these pages nor any network.
 """
 
-import re
 from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Request
@@ -12,12 +11,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flows.console.shell.console import console_of
 from flows.console.shell.page import page
+from flows.publishing.recorded_run import RUN_ID
 from monitoring.pages import evidently
 from monitoring.pages.live import read, reports_dir, with_week
 from monitoring.pages.render import check_window_id
 from tasks.common.errors import EvergreenError
 
-RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 FILE_POLICY = (  # a file has its own style; the policy inside it names its hash
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; "
     "frame-ancestors 'none'"

@@ -8,7 +8,7 @@ from typing import Any
 from flows.console.data import refusals
 from flows.console.data.batches import BatchRow
 from flows.labels.batch_labels import BatchFix, plan_fix
-from flows.runs.overview import list_runs
+from flows.runs.overview import newest_ended
 from tasks.common.errors import EvergreenError
 from tasks.releases.store import Releases
 
@@ -42,23 +42,23 @@ def what_is_true(row: BatchRow, blocking: bool) -> list[str]:
             return [
                 "The newest run refused this batch, although an earlier one had accepted it, so it is not tombstoned: "
                 "no model is trained until somebody decides.",
-                "Look at what changed since (data and validate in params.yaml, other batches), correct its labels, or "
-                "leave the batch out with a tombstone.",
+                "Look at what changed since (the rules for data, other batches), correct its labels, or leave it out "
+                "with a tombstone.",
             ]
         return ["It is in use: every run trains and tests with it."]
     if not stone.in_force:
         return [
             f"Run {stone.run} refused it: {stone.why}." if stone.run else f"{stone.by} tombstoned it: {stone.why}.",
-            "data or validate in params.yaml has changed since, so the next run judges it again.",
+            "The rules for data have changed since, so the next run judges it again.",
         ]
     if stone.run:
         return [
             f"Run {stone.run} refused it: {stone.why}.",
             "It is kept and left out: runs go on without it.",
-            "The next run judges it by the same rules once the tombstone is taken back: correct its labels first, or "
-            "change validate in params.yaml.",
+            "The next run judges it by the same rules once the tombstone is taken back: correct its labels or change "
+            "the rules first.",
         ]
-    where = "The tombstone is committed in tombstones.json." if stone.committed else ""
+    where = "The tombstone is committed with the project, so only a commit takes it back." if stone.committed else ""
     return [
         f"{stone.by} tombstoned it: {stone.why}.",
         "It is kept and left out: no run trains on it.",
@@ -68,8 +68,8 @@ def what_is_true(row: BatchRow, blocking: bool) -> list[str]:
 
 def is_blocking(root: Path, releases: Releases, batch: str) -> bool:
     """Whether the newest run that ended refused this batch."""
-    rows = [row for row in list_runs(root, releases, most=5).rows if row.outcome != "running"]
-    return bool(rows) and rows[0].outcome == "refused" and f"batch {batch} " in rows[0].sentence
+    row = newest_ended(root, releases)
+    return row is not None and row.outcome == "refused" and f"batch {batch} " in row.sentence
 
 
 def validation_of(root: Path, row: BatchRow) -> Validation | None:

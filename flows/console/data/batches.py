@@ -16,6 +16,7 @@ import numpy as np
 
 from flows.console.index.columns import Columns
 from flows.console.index.facets import IN_USE, label_text
+from flows.publishing.history import known_history
 from flows.publishing.rollback import batches_at
 from flows.repo.git import git
 from flows.repo.objects import ObjectLost, open_objects
@@ -271,7 +272,7 @@ def commits_of(root: Path) -> dict[str, tuple[datetime, str]]:
 
 def versions_of(root: Path, releases: Releases) -> dict[str, tuple[str, ...]]:
     """Batch -> the versions whose data has it, oldest first."""
-    newest = list({pointer.version: pointer.git_rev for pointer in releases.history()}.items())[-VERSIONS:]
+    newest = list({pointer.version: pointer.git_rev for pointer in known_history(root, releases)}.items())[-VERSIONS:]
     found: dict[str, list[str]] = {}
     for version, rev in newest:
         for batch in _batches_of(root, rev):

@@ -15,7 +15,7 @@ from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.project.tombstoning import lift_tombstone, tombstone_batch
 from flows.project.uploads import uploads
-from flows.runs.overview import RunRow, list_runs
+from flows.runs.overview import newest_ended
 from tasks.common.schemas import SPLITS
 from tasks.labels.changes import in_force, label_state, read_changes
 
@@ -58,7 +58,7 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
     changes = read_changes(folder)
     counting = in_force(changes)
     state_now = label_state(folder)
-    newest = _newest_ended(console)
+    newest = newest_ended(console.root, console.releases())
     kept = {"state": chosen} if chosen else {}
     return page(
         request,
@@ -93,7 +93,7 @@ def table(request: Request) -> Response:
     console = console_of(request)
     if (kept := refusals.kept_validation(console.root, "table")) is None:
         raise HTTPException(404, "No run of this checkout refused the data as a whole.")
-    newest = _newest_ended(console)
+    newest = newest_ended(console.root, console.releases())
     checks = sorted(kept.get("checks", []), key=lambda check: check.get("status") == "pass")
     return page(
         request,
@@ -196,14 +196,7 @@ def relabel(request: Request, batch: str, form: Posted = Depends(posted)) -> Res
         by=person.name,
         back=_address(batch),
     )
-    return back(
-        request, _address(batch), "The labels are being corrected. `evergreen undo` takes the batch of words back."
-    )
-
-
-def _newest_ended(console: Console) -> RunRow | None:
-    rows = list_runs(console.root, console.releases(), most=5).rows
-    return next((row for row in rows if row.outcome != "running"), None)
+    return back(request, _address(batch), "The labels are being corrected.")
 
 
 def _rows(console: Console) -> list[batches.BatchRow]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from flows.console.index.index import Index
+from flows.publishing.history import known_history
+from flows.publishing.recorded_run import RUN_ID
+from flows.runs.overview import one_run
 from monitoring.journal import window_times
 from tasks.releases.store import Releases
 
@@ -40,10 +43,9 @@ def _named(index: Index, releases: Releases, text: str) -> list[Hit]:
         hits.append(Hit("window", text, f"/production/{text}"))
     if VERSION.fullmatch(text):
         version = text if text.startswith("v") else f"v{text}"
-        pointers = {pointer.version: pointer.run_id for pointer in releases.history()}
-        if version in pointers:
-            hits.append(Hit("version", version, f"/releases/{pointers[version]}"))
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{2,80}", text) and releases.run(text):
+        if any(pointer.version == version for pointer in known_history(index.root, releases)):
+            hits.append(Hit("version", version, f"/releases/{version}"))
+    if RUN_ID.fullmatch(text) and one_run(index.root, releases, text):
         hits.append(Hit("run", text, f"/runs/{text}"))
     return hits
 

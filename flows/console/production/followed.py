@@ -1,7 +1,6 @@
 """What followed an alarm: labels that were asked for, runs that it started, versions they made."""
 
 import json
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,10 +8,10 @@ from pathlib import Path
 
 from flows.repo.workspace import alive_runs
 from flows.runs.overview import RunRow, ended_ids, one_run
+from monitoring.journal import named_window
 from monitoring.log.production_log import Log
 from tasks.releases.store import Releases
 
-WINDOW = re.compile(r"\bwindow ([0-9]{8}T[0-9]{6}Z-[0-9]{8}T[0-9]{6}Z)")
 RUNS = 200  # that began after a window: so many records are looked at
 SHOWN = 6  # runs
 
@@ -46,8 +45,8 @@ def _read(log: Log, key: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     try:
         for entry in json.loads(content[0]) if content else []:
-            if named := WINDOW.search(entry["because"]):
-                found.setdefault(named[1], []).append(entry["id"])
+            if named := named_window(entry["because"]):
+                found.setdefault(named, []).append(entry["id"])
     except (ValueError, KeyError, TypeError):  # the queue itself says so
         pass
     return found
@@ -73,7 +72,7 @@ def followed(
         name for name in ended_ids(root, releases) | set(alive_runs(root)) if name >= f"{start:%Y%m%dT%H%M%S}"
     )
     rows = [row for name in after[:RUNS] if (row := one_run(root, releases, name)) is not None]
-    named = [row for row in rows if (found := WINDOW.search(row.reason)) and found[1] in windows]
+    named = [row for row in rows if named_window(row.reason) in windows]
     learnt = None
     if times and not named:
         last = max(times.values())

@@ -15,12 +15,12 @@ from flows.console.production import overview, window
 from flows.console.production.chart import chart
 from flows.console.production.followed import Asked, followed
 from flows.console.production.words import OUTCOMES, folded, lasted, span
+from flows.console.runs.view import would_do
 from flows.console.shell.console import Console, console_of
 from flows.console.shell.facts import recent
 from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.repo.workspace import alive_runs
-from flows.runs.whats_new import whats_new
 from monitoring.drift.by_source import COLUMNS
 from monitoring.expected import mark_expected, marks, remove_mark
 from monitoring.journal import Journal
@@ -149,7 +149,7 @@ def one_window(request: Request, name: str, format: str = "") -> Response:
         1.0,
     )
     live = releases.live()
-    version, about = window.back_to(releases) if live else (None, "nothing is live yet")
+    version, about = window.back_to(console.root, releases) if live else (None, "nothing is live yet")
     first, rest = folded(facts.decision.sentence)
     held = pause_of(releases)
     reports, measured = reports_dir(console.root), window.measure_rows(facts.measures)
@@ -183,7 +183,7 @@ def one_window(request: Request, name: str, format: str = "") -> Response:
         sources=[one.source for one in facts.details.sources[: window.SOURCES]] if facts.details else [],
         muted=next((one for one in active_mutes(console.root) if one.kind == "drift"), None),
         spans=SPANS,
-        new=recent(("new", console.root), lambda: whats_new(console.root, releases, log), 1.0),
+        new=would_do(console),
         paused=held.sentence() if held else "",
         live=live.version if live else "",
         version=version,

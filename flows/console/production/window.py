@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from flows.console.index.index import Index
 from flows.console.index.windows import WindowOutline
 from flows.console.production.incidents import Incident, incident_of
-from flows.publishing.history import find
+from flows.publishing.history import find, known_history
 from monitoring.contracts import Bins, DriftDecision, Expected, Finding, Measures, WindowDetails
 from monitoring.drift.by_source import COLUMNS
 from monitoring.expected import covers, judged
@@ -132,10 +133,10 @@ def heat_cell(cell: Any) -> dict[str, Any] | None:
 # --- actions
 
 
-def back_to(releases: Releases) -> tuple[str | None, str]:
+def back_to(root: Path, releases: Releases) -> tuple[str | None, str]:
     """(the version that a rollback would make live, None and why there is none)."""
     try:
-        target = find(releases.history(), None)
+        target = find(known_history(root, releases), None)
     except EvergreenError as error:
         return None, str(error)
     return target.version, f"live from {target.at.astimezone(UTC):%d %b %Y}"

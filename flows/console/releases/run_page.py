@@ -1,6 +1,5 @@
 """What the page of one run shows, from its record, its stored report and what is live."""
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +16,7 @@ from flows.release_report import charts
 from flows.release_report.stored import read_data
 from flows.server.process import api_of
 from flows.services.up import next_runs, supervised
+from monitoring.journal import named_window
 from monitoring.pages import live as weeks
 from monitoring.pages import report
 from tasks.common.checkout import known_checkout
@@ -25,7 +25,6 @@ from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
-WINDOW = re.compile(r"window ([A-Za-z0-9_.:-]+)")
 TREND_SECONDS = 20.0  # between looks at reports and Prefect
 NO_RECORD = "The run that made it has no record here: this is what the history of releases says of it."
 RETRAIN = "retrain-when-needed"  # the flow whose schedule starts a run
@@ -185,8 +184,8 @@ def _links(
     run_id: str, record: dict[str, Any], history: list[Pointer], own: list[Period], live: Pointer | None
 ) -> list[tuple[str, str]]:
     found = [] if record.get("of_pointer") else [("The run: its steps and log", f"/runs/{run_id}")]
-    if window := WINDOW.search(record.get("reason") or ""):
-        found.append(("The window that caused it", f"/production/{window[1].rstrip(':')}"))
+    if window := named_window(record.get("reason") or ""):
+        found.append(("The window that caused it", f"/production/{window}"))
     if own:
         before = [one.version for one in history if one.seq < own[0].seq and one.version != own[0].version]
         if before:

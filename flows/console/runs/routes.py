@@ -10,13 +10,11 @@ from flows.console.jobs.store import start_job
 from flows.console.people.roles import need
 from flows.console.runs import view
 from flows.console.shell.console import Console, console_of
-from flows.console.shell.facts import recent
 from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.repo.progress import Step
 from flows.runs.overview import WORDS, RunRow, list_runs, one_run
 from flows.runs.single_flight import wanted
-from flows.runs.whats_new import whats_new
 from flows.server.process import api_of, running
 
 EXPORTED = 5000  # runs in a CSV file
@@ -51,9 +49,7 @@ def runs(request: Request, outcome: str = "", after: str = "", format: str = "")
         first=f"/runs?{urlencode(kept)}" if after else "",
         next=f"/runs?{urlencode(kept | {'after': found.after})}" if found.after else "",
         csv=f"/runs?{urlencode(kept | {'format': 'csv'})}",
-        would=recent(
-            ("would start", console.root), lambda: whats_new(console.root, releases, console.log()).sentence, 5.0
-        ),
+        would=view.would_do(console).sentence,
         slot=SLOT,
     )
 

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.console.shell.console import Console
+from flows.console.shell.facts import recent
 from flows.repo.progress import Step
 from flows.runs import pace
 from flows.runs.overview import RunRow
+from flows.runs.whats_new import WhatsNew, whats_new
+from monitoring.journal import named_window
 from tasks.releases.store import Releases
 
 STATES = {"unchanged": "reused", "restored": "restored", "ran": "ran"}  # how a stage came to its result
 SETTLED = ("promoted", "rejected", "refused", "unchanged")  # only a person's decision changes such a record
 KEPT = 5000
-WINDOW = re.compile(r"window ([A-Za-z0-9_.:-]+)")
+NEW_SECONDS = 2.0
 BATCH = re.compile(r"\bbatch (b-[0-9a-f]{12})\b")
 
 
@@ -76,9 +80,15 @@ def links_of(row: RunRow) -> list[tuple[str, str]]:
         found.append(
             ("The refused batch", f"/data/{named[1]}") if named else ("Why the data was refused", "/data/table")
         )
-    if window := WINDOW.search(row.reason):
-        found.append(("The window that started it", f"/production/{window[1].rstrip(':')}"))
+    if window := named_window(row.reason):
+        found.append(("The window that started it", f"/production/{window}"))
     return found
+
+
+def would_do(console: Console) -> WhatsNew:
+    """What a retraining started now would do, looked at every few seconds: it asks git and counts labels."""
+    root = console.root
+    return recent(("would do", root), lambda: whats_new(root, console.releases(), console.log()), NEW_SECONDS)
 
 
 class Records:

@@ -88,7 +88,7 @@ def test_a_commit_names_who_added_a_batch(root):
         (None, True, "no model is trained until somebody decides"),
         (Stone("noisy", "run r-1", "", True, False), False, "runs go on without it"),
         (Stone("noisy", "run r-1", "", False, False), False, "the next run judges it again"),
-        (Stone("blurred", "Ann", "", True, True), False, "committed in tombstones.json"),
+        (Stone("blurred", "Ann", "", True, True), False, "only a commit takes it back"),
     ],
 )
 def test_a_batch_says_what_is_true_now(stone, blocking, said):

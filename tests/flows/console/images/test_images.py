@@ -26,6 +26,7 @@ from flows.labels.issues_queue import find_issues
 from flows.labels.journal import pending
 from flows.production.finish import finish
 from flows.publishing.history import open_project
+from flows.repo.progress import record_unfinished
 from monitoring.log.schema import log_schema
 from monitoring.review.queue import CHOSEN, waiting
 from tasks.common.errors import EvergreenError
@@ -403,9 +404,11 @@ def test_where_the_model_looked_is_computed_once_and_shown(root, site, ids):
 def test_search_leads_to_the_one_thing_that_is_meant(root, site, ids):
     window = drift_windows.times(1)[2]
     row = index_of(root).of_id(ids[0])[0]
+    record_unfinished(root, root / ".evergreen/runs/20260105T08-failed", "failed", "no memory")
     for text, place in (
         (ids[0][:10], f"/images/{ids[0]}"), (row.path, f"/images/{ids[0]}"), (window, f"/production/{window}"),
-        ("v0.1.0", "/releases/r-1"), ("0.1.0", "/releases/r-1"), ("ankle", "/images?predicted=Ankle+boot"),
+        ("v0.1.0", "/releases/v0.1.0"), ("0.1.0", "/releases/v0.1.0"),
+        ("20260105T08-failed", "/runs/20260105T08-failed"), ("ankle", "/images?predicted=Ankle+boot"),
         ("belt", "/images?source=belt"), ("b-1", "/data/b-1"),
     ):  # fmt: skip
         status, headers, _ = site.get(f"/search?q={quote(text)}")

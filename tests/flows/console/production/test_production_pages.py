@@ -211,7 +211,9 @@ def test_retrain_says_what_is_new_before_the_press(site, root, window):
     from flows.repo.run_inputs import current_inputs, record_ending
 
     page = f"/production/{window}"
-    assert "New since v0.1.0" in site.get(page)[2]
+    text = site.get(page)[2]
+    assert "New since v0.1.0" in text
+    assert "evergreen " not in re.sub(r"<[^>]*>", "", text), "a page has buttons, not commands"
     key, _, _ = current_inputs(root)
     record_ending(root, key, {"run_id": "r-9", "outcome": "held", "version": None, "sentence": "no better"})
     text = ""

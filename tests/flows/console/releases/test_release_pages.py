@@ -58,7 +58,7 @@ def hold(main: Path, run_id: str, verdict: GateVerdict = HOLD) -> None:
     about = {
         "verdict": verdict.model_dump(mode="json"),
         "sentence": verdict.sentence,
-        "reason": f"window w-1: {HOSTILE}",
+        "reason": f"window 20261121T120000Z-20261121T121500Z: {HOSTILE}",
     }
     store(main).change_run(run_id, lambda record: record | about)
 
@@ -85,7 +85,7 @@ def test_the_page_of_a_held_run_answers_three_questions(made):
     assert "What if I do nothing? v0.3.0 stays live; this run goes on waiting." in plain
     assert "against v0.3.0, which is what counts now" in plain
     assert "Approve and publish" in plain
-    assert 'href="/production/w-1"' in text
+    assert 'href="/production/20261121T120000Z-20261121T121500Z"' in text
     assert "/compare?a=v0.3.0&amp;b=run-4" in text
     assert text.count('class="check"') == 3
 
