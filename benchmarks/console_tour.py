@@ -4,11 +4,12 @@
     python -m benchmarks.console_tour --quick                          (a small made-up project)
 
 From the first page it follows every link. Of pages that differ only by an id a few are opened, in 390 and 1280 px,
-light and dark. Screenshots go to FOLDER.
+light and dark. Screenshots of one page of each kind go to FOLDER.
 """
 
 import argparse
 import gzip
+import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from benchmarks.record import Figure, report
 EACH = 2  # pages of one kind
 Look = tuple[int, bool]  # width in px, dark
 LOOKS: tuple[Look, ...] = ((1280, False), (1280, True), (390, False), (390, True))
-HEIGHT, NARROW = 900, 500  # px; narrower pages are drawn down to the first screen only
+HEIGHT, NARROW, TALLEST = 900, 500, 2400  # px; narrower pages are drawn down to the first screen only
 NODES, KILOBYTES = 1500, 100
 VIEW = "view"  # the part of a query that makes another page of it
 ID = re.compile(r"^(?=.*\d)[0-9A-Za-z._:-]{6,}$")  # a part of an address that names one thing
@@ -39,13 +40,14 @@ class Tour:
     foreign: list[str] = field(default_factory=list)
     sideways: list[str] = field(default_factory=list)
     axe: list[str] = field(default_factory=list)
+    keyboard: list[str] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
 
     def faults(self) -> list[str]:
         """Everything wrong, one line each."""
         return [
             f"{name}: {line}"
-            for name in ("broken", "errors", "foreign", "sideways", "axe", "large")
+            for name in ("broken", "errors", "foreign", "sideways", "axe", "keyboard", "large")
             for line in getattr(self, name)
         ]
 
@@ -117,9 +119,9 @@ def _look(found: Tour, site, visit: Callable, address: str, shots: Path | None, 
         if shown.scrolls_sideways:
             found.sideways.append(where)
         found.axe += [f"{where}: {violation}" for violation in shown.axe_violations]
-        if shots:
-            file = re.sub(r"[^a-z0-9]+", "-", kind(address).lower()).strip("-") or "now"
-            shown.screenshot(shots / f"{file}-{width}-{'dark' if dark else 'light'}.png", whole=width > NARROW)
+        if shots and (width > NARROW) != dark:  # of the four the two that differ most
+            _draw(shown.page, shots / f"{_file(address)}{'-phone' if dark else ''}.webp", whole=width > NARROW)
+    found.keyboard += [f"{address}: {one}" for one in shown.unreachable]
     found.errors += [f"{address}: {problem}" for problem in shown.problems]
     found.foreign += [f"{address}: {url}" for url in shown.requests if not url.startswith((site.url, "data:"))]
     nodes = shown.page.evaluate("document.querySelectorAll('*').length")
@@ -127,12 +129,25 @@ def _look(found: Tour, site, visit: Callable, address: str, shots: Path | None, 
         found.large.append(f"{address}: {nodes} elements, at most {NODES}")
 
 
+def _file(address: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", kind(address).lower().replace("*", "one")).strip("-") or "now"
+
+
+def _draw(page, file: Path, whole: bool) -> None:
+    """A picture of the page for the docs, small enough to be in git."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.crop((0, 0, picture.width, min(picture.height, TALLEST))).save(file, quality=70, method=6)
+
+
 def figures(found: Tour) -> list[Figure]:
     """The figures, each with its goal of none."""
     counted = {
         "axe_violations": found.axe, "console_broken_links": found.broken, "console_errors": found.errors,
         "console_requests_off_origin": found.foreign, "console_sideways_pages": found.sideways,
-        "console_large_pages": found.large,
+        "console_unreachable_by_keyboard": found.keyboard, "console_large_pages": found.large,
     }  # fmt: skip
     spread = f"{len(found.pages)} pages, 2 widths, 2 themes"
     return [Figure(name, len(lines), "", 0, "lower", spread=spread) for name, lines in counted.items()]
@@ -148,12 +163,13 @@ def main() -> None:
     parser.add_argument("project", type=Path, nargs="?", help="a project's folder")
     parser.add_argument("--shots", type=Path, help="folder for screenshots")
     parser.add_argument("--each", type=int, default=EACH, help="pages of one kind")
+    parser.add_argument("--plain", action="store_true", help="filters make no other kind of page")
     parser.add_argument("--quick", action="store_true", help="a small made-up project")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = given.project or make(Path(folder), images=400, windows=60, runs=12)
         with serving(root) as site, browser() as visit:
-            found = tour(site, visit, given.each, given.shots)
+            found = tour(site, visit, given.each, given.shots, queries=not given.plain)
     for line in found.faults():
         print(line)
     report("console_tour", "python -m benchmarks.console_tour PROJECT", figures(found), quick=given.quick)

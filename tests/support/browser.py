@@ -43,6 +43,16 @@ _SMALL = """() => [...document.querySelectorAll('a, button, input, select, summa
   return box.width && !exempt && (box.height < 24 || box.width < 24);
 }).map(e => `${e.tagName} ${e.textContent.trim().slice(0, 30)}`)"""
 
+# what a mouse can press and the keyboard cannot reach, or reaches without showing where it is
+_UNREACHABLE = """() => [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [onclick]')]
+  .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.disabled && e.type !== 'hidden')
+  .filter(e => {
+    e.focus({preventScroll: true, focusVisible: true});
+    const drawn = e instanceof SVGElement;  // has a stroke instead of an outline
+    const shown = drawn || getComputedStyle(e).outlineStyle !== 'none';
+    return document.activeElement !== e || e.tabIndex < 0 || !shown;
+  }).map(e => `${e.tagName} ${(e.textContent || e.name).trim().slice(0, 30)}`)"""
+
 # text with a contrast below 4.5 (3 if large) to the colour behind it (WCAG 2.2, 1.4.3)
 _FAINT = """() => {
   const numbers = text => { const found = text.match(/[\\d.]+/g).map(Number); return [...found, 1].slice(0, 4); };
@@ -153,6 +163,11 @@ class Visit:
     def small_targets(self) -> list[str]:
         """What is too small to press."""
         return self.page.evaluate(_SMALL)
+
+    @property
+    def unreachable(self) -> list[str]:
+        """What the keyboard cannot reach, or what does not show that it is reached."""
+        return self.page.evaluate(_UNREACHABLE)
 
     @property
     def faint_texts(self) -> list[str]:
