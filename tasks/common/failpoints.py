@@ -26,6 +26,7 @@ POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of the
     "late_labels": ("revised", "shown"),
     "pipeline": ("removed", "ran", "restored", "committed"),
     "publish": ("start", "uploaded", "audited", "committed", "pushed", "registered", "promoted", "assigned"),
+    "refused": ("noted",),
     "restore": ("placed",),
     "rollback": ("tombstoned", "verified", "promoted", "restored"),
     "store": ("object", "temporary", "placed", "swapped", "part"),  # part: of an upload to S3

@@ -29,6 +29,7 @@ ELSEWHERE = {  # points that need more than a scenario has
     "store.part": "tests/tasks/storage/test_s3_store.py",
     "train_backbone.epoch": "tests/loop/test_loop.py",
     "restore.placed": "tests/flows/backup/test_backup.py",
+    "refused.noted": "tests/flows/publishing/test_decisions.py",
     "late_labels.revised": "tests/flows/production/test_late_labels.py",
     "late_labels.shown": "tests/flows/production/test_late_labels.py",
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
