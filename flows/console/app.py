@@ -15,12 +15,14 @@ from fastapi.responses import JSONResponse, Response
 from flows.console.archive import routes as archive
 from flows.console.data import routes as data
 from flows.console.data import upload_routes as upload
+from flows.console.images import action_routes as image_actions
 from flows.console.images import routes as images
 from flows.console.jobs import routes as jobs
 from flows.console.labelling import routes as labelling
 from flows.console.now import routes as now
 from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
+from flows.console.production import action_routes as production_actions
 from flows.console.production import routes as production
 from flows.console.releases import routes as releases
 from flows.console.runs import routes as runs
@@ -43,9 +45,11 @@ ROUTERS = [
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     production.router,
+    production_actions.router,
     labelling.router,
     archive.router,
     images.router,
+    image_actions.router,
     static.router,
     live.router,
     sign_in_routes.router,

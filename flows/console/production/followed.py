@@ -1,5 +1,6 @@
 """What followed an alarm: labels that were asked for, runs that it started, versions they made."""
 
+import functools
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -38,6 +39,12 @@ class Asked:
         known = {key: self._known.get(key) or _read(log, key) for key in keys}
         self._known = known
         return {name for found in known.values() for window in windows for name in found.get(window, ())}
+
+
+@functools.cache
+def asked_of(root: Path) -> Asked:
+    """The images that were asked for in the project at `root`; every request shares what it read."""
+    return Asked()
 
 
 def _read(log: Log, key: str) -> dict[str, list[str]]:

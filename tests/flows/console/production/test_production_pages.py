@@ -93,6 +93,7 @@ def test_the_list_links_each_window_and_says_what_moved(site, root, window):
     assert csv[1]["Content-Disposition"] == 'attachment; filename="windows.csv"'
     assert window in csv[2]
     assert site.get("/production?format=csv")[2].count("\n") == 2, "one incident and the head"
+    assert "week,version,accuracy," in site.get("/production?format=weeks")[2]
 
 
 def test_a_window_says_why_since_when_and_which_source(site, root, window):
@@ -116,6 +117,7 @@ def test_a_window_says_why_since_when_and_which_source(site, root, window):
     for kind, words in (
         ("measures", "brightness,image.brightness,"),
         ("sources", "share of unfamiliar images,ood.rate,"),
+        ("checks", "check,code,result,value,bound,meaning"),
     ):
         assert words in site.get(f"/production/{window}?format={kind}")[2]
 
