@@ -65,8 +65,11 @@ class RefusedRow:
         return WORDS.get(self.reason, self.reason)
 
 
-def refused_at_ingest(root: Path, batch: str) -> tuple[list[RefusedRow], int]:
-    """(the first rows that an ingest refused with `batch`, how many there are). Their bytes were never stored."""
+def refused_at_ingest(root: Path, batch: str, most: int | None = SHOWN) -> tuple[list[RefusedRow], int]:
+    """(the first `most` rows that an ingest refused with `batch`, all for None; how many there are).
+
+    Their bytes were never stored.
+    """
     file = state_dir(root) / "quarantine" / f"{batch}.parquet"
     if not file.is_file():
         return [], 0
@@ -78,7 +81,7 @@ def refused_at_ingest(root: Path, batch: str) -> tuple[list[RefusedRow], int]:
     rows = [
         RefusedRow(row["where"], row["reason"], row["detail"], picture=place if place in kept else None)
         for place, row in enumerate(table.to_pylist())
-        if place < SHOWN or place in kept
+        if most is None or place < most or place in kept
     ]
     return rows, len(table)
 
@@ -102,13 +105,16 @@ def refused_sources(root: Path) -> list[tuple[str, int]]:
     return found
 
 
-def refused_at_validation(root: Path, batch: str) -> list[RefusedRow]:
-    """Images of `batch` that the newest run that got so far quarantined."""
+def refused_at_validation(root: Path, batch: str, most: int | None = SHOWN) -> list[RefusedRow]:
+    """The first `most` images of `batch` that the newest run that got so far quarantined; all for None."""
     for tree in _workspaces(root):
         file = tree / "artifacts/validate/quarantine.parquet"
         if not file.is_file():
             continue
-        rows = pq.read_table(file, filters=[("batch", "=", batch)]).slice(0, SHOWN).to_pylist()
+        try:
+            rows = pq.read_table(file, filters=[("batch", "=", batch)]).slice(0, most).to_pylist()
+        except (pa.ArrowException, OSError):  # damaged, or just deleted with its workspace
+            continue
         return [
             RefusedRow(row["id"][:12], row["reason"], row["detail"], None if row["reason"] in UNSHOWABLE else row["id"])
             for row in rows

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
 
 from flows.console.data import batch as one_batch
-from flows.console.data import batches, refusals
+from flows.console.data import batches, refusals, tables
 from flows.console.index.index import index_of
 from flows.console.jobs.store import start_job
 from flows.console.people.roles import need
@@ -23,20 +23,6 @@ STATES = ("in use", "refused", "tombstoned", "judged again")
 CLASSES = 20  # rows of the table of classes on the first page
 PICTURES = 24
 LABEL_BATCHES = 10
-COLUMNS = (
-    "batch",
-    "kind",
-    "added",
-    "by",
-    "rows",
-    "offered",
-    "quarantined",
-    "state",
-    "why",
-    "versions",
-    "classes",
-    "sources",
-)
 
 router = APIRouter()
 
@@ -52,7 +38,11 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
     totals = batches.totals_of(index.columns(), SPLITS, out, console.params().data.task == "multilabel")
     labels = batches.label_rows(console.root)
     if format == "csv":
-        return _csv(table, rows, chosen, totals, labels)
+        if table == "classes":
+            return csv_download(*tables.classes_table(totals))
+        if table == "labels":
+            return csv_download(*tables.labels_table(labels))
+        return csv_download(*tables.batches_table(row for row in rows if chosen in (None, row.state)))
     found = batches.one_page(rows, after or None, chosen)
     folder = console.root / "data"
     changes = read_changes(folder)
@@ -88,13 +78,16 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
 
 
 @router.get("/data/table")
-def table(request: Request) -> Response:
+def table(request: Request, format: str = "") -> Response:
     """Why a run refused all batches together."""
     console = console_of(request)
     if (kept := refusals.kept_validation(console.root, "table")) is None:
         raise HTTPException(404, "No run of this checkout refused the data as a whole.")
-    newest = newest_ended(console.root, console.releases())
     checks = sorted(kept.get("checks", []), key=lambda check: check.get("status") == "pass")
+    expectations = kept.get("expectations", [])
+    if format == "csv":
+        return csv_download(*tables.rules_table("data", checks, expectations))
+    newest = newest_ended(console.root, console.releases())
     return page(
         request,
         "data/table.html",
@@ -103,7 +96,7 @@ def table(request: Request) -> Response:
         now=newest is not None and newest.outcome == "refused" and not newest.sentence.startswith("batch "),
         reasons=(kept.get("refused") or {}).get("reasons", []),
         checks=checks,
-        expectations=kept.get("expectations", []),
+        expectations=expectations,
     )
 
 
@@ -112,11 +105,10 @@ def batch(request: Request, batch: str, given: str = "", right: str = "", swap: 
     """One batch: what is true of it now, its mix, its images, what was refused."""
     console = console_of(request)
     row = _batch(console, batch)
+    if format:
+        return csv_download(*_table(console, row, format))
     at_ingest, refused_count = refusals.refused_at_ingest(console.root, batch)
     at_validation = refusals.refused_at_validation(console.root, batch)
-    if format == "csv":
-        told = [(one.where, one.reason, one.detail) for one in [*at_ingest, *at_validation]]
-        return csv_download(f"{batch}-quarantine", ("image", "reason", "detail"), told)
     releases, index = console.releases(), index_of(console.root)
     labels = [label for label in index.columns().names["true"] if label is not None]
     if console.params().data.task == "multilabel":
@@ -210,31 +202,22 @@ def _batch(console: Console, batch: str) -> batches.BatchRow:
     return found
 
 
+def _table(console: Console, row: batches.BatchRow, format: str) -> tables.Table:
+    """A table of a batch's page, whole. Raises HTTPException 404 if `format` names none."""
+    if format == "mix":
+        return tables.mix_table(row)
+    if format == "seen":
+        return tables.given_and_seen_table(row.id, one_batch.validation_of(console.root, row))
+    if format == "rules":
+        found = one_batch.validation_of(console.root, row)
+        return tables.rules_table(row.id, found.checks if found else [])
+    if format != "csv":
+        raise HTTPException(404, "There is no such table.")
+    at_ingest, _ = refusals.refused_at_ingest(console.root, row.id, most=None)
+    return tables.quarantine_table(
+        row.id, [*at_ingest, *refusals.refused_at_validation(console.root, row.id, most=None)]
+    )
+
+
 def _address(batch: str) -> str:
     return f"/data/{quote(batch, safe='')}"
-
-
-def _csv(table: str, rows, state, totals, labels) -> Response:
-    if table == "classes":
-        return csv_download("classes", ("class", *SPLITS), [(name, *counts.values()) for name, counts in totals])
-    if table == "labels":
-        return csv_download(
-            "label-batches", ("batch", "added", "by", "words"), [(one.id, one.at, one.by, one.rows) for one in labels]
-        )
-
-    def listed(counts: dict[str, int]) -> str:
-        return "; ".join(f"{name}: {count}" for name, count in counts.items())
-
-    return csv_download(
-        "batches",
-        COLUMNS,
-        [
-            (
-                row.id, row.kind, row.at, row.by, row.rows, row.offered, row.refused, row.state,
-                row.stone.why if row.stone else "", " ".join(row.versions), listed(row.counts.classes),
-                listed(row.counts.sources),
-            )
-            for row in rows
-            if state is None or row.state == state
-        ],
-    )  # fmt: skip

@@ -55,8 +55,13 @@ def shown(request: Request, id_: str, format: str = "") -> Response:
     dry, taken = uploads.read_report(root, id_, "dry"), uploads.read_report(root, id_, "taken")
     if taken and not ((job := newest_job(root, _slot(id_, "take"))) and job.runs):
         uploads.discard(root, id_, images_only=True)
+    report = (taken or dry or {}).get("report")
+    if format == "mix":
+        found = {"class": report["classes"], "split": report["splits"]} if report else {}
+        rows = [(what, name, count) for what, counts in found.items() for name, count in counts.items()]
+        return csv_download("new-images", ("what", "name", "images"), rows)
     if format == "csv":
-        refused = (taken or dry or {"report": {"quarantined": []}})["report"]["quarantined"]
+        refused = report["quarantined"] if report else []
         return csv_download(
             "refused", ("file", "reason", "detail"), [(one["where"], one["reason"], one["detail"]) for one in refused]
         )
@@ -69,7 +74,7 @@ def shown(request: Request, id_: str, format: str = "") -> Response:
         kinds=KINDS,
         dry=dry,
         taken=taken,
-        report=(taken or dry or {}).get("report"),
+        report=report,
         said=(taken or dry or {}).get("understood", []),
         look=_slot(id_, "look"),
         take=_slot(id_, "take"),

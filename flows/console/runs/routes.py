@@ -19,6 +19,7 @@ from flows.server.process import api_of, running
 
 EXPORTED = 5000  # runs in a CSV file
 SLOT = "retrain"
+STEPS = ("step", "state", "began", "seconds", "seconds last time", "what it found")
 COLUMNS = ("run", "outcome", "began", "ended", "seconds", "why", "by", "version", "sentence")
 
 router = APIRouter()
@@ -72,10 +73,13 @@ def start(request: Request, form: Posted = Depends(posted)) -> Response:
 
 
 @router.get("/runs/{run}")
-def run(request: Request, run: str) -> Response:
+def run(request: Request, run: str, format: str = "") -> Response:
     """One run: its steps, its log, what it leads to."""
     console, row = console_of(request), _row(console_of(request), run)
     steps = view.step_rows(row.steps, view.expected_seconds(console.root))
+    if format == "csv":
+        lines = ((one.name, one.words, one.step.began, one.seconds, one.expected, one.found) for one in steps)
+        return csv_download(f"steps-{run}", STEPS, lines)
     return page(
         request,
         "runs/run.html",

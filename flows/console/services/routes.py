@@ -41,6 +41,8 @@ def services(request: Request, format: str = "") -> Response:
             "services", columns, [(one.name, one.well, one.url, one.restarts, one.since, one.said) for one in found]
         )
     due, problem = facts.recent(("schedules", console.root), lambda: _schedules(console), SECONDS)
+    if format == "schedules":
+        return csv_download("schedules", ("what", "next"), [(FLOWS.get(flow, flow), at) for flow, at in due])
     job = newest_job(console.root, "doctor")
     return page(
         request,

@@ -8,9 +8,11 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from flows.console.data import batches
+from flows.console.data import batches, refusals
 from flows.console.data.batch import what_is_true
 from flows.console.data.batches import BatchRow, Counts, Stone
 from flows.console.index.columns import Columns
@@ -127,6 +129,10 @@ def test_a_refused_batch_is_on_top_can_be_corrected_and_allowed_again(root):
         for words in ("given cat", "seen dog 93 %", "runs go on without it", "Allow it again", "Correct these labels"):
             assert words in text, words
         assert "Nothing is trained until this is settled" not in text
+        assert f"{'0' * 64},cat,dog,0.93" in site.get(f"/data/{SECOND}?format=seen")[2]
+        assert "rule,noise.cat,fail,0.5,0.1,x" in site.get(f"/data/{SECOND}?format=rules")[2]
+        assert "class,cat," in site.get(f"/data/{SECOND}?format=mix")[2]
+        assert site.get(f"/data/{SECOND}?format=odd")[0] == 404
         _, _, text = site.get(f"/data/{SECOND}?given=cat&right=dog")
         assert "images get another label" in text
         status, _, _ = site.post(
@@ -173,6 +179,17 @@ def test_tables_can_be_saved(root):
     assert json.dumps(tables["labels"])
 
 
+def test_the_file_of_refused_rows_has_all_of_them(root):
+    count = refusals.SHOWN + 50
+    columns = {name: [f"{name} {number}" for number in range(count)] for name in ("where", "reason", "detail")}
+    (root / ".evergreen/quarantine").mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), root / f".evergreen/quarantine/{THIRD}.parquet")
+    with serving(root) as site:
+        assert f"{count} rows were refused" in site.get(f"/data/{THIRD}")[2]
+        assert site.get(f"/data/{THIRD}?format=csv")[2].count("\n") == count + 1
+    assert len(refusals.refused_at_ingest(root, THIRD)[0]) == refusals.SHOWN
+
+
 def test_the_data_as_a_whole_says_what_was_refused_and_whether_it_still_is(root):
     kept = {
         "refused": {"what": "table", "reasons": [f"0 labelled rows {HOSTILE}"]},
@@ -186,6 +203,7 @@ def test_the_data_as_a_whole_says_what_was_refused_and_whether_it_still_is(root)
         assert HOSTILE not in text
         assert "A later run got past this" in text
         assert "not_null" in text
+        assert "expectation,not_null,fail,3,,stop" in site.get("/data/table?format=csv")[2]
         about = {
             "outcome": "refused",
             "sentence": "the data set is refused: 0 labelled rows",

@@ -84,6 +84,7 @@ def test_a_zip_is_looked_at_then_taken_then_deleted(root):
         assert len(shards.batches(root / "data")) == len(before) + 1, "once"
         _, _, text = site.get(f"{page}?format=csv")
         assert "Bag/broken.png" in text
+        assert "class,Bag," in site.get(f"{page}?format=mix")[2]
 
 
 def test_a_batch_shows_pictures_of_refused_images_and_never_their_bytes(root, tmp_path):

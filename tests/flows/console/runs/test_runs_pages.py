@@ -62,6 +62,7 @@ def test_a_run_at_work_shows_its_steps_its_log_and_can_be_cancelled(root, at_wor
         assert "inspect; 0 of 9 stages done" in text
         assert f'href="/production/{WINDOW}"' in text  # the window that started it
         assert "Cancel the run" in text
+        assert "inspect,running," in site.get(f"/runs/{RUN}?format=csv")[2]
         status, headers, _ = site.post(f"/runs/{RUN}/cancel", {"why": "wrong images"}, page=f"/runs/{RUN}")
         assert (status, headers["location"]) == (303, f"/runs/{RUN}")
         job = newest_job(root, f"cancel {RUN}")

@@ -64,6 +64,7 @@ def test_the_page_shows_services_alerts_and_nothing_secret(site, root, visit):
     assert site.auth.partition(":")[2] not in shown.page.content()
     _, _, table = site.get("/services?format=csv")
     assert len(table.splitlines()) == 1 + len(overview.TITLES)
+    assert site.get("/services?format=schedules")[2].removeprefix("\ufeff").strip() == "what,next"
 
 
 def test_a_test_reaches_an_address_and_says_what_is_wrong_with_another(site, root, other_end):
