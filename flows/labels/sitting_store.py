@@ -77,11 +77,6 @@ class Sittings:
             db.executemany("insert or replace into lease values (?, ?, ?)", [(name, person, until) for name in mine])
         return mine
 
-    def release(self, person: str, ids: Sequence[str]) -> None:
-        """Let others see `ids`."""
-        with self._changing() as db:
-            db.executemany("delete from lease where id = ? and person = ?", [(name, person) for name in ids])
-
     def skip(self, person: str, image: str, now: datetime | None = None) -> None:
         """Do not show `image` to this person again in this sitting."""
         self._put_aside("skipped", person, image, now or datetime.now(UTC))

@@ -8,6 +8,13 @@ from tasks.gate.verdict import GateVerdict
 
 Outcome = Literal["promoted", "held", "rejected", "refused", "unchanged"]
 
+WORDS: dict[str, str] = {  # for people, on pages and in lists
+    "promoted": "promoted",
+    "held": "waits for approval",
+    "rejected": "rejected",
+    "refused": "data refused",
+    "unchanged": "the same model again",
+}
 CANCELLED = 5  # exit code of a run that a person cancelled
 EXIT_CODES: dict[str, int] = {"promoted": 0, "held": 0, "unchanged": 0, "refused": 3, "rejected": 4}  # 1: an error
 

@@ -27,8 +27,8 @@ STAMP = re.compile(r"(\d{8}T\d{6})\d*-")  # with which run ids begin
 NAMES = ("key", "by", "reason", "sentence", "version", "bundle", "rev")
 
 
-class RunRow(Frozen):
-    """What lists say of a run. `how`: of the newest decision, such as "approved"; `damaged`: why it cannot be read."""
+class RecordedRow(Frozen):
+    """What lists say of a recorded run; of a damaged record, `sentence` says why it cannot be read."""
 
     run_id: str
     outcome: Literal["promoted", "held", "rejected", "refused", "unchanged", "damaged"]
@@ -41,7 +41,7 @@ class RunRow(Frozen):
     bundle: str | None = None
     rev: str | None = None
     champion: str | None = None  # version that it was judged against
-    how: str = ""
+    how: str = ""  # of the newest decision, such as "approved"
     decided_by: str = ""
     why: str = ""  # of the decision
     comments: int = 0  # of a run that ended for good: when it was first listed
@@ -52,12 +52,12 @@ class RunRow(Frozen):
         return re.sub(r" `evergreen approve [^`]*` publishes it\.", "", self.sentence)
 
 
-def held_runs(root: Path, releases: Releases | None = None) -> list[RunRow]:
+def held_runs(root: Path, releases: Releases | None = None) -> list[RecordedRow]:
     """The runs that wait for a person, newest first."""
     return [row for row in run_rows(root, releases) if row.outcome == "held"]
 
 
-def run_rows(root: Path, releases: Releases | None = None) -> list[RunRow]:
+def run_rows(root: Path, releases: Releases | None = None) -> list[RecordedRow]:
     """A row of each recorded run, newest first."""
     releases = releases or open_project(root)[1]
     keys = [key for key in releases.store.list("runs/") if key.endswith(".json")]
@@ -79,13 +79,13 @@ def run_rows(root: Path, releases: Releases | None = None) -> list[RunRow]:
 
 
 @functools.lru_cache(maxsize=4)
-def _known(file: Path, stamp: int) -> dict[str, RunRow]:
+def _known(file: Path, stamp: int) -> dict[str, RecordedRow]:
     """The rows in `file`, parsed once for each `stamp`, its time of change."""
 
-    def accept(about: dict) -> dict[str, RunRow]:
+    def accept(about: dict) -> dict[str, RecordedRow]:
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
-        rows = [RunRow.model_validate(row) for row in about["rows"]]
+        rows = [RecordedRow.model_validate(row) for row in about["rows"]]
         return {row.run_id: row for row in rows}
 
     return read_rebuildable(file, accept, "the runs are read again") or {}
@@ -98,15 +98,15 @@ def _published(root: Path, releases: Releases) -> set[str]:
         return set()
 
 
-def _read(releases: Releases, run_id: str) -> RunRow:
+def _read(releases: Releases, run_id: str) -> RecordedRow:
     try:
         return row_of(run_id, releases.run(run_id))
     except (EvergreenError, ValueError, TypeError, KeyError, AttributeError) as error:
         said = str(error) if isinstance(error, EvergreenError) else f"its record cannot be read: {error!r}"
-        return RunRow(run_id=run_id, outcome="damaged", at=_began(run_id), sentence=said)
+        return RecordedRow(run_id=run_id, outcome="damaged", at=_began(run_id), sentence=said)
 
 
-def row_of(run_id: str, record: dict[str, Any] | None) -> RunRow:
+def row_of(run_id: str, record: dict[str, Any] | None) -> RecordedRow:
     """The row of a record. Raises ValueError, TypeError or KeyError for a damaged one."""
     if not isinstance(record, dict):
         raise ValueError("it is not an object")
@@ -117,7 +117,7 @@ def row_of(run_id: str, record: dict[str, Any] | None) -> RunRow:
         "decided_by": decided[-1].get("by", ""),
         "why": decided[-1].get("why", ""),
     }
-    return RunRow(
+    return RecordedRow(
         run_id=run_id,
         outcome=record["outcome"],
         at=datetime.fromisoformat(record["at"]) if record.get("at") else _began(run_id),

@@ -161,15 +161,6 @@ def record_unfinished(root: Path, folder: Path, outcome: str, sentence: str) -> 
         old.unlink(missing_ok=True)
 
 
-def unfinished_runs(root: Path) -> dict[str, dict[str, Any]]:
-    """Run id -> record of every run that failed, was cancelled or was killed, in the order of their starts."""
-    found = {}
-    for file in sorted(_unfinished(root).glob("*.json")):
-        if (about := read_unfinished(root, file.stem)) is not None:
-            found[file.stem] = about
-    return found
-
-
 def read_unfinished(root: Path, run_id: str) -> dict[str, Any] | None:
     """The record of the unfinished run `run_id`; None if there is none."""
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.publishing import outcomes
 from flows.repo import workspace
 from flows.repo.progress import Step, for_record, last_lines, read_progress, read_unfinished
 from tasks.common.paths import state_dir
@@ -21,11 +22,7 @@ from tasks.stages.runner import STAGES
 
 WORDS = {
     "running": "running",
-    "promoted": "promoted",
-    "held": "waits for approval",
-    "rejected": "rejected",
-    "refused": "data refused",
-    "unchanged": "nothing new",
+    **outcomes.WORDS,
     "failed": "failed",
     "killed": "killed",
     "cancelled": "cancelled",

@@ -218,7 +218,6 @@ class Index:
         since: datetime | None = None,
         until: datetime | None = None,
         after: str | None = None,
-        oldest_first: bool = False,
         most: int = 50,
     ) -> list[WindowRow]:
         """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
@@ -228,7 +227,7 @@ class Index:
         return self._safely(
             lambda: windows.read_windows(
                 self._database.connection(), outcomes=outcomes, versions=versions, source=source, since=since,
-                until=until, after=after, oldest_first=oldest_first, most=most,
+                until=until, after=after, most=most,
             )
         )  # fmt: skip
 

@@ -164,7 +164,6 @@ def read_windows(
     since: datetime | None = None,
     until: datetime | None = None,
     after: str | None = None,
-    oldest_first: bool = False,
     most: int = 50,
 ) -> list[WindowRow]:
     """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
@@ -173,10 +172,9 @@ def read_windows(
     """
     where, values = _where(outcomes, versions, source, since, until)
     if after is not None:
-        where.append(f"id {'>' if oldest_first else '<'} ?")
+        where.append("id < ?")
         values.append(after)
-    order = f"ORDER BY id {'ASC' if oldest_first else 'DESC'} LIMIT ?"
-    sql = f"SELECT {COLUMNS} FROM windows WHERE {' AND '.join(where)} {order}"
+    sql = f"SELECT {COLUMNS} FROM windows WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
     rows = db.execute(sql, (*values, most)).fetchall()
     return [_window(db, row) for row in rows]
 

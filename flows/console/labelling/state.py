@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -136,8 +136,3 @@ def idle_minutes(root: Path) -> float | None:
     """Minutes until waiting answers are taken by themselves; None without any."""
     quiet = journal.idle_seconds(root)
     return None if quiet is None else max(0.0, timedelta(seconds=journal.IDLE_SECONDS - quiet) / timedelta(minutes=1))
-
-
-def today() -> datetime:
-    """Now, UTC."""
-    return datetime.now(UTC)

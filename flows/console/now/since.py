@@ -70,7 +70,7 @@ def _releases(console: Console, since: datetime) -> list[Happened]:
 
 def _runs(console: Console, since: datetime) -> list[Happened]:
     words = {
-        "held": "A model was held for a person",
+        "held": "A model waits for approval",
         "rejected": "A model was rejected",
         "refused": "Data were refused",
     }

@@ -1,1 +1,1 @@
-"""Versions and the runs that made them: what was decided, what waits for a decision, what differs."""
+"""Versions and the runs that made them: what was decided, what waits for approval, what differs."""

@@ -11,7 +11,7 @@ from flows.console.shell.facts import recent
 from flows.publishing.decisions import Judgement, newest_judgement
 from flows.publishing.history import Period, known_history, periods
 from flows.publishing.recorded_run import RUN_ID
-from flows.publishing.run_list import RunRow, row_of
+from flows.publishing.run_list import RecordedRow, row_of
 from flows.release_report import charts
 from flows.release_report.stored import read_data
 from flows.server.process import api_of
@@ -36,7 +36,7 @@ class RunPage:
 
     run_id: str
     record: dict[str, Any]
-    row: RunRow
+    row: RecordedRow
     live: Pointer | None
     periods: list[Period]  # in which this run's model was live, oldest first
     judgement: Judgement | None
@@ -162,7 +162,7 @@ def _next_run(console: Console) -> datetime | None:
         return None
 
 
-def _report(releases: Releases, run_id: str, row: RunRow) -> tuple[dict[str, Any] | None, str]:
+def _report(releases: Releases, run_id: str, row: RecordedRow) -> tuple[dict[str, Any] | None, str]:
     try:
         if (data := read_data(releases, run_id)) is not None:
             return data, ""

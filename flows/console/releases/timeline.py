@@ -9,20 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from flows.publishing import outcomes
 from flows.publishing.history import Period
-from flows.publishing.run_list import RunRow
+from flows.publishing.run_list import RecordedRow
 
 PAGE = 50
 FOLDED = 30  # runs listed of one fold
-WORDS = {  # outcome -> in our words
-    "promoted": "went live",
-    "held": "waits for a decision",
-    "rejected": "rejected by the gate",
-    "refused": "its data were refused",
-    "unchanged": "the same model again",
-    "damaged": "its record is damaged",
-}
-HOW = {"approved": "approved by a person", "override": "published against the gate", "completed": "went live"}
+WORDS = {**outcomes.WORDS, "damaged": "its record is damaged"}
+HOW = {"approved": "approved by a person", "override": "published against the gate", "completed": "promoted"}
 
 
 @dataclass(frozen=True)
@@ -33,17 +27,17 @@ class Release:
     what: str
     why: str
     retired: bool
-    others: list[RunRow] = field(default_factory=list)
+    others: list[RecordedRow] = field(default_factory=list)
 
     @property
     def folded(self) -> str:
-        """ "3 other runs: 2 rejected by the gate, 1 the same model again"."""
+        """ "3 other runs: 2 rejected, 1 the same model again"."""
         counts = Counter(words_of(row) for row in self.others)
         listed = ", ".join(f"{count} {words}" for words, count in counts.most_common())
         return f"{len(self.others)} other {'run' if len(self.others) == 1 else 'runs'}: {listed}"
 
 
-def words_of(row: RunRow) -> str:
+def words_of(row: RecordedRow) -> str:
     """How a run ended, in our words."""
     if row.outcome == "rejected" and row.how == "refused":
         return f"refused by {row.decided_by}" if row.decided_by else "refused by a person"
@@ -53,8 +47,8 @@ def words_of(row: RunRow) -> str:
 
 
 def releases(
-    periods: Sequence[Period], rows: Sequence[RunRow], retired: dict[str, dict], after: int | None = None
-) -> tuple[list[RunRow], list[Release], int | None]:
+    periods: Sequence[Period], rows: Sequence[RecordedRow], retired: dict[str, dict], after: int | None = None
+) -> tuple[list[RecordedRow], list[Release], int | None]:
     """(unpublished runs newer than the newest release, a page of releases older than promotion `after`, next `after`).
 
     periods: oldest first; rows: newest first.
@@ -75,16 +69,16 @@ def releases(
     return first, found, shown[-1].seq if rest else None
 
 
-def told(period: Period, row: RunRow | None) -> tuple[str, str]:
+def told(period: Period, row: RecordedRow | None) -> tuple[str, str]:
     """(what happened, why) of a promotion."""
     if period.again:
         return "live again by a rollback", period.why.removeprefix("rollback: ")
     if row is None:
-        return "adopted" if period.why.startswith("adopted") else "went live", period.why
+        return "adopted" if period.why.startswith("adopted") else "promoted", period.why
     return words_of(row), row.why if row.how in ("approved", "override") and row.why else period.why
 
 
-def of_outcome(rows: Sequence[RunRow], outcome: str, after: str = "") -> tuple[list[RunRow], str | None]:
+def of_outcome(rows: Sequence[RecordedRow], outcome: str, after: str = "") -> tuple[list[RecordedRow], str | None]:
     """(a page of the runs that ended as `outcome` and are older than run `after`, the next `after`)."""
     chosen = [row for row in rows if row.outcome == outcome and (not after or row.run_id < after)]
     return chosen[:PAGE], chosen[PAGE - 1].run_id if len(chosen) > PAGE else None
@@ -93,7 +87,7 @@ def of_outcome(rows: Sequence[RunRow], outcome: str, after: str = "") -> tuple[l
 COLUMNS = ("at", "what", "version", "run", "by", "why", "sentence")
 
 
-def table(periods: Sequence[Period], rows: Sequence[RunRow]) -> list[tuple[datetime | None, ...]]:
+def table(periods: Sequence[Period], rows: Sequence[RecordedRow]) -> list[tuple[datetime | None, ...]]:
     """Every promotion and every other run for a CSV file, newest first."""
     by_id = {row.run_id: row for row in rows}
     lines = []

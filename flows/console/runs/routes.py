@@ -23,7 +23,6 @@ STEPS = ("step", "state", "began", "seconds", "seconds last time", "what it foun
 COLUMNS = ("run", "outcome", "began", "ended", "seconds", "why", "by", "version", "sentence")
 
 router = APIRouter()
-records = view.Records()
 
 
 @router.get("/runs")
@@ -32,7 +31,7 @@ def runs(request: Request, outcome: str = "", after: str = "", format: str = "")
     console = console_of(request)
     releases = console.releases()
     chosen = outcome if outcome in WORDS else None
-    read = records.reader(releases)
+    read = view.records_of(console.root).reader(releases)
     if format == "csv":
         found = list_runs(console.root, releases, outcome=chosen, most=EXPORTED, read=read)
         return csv_download("runs", COLUMNS, map(_cells, found.rows))

@@ -1,5 +1,6 @@
 """What the pages of runs show: rows, a run's steps with estimates."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,3 +109,9 @@ class Records:
             return found
 
         return read
+
+
+@functools.cache
+def records_of(root: Path) -> Records:
+    """The records of the project at `root`; every request shares what was read."""
+    return Records()

@@ -93,4 +93,4 @@ def test_a_long_history_is_paged(main, tmp_path):
         text = site.get(older)[2]
         assert text.count('<li class="release') == 13
         assert 'rel="next"' not in text
-        assert "Waiting for a decision" not in text
+        assert "Waiting for approval" not in text

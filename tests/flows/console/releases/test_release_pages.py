@@ -68,7 +68,7 @@ def test_a_held_run_is_on_top_of_the_releases_with_its_reason(made):
     with serving(made) as site:
         status, _, text = site.get("/releases")
     assert status == 200
-    assert text.index("Waiting for a decision") < text.index("Live since") < text.index("v0.1.0")
+    assert text.index("Waiting for approval") < text.index("Live since") < text.index("v0.1.0")
     assert HOSTILE not in text
     assert 'href="/releases/run-4">Decide</a>' in text
     assert "first model" in text
@@ -137,7 +137,7 @@ def test_an_approver_refuses_a_run_with_a_reason(main):
         assert "Approve and publish" not in text
         assert "Publish against the gate" in text
         _, _, text = site.get("/releases", **approver)
-        assert "Waiting for a decision" not in text
+        assert "Waiting for approval" not in text
         assert "1 other run: 1 refused by Ava" in text
         _, _, text = site.get("/releases?outcome=rejected")
         assert "refused by Ava" in text
@@ -257,7 +257,7 @@ def test_a_verdict_against_what_is_not_live_any_more_is_out_of_date(main):
 def test_the_list_as_a_file_and_by_outcome(made):
     with serving(made) as site:
         rows = list(csv.DictReader(io.StringIO(site.get("/releases?format=csv")[2].removeprefix("\ufeff"))))
-        assert [row["what"] for row in rows] == ["waits for a decision", *["went live"] * 3]
+        assert [row["what"] for row in rows] == ["waits for approval", *["promoted"] * 3]
         assert site.get("/releases?outcome=odd")[0] == 200
         assert "No run ended so." in site.get("/releases?outcome=unchanged")[2]
         assert site.get("/releases?after=2")[2].count('class="release') == 1

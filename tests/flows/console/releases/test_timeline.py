@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from flows.console.releases.timeline import of_outcome, releases, table, words_of
 from flows.publishing.history import Period
-from flows.publishing.run_list import RunRow
+from flows.publishing.run_list import RecordedRow
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -19,8 +19,8 @@ def period(seq: int, since: float, until: float | None, again: bool = False, why
     return Period(seq=seq, version=f"v0.{seq}.0", since=at(since), until=end, run_id=f"run-{seq}", **about)
 
 
-def run(name: str, hours: float, outcome: str = "rejected", **about) -> RunRow:
-    return RunRow(run_id=name, outcome=outcome, at=at(hours), sentence="s", **about)
+def run(name: str, hours: float, outcome: str = "rejected", **about) -> RecordedRow:
+    return RecordedRow(run_id=name, outcome=outcome, at=at(hours), sentence="s", **about)
 
 
 def test_runs_are_folded_into_the_version_that_was_live_when_they_ended():
@@ -39,7 +39,7 @@ def test_runs_are_folded_into_the_version_that_was_live_when_they_ended():
         ("v0.2.0", ["e", "d"]),
         ("v0.1.0", ["c", "b"]),
     ]
-    assert shown[1].folded == "2 other runs: 1 the same model again, 1 rejected by the gate"
+    assert shown[1].folded == "2 other runs: 1 the same model again, 1 rejected"
     assert (shown[1].retired, shown[0].retired, following) == (True, False, None)
 
 
@@ -68,7 +68,7 @@ def test_how_a_version_came_and_how_a_run_ended_in_our_words():
     ]
     assert words_of(run("x", 1, how="refused", decided_by="bob")) == "refused by bob"
     assert [line[1] for line in table(history, [approved, run("x", 40)])][:2] == [
-        "rejected by the gate",
+        "rejected",
         "live again by a rollback",
     ]
 
