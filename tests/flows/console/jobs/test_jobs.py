@@ -24,7 +24,7 @@ def run(root, *arguments, slot="a slot"):
 
 def test_a_job_ends_with_what_its_command_said(root):
     done = run(root, "releases")
-    assert (done.code, done.failed, done.fresh, done.by) == (0, False, True, "Bob")
+    assert (done.code, done.failed, done.fresh, done.by) == (0, False, True, "Bob"), log_end(root, done.id)
     assert "v0.3.0" in log_end(root, done.id)
     failed = run(root, "rollback", "v9", "--why", "x")
     assert failed.failed
