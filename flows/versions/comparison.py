@@ -31,7 +31,7 @@ def compare_versions(root: Path, a: str | None = None, b: str | None = None) -> 
     old, new = chosen(main, open_project(root)[1], a, b)
     taxonomy = current_taxonomy(main)
     meaning = sorted((name, sorted(map(list, atoms))) for name, atoms in taxonomy.meaning.items())
-    code = [code_version(f"flows.versions.{name}") for name in ("comparison", "diff", "flips")]
+    code = code_version("flows.versions.comparison")
     file = cache_dir("comparisons", main) / f"{content_key(old, new, meaning, code)}.json"
     if (known := read_sealed(file)) is not None:
         return Comparison.model_validate_json(known)

@@ -174,7 +174,7 @@ def test_a_batch_that_was_tombstoned_before_it_was_used_is_not_added(main, tmp_p
     released_project.store(copy).tombstone("b-1", why="old camera", by="ann")
     released_project.add_batch(copy, 4)
     released_project.publish_run(copy, released_project.run(copy, "run-4", 0.9), "without b-4")
-    released_project.store(copy).untombstone("b-4")
+    released_project.store(copy).untombstone("b-4", why="it was right", by="ann")
     released_project.publish_run(copy, released_project.run(copy, "run-5", 0.95), "with b-4")
     found = diff(copy, "v0.3.0", "v0.4.0")
     assert found.batches == {
