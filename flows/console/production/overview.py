@@ -62,7 +62,8 @@ def chosen(query: Mapping[str, str]) -> Chosen:
 
 def _day(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
+        found = datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
+        return found if found is None or found.year < datetime.max.year else None  # there is no day after the last one
     except ValueError:
         return None
 

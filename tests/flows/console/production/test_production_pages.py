@@ -140,6 +140,11 @@ def test_a_window_of_many_sources_with_odd_names_stays_small(site, root, window)
         journal.keep_details(window, known)
 
 
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "2026-13-45"])
+def test_days_at_the_ends_of_time_are_no_error(site, day):
+    assert site.get(f"/production?until={day}&since={day}")[0] == 200
+
+
 def test_windows_that_are_not_there_are_not_found(site):
     for name in ("20200101T000000Z-20200101T001500Z", "x", "..%2f..%2fetc"):
         assert site.get(f"/production/{name}")[0] == 404
