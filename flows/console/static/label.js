@@ -263,6 +263,10 @@
     const target = event.target, since = event.timeStamp;
     if (target !== filter && target.closest("input, select, textarea, summary, a")) return;
     if (target.closest("button, form.label-undo") && (event.key === "Enter" || event.key === " ")) return;
+    if (event.repeat && target !== filter) {  // a key that is held answers one image
+      if (event.key === " ") event.preventDefault();
+      return;
+    }
     const key = event.key, letter = key.length === 1 && /\p{L}/u.test(key), typed = filter?.value ?? "";
     const command = commands[key.toLowerCase()] && (!many || event.shiftKey) ? key.toLowerCase() : "";
     if (Date.now() - went < 1500 && !many) { went = 0; return; }  // g and a letter: another section

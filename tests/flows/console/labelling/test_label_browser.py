@@ -99,6 +99,16 @@ def test_every_key_does_what_the_page_says(root, visit):
         shown.page.wait_for_url("**/label")
 
 
+def test_a_key_that_is_held_answers_one_image(root, visit):
+    with serving(root) as site:
+        shown = opened(visit, site)
+        for _ in range(4):
+            shown.page.keyboard.down("1")
+        shown.page.keyboard.up("1")
+        saved(shown)
+    assert len(given(root)) == 1
+
+
 def test_answers_wait_in_the_browser_while_the_server_does_not_hear_them(root, visit):
     with serving(root) as site:
         shown = opened(visit, site)
