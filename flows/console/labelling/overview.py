@@ -11,6 +11,7 @@ from flows.labels.people import Annotator
 from flows.labels.queues import QUEUES, People
 from flows.labels.sitting import Left, Who
 from flows.production.act import new_labels
+from flows.repo.git import git
 from monitoring.log.production_log import Log
 from monitoring.review.assignments import Workload, assignments, workloads
 from tasks.common.params import DecideParams
@@ -125,7 +126,8 @@ def retrain_of(found: Labelling, log: Log, turns: dict[str, Turn]) -> Retrain | 
         live = found.console.releases().live()
         return None if live is None else new_labels(found.root, log, live.at)
 
-    known = recent(("new labels", found.root, tuple(log.label_keys())), look, LABELS_SECONDS)
+    head = git(found.root, "rev-parse", "HEAD")  # labels count once they are committed
+    known = recent(("new labels", found.root, head, tuple(log.label_keys())), look, LABELS_SECONDS)
     if known is None:
         return None
     asked = {one.id for queue in ("production", "audit") for one in found.queues.entries(queue, found.params, log)}

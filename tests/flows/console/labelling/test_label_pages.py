@@ -17,8 +17,11 @@ from flows.labels import journal
 from flows.labels.define import define
 from flows.labels.people import read_words
 from flows.labels.sitting_store import Sittings
+from flows.production.finish import finish
+from flows.repo.run_inputs import current_inputs
 from monitoring.review.assignments import assign
 from tasks.common.checkout import checkout
+from tasks.common.files import write_json
 from tasks.common.params import load_params
 from tests.support.checkout import git
 from tests.support.console import serving
@@ -200,6 +203,19 @@ def test_a_sitting_is_finished_as_one_commit_and_an_issue_changes_the_label(root
     assert journal.pending(root) == []
     assert "No answer waits to be taken" in site.get("/label")[2]
     assert item["id"] not in site.get("/label/issues?format=csv")[2]
+
+
+def test_labels_count_as_soon_as_they_are_committed(root, site):
+    (root / "tombstones.json").write_text("{}\n")  # else nothing can be retrained, and no label counts
+    git(root, "add", "tombstones.json")
+    git(root, "commit", "-qm", "Allow runs")
+    file = root / ".evergreen" / "seen" / f"{current_inputs(root)[0]}.json"
+    write_json(file, {"outcome": "promoted", "sentence": "promoted", "run": "r-1"})
+    send(site, "/label/production/answer", {"id": shown_id(site.get("/label/production")[2]), "label": "Bag"})
+    finish(root, commit=False)
+    assert "0 new labels since the live version" in site.get("/label")[2]
+    git(root, "commit", "-qm", "Labels", "data.dvc")
+    assert "1 new labels since the live version" in site.get("/label")[2]
 
 
 def test_a_grid_accepts_one_suggested_class_but_the_crossed_out(root, site):
