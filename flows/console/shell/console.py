@@ -27,7 +27,10 @@ class Console:
     def params(self) -> Params:
         """The settings, read again when params.yaml changes. Raises EvergreenError if they are wrong."""
         file = self.root / "params.yaml"
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError:  # gone, or being replaced
+            return load_params(file)  # says so
         stamp = (status.st_mtime_ns, status.st_size)
         with self._lock:
             if self._params is None or self._params[0] != stamp:

@@ -320,6 +320,17 @@ def test_a_damaged_release_store_does_not_take_the_pages_away(root, tmp_path):
     assert "The release store says nothing" in text
 
 
+def test_pages_say_that_the_settings_are_missing(tmp_path):
+    root = released_project.copy(tmp_path)
+    with serving(root) as site:
+        (root / "params.yaml").rename(root / "params.old")
+        answers = [site.get(path) for path in ("/", "/production", "/label", "/images", "/releases", "/data", "/runs")]
+        assert [status for status, *_ in answers if status not in (200, 409)] == []
+        assert "params.yaml" in answers[1][2]
+        (root / "params.old").rename(root / "params.yaml")
+        assert site.get("/production")[0] == 200
+
+
 def test_nobody_is_sent_to_another_server():
     bad = ("//evil", "http://evil/", "/\\evil", "javascript:x", "", "/a\nb", "//[", "http://[", "/\t/evil")
     assert [local(url) for url in ("/runs?a=1", *bad)] == ["/runs?a=1", *("/" for _ in bad)]
