@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from flows.publishing.decisions import refuse
 from flows.release_report import stored
 from tasks.releases.pointer import successor
 from tests.flows.console.releases.big_report import CLASSES, HOSTILE, big_report
@@ -72,6 +73,17 @@ RATIOS = """() => {
     return (sides[1] + .05) / (sides[0] + .05);
   });
 }"""
+
+
+def test_an_open_page_says_what_somebody_else_decided(main, visit, tmp_path):
+    root = shutil.copytree(main, tmp_path / "main", symlinks=True)
+    with serving(root) as site:
+        shown = visit(f"{site.url}/releases/run-4", user=site.user)
+        shown.page.get_by_role("heading", name="A model waits for approval").wait_for()
+        refuse(root, "run-4", by="Bob", why="too dark")
+        shown.page.get_by_role("heading", name="Run run-4").wait_for()
+        shown.page.get_by_role("heading", name="What happened?").wait_for()
+        assert "this run goes on waiting" not in shown.text
 
 
 def test_a_long_history_is_paged(main, tmp_path):
