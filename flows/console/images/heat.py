@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +25,12 @@ from tasks.releases import bundle_store
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
+MOST = 20  # images that wait to be computed at the same time
 SECONDS = 300  # of the child: importing torch on a busy machine takes half a minute
 FOLDERS = ("artifacts/train_backbone", "artifacts/train_head")
 NO_NETWORK = "The network of {version} is not stored here, only its exported model: where it looked cannot be shown."
 NO_MAP = "{backbone} has no map of places: where it looked cannot be shown."
+BUSY = "Many others are being computed: look again in a few minutes."
 FAILED = "It could not be computed: the image or the network cannot be read."
 
 
@@ -43,12 +44,13 @@ class Heat:
 
 
 class HeatMaker:
-    """Computes one picture at a time, in the background."""
+    """Computes one picture at a time, in the background. A failure is remembered until the web server ends."""
 
     def __init__(self, root: Path):
         self._root = root
-        self._pool = ThreadPoolExecutor(1, "heat")
+        self._one = threading.Lock()  # held while a child works
         self._working: set[str] = set()
+        self._failed: set[tuple[str, str]] = set()  # (bundle, image)
         self._lock = threading.Lock()
 
     def look(self, image: str, live: Pointer | None) -> Heat:
@@ -58,25 +60,31 @@ class HeatMaker:
         if (found := _read(self._root, live, image)) is not None:
             return found
         with self._lock:
+            if (live.bundle, image) in self._failed:
+                return Heat("none", FAILED)
             if image not in self._working:
+                if len(self._working) >= MOST:
+                    return Heat("none", BUSY)
                 self._working.add(image)
-                self._pool.submit(self._make, image, live)
+                threading.Thread(target=self._make, args=[image, live], daemon=True, name="heat").start()
         return Heat("working")
 
     def _make(self, image: str, live: Pointer) -> None:
         command = [sys.executable, "-m", "flows.console.images.heat", image]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         try:
-            subprocess.run(
-                command, cwd=self._root, env=environment, timeout=SECONDS, capture_output=True, stdin=subprocess.DEVNULL
-            )
+            with self._one:
+                subprocess.run(
+                    command, cwd=self._root, env=environment, timeout=SECONDS, capture_output=True,
+                    stdin=subprocess.DEVNULL,
+                )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             pass
         finally:
-            if _read(self._root, live, image) is None:
-                _write(self._root, live, image, "", FAILED)
             with self._lock:
                 self._working.discard(image)
+                if _read(self._root, live, image) is None:
+                    self._failed.add((live.bundle, image))
 
 
 @functools.cache

@@ -398,6 +398,16 @@ def test_where_the_model_looked_is_computed_once_and_shown(root, site, ids):
     assert "only its exported model" in heat.heat_of(root).look(ids[3], live).said
 
 
+def test_a_picture_that_could_not_be_computed_is_tried_again_by_the_next_server(root, ids, tmp_path):
+    live = open_project(root)[1].live()
+    maker = heat.HeatMaker(tmp_path)  # a folder without a project: the child fails
+    assert maker.look(ids[2], live).state == "working"
+    until(lambda: maker.look(ids[2], live).said == heat.FAILED, 60)
+    assert not list(tmp_path.rglob("*.json"))
+    maker._working |= {str(number) for number in range(heat.MOST)}
+    assert maker.look(ids[3], live) == heat.Heat("none", heat.BUSY)
+
+
 # --- search
 
 
