@@ -322,6 +322,6 @@ def test_in_a_browser(site, window, width, dark):
             assert page.faint_texts == []
             assert [one for one in page.small_targets if "Skip to" not in one] == []
         assert page.images > 0
-        assert page.page.locator(".actions > *").count() == 5
+        assert page.page.locator(".window-actions > *").count() == 5
         page.page.get_by_text("Mute", exact=True).click()
         assert page.page.get_by_role("button", name="1 hour").is_visible(), "the second click mutes"
