@@ -83,7 +83,7 @@ def refuse(root: Path, run_id: str, *, by: str, why: str) -> str:
 
 
 def refusal_of(releases: Releases, bundle: str) -> tuple[str, dict[str, Any]] | None:
-    """(run, its refusal) if a person refused this very model and nobody published it since; else None."""
+    """(run, its refusal) if a person refused this very model and none published it since; else None."""
     for run_id, record in releases.runs().items():
         same = record.get("bundle") == bundle and record["outcome"] == "rejected"
         if same and (refusal := refusal_in(record)):

@@ -1,4 +1,4 @@
-"""Reference images beside those that moved: the nearest ones by features, of the same answer.
+"""Reference images to show next to moved ones: the nearest by features, with the same answer.
 
 N moved rows, M reference rows, D feature dimensions, K classes.
 """

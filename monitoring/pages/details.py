@@ -1,4 +1,4 @@
-"""Compute what the page of a window shows besides measures: sources, images beside their like, plots."""
+"""What the page of a window shows besides measures: sources, images next to similar ones, plots."""
 
 from collections.abc import Sequence
 

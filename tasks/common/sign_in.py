@@ -107,7 +107,7 @@ def encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 def headers_of(scope: Message) -> dict[str, str]:
-    """The headers of a request by lower-case name; two Host headers count as none, for nobody can say which holds."""
+    """The headers of a request by lower-case name; two Host headers count as none: which one holds is not known."""
     pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
     found = dict(pairs)
     if sum(name == "host" for name, _ in pairs) > 1:

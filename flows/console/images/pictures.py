@@ -50,7 +50,7 @@ class Pictures:
         self._known: tuple[int, Params] | None = None
 
     def encoded(self, image: str) -> tuple[bytes, bool] | None:
-        """(encoded bytes, whether they are the image itself and not a small copy); None: nobody has it any more."""
+        """(encoded bytes, whether they are the image itself and not a small copy); None: it is not stored any more."""
         small = None
         for row in self._index.of_id(image):
             found = self._from_log(row) if row.logged else self._from_data(row)

@@ -91,7 +91,7 @@ def pick(request: Request, form: Posted = Depends(posted)) -> Response:
 
 @router.post("/label/assign")
 def assigned(request: Request, form: Posted = Depends(posted)) -> Response:
-    """Assign images that nobody has yet to a person."""
+    """Assign unassigned images to a person."""
     person, found = need(request, "approver"), labelling_of(request)
     queue, to, due = _queue(form.text("queue")), form.text("person", most=200), form.text("due")
     count = _number(form.text("number"), 1, 100_000)

@@ -113,7 +113,7 @@ def _labels(counts: LabelCounts) -> list[Card]:
 WHY = {
     "labels": "Each answer brings the next model closer, and shows how often the live one is right.",
     "issues": "A model, a second person or a copy of the image contradicts the label. One look settles it.",
-    "audit": "Drawn at random: without these nobody knows how accurate the live model is.",
+    "audit": "Drawn at random: only their labels say how accurate the live model is.",
 }
 
 

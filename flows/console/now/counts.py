@@ -8,7 +8,7 @@ from flows.console.people.roles import Person
 from flows.console.shell.console import Console
 from flows.labels.queues import QUEUES
 
-RECENT = timedelta(days=30)  # a batch that was refused earlier waits for nobody any more
+RECENT = timedelta(days=30)  # a batch that was refused earlier is not shown as waiting
 
 
 @dataclass(frozen=True)

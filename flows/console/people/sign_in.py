@@ -101,7 +101,7 @@ def serve_of(console: Console) -> ServeParams:
 
 
 def proxied_names(request: Request, serve: ServeParams) -> list[str]:
-    """What a trusted proxy says who asks; more than one name counts as none, for nobody can say which holds."""
+    """What a trusted proxy says who asks; more than one name counts as none: which one holds is not known."""
     if not serve.user_header or not _trusted(request, serve):
         return []
     found = [value.encode("latin-1").decode("utf-8", "replace") for value in request.headers.getlist(serve.user_header)]
@@ -172,7 +172,9 @@ def refused(request: Request) -> Response:
         return PlainTextResponse(REFUSED, 401, CHALLENGE)
     here = f"{request.url.path}{'?' * bool(request.url.query)}{request.url.query}"
     named = proxied_names(request, serve_of(console_of(request)))
-    said = f"The proxy says that you are {named[0]!r}, and nobody of this name may use this console." if named else ""
+    said = (
+        f"The proxy says that you are {named[0]!r}, and no person of this name may use this console." if named else ""
+    )
     return form_page(request, 401, next=here if request.method == "GET" else "/", said=said)
 
 

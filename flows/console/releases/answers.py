@@ -95,7 +95,7 @@ def word_of(check: Check) -> str:
 
 @dataclass(frozen=True)
 class Meanwhile:
-    """What goes on if nobody decides."""
+    """What goes on without a decision."""
 
     live: str | None  # version
     next_run: datetime | None  # of the schedule

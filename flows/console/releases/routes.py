@@ -73,7 +73,7 @@ def releases(request: Request, outcome: str = "", after: str = "", format: str =
 
 @router.get("/releases/{run}")
 def release(request: Request, run: str, part: str = "", format: str = "") -> Response:
-    """One run: is it better, is anything worse, what if nobody decides; then the parts of its report."""
+    """One run: is it better, is anything worse, what happens without a decision; then the parts of its report."""
     console = console_of(request)
     run_id, found = _page(console, run)
     if run_id != run:  # a version's name
@@ -117,7 +117,7 @@ def refuse(request: Request, run: str, form: Posted = Depends(posted)) -> Respon
     console = console_of(request)
     _record(console, run)
     decisions.refuse(console.root, run, by=person.name, why=_reason(form))
-    return back(request, _address(run), "The run is refused: nobody is asked about it again.")
+    return back(request, _address(run), "The run is refused: no page asks about it again.")
 
 
 @router.post("/releases/{run}/comment")

@@ -135,7 +135,7 @@ def forest(checks: list) -> list[dict]:
 
 
 def meanwhile(console: Console, live: Pointer | None) -> Meanwhile:
-    """What goes on if nobody decides."""
+    """What goes on without a decision."""
     root, folder = console.root, weeks.reports_dir(console.root)
     pause = pause_of(console.releases())
     own = [one for one in weeks.read(folder).periods if live and one.bundle == live.bundle]
