@@ -7,6 +7,7 @@ from flows.console.labelling.state import Labelling, who_of
 from flows.console.people.roles import Person
 from flows.console.shell.console import Console
 from flows.labels.queues import QUEUES
+from flows.repo.tombstones import in_force
 
 RECENT = timedelta(days=30)  # a batch that was refused earlier is not shown as waiting
 
@@ -27,8 +28,11 @@ def label_counts(labelling: Labelling, person: Person) -> LabelCounts:
 
 
 def refused_batches(console: Console) -> list[tuple[str, str, datetime | None]]:
-    """(batch, why, when) of each batch that a run refused in the last 30 days, the newest first."""
-    oldest, found = datetime.now(UTC) - RECENT, console.releases().tombstones()
+    """(batch, why, when) of each batch that a run refused in the last 30 days, the newest first.
+
+    Without those that the next run judges again, because the rules for data have changed since.
+    """
+    oldest, found = datetime.now(UTC) - RECENT, in_force(console.releases().tombstones(), console.params())
     by_runs = ((batch, about["why"], _time(about.get("at"))) for batch, about in found.items() if about.get("settings"))
     return [row for row in by_runs if row[2] is None or row[2] > oldest][::-1]
 

@@ -7,6 +7,7 @@ import pytest
 from flows.console.index.index import index_of
 from flows.console.now import since
 from flows.console.shell import facts
+from flows.repo.tombstones import settings_of
 from monitoring.alerts import alert_once
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
@@ -119,3 +120,18 @@ def test_a_running_job_is_shown(site, root):
     assert "Verify &lt;b&gt;all" in site.get("/")[2]
     until(lambda: not read_job(root, job.id).runs)
     assert "Verify" not in site.get("/")[2]
+
+
+def test_a_refused_batch_waits_until_the_rules_for_data_change(site, root):
+    settings = settings_of(load_params(root / "params.yaml"))
+    released_project.store(root).tombstone("b-1", why="noisy <b>labels</b>", by="run r-7", settings=settings)
+    text = site.get("/")[2]
+    assert 'href="/data/b-1"' in text
+    assert "noisy &lt;b&gt;labels" in text
+    file = root / "params.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("  min_batch: ", "  min_batch: 1"))
+    assert settings_of(load_params(file)) != settings
+    assert 'href="/data/b-1"' not in site.get("/")[2], "the next run judges it again"
+    file.write_text(before)
+    released_project.store(root).untombstone("b-1", why="over", by="ann")
