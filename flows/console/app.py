@@ -3,7 +3,7 @@
 app = create_app(root)      # `evergreen up` serves it (flows.console.web)
 """
 
-import secrets
+import hmac
 import threading
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from flows.console.shell.page import message
 from flows.console.shell.posted import back, local
 from flows.services import webhook
 from tasks.common.access import access_of
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.throttle import Throttle
@@ -64,7 +65,8 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
     """The app of the project at `root`. evidently_port: of a running Evidently UI on this machine."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     access = access_of(root, load_params(root / "params.yaml").serve)
-    app.state.console = Console(root, access, secrets.token_bytes(32), evidently_port)
+    key = hmac.digest(checkout(root).secret.encode(), b"forms at the console", "sha256")  # open pages outlive a restart
+    app.state.console = Console(root, access, key, evidently_port)
     app.state.throttle, app.state.comparing = Throttle(), threading.BoundedSemaphore(AT_ONCE)
     app.state.new_links = {}  # of people who were added, by the admin who sees them once
     for router in ROUTERS:

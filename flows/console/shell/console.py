@@ -18,7 +18,7 @@ class Console:
 
     root: Path
     access: Access
-    key: bytes = field(repr=False)  # of the tokens in forms; of this process
+    key: bytes = field(repr=False)  # of the tokens in forms; of this checkout
     evidently_port: int | None = None  # of a running Evidently UI on this machine
     stopping: threading.Event = field(default_factory=threading.Event, repr=False)  # the server ends: so do streams
     _params: tuple[tuple[int, int], Params] | None = field(default=None, repr=False)

@@ -22,6 +22,7 @@ from tasks.common import request_body
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.request_body import BodyRefused
+from tasks.common.text import one_line
 
 BODY = 64 << 10  # bytes of a form
 FIELDS = 2000  # of a form
@@ -116,7 +117,7 @@ def toast_of(request: Request) -> dict | None:
     """The message that the last POST left for this page."""
     try:
         found = json.loads(unquote(request.cookies.get(toast_cookie(request), "")))
-        return {"text": str(found["text"])[:TOAST], "good": bool(found["good"])}
+        return {"text": one_line(str(found["text"]), TOAST), "good": bool(found["good"])}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

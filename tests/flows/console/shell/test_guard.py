@@ -251,6 +251,20 @@ def test_a_long_message_in_any_script_is_shown(site, visit):
         shown.page.locator(".toast").get_by_text(f"Pressed for {letter * 200}").wait_for()
 
 
+def test_a_form_of_an_open_page_outlives_a_restart(root, site):
+    token = site.get("/probe")[2].split('name="token" value="')[1].split('"')[0]
+    with serving(root) as again:
+        assert again.ask("/resume", "POST", f"token={token}".encode(), Origin=again.url)[0] == 303
+        assert again.ask("/resume", "POST", f"token={token[:-1]}".encode(), Origin=again.url)[0] == 403
+
+
+def test_a_message_cannot_turn_its_text_around(site):
+    _, headers, _ = site.post("/probe", {"why": "\u202eab\u200b"}, page="/probe")
+    text = site.get("/probe", Cookie=headers["Set-Cookie"].split(";")[0])[2]
+    assert "Pressed for" in text
+    assert "\u202e" not in text
+
+
 def test_another_site_cannot_press_a_button(site, visit, tmp_path):
     PRESSED.clear()
     token = site.get("/probe")[2].split('name="token" value="')[1].split('"')[0]
