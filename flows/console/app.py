@@ -4,6 +4,7 @@ app = create_app(root)      # `evergreen up` serves it (flows.console.web)
 """
 
 import hmac
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from flows.services import webhook
 from tasks.common.access import access_of
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
+from tasks.common.machine_limits import machine_error
 from tasks.common.params import load_params
 from tasks.common.throttle import Throttle
 
@@ -91,6 +93,16 @@ def create_app(root: Path, evidently_port: int | None = None) -> FastAPI:
         if to and local(to) == to:
             return back(request, to, str(error), good=False)
         return message(request, "This is not possible", str(error), 409)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.Error)
+    def lacking(request: Request, error: Exception) -> Response:
+        """The machine lacks something, room on the disk for example. Others are mistakes of ours, and end as such."""
+        if (said := machine_error(error)) is None:
+            raise error
+        if not hasattr(request.state, "person"):
+            return JSONResponse({"detail": "this is not possible now"}, 507)
+        return message(request, "This machine cannot do it now", said, 507)
 
     @app.exception_handler(HTTPException)
     @app.exception_handler(404)

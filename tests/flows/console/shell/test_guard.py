@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -55,6 +56,11 @@ def press(request: Request, form: Posted = Depends(posted)):
     if form.flag("fail"):
         raise EvergreenError("a run is under way: <b>20261121</b>")
     return back(request, "/probe", f"Pressed for {form.text('why')}.")
+
+
+@probe.get("/probe/full")
+def write_to_a_full_disk():
+    Path("/dev/full").write_text("x")
 
 
 @pytest.fixture(scope="module")
@@ -343,6 +349,13 @@ def test_pages_say_that_the_settings_are_missing(tmp_path):
         assert "params.yaml" in answers[1][2]
         (root / "params.old").rename(root / "params.yaml")
         assert site.get("/production")[0] == 200
+
+
+def test_a_full_disk_is_said_in_words(site):
+    status, _, text = site.get("/probe/full")
+    assert status == 507
+    assert "No space left on device" in text
+    assert "free" in text
 
 
 def test_nobody_is_sent_to_another_server():
