@@ -16,6 +16,7 @@ import numpy as np
 
 from flows.console.index.columns import Columns
 from flows.console.index.facets import IN_USE, label_text
+from flows.console.shell.page import without_file
 from flows.publishing.history import known_history
 from flows.publishing.rollback import batches_at
 from flows.repo.git import git
@@ -171,7 +172,13 @@ def stones_of(root: Path, params: Params, releases: Releases) -> dict[str, Stone
     forced = in_force(stored, params)
 
     def stone(about: Mapping[str, Any], forced: bool, committed: bool) -> Stone:
-        return Stone(str(about.get("why", "?")), str(about.get("by", "?")), str(about.get("at", "")), forced, committed)
+        return Stone(
+            without_file(str(about.get("why", "?"))),
+            str(about.get("by", "?")),
+            str(about.get("at", "")),
+            forced,
+            committed,
+        )
 
     found = {batch: stone(about, batch in forced, False) for batch, about in stored.items()}
     return found | {batch: stone(about, True, True) for batch, about in committed.items()}

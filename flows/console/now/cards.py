@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.console.index.index import index_of
 from flows.console.now.counts import LabelCounts, refused_batches
 from flows.console.shell.console import Console
+from flows.console.shell.page import without_file
 from flows.publishing.run_list import held_runs
 from flows.runs.overview import list_runs
 from monitoring.pages.render import OUTCOMES
@@ -92,7 +93,7 @@ def _failed(console: Console) -> list[Card]:
 
 def _refused(console: Console) -> list[Card]:
     return [
-        Card("refused", "warn", "A batch was refused", why, f"/data/{batch}", "Look at the batch", at)
+        Card("refused", "warn", "A batch was refused", without_file(why), f"/data/{batch}", "Look at the batch", at)
         for batch, why, at in refused_batches(console)
     ]
 

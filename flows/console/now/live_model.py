@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from flows.console.production.words import OUTCOMES
 from flows.console.shell.console import Console
 from flows.services.runner_times import next_look
 from monitoring.live.periods import Period
@@ -12,6 +13,7 @@ from tasks.releases.nothing_live import nothing_live
 
 WEEKS = timedelta(days=14)
 SHOWN = 3  # weeks
+FOUND = OUTCOMES | {"waiting": "too few answers so far", "nothing": "nothing is live"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class LiveModel:
     weeks: list[Week] = field(default_factory=list)
     seen: Seen | None = None  # what the monitor found last
     next_look: datetime | None = None  # None: no service runs that would look
+
+    @property
+    def seen_words(self) -> str:
+        """What the monitor found last, in words."""
+        return FOUND.get(self.seen.outcome, self.seen.outcome) if self.seen else ""
 
 
 def live_model(console: Console, now: datetime | None = None) -> LiveModel:

@@ -6,6 +6,7 @@ Names come from outside: Jinja escapes them, and the filter `name` strips contro
 import csv
 import functools
 import io
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from flows.console.shell.posted import toast_cookie, toast_of, token
 from monitoring.pages import plots
 from monitoring.pages.render import gist, name, percent
 
+FIGURES = re.compile(r"; all figures are in .+?\.html")
 FOLDER = Path(__file__).parents[1]
 SECTIONS = {  # address -> (name, key after `g`)
     "/": ("Now", "n"),
@@ -121,6 +123,11 @@ def plain(code: str) -> Markup:
     return Markup('<span title="{}">{}</span>').format(name(code), plain_name(code))
 
 
+def without_file(sentence: str) -> str:
+    """Why data were refused, without the name of the file on the server that has the figures: a page shows them."""
+    return FIGURES.sub("", sentence)
+
+
 @functools.cache
 def environment():
     """Jinja with the console's templates, filters and addresses."""
@@ -142,6 +149,7 @@ def environment():
         "name": name,
         "percent": percent,
         "plain": plain,
+        "without_file": without_file,
     }
     return made
 

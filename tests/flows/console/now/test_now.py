@@ -11,6 +11,7 @@ from flows.repo.tombstones import settings_of
 from monitoring.alerts import alert_once
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
+from monitoring.seen import Seen, note_seen
 from tasks.common.params import load_params
 from tests.support import drift_windows, released_project
 from tests.support.console import serving
@@ -73,6 +74,24 @@ def test_an_alarm_leads_to_its_window_and_silence_to_the_services(site, root):
     text = site.get("/")[2]
     assert "No samples arrive" in text
     assert 'href="/services"' in text
+
+
+def test_a_refused_batch_says_why_without_naming_a_file(site, root):
+    why = "38 of 47 images look like another class; all figures are in /somewhere/b-9.html"
+    released_project.store(root).tombstone(
+        "b-9", why=why, by="run x", settings=settings_of(load_params(root / "params.yaml"))
+    )
+    text = site.get("/")[2]
+    assert "38 of 47 images look like another class" in text
+    assert 'href="/data/b-9"' in text
+    assert "/somewhere" not in text
+
+
+def test_what_the_monitor_found_is_said_in_words(site, root):
+    note_seen(root, Seen(at=now(), outcome="none", sentence="x", window=drift_windows.times(7)[2]))
+    assert ">all quiet</a>" in site.get("/")[2]
+    note_seen(root, Seen(at=now(), outcome="waiting", sentence="x"))
+    assert "too few answers so far" in site.get("/")[2]
 
 
 def test_a_pause_is_on_every_page_and_ends_by_a_button(site, visit):
