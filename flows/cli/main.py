@@ -3,6 +3,7 @@
 Every command imports what it needs when it runs, so that `evergreen retrain` with nothing new stays under a second.
 """
 
+import atexit
 import os
 import sys
 from contextlib import suppress
@@ -38,6 +39,7 @@ from tasks.common.paths import main_checkout, project_root, state_dir
 from tasks.common.private import close_to_others
 from tasks.common.terminal import guard_terminal
 
+RESERVE = 16 << 20  # bytes
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
 SOURCE_HELP = "Column with the camera or site: a slice, divided between the splits."
@@ -71,6 +73,7 @@ def main() -> None:
     """Run the command line: a user's error is one message and exit code 1, never a traceback."""
     collect_less_garbage()
     guard_terminal()
+    reserve = bytearray(RESERVE)  # given back when memory has run out: to say so takes some
     os.environ |= no_proxy()  # for all libraries and children: their calls to this machine need no proxy
     try:
         app()
@@ -87,10 +90,30 @@ def main() -> None:
             typer.echo("interrupted: finished steps are kept; run the same command to continue", err=True)
         raise
     except Exception as error:
+        del reserve
         if (said := machine_error(error)) is None:
             raise
         typer.secho(f"error: {said}", fg="red", err=True)
         sys.exit(1)
+
+
+def entry() -> None:
+    """The `evergreen` command. It ends without the destructors of native libraries.
+
+    Threads of pyarrow that are still alive then abort the process now and then, after all is done and said.
+    """
+    code: str | int | None = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    if code is None or isinstance(code, int):
+        atexit._run_exitfuncs()
+        with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
 
 
 def _mended(path: Path) -> bool:
@@ -268,4 +291,4 @@ app.add_typer(people.app, name="people")
 
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -91,12 +91,15 @@ def free_space(folder: Path | None = None) -> str:
 
 def memory_left() -> str:
     """How much memory the system has left, and the limit of this process."""
-    import psutil
+    try:
+        import psutil
 
-    found = [f"{psutil.virtual_memory().available / 1e6:,.0f} MB are available on this machine"]
+        found = [f"{psutil.virtual_memory().available / 1e6:,.0f} MB are available on this machine"]
+    except (MemoryError, ImportError):  # too little even to find out
+        found = []
     if limit := _memory_limit():
         found.append(limit)
-    return ", ".join(found)
+    return ", ".join(found) or "nothing is left"
 
 
 def _memory_limit() -> str | None:
