@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from flows.console.app import create_app
+from flows.console.jobs.store import Job, jobs, log_end, newest_job
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
 
@@ -91,3 +92,13 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
         app.state.console.stopping.set()
         server.should_exit = True
         thread.join(20)
+
+
+def job_ended(root: Path, slot: str, seconds: float = 180) -> Job:
+    """The newest job of a slot, when it has ended; what it printed, if it does not end or died without a word."""
+    limit = time.monotonic() + seconds
+    while (job := newest_job(root, slot)) is None or job.runs:
+        assert time.monotonic() < limit, f"{job or [one.slot for one in jobs(root)]}\n{job and log_end(root, job.id)}"
+        time.sleep(0.1)
+    assert job.ended is not None, f"{job}\n{log_end(root, job.id)}"
+    return job

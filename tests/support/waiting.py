@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def until(what: Callable[[], object], seconds: float = 60, why: str = ""):
+def until(what: Callable[[], object], seconds: float = 180, why: str = ""):
     """The first true value of `what()`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := what()):

@@ -153,11 +153,11 @@ def test_an_event_starts_a_retraining_with_its_window_as_the_reason_within_secon
     reason = "window 20261121T120000Z-20261121T121500Z: {{ 7 * 7 }} <b>brightness</b> fell."
     began = time.monotonic()
     request_retrain(root, "drift", reason, "20261121T120000Z-20261121T121500Z")
-    run = until(lambda: because(root, reason), 60)
+    run = until(lambda: because(root, reason))
     print(f"event to running: {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < 30
     # the project's HEAD has no pipeline code, so the run ends with an error, which is an alert
-    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]], 60)[0]
+    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]])[0]
     assert ended["state"]["type"] == "FAILED"
     assert "HEAD lacks" in ended["state"]["message"]
     assert until(lambda: [a for a in alerts if "HEAD lacks" in a["message"]], 20)
@@ -170,7 +170,7 @@ def test_an_event_of_another_checkout_or_of_the_models_name_starts_nothing(runni
     for other in ("evergreen.other", f"evergreen.{load_params(root / 'params.yaml').bundle.name}"):
         emit(api(root), "evergreen.drift.retrain", other, {"reason": "not ours"})
     request_retrain(root, "drift", "ours, sent later")
-    until(lambda: because(root, "ours, sent later"), 60)
+    until(lambda: because(root, "ours, sent later"))
     assert because(root, "not ours") is None
 
 
@@ -189,14 +189,14 @@ def test_a_signed_webhook_over_the_pages_address_starts_one(running):
         assert reply.status == 200
     with pytest.raises(urllib.error.HTTPError, match="409"):
         urllib.request.urlopen(request, timeout=20)
-    assert until(lambda: because(root, "webhook: a camera was replaced"), 60)
+    assert until(lambda: because(root, "webhook: a camera was replaced"))
 
 
 def test_the_monitor_runs_as_a_deployment_and_status_shows_what_it_found(running):
     root, _ = running
     (deployment,) = api(root).post("/deployments/filter", {"flows": {"name": {"any_": ["monitor"]}}})
     run = api(root).post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
-    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]], 60)[0]
+    ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]])[0]
     assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
     assert any("monitor:" in line and "waiting" in line for line in up.status_lines(root))
 
@@ -213,7 +213,7 @@ def test_killed_services_are_restarted_and_a_run_that_died_with_them_is_marked(r
         os.kill(before[name]["pid"], signal.SIGKILL)
     for name in ("runner", "pages"):
         until(lambda name=name: about(root)["services"][name]["pid"] not in (before[name]["pid"], None), 30)
-        until(lambda name=name: {n: well for n, _, well in up.services(root)}[name], 60)
+        until(lambda name=name: {n: well for n, _, well in up.services(root)}[name])
         assert about(root)["services"][name]["restarts"] >= 1
     (run,) = runs(root, id={"any_": [died]})
     assert (run["state"]["type"], run["state"]["message"]) == ("CRASHED", "its process died")
@@ -373,12 +373,12 @@ def test_the_page_of_services_restarts_one_and_runs_a_schedule_now(running):
     pid = about(root)["services"]["pages"]["pid"]
     overview.restart(root, "pages")
     until(lambda: about(root)["services"]["pages"]["pid"] not in (pid, None), 30)
-    until(lambda: all(one.well for one in overview.overview(root)), 60)
+    until(lambda: all(one.well for one in overview.overview(root)))
     after = {one.name: one for one in overview.overview(root)}
     assert after["pages"].restarts == before["pages"].restarts + 1
     assert after["runner"].since == before["runner"].since
     overview.run_now(root, "retrain-when-needed", "Ann")
-    assert until(lambda: because(root, "Ann asked for it on the page of services"), 60)
+    assert until(lambda: because(root, "Ann asked for it on the page of services"))
 
 
 def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_original(running, tmp_path):
@@ -395,7 +395,7 @@ def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_ori
             patch.setenv(name, value)
         request_retrain(copy, "person", "the copy's button")
     request_retrain(root, "person", "the original's button")
-    until(lambda: because(root, "the original's button"), 60)
+    until(lambda: because(root, "the original's button"))
     assert because(root, "the copy's button") is None
     assert up.down(copy) == 0
     assert about(root) == before

@@ -29,9 +29,8 @@ from tasks.common.params import load_params
 from tasks.ingest.found import Refused
 from tasks.ingest.writing import write_quarantine
 from tests.support import versions_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.versions_project import store
-from tests.support.waiting import until
 
 FIRST, SECOND, THIRD = (f"b-00000000000{number}" for number in (1, 2, 3))
 WORDS = "a long passphrase of eve"
@@ -139,7 +138,7 @@ def test_a_refused_batch_is_on_top_can_be_corrected_and_allowed_again(root):
             f"/data/{SECOND}/relabel", {"given": "cat", "right": "dog", "why": "mixed up"}, page=f"/data/{SECOND}"
         )
         assert status == 303
-        until(lambda: not newest_job(root, f"relabel {SECOND}").runs, 60)
+        job_ended(root, f"relabel {SECOND}")
         assert "took " in newest_job(root, f"relabel {SECOND}").result
         words = read_words(root, load_params(root / "params.yaml"))
         assert "cat" not in {words.now()[one] for one in of_batch(root, SECOND)}

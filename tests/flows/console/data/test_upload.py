@@ -9,16 +9,14 @@ import zipfile
 import pytest
 
 from flows.console.data import upload_routes
-from flows.console.jobs.store import newest_job
 from flows.project import uploads
 from flows.project.ingest import ingest_command
 from flows.project.unpack import Limits
 from tasks.dataset import shards
 from tests.support import live_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.ingesting import image, manifest, noise
 from tests.support.photos import encode
-from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def test_a_zip_is_looked_at_then_taken_then_deleted(root):
         assert status == 303, text
         page = headers["location"]
         id_ = page.rpartition("/")[2]
-        until(lambda: not newest_job(root, f"look {id_}").runs, 60)
+        job_ended(root, f"look {id_}")
         _, _, text = site.get(page)
         assert "dry run, nothing is written: took 8 new images of 2 classes" in text
         assert "look alike" in text, "Bag and bag"
@@ -74,7 +72,7 @@ def test_a_zip_is_looked_at_then_taken_then_deleted(root):
         assert {one.batch for one in shards.batches(root / "data")} == before, "nothing is taken yet"
         status, _, _ = site.post(f"{page}/take", {}, page=page)
         assert status == 303
-        until(lambda: not newest_job(root, f"take {id_}").runs, 60)
+        job_ended(root, f"take {id_}")
         _, _, text = site.get(page)
         (batch,) = {one.batch for one in shards.batches(root / "data")} - before
         assert f'href="/data/{batch}"' in text
@@ -113,7 +111,7 @@ def test_what_is_discarded_leaves_nothing(root):
         _, headers, _ = send(site, {"a.png": encode(noise(90)), "b.png": encode(noise(91))})
         page = headers["location"]
         id_ = page.rpartition("/")[2]
-        until(lambda: not newest_job(root, f"look {id_}").runs, 60)
+        job_ended(root, f"look {id_}")
         assert "without label" in site.get(page)[2]
         status, headers, _ = site.post(f"{page}/discard", {}, page=page)
         assert (status, headers["location"]) == (303, "/data/upload")

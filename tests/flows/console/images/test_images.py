@@ -32,7 +32,7 @@ from monitoring.review.queue import CHOSEN, waiting
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tests.support import drift_windows, indexed_project, live_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.indexed_project import ROWS, WINDOWS, the_log
 from tests.support.small_project import CLASSES
 from tests.support.waiting import until
@@ -66,9 +66,9 @@ def only_logged(root: Path) -> list[str]:
 
 def ended(root: Path, slot: str = "finish") -> None:
     """The newest job of a slot, when it has ended."""
-    until(lambda: (job := newest_job(root, slot)) and not job.runs, 60)
-    assert newest_job(root, slot).code == 0, newest_job(root, slot).said
-    index_of(root).refresh()
+    job = job_ended(root, slot)
+    assert job.code == 0, job.said
+    refreshed(root)
 
 
 def finished(root: Path) -> None:
@@ -76,7 +76,12 @@ def finished(root: Path) -> None:
     ended(root)
     if pending(root):
         finish(root)
-    index_of(root).refresh()
+    refreshed(root)
+
+
+def refreshed(root: Path) -> None:
+    """Wait until the index has read everything: while the server's thread refreshes it, nobody else can."""
+    until(index_of(root).refresh)
 
 
 # --- bytes
@@ -402,7 +407,7 @@ def test_a_picture_that_could_not_be_computed_is_tried_again_by_the_next_server(
     live = open_project(root)[1].live()
     maker = heat.HeatMaker(tmp_path)  # a folder without a project: the child fails
     assert maker.look(ids[2], live).state == "working"
-    until(lambda: maker.look(ids[2], live).said == heat.FAILED, 60)
+    until(lambda: maker.look(ids[2], live).said == heat.FAILED)
     assert not list(tmp_path.rglob("*.json"))
     maker._working |= {str(number) for number in range(heat.MOST)}
     assert maker.look(ids[3], live) == heat.Heat("none", heat.BUSY)

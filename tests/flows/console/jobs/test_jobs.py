@@ -18,7 +18,7 @@ def root(tmp_path_factory):
 
 def run(root, *arguments, slot="a slot"):
     job = start_job(root, arguments, slot=slot, title="<b>A title</b>", by="Bob", back="/runs")
-    until(lambda: not read_job(root, job.id).runs, 60)
+    until(lambda: not read_job(root, job.id).runs)
     return read_job(root, job.id)
 
 

@@ -24,9 +24,8 @@ from tasks.common.checkout import checkout
 from tasks.common.files import write_json
 from tasks.common.params import load_params
 from tests.support.checkout import git
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.label_queues import other, project, the_log, waiting_in
-from tests.support.waiting import until
 
 WORDS = "four words that rhyme"
 
@@ -196,7 +195,7 @@ def test_a_sitting_is_finished_as_one_commit_and_an_issue_changes_the_label(root
     send(site, "/label/production/answer", {"id": image, "label": other("Bag")})
     assert "2 answers are on disk and not yet taken, 2 of them yours" in site.get("/label")[2]
     assert send(site, "/label/finish", {})[0] == 303
-    until(lambda: not newest_job(root, "labels").runs)
+    job_ended(root, "labels")
     assert newest_job(root, "labels").code == 0, newest_job(root, "labels").said
     assert git(root, "rev-list", "--count", f"{before}..HEAD") == "1"
     assert read_words(root, load_params(root / "params.yaml")).now()[item["id"]] == item["suggestion"]
@@ -257,7 +256,7 @@ def test_images_are_served_to_be_kept_and_an_unknown_one_is_not_there(root, site
 
 def test_a_class_is_no_option_of_the_command(root, site):
     site.post("/label/classes", {"class": "--image=x", "why": "--commit"}, page="/label/classes")
-    until(lambda: (job := newest_job(root, "define --image=x")) is not None and job.ended is not None, 60)
+    job_ended(root, "define --image=x")
     job = newest_job(root, "define --image=x")
     assert job.code == 1
     assert "'--image=x'" in job.result

@@ -24,7 +24,7 @@ from tasks.releases.pause import pause, resume
 from tasks.releases.pointer import successor
 from tasks.releases.store import open_store
 from tests.support.browser import browser
-from tests.support.console import ServedConsole, serving
+from tests.support.console import ServedConsole, job_ended, serving
 from tests.support.live_project import make, traffic
 from tests.support.waiting import until
 
@@ -240,7 +240,7 @@ def test_retrain_is_one_job_and_its_end_is_said(site, root, window):
     job = newest_job(root, "retrain")
     assert status == 303
     assert headers["Location"] in (page, f"/jobs/{job.id}"), "no run began, so there is none to lead to"
-    until(lambda: not newest_job(root, "retrain").runs, 60)
+    job_ended(root, "retrain")
     assert "nothing new since run r-9" in newest_job(root, "retrain").result
     assert job.arguments[0] == "retrain"
     assert job.arguments[1].startswith(f"--reason=window {window}: ")
@@ -248,8 +248,9 @@ def test_retrain_is_one_job_and_its_end_is_said(site, root, window):
 
 def test_a_version_is_no_option_of_the_command(site, root, window, tmp_path):
     page = f"/production/{window}"
-    site.post(f"{page}/rollback", {"version": f"--restore={tmp_path / 'taken'}", "why": "worse"}, page=page)
-    until(lambda: (job := newest_job(root, "rollback")) is not None and job.ended is not None, 60)
+    fields = {"version": f"--restore={tmp_path / 'taken'}", "why": "worse"}
+    assert site.post(f"{page}/rollback", fields, page=page)[0] == 303
+    job_ended(root, "rollback")
     assert "no version '--restore=" in newest_job(root, "rollback").result
     assert not (tmp_path / "taken").exists()
 
@@ -265,7 +266,7 @@ def test_roll_back_names_the_version_and_runs_as_a_job(site, root, window):
     assert "Makes v0.1.0 live again" in text
     assert "in place of v0.2.0" in text
     site.post(f"{page}/rollback", {"version": "v0.1.0", "why": "worse"}, page=page)
-    until(lambda: (job := newest_job(root, "rollback")) is not None and job.ended is not None, 60)
+    job_ended(root, "rollback")
     assert newest_job(root, "rollback").code == 0, newest_job(root, "rollback").said
     assert (releases.live().version, releases.live().why) == ("v0.1.0", f"rollback: window {window}: worse")
 
@@ -283,7 +284,7 @@ def test_a_pause_is_said_where_a_retraining_is_started(site, root, window):
 def test_look_now_is_a_job(site, root):
     status, _, _ = site.post("/production/look", {"back": "/production"}, page="/production")
     assert status == 303
-    until(lambda: (job := newest_job(root, "monitor")) is not None and job.ended is not None, 60)
+    job_ended(root, "monitor")
     assert newest_job(root, "monitor").code == 0, newest_job(root, "monitor").said
 
 

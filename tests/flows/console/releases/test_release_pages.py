@@ -18,9 +18,8 @@ from tasks.gate.verdict import GateVerdict
 from tests.flows.console.releases.big_report import big_report
 from tests.flows.publishing.test_held import end
 from tests.support import released_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.released_project import store
-from tests.support.waiting import until
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 CHECKS = [
@@ -153,7 +152,7 @@ def test_an_override_needs_the_typed_run_and_is_a_job_in_the_persons_name(main):
         right = wrong | {"typed": "run-4", "why": "--signed off"}
         assert site.post(f"{page}/override", right, page=page, **approver)[0] == 303
         assert newest_job(main, "decide run-4").arguments == ["promote", "run-4", "--override", "--why=--signed off"]
-        until(lambda: not newest_job(main, "decide run-4").runs, 60)
+        job_ended(main, "decide run-4")
         live = store(main).live()
         assert (live.run_id, live.by) == ("run-4", "Ava")
         _, _, text = site.get(page, **approver)
@@ -175,7 +174,7 @@ def test_a_rollback_says_what_it_changes_and_can_tombstone(main):
         fields = {"why": "worse", "tombstone": "b-3", "data": "both"}
         assert site.post(page, fields, page=page)[0] == 303
         assert newest_job(main, "rollback").arguments == ["rollback", "v0.2.0", "--why=worse", "--tombstone=b-3"]
-        until(lambda: not newest_job(main, "rollback").runs, 60)
+        job_ended(main, "rollback")
         assert store(main).live().version == "v0.2.0", newest_job(main, "rollback").said
         assert "b-3" in store(main).tombstones()
         _, _, text = site.get("/releases")
@@ -249,7 +248,7 @@ def test_a_verdict_against_what_is_not_live_any_more_is_out_of_date(main):
         assert 'class="btn main">Judge it again now' in text
         assert site.post("/releases/run-4/preview", {}, page="/releases/run-4")[0] == 303
         assert newest_job(main, "decide run-4").arguments == ["approve", "run-4", "--preview"]
-        until(lambda: not newest_job(main, "decide run-4").runs, 60)
+        job_ended(main, "decide run-4")
         _, _, text = site.get("/releases/run-4")
         assert "failed</span>" in text, "this project has no real model to judge"
 

@@ -15,7 +15,7 @@ from flows.repo.progress import Progress, Step
 from flows.runs.overview import RunRow
 from tasks.common.files import write_json
 from tests.support import released_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.waiting import until
 
 RUN = "20260105T080000000000-abcdef-7"
@@ -67,12 +67,12 @@ def test_a_run_at_work_shows_its_steps_its_log_and_can_be_cancelled(root, at_wor
         assert (status, headers["location"]) == (303, f"/runs/{RUN}")
         job = newest_job(root, f"cancel {RUN}")
         assert job.arguments == ["cancel", RUN, "--why=wrong images"]
-        until(lambda: (at_work / "cancel.json").is_file(), 60)
+        until(lambda: (at_work / "cancel.json").is_file())
         assert progress.cancel_sentence(at_work) == f"cancelled by {job.by}: wrong images"
         os.kill(job.pid, 9)  # it waits for this process to let go of the lock
         status, _, _ = site.get("/runs/no-such-run")
         assert status == 404
-    until(lambda: not newest_job(root, f"cancel {RUN}").runs, 20)
+    job_ended(root, f"cancel {RUN}")
 
 
 def test_endings_are_told_in_words_and_can_be_filtered_paged_and_saved(root):
@@ -117,7 +117,7 @@ def test_pressing_retrain_says_first_what_would_start(root):
         assert (status, headers["location"]) == (303, "/runs")
         job = newest_job(root, "retrain")
         assert job.arguments == ["retrain"]
-        until(lambda: not newest_job(root, "retrain").runs, 60)
+        job_ended(root, "retrain")
         assert "nothing new since run" in newest_job(root, "retrain").result
         status, _, _ = site.post("/runs", {"why": "", "token": "0.0"}, page="/runs")
         assert status == 403

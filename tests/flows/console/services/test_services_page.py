@@ -10,9 +10,8 @@ from flows.services import overview
 from monitoring import alerts
 from tasks.common.errors import EvergreenError
 from tests.support import released_project
-from tests.support.console import serving
+from tests.support.console import job_ended, serving
 from tests.support.receiver import receiver
-from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_a_test_reaches_an_address_and_says_what_is_wrong_with_another(site, roo
     other_end.got.clear()
     for number in ("1", "2"):
         assert site.post("/services/alerts/test", {"number": number}, page="/services")[0] == 303
-        until(lambda n=number: not newest_job(root, f"alert {n}").runs, 60)
+        job_ended(root, f"alert {number}")
     (got,) = other_end.got
     assert "a test" in got["title"]
     assert got["message"].endswith("/services")
@@ -84,7 +83,7 @@ def test_a_test_reaches_an_address_and_says_what_is_wrong_with_another(site, roo
 def test_what_doctor_finds_is_shown_the_worst_first(site, root):
     site.post("/services/doctor", {}, page="/services")
     job = newest_job(root, "doctor")
-    until(lambda: not newest_job(root, "doctor").runs, 120)
+    job_ended(root, "doctor")
     text = site.get("/services")[2]
     assert "apprise does not understand address 2 of 3" in text
     assert "checks are well" in text
