@@ -70,7 +70,7 @@ class HeatMaker:
         return Heat("working")
 
     def _make(self, image: str, live: Pointer) -> None:
-        command = [sys.executable, "-m", "flows.console.images.heat", image]
+        command = [sys.executable, "-P", "-m", "flows.console.images.heat", image]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         try:
             with self._one:

@@ -20,7 +20,9 @@ def main(root: Path, id_: str) -> int:
     job = read_job(root, id_)
     if job is None:
         return 1
-    done = subprocess.run([sys.executable, "-m", "flows.cli.main", *job.arguments], cwd=root, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "flows.cli.main", *job.arguments], cwd=root, stdin=subprocess.DEVNULL
+    )
     about = {"pid": os.getpid(), "created": created(os.getpid()), "ended": datetime.now(UTC)}
     about |= {"code": done.returncode, "said": said(log_end(root, id_))}
     with locked(jobs_dir(root) / ".lock", LOCK_SECONDS, "the console's jobs"):  # its start may not be written yet

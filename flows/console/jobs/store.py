@@ -90,7 +90,7 @@ def start_job(root: Path, arguments: Sequence[str], *, slot: str, title: str, by
         write_job(folder, job)
         with open(folder / f"{job.id}.log", "ab", opener=open_private) as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.console.jobs.child", job.id],
+                [sys.executable, "-P", "-m", "flows.console.jobs.child", job.id],  # -P: the code that the console runs
                 cwd=root,
                 env=environment(root) | {VARIABLE: by, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
