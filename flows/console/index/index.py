@@ -19,7 +19,7 @@ from flows.console.index.columns import Columns, Filters, load_columns
 from flows.console.index.database import Database, meta
 from flows.console.index.facets import FACETS
 from flows.console.index.refresh import problems, refresh_all
-from flows.console.index.windows import WindowOutline, WindowRow, moment
+from flows.console.index.windows import ALL, WindowFilter, WindowOutline, WindowRow, moment
 
 T = TypeVar("T")
 EVERY = 5.0  # seconds between two refreshes in the background
@@ -209,61 +209,25 @@ class Index:
 
     # --- windows
 
-    def windows(
-        self,
-        *,
-        outcomes: Sequence[str] = (),
-        versions: Sequence[str] = (),
-        source: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        after: str | None = None,
-        most: int = 50,
-    ) -> list[WindowRow]:
-        """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
-
-        source: only windows with answers of this source. after: the id of the last window of the page before.
-        """
-        return self._safely(
-            lambda: windows.read_windows(
-                self._database.connection(), outcomes=outcomes, versions=versions, source=source, since=since,
-                until=until, after=after, most=most,
-            )
-        )  # fmt: skip
+    def windows(self, wanted: WindowFilter = ALL, after: str | None = None, most: int = 50) -> list[WindowRow]:
+        """At most `most` wanted windows, the newest first. after: the id of the last window of the page before."""
+        return self._safely(lambda: windows.read_windows(self._database.connection(), wanted, after, most))
 
     def windows_stamp(self) -> str:
         """Changes when the journal's windows do; "" while they are being read for the first time."""
         return self._safely(lambda: meta(self._database.connection(), "windows", "") or "")
 
-    def window_outline(
-        self,
-        outcomes: Sequence[str] = (),
-        versions: Sequence[str] = (),
-        source: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> list[WindowOutline]:
-        """All windows that fit the filters, oldest first, with what a chart needs of them."""
-        return self._safely(
-            lambda: windows.read_outline(self._database.connection(), outcomes, versions, source, since, until)
-        )
+    def window_outline(self, wanted: WindowFilter = ALL) -> list[WindowOutline]:
+        """All wanted windows, oldest first, with what a chart needs of them."""
+        return self._safely(lambda: windows.read_outline(self._database.connection(), wanted))
 
     def window(self, window: str) -> WindowRow | None:
         """One window by its id."""
         return self._safely(lambda: windows.read_window(self._database.connection(), window))
 
-    def window_counts(
-        self,
-        outcomes: Sequence[str] = (),
-        versions: Sequence[str] = (),
-        source: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> dict[str, dict[str, int]]:
+    def window_counts(self, wanted: WindowFilter = ALL) -> dict[str, dict[str, int]]:
         """{"outcome": {value: windows}, "version": ..., "source": ...}, each counted without the filter on itself."""
-        return self._safely(
-            lambda: windows.count_windows(self._database.connection(), outcomes, versions, source, since, until)
-        )
+        return self._safely(lambda: windows.count_windows(self._database.connection(), wanted))
 
     def _safely(self, work: Callable[[], T]) -> T:
         """`work()`; where the file turns out damaged, once more with a new one."""

@@ -6,7 +6,7 @@ Ids of windows sort by time, so a page goes on from the last id of the one befor
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from flows.console.index.database import Codes, bump, meta, set_meta, transaction
@@ -56,6 +56,36 @@ class WindowOutline:
     drifted: tuple[str, ...]  # code names, the one that moved most first
     worst: float | None
     retrained: bool
+
+
+@dataclass(frozen=True)
+class WindowFilter:
+    """Which windows are wanted: those that began in [since, until) and fit the rest; an empty part fits all."""
+
+    outcomes: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    source: str | None = None  # only windows with answers of this source
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def sql(self) -> tuple[list[str], list]:
+        """(conditions, their values) on the table of windows."""
+        where, values = ["1"], []
+        for name, wanted in (("outcome", self.outcomes), ("version", self.versions)):
+            if wanted:
+                where.append(f"{name} IN ({', '.join('?' * len(wanted))})")
+                values += wanted
+        if self.source is not None:
+            where.append("EXISTS (SELECT 1 FROM window_sources s WHERE s.window = windows.id AND s.source = ?)")
+            values.append(self.source)
+        for sign, at in ((">=", self.since), ("<", self.until)):
+            if at is not None:
+                where.append(f'"start" {sign} ?')
+                values.append(micros(at))
+        return where, values
+
+
+ALL = WindowFilter()
 
 
 def micros(at: datetime) -> int:
@@ -156,21 +186,10 @@ def count_sources(db: sqlite3.Connection, windows: Sequence[str]) -> None:
 
 
 def read_windows(
-    db: sqlite3.Connection,
-    *,
-    outcomes: Sequence[str] = (),
-    versions: Sequence[str] = (),
-    source: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    after: str | None = None,
-    most: int = 50,
+    db: sqlite3.Connection, wanted: WindowFilter = ALL, after: str | None = None, most: int = 50
 ) -> list[WindowRow]:
-    """Windows that began in [since, until) and fit the filters, at most `most`, the newest first.
-
-    after: the id of the last window of the page before.
-    """
-    where, values = _where(outcomes, versions, source, since, until)
+    """At most `most` wanted windows, the newest first. after: the id of the last window of the page before."""
+    where, values = wanted.sql()
     if after is not None:
         where.append("id < ?")
         values.append(after)
@@ -179,16 +198,9 @@ def read_windows(
     return [_window(db, row) for row in rows]
 
 
-def read_outline(
-    db: sqlite3.Connection,
-    outcomes: Sequence[str] = (),
-    versions: Sequence[str] = (),
-    source: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[WindowOutline]:
-    """All windows that fit the filters, oldest first."""
-    where, values = _where(outcomes, versions, source, since, until)
+def read_outline(db: sqlite3.Connection, wanted: WindowFilter = ALL) -> list[WindowOutline]:
+    """All wanted windows, oldest first."""
+    where, values = wanted.sql()
     sql = 'SELECT id, "start", "end", outcome, version, bundle, drifted, worst, retrained FROM windows'
     rows = db.execute(f"{sql} WHERE {' AND '.join(where)} ORDER BY id", values)
     return [
@@ -205,42 +217,19 @@ def read_window(db: sqlite3.Connection, window: str) -> WindowRow | None:
     return row and _window(db, row)
 
 
-def count_windows(
-    db: sqlite3.Connection,
-    outcomes: Sequence[str] = (),
-    versions: Sequence[str] = (),
-    source: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> dict[str, dict[str, int]]:
+def count_windows(db: sqlite3.Connection, wanted: WindowFilter = ALL) -> dict[str, dict[str, int]]:
     """{"outcome": {value: windows}, "version": ..., "source": ...}, each without the filter on itself."""
     found = {}
-    for name, kept in (("outcome", ((), versions, source)), ("version", (outcomes, (), source))):
-        where, values = _where(*kept, since, until)
+    for name, others in (("outcome", replace(wanted, outcomes=())), ("version", replace(wanted, versions=()))):
+        where, values = others.sql()
         sql = f"SELECT {name}, count(*) FROM windows WHERE {' AND '.join(where)} GROUP BY {name} ORDER BY 2 DESC, 1"
         found[name] = dict(db.execute(sql, values).fetchall())
-    where, values = _where(outcomes, versions, None, since, until)
+    where, values = replace(wanted, source=None).sql()
     sql = (
         "SELECT s.source, count(*) FROM windows JOIN window_sources s ON s.window = windows.id "
         f"WHERE {' AND '.join(where)} GROUP BY s.source ORDER BY 2 DESC, 1"
     )
     return found | {"source": dict(db.execute(sql, values).fetchall())}
-
-
-def _where(outcomes, versions, source, since, until) -> tuple[list[str], list]:
-    where, values = ["1"], []
-    for name, wanted in (("outcome", outcomes), ("version", versions)):
-        if wanted:
-            where.append(f"{name} IN ({', '.join('?' * len(wanted))})")
-            values += wanted
-    if source is not None:
-        where.append("EXISTS (SELECT 1 FROM window_sources s WHERE s.window = windows.id AND s.source = ?)")
-        values.append(source)
-    for sign, at in ((">=", since), ("<", until)):
-        if at is not None:
-            where.append(f'"start" {sign} ?')
-            values.append(micros(at))
-    return where, values
 
 
 def _window(db: sqlite3.Connection, row: tuple) -> WindowRow:

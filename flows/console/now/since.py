@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flows.console.index.index import index_of
+from flows.console.index.windows import WindowFilter
 from flows.console.shell.console import Console
 from flows.publishing.history import known_history
 from flows.publishing.run_list import run_rows
@@ -79,8 +80,8 @@ def _runs(console: Console, since: datetime) -> list[Happened]:
 
 
 def _windows(console: Console, since: datetime) -> list[Happened]:
-    drifting = [outcome for outcome in OUTCOMES if outcome != "none"]
-    rows = index_of(console.root).windows(outcomes=drifting, since=since, most=MOST)
+    drifting = tuple(outcome for outcome in OUTCOMES if outcome != "none")
+    rows = index_of(console.root).windows(WindowFilter(outcomes=drifting, since=since), most=MOST)
     return [Happened(row.end, f"Drift: {OUTCOMES[row.outcome][0].lower()}", f"/production/{row.id}") for row in rows]
 
 

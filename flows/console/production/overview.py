@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from flows.console.index.index import Index
-from flows.console.index.windows import WindowOutline
+from flows.console.index.windows import WindowFilter, WindowOutline
 from flows.console.production.incidents import Incident, incidents
 from flows.console.production.words import OUTCOMES
 from monitoring.contracts import Expected
@@ -35,16 +35,16 @@ class Chosen:
     until: str = ""
     view: str = "incidents"
 
-    def filters(self) -> dict[str, Any]:
+    def filter(self) -> WindowFilter:
         """For the index. A date that is none does not filter."""
         until = _day(self.until)
-        return {
-            "outcomes": [self.outcome] if self.outcome in OUTCOMES else [],
-            "versions": [self.version] if self.version else [],
-            "source": self.source or None,
-            "since": _day(self.since),
-            "until": until + timedelta(days=1) if until else None,
-        }
+        return WindowFilter(
+            outcomes=(self.outcome,) if self.outcome in OUTCOMES else (),
+            versions=(self.version,) if self.version else (),
+            source=self.source or None,
+            since=_day(self.since),
+            until=until + timedelta(days=1) if until else None,
+        )
 
     def address(self, **changes: str) -> str:
         """The page's address with some of its state changed."""
@@ -68,20 +68,18 @@ def _day(text: str) -> datetime | None:
         return None
 
 
-def outline_and_counts(index: Index, filters: dict[str, Any]) -> tuple[list[WindowOutline], dict[str, dict[str, int]]]:
-    """All windows that fit, oldest first, and how many there are of each outcome, version and source.
+def outline_and_counts(index: Index, wanted: WindowFilter) -> tuple[list[WindowOutline], dict[str, dict[str, int]]]:
+    """All wanted windows, oldest first, and how many there are of each outcome, version and source.
 
     With thousands of windows this takes most of the page's time, so it is kept until the windows change.
     """
     stamp = index.windows_stamp()
-    if not stamp:
-        return index.window_outline(**filters), index.window_counts(**filters)
-    return _kept(index, stamp, tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in filters.items()))
+    return _kept(index, stamp, wanted) if stamp else (index.window_outline(wanted), index.window_counts(wanted))
 
 
 @functools.lru_cache(maxsize=16)
-def _kept(index: Index, stamp: str, filters: tuple) -> tuple[list[WindowOutline], dict[str, dict[str, int]]]:
-    return index.window_outline(**dict(filters)), index.window_counts(**dict(filters))
+def _kept(index: Index, stamp: str, wanted: WindowFilter) -> tuple[list[WindowOutline], dict[str, dict[str, int]]]:
+    return index.window_outline(wanted), index.window_counts(wanted)
 
 
 def page_of_incidents(
@@ -92,9 +90,9 @@ def page_of_incidents(
     return found[:most], found[most - 1].first if len(found) > most else ""
 
 
-def page_of_windows(index: Index, filters: dict[str, Any], after: str, most: int = MOST):
+def page_of_windows(index: Index, wanted: WindowFilter, after: str, most: int = MOST):
     """(at most `most` windows, newest first; where the next page begins, or "")."""
-    found = index.windows(**filters, after=after or None, most=most + 1)
+    found = index.windows(wanted, after or None, most + 1)
     return found[:most], found[most - 1].id if len(found) > most else ""
 
 

@@ -38,10 +38,10 @@ def production(request: Request, after: str = "", week: str = "", format: str = 
     """All windows: the chart, incidents, filters, live accuracy."""
     console = console_of(request)
     state = overview.chosen(request.query_params)
-    index, known, filters = index_of(console.root), marks(console.log().store), state.filters()
-    outline, counts = overview.outline_and_counts(index, filters)
+    index, known, wanted = index_of(console.root), marks(console.log().store), state.filter()
+    outline, counts = overview.outline_and_counts(index, wanted)
     if format == "csv" and state.view == "windows":
-        return csv_download("windows", tables.WINDOWS, map(tables.window_row, index.windows(**filters, most=EXPORTED)))
+        return csv_download("windows", tables.WINDOWS, map(tables.window_row, index.windows(wanted, most=EXPORTED)))
     if format == "csv":
         return csv_download(
             "incidents", tables.INCIDENTS, map(tables.incident_row, rows.incidents(outline, known)[::-1])
@@ -52,7 +52,7 @@ def production(request: Request, after: str = "", week: str = "", format: str = 
     if format == "sources":
         return csv_download("live-accuracy", tables.WEEK_SOURCES, tables.week_source_rows(periods, week))
     if state.view == "windows":
-        shown, more = overview.page_of_windows(index, filters, after)
+        shown, more = overview.page_of_windows(index, wanted, after)
     else:
         shown, more = overview.page_of_incidents(outline, known, after)
     seen = last_seen(console.root)

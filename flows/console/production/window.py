@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console.index.index import Index
-from flows.console.index.windows import WindowOutline
+from flows.console.index.windows import WindowFilter, WindowOutline
 from flows.console.production.incidents import Incident, incident_of
 from flows.publishing.history import find, known_history
 from monitoring.contracts import Bins, DriftDecision, Expected, Finding, Measures, WindowDetails
@@ -47,7 +47,7 @@ def read_window(journal: Journal, index: Index, marks: Sequence[Expected], windo
         return None
     measures, decision = found
     start = measures.window.start
-    around = index.window_outline(since=start - AROUND, until=start + AROUND)
+    around = index.window_outline(WindowFilter(since=start - AROUND, until=start + AROUND))
     if all(one.id != window for one in around):  # the index has not seen it yet
         around = sorted([*around, _outline(measures, decision)], key=lambda one: one.id)
     return WindowFacts(

@@ -14,6 +14,7 @@ import pytest
 
 from flows.console.index.facets import FACETS, SORTS, confidence_band, ood_band
 from flows.console.index.index import Index
+from flows.console.index.windows import WindowFilter
 from flows.labels.exclude import correct, exclude
 from monitoring.journal import Journal
 from tasks.common.files import read_json
@@ -106,15 +107,15 @@ def test_windows_are_paged_filtered_and_counted(seen: Index):
     rest = seen.windows(after=first[-1].id)
     assert [window.id for window in [*first, *rest]] == [drift_windows.times(n)[2] for n in (2, 1, 0)]
     assert rest[0] == seen.window(rest[0].id)
-    (watch,) = seen.windows(outcomes=["watch"])
+    (watch,) = seen.windows(WindowFilter(outcomes=("watch",)))
     assert (watch.outcome, watch.rows, watch.sources) == ("watch", 100, ("gate",))
     assert "image.brightness" in watch.drifted
     assert watch.worst > 1
-    assert [window.id for window in seen.windows(source="belt")] == [drift_windows.times(1)[2]]
-    assert seen.windows(versions=["v9.9.9"]) == []
+    assert [window.id for window in seen.windows(WindowFilter(source="belt"))] == [drift_windows.times(1)[2]]
+    assert seen.windows(WindowFilter(versions=("v9.9.9",))) == []
     at = drift_windows.times(1)[0]
-    assert [window.start for window in seen.windows(since=at, until=at + timedelta(minutes=1))] == [at]
-    counts = seen.window_counts(outcomes=["none"])
+    assert [window.start for window in seen.windows(WindowFilter(since=at, until=at + timedelta(minutes=1)))] == [at]
+    counts = seen.window_counts(WindowFilter(outcomes=("none",)))
     assert counts == {"outcome": {"none": 2, "watch": 1}, "version": {"v0.1.0": 2}, "source": {"belt": 1, "gate": 1}}
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows.console.index.windows import WindowOutline
+from flows.console.index.windows import WindowFilter, WindowOutline
 from flows.console.production.chart import chart
 from flows.console.production.incidents import bars, incident_of, incidents, is_expected
 from flows.console.production.overview import chosen, page_of_incidents
@@ -117,8 +117,8 @@ def test_a_long_sentence_loses_its_middle_and_keeps_what_was_decided():
 def test_the_address_holds_the_whole_state_and_unknown_values_filter_nothing():
     state = chosen({"outcome": "label", "since": "2026-11-21", "until": "2026-11-22", "view": "windows", "x": "y"})
     assert state.address(outcome="") == "/production?since=2026-11-21&until=2026-11-22&view=windows"
-    found = state.filters()
-    assert (found["outcomes"], found["since"], found["until"]) == (["label"], START, START + 48 * HOUR)
+    found = state.filter()
+    assert (found.outcomes, found.since, found.until) == (("label",), START, START + 48 * HOUR)
     odd = chosen({"outcome": "<b>", "since": "tomorrow", "view": "all"})
-    assert (odd.filters()["outcomes"], odd.filters()["since"], odd.view) == ([], None, "incidents")
+    assert (odd.filter(), odd.view) == (WindowFilter(), "incidents")
     assert chosen({}).address() == "/production"
