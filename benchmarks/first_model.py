@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import FASHION, change_params, run_stages, say, scratch_project
-from flows.project.suggest import profile_source, suggest_params
+from flows.project.source_profile import profile_source
+from flows.project.suggest import suggest_params
 from flows.publishing.diagnose import first_model_remedies
 from flows.publishing.judge_run import judge_run
 from flows.publishing.remedies import table_remedies

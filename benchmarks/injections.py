@@ -154,7 +154,7 @@ def queue_page(folder: Path, words: Sequence[str]) -> Iterator[Page]:
 
 def served_pages(folder: Path, words: Sequence[str], stack: contextlib.ExitStack) -> Iterator[Page]:
     """The served pages: home, releases, a button's message, what a wrong address says."""
-    from benchmarks.foreign_requests import serving
+    from benchmarks.foreign_servers import serving
     from flows.console.app import create_app
     from tasks.common.checkout import checkout
     from tasks.common.params import load_params

@@ -35,7 +35,8 @@ from benchmarks.recipe_peers import Part, fine_tune, linear_probe
 from benchmarks.recipe_sets import ImageSet, write_manifest
 from benchmarks.record import report
 from benchmarks.scratch import FASHION, run_stages, say, scratch_project, small_set, timed
-from flows.project.suggest import profile_source, suggest_params
+from flows.project.source_profile import profile_source
+from flows.project.suggest import suggest_params
 from tasks.common.artifacts import classes_and_task, training_rows
 from tasks.common.code import code_version
 from tasks.common.files import content_key, read_json, write_json

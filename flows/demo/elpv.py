@@ -35,7 +35,8 @@ from rich.console import Console
 
 from flows.demo.production import Story
 from flows.project.create import render_params
-from flows.project.suggest import profile_source, suggest_params
+from flows.project.source_profile import profile_source
+from flows.project.suggest import suggest_params
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, sha256_bytes
 from tasks.common.params import UnfreezePhases

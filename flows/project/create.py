@@ -11,15 +11,8 @@ from pydantic import BaseModel
 from flows.project.hidden_groups import hidden_group_notes
 from flows.project.ingest import chosen_layout
 from flows.project.origin import RECORD, STARTED, needed_files, record_text, template_revision, version_at
-from flows.project.suggest import (
-    REACH,
-    SourceProfile,
-    layout_notes,
-    profile_source,
-    slug,
-    suggest_params,
-    trainable_sizes,
-)
+from flows.project.source_profile import REACH, SourceProfile, profile_source
+from flows.project.suggest import layout_notes, slug, suggest_params, trainable_sizes
 from flows.project.trials.run import Say, Tried, run_trials, with_values
 from flows.project.trials.sample import ENOUGH, draw_sample
 from flows.repo.git import git

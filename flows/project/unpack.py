@@ -19,7 +19,14 @@ from tasks.common.private import make_folder, open_private
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".xml")
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # made by file managers
 CHUNK = 1 << 20
-DAMAGED = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+DAMAGED = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+)  # what zipfile raises for damage
 LONGEST = 200  # bytes of one part of a path
 DEEPEST = 20  # parts of a path
 

@@ -5,15 +5,15 @@ import sys
 
 from fastapi import FastAPI
 
-from benchmarks import foreign_requests
-from benchmarks.foreign_requests import Served, accepted, attempts, routes_of, serving
+from benchmarks.foreign_requests import accepted, attempts
+from benchmarks.foreign_servers import SOME_ID, Served, routes_of, serving
 from benchmarks.scratch import ROOT
 
 
 def test_an_open_server_is_noticed_at_every_attempt():
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/secrets/{name}", lambda name: name, methods=["GET", "POST"])
-    assert sorted(routes_of(app)) == [(method, f"/secrets/{foreign_requests._ID}") for method in ("GET", "POST")]
+    assert sorted(routes_of(app)) == [(method, f"/secrets/{SOME_ID}") for method in ("GET", "POST")]
     with serving(app) as port:
         served = Served("open", port, [])
         found = [accepted(served, attempt, "POST", "/secrets/a") for attempt in attempts()]

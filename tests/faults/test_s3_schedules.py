@@ -3,6 +3,7 @@
 import json
 
 from benchmarks import s3_schedules
+from benchmarks.s3_network import FAULTS
 from tasks.releases.store import Releases
 from tests.faults.tier import sample
 
@@ -10,7 +11,7 @@ from tests.faults.tier import sample
 def test_eight_writers_promote_each_version_once_whatever_the_network_does():
     found = s3_schedules.part(0, sample(5, 300))
     assert found["failures"] == {}
-    assert set(found["faults"]) == set(s3_schedules.FAULTS)
+    assert set(found["faults"]) == set(FAULTS)
 
 
 def test_a_schedule_is_the_same_each_time():

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from flows.console.data import batch as one_batch
 from flows.console.data import batches, refusals, tables
+from flows.console.data.counts import single_names, totals_of
 from flows.console.index.index import index_of
 from flows.console.jobs.store import start_job
 from flows.console.people.roles import need
@@ -35,7 +36,7 @@ def data(request: Request, state: str = "", after: str = "", format: str = "", t
     chosen = state if state in STATES else None
     out = {row.id for row in rows if row.state in ("refused", "tombstoned")}
     index = index_of(console.root)
-    totals = batches.totals_of(index.columns(), SPLITS, out, console.params().data.task == "multilabel")
+    totals = totals_of(index.columns(), SPLITS, out, console.params().data.task == "multilabel")
     labels = batches.label_rows(console.root)
     if format == "csv":
         if table == "classes":
@@ -112,7 +113,7 @@ def batch(request: Request, batch: str, given: str = "", right: str = "", swap: 
     releases, index = console.releases(), index_of(console.root)
     labels = [label for label in index.columns().names["true"] if label is not None]
     if console.params().data.task == "multilabel":
-        labels = [name for label in labels for name in batches.single_names(label)]
+        labels = [name for label in labels for name in single_names(label)]
     known = sorted(set(labels))
     plan, problem = one_batch.preview(console.root, batch, given, right, bool(swap), known) if given else (None, "")
     return page(

@@ -16,7 +16,8 @@ from flows.cli.main import app
 from flows.project.create import fit_params, init_project
 from flows.project.hidden_groups import hidden_group_notes
 from flows.project.origin import NEEDED
-from flows.project.suggest import layout_notes, profile_source, slug, suggest_params
+from flows.project.source_profile import profile_source
+from flows.project.suggest import layout_notes, slug, suggest_params
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.params import Params, load_params, parse_params
 from tasks.ingest.batch import ingest

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import balanced_accuracy_score
 
 from flows.project.create import init_project
-from flows.project.suggest import profile_source, suggest_params
+from flows.project.source_profile import profile_source
+from flows.project.suggest import suggest_params
 from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials, with_values
 from flows.project.trials.sample import choose_rows, draw_sample

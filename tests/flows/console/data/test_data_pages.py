@@ -14,7 +14,8 @@ import pytest
 
 from flows.console.data import batches, refusals
 from flows.console.data.batch import what_is_true
-from flows.console.data.batches import BatchRow, Counts, Stone
+from flows.console.data.batches import BatchRow, Stone
+from flows.console.data.counts import Counts, counts_of, totals_of
 from flows.console.index.columns import Columns
 from flows.console.index.index import index_of
 from flows.console.jobs.store import newest_job
@@ -59,7 +60,7 @@ def test_each_batch_says_its_mix_its_versions_and_its_state(root):
     assert sum(share for _, _, share in rows[FIRST].mix()) == pytest.approx(1)
     assert [row.state for row in rows.values()] == ["in use", "refused", "in use"]
     assert rows[SECOND].stone.run == "r-7"
-    totals = dict(batches.totals_of(index_of(root).columns(), ("train", "calibration", "test", "hard"), {SECOND}))
+    totals = dict(totals_of(index_of(root).columns(), ("train", "calibration", "test", "hard"), {SECOND}))
     images = sum(sum(counts.values()) for counts in totals.values())
     assert images == rows[FIRST].rows + rows[THIRD].rows - excluded(root)
     page = batches.one_page(list(rows.values()), None, most=2)
@@ -227,12 +228,12 @@ def test_an_image_with_several_labels_counts_for_each():
     columns = Columns(
         generation=1, removals=0, row=np.arange(4), measured={}, codes=arrays, names=names, file=np.ones(4)
     )
-    assert batches.counts_of(columns, multilabel=True)["b-1"].classes == {"cat": 2, "dog": 1}
-    assert batches.totals_of(columns, ("train", "test"), (), True) == [
+    assert counts_of(columns, multilabel=True)["b-1"].classes == {"cat": 2, "dog": 1}
+    assert totals_of(columns, ("train", "test"), (), True) == [
         ("cat", {"train": 2, "test": 0}),
         ("dog", {"train": 1, "test": 0}),
     ]
-    assert batches.totals_of(columns, ("train",), {"b-1"}, True) == []
+    assert totals_of(columns, ("train",), {"b-1"}, True) == []
 
 
 def test_a_viewer_sees_data_and_runs_and_may_change_neither(root):

@@ -110,7 +110,7 @@ def test_a_person_signs_in_by_passphrase_and_a_change_counts_at_once(site, root)
     store.revoke(root, "Anna", "Bea")
     assert site.get("/", **ask)[0] == 401
     store.add(root, "Anna", "admin", "Bea")
-    assert site.get("/", **ask)[0] == 401, "who is added again starts anew"
+    assert site.get("/", **ask)[0] == 401, "who is added again starts afresh"
 
 
 def test_a_wrong_passphrase_an_unknown_name_and_an_unused_invitation_look_alike(site, root):
