@@ -16,6 +16,7 @@ from monitoring.log.schema import late_labels_schema
 from monitoring.review.queue import Queued
 from tasks.common.schemas import MEASURING, SLICE
 from tasks.dataset.shards import live_shards, read_columns, shard_groups
+from tasks.ingest.splits import GROWING
 from tasks.sources.records import Columns
 
 BLOCK = 64  # images in memory at once
@@ -39,7 +40,8 @@ def ingest_images(
     known = {}
     for shard in live_shards(root / "data"):
         splits = read_columns(shard.path, ["split"])["split"].to_pylist()
-        known |= dict(zip(shard_groups(shard.path).to_pylist(), splits, strict=True))
+        pairs = zip(shard_groups(shard.path).to_pylist(), splits, strict=True)
+        known |= {group: split for group, split in pairs if split in GROWING}
     groups = session_groups(
         [place["source"] for place in places],
         [place["at"] for place in places],

@@ -129,7 +129,8 @@ def samples_schema(task: str) -> pa.Schema:
             *MEASURES,
             ("status", pa.string()),  # "ok" or one of QUARANTINE_REASONS
             ("cluster", pa.string()),  # smallest id of the near-duplicate cluster
-            ("excluded", pa.string()),  # null, or "leaks_test" | "leaks_calibration" | "leaks_hard"; train rows only
+            ("excluded", pa.string()),  # null, or "leaks_test" | "leaks_calibration" | "leaks_hard" of a
+            # train row, or "out_of_hard_set"
         ]
     )
 

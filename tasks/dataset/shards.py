@@ -4,6 +4,7 @@
       dataset.json                      {"schema": 3, "task": "multiclass"}
       <sha256[:24]>.parquet             a shard: sample_schema(task), image bytes read last
       batches/<seq>-<batch>.json        written last: a shard exists only once a manifest lists it
+      batches/<seq>-h-<hash>.parquet    what people changed in the hard set (tasks.dataset.hard_set)
       annotations/                      what people say about samples (tasks.dataset.annotation_files)
 
 Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
@@ -34,8 +35,10 @@ from tasks.common.private import make_folder
 from tasks.common.schemas import sample_schema
 from tasks.common.verified import check_named, open_named
 from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file, read_manifest
+from tasks.dataset.hard_set import change_files, current_splits
 
 SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
+HARD_SET_VERSION = 4  # of a data set whose hard set people changed: earlier code would train on these images
 ADDED = {
     "group": 2,
     "key": 3,
@@ -81,7 +84,7 @@ def read_task(data: Path) -> str:
         )
     try:
         about = read_json(marker)
-        refuse_newer(about.get("schema"), SCHEMA_VERSION, str(marker))
+        refuse_newer(about.get("schema"), HARD_SET_VERSION, str(marker))
         task = about["task"]
     except (ValueError, AttributeError, KeyError):
         task = None
@@ -105,11 +108,11 @@ def create_dataset(data: Path, task: str) -> None:
     write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
 
 
-def raise_schema(data: Path) -> None:
-    """Let dataset.json say the present schema, before files of it are added to an older data set."""
+def raise_schema(data: Path, version: int = SCHEMA_VERSION) -> None:
+    """Let dataset.json say schema `version`, before files of it are added to an older data set."""
     task = read_task(data)
-    if read_json(data / "dataset.json").get("schema") != SCHEMA_VERSION:
-        write_json(data / "dataset.json", {"schema": SCHEMA_VERSION, "task": task})
+    if (read_json(data / "dataset.json").get("schema") or 1) < version:
+        write_json(data / "dataset.json", {"schema": version, "task": task})
 
 
 def batches(data: Path) -> list[BatchManifest]:
@@ -124,8 +127,8 @@ def write_manifest(data: Path, manifest: BatchManifest) -> None:
 
 
 def next_seq(data: Path) -> int:
-    """The number of the next batch, of samples or of annotations."""
-    return max((batch.seq for batch in [*batches(data), *counted_annotations(data)]), default=0) + 1
+    """The number of the next batch, of samples or of annotations, or change of the hard set."""
+    return max((one.seq for one in [*batches(data), *counted_annotations(data), *change_files(data)]), default=0) + 1
 
 
 def counted_annotations(data: Path) -> list[AnnotationBatch]:
@@ -257,8 +260,18 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """Columns of a shard without its image bytes (never pass "image": memory would hold all of them).
 
     Columns that an earlier version lacks are null, but `picked` is told by the origin. `shard_groups` says what stands
-    in for the group of a version-1 shard.
+    in for the group of a version-1 shard. `split` is that of today: people move images into the hard set and out of it
+    (tasks.dataset.hard_set).
     """
+    if "split" not in columns or not change_files(path.parent):
+        return _recorded_columns(path, columns)
+    table = _recorded_columns(path, list(dict.fromkeys([*columns, "id"])))
+    now = current_splits(path.parent, table["id"], table["split"])
+    return table.set_column(table.column_names.index("split"), "split", now).select(list(columns))
+
+
+def _recorded_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """The columns as the shard records them."""
     with open_shard(path) as shard:
         lacking = {name for name in columns if name in ADDED} - set(shard.schema_arrow.names)
         if not lacking:

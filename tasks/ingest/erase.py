@@ -18,6 +18,7 @@ from tasks.common.files import atomic_path, sha256_file
 from tasks.common.verified import open_named, read_named
 from tasks.dataset import shards
 from tasks.dataset.annotation_files import annotation_batches, write_annotation_manifest
+from tasks.dataset.hard_set import erase_changes
 from tasks.labels.names import same_file
 
 PIXELS = {"image", "thumbnail", "heat"}  # columns with an image, or with the regions a model looked at
@@ -97,8 +98,9 @@ def erase_ids(data: Path, ids: Collection[str]) -> list[str]:
             rows = sum(_rows(data / "annotations" / name) for name in files)
             write_annotation_manifest(data, notes.model_copy(update={"files": files, "rows": rows}))
             failpoint("erase.batch")
+    gone = erase_changes(data, ids)
+    failpoint("erase.batch")
     listed = shards.listed_files(data)
-    gone = []
     for file in sorted([*data.glob("*.parquet"), *data.glob("annotations/*.parquet")]):
         if str(file.relative_to(data)) not in listed and _present(pq.ParquetFile(file), ids):
             file.unlink()

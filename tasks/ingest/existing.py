@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from tasks.common.class_names import composed
 from tasks.common.params import ImagesParams, InspectParams
+from tasks.dataset.hard_set import membership
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
-from tasks.ingest.splits import RecordedSplits
+from tasks.ingest.splits import GROWING, RecordedSplits
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
 from tasks.labels.annotations import effective_labels, read_annotations
@@ -31,6 +32,8 @@ class ExistingSamples:
         self.batches = batches(root / "data")
         self.taxonomy = read_taxonomy(root / "data")
         self.shards: list[Shard] = live_shards(root / "data")
+        hard = membership(root / "data")
+        self.moved = hard.added | hard.removed  # by people: offered again they are known, whatever their split
         tables = [
             read_columns(shard.path, ["id", "label", "source", "split", "batch"]).append_column(
                 "group", shard_groups(shard.path)
@@ -73,7 +76,7 @@ class ExistingSamples:
         """
         if self.samples is None:
             return RecordedSplits()
-        growing = self.samples.filter(pc.invert(pc.equal(self.samples["split"], "hard")))
+        growing = self.samples.filter(pc.is_in(self.samples["split"], pa.array(GROWING)))
         pairs = growing.select(["group", "split"]).group_by(["group", "split"], use_threads=False).aggregate([])
         groups: dict[str, str] = {}
         for group, split in zip(pairs["group"].to_pylist(), pairs["split"].to_pylist(), strict=True):
@@ -92,7 +95,7 @@ class ExistingSamples:
         found = []
         for image, group, label, split in zip(*columns, strict=True):
             names = tuple(name for name in ([label] if isinstance(label, str) else label or ()) if name in classes)
-            if names and split != "hard":
+            if names and split in GROWING:
                 found.append((group or image, names))
         return found
 
@@ -127,7 +130,7 @@ class ExistingSamples:
         for shard in self.shards:
             measures = shard_measures(self.root, shard.name, images, inspect).select(["phash", "thumbnail", "status"])
             table = measures.append_column("split", read_columns(shard.path, ["split"]).column("split"))
-            waiting.append(table.filter(pc.equal(table.column("status"), "ok")))
+            waiting.append(table.filter(pc.and_(pc.equal(table.column("status"), "ok"), pc.is_valid(table["split"]))))
             if sum(map(len, waiting)) >= ROWS_AT_ONCE:
                 yield pa.concat_tables(waiting)
                 waiting = []

@@ -107,7 +107,8 @@ class _Reader:
         annotator = row.annotator or self.settings.annotator
         sample, first = self.existing.find(image), self._row_of.get(image)
         if sample is not None:
-            check_recorded_split(offered, self.existing.value(sample, "split"))
+            if image not in self.existing.moved:
+                check_recorded_split(offered, self.existing.value(sample, "split"))
             self.reading.known += 1
             self.reading.tombstoned += self.existing.value(sample, "batch") in self.tombstones
             given = self.existing.value(sample, "label")

@@ -39,6 +39,7 @@ from tasks.siblings.hidden_groups import find_hidden_groups
 
 GIVEN = ("key", "label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
 GIVEN = (*GIVEN, "picked", "sampling_probability")
+OUT_OF_HARD_SET = "out_of_hard_set"  # why images are in no split: ingested for the hard set, and taken out by people
 LEAKS = ("hard", "test", "calibration")  # the worst first: a training row is excluded for the first that applies
 
 DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per near-duplicate pair
@@ -76,6 +77,7 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     # ingest divides no group, but two branches may have put one into two splits; the hard set binds no group
     by_group = leaks(splits | {"hard": np.zeros(len(cluster), bool)}, _group_numbers(table.column("given_group")))
     excluded = np.where(excluded == None, by_group, excluded)  # noqa: E711 - elementwise
+    excluded[pc.is_null(table.column("split")).to_numpy()] = OUT_OF_HARD_SET
     samples = (
         table.set_column(table.column_names.index("label"), "label", composed(table.column("label")))
         .append_column("cluster", cluster_names(table.column("id"), cluster))

@@ -34,7 +34,7 @@ POINTER = {  # as Evergreen 0.1 wrote it
 def test_the_page_lists_the_version_of_every_format():
     rows = re.findall(r"^\| ([^|]+?) \| (\d+) \|", (ROOT / "docs/upgrade.md").read_text(), re.MULTILINE)
     assert {name: int(number) for name, number in rows} == {
-        "data set: shards, batches, annotations": shards.SCHEMA_VERSION,
+        "data set: shards, batches, annotations": shards.HARD_SET_VERSION,
         "bundle": bundle.SCHEMA_VERSION,
         "pointer": pointer.POINTER_SCHEMA,
         "run record": store.RUN_SCHEMA,
@@ -46,7 +46,7 @@ def test_the_page_lists_the_version_of_every_format():
     }
 
 
-@pytest.mark.parametrize("version", range(1, shards.SCHEMA_VERSION + 1))
+@pytest.mark.parametrize("version", range(1, shards.HARD_SET_VERSION + 1))
 def test_data_sets(tmp_path, version):
     write_json(tmp_path / "dataset.json", {"schema": version, "task": "multiclass"})
     assert shards.read_task(tmp_path) == "multiclass"
