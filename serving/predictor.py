@@ -2,7 +2,7 @@
 
     predictor = Predictor(Path("artifacts/bundle"))
     (answer,) = predictor.predict([Path("photo.jpg").read_bytes()])
-    answer.label, answer.confidence, answer.needs_review
+    answer.label, answer.confidence, answer.plausible, answer.needs_review
 
 N images, S the edge length of the model's input in pixels, K classes, D feature dimensions.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
-from tasks.inference import coarse, ood, thresholds
+from tasks.inference import coarse, conformal, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel, Outputs
 from tasks.releases import bundle
 
@@ -29,6 +29,7 @@ class Prediction:
     coarse: str | None = (
         None  # the group of classes that answers where `label` is unsure; None: it is sure, or no group
     )
+    plausible: tuple[str, ...] | None = None  # classes that may be right, likeliest first; None: the bundle has no sets
     confidence: float | None = None  # calibrated probability that the answer is right
     probabilities: tuple[float, ...] | None = None  # (K,) in class order
     ood: float | None = None  # out-of-distribution score, high = unfamiliar
@@ -54,6 +55,8 @@ class Predictor:
         self._model = OnnxModel(folder / "model.onnx", threads)
         self._tensors = ood.read_tensors(folder / "ood.safetensors")
         self._thresholds = np.array([self.about["thresholds"][name] for name in self.classes])
+        sets = self.about.get("conformal")  # a bundle of an older Evergreen has none
+        self._bounds = np.array([sets["bounds"][name] for name in self.classes]) if sets else None
 
     def predict(self, images: Sequence[bytes]) -> list[Prediction]:
         """One Prediction per image, in order. A bad image does not affect the other answers."""
@@ -79,11 +82,13 @@ class Predictor:
         scores = self.ood(outputs)
         groups = self.about.get("hierarchy") or {"groups": {}, "threshold": 1.0}
         parents = coarse.answers(probabilities, sure, groups["groups"], self.classes, groups["threshold"])
+        plausible = self._plausible(probabilities, chosen)
         unfamiliar = scores > self.about["ood"]["threshold"]
         return [
             Prediction(
                 label=self._name(chosen[row]),
                 coarse=None if unfamiliar[row] else parents[row],
+                plausible=plausible[row],
                 confidence=float(confidence[row]),
                 probabilities=tuple(probabilities[row].tolist()),
                 ood=float(scores[row]),
@@ -107,6 +112,12 @@ class Predictor:
         shape = (len(pixels), spec["resolution"], spec["resolution"], 3)
         good = iter(self.answers(self._model(np.array(pixels, np.uint8).reshape(shape))))
         return [refused[index] if index in refused else next(good) for index in range(len(images))]
+
+    def _plausible(self, probabilities: np.ndarray, chosen: np.ndarray) -> list[tuple[str, ...] | None]:
+        if self._bounds is None:
+            return [None] * len(probabilities)
+        sets = conformal.plausible(probabilities, chosen, self._bounds)
+        return [conformal.likeliest_first(self.classes, *row) for row in zip(probabilities, sets, strict=True)]
 
     def _name(self, chosen: np.ndarray) -> str | tuple[str, ...]:
         if self._task == "multiclass":

@@ -43,8 +43,9 @@ LOWER = (
     "size_mb",
     "parity",
     "difference",
+    "set_length",
 )  # parts of the names of figures that should be low
-NEUTRAL = ("n", "classes", "images", "groups", "corruption_images")  # counts: neither better nor worse
+NEUTRAL = ("n", "classes", "images", "groups", "corruption_images", "wanted")  # counts: neither better nor worse
 
 Change = tuple[Any, Any]  # (in A, in B); None: absent
 

@@ -290,6 +290,11 @@ class CalibrateParams(Section):
     ood_false_rejection: Share = Field(
         0.02, description="share of clean calibration images flagged out-of-distribution"
     )
+    coverage: Annotated[float, Field(ge=0.5, lt=1)] | None = Field(
+        0.9,
+        description="share of the images of each class that have it among their plausible classes; more makes the "
+        "sets longer. null: no sets",
+    )
 
     @field_validator("cost_false_negative", mode="before")
     @classmethod

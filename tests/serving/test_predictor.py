@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from serving.predictor import Prediction, Predictor
+from tasks.common.files import read_json, write_json
 from tasks.dataset.decode import preprocess
 from tasks.inference import ood
 from tasks.releases import bundle
@@ -112,11 +113,36 @@ def test_an_unsure_answer_goes_to_review(predictor):
     assert [answer.needs_review for answer in found] == [True, False]
 
 
+def test_an_answer_comes_with_the_plausible_classes_the_likeliest_first(predictor):
+    pixels = np.stack([preprocess(data, 32, "squash", 10**6) for data in image_bytes("Bag", 2)])
+    outputs = predictor.predict_pixels(pixels)
+    bounds = predictor.about["conformal"]["bounds"]
+    low, high = min(bounds.values()) / 2, 1 - min(bounds.values())
+    outputs = outputs._replace(probabilities=np.array([[low, low, high], [0.3, 0.31, 0.39]], np.float32))
+    sure, unsure = predictor.answers(outputs)
+    assert sure.plausible == (CLASSES[2],)
+    there = [name for name, p in zip(CLASSES, (0.3, 0.31, 0.39), strict=True) if p >= bounds[name]]
+    assert set(unsure.plausible) == {*there, CLASSES[2]}
+    assert unsure.plausible[0] == unsure.label
+
+
+def test_a_bundle_without_sets_answers_without_them(tmp_path):
+    folder = Path(shutil.copytree(finished_project() / "artifacts/bundle", tmp_path / "bundle"))
+    about = read_json(folder / "bundle.json")
+    (folder / "MANIFEST.json").unlink()
+    write_json(folder / "bundle.json", {key: value for key, value in about.items() if key != "conformal"})
+    bundle.write_manifest(folder)
+    (answer,) = Predictor(folder).predict(image_bytes("Bag"))
+    assert answer.label == "Bag"
+    assert answer.plausible is None
+
+
 def test_multilabel_answers_are_sets_of_labels():
     predictor = Predictor(finished_project("multilabel") / "artifacts/bundle")
     found = predictor.predict(image_bytes("Ankle boot", 8))
     assert all(isinstance(answer.label, tuple) for answer in found)
     assert sum(answer.label == ("Ankle boot",) for answer in found) >= 5
+    assert all(set(answer.label) <= set(answer.plausible) for answer in found)
 
 
 def test_a_damaged_bundle_is_not_served(tmp_path):

@@ -13,6 +13,7 @@ SECTIONS = (  # of metrics/evaluate.json
     ("skill", "Balanced accuracy on the test set against chance"),
     ("hard", "Hard set"),
     ("shots", "Many-, medium- and few-shot classes"),
+    ("conformal", "Sets of plausible classes"),
     ("slices", "Slices"),
     ("siblings", "Test images with and without a sibling in train (the same object, by file names or features)"),
     ("corruptions", "Corruptions"),
@@ -128,12 +129,18 @@ def _confidence(about: dict) -> str:
         else "The answer is every class that reaches its threshold. It goes to a human when a label was given "
         "though it is less likely than not."
     )
+    sets = ""
+    if about.get("conformal"):
+        sets = (
+            " Each answer comes with the classes that are plausible: of the images of each class, "
+            f"{about['conformal']['coverage']:.0%} should have it in this set."
+        )
     return (
         f"Probabilities are calibrated on {calibrated['images']} held-out images (temperature "
         f"{about['temperature']:.4g}, expected calibration error {calibrated['ece_before']:.4g} before and "
         f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape_markdown(about['ood']['method'])} score "
         f"above {about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} "
-        "of the calibration images are.\n\n" + table(("class", "threshold"), rows)
+        f"of the calibration images are.{sets}\n\n" + table(("class", "threshold"), rows)
     )
 
 
@@ -159,7 +166,7 @@ from serving.predictor import Predictor
 
 predictor = Predictor("path/to/this/folder")
 (answer,) = predictor.predict([open("image.jpg", "rb").read()])
-print(answer.label, answer.confidence, answer.needs_review)
+print(answer.label, answer.confidence, answer.plausible, answer.needs_review)
 ```
 
 `model.onnx` takes uint8 images (N, S, S, 3) made by the `preprocess` spec in `bundle.json`. `weights.safetensors` holds

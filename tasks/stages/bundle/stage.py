@@ -118,6 +118,7 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
         "temperature": calibration["temperature"],
         "thresholds": calibration["thresholds"],
         "ood": calibration["ood"],
+        "conformal": calibration.get("conformal"),
         "hierarchy": calibration.get("hierarchy"),
         "data": {
             **data_version(root),

@@ -1,4 +1,4 @@
-"""Fit and write a model's calibration: temperature, thresholds, out-of-distribution score.
+"""Fit and write what turns logits into answers: temperature, thresholds, sets, unfamiliar images.
 
 Works on logits and features alone, so that `calibrate` and `tasks.adopt` share it whatever the model is.
 N calibration images, K classes, D feature dimensions, M rows of the reference bank.
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import CalibrateParams
-from tasks.inference import coarse, ood, thresholds
+from tasks.inference import coarse, conformal, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.scoring import metrics
@@ -69,6 +69,7 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
             "groups": {parent: list(names) for parent, names in held_out.hierarchy.items()},
             "threshold": bound,
         }
+    sets, measured_sets = _plausible(calibrated, targets, given, classes, params.coverage)
     skill = measure_skill(targets, given, len(classes), held_out.groups, SKILL_CONFIDENCE)
     measured = {
         "images": len(targets),
@@ -82,18 +83,34 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "to_review": float(1 - sure.mean()),
         "ood": {"method": about_ood["method"], "false_rejection": about_ood["false_rejection"], "bank": len(bank)},
     }
+    if sets:
+        measured["conformal"] = measured_sets
     about = {
         "task": task,
         "classes": classes,
         "temperature": temperature,
         "thresholds": dict(zip(classes, bounds.tolist(), strict=True)),
         "ood": about_ood,
+        "conformal": sets,
     }
     if hierarchy:
         about["hierarchy"] = hierarchy
         said = coarse.answers(calibrated, sure, hierarchy["groups"], classes, hierarchy["threshold"])
         measured["coarse"] = {"threshold": hierarchy["threshold"], "answered": sum(name is not None for name in said)}
     return Calibration(about, tensors, measured)
+
+
+def _plausible(
+    calibrated: np.ndarray, targets: np.ndarray, given: np.ndarray, classes: Sequence[str], coverage: float | None
+) -> tuple[dict | None, dict]:
+    """(`conformal` of calibration.json, what is measured of it) for the wanted coverage; (None, {}) for none."""
+    if coverage is None:
+        return None, {}
+    bounds = conformal.fit(calibrated, targets, coverage)
+    found = conformal.measure(conformal.plausible(calibrated, given, bounds.values), targets)
+    about = {"coverage": coverage, "bounds": dict(zip(classes, bounds.values.tolist(), strict=True))}
+    few = [name for name, own in zip(classes, bounds.own, strict=True) if not own]
+    return about | {"too_few": few}, {"coverage": coverage, "set_length": found.mean_length, "too_few": len(few)}
 
 
 def bank_samples(train: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.inference import conformal
 from tasks.inference.thresholds import answers
 from tasks.scoring import metrics
 
@@ -112,6 +113,32 @@ def by_shot(rows: list[dict]) -> dict[str, dict | None]:
         recall = [row["recall"] for row in rows if row["shot"] == name and row["recall"] is not None]
         found[name] = {"classes": len(recall), "recall": float(np.mean(recall))} if recall else None
     return tidy(found)
+
+
+def by_sets(results: Results, about: dict, rows: list[dict]) -> tuple[dict, list[dict]]:
+    """(figures of the sets of plausible classes on N > 0 images, `rows` of `by_class` with those of each class).
+
+    about: `conformal` of calibration.json. `set_length` of a class is that of its own images' sets.
+    """
+    bounds = np.array([about["bounds"][name] for name in results.classes])
+    found = conformal.measure(conformal.plausible(results.probabilities, results.predicted, bounds), results.targets)
+    per_class = zip(rows, found.coverage, found.length, strict=True)
+    rows = [row | tidy({"coverage": share, "set_length": length}) for row, share, length in per_class]
+    shots = {}
+    for name in SHOTS:
+        of_shot = [row for row in rows if row["shot"] == name and row["coverage"] is not None]
+        means = {key: float(np.mean([row[key] for row in of_shot])) for key in ("coverage", "set_length") if of_shot}
+        shots[name] = {"classes": len(of_shot)} | means if of_shot else None
+    there = [row["coverage"] for row in rows if row["coverage"] is not None]
+    overall = {
+        "wanted": about["coverage"],
+        "covered": found.covered,
+        "class_coverage": float(np.mean(there)) if there else None,
+        "set_length": found.mean_length,
+        "single": found.single,
+        "shots": shots,
+    }
+    return tidy(overall), rows
 
 
 def by_slice(slices: Sequence[Sequence[dict] | None], targets: np.ndarray, predicted: np.ndarray, classes: int) -> dict:

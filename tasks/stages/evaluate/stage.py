@@ -6,7 +6,8 @@
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
     metrics/evaluate.json                   test, skill, hard, slices, siblings, shots, corruptions, latency_ms,
-                                            parity, size_mb, cross_validated where the test split is small, and for
+                                            parity, size_mb, conformal (sets of plausible classes; None: the
+                                            bundle has none), cross_validated where the test split is small, and for
                                             multi-label the thresholds the answers were made with
 
 Test and hard images have their given labels: cleaning never changes those. N images, K classes, S the side of the
@@ -139,6 +140,9 @@ def measure(
         evaluate.many_shot,
         evaluate.few_shot,
     )
+    sets = None
+    if about_sets := calibration.get("conformal"):
+        sets, table = figures.by_sets(test, about_sets, table)
     groups = by_split["test"]["group"].to_pylist()
     overall = figures.overall(test.targets, test.probabilities, thresholds, task)
     if overall["debiased_ece"] is not None:
@@ -152,6 +156,7 @@ def measure(
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "siblings": None if siblings is None else siblings(test),
         "shots": figures.by_shot(table),
+        "conformal": sets,
         "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
         "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),
         "parity": parity(model, pixels),

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tasks.common.errors import DataError, ParamsError
+from tasks.common.params import CalibrateParams
 from tasks.dataset.decode import preprocess
 from tasks.inference import ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.scoring import metrics
+from tasks.stages.calibrate.calibration import HeldOut, fit_calibration
 from tests.support.small_project import CLASSES, finished_project, image_bytes
 
 RNG = np.random.default_rng(0)
@@ -167,6 +169,26 @@ def test_the_bank_gives_rare_classes_their_place():
     assert (ood.bank_rows(strata, rows=50) == rows).all()
 
 
+# --- the wanted coverage
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.95, None])
+def test_plausible_classes_have_the_coverage_that_params_ask_for(coverage):
+    logits, targets = sampled(3000, 4, 1.0)
+    held_out = HeldOut(["a", "b", "c", "d"], "multiclass", targets, logits, logits, [None] * 3000)
+    fitted = fit_calibration(held_out, np.empty((0, 4)), CalibrateParams(ood_method="energy", coverage=coverage))
+    sets = fitted.about["conformal"]
+    if coverage is None:
+        assert sets is None
+        assert "conformal" not in fitted.measured
+        return
+    p = probabilities(logits, fitted.about["temperature"], "multiclass")
+    there = p >= np.array(list(sets["bounds"].values()))
+    reached = [there[targets == k, k].mean() for k in range(4)]
+    np.testing.assert_allclose(reached, coverage, atol=0.003)
+    assert sets["too_few"] == []
+
+
 # --- the stage
 
 
@@ -183,5 +205,8 @@ def test_stage_exports_what_it_calibrated(task):
     assert measured["images"] == 48
     assert measured["log_loss_after"] <= measured["log_loss_before"]
     assert measured["parity"] <= 1e-4
+    assert found["conformal"]["coverage"] == measured["conformal"]["coverage"] == 0.9
+    assert list(found["conformal"]["bounds"]) == CLASSES
+    assert 1 <= measured["conformal"]["set_length"] <= 3 or task == "multilabel"
     assert measured["ood"]["flagged"]["flat"] > 0.9
     assert 0 <= measured["ood"]["flagged"]["noise"] <= 1

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from tasks.common.artifacts import training_rows
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import sha256_file
 from tasks.common.params import EvaluateParams, GateParams, load_params
@@ -25,6 +26,7 @@ from tasks.gate.judge import judge
 from tasks.inference.onnx_model import OnnxModel
 from tasks.labels.changes import Change
 from tasks.labels.taxonomy import compose
+from tasks.scoring.metrics import one_hot
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
 from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
@@ -133,6 +135,37 @@ def test_slices_shots_corruptions_latency_parity_and_size_are_measured(evaluated
     assert metrics["parity"]["max_difference"] < 1e-4
     size = (evaluated.root / "artifacts/calibrate/model.onnx").stat().st_size
     assert metrics["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
+
+
+def test_sets_of_plausible_classes_are_measured_on_the_test_images(evaluated):
+    sets = json.loads((evaluated.root / "artifacts/calibrate/calibration.json").read_text())["conformal"]
+    rows = evaluated.table.filter(pa.compute.equal(evaluated.table["split"], "test"))
+    truth = one_hot(encode(rows["label"], CLASSES, evaluated.task), 3)
+    p = np.array(rows["probabilities"].to_pylist())
+    found = evaluated.metrics["conformal"]
+    there = p >= np.array([sets["bounds"][name] for name in CLASSES])
+    if evaluated.task == "multiclass":
+        there[np.arange(len(p)), p.argmax(axis=1)] = True
+        assert found["covered"] == pytest.approx((there & truth).sum() / len(p), abs=1e-6)
+        assert found["set_length"] == pytest.approx(there.sum() / len(p), abs=1e-6)
+    assert found["wanted"] == 0.9
+    table = json.loads((evaluated.root / "artifacts/evaluate/report.json").read_text())["classes"]
+    assert found["class_coverage"] == pytest.approx(np.mean([row["coverage"] for row in table]), abs=1e-6)
+    assert all(row["set_length"] > 0 for row in table)
+    assert sum(one["classes"] for one in found["shots"].values() if one) == 3
+
+
+def test_a_model_without_sets_has_no_figures_of_sets(tmp_path):
+    """A project whose calibration.json is older than sets, or that asks for none."""
+    root = shutil.copytree(finished_project(), tmp_path / "project")
+    file = root / "artifacts/calibrate/calibration.json"
+    about = json.loads(file.read_text()) | {"conformal": None}
+    file.unlink()
+    file.write_text(json.dumps(about))
+    params = load_params(root / "params.yaml")
+    settings = EvaluateParams(corruptions=[], corruption_images=1, latency_runs=1)
+    stage.measure(root, training_rows(root), about, params.images, settings, lambda *_: {"max_difference": 0.0})
+    assert json.loads((root / "metrics/evaluate.json").read_text())["conformal"] is None
 
 
 def test_the_figures_without_siblings_are_those_of_the_other_images(evaluated):
