@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from tasks.common.files import read_json
 from tasks.common.params import Params
 from tasks.common.text import one_line
-from tasks.gate.champion import calibration_skill, champion_evidence, hard_set_version, train_counts
+from tasks.gate.champion import calibration_skill, champion_evidence, clusters, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
 from tasks.labels.owner_names import owner_names
 from tasks.releases.pointer import Pointer
@@ -34,7 +34,8 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     counts, hard_set = train_counts(root, classes), hard_set_version(challenger)
-    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root), partial(shown_image, root))
+    shown, twins = partial(shown_image, root), clusters(root, challenger["id"])
+    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root), shown, twins)
     return judge(own, against, trial, params.gate)
 
 

@@ -134,6 +134,13 @@ def calibration_skill(root: Path) -> Skill | None:
     return Skill(**found) if found else None
 
 
+def clusters(root: Path, ids: pa.ChunkedArray) -> dict[str, str]:
+    """The near-duplicate cluster of each of the images `ids`, as `inspect` found it."""
+    inspected = pq.read_table(root / "artifacts/inspect/samples.parquet", columns=["id", "cluster"])
+    found = inspected.filter(pc.is_in(inspected["id"], ids.combine_chunks()))
+    return dict(zip(found["id"].to_pylist(), found["cluster"].to_pylist(), strict=True))
+
+
 def train_counts(root: Path, classes: list[str]) -> dict[str, int]:
     """Training images of each class, after cleaning."""
     labels = training_rows(root)["train"]["label"].combine_chunks()

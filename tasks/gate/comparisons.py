@@ -14,6 +14,7 @@ from tasks.common.params import GateParams
 from tasks.common.text import join_names
 from tasks.gate.evidence import Evidence, Unusable
 from tasks.gate.paired import Difference, compare, compare_hits
+from tasks.scoring.groups import group_numbers
 from tasks.scoring.intervals import two_sided
 from tasks.scoring.metrics import one_hot
 
@@ -56,17 +57,19 @@ def others(
         raise Unusable("train_counts", f"the number of training images is missing for {join_names(missing)}")
     truth = one_hot(evidence.targets[test], len(classes))
     new, old = (one_hot(answer[test], len(classes)) for answer in (evidence.new, evidence.old))
+    groups = group_numbers(evidence.groups[test])
     pool: list[int] = []
     for k, name in enumerate(classes):
         here = truth[:, k]
         if here.sum() < policy.min_class_support or train_counts[name] < policy.few_shot:
             pool.append(k)
         else:
-            difference = compare_hits(new[here, k], old[here, k], policy.confidence)
+            difference = _hits(new[here, k], old[here, k], groups[here], policy)
             found[f"class.{name}.recall"] = difference, policy.class_margin
     pooled = truth[:, pool]
     if pooled.any():
-        difference = compare_hits(new[:, pool][pooled], old[:, pool][pooled], policy.confidence)
+        of_image = np.repeat(groups, pooled.sum(axis=1))
+        difference = _hits(new[:, pool][pooled], old[:, pool][pooled], of_image, policy)
         found["few_shot.recall"] = difference, policy.class_margin
     return found
 
@@ -94,6 +97,10 @@ def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, 
     return found
 
 
+def _hits(new: np.ndarray, old: np.ndarray, groups: np.ndarray, policy: GateParams) -> Difference:
+    return compare_hits(new, old, policy.confidence, groups, policy.resamples)
+
+
 def _compare(evidence: Evidence, mask: np.ndarray, classes: int, policy: GateParams) -> Difference:
     return compare(
         policy.metric,
@@ -104,4 +111,5 @@ def _compare(evidence: Evidence, mask: np.ndarray, classes: int, policy: GatePar
         confidence=policy.confidence,
         resamples=policy.resamples,
         few=policy.min_class_support,
+        groups=group_numbers(evidence.groups[mask]),
     )

@@ -5,8 +5,8 @@ N images, K classes. Evidence that cannot be used raises Unusable, which the gat
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class Trial:
     hard_set: str | None  # version of the hard set; None: there is none
     calibration: Skill | None = None  # of the challenger's head on the calibration split; None: it was not measured
     shown: Callable[[str], str] = short_id  # how an error names the image with this id
+    clusters: Mapping[str, str] = field(default_factory=dict)  # near-duplicate cluster of images, by id
 
 
 class Unusable(Exception):
@@ -70,11 +71,12 @@ class Evidence:
     new: np.ndarray  # the challenger's answers: (N,) class indices or (N, K) bool
     old: np.ndarray | None  # the champion's; None: there is none
     sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool; none is empty
-    groups: np.ndarray  # (N,) names; images of one group are one observation; None: a group of its own
+    groups: np.ndarray  # (N,) group, else near-duplicate cluster: one observation; None: the image alone
 
 
-def read(challenger: Contender, champion: Contender | None, classes: list[str], task: str) -> Evidence:
+def read(challenger: Contender, champion: Contender | None, trial: Trial) -> Evidence:
     """Join both models' predictions by id and turn probabilities into answers. Raises Unusable."""
+    classes, task = trial.classes, trial.task
     if champion is not None and champion.predictions is None:
         raise Unusable("champion", f"the predictions of the champion {champion.name} are missing")
     if champion is not None and not champion.name:
@@ -108,8 +110,9 @@ def read(challenger: Contender, champion: Contender | None, classes: list[str], 
                 ids[int(differs.argmax())],
             )
         old = _answers(champion, classes, task, "champion")[order]
-    groups = np.array(challenger.predictions.column(_group_column(challenger.predictions)).to_pylist(), object)
-    return Evidence(targets, new, old, named_sets(challenger.predictions), groups)
+    named = challenger.predictions.column(_group_column(challenger.predictions)).to_pylist()
+    groups = [trial.clusters.get(id_) if group is None else group for id_, group in zip(ids, named, strict=True)]
+    return Evidence(targets, new, old, named_sets(challenger.predictions), np.array(groups, object))
 
 
 def _group_column(table: pa.Table) -> str:
@@ -191,10 +194,13 @@ def named_sets(table: pa.Table) -> dict[str, np.ndarray]:
     slices = tested["slice"].to_pylist()
     if "source" in tested.column_names:
         slices = with_sources(slices, tested["source"].to_pylist())
-    for row, entries in zip(of_test, slices, strict=True):
+    members: dict[str, list[int]] = {}
+    for row, entries in zip(of_test.tolist(), slices, strict=True):
         for entry in entries or ():
-            mask = sets.setdefault(f"slice:{entry['name']}={entry['value']}", np.zeros(len(split), bool))
-            mask[row] = True
+            members.setdefault(f"slice:{entry['name']}={entry['value']}", []).append(row)
+    for name, rows in members.items():
+        sets[name] = np.zeros(len(split), bool)
+        sets[name][rows] = True
     return sets
 
 

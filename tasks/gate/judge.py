@@ -1,11 +1,12 @@
 """The gate: may the challenger replace the champion? One pure function from evidence to a verdict.
 
 K classes. The one rule: **better** on one of the sets named in `superior_on`, **not worse** anywhere else. Intervals
-and exact tests of both models' answers to the same images decide (tasks.gate.paired). Let alpha be
-(1 - confidence) / 2:
+and exact tests of both models' answers to the same images decide (tasks.gate.paired); images of one group or
+near-duplicate cluster count once. Let alpha be (1 - confidence) / 2:
 
 - *Better* on a set: the interval of the difference lies above `min_gain`, and equal models show such a gain by luck at
-  most alpha of the time. The sets share this alpha: the more sets may show the gain, the more each of them must show.
+  most alpha of the time. The sets share this alpha (Hochberg, weighted): four fifths are for the set named first, the
+  rest for the others. Where every set shows a gain, alpha suffices for each.
 - *Worse* on any other set, corruption, class or pool of small classes: the loss is beyond the margin **and** beyond
   luck. A set of `superior_on` is judged in this way, too, once another one shows the gain.
   Many comparisons are made, so two levels are kept apart. A loss that luck gives at most alpha of the time in all m
@@ -48,6 +49,7 @@ from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
 from tasks.scoring.skill import Skill, measure_skill
 
 SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
+FIRST = 0.8  # share of alpha for the first set of `superior_on`
 SOURCE = "slice:source="  # slices that nobody asked for: all sources together share that level
 NOTABLE = 0.03  # luck in the calibration error that is worth a word
 COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
@@ -65,7 +67,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     better: dict[str, Difference] = {}
     compared: dict[str, tuple[Difference, float]] = {}
     try:
-        evidence = read(challenger, champion, classes, trial.task)
+        evidence = read(challenger, champion, trial)
         findings += _agrees(evidence, classes, metrics, policy)
         findings += _collapse(evidence, classes, policy)
         findings += _hard(evidence, trial.hard_set)
@@ -286,7 +288,8 @@ def _alpha(policy: GateParams, comparisons: int = 1) -> float:
 
 def _gains(better: dict[str, Difference], m: int, policy: GateParams) -> list[Finding]:
     """One shown gain suffices. The other sets of `superior_on` must then not be worse, like any other set."""
-    findings = [_superior(f"{name}.{policy.metric}", found, len(better), m, policy) for name, found in better.items()]
+    levels = _levels(better, policy)
+    findings = [_superior(f"{name}.{policy.metric}", found, levels[name], m, policy) for name, found in better.items()]
     if all(finding.effect != "pass" for finding in findings):
         return findings
     return [
@@ -295,10 +298,24 @@ def _gains(better: dict[str, Difference], m: int, policy: GateParams) -> list[Fi
     ]
 
 
-def _superior(name: str, found: Difference, sets: int, m: int, policy: GateParams) -> Finding:
+def _levels(better: dict[str, Difference], policy: GateParams) -> dict[str, float]:
+    """The chance of luck that each set may leave, of alpha together.
+
+    A newest batch is a fraction of the test images: at half of alpha for each, a gain of the same size on all images
+    is missed more often than one test on the test images would miss it.
+    """
+    alone, least = _alpha(policy), 1 / (policy.resamples + 1)
+    if len(better) == 1 or all(found.p_better <= alone for found in better.values()):
+        return dict.fromkeys(better, alone)
+    first, *rest = better
+    shares = {first: FIRST} | dict.fromkeys(rest, (1 - FIRST) / len(rest))
+    return {name: min(alone, max(alone * share, least)) for name, share in shares.items()}
+
+
+def _superior(name: str, found: Difference, level: float, m: int, policy: GateParams) -> Finding:
     if not math.isfinite(found.value + found.low):
         return _error(name, f"{policy.metric} is not defined on these {found.n} images")
-    if found.low > policy.min_gain and found.p_better <= _alpha(policy, sets):
+    if found.low > policy.min_gain and found.p_better <= level:
         return _difference(name, found, policy.min_gain, "pass", "better")
     if found.value < 0 and found.p_worse <= _alpha(policy, m):
         return _difference(name, found, policy.min_gain, "reject", "worse")
@@ -316,12 +333,14 @@ def _not_worse(name: str, found: Difference, margin: float, m: int, policy: Gate
 
 
 def _difference(name: str, found: Difference, bound: float, effect: str, word: str) -> Finding:
+    among = "" if found.groups is None else f" in {found.groups} groups"
     detail = (
-        f"{word}: {found.new:.3f} against {found.old:.3f} on {found.n} images; by luck a gain like this "
+        f"{word}: {found.new:.3f} against {found.old:.3f} on {found.n} images{among}; by luck a gain like this "
         f"{share_text(found.p_better)}, a loss {share_text(found.p_worse)}"
     )
     if found.gained is not None:
-        detail += f"; right only now {found.gained}, only before {found.lost} (McNemar p {found.mcnemar:.3g})"
+        detail += f"; right only now {found.gained}, only before {found.lost}"
+        detail += "" if found.groups else f" (McNemar p {found.mcnemar:.3g})"
     low, high = (edge if math.isfinite(edge) else None for edge in (found.low, found.high))
     return _finding(name, effect, detail, value=found.value, bound=bound, low=low, high=high)
 

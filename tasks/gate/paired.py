@@ -10,8 +10,11 @@ differences are new minus old. Two questions, two methods:
   statistical significance of result differences"). If the models are equal, either could have given either of the two
   answers to an image. Exact for any metric and any support; for the recall of one class it is McNemar's exact test.
 
+Images of one group (one object, session or burst of near-duplicates) tend to be answered alike: both methods draw and
+swap whole groups. By image, five shots of one object would count as five proofs.
+
 Images with the same label and the same two answers are interchangeable, so both methods work on counts of such cells.
-Time and memory depend on the number of cells, not on N; multi-class data rarely have more than K squared of them.
+Time and memory depend on the number of cells and of groups with several images, not on N.
 """
 
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ class Difference:
     p_worse: float  # chance of a loss at least this large if the models are equal (one-sided)
     gained: int | None = None  # images only the new model has right; None: not paired
     lost: int | None = None  # images only the old model has right
+    groups: int | None = None  # groups that the images lie in; None: each is one of its own
 
     @property
     def value(self) -> float:
@@ -57,8 +61,21 @@ def mcnemar(gained: int, lost: int) -> tuple[float, float]:
     return float(bdtrc(gained - 1, number, 0.5)), float(bdtrc(lost - 1, number, 0.5))
 
 
-def compare_hits(new: np.ndarray, old: np.ndarray, confidence: float) -> Difference:
-    """Difference of two shares of the same images: new, old (N,) bool, N > 0. The interval is Agresti & Min's."""
+def compare_hits(
+    new: np.ndarray,
+    old: np.ndarray,
+    confidence: float,
+    groups: np.ndarray | None = None,
+    resamples: int = 2000,
+) -> Difference:
+    """Difference of two shares of the same images: new, old (N,) bool, N > 0; groups as in `compare`.
+
+    Without groups of several images it is exact, and the interval is Agresti & Min's.
+    """
+    if _several(groups):
+        truth = np.ones(len(new), np.int64)
+        hits = (answer.astype(np.int64) for answer in (new, old))
+        return compare("accuracy", truth, *hits, 2, confidence=confidence, resamples=resamples, few=1, groups=groups)
     n, gained, lost = len(new), int((new & ~old).sum()), int((~new & old).sum())
     low, high = paired_difference(gained, lost, n, two_sided(confidence))
     better, worse = mcnemar(gained, lost)
@@ -75,36 +92,41 @@ def compare(
     confidence: float,
     resamples: int,
     few: int,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> Difference:
     """Difference of `metric` between the answers `new` and `old`; the same input gives the same result.
 
-    few: classes with fewer images share a stratum of the bootstrap. The smallest p is 1 / (resamples + 1). Figures are
-    NaN where the metric is not defined (no class has an image). Raises ValueError for no images.
+    few: classes with fewer images share a stratum of the bootstrap. groups: (N,) numbers; images of one number are
+    drawn and swapped together. The smallest p is 1 / (resamples + 1). Figures are NaN where the metric is not defined
+    (no class has an image). Raises ValueError for no images.
     """
     if not len(targets):
         raise ValueError("compare: expected at least 1 image, found 0")
     task = "multiclass" if targets.ndim == 1 else "multilabel"
-    cells, number = _cells(targets, new, old)
-    mine, theirs = _outcomes(cells[0], cells[1], classes), _outcomes(cells[0], cells[2], classes)
+    if task == "multiclass" and metric != "macro_f1":  # which wrong class was answered does not matter: fewer cells
+        new, old = (np.where(answer == targets, answer, -1) for answer in (new, old))
+    units = _units(targets, new, old, groups, classes)
+    number, mine, theirs = units.number, units.mine, units.theirs
 
     def score(totals: np.ndarray, size: np.ndarray) -> np.ndarray:
         return metric_of(metric, _as_counts(totals, size, classes), task)
 
     rng = np.random.default_rng(seed)
-    strata = _strata(cells[0], number, few, classes) if (metric, task) == ("balanced_accuracy", "multiclass") else None
+    balanced = (metric, task) == ("balanced_accuracy", "multiclass")
+    strata = _strata(units.stratum, number, few) if balanced else None
     block = max(1, BLOCK // (len(number) + 4 * classes))
     differences = []
     for start in range(0, resamples, block):
         drawn = _bootstrap(rng, number, strata, min(block, resamples - start))
-        size = drawn.sum(axis=1)
+        size = drawn @ units.images
         differences.append(score(drawn @ mine, size) - score(drawn @ theirs, size))
     low, high = _quantiles(np.concatenate(differences), confidence)
 
-    size = np.asarray(number.sum())
+    size = np.asarray(number @ units.images)
     first, second = score(number @ mine, size), score(number @ theirs, size)
     swap = mine - theirs
-    shift = np.flatnonzero(abs(swap).sum(axis=1))  # the cells on which the models differ
+    shift = np.flatnonzero(abs(swap).sum(axis=1))  # the units on which the models differ
     swap, swapped = swap[shift], number[shift]
     better = worse = 1
     for start in range(0, resamples, block):
@@ -112,7 +134,6 @@ def compare(
         chance = score(number @ mine - moved, size) - score(number @ theirs + moved, size)
         better += int((chance >= first - second - 1e-12).sum())
         worse += int((chance <= first - second + 1e-12).sum())
-    right, wrong = mine[:, [-1]].toarray()[:, 0], theirs[:, [-1]].toarray()[:, 0]
     return Difference(
         n=int(size),
         new=float(first),
@@ -121,16 +142,69 @@ def compare(
         high=high,
         p_better=better / (resamples + 1),
         p_worse=worse / (resamples + 1),
-        gained=int(number[right > wrong].sum()),
-        lost=int(number[right < wrong].sum()),
+        gained=units.gained,
+        lost=units.lost,
+        groups=int(number.sum()) if _several(groups) else None,
     )
 
 
-def _cells(*labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Distinct rows of equal-length label arrays, as the same arrays shortened to U rows, and their counts (U,)."""
+def _several(groups: np.ndarray | None) -> bool:
+    """Whether any group has several images."""
+    return groups is not None and len(np.unique(groups)) < len(groups)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """U kinds of what is drawn and swapped as a whole: cells of interchangeable images, and groups of several."""
+
+    number: np.ndarray  # (U,) how many there are of this kind
+    images: np.ndarray  # (U,) images of one
+    mine: np.ndarray  # sparse (U, 3 K + 1), see _outcomes
+    theirs: np.ndarray  # sparse (U, 3 K + 1)
+    stratum: np.ndarray  # (U,) class of all its images; -1: of several, or multi-label
+    gained: int  # images only the new model has right
+    lost: int
+
+
+def _units(targets: np.ndarray, new: np.ndarray, old: np.ndarray, groups: np.ndarray | None, classes: int) -> _Units:
+    from scipy import sparse
+
+    cells, place, number = _cells(targets, new, old)
+    mine, theirs = _outcomes(cells[0], cells[1], classes), _outcomes(cells[0], cells[2], classes)
+    right, wrong = mine[:, [-1]].toarray()[:, 0], theirs[:, [-1]].toarray()[:, 0]
+    gained, lost = int(number[right > wrong].sum()), int(number[right < wrong].sum())
+    of_cell = cells[0] if targets.ndim == 1 else np.full(len(number), -1)
+    if not _several(groups):
+        return _Units(number, np.ones(len(number), np.int64), mine, theirs, of_cell, gained, lost)
+    _, group, images = np.unique(groups, return_inverse=True, return_counts=True)
+    alone = images[group] == 1
+    single = np.bincount(place[alone], minlength=len(number))  # (cells,) images without a group
+    several = np.unique(group[~alone], return_inverse=True)[1]
+    ones = np.ones(len(several), np.int64)
+    inside = sparse.csr_array((ones, (several, place[~alone])))  # (groups, cells) images
+    inside.resize((int(several.max()) + 1, len(number)))
+    kept = np.flatnonzero(single)
+    low, high = (np.full(inside.shape[0], end) for end in (classes, -1))
+    np.minimum.at(low, several, of_cell[place[~alone]])
+    np.maximum.at(high, several, of_cell[place[~alone]])
+    return _Units(
+        np.concatenate([single[kept], np.ones(inside.shape[0], np.int64)]),
+        np.concatenate([np.ones(len(kept), np.int64), np.asarray(inside.sum(axis=1)).ravel()]),
+        sparse.csr_array(sparse.vstack([mine[kept], inside @ mine])),
+        sparse.csr_array(sparse.vstack([theirs[kept], inside @ theirs])),
+        np.concatenate([of_cell[kept], np.where(low == high, low, -1)]),
+        gained,
+        lost,
+    )
+
+
+def _cells(*labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Distinct rows of equal-length label arrays: the arrays shortened to U rows, the row of each (N,), counts (U,)."""
     packed = [part[:, None] if part.ndim == 1 else np.packbits(part.astype(bool), axis=1) for part in labels]
-    _, first, number = np.unique(np.concatenate(packed, axis=1), axis=0, return_index=True, return_counts=True)
-    return [part[first] for part in labels], number
+    _, first, place, number = np.unique(
+        np.concatenate(packed, axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    return [part[first] for part in labels], place.ravel(), number
 
 
 def _outcomes(targets: np.ndarray, answers: np.ndarray, classes: int):
@@ -148,10 +222,10 @@ def _as_counts(totals: np.ndarray, size: np.ndarray, classes: int) -> Counts:
     return Counts(tp, fp, fn, totals[..., -1], size)
 
 
-def _strata(targets: np.ndarray, number: np.ndarray, few: int, classes: int) -> np.ndarray:
-    """(U,) stratum of each cell: its class, or -1 for all classes of fewer than `few` images together."""
-    support = np.bincount(targets, number, classes)
-    return np.where(support[targets] >= few, targets, -1)
+def _strata(stratum: np.ndarray, number: np.ndarray, few: int) -> np.ndarray:
+    """(U,) stratum of each unit: its class, or -1 for several classes and all classes of fewer than `few` units."""
+    support = np.bincount(stratum + 1, number)
+    return np.where(support[stratum + 1] >= few, stratum, -1)
 
 
 def _bootstrap(rng: np.random.Generator, number: np.ndarray, strata: np.ndarray | None, times: int) -> np.ndarray:

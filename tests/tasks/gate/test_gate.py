@@ -11,6 +11,7 @@ from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.schemas import predictions_schema
 from tasks.gate.evidence import named_sets, newest
+from tasks.gate.judge import _levels
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import verdict_sentence
 from tasks.gate.verdict import Finding
@@ -424,3 +425,25 @@ def test_a_source_is_a_slice_and_all_sources_share_the_level_of_a_suspicion():
 def with_source(rows: pa.Table, sources) -> pa.Table:
     column = rows.schema.get_field_index("source")
     return rows.set_column(column, "source", pa.array(list(sources), pa.string()))
+
+
+def _gain(p: float) -> Difference:
+    return Difference(n=300, new=0.9, old=0.85, low=0.01, high=0.1, p_better=p, p_worse=1 - p)
+
+
+@pytest.mark.parametrize(
+    ("test", "newest", "shown"),
+    [
+        (0.008, 0.5, {"test"}),
+        (0.0085, 0.5, set()),
+        (0.5, 0.002, {"newest"}),
+        (0.5, 0.0025, set()),
+        (0.0095, 0.0095, {"test", "newest"}),  # both show a gain, so alpha suffices for each
+        (0.0095, 0.011, set()),
+        (0.0095, None, {"test"}),  # one set has all of alpha
+    ],
+)
+def test_the_sets_that_may_show_a_gain_share_the_level(test, newest, shown):
+    found = {"test": _gain(test)} | ({} if newest is None else {"newest": _gain(newest)})
+    levels = _levels(found, GateParams(confidence=0.98))
+    assert {name for name, one in found.items() if one.p_better <= levels[name]} == shown

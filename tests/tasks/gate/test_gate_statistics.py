@@ -6,7 +6,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from tasks.common.params import GateParams
 from tasks.gate.paired import compare, compare_hits
-from tests.support.predictions import TARGETS, K, measured, table, verdict, wrong
+from tests.support.predictions import TARGETS, K, checks, measured, table, verdict, wrong
 
 
 def test_differences_are_scikit_learns():
@@ -90,3 +90,53 @@ def test_a_class_15_points_worse_is_not_promoted_and_a_better_model_is():
             promoted[name] += found.outcome == "promote"
     assert promoted["worse"] == 0
     assert promoted["better"] >= 20
+
+
+def test_shots_of_one_object_are_one_proof():
+    """Ten objects, six shots each, all six gained or lost together: 30 images in favour are five coins."""
+    rows = np.arange(120)
+    objects = np.where(rows < 60, rows // 6, rows)
+    targets, old = np.zeros(120, np.int64), np.where(rows < 30, 1, 0)
+    new = np.zeros(120, np.int64)
+    settings = {"confidence": 0.98, "resamples": 2000, "few": 20}
+    alone = compare("accuracy", targets, new, old, 2, **settings)
+    together = compare("accuracy", targets, new, old, 2, groups=objects, **settings)
+    assert alone.p_better < 0.001
+    assert together.p_better == pytest.approx(1 / 32, abs=0.01)
+    assert (together.new, together.old, together.n) == (alone.new, alone.old, alone.n)
+    assert (together.groups, alone.groups) == (70, None)
+    assert together.low < alone.low
+    hits = compare_hits(new == targets, old == targets, 0.98, objects)
+    assert hits.p_better == pytest.approx(1 / 32, abs=0.01)
+    assert (hits.gained, hits.lost) == (30, 0)
+
+
+def test_groups_of_one_image_change_nothing():
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 3, 90)
+    new, old = (np.where(rng.random(90) < 0.7, targets, (targets + 1) % 3) for _ in range(2))
+    settings = {"confidence": 0.98, "resamples": 200, "few": 20}
+    for metric in ("balanced_accuracy", "accuracy", "macro_f1"):
+        expected = compare(metric, targets, new, old, 3, **settings)
+        assert compare(metric, targets, new, old, 3, groups=np.arange(90)[::-1], **settings) == expected
+    labels, said, before = (rng.random((90, 3)) < 0.4 for _ in range(3))
+    expected = compare("balanced_accuracy", labels, said, before, 3, **settings)
+    assert compare("balanced_accuracy", labels, said, before, 3, groups=np.arange(90), **settings) == expected
+    twice = compare("balanced_accuracy", labels, said, before, 3, groups=np.arange(90) // 2, **settings)
+    assert (twice.new, twice.old, twice.n, twice.groups) == (expected.new, expected.old, 90, 45)
+
+
+@pytest.mark.parametrize("known", ["group", "cluster"])
+def test_a_gain_on_many_shots_of_few_objects_is_not_shown(known):
+    """The challenger has 6 of 60 objects right that the champion had wrong, five shots of each."""
+    objects = [f"object-{row // 5}" for row in range(300)]
+    old = wrong(TARGETS, [row for row in range(300) if row // 5 % 10 == 0])
+    recorded = {"groups": objects} if known == "group" else {}
+    new, live = table(TARGETS, TARGETS, **recorded), table(TARGETS, old, **recorded)
+    plain = verdict(table(TARGETS, TARGETS), table(TARGETS, old), measured(TARGETS, TARGETS))
+    twins = dict(zip(new["id"].to_pylist(), objects, strict=True)) if known == "cluster" else {}
+    found = verdict(new, live, measured(TARGETS, TARGETS), clusters=twins)
+    assert plain.outcome == "promote"
+    assert found.outcome == "hold"
+    assert "on 300 images in 60 groups" in checks(found)["test.balanced_accuracy"].detail
+    assert "McNemar" not in checks(found)["test.balanced_accuracy"].detail
