@@ -106,8 +106,8 @@ def fit_many(
 
     weights = np.atleast_2d(np.asarray(weights, np.float32))
     _check(x, y, classes, weights)
-    mean, deviation = _moments(x)
-    rows = _Standardised(x, mean, deviation)
+    mean, deviation = moments(x)
+    rows = Standardised(x, mean, deviation)
     share = weights / weights.sum(axis=1, keepdims=True)
     shape = (len(weights), classes, x.shape[1] + 1)
     with _scipy_on_one_thread():
@@ -160,7 +160,7 @@ def _check(x: Features, y: np.ndarray, classes: int, weights: np.ndarray) -> Non
         raise ValueError("weights must be >= 0 with at least one above 0 for each probe")
 
 
-def _loss(flat: np.ndarray, rows: "_Standardised", y: np.ndarray, share: np.ndarray, shape, l2: float):
+def _loss(flat: np.ndarray, rows: "Standardised", y: np.ndarray, share: np.ndarray, shape, l2: float):
     """Sum over probes of (weighted mean loss + L2), and its gradient (float64, as L-BFGS wants)."""
     probes, classes, _ = shape
     parameters = flat.reshape(shape)
@@ -200,7 +200,7 @@ def _multilabel(logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return loss.sum(axis=-1), sigmoid(logits) - target
 
 
-class _Standardised:
+class Standardised:
     """(x - mean) / deviation in float32: kept in memory if it fits, else computed again in each pass."""
 
     def __init__(self, x: Features, mean: np.ndarray, deviation: np.ndarray):
@@ -224,7 +224,7 @@ def _chunks(x: Features) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, np.array(x[part], dtype=np.float32)
 
 
-def _moments(x: Features) -> tuple[np.ndarray, np.ndarray]:
+def moments(x: Features) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, (D,) float32 each.
 
     The deviation has a floor: a feature that is almost constant here may vary elsewhere, and its weight would be huge.

@@ -103,7 +103,7 @@ def test_multilabel_learns_each_label_by_itself():
 def test_gradients_match_finite_differences():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 4)).astype(np.float32)
-    rows = probe._Standardised(x, np.zeros(4, np.float32), np.ones(4, np.float32))
+    rows = probe.Standardised(x, np.zeros(4, np.float32), np.ones(4, np.float32))
     share = np.full((2, 20), 1 / 20, np.float32)
     for y in (rng.integers(0, 3, 20), rng.integers(0, 2, (20, 3)).astype(np.float32)):
         flat = rng.normal(size=2 * 3 * 5)
