@@ -51,10 +51,9 @@ class Predictor:
         self.digest = bundle.digest(folder)
         self.classes: list[str] = self.about["classes"]
         self.provisional: str | None = self.about.get("provisional")  # why answers are suggestions only; None: not so
-        self._task: str = self.about["task"]
+        self._rule = thresholds.read_rule(self.about)
         self._model = OnnxModel(folder / "model.onnx", threads)
         self._tensors = ood.read_tensors(folder / "ood.safetensors")
-        self._thresholds = np.array([self.about["thresholds"][name] for name in self.classes])
         sets = self.about.get("conformal")  # a bundle of an older Evergreen has none
         self._bounds = np.array([sets["bounds"][name] for name in self.classes]) if sets else None
 
@@ -76,9 +75,9 @@ class Predictor:
     def answers(self, outputs: Outputs) -> list[Prediction]:
         """One Prediction per row of the model's outputs."""
         probabilities = outputs.probabilities
-        chosen = thresholds.answers(probabilities, self._thresholds, self._task)
-        confidence = thresholds.confidence(probabilities, self._thresholds, self._task)
-        sure = thresholds.sure(probabilities, self._thresholds, self._task)
+        chosen = thresholds.answers(probabilities, self._rule)
+        confidence = thresholds.confidence(probabilities, self._rule)
+        sure = thresholds.sure(probabilities, self._rule)
         scores = self.ood(outputs)
         groups = self.about.get("hierarchy") or {"groups": {}, "threshold": 1.0}
         parents = coarse.answers(probabilities, sure, groups["groups"], self.classes, groups["threshold"])
@@ -120,6 +119,6 @@ class Predictor:
         return [conformal.likeliest_first(self.classes, *row) for row in zip(probabilities, sets, strict=True)]
 
     def _name(self, chosen: np.ndarray) -> str | tuple[str, ...]:
-        if self._task == "multiclass":
+        if self._rule.task == "multiclass":
             return self.classes[chosen]
         return tuple(self.classes[k] for k in np.flatnonzero(chosen))

@@ -32,10 +32,11 @@ from monitoring.live.periods import Period, period_id, week_of
 from monitoring.log.production_log import Log, open_log
 from monitoring.pages.live import reports_dir
 from monitoring.seen import Seen, last_at, note_seen
-from tasks.common.files import read_json, try_locked
+from tasks.common.files import try_locked
 from tasks.common.params import Params, load_params
 from tasks.common.paths import cache_dir, state_dir
 from tasks.common.private import make_folder
+from tasks.releases.bundle import read
 from tasks.releases.pause import pause_of
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle, open_store
@@ -265,7 +266,8 @@ def _details(root: Path, params: Params, table: pa.Table, bundle: Path, measures
     from monitoring.pages.details import window_details
 
     known = reference.load(bundle, cache_dir("monitoring", root))
-    shown = MeasuredWindow(table, pq.read_table(bundle / "reference.parquet"), measures, decision, known.classes)
+    answers = reference.answered(pq.read_table(bundle / "reference.parquet"), read(bundle))
+    shown = MeasuredWindow(table, answers, measures, decision, known.classes)
     return window_details(shown, known, done, params.report.images)
 
 
@@ -275,12 +277,13 @@ def write_report(
     """Write the window's page and its Evidently snapshot; returns the page's path."""
     import pyarrow.parquet as pq
 
+    from monitoring.drift.reference import answered
     from monitoring.pages import evidently, report
     from monitoring.pages.columns import MeasuredWindow
 
-    reference = pq.read_table(bundle / "reference.parquet")
-    classes = read_json(bundle / "bundle.json")["classes"]
-    shown = MeasuredWindow(table, reference, measures, decision, classes)
+    about = read(bundle)
+    reference = answered(pq.read_table(bundle / "reference.parquet"), about)
+    shown = MeasuredWindow(table, reference, measures, decision, about["classes"])
     keep = params.report.keep
     page = report.write(reports_dir(root), shown, past, done=done, images=params.report.images, keep=keep)
     evidently.add(evidently.workspace_dir(root), shown, rows=params.report.rows, keep=keep)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tasks.common.nested import flatten
 from tasks.common.params import GateParams, Params
 from tasks.gate.paired import compare
-from tasks.inference.thresholds import answers
+from tasks.inference.thresholds import answers, read_rule
 from tasks.scoring import metrics
 from tasks.scoring.intervals import two_sided, wilson
 from tasks.scoring.targets import encode
@@ -85,17 +85,17 @@ def pair(new: pa.Table, old: pa.Table | None, about: dict, old_about: dict | Non
     other = old.take([place[id_] for id_ in new["id"].to_pylist()]) if old is not None else None
     return Pair(
         ids=new["id"].to_pylist(),
-        new=_known(new, classes, task, targets, about["thresholds"]),
-        old=_known(other, classes, task, targets, old_about["thresholds"]) if other is not None else None,
+        new=_known(new, classes, targets, about),
+        old=_known(other, classes, targets, old_about) if other is not None else None,
         sets=named_sets(new),
         shots=[figures.shot(count, evaluate["many_shot"], evaluate["few_shot"]) for count in train],
     )
 
 
-def _known(table: pa.Table, classes: list[str], task: str, targets: np.ndarray, thresholds: dict) -> Results:
+def _known(table: pa.Table, classes: list[str], targets: np.ndarray, about: dict) -> Results:
     probabilities = np.array(table["probabilities"].to_pylist(), np.float64)
-    bounds = np.array([thresholds.get(name, np.inf) for name in classes])
-    return Results(classes, task, bounds, targets, probabilities, answers(probabilities, bounds, task))
+    rule = read_rule(about, classes)
+    return Results(classes, rule.task, rule, targets, probabilities, answers(probabilities, rule))
 
 
 def table(both: Pair, policy: GateParams) -> list[Row]:

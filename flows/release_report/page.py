@@ -153,7 +153,7 @@ def _champion(
     folder = cache_dir("bundles", root) / champion.bundle
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     table, measured = champion_evidence(root, folder, predictions, classes, params)
-    return bundle.read(folder) | {"thresholds": measured["thresholds"]}, table
+    return bundle.read(folder) | {name: measured.get(name) for name in ("thresholds", "weights")}, table
 
 
 def _sentence(text: str, checks: Sequence[Check]) -> str:

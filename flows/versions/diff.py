@@ -155,7 +155,7 @@ def changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
 def direction(name: str, a: Any, b: Any) -> str:
     """Is the figure `name` better in b than in a? "" if it does not measure quality, or cannot be compared."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
-    if not numbers or a == b or name.split(".")[-1] in NEUTRAL or name.startswith("thresholds."):
+    if not numbers or a == b or name.split(".")[-1] in NEUTRAL or name.startswith(("thresholds.", "weights.")):
         return ""
     lower = any(part in name for part in LOWER)
     return "better" if (b < a) == lower else "worse"

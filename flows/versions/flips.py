@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flows.repo.objects import ObjectLost, Objects, outs_at
 from tasks.common.checks import Frozen
 from tasks.gate.paired import compare_hits
-from tasks.inference.thresholds import answers, confidence
+from tasks.inference.thresholds import Rule, answers, confidence, read_rule
 from tasks.labels.taxonomy import Taxonomy
 from tasks.scoring.metrics import one_hot
 
@@ -108,17 +108,16 @@ def answers_at(root: Path, objects: Objects, rev: str) -> list[Given] | None:
         return None
     about = json.loads(objects.read(calibrated["calibration.json"]))
     table = pq.read_table(io.BytesIO(objects.read(evaluated["predictions.parquet"])))
-    return given(table, about["classes"], about["thresholds"], about["task"])
+    return given(table, about["classes"], read_rule(about))
 
 
-def given(table: pa.Table, classes: Sequence[str], thresholds: dict[str, float], task: str) -> list[Given]:
+def given(table: pa.Table, classes: Sequence[str], rule: Rule) -> list[Given]:
     """Rows of predictions.parquet (N) as answers by name."""
     if not len(table):
         return []
     probabilities = np.array(table["probabilities"].to_pylist(), np.float64)
-    bounds = np.array([thresholds.get(name, 0.5) for name in classes])
-    said = one_hot(answers(probabilities, bounds, task), len(classes)).astype(bool)
-    sure = confidence(probabilities, bounds, task)
+    said = one_hot(answers(probabilities, rule), len(classes)).astype(bool)
+    sure = confidence(probabilities, rule)
     keys = table["key"].to_pylist() if "key" in table.column_names else [None] * len(table)
     labels = [(one,) if isinstance(one, str) else tuple(one or ()) for one in table["label"].to_pylist()]
     columns = zip(table["id"].to_pylist(), keys, table["split"].to_pylist(), labels, said, sure, strict=True)

@@ -14,6 +14,7 @@ from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.dataset.shards import read_tombstones
+from tasks.inference.thresholds import Rule, read_rule
 from tasks.labels.effective import effective_samples
 from tasks.labels.reading import Label, names_of
 from tasks.labels.taxonomy import Taxonomy, read_taxonomy
@@ -54,7 +55,7 @@ def rejudged(root: Path, objects: Objects, rev: str) -> dict[str, tuple[float | 
     table = pq.read_table(io.BytesIO(objects.read(files["artifacts/evaluate"]["predictions.parquet"])))
     now = present_labels(root, table["id"])
     now = as_answers(now, table["label"], about["classes"], read_taxonomy(root / "data"))
-    return compare(table, now, about["classes"], about["task"], about["thresholds"])
+    return compare(table, now, about["classes"], read_rule(about))
 
 
 def present_labels(root: Path, ids: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -89,14 +90,14 @@ def as_answers(now: pa.ChunkedArray, then: pa.ChunkedArray, classes: list[str], 
 
 
 def compare(
-    table: pa.Table, now: pa.ChunkedArray, classes: list[str], task: str, thresholds: dict[str, float]
+    table: pa.Table, now: pa.ChunkedArray, classes: list[str], rule: Rule
 ) -> dict[str, tuple[float | None, float | None]]:
     """See `rejudged`. table: N predictions (predictions_schema); now: (N,) labels of today."""
     found = {}
     for split in SPLITS:
         here = np.array(table["split"].to_pylist()) == split
         sides = [
-            _figures(table.filter(pa.array(here)), labels.filter(pa.array(here)), classes, task, thresholds)
+            _figures(table.filter(pa.array(here)), labels.filter(pa.array(here)), classes, rule)
             for labels in (table["label"], now)
         ]
         for name in FIGURES:
@@ -106,9 +107,7 @@ def compare(
     return found
 
 
-def _figures(
-    table: pa.Table, labels: pa.ChunkedArray, classes: list[str], task: str, thresholds: dict[str, float]
-) -> dict:
+def _figures(table: pa.Table, labels: pa.ChunkedArray, classes: list[str], rule: Rule) -> dict:
     known = set(classes)
     usable = np.array(
         [
@@ -119,6 +118,6 @@ def _figures(
     )
     if not usable.any():
         return {}
-    targets = encode(labels.filter(pa.array(usable)), classes, task)
+    targets = encode(labels.filter(pa.array(usable)), classes, rule.task)
     probabilities = np.array(table["probabilities"].to_pylist(), np.float32)[usable]
-    return overall(targets, probabilities, np.array([thresholds[name] for name in classes]), task)
+    return overall(targets, probabilities, rule)

@@ -29,7 +29,7 @@ class Reference:
     classes: list[str]
     task: str
     ood_threshold: float
-    thresholds: np.ndarray  # (K,)
+    rule: thresholds.Rule
     digest: str  # of the bundle
     cache: Path  # folder of calibrated drift thresholds
 
@@ -66,23 +66,44 @@ def from_table(table: pa.Table, about: dict, digest: str, cache: Path) -> Refere
     table: tasks.releases.reference.schema; about: bundle.json.
     """
     classes, task = list(about["classes"]), about["task"]
-    bounds = np.array([about["thresholds"][name] for name in classes])
+    rule = thresholds.read_rule(about)
+    table = table.select([name for name in schema(task).names if name in table.column_names])
     lengths = [len(row) for row in table["features"][:1].to_pylist() if row is not None]
     bare = pa.nulls(len(table), schema(task).field("label").type)
     table = table.append_column("confidence", pa.nulls(len(table), pa.float32())).append_column("prediction", bare)
     arrays = log_arrays(table, classes, lengths[0] if lengths else 0, task)
     known = np.isfinite(arrays.probabilities).all(axis=1)
-    arrays.predicted[known] = _predicted(arrays.probabilities[known], bounds, task)
+    arrays.predicted[known] = _predicted(arrays.probabilities[known], rule)
     with np.errstate(invalid="ignore"):
-        arrays.numbers["confidence"] = thresholds.confidence(arrays.probabilities, bounds, task)
+        arrays.numbers["confidence"] = thresholds.confidence(arrays.probabilities, rule)
     arrays.missing["confidence"] = arrays.missing["prediction"] = (int((~known).sum()), 0)
     labels, _ = label_membership(table["label"].to_pylist(), classes, task)
-    return Reference(arrays, labels, classes, task, float(about["ood"]["threshold"]), bounds, digest, Path(cache))
+    return Reference(arrays, labels, classes, task, float(about["ood"]["threshold"]), rule, digest, Path(cache))
 
 
-def _predicted(probabilities: np.ndarray, bounds: np.ndarray, task: str) -> np.ndarray:
+def answered(table: pa.Table, about: dict) -> pa.Table:
+    """`table` (tasks.releases.reference.schema) with the columns prediction and confidence of the production log.
+
+    about: bundle.json. A row without usable probabilities has neither.
+    """
+    rule, classes = thresholds.read_rule(about), list(about["classes"])
+    said: list[str | list[str] | None] = [None] * len(table)
+    sure: list[float | None] = [None] * len(table)
+    for row, values in enumerate(table["probabilities"].to_pylist()):
+        p = np.array(values or [], np.float32)[None]  # (1, K)
+        if p.shape[1] != len(classes) or not np.isfinite(p).all():
+            continue
+        chosen = thresholds.answers(p, rule)[0]
+        one = rule.task == "multiclass"
+        said[row] = classes[chosen] if one else [classes[k] for k in np.flatnonzero(chosen)]
+        sure[row] = float(thresholds.confidence(p, rule)[0])
+    table = table.append_column("prediction", pa.array(said, schema(rule.task).field("label").type))
+    return table.append_column("confidence", pa.array(sure, pa.float32()))
+
+
+def _predicted(probabilities: np.ndarray, rule: thresholds.Rule) -> np.ndarray:
     """Like SampleArrays.predicted."""
-    chosen = thresholds.answers(probabilities, bounds, task)
-    if task == "multiclass":
+    chosen = thresholds.answers(probabilities, rule)
+    if rule.task == "multiclass":
         return np.arange(probabilities.shape[1]) == chosen[:, None]
     return np.column_stack([chosen, ~chosen.any(axis=1)])

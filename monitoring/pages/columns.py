@@ -20,7 +20,7 @@ class MeasuredWindow:
     """Everything that a report shows of one window."""
 
     window_table: pa.Table  # monitoring.log.schema.log_schema
-    reference_table: pa.Table  # tasks.releases.reference.schema
+    reference_table: pa.Table  # of monitoring.drift.reference.answered
     measures: Measures
     decision: DriftDecision
     classes: Sequence[str]  # in the model's order
@@ -42,14 +42,6 @@ def lists(table: pa.Table, name: str) -> np.ndarray:
     length = max(map(len, rows))
     found = np.array([row for row in rows if len(row) == length and None not in row], float).reshape(-1, length)
     return found[np.isfinite(found).all(axis=1)]
-
-
-def confidence(table: pa.Table) -> np.ndarray:
-    """(N,) as logged; a reference has none, so its highest probability."""
-    if "confidence" in table.column_names:
-        return numbers(table, "confidence")
-    probabilities = lists(table, "probabilities")
-    return probabilities.max(axis=1) if probabilities.size else np.empty(0)
 
 
 def directions(window: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monitoring.contracts import Finding
-from monitoring.pages.columns import DIRECTIONS, MeasuredWindow, confidence, directions, lists, numbers
+from monitoring.pages.columns import DIRECTIONS, MeasuredWindow, directions, lists, numbers
 from tasks.common.text import one_line, single_spaced
 
 NUMBERS = ("brightness", "contrast", "sharpness", "entropy", "width", "height", "confidence", "ood")
@@ -94,16 +94,14 @@ def compared_columns(
     """
     window = _sample(window_table.filter(pc.is_valid(window_table["prediction"])), rows)
     reference = _sample(reference_table, rows)
-    now = {name: numbers(window, name) for name in NUMBERS} | {"confidence": confidence(window)}
-    then = {name: numbers(reference, name) for name in NUMBERS} | {"confidence": confidence(reference)}
+    now, then = ({name: numbers(table, name) for name in NUMBERS} for table in (window, reference))
     sides = directions(lists(window, "features"), lists(reference, "features"))
     for number in range(sides[0].shape[1]):
         now[f"embedding {number + 1}"], then[f"embedding {number + 1}"] = (side[:, number] for side in sides)
     names = {label: clean(label) for label in classes}
-    now["prediction"] = np.array([_label(value, names) for value in window["prediction"].to_pylist()], object)
-    then["prediction"] = np.array(
-        [names[classes[int(np.argmax(row))]] for row in lists(reference, "probabilities")], object
-    )
+    for side, table in ((now, window), (then, reference)):
+        said = table["prediction"].drop_null().to_pylist()
+        side["prediction"] = np.array([_label(value, names) for value in said], object)
     both = [name for name in now if len(now[name]) and len(then.get(name, ()))]
     return {name: now[name] for name in both}, {name: then[name] for name in both}
 

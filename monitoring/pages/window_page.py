@@ -17,7 +17,7 @@ from markupsafe import Markup
 from monitoring.contracts import DriftDecision, Finding, Measures
 from monitoring.live.periods import Period, period_id, week_of
 from monitoring.pages import live, plots
-from monitoring.pages.columns import MeasuredWindow, confidence, directions, lists, numbers
+from monitoring.pages.columns import MeasuredWindow, directions, lists, numbers
 from monitoring.pages.render import OUTCOMES, render, render_part, when
 from monitoring.plain_names import plain_name
 
@@ -44,7 +44,7 @@ def window_page(
         "window.html",
         window=measures.window, measures=measures, decision=decision, outcomes=OUTCOMES, done=done,
         moved=_moved(shown.window_table, measures.moved[:images]),
-        typical=_typical(shown.reference_table, measures.typical[:images], shown.classes),
+        typical=_typical(shown.reference_table, measures.typical[:images]),
         distributions=_distributions(shown), mix=_mix(measures), groups=_groups(measures, trend),
         accuracy=accuracy_cards(measures), week=live.week(week),
         week_id=period_id(week_of(measures.window.start), measures.window.bundle),
@@ -131,22 +131,19 @@ def _moved(table: pa.Table, ids: Sequence[str]) -> list[dict]:
     ]
 
 
-def _typical(table: pa.Table, ids: Sequence[str], classes: Sequence[str]) -> list[dict]:
-    """The reference's rows `ids`; the most probable class is the prediction."""
-    found = []
-    for row in _rows(table, ids, ["id", "label", "probabilities", "ood", "thumbnail"]):
-        best = int(np.argmax(row["probabilities"])) if row["probabilities"] else None
-        found.append(
-            {
-                "image": _picture(row["thumbnail"], None),
-                "label": _label(row["label"]) if best is None else classes[best],
-                "confidence": None if best is None else row["probabilities"][best],
-                "ood": row["ood"],
-                "source": None,
-                "names": [],
-            }
-        )
-    return found
+def _typical(table: pa.Table, ids: Sequence[str]) -> list[dict]:
+    """The reference's rows `ids`, with the model's answer, or the label where it has none."""
+    return [
+        {
+            "image": _picture(row["thumbnail"], None),
+            "label": _label(row["label"] if row["prediction"] is None else row["prediction"]),
+            "confidence": row["confidence"],
+            "ood": row["ood"],
+            "source": None,
+            "names": [],
+        }
+        for row in _rows(table, ids, ["id", "label", "prediction", "confidence", "ood", "thumbnail"])
+    ]
 
 
 def _rows(table: pa.Table, ids: Sequence[str], columns: Sequence[str]) -> list[dict]:
@@ -226,8 +223,6 @@ def _values(table: pa.Table, measure: str, classes: Sequence[str], reference: pa
     last = measure.rpartition(".")[2]
     if last in table.column_names and pa.types.is_primitive(table[last].type):
         return numbers(table, last)
-    if last == "confidence":
-        return confidence(table)
     if measure.startswith("embedding"):
         sides = directions(lists(table, "features"), lists(reference, "features"))
         return sides[0][:, 0] if sides[0].size else np.empty(0)

@@ -283,7 +283,8 @@ class CalibrateParams(Section):
 
     cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="class -> cost of missing it (a false alarm costs 1); moves that class's threshold. "
+        description="class -> cost of missing it (a false alarm costs 1): the answer has the least expected cost, and "
+        "people see more images of the class. "
         "Or a list of {class: NAME, cost: COST}, which classes named size or nfiles need",
     )
     ood_method: Literal["energy", "knn"] = "knn"

@@ -44,6 +44,15 @@ class Alignment:
                 found[name] = thresholds[self.own[sources[0]]] if len(sources) == 1 else HALF
         return found
 
+    def weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Weights of multi-class answers for the classes of today, from those of its own classes; merged: the mean."""
+        found = {}
+        for column, name in enumerate(self.classes):
+            own = [weights.get(self.own[number], 1.0) for number in self.sources(column)]
+            if own:
+                found[name] = sum(own) / len(own)
+        return found
+
     def columns(
         self,
         probabilities: np.ndarray,
@@ -51,7 +60,7 @@ class Alignment:
         thresholds: Mapping[str, float] | None = None,
         challenger: np.ndarray | None = None,
     ) -> np.ndarray:
-        """(N, K) from the champion's (N, J). challenger: its (N, K) probabilities, needed where `divided`.
+        """(N, K) from the champion's (N, J). challenger: its (N, K) weighted probabilities, needed where `divided`.
 
         thresholds: of the champion's classes; merged multi-label columns are put on one scale by them, so that the
         class is answered where one of them was.

@@ -19,7 +19,7 @@ from tasks.dataset.pixels import pixel_table
 from tasks.gate.alignment import Alignment, alignment
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
-from tasks.inference.thresholds import answers
+from tasks.inference.thresholds import answers, make_rule, read_rule
 from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.bundle import digest, read, verify
 from tasks.scoring.skill import Skill
@@ -37,7 +37,7 @@ def champion_metrics(
     evaluate: EvaluateParams,
     taxonomy: Taxonomy | None = None,
 ) -> dict:
-    """{thresholds, corruptions} of the bundle in `bundle_dir`: the champion's metrics for tasks.gate.judge.
+    """{thresholds, weights, corruptions} of the bundle in `bundle_dir`: the champion's metrics for tasks.gate.judge.
 
     `predictions` are the champion's, with probabilities in the order of `classes`. The champion's own preprocessing
     is used. Where one of its classes was split, the run's own model says of each corrupted image which part is likelier
@@ -45,28 +45,37 @@ def champion_metrics(
     """
     about = read(bundle_dir)
     placed = alignment(about["classes"], classes, taxonomy or Taxonomy())
-    own_thresholds = placed.thresholds(about["thresholds"])
+    decides = {
+        "thresholds": placed.thresholds(about["thresholds"]),
+        "weights": placed.weights(about.get("weights") or {}),
+    }
     challenger = root / "artifacts/bundle"
     if placed.divided and ImagesParams(**read(challenger)["preprocess"]) != ImagesParams(**about["preprocess"]):
-        return {"thresholds": own_thresholds, "corruptions": {}}
-    parts = OnnxModel(challenger / "model.onnx") if placed.divided else None
+        return decides | {"corruptions": {}}
+    parts, weights = (
+        (OnnxModel(challenger / "model.onnx"), _challenger_weights(root)) if placed.divided else (None, None)
+    )
     test = predictions.filter(pc.equal(predictions["split"], "test"))
     ids = test["id"].to_pylist()
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
     samples = accepted.take(pc.index_in(test["id"], accepted["id"].combine_chunks()))
     pixels = pixel_table(root, samples, ImagesParams(**about["preprocess"]))
-    thresholds = np.array([own_thresholds.get(name, np.inf) for name in classes])
+    rule = make_rule(about["task"], classes, decides["thresholds"], decides["weights"])
     targets = encode(test["label"], classes, about["task"])
     probabilities = np.array(test["probabilities"].to_pylist(), np.float32)
-    predicted = answers(probabilities, thresholds, about["task"])
-    known = Results(classes, about["task"], thresholds, targets, probabilities, predicted)
+    known = Results(classes, about["task"], rule, targets, probabilities, answers(probabilities, rule))
     model = OnnxModel(bundle_dir / "model.onnx")
 
     def predict(block: np.ndarray) -> np.ndarray:
-        said = None if parts is None else parts(block).probabilities
+        said = None if parts is None else parts(block).probabilities * weights
         return placed.columns(model(block).probabilities, about["task"], about["thresholds"], said)
 
-    return {"thresholds": own_thresholds, "corruptions": corrupted(predict, pixels, ids, known, evaluate)}
+    return decides | {"corruptions": corrupted(predict, pixels, ids, known, evaluate)}
+
+
+def _challenger_weights(root: Path) -> np.ndarray:
+    """(K,) what the challenger multiplies its probabilities with: its answer is the class with the largest product."""
+    return read_rule(read(root / "artifacts/bundle")).weights
 
 
 def champion_evidence(
@@ -85,7 +94,7 @@ def champion_evidence(
     samples = [challenger.column(name).to_pylist() for name in ("id", "label")]
     asked = [*samples, classes, params.evaluate.model_dump(), layout, code, placed.places]
     if placed.divided:
-        asked.append(content_key(challenger["probabilities"].to_pylist()))
+        asked += [content_key(challenger["probabilities"].to_pylist()), _challenger_weights(root).tolist()]
     name = content_key(digest(bundle), *asked)
     file, metrics = (cache_dir("champion", root) / f"{name}{end}" for end in (".parquet", "-metrics.json"))
     kept, figures = read_sealed(file), read_sealed(metrics)
@@ -114,7 +123,9 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, placed: Alignme
     columns = {name: challenger[name] for name in challenger.column_names}
     for field in predictions_schema(task):  # a run before an upgrade
         columns.setdefault(field.name, pa.nulls(len(challenger), field.type))
-    said = np.array(challenger["probabilities"].to_pylist(), np.float32) if placed.divided else None
+    said = None
+    if placed.divided:
+        said = np.array(challenger["probabilities"].to_pylist(), np.float32) * _challenger_weights(root)
     aligned = placed.columns(np.concatenate(probabilities), task, about["thresholds"], said)
     columns["probabilities"] = pa.array(list(aligned), pa.list_(pa.float32()))
     columns["ood"] = pa.array(np.concatenate(scores), pa.float32())

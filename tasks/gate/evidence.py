@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tasks.common.errors import DataError
 from tasks.common.schemas import MEASURING
 from tasks.common.text import one_line
-from tasks.inference.thresholds import answers
+from tasks.inference.thresholds import Rule, answers, make_rule
 from tasks.scoring.skill import Skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import encode
@@ -36,7 +36,7 @@ class Contender:
 
     name: str  # the challenger: sha256 of its bundle manifest; the champion: its version
     predictions: pa.Table  # predictions_schema
-    metrics: dict  # metrics/evaluate.json; of the champion only `thresholds` and `corruptions` are read, if present
+    metrics: dict  # metrics/evaluate.json; of the champion only thresholds, weights, corruptions are read, if present
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _group_column(table: pa.Table) -> str:
 def _answers(contender: Contender, classes: list[str], task: str, who: str) -> np.ndarray:
     """(N,) class indices or (N, K) bool, in the order of the contender's own rows."""
     probabilities = _probabilities(contender.predictions, classes, task, who)
-    return answers(probabilities, _thresholds(contender.metrics, classes, task, who), task)
+    return answers(probabilities, _rule(contender.metrics, classes, task, who))
 
 
 def _labels(table: pa.Table, classes: list[str], task: str, who: str) -> tuple[list[str], np.ndarray]:
@@ -162,16 +162,22 @@ def _probabilities(table: pa.Table, classes: list[str], task: str, who: str) -> 
     return values
 
 
-def _thresholds(metrics: dict, classes: list[str], task: str, who: str) -> np.ndarray:
-    """(K,). Multi-class answers do not depend on them; the champion never answers a class that it does not know."""
+def _rule(metrics: dict, classes: list[str], task: str, who: str) -> Rule:
+    """How the model answers. Multi-class without weights (bundles of schema 1 and 2): the most probable class."""
+    found = metrics.get("thresholds" if task == "multilabel" else "weights")
     if task == "multiclass":
-        return np.full(len(classes), 0.5)
-    found = metrics.get("thresholds")
+        if found is not None and (not isinstance(found, dict) or not all(_is_weight(w) for w in found.values())):
+            raise Unusable(who, f"the {who}'s metrics['weights'] are not a positive number for each class")
+        return make_rule(task, classes, None, found)
     if not isinstance(found, dict) or not found:
         raise Unusable(who, f"the {who} has no thresholds: a multi-label answer needs metrics['thresholds']")
     if who == "challenger" and (missing := [name for name in classes if name not in found]):
         raise Unusable(who, f"thresholds lack {len(missing)} of {len(classes)} classes, e.g. {one_line(missing[0])}")
-    return np.array([found.get(name, math.inf) for name in classes], np.float64)
+    return make_rule(task, classes, found, None)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 def named_sets(table: pa.Table) -> dict[str, np.ndarray]:

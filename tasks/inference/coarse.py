@@ -24,15 +24,18 @@ def likeliest(probabilities: np.ndarray, members: np.ndarray) -> tuple[np.ndarra
     return best, np.take_along_axis(of_group, best[:, None], axis=1)[:, 0]
 
 
-def fit_threshold(probabilities: np.ndarray, targets: np.ndarray, sure: np.ndarray, members: np.ndarray) -> float:
+def fit_threshold(
+    probabilities: np.ndarray, targets: np.ndarray, given: np.ndarray, sure: np.ndarray, members: np.ndarray
+) -> float:
     """The lowest threshold at which coarse answers to unsure images are right as often as sure fine answers.
 
-    targets: (N,) class numbers; sure: (N,) bool. Above 1: coarse answers are never right that often.
+    targets, given: (N,) class numbers, of the labels and of the fine answers; sure: (N,) bool. Above 1: coarse answers
+    are never right that often.
     """
     unsure = np.flatnonzero(~sure)
     if len(unsure) < LEAST:
         return DEFAULT
-    wanted = (probabilities.argmax(axis=1) == targets)[sure].mean() if sure.any() else DEFAULT
+    wanted = (given == targets)[sure].mean() if sure.any() else DEFAULT
     group, value = likeliest(probabilities[unsure], members)
     right = members[group, targets[unsure]]
     order = np.argsort(-value, kind="stable")

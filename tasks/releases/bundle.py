@@ -7,7 +7,8 @@ from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.files import fsync_file, read_json, sha256_bytes, sha256_file, write_json
 from tasks.common.params import current_names, current_values
 
-SCHEMA_VERSION = 2  # 1 called preprocess.resolution and params.images.resolution `size`; `read` translates
+SCHEMA_VERSION = 3  # 1 called preprocess.resolution and params.images.resolution `size`; `read` translates
+# 2 had no `scaling` (it had a temperature) and no `weights` (it answered the most probable class)
 
 
 MANIFEST = "MANIFEST.json"

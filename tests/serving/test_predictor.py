@@ -1,6 +1,7 @@
 """Predictions of image bytes by a real bundle."""
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,28 @@ def test_real_images_are_recognised(predictor):
         assert sum(answer.label == name for answer in found) >= 7
         assert all(sum(answer.probabilities) == pytest.approx(1, abs=1e-5) for answer in found)
         assert all(answer.confidence == max(answer.probabilities) for answer in found)
+
+
+def with_weights(folder: Path, weights: dict[str, float] | None) -> Predictor:
+    """A predictor of the finished bundle whose bundle.json has these weights; None: none, as schema 2."""
+    copy = shutil.copytree(finished_project() / "artifacts/bundle", folder)
+    about = json.loads((copy / "bundle.json").read_text())
+    about = about | {"weights": weights} if weights else {k: v for k, v in about.items() if k != "weights"}
+    (copy / "bundle.json").write_text(json.dumps(about))
+    (copy / "MANIFEST.json").unlink()
+    bundle.write_manifest(copy)
+    return Predictor(copy)
+
+
+def test_costs_move_the_answer_and_its_confidence_is_that_of_the_answer(tmp_path, predictor):
+    images = image_bytes(CLASSES[0], 5)
+    old = with_weights(tmp_path / "old", None).predict(images)
+    assert [one.label for one in old] == [one.label for one in predictor.predict(images)]
+    found = with_weights(tmp_path / "costly", {CLASSES[1]: 1e9}).predict(images)
+    assert {one.label for one in found} == {CLASSES[1]}
+    assert [one.confidence for one in found] == pytest.approx([one.probabilities[1] for one in found])
+    assert [one.probabilities for one in found] == [pytest.approx(one.probabilities) for one in old]
+    assert all(one.needs_review for one in found if one.confidence < 0.5)
 
 
 def test_one_image_in_jpeg_and_png_gets_one_answer(predictor):

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from monitoring.contracts import DriftDecision, Finding, Measures, Window
+from monitoring.drift.reference import answered
 from monitoring.log.schema import log_schema
 from tasks.common.checks import Check
 from tasks.releases import reference
@@ -69,7 +70,8 @@ def reference_table(rows: int = 120, classes: list[str] = CLASSES, task: str = "
         "ood": random.gamma(2, 1, rows),
         "thumbnail": thumbnails,
     }
-    return _table(columns | _measured(grey, random), reference.schema(task))
+    table = _table(columns | _measured(grey, random), reference.schema(task))
+    return answered(table, {"classes": classes, "task": task, "thresholds": dict.fromkeys(classes, 0.5)})
 
 
 def window_table(

@@ -111,8 +111,8 @@ def _of_model(content: bytes, about: dict, classes: Sequence[str], task: str) ->
     p = np.array(table["probabilities"].to_pylist(), np.float32)
     if p.ndim != 2 or p.shape[1] != len(classes):
         return {}
-    limits = np.array([about.get("thresholds", {}).get(name, 0.5) for name in classes])
-    chosen, sure = thresholds.answers(p, limits, task), thresholds.confidence(p, limits, task)
+    rule = thresholds.make_rule(task, classes, about.get("thresholds"), about.get("weights"))
+    chosen, sure = thresholds.answers(p, rule), thresholds.confidence(p, rule)
     limit = about.get("ood", {}).get("threshold")
     found = {}
     for row, (id_, score) in enumerate(zip(table["id"].to_pylist(), table["ood"].to_pylist(), strict=True)):

@@ -122,8 +122,13 @@ def _figures(found) -> str:
 def _confidence(about: dict) -> str:
     calibrated = about["metrics"]["calibrate"]
     rows = [(name, float(about["thresholds"][name])) for name in about["classes"]]
+    weights = about["weights"]
+    weighted = len({weights[name] for name in about["classes"]}) > 1
+    if weighted:
+        rows = [(*row, float(weights[row[0]])) for row in rows]
+    best = "class whose probability times its weight is largest" if weighted else "most probable class"
     rule = (
-        "The answer is the most probable class. It goes to a human when it stays under its class's threshold or "
+        f"The answer is the {best}. It goes to a human when it stays under its class's threshold or "
         "another class reaches its own."
         if about["task"] == "multiclass"
         else "The answer is every class that reaches its threshold. It goes to a human when a label was given "
@@ -140,7 +145,7 @@ def _confidence(about: dict) -> str:
         f"{about['temperature']:.4g}, expected calibration error {calibrated['ece_before']:.4g} before and "
         f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape_markdown(about['ood']['method'])} score "
         f"above {about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} "
-        f"of the calibration images are.{sets}\n\n" + table(("class", "threshold"), rows)
+        f"of the calibration images are.{sets}\n\n" + table(("class", "threshold", "weight")[: 2 + weighted], rows)
     )
 
 

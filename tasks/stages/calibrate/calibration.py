@@ -16,6 +16,7 @@ from tasks.common.params import CalibrateParams
 from tasks.inference import coarse, conformal, ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
+from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
 from tasks.scoring.skill import measure_skill
 
@@ -54,17 +55,18 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
     classes, task, targets, logits = held_out.classes, held_out.task, held_out.targets, held_out.logits
     temperature = fit_temperature(logits, targets)
     calibrated = probabilities(logits, temperature, task)
+    costs = params.cost_false_negative
     if task == "multiclass":
-        bounds = thresholds.multiclass(classes, params.cost_false_negative)
+        rule = Rule(task, thresholds.multiclass(classes, costs), thresholds.cost_weights(classes, costs))
     else:
-        bounds = thresholds.multilabel(calibrated, targets, classes, params.cost_false_negative)
+        rule = Rule(task, thresholds.multilabel(calibrated, targets, classes, costs), np.ones(len(classes)))
     about_ood, tensors = ood.fit(params.ood_method, bank, held_out.features, logits, params.ood_false_rejection, task)
     before = probabilities(logits, 1.0, task)
-    given, sure = thresholds.answers(calibrated, bounds, task), thresholds.sure(calibrated, bounds, task)
+    given, sure = thresholds.answers(calibrated, rule), thresholds.sure(calibrated, rule)
     hierarchy = {}
     if held_out.hierarchy and task == "multiclass":
         members = coarse.membership(held_out.hierarchy, classes)
-        bound = coarse.fit_threshold(calibrated, targets, sure, members)
+        bound = coarse.fit_threshold(calibrated, targets, given, sure, members)
         hierarchy = {
             "groups": {parent: list(names) for parent, names in held_out.hierarchy.items()},
             "threshold": bound,
@@ -79,7 +81,7 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "log_loss_after": metrics.log_loss(calibrated, targets),
         "ece_before": metrics.ece(before, targets),
         "ece_after": metrics.ece(calibrated, targets),
-        "thresholds": {"lowest": float(bounds.min()), "highest": float(bounds.max())},
+        "thresholds": {"lowest": float(rule.thresholds.min()), "highest": float(rule.thresholds.max())},
         "to_review": float(1 - sure.mean()),
         "ood": {"method": about_ood["method"], "false_rejection": about_ood["false_rejection"], "bank": len(bank)},
     }
@@ -89,7 +91,9 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "task": task,
         "classes": classes,
         "temperature": temperature,
-        "thresholds": dict(zip(classes, bounds.tolist(), strict=True)),
+        "scaling": {"method": "temperature", "temperature": temperature},
+        "thresholds": dict(zip(classes, rule.thresholds.tolist(), strict=True)),
+        "weights": dict(zip(classes, rule.weights.tolist(), strict=True)),
         "ood": about_ood,
         "conformal": sets,
     }

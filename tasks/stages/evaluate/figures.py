@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.inference import conformal
-from tasks.inference.thresholds import answers
+from tasks.inference.thresholds import Rule, answers
 from tasks.scoring import metrics
 
 SHOTS = ("many", "medium", "few")
@@ -22,7 +22,7 @@ class Results(NamedTuple):
 
     classes: list[str]
     task: str
-    thresholds: np.ndarray  # (K,)
+    rule: Rule
     targets: np.ndarray  # (N,) or (N, K)
     probabilities: np.ndarray  # (N, K)
     predicted: np.ndarray  # (N,) or (N, K) bool
@@ -47,10 +47,10 @@ def tidy(value: Any) -> Any:
     return value
 
 
-def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray, task: str) -> dict:
-    """Every headline metric of N > 0 images. thresholds: (K,), used for multi-label only."""
+def overall(targets: np.ndarray, probabilities: np.ndarray, rule: Rule) -> dict:
+    """Every headline metric of N > 0 images."""
     classes = probabilities.shape[1]
-    predicted = answers(probabilities, thresholds, task)
+    predicted = answers(probabilities, rule)
     bins = calibration_bins(len(targets))
     found = brief(targets, predicted, classes) | {
         "average_precision": metrics.mean_average_precision(targets, probabilities),
@@ -60,7 +60,7 @@ def overall(targets: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarr
         "brier": metrics.brier(probabilities, targets),
         "log_loss": metrics.log_loss(probabilities, targets),
     }
-    if task == "multilabel":
+    if rule.task == "multilabel":
         found["micro_f1"] = metrics.micro_f1(targets, predicted, classes)
     return tidy(found)
 

@@ -36,7 +36,7 @@ from tasks.dataset.shards import group_keys, iter_bytes
 from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import probabilities
-from tasks.inference.thresholds import answers
+from tasks.inference.thresholds import answers, read_rule
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.models.pretrained import pretrained_features
@@ -124,9 +124,9 @@ def measure(
     model = OnnxModel(model_file)
     pixels = pixel_table(root, rows, images)
     probabilities, scores = _predict(root, model, pixels, calibration)
-    thresholds = np.array([calibration["thresholds"][name] for name in classes])
+    rule = read_rule(calibration)
     targets = encode(rows["label"], classes, task)
-    results = Results(classes, task, thresholds, targets, probabilities, answers(probabilities, thresholds, task))
+    results = Results(classes, task, rule, targets, probabilities, answers(probabilities, rule))
     test = results.part(np.arange(len(by_split["test"])))
     hard = results.part(np.arange(len(by_split["test"]), len(rows)))
     ids = by_split["test"]["id"].to_pylist()
@@ -144,7 +144,7 @@ def measure(
     if about_sets := calibration.get("conformal"):
         sets, table = figures.by_sets(test, about_sets, table)
     groups = by_split["test"]["group"].to_pylist()
-    overall = figures.overall(test.targets, test.probabilities, thresholds, task)
+    overall = figures.overall(test.targets, test.probabilities, rule)
     if overall["debiased_ece"] is not None:
         bins = figures.calibration_bins(len(test.targets))
         overall["ece_noise"] = figures.tidy(calibration_noise(test.probabilities, task, groups, bins))
@@ -152,7 +152,7 @@ def measure(
     found = {
         "test": overall,
         "skill": figures.tidy(asdict(skill)),
-        "hard": figures.overall(hard.targets, hard.probabilities, thresholds, task) if len(hard.targets) else None,
+        "hard": figures.overall(hard.targets, hard.probabilities, rule) if len(hard.targets) else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "siblings": None if siblings is None else siblings(test),
         "shots": figures.by_shot(table),
@@ -162,8 +162,8 @@ def measure(
         "parity": parity(model, pixels),
         "size_mb": round(model_file.stat().st_size / 1e6, 3),
     }
-    if task == "multilabel":
-        found["thresholds"] = calibration["thresholds"]
+    decides = "thresholds" if task == "multilabel" else "weights"  # the gate answers with it
+    found[decides] = calibration.get(decides)
     with atomic_dir(root / "artifacts/evaluate") as folder:
         pq.write_table(_predictions(rows, probabilities, scores, task), folder / "predictions.parquet")
         report.write(folder, test, table, found["test"]["debiased_ece"], ids, pixels)
@@ -223,7 +223,7 @@ def corrupted(
             block = rows[start : start + BATCH]
             changed = [corrupt(name, image, ids[row]) for row, image in zip(block, pixels[block], strict=True)]
             parts.append(predict(np.stack(changed)))
-        predicted = answers(np.concatenate(parts), results.thresholds, results.task)
+        predicted = answers(np.concatenate(parts), results.rule)
         accuracy = metrics.accuracy(part.targets, predicted, len(results.classes))
         found[name] = {"accuracy": accuracy, "n": len(rows), "kept": accuracy / clean if clean else 0.0}
     return figures.tidy(found)

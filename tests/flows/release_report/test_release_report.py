@@ -36,6 +36,7 @@ from tasks.labels.storing import write_annotations
 from tasks.releases.pointer import successor
 from tasks.releases.store import Releases
 from tasks.storage.local import LocalStore
+from tests.support import predictions
 from tests.support.annotating import said as annotation
 from tests.support.small_project import CLASSES, finished_project
 
@@ -550,3 +551,17 @@ def test_the_page_of_a_rejected_first_model_says_what_to_do(project, tmp_path):
     assert "<code>gate.first_model: null</code>" in page
     assert f"<code>evergreen promote {RUN} --override" in page
     assert "1. It misses a floor" in written.markdown
+
+
+def test_the_page_shows_the_answers_that_each_models_weights_give():
+    about = {
+        "task": "multiclass",
+        "classes": predictions.CLASSES,
+        "thresholds": {},
+        "params": {"evaluate": {"many_shot": 100, "few_shot": 20}},
+        "data": {"images": {"train": dict.fromkeys(predictions.CLASSES, 50)}},
+    }
+    rows = predictions.table(predictions.TARGETS, predictions.OLD)
+    found = facts.pair(rows, rows, about | {"weights": {"Boot": 100.0}}, about, predictions.CLASSES)
+    assert set(found.new.predicted.tolist()) == {predictions.CLASSES.index("Boot")}
+    assert found.old.predicted.tolist() == predictions.OLD.tolist()

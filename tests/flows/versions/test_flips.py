@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -9,6 +10,7 @@ from flows.versions import comparison
 from flows.versions.comparison import compare_versions
 from flows.versions.flips import Given, compare_answers, given, is_right
 from tasks.common.schemas import predictions_schema
+from tasks.inference.thresholds import Rule, read_rule
 from tasks.labels.changes import Change
 from tasks.labels.taxonomy import UNCHANGED, compose
 from tests.support import released_project
@@ -98,9 +100,20 @@ def test_names_are_read_as_today():
 def test_multi_label_answers_are_right_only_as_a_whole():
     row = {"id": "a", "split": "test", "label": ["bag", "boot"], "probabilities": [0.9, 0.7, 0.4]}
     table = pa.Table.from_pylist([row], predictions_schema("multilabel"))
-    (found,) = given(table, ["bag", "boot", "coat"], {"bag": 0.5, "boot": 0.8, "coat": 0.5}, "multilabel")
+    rule = Rule("multilabel", np.array([0.5, 0.8, 0.5]), np.ones(3))
+    (found,) = given(table, ["bag", "boot", "coat"], rule)
     assert found.said == ("bag",)
     assert not is_right(found.said, found.label, UNCHANGED)
     whole = found.model_copy(update={"said": ("boot", "bag")})
     assert is_right(whole.said, whole.label, UNCHANGED)
-    assert given(table.slice(0, 0), ["bag"], {}, "multilabel") == []
+    assert given(table.slice(0, 0), ["bag", "boot", "coat"], rule) == []
+
+
+def test_multi_class_answers_follow_the_weights_of_the_model_that_gave_them():
+    row = {"id": "a", "split": "test", "label": "bag", "probabilities": [0.3, 0.7]}
+    table = pa.Table.from_pylist([row], predictions_schema("multiclass"))
+    about = {"classes": ["bag", "boot"], "task": "multiclass", "thresholds": {"bag": 0.25, "boot": 0.5}}
+    (found,) = given(table, about["classes"], read_rule(about))  # as written before there were weights
+    assert (found.said, found.sure) == (("boot",), 0.7)
+    (found,) = given(table, about["classes"], read_rule(about | {"weights": {"bag": 3.0, "boot": 1.0}}))
+    assert (found.said, found.sure) == (("bag",), 0.3)

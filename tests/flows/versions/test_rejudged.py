@@ -4,11 +4,13 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from flows.labels.classes import plan_change
 from flows.labels.exclude import correct, exclude
 from flows.versions.rejudged import as_answers, compare, present_labels, rejudged
 from tasks.common.files import write_json
+from tasks.inference.thresholds import make_rule
 from tasks.labels.changes import FOLDER, Change
 from tasks.labels.taxonomy import compose
 from tests.flows.labels.corrections import project
@@ -37,14 +39,16 @@ def predictions(ids: list[str], labels: list[str], said: list[str]) -> pa.Table:
 
 def test_figures_then_and_now_follow_the_labels():
     table = predictions(list("abcd"), ["cat", "cat", "dog", "dog"], ["cat", "dog", "dog", "dog"])
-    thresholds = dict.fromkeys(CLASSES, 0.5)
+    rule = make_rule("multiclass", CLASSES, None, None)
     now = pa.chunked_array([pa.array(["cat", "dog", "dog", None])])
-    found = compare(table, now, CLASSES, "multiclass", thresholds)
+    found = compare(table, now, CLASSES, rule)
     assert found["test.accuracy"] == (0.75, 1.0)
     assert found["test.balanced_accuracy"] == (0.75, 1.0)
-    assert compare(table, table["label"], CLASSES, "multiclass", thresholds) == {}
-    gone = compare(table, pa.chunked_array([pa.nulls(4, pa.string())]), CLASSES, "multiclass", thresholds)
+    assert compare(table, table["label"], CLASSES, rule) == {}
+    gone = compare(table, pa.chunked_array([pa.nulls(4, pa.string())]), CLASSES, rule)
     assert gone["test.accuracy"] == (0.75, None)
+    costly = compare(table, now, CLASSES, make_rule("multiclass", CLASSES, None, {"cat": 5.0}))
+    assert costly["test.accuracy"] == (0.5, pytest.approx(1 / 3, abs=1e-6))  # .2 x 5: every answer is cat
 
 
 def test_labels_are_read_in_the_names_that_the_version_knows():

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 
 from monitoring.drift import accuracy, label_shift, wording
+from monitoring.drift.reference import answered, from_table
 from monitoring.drift.window import measure_window
 from monitoring.live.labels import Truth, with_truth
+from tests.support import drift_windows
 from tests.support.drift_rows import PARAMS, WINDOW, finding, window
 
 
@@ -116,3 +118,26 @@ def test_the_wording_says_what_moved_and_by_how_much():
     rarer = wording.describe_shares(["Bag", "Coat"], np.array([0.1, 0.9]), np.array([0.2, 0.8]))
     assert rarer.startswith("'Bag' is 2x as rare (10 %, was 20 %)")
     assert wording.quoted("a\nb" + "x" * 50) == "'a b" + "x" * 36 + "…'"
+
+
+def test_the_reference_is_answered_as_the_bundle_says(tmp_path):
+    table = drift_windows.reference_table(rows=40)
+    classes = drift_windows.CLASSES
+    plain = {"classes": classes, "task": "multiclass", "thresholds": dict.fromkeys(classes, 0.5)}
+    costly = plain | {"weights": {"Coat": 1e9}}
+    p = np.array(table["probabilities"].to_pylist())
+    weighted = [classes[k] for k in (p * np.where(np.array(classes) == "Coat", 1e9, 1)).argmax(axis=1)]
+    assert weighted.count("Coat") > 30
+    bare = table.drop_columns(["prediction", "confidence"])
+    for about, said in ((plain, table["label"].to_pylist()), (costly, weighted)):
+        shown = answered(bare, about)
+        assert shown["prediction"].to_pylist() == said
+        sure = p[np.arange(40), [classes.index(one) for one in said]]
+        assert shown["confidence"].to_pylist() == pytest.approx(sure)
+        measured = from_table(bare, about | {"ood": {"threshold": 9.0}}, "d" * 64, tmp_path)
+        assert [classes[row.argmax()] for row in measured.arrays.predicted] == said
+        assert measured.arrays.numbers["confidence"] == pytest.approx(sure)
+    unknown = bare.set_column(
+        bare.column_names.index("probabilities"), "probabilities", pa.nulls(40, pa.list_(pa.float32()))
+    )
+    assert answered(unknown, costly)["prediction"].null_count == 40

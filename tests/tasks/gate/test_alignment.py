@@ -45,6 +45,13 @@ def test_a_merged_multilabel_class_is_answered_where_one_of_its_classes_was():
     assert found[:, 0].tolist() == said[:, 0].tolist()
 
 
+def test_weights_follow_their_class_through_renames_merges_and_splits():
+    taxonomy = of(("rename", "a", "aa"), ("merge", "b c", "bc"), ("split", "d", "d1 d2"))
+    placed = alignment(list("abcd"), ["aa", "bc", "d1", "d2", "new"], taxonomy)
+    assert placed.weights({"a": 3.0, "b": 2.0, "c": 4.0, "d": 5.0}) == {"aa": 3.0, "bc": 3.0, "d1": 5.0, "d2": 5.0}
+    assert set(placed.weights({}).values()) == {1.0}
+
+
 def test_thresholds_of_other_classes_stay():
     placed = alignment(["a", "b", "c"], ["a", "cc", "new"], of(("rename", "c", "cc")))
     assert placed.thresholds(BOUNDS) == {"a": 0.5, "cc": 0.8}

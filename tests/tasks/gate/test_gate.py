@@ -388,6 +388,32 @@ def test_multilabel_answers_follow_each_models_own_thresholds():
     assert against(None).outcome == "reject"  # its thresholds unknown: an error, not a guess
 
 
+# --- costs move answers ----------------------------------------------------------------------------------------
+
+
+def test_multi_class_answers_are_those_that_weights_give():
+    """.8 for class k, .05 for the others: with weight 20 for Boot, every answer is Boot."""
+    boots = {"weights": dict.fromkeys(CLASSES, 1.0) | {"Boot": 20.0}}
+    served = np.full_like(TARGETS, CLASSES.index("Boot"))
+    found = verdict(table(TARGETS, NEW), table(TARGETS, OLD), measured(TARGETS, served, **boots))
+    assert found.outcome == "reject"
+    assert checks(found)["test.balanced_accuracy"].value == pytest.approx(0.2 - 0.75, abs=0.01)
+    against = verdict(table(TARGETS, OLD), table(TARGETS, OLD), measured(TARGETS, OLD), champion_metrics=boots)
+    assert checks(against)["test.balanced_accuracy"].value == pytest.approx(0.75 - 0.2, abs=0.01)
+    even = {"weights": dict.fromkeys(CLASSES, 20.0)}
+    same = verdict(table(TARGETS, OLD), table(TARGETS, OLD), measured(TARGETS, OLD, **even), champion_metrics=None)
+    assert checks(same)["test.balanced_accuracy"].value == 0.0
+
+
+@pytest.mark.parametrize(
+    "weights", [{"Bag": 0}, {"Bag": float("nan")}, {"Bag": "9"}, {"Bag": float("inf")}, [1, 2], "x"]
+)
+def test_weights_that_are_not_positive_numbers_are_an_error_not_a_guess(weights):
+    found = verdict(table(TARGETS, NEW), table(TARGETS, OLD), measured(TARGETS, NEW, weights=weights))
+    assert found.outcome == "reject"
+    assert "weights" in checks(found)["challenger"].detail
+
+
 # --- how the images were picked --------------------------------------------------------------------------------
 
 

@@ -29,15 +29,21 @@ def test_the_threshold_makes_coarse_answers_as_good_as_sure_ones():
     certain = np.tile([0.96, 0.02, 0.01, 0.01], (1000, 1))
     truth = np.where(rng.random(1000) < 0.9, 0, 1)
     sure = np.r_[np.zeros(4000, bool), np.ones(1000, bool)]
-    bound = coarse.fit_threshold(np.r_[said, certain], np.r_[targets, truth], sure, MEMBERS)
+    said, targets = np.r_[said, certain], np.r_[targets, truth]
+    bound = coarse.fit_threshold(said, targets, said.argmax(axis=1), sure, MEMBERS)
     assert 0.75 < bound < 0.85  # uniform from 0.8 to 1: right in 90 %
-    given = value >= bound
+    given = np.flatnonzero(value >= bound)
     assert abs((targets != 1)[given].mean() - 0.9) < 0.02
+    worse = coarse.fit_threshold(
+        said, targets, np.ones(5000, int), sure, MEMBERS
+    )  # fine answers that are wrong in 90 %
+    assert worse < 0.6
 
 
 def test_few_unsure_images_keep_the_default_and_hopeless_groups_are_never_answered():
     rng = np.random.default_rng(0)
     said, targets = unsure(rng, np.zeros(100, bool), np.full(100, 0.9))
     sure = np.zeros(100, bool)
-    assert coarse.fit_threshold(said, targets, sure, MEMBERS) > 1
-    assert coarse.fit_threshold(said[:5], targets[:5], sure[:5], MEMBERS) == coarse.DEFAULT
+    given = said.argmax(axis=1)
+    assert coarse.fit_threshold(said, targets, given, sure, MEMBERS) > 1
+    assert coarse.fit_threshold(said[:5], targets[:5], given[:5], sure[:5], MEMBERS) == coarse.DEFAULT

@@ -11,6 +11,7 @@ from tasks.dataset.decode import preprocess
 from tasks.inference import ood, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.temperature import fit_temperature, probabilities
+from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
 from tasks.stages.calibrate.calibration import HeldOut, fit_calibration
 from tests.support.small_project import CLASSES, finished_project, image_bytes
@@ -74,25 +75,46 @@ def test_logits_that_are_not_finite_are_refused():
 # --- thresholds
 
 
+def costly(classes: list[str], costs: dict[str, float]) -> Rule:
+    return Rule("multiclass", thresholds.multiclass(classes, costs), thresholds.cost_weights(classes, costs))
+
+
 def test_without_costs_answers_under_one_half_go_to_a_human():
-    bounds = thresholds.multiclass(["a", "b", "c"], {})
+    rule = costly(["a", "b", "c"], {})
     p = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25], [0.05, 0.05, 0.9]])
-    assert thresholds.answers(p, bounds, "multiclass").tolist() == [0, 0, 2]
-    assert thresholds.sure(p, bounds, "multiclass").tolist() == [True, False, True]
+    assert thresholds.answers(p, rule).tolist() == [0, 0, 2]
+    assert thresholds.sure(p, rule).tolist() == [True, False, True]
+    assert thresholds.answers(np.array([[0.25, 0.5, 0.5]]), rule).tolist() == [1]  # the first one on a tie
 
 
-def test_a_costly_class_is_looked_at_before_it_is_the_most_probable():
-    bounds = thresholds.multiclass(["benign", "malignant"], {"malignant": 9.0})
-    assert bounds.tolist() == [0.5, 0.1]
+def test_a_costly_class_is_the_answer_before_it_is_the_most_probable():
+    rule = costly(["benign", "malignant"], {"malignant": 9.0})
+    assert rule.thresholds.tolist() == [0.5, 0.1]
     p = np.array([[0.95, 0.05], [0.85, 0.15], [0.2, 0.8]])
-    assert thresholds.answers(p, bounds, "multiclass").tolist() == [0, 0, 1], "costs never change the answer"
-    assert thresholds.sure(p, bounds, "multiclass").tolist() == [True, False, True]
+    assert thresholds.answers(p, rule).tolist() == [0, 1, 1]
+    assert thresholds.sure(p, rule).tolist() == [True, False, True], "at 15 % it is the answer, and a person looks"
+    assert thresholds.confidence(p, rule).tolist() == [0.95, 0.15, 0.8]
+
+
+def test_answers_have_the_least_expected_cost():
+    costs = np.array([1.0, 4.0, 2.0, 0.5])
+    rule = costly(list("abcd"), dict(zip("abcd", costs.tolist(), strict=True)))
+    p = RNG.dirichlet(np.ones(4), 500)
+    of_answer = [(np.delete(p, j, axis=1) * np.delete(costs, j)).sum(axis=1) for j in range(4)]
+    assert (thresholds.answers(p, rule) == np.argmin(of_answer, axis=0)).all()
+
+
+def test_a_bundle_without_weights_answers_the_most_probable_class():
+    about = {"task": "multiclass", "classes": ["benign", "malignant"], "thresholds": {"benign": 0.5, "malignant": 0.1}}
+    p = np.array([[0.85, 0.15]])
+    assert thresholds.answers(p, thresholds.read_rule(about)).tolist() == [0]
+    assert thresholds.answers(p, thresholds.read_rule(about | {"weights": {"malignant": 9.0}})).tolist() == [1]
 
 
 def test_nan_is_never_sure():
     p = np.full((1, 2), np.nan)
     for task in ("multiclass", "multilabel"):
-        assert not thresholds.sure(p, np.array([0.5, 0.5]), task).any()
+        assert not thresholds.sure(p, Rule(task, np.array([0.5, 0.5]), np.ones(2))).any()
 
 
 def test_cost_of_an_unknown_class_is_refused_with_its_name():
@@ -120,11 +142,11 @@ def test_multilabel_threshold_of_a_rare_class_stays_near_the_common_one():
 
 
 def test_multilabel_confidence_is_that_of_the_least_certain_label():
-    bounds = np.array([0.3, 0.5])
+    rule = Rule("multilabel", np.array([0.3, 0.5]), np.ones(2))
     p = np.array([[0.9, 0.2], [0.4, 0.1]])
-    assert thresholds.answers(p, bounds, "multilabel").tolist() == [[True, False], [True, False]]
-    np.testing.assert_allclose(thresholds.confidence(p, bounds, "multilabel"), [0.8, 0.4])
-    assert thresholds.sure(p, bounds, "multilabel").tolist() == [True, False]
+    assert thresholds.answers(p, rule).tolist() == [[True, False], [True, False]]
+    np.testing.assert_allclose(thresholds.confidence(p, rule), [0.8, 0.4])
+    assert thresholds.sure(p, rule).tolist() == [True, False]
 
 
 # --- out of distribution
@@ -210,3 +232,17 @@ def test_stage_exports_what_it_calibrated(task):
     assert 1 <= measured["conformal"]["set_length"] <= 3 or task == "multilabel"
     assert measured["ood"]["flagged"]["flat"] > 0.9
     assert 0 <= measured["ood"]["flagged"]["noise"] <= 1
+
+
+def test_costs_move_the_answers_of_the_calibrated_model():
+    logits, targets = sampled(300, 3, 1.0)
+    held_out = HeldOut(list("abc"), "multiclass", targets, logits, logits, [None] * 300)
+    bank = np.empty((0, 3))
+    plain = fit_calibration(held_out, bank, CalibrateParams(ood_method="energy"))
+    costs = {"b": 1e9}
+    costly = fit_calibration(held_out, bank, CalibrateParams(ood_method="energy", cost_false_negative=costs))
+    p = np.array([[0.7, 0.2, 0.1]])
+    said = [thresholds.answers(p, thresholds.read_rule(found.about)).tolist() for found in (plain, costly)]
+    assert said == [[0], [1]]
+    assert costly.measured["skill"]["value"] == pytest.approx(1 / 3), "skill is of the answers: always b"
+    assert plain.measured["skill"]["value"] > 0.5

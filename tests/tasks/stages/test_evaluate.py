@@ -24,6 +24,7 @@ from tasks.gate import champion as gate_champion
 from tasks.gate.evidence import Contender, Trial
 from tasks.gate.judge import judge
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.thresholds import make_rule, read_rule
 from tasks.labels.changes import Change
 from tasks.labels.taxonomy import compose
 from tasks.scoring.metrics import one_hot
@@ -102,7 +103,7 @@ def test_a_small_test_split_is_backed_by_cross_validation_over_groups(evaluated)
 
 def test_metrics_are_those_of_the_predictions(evaluated):
     calibration = json.loads((evaluated.root / "artifacts/calibrate/calibration.json").read_text())
-    thresholds = np.array([calibration["thresholds"][name] for name in CLASSES])
+    rule = read_rule(calibration)
     for split in ("test", "hard"):
         rows = evaluated.table.filter(pa.compute.equal(evaluated.table["split"], split))
         targets = encode(rows["label"], CLASSES, evaluated.task)
@@ -110,15 +111,17 @@ def test_metrics_are_those_of_the_predictions(evaluated):
         found = evaluated.metrics[split]
         assert found["n"] == len(rows)
         if evaluated.task == "multiclass":
-            predicted = probabilities.argmax(axis=1)
+            predicted = (probabilities * rule.weights).argmax(axis=1)
             assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted), abs=1e-6)
         else:
-            predicted = probabilities >= thresholds
+            predicted = probabilities >= rule.thresholds
             assert found["macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-6)
             assert found["micro_f1"] == pytest.approx(f1_score(targets, predicted, average="micro"), abs=1e-6)
         assert found["accuracy"] > 0.5  # the small project's head nearly always is right
     assert {"ece", "debiased_ece", "brier", "log_loss", "average_precision"} <= set(evaluated.metrics["test"])
-    assert ("thresholds" in evaluated.metrics) == (evaluated.task == "multilabel")
+    decides = "thresholds" if evaluated.task == "multilabel" else "weights"
+    assert evaluated.metrics.keys() & {"thresholds", "weights"} == {decides}
+    assert evaluated.metrics[decides] == calibration[decides]
 
 
 def test_slices_shots_corruptions_latency_parity_and_size_are_measured(evaluated):
@@ -180,7 +183,12 @@ def test_the_figures_without_siblings_are_those_of_the_other_images(evaluated):
 def results(right: list[bool]) -> figures.Results:
     predicted = np.array([int(not one) for one in right])
     return figures.Results(
-        ["a", "b"], "multiclass", np.zeros(2), np.zeros(len(right), int), np.eye(2)[predicted], predicted
+        ["a", "b"],
+        "multiclass",
+        make_rule("multiclass", ["a", "b"], None, None),
+        np.zeros(len(right), int),
+        np.eye(2)[predicted],
+        predicted,
     )
 
 
@@ -265,6 +273,24 @@ def test_the_gate_judges_what_evaluate_wrote(evaluated):
     assert again.outcome == "hold", again.sentence
     names = {check.name for check in again.checks}
     assert {"corruptions.blur.accuracy", "small_slices.balanced_accuracy", "hard.balanced_accuracy"} <= names
+
+
+def test_a_champion_with_costs_is_measured_by_its_own_answers(evaluated, tmp_path):
+    if evaluated.task == "multilabel":
+        return
+    bundle = shutil.copytree(evaluated.root / "artifacts/bundle", tmp_path / "bundle")
+    about = json.loads((bundle / "bundle.json").read_text())
+    del about["weights"]  # as bundles of before had none
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    options = {"classes": CLASSES, "evaluate": SETTINGS}
+    plain = gate_champion.champion_metrics(evaluated.root, bundle, evaluated.table, **options)
+    assert plain["corruptions"] == evaluated.metrics["corruptions"]
+    (bundle / "bundle.json").write_text(json.dumps(about | {"weights": {CLASSES[0]: 1e9}}))
+    found = gate_champion.champion_metrics(evaluated.root, bundle, evaluated.table, **options)
+    assert found["weights"] == {CLASSES[0]: 1e9, CLASSES[1]: 1.0, CLASSES[2]: 1.0}
+    test = evaluated.table.filter(pa.compute.equal(evaluated.table["split"], "test")).sort_by("id").slice(0, 20)
+    always = test["label"].to_pylist().count(CLASSES[0]) / 20  # the share that is right of "always the first class"
+    assert [one["accuracy"] for one in found["corruptions"].values()] == pytest.approx([always] * len(CORRUPTIONS))
 
 
 def test_corruptions_are_compared_where_a_class_of_the_champion_was_split(evaluated, tmp_path):
@@ -388,7 +414,9 @@ def test_figures_are_json_whatever_is_undefined():
     tidy = figures.tidy({"a": np.float32(0.1234567), "b": [np.nan, np.int64(3)], "c": np.array([1.0, np.nan])})
     assert tidy == {"a": 0.123457, "b": [None, 3], "c": [1.0, None]}
     targets, probabilities = np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
-    json.dumps(figures.overall(targets, probabilities, np.full(3, 0.5), "multiclass"), allow_nan=False)
+    json.dumps(
+        figures.overall(targets, probabilities, make_rule("multiclass", list("abc"), None, None)), allow_nan=False
+    )
     rows = figures.by_class(targets, np.array([0, 1]), probabilities, ["a", "b", "c"], [200, 50, 3], 100, 20)
     assert [row["shot"] for row in rows] == ["many", "medium", "few"]
     assert rows[2]["recall"] is None
