@@ -81,6 +81,11 @@ METRICS = {
     "recall": "recall",
     "precision": "precision",
     "f1": "F1",
+    "auc": "area under the ROC curve",
+    "aurc": "mistakes by order of confidence (AURC)",
+    "kappa": "Cohen's kappa",
+    "top5": "label among the five likeliest",
+    "cost": "mean cost of mistakes",
     "kept": "accuracy kept",
     "worst_group": "accuracy of the worst group",
 }

@@ -44,8 +44,19 @@ LOWER = (
     "parity",
     "difference",
     "set_length",
+    "aurc",
+    "cost",
+    "people",
 )  # parts of the names of figures that should be low
-NEUTRAL = ("n", "classes", "images", "groups", "corruption_images", "wanted")  # counts: neither better nor worse
+NEUTRAL = (
+    "n",
+    "classes",
+    "images",
+    "groups",
+    "corruption_images",
+    "wanted",
+    "bound",
+)  # counts: neither better nor worse
 
 Change = tuple[Any, Any]  # (in A, in B); None: absent
 

@@ -11,6 +11,7 @@ from tasks.common.text import escape_markdown
 SECTIONS = (  # of metrics/evaluate.json
     ("test", "Test set"),
     ("skill", "Balanced accuracy on the test set against chance"),
+    ("people", "Share of the images that people must see, for the other answers to be right in 90, 95, 99 % of cases"),
     ("hard", "Hard set"),
     ("shots", "Many-, medium- and few-shot classes"),
     ("conformal", "Sets of plausible classes"),

@@ -96,6 +96,7 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "weights": dict(zip(classes, rule.weights.tolist(), strict=True)),
         "ood": about_ood,
         "conformal": sets,
+        "costs": params.cost_false_negative,
     }
     if hierarchy:
         about["hierarchy"] = hierarchy

@@ -1,7 +1,7 @@
 """Stage `calibrate`: probabilities, thresholds, out-of-distribution score, exported model.
 
     artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}, conformal,
-                                           hierarchy}
+                                           costs, hierarchy}
     artifacts/calibrate/ood.safetensors    reference bank of the out-of-distribution score (empty for energy)
     artifacts/calibrate/model.onnx         the finished model, see tasks.stages.calibrate.export
     metrics/calibrate.json

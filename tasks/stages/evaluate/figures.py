@@ -5,16 +5,18 @@ None, never NaN. Shapes of targets, predicted and probabilities as in tasks.scor
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.inference import conformal
-from tasks.inference.thresholds import Rule, answers
-from tasks.scoring import metrics
+from tasks.inference.thresholds import Rule, answers, confidence
+from tasks.scoring import agreement, metrics, selective
 
 SHOTS = ("many", "medium", "few")
+TOP = 5  # classes of the top-k accuracy
+WANTED = (0.9, 0.95, 0.99)  # accuracies of what is answered without people
 
 
 class Results(NamedTuple):
@@ -65,6 +67,42 @@ def overall(targets: np.ndarray, probabilities: np.ndarray, rule: Rule) -> dict:
     return tidy(found)
 
 
+def beyond_right(results: Results, costs: Mapping[str, float]) -> dict:
+    """Figures of N > 0 images beyond right and wrong: ROC area, kappa, top-5, order of confidence, cost.
+
+    costs: class -> cost of missing it, 1 for the others; {}: mistakes have no cost of their own.
+    """
+    right, sure = _right(results), confidence(results.probabilities, results.rule)
+    areas = agreement.roc_area(results.targets, results.probabilities)
+    found = {
+        "auc": float(np.mean(areas[~np.isnan(areas)])) if not np.isnan(areas).all() else None,
+        "aurc": selective.area_over_curve(right, sure),
+    }
+    if results.task == "multiclass":
+        found["kappa"] = agreement.kappa(results.targets, results.predicted, len(results.classes))
+        if len(results.classes) > TOP:
+            found["top5"] = agreement.top_k(results.targets, results.probabilities, TOP)
+    if costs:
+        weights = np.array([costs.get(name, 1.0) for name in results.classes])
+        found["cost"] = agreement.mean_cost(results.targets, results.predicted, weights)
+    return tidy(found)
+
+
+def by_people(results: Results, groups: Sequence[str | None]) -> dict[str, dict]:
+    """Share of N > 0 images that people must see for the rest to be as right as each of WANTED, with its interval."""
+    right, sure = _right(results), confidence(results.probabilities, results.rule)
+    return {
+        f"at_{round(100 * wanted)}": tidy(selective.to_people(right, sure, wanted, groups)._asdict())
+        for wanted in WANTED
+    }
+
+
+def _right(results: Results) -> np.ndarray:
+    """(N,) bool: every label of the answer is right."""
+    same = results.predicted == results.targets
+    return same if same.ndim == 1 else same.all(axis=1)
+
+
 def calibration_bins(images: int) -> int:
     """Bins of the debiased calibration error: two events per bin, because it subtracts a variance."""
     return min(15, max(1, images // 2))
@@ -99,6 +137,7 @@ def by_class(
     """One row per class, in class order."""
     found = metrics.per_class(targets, predicted, len(classes))
     found["average_precision"] = metrics.average_precision(targets, probabilities)
+    found["auc"] = agreement.roc_area(targets, probabilities)
     rows = []
     for k, name in enumerate(classes):
         row = {"class": name, "train": int(train_counts[k]), "shot": shot(train_counts[k], many, few)}

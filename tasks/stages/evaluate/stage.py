@@ -5,7 +5,7 @@
     artifacts/evaluate/plots/*.png          reliability, confusion, precision_recall, per_class, worst
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
-    metrics/evaluate.json                   test, skill, hard, slices, siblings, shots, corruptions, latency_ms,
+    metrics/evaluate.json                   test, skill, people, hard, slices, siblings, shots, corruptions, latency_ms,
                                             parity, size_mb, conformal (sets of plausible classes; None: the
                                             bundle has none), cross_validated where the test split is small, and for
                                             multi-label the thresholds the answers were made with
@@ -144,7 +144,8 @@ def measure(
     if about_sets := calibration.get("conformal"):
         sets, table = figures.by_sets(test, about_sets, table)
     groups = by_split["test"]["group"].to_pylist()
-    overall = figures.overall(test.targets, test.probabilities, rule)
+    costs = calibration.get("costs") or {}
+    overall = figures.overall(test.targets, test.probabilities, rule) | figures.beyond_right(test, costs)
     if overall["debiased_ece"] is not None:
         bins = figures.calibration_bins(len(test.targets))
         overall["ece_noise"] = figures.tidy(calibration_noise(test.probabilities, task, groups, bins))
@@ -152,7 +153,10 @@ def measure(
     found = {
         "test": overall,
         "skill": figures.tidy(asdict(skill)),
-        "hard": figures.overall(hard.targets, hard.probabilities, rule) if len(hard.targets) else None,
+        "people": figures.by_people(test, groups),
+        "hard": figures.overall(hard.targets, hard.probabilities, rule) | figures.beyond_right(hard, costs)
+        if len(hard.targets)
+        else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "siblings": None if siblings is None else siblings(test),
         "shots": figures.by_shot(table),

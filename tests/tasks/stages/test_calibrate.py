@@ -198,7 +198,9 @@ def test_the_bank_gives_rare_classes_their_place():
 def test_plausible_classes_have_the_coverage_that_params_ask_for(coverage):
     logits, targets = sampled(3000, 4, 1.0)
     held_out = HeldOut(["a", "b", "c", "d"], "multiclass", targets, logits, logits, [None] * 3000)
-    fitted = fit_calibration(held_out, np.empty((0, 4)), CalibrateParams(ood_method="energy", coverage=coverage))
+    params = CalibrateParams(ood_method="energy", coverage=coverage, cost_false_negative={"b": 3.0})
+    fitted = fit_calibration(held_out, np.empty((0, 4)), params)
+    assert fitted.about["costs"] == {"b": 3.0}
     sets = fitted.about["conformal"]
     if coverage is None:
         assert sets is None

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    f1_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from tasks.common.artifacts import training_rows
 from tasks.common.errors import DataError, EvergreenError
@@ -34,6 +40,7 @@ from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
 from tasks.stages.evaluate.siblings import sibling_figures, unseen_groups
 from tests.support.small_project import CLASSES, finished_project
 
+REPORT = "artifacts/evaluate/report.json"
 SETTINGS = EvaluateParams(
     corruptions=["dark", "blur", "noise", "jpeg", "grayscale", "crop"],
     corruption_images=20,
@@ -138,6 +145,37 @@ def test_slices_shots_corruptions_latency_parity_and_size_are_measured(evaluated
     assert metrics["parity"]["max_difference"] < 1e-4
     size = (evaluated.root / "artifacts/calibrate/model.onnx").stat().st_size
     assert metrics["size_mb"] == pytest.approx(size / 1e6, abs=1e-3)
+
+
+def test_figures_beyond_right_and_wrong_are_those_of_the_predictions(evaluated):
+    rows = evaluated.table.filter(pa.compute.equal(evaluated.table["split"], "test"))
+    truth = encode(rows["label"], CLASSES, evaluated.task)
+    p = np.array(rows["probabilities"].to_pylist())
+    found, table = evaluated.metrics["test"], json.loads((evaluated.root / REPORT).read_text())["classes"]
+    assert found["auc"] == pytest.approx(roc_auc_score(one_hot(truth, 3), p, average="macro"), abs=1e-6)
+    assert found["auc"] == pytest.approx(np.mean([row["auc"] for row in table]), abs=1e-6)
+    assert ("kappa" in found) == (evaluated.task == "multiclass")
+    if evaluated.task == "multiclass":
+        assert found["kappa"] == pytest.approx(cohen_kappa_score(truth, p.argmax(axis=1)), abs=1e-6)
+    assert "top5" not in found, "there are three classes"
+    assert "cost" not in found, "no costs are set"
+    people = evaluated.metrics["people"]
+    assert list(people) == ["at_90", "at_95", "at_99"]
+    shares = [one["share"] for one in people.values()]
+    assert shares == sorted(shares)
+    assert all(one["low"] <= one["share"] <= one["high"] for one in people.values())
+
+
+def test_top_5_and_costs_are_measured_where_there_are_any():
+    rng = np.random.default_rng(0)
+    targets, p = rng.integers(0, 6, 200), rng.dirichlet(np.ones(6), 200)
+    results = figures.Results(
+        list("abcdef"), "multiclass", make_rule("multiclass", list("abcdef"), {}, {}), targets, p, p.argmax(axis=1)
+    )
+    found = figures.beyond_right(results, {"a": 5.0})
+    assert found["top5"] == pytest.approx(top_k_accuracy_score(targets, p, k=5), abs=1e-6)
+    wrong = targets != p.argmax(axis=1)
+    assert found["cost"] == pytest.approx((wrong * np.where(targets == 0, 5, 1)).mean(), abs=1e-6)
 
 
 def test_sets_of_plausible_classes_are_measured_on_the_test_images(evaluated):
