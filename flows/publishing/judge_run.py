@@ -22,6 +22,7 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
     """
     from tasks.gate.evidence import Contender, Trial
     from tasks.gate.judge import judge
+    from tasks.gate.shipped import bundle_difference, held_out_samples
     from tasks.releases.bundle import digest
     from tasks.stages.bundle.stage import check_params
 
@@ -34,8 +35,17 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     counts, hard_set = train_counts(root, classes), hard_set_version(challenger)
-    shown, twins = partial(shown_image, root), clusters(root, challenger["id"])
-    trial = Trial(classes, params.data.task, counts, hard_set, calibration_skill(root), shown, twins)
+    trial = Trial(
+        classes,
+        params.data.task,
+        counts,
+        hard_set,
+        calibration_skill(root),
+        partial(shown_image, root),
+        clusters(root, challenger["id"]),
+        held_out_samples(root),
+        bundle_difference(root, challenger),
+    )
     return judge(own, against, trial, params.gate)
 
 

@@ -10,6 +10,7 @@ from flows.release_report.facts import Row
 CHECKS = {
     "test.debiased_ece": "calibration error on the test set",
     "parity.max_difference": "exported model answers as the trained one",
+    "bundle.max_difference": "published model gives the answers that were judged",
     "latency_ms.p99": "milliseconds an image, 99th percentile",
     "size_mb": "size of the model, MB",
     "class_collapse": "no class is given up",

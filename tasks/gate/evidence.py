@@ -50,6 +50,8 @@ class Trial:
     calibration: Skill | None = None  # of the challenger's head on the calibration split; None: it was not measured
     shown: Callable[[str], str] = short_id  # how an error names the image with this id
     clusters: Mapping[str, str] = field(default_factory=dict)  # near-duplicate cluster of images, by id
+    samples: pa.Table | None = None  # id, split, label of the images that evaluate must have measured; None: not known
+    shipped: float | None = None  # see tasks.gate.shipped.bundle_difference; None: it was not measured
 
 
 class Unusable(Exception):

@@ -44,6 +44,7 @@ from tasks.gate import comparisons
 from tasks.gate.evidence import Contender, Evidence, Trial, Unusable, read
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
+from tasks.gate.shipped import check_images
 from tasks.gate.verdict import Finding, GateVerdict
 from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
 from tasks.scoring.skill import Skill, measure_skill
@@ -68,6 +69,9 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     compared: dict[str, tuple[Difference, float]] = {}
     try:
         evidence = read(challenger, champion, trial)
+        if trial.samples is not None:
+            check_images(challenger.predictions, trial.samples)
+        findings += _shipped(trial.shipped, policy)
         findings += _agrees(evidence, classes, metrics, policy)
         findings += _collapse(evidence, classes, policy)
         findings += _hard(evidence, trial.hard_set)
@@ -241,6 +245,18 @@ def _agrees(evidence: Evidence, classes: list[str], metrics: dict, policy: GateP
     if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-4):
         return [_error(name, f"the metrics say {stated!r}, the predictions give {value:.4f}: run evaluate again")]
     return [_finding(name, "pass", "metrics and predictions agree", value=value)]
+
+
+def _shipped(difference: float | None, policy: GateParams) -> list[Finding]:
+    """The model in the bundle must give the answers that are judged."""
+    if difference is None:
+        return []
+    what = "published model against its predictions"
+    if not math.isfinite(difference):
+        return [_error("bundle.max_difference", f"{what}: other images or classes, or NaN; run evaluate and bundle")]
+    return [
+        _bound({"bundle": {"max_difference": difference}}, "bundle.max_difference", policy.max_parity_difference, what)
+    ]
 
 
 def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> list[Finding]:
