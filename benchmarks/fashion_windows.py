@@ -22,7 +22,7 @@ from tasks.common.errors import DataError
 from tasks.common.files import sha256_bytes
 from tasks.common.schemas import MEASURES
 from tasks.dataset.decode import resize
-from tasks.inference import ood
+from tasks.inference.ood import scores as ood
 from tasks.inspection.measure import measure
 from tasks.models import probe
 from tasks.releases import reference
@@ -198,7 +198,8 @@ def fit_head(images: Sequence[np.ndarray], labels: np.ndarray) -> Model:
     held = len(features) // 5  # for the threshold of the out-of-distribution score
     y = np.array([classes.index(label) for label in labels])
     head = probe.fit(features[held:], y[held:], len(classes))
-    scores, tensors = ood.fit("knn", features[held:], features[:held], head.logits(features[:held]), 0.02, "multiclass")
+    training = ood.Training(features[held:], head.logits(features[held:]), y[held:])
+    scores, tensors = ood.fit("knn", training, features[:held], head.logits(features[:held]), 0.02, "multiclass")
     tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
     return Model(about | {"ood": scores}, tensors, head)
 

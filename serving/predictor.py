@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
-from tasks.inference import coarse, conformal, ood, thresholds
+from tasks.inference import coarse, conformal, thresholds
 from tasks.inference.onnx_model import OnnxModel, Outputs
+from tasks.inference.ood import scores as ood
 from tasks.releases import bundle
 
 BATCH = 64  # images decoded and in memory at once

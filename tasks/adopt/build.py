@@ -32,14 +32,15 @@ from tasks.common.schemas import SPLITS
 from tasks.common.written import tidy
 from tasks.dataset.pixels import pixel_table
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood.scores import BANK_ROWS, Training
 from tasks.inference.temperature import probabilities
 from tasks.scoring.targets import encode
 from tasks.sources.tables import open_text
 from tasks.stages.calibrate.calibration import (
     PARITY_IMAGES,
     HeldOut,
-    bank_samples,
     fit_calibration,
+    training_samples,
     write_calibration,
 )
 
@@ -199,10 +200,9 @@ def _calibrate(adoption: Adoption) -> dict:
     held_out = HeldOut(
         classes, task, encode(labelled["label"], classes, task), logits, features, labelled["group"].to_pylist()
     )
-    bank = np.empty((0, model.feature_dim))
-    if params.ood_method == "knn":
-        bank = adoption.outputs(bank_samples(train if len(train) else labelled))[1]
-    fitted = fit_calibration(held_out, bank, params)
+    known = training_samples(train if len(train) else labelled, BANK_ROWS)  # each costs a run of the network
+    logits, features = adoption.outputs(known)
+    fitted = fit_calibration(held_out, Training(features, logits, encode(known["label"], classes, task)), params)
     sample = pixel_table(adoption.root, labelled.slice(0, PARITY_IMAGES), adoption.images)[:]
     write_calibration(adoption.root, fitted, lambda path, temperature: model.write(path, temperature, sample))
     return fitted.about

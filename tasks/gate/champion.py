@@ -17,8 +17,8 @@ from tasks.common.schemas import predictions_schema
 from tasks.common.sealed import read_sealed, sealed_path, write_sealed_json
 from tasks.dataset.pixels import pixel_table
 from tasks.gate.alignment import Alignment, alignment
-from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood import scores as ood
 from tasks.inference.thresholds import answers, make_rule, read_rule
 from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.bundle import digest, read, verify

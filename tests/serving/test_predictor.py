@@ -14,8 +14,8 @@ from PIL import Image
 from serving.predictor import Prediction, Predictor
 from tasks.common.files import read_json, write_json
 from tasks.dataset.decode import preprocess
-from tasks.inference import ood
 from tasks.releases import bundle
+from tasks.stages.calibrate import probes
 from tests.support.checkout import ROOT
 from tests.support.small_project import CLASSES, finished_project, image_bytes
 
@@ -115,10 +115,10 @@ def test_large_batches_keep_their_order(predictor):
 
 
 def test_unfamiliar_images_are_flagged_for_review(predictor):
-    """All flat colours, and most of pure noise: how much depends on the backbone, see tasks.inference.ood."""
+    """All flat colours, and most of pure noise: how much depends on the backbone, see docs/ood.md."""
     found = {
         name: predictor.predict([encoded(Image.fromarray(image), "PNG") for image in pixels])
-        for name, pixels in ood.probes(32).items()
+        for name, pixels in probes.far(32).items()
     }
     assert all(answer.is_ood and answer.needs_review for answer in found["flat"])
     assert np.mean([answer.is_ood for answer in found["noise"]]) > 0.7

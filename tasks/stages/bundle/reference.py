@@ -18,8 +18,8 @@ from tasks.common.artifacts import stage_output
 from tasks.common.params import ImagesParams
 from tasks.common.schemas import MEASURES, MEASURING
 from tasks.dataset.pixels import pixel_table
-from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood import scores as ood
 from tasks.releases.reference import schema, thumbnail
 
 ENOUGH = 60  # held-out production images that can stand for what the model will see

@@ -4,7 +4,7 @@
       model.onnx           the finished model, see tasks.stages.calibrate.export
       weights.safetensors  the same weights for further training: backbone.<timm name>, head.weight, head.bias
       bundle.json          what the model is; see `describe`
-      ood.safetensors      reference bank of the out-of-distribution score
+      ood.safetensors      what the out-of-distribution score compares with
       reference.parquet    the model's own drift reference, see tasks.stages.bundle.reference
       card.md              model card
       MANIFEST.json        {"files": {name: {sha256, bytes}}}, written last

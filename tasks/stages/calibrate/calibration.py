@@ -1,7 +1,7 @@
 """Fit and write what turns logits into answers: temperature, thresholds, sets, unfamiliar images.
 
 Works on logits and features alone, so that `calibrate` and `tasks.adopt` share it whatever the model is.
-N calibration images, K classes, D feature dimensions, M rows of the reference bank.
+N calibration images, K classes, D feature dimensions, M training images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import CalibrateParams
-from tasks.inference import coarse, conformal, ood, thresholds
+from tasks.inference import coarse, conformal, thresholds
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood import scores as ood
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
 from tasks.scoring.skill import measure_skill
+from tasks.stages.calibrate import probes
 
 FOLDER = Path("artifacts/calibrate")
 SKILL_CONFIDENCE = 0.8  # the test split decides at 0.95; here a first model only must not look like chance
@@ -47,8 +49,8 @@ class Calibration:
     measured: dict  # metrics/calibrate.json without what only the exported model can tell
 
 
-def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams) -> Calibration:
-    """Fit everything on the calibration split. bank: (M, D) training features; (0, D) for the energy score.
+def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: CalibrateParams) -> Calibration:
+    """Fit everything on the calibration split. training: None for the energy score, which needs none.
 
     Raises ParamsError for the cost of an unknown class, DataError for logits that are not finite.
     """
@@ -60,7 +62,9 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         rule = Rule(task, thresholds.multiclass(classes, costs), thresholds.cost_weights(classes, costs))
     else:
         rule = Rule(task, thresholds.multilabel(calibrated, targets, classes, costs), np.ones(len(classes)))
-    about_ood, tensors = ood.fit(params.ood_method, bank, held_out.features, logits, params.ood_false_rejection, task)
+    about_ood, tensors = ood.fit(
+        params.ood_method, training, held_out.features, logits, params.ood_false_rejection, task
+    )
     before = probabilities(logits, 1.0, task)
     given, sure = thresholds.answers(calibrated, rule), thresholds.sure(calibrated, rule)
     hierarchy = {}
@@ -83,7 +87,11 @@ def fit_calibration(held_out: HeldOut, bank: np.ndarray, params: CalibrateParams
         "ece_after": metrics.ece(calibrated, targets),
         "thresholds": {"lowest": float(rule.thresholds.min()), "highest": float(rule.thresholds.max())},
         "to_review": float(1 - sure.mean()),
-        "ood": {"method": about_ood["method"], "false_rejection": about_ood["false_rejection"], "bank": len(bank)},
+        "ood": {
+            "method": about_ood["method"],
+            "false_rejection": about_ood["false_rejection"],
+            "training": 0 if training is None else len(training.features),
+        },
     }
     if sets:
         measured["conformal"] = measured_sets
@@ -118,11 +126,11 @@ def _plausible(
     return about | {"too_few": few}, {"coverage": coverage, "set_length": found.mean_length, "too_few": len(few)}
 
 
-def bank_samples(train: pa.Table) -> pa.Table:
-    """The samples whose features make the kNN score's bank: as equal a number of each class as there are."""
+def training_samples(train: pa.Table, rows: int = ood.TRAINING_ROWS) -> pa.Table:
+    """At most `rows` samples to which the score of unfamiliar images compares: as many of each class as there are."""
     labels = train["label"].to_pylist()
     strata = np.array([value if isinstance(value, str) else "\n".join(sorted(value)) for value in labels])
-    return train.take(ood.bank_rows(strata))
+    return train.take(ood.bank_rows(strata, rows))
 
 
 def write_calibration(root: Path, fitted: Calibration, export: Callable[[Path, float], float]) -> None:
@@ -142,10 +150,10 @@ def write_calibration(root: Path, fitted: Calibration, export: Callable[[Path, f
 
 
 def _flagged(model_file: Path, fitted: Calibration) -> dict[str, float]:
-    """Share of each of ood.probes that the exported model flags: near 0 means the score is blind to it."""
+    """Share of each of probes.far that the exported model flags: near 0 means the score is blind to it."""
     model, about = OnnxModel(model_file), fitted.about["ood"]
     flagged = {}
-    for name, pixels in ood.probes(model.size).items():
+    for name, pixels in probes.far(model.size).items():
         out = model(pixels)
         flagged[name] = float(np.mean(ood.score(out.features, out.logits, about, fitted.tensors) > about["threshold"]))
     return flagged

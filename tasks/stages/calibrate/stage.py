@@ -2,7 +2,7 @@
 
     artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}, conformal,
                                            costs, hierarchy}
-    artifacts/calibrate/ood.safetensors    reference bank of the out-of-distribution score (empty for energy)
+    artifacts/calibrate/ood.safetensors    what the out-of-distribution score compares with (empty for energy)
     artifacts/calibrate/model.onnx         the finished model, see tasks.stages.calibrate.export
     metrics/calibrate.json
 
@@ -14,19 +14,18 @@ A temperature never changes which class is the most probable. K is the number of
 
 from pathlib import Path
 
-import numpy as np
-
 from tasks.common import artifacts
 from tasks.common.errors import DataError
 from tasks.common.params import CalibrateParams, ImagesParams
+from tasks.inference.ood.scores import Training
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.scoring.targets import encode
 from tasks.stages.calibrate.calibration import (
     PARITY_IMAGES,
     HeldOut,
-    bank_samples,
     fit_calibration,
+    training_samples,
     write_calibration,
 )
 
@@ -50,12 +49,12 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()
     hierarchy = artifacts.class_groups(root)
     held_out = HeldOut(classes, task, targets, head.logits(features), features, groups, hierarchy)
-    bank = np.empty((0, head.weight.shape[1]))
-    if calibrate.ood_method == "knn":
-        bank = stage1.stage1_features(root, bank_samples(rows["train"]), images)[:]
+    chosen = training_samples(rows["train"])
+    known = stage1.stage1_features(root, chosen, images)[:]
+    training = Training(known, head.logits(known), encode(chosen["label"], classes, task))
     sample = pixel_table(root, labelled.slice(0, PARITY_IMAGES), images)[:]
 
     def export_model(path: Path, temperature: float) -> float:
         return export(path, Finished(backbone, about, head.weight, head.bias, temperature), sample)
 
-    write_calibration(root, fit_calibration(held_out, bank, calibrate), export_model)
+    write_calibration(root, fit_calibration(held_out, training, calibrate), export_model)

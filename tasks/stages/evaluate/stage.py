@@ -33,8 +33,8 @@ from tasks.dataset.decode import PREPROCESS, preprocess
 from tasks.dataset.pixels import pixel_table
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import group_keys, iter_bytes
-from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood import scores as ood
 from tasks.inference.temperature import probabilities
 from tasks.inference.thresholds import answers, read_rule
 from tasks.models import stage1

@@ -16,8 +16,8 @@ from serving.predictor import Predictor
 from tasks.common.artifacts import record_used
 from tasks.common.errors import NewerFormat, StageInputError
 from tasks.common.params import load_params
-from tasks.inference import ood
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood import scores as ood
 from tasks.releases import bundle
 from tasks.stages.bundle import card, stage
 from tests.support.small_project import CLASSES, finished_project, image_bytes
