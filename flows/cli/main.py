@@ -152,6 +152,9 @@ def init(
             "folders, every other name is a slice. Kept in params.yaml for later ingests."
         ),
     ] = None,
+    by_time: Annotated[
+        bool, typer.Option("--by-time", help="Test on the newest images and train on older ones (data.split.by).")
+    ] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="Do not try settings on a sample of the images, which takes a few minutes.")
     ] = False,
@@ -169,7 +172,7 @@ def init(
     named += [("--slice", name) for name in slices or ()]
     template = Path(__file__).resolve().parents[2]
     columns = Columns(label=label, image=image, group=group, source=camera, key=key, slices=tuple(slices or ()))
-    created = init_project(project, data, template, columns, layout, None if fast else progress)
+    created = init_project(project, data, template, columns, layout, None if fast else progress, by_time)
     for note in created.notes:
         typer.echo(for_terminal(note, SENTENCES))
     typer.echo(f"{project} is ready. Check {project / 'params.yaml'}, then run:")

@@ -60,7 +60,7 @@ def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None 
     shares = divide(
         {name: len(rows) for name, (rows, _) in splits.items()},
         {name: len(rows) for name, rows in left.items()},
-        params.data.split.model_dump(),
+        params.data.split.model_dump(include=set(GROWING)),
         budget,
     )
     now, because = datetime.now(UTC), f"requested by {person(root)}"

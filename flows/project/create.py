@@ -97,13 +97,15 @@ def init_project(
     columns: Columns | None = None,
     layout: str | None = None,
     say: Say | None = None,
+    by_time: bool = False,
 ) -> Created:
     """Make a git repository at `target` from the template checkout, with params.yaml fitted to `source`.
 
     `layout` says what the paths of `source` mean (tasks.sources.layouts); params.yaml keeps it. With `say`, settings
     are tried on a sample and `say` shows how the source was read, then the progress; without, they are fitted to counts
-    and sizes only. Raises EvergreenError if `target` is not empty or lies inside the template, or if git fails;
-    `target` is then left as it was. The user's git configuration is not changed.
+    and sizes only. `by_time`: the newest images are test (data.split.by). The user's git configuration is not changed.
+    Raises EvergreenError if `target` is not empty or lies inside the template, or if git fails; `target` is then left
+    as it was.
     """
     existed = target.exists()
     if existed and (not target.is_dir() or any(target.iterdir())):
@@ -115,6 +117,11 @@ def init_project(
         raise EvergreenError(
             f"{template} is a project, whose changes are its own: run `evergreen init` of a clone of Evergreen instead"
         )
+    if by_time and not profile.timed:
+        raise EvergreenError(
+            f"--by-time: none of {profile.rows} images of {source} has a time that can be read: bring times in a "
+            "column taken_at or as {time} in the layout, or leave --by-time out"
+        )
     files = needed_files(template)
     first = [*profile.understood, *_warnings(profile)]
     for line in first if say else ():  # before the user waits for trials of what was misunderstood
@@ -124,6 +131,9 @@ def init_project(
     if profile.name.lower() in NAMES_NOTHING:  # "labels" says nothing of the model
         params = with_values(params, {"bundle.name": slug(target.resolve().name)})
     params, why = with_values(params, tried.values), why | tried.why
+    if by_time:
+        params = with_values(params, {"data.split": params.data.split.model_dump() | {"by": "time"}})
+        why["data.split"] = f"by time, as asked: {profile.timed} of {profile.rows} images have one, the newest are test"
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name in files:
@@ -151,7 +161,8 @@ def recommendations(params: Params, why: dict[str, str]) -> list[str]:
         "images.fit": params.images.fit,
         "images.bit_depth": str(params.images.bit_depth),
         "train_backbone.augment": ", ".join(params.train_backbone.augment) or "none",
-        "data.split": f"{split.train:g} train, {split.calibration:g} calibration, {split.test:g} test",
+        "data.split": f"{split.train:g} train, {split.calibration:g} calibration, {split.test:g} test"
+        + (", the newest" if split.by == "time" else ""),
     }
     return [f"{key}: {value}: {why[key]}" for key, value in values.items() if why.get(key)]
 

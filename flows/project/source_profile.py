@@ -49,19 +49,22 @@ class SourceProfile:
     found: dict[str, int] = field(default_factory=dict)  # what is read from a path or column -> distinct values
     understood: tuple[str, ...] = ()  # how the source was read, for people
     time_format: str | None = None  # the only one that fits times which are otherwise unreadable
+    timed: int = 0  # rows with a time
 
 
 def profile_source(source: Path, columns: Columns | None = None, layout: str | None = None) -> SourceProfile:
     """Count all rows and open a sample of the images. Raises DataError if there are no rows or none can be opened."""
     opened = open_source(source, columns, layout)
     rows, labels, splits, groups, sources = 0, [], set(), set(), set()
-    misfits, slices, units, bad_times = [], defaultdict(set), [], {}
+    misfits, slices, units, bad_times, timed, unread = [], defaultdict(set), [], {}, 0, 0
     for row in opened.rows(images=False):
         rows += 1
         if row.refused is not None and row.refused.reason == "bad_path":
             misfits.append(row.where)
         if row.bad_time is not None:
             bad_times[row.bad_time] = None
+            unread += 1
+        timed += row.taken_at is not None
         for name, value in row.slices:
             slices[name].add(value)
         labels.append(row.label)
@@ -120,6 +123,7 @@ def profile_source(source: Path, columns: Columns | None = None, layout: str | N
         found={"classes": len(counts), "groups": len(groups - {None}), "sources": len(sources - {None})}
         | {f"values of {name}": len(values) for name, values in sorted(slices.items())},
         time_format=form,
+        timed=timed + unread if form else timed,
         understood=tuple(understood(opened, "multilabel" if multilabel else "multiclass")),
     )
 

@@ -15,6 +15,7 @@ from flows.project.source_profile import SourceProfile
 from tasks.common.params import Params, parse_params
 
 CPU_SIZE = 128  # 224 pixels cost three times as much: an hour for 20,000 images on two cores
+MOSTLY = 0.9  # of the images have a time: a division by time is worth naming
 SIZES = (64, 96, 128, 224)
 
 
@@ -138,8 +139,12 @@ def _split_note(profile: SourceProfile) -> str:
     if profile.splits:
         return f"the source names {', '.join(sorted(profile.splits))}: these stay, the shares are for other images"
     if profile.groups:
-        return f"{profile.groups} groups: each is in one split as a whole"
-    return "no group column: only near-duplicates stay together; name objects, sessions or tracks if there are any"
+        note = f"{profile.groups} groups: each is in one split as a whole"
+    else:
+        note = "no group column: only near-duplicates stay together; name objects, sessions or tracks if there are any"
+    if profile.timed >= MOSTLY * profile.rows:
+        note += f"; {profile.timed} of {profile.rows} images have a time: `by: time` would test on the newest of them"
+    return note
 
 
 def layout_notes(profile: SourceProfile) -> list[str]:

@@ -32,6 +32,7 @@ from tasks.releases import bundle
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
 
+BY_CHANCE = 0.05  # share of test images newer than all training images that a division at random may give
 SIBLINGS = (
     "Siblings are images of one object, found by file names or features: {sentence}. If they are right, record groups "
     "(docs/layouts.md)."
@@ -181,6 +182,9 @@ def notes(about: dict, verdict: GateVerdict) -> list[str]:
     siblings = about["metrics"].get("evaluate", {}).get("siblings") or {}
     if siblings.get("with"):
         found.append(SIBLINGS.format(sentence=siblings["sentence"]))
+    later = about["metrics"].get("evaluate", {}).get("later")
+    if later and later["later"] >= BY_CHANCE * later["test_rows"]:  # else the splits were not divided by time
+        found.append(later["sentence"][:1].upper() + later["sentence"][1:] + ".")
     return found
 
 

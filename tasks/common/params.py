@@ -43,11 +43,16 @@ class Section(BaseModel):
 
 
 class SplitFractions(Section):
-    """Shares of the images that go to each split; they sum to 1."""
+    """Shares of the images that go to each split, which sum to 1, and what decides which image goes where."""
 
     train: Share = 0.7
     calibration: Share = 0.15
     test: Share = 0.15
+    by: Literal["random", "time"] = Field(
+        "random",
+        description="random: balanced over classes and sources; time: new images are divided by when they were taken, "
+        "the newest are test, those before them calibration. Recorded splits never move; needs times of images",
+    )
 
     @model_validator(mode="after")
     def _sum(self) -> "SplitFractions":

@@ -15,6 +15,7 @@ from tasks.common.class_names import composed
 from tasks.common.params import ImagesParams, InspectParams
 from tasks.dataset.hard_set import membership
 from tasks.dataset.shards import Shard, batches, live_shards, read_columns, shard_groups, shard_version
+from tasks.ingest import holdout
 from tasks.ingest.splits import GROWING, RecordedSplits
 from tasks.inspection.measures import shard_measures, thumbnails
 from tasks.inspection.near_duplicates import near_pairs_between
@@ -35,7 +36,7 @@ class ExistingSamples:
         hard = membership(root / "data")
         self.moved = hard.added | hard.removed  # by people: offered again they are known, whatever their split
         tables = [
-            read_columns(shard.path, ["id", "label", "source", "split", "batch"]).append_column(
+            read_columns(shard.path, ["id", "label", "source", "split", "batch", "taken_at"]).append_column(
                 "group", shard_groups(shard.path)
             )
             for shard in self.shards
@@ -85,7 +86,8 @@ class ExistingSamples:
         live = growing.filter(pc.invert(pc.is_in(growing["batch"], pa.array(sorted(tombstones), pa.string()))))
         annotations = read_annotations(self.root / "data", tombstones)
         labels = effective_labels(live["id"], live["label"], annotations, self.taxonomy)
-        return RecordedSplits(groups, *(_by_split(live["split"], column) for column in (None, labels, live["source"])))
+        counts = (_by_split(live["split"], column) for column in (None, labels, live["source"]))
+        return RecordedSplits(groups, *counts, _times(live))
 
     def groups_of(self, classes: Collection[str]) -> list[tuple[str, tuple[str, ...]]]:
         """(group, else id; those of `classes` that it has) of every recorded row that has one; not the hard set."""
@@ -143,6 +145,13 @@ class ExistingSamples:
             return []
         table = read_annotations(self.root / "data")
         return table.filter(pc.is_in(table.column("id"), pa.array(sorted(ids), pa.string()))).to_pylist()
+
+
+def _times(samples: pa.Table) -> holdout.Recorded:
+    """When the samples of each split were taken, as far as they have a time."""
+    timed = samples.filter(pc.is_valid(samples["taken_at"]))
+    at = timed["taken_at"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return holdout.record(at, pc.index_in(timed["split"], pa.array(GROWING)).to_numpy().astype(np.int64))
 
 
 def _by_split(splits: pa.ChunkedArray, values: pa.ChunkedArray | None) -> dict:

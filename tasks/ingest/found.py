@@ -59,6 +59,7 @@ class NewImage:
     bad_time: bool = False  # the source gives a time that cannot be read
     picked: str = "representative"
     named: bool = False  # its row says who labelled it
+    taken_at: datetime | None = None
     verdict: str | Unusable | None = None
 
     @property

@@ -19,6 +19,7 @@ from tasks.ingest import erasures
 from tasks.ingest.coverage import coverage_notes, groups_of_classes
 from tasks.ingest.existing import ExistingSamples
 from tasks.ingest.found import IngestSettings, Label, NewImage, Reading, Vote, label_names
+from tasks.ingest.periods import period_notes, require_times
 from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
 from tasks.ingest.votes import Contradictions, new_annotations
 from tasks.inspection.measure import Measured, measure_all
@@ -127,7 +128,8 @@ class _Reader:
             content = content_key(stored)[:16]
             shared = (self._interned.setdefault(repr(value), value) for value in (label, group, row.source, allowed))
             picked, untimed, named = self.settings.picked_of(row), row.bad_time is not None, row.annotator is not None
-            self.reading.new.append(NewImage(number, row.where, image, *shared, content, untimed, picked, named))
+            about = (content, untimed, picked, named, row.taken_at)
+            self.reading.new.append(NewImage(number, row.where, image, *shared, *about))
             given = label
         silent = annotator is None and label == given and (sample is None or kind != "review")
         if label is not None and not silent:
@@ -189,8 +191,14 @@ def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Coll
     phash, thumbs = phash[first], thumbs[first]
     bits, difference = settings.inspect.near_duplicate_bits, settings.inspect.near_duplicate_difference
     recorded = existing.recorded_splits(tombstones)
+    by_time = settings.data.split.by == "time"
+    if by_time:
+        require_times(offered, recorded)
     splits = assign_splits(
-        [NewRow(new.image, new.allowed, new.group, new.source, label_names(new.label)) for new in offered],
+        [
+            NewRow(new.image, new.allowed, new.group, new.source, label_names(new.label), new.taken_at)
+            for new in offered
+        ],
         recorded,
         Lookalikes(
             looks,
@@ -203,6 +211,8 @@ def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Coll
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
     reading.notes = [*_unfair(offered), *_deep(reading), *_coverage(offered, recorded, existing, settings.data.split)]
+    if by_time:
+        reading.notes += period_notes(offered)
 
 
 def _unfair(offered: list[NewImage]) -> list[str]:

@@ -7,7 +7,7 @@ An image goes to the first of these that exists:
    near-duplicates of its rows have;
 3. the split of its near-duplicates, recorded or just decided;
 4. the split of its unit (its group, else its near-duplicate cluster), which tasks.ingest.balance chooses for all units
-   together, near the asked shares.
+   together, near the asked shares, or tasks.ingest.holdout by when the unit was taken (`fractions.by`).
 It is refused if its group or a near-duplicate lies in another split. Given splits are decided first, test before
 calibration before train: of a new pair the training image is refused. The hard set binds no group.
 """
@@ -16,12 +16,13 @@ import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 
 from tasks.common.params import SplitFractions
 from tasks.common.schemas import SPLITS
-from tasks.ingest import balance
+from tasks.ingest import balance, holdout
 from tasks.inspection.near_duplicates import clusters
 from tasks.sources.fields import Unusable
 
@@ -46,6 +47,7 @@ class NewRow:
     group: str | None = None
     source: str | None = None
     labels: tuple[str, ...] = ()
+    taken_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class RecordedSplits:
     rows: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[tuple[str, str | None], int] = field(default_factory=dict)
     sources: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    times: holdout.Recorded = holdout.NOTHING  # of rows with a time; only where the split is decided by time
 
 
 def assign_splits(
@@ -81,7 +84,11 @@ def assign_splits(
     open_ = [row for row in order if state.result[row] is None]
     if open_:
         units = _units(rows, open_, alike)
-        chosen = _balanced([rows[row] for row in open_], units, recorded, state.counts(), seed, fractions)
+        news = [rows[row] for row in open_]
+        if fractions.by == "time":
+            chosen = _by_time(news, units, recorded, state.counts(), fractions)
+        else:
+            chosen = _balanced(news, units, recorded, state.counts(), seed, fractions)
         of_row = {row: GROWING[split] for row, split in zip(open_, chosen[units].tolist(), strict=True)}
         grouped = [row for row in open_ if rows[row].group is not None]
         of_group |= {rows[row].group: of_row[row] for row in grouped}
@@ -140,6 +147,24 @@ def _units(rows: Sequence[NewRow], open_: Sequence[int], alike: Lookalikes) -> n
         name = rows[row].group or of_cluster.get(cluster[row], cluster[row])
         units.append(names.setdefault(name, len(names)))
     return np.array(units)
+
+
+def _by_time(
+    rows: Sequence[NewRow],
+    unit: np.ndarray,
+    recorded: RecordedSplits,
+    decided: RecordedSplits,
+    fractions: SplitFractions,
+) -> np.ndarray:
+    """The split of each unit, (U,) int in GROWING, by tasks.ingest.holdout. unit: (N,) of the `rows`."""
+    may = np.ones((int(unit.max()) + 1, 3), bool)
+    for u, row in zip(unit.tolist(), rows, strict=True):
+        if row.allowed:
+            mask = np.isin(GROWING, row.allowed)
+            may[u] &= mask if (may[u] & mask).any() else True
+    have = np.array([recorded.rows.get(s, 0) + decided.rows.get(s, 0) for s in GROWING])
+    shares = np.array([getattr(fractions, name) for name in GROWING])
+    return holdout.assign(holdout.times_of([row.taken_at for row in rows]), unit, may, have, recorded.times, shares)
 
 
 def _balanced(

@@ -5,8 +5,8 @@
     artifacts/evaluate/plots/*.png          reliability, confusion, precision_recall, per_class, worst
     artifacts/evaluate/reliability.csv      bins of the reliability diagram, for `dvc plots`
     artifacts/evaluate/confusion.csv        actual, predicted of each test image, for `dvc plots`
-    metrics/evaluate.json                   test, skill, people, hard, slices, siblings, shots, corruptions, latency_ms,
-                                            parity, size_mb, conformal (sets of plausible classes; None: the
+    metrics/evaluate.json                   test, skill, people, hard, slices, siblings, later, shots, corruptions,
+                                            latency_ms, parity, size_mb, conformal (sets of plausible classes; None: the
                                             bundle has none), cross_validated where the test split is small, and for
                                             multi-label the thresholds the answers were made with
 
@@ -48,6 +48,7 @@ from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import cross_validation, figures, report
 from tasks.stages.evaluate.corruptions import corrupt
 from tasks.stages.evaluate.figures import Results
+from tasks.stages.evaluate.later import measure_later
 from tasks.stages.evaluate.siblings import measure_siblings
 
 BATCH = 256  # images in memory at once
@@ -159,6 +160,7 @@ def measure(
         else None,
         "slices": figures.by_slice(_slices(by_split["test"]), test.targets, test.predicted, len(classes)),
         "siblings": None if siblings is None else siblings(test),
+        "later": measure_later(by_split),
         "shots": figures.by_shot(table),
         "conformal": sets,
         "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),

@@ -368,3 +368,33 @@ def test_from_a_folder_without_classes_to_the_first_labels(tmp_path, monkeypatch
     given = run.invoke(app, ["label", str(tmp_path / "first.csv")])
     assert "data set: took 12 answers about samples" in given.output
     assert "owl" in run.invoke(app, ["why", rows[0][0]]).output
+
+
+def timed(root: Path, count: int = 12) -> Path:
+    """A manifest of two classes whose images were taken one day apart."""
+    root.mkdir()
+    lines = ["path,label,taken_at"]
+    for number in range(count):
+        (root / f"{number}.png").write_bytes(encode(noise(number)))
+        lines.append(f"{number}.png,{'ab'[number % 2]},2026-01-{number + 1:02d}T12:00:00Z")
+    (root / "m.csv").write_text("\n".join(lines))
+    return root / "m.csv"
+
+
+def test_images_with_times_can_be_tested_on_the_newest(tmp_path):
+    source, root = timed(tmp_path / "s"), Path(__file__).resolve().parents[3]
+    assert "`by: time` would test on the newest" in fit_params(source)
+    made = init_project(tmp_path / "p", source, root, by_time=True)
+    params = load_params(tmp_path / "p" / "params.yaml")
+    assert params.data.split.by == "time"
+    assert any("data.split: 0.7 train, 0.15 calibration, 0.15 test, the newest" in note for note in made.notes)
+    ingest(tmp_path / "p", source, data=params.data, images=params.images, inspect=params.inspect)
+    days = {}
+    for row in samples(tmp_path / "p"):
+        days.setdefault(row["split"], []).append(row["taken_at"])
+    assert max(days["train"]) < min(days["calibration"])
+    assert max(days["calibration"]) < min(days["test"])
+    without = photos(tmp_path / "t", {"a": 3, "b": 3})
+    with pytest.raises(EvergreenError, match="--by-time: none of 6 images"):
+        init_project(tmp_path / "q", without, root, by_time=True)
+    assert not (tmp_path / "q").exists()
