@@ -22,7 +22,7 @@ from tasks.models import probe
 from tasks.models.probe import Features, Probe, Standardised, moments
 
 STEPS = 30  # of conjugate gradients, at most
-CLOSE = 1e-3  # relative residual that ends them
+CLOSE, ROUGH = 1e-3, 3e-2  # relative residual that ends them: for sums, and to order rows
 PASSES = 60  # iterations of the fit: the formulas hold at the optimum only
 TOGETHER = 1 << 26  # cells of a block: questions are answered in blocks of this many
 
@@ -126,13 +126,13 @@ def targets(y: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[y] if np.ndim(y) == 1 else np.asarray(y, np.float32)
 
 
-def solve(taught: Taught, right: np.ndarray) -> np.ndarray:
+def solve(taught: Taught, right: np.ndarray, close: float = CLOSE) -> np.ndarray:
     """H^-1 `right` by preconditioned conjugate gradients; (Q, K, D) each, float32."""
     found = np.zeros_like(right, np.float32)
     rest = right.astype(np.float32)
     step = taught.factors.solve(rest)
     direction, closeness = step, _dot(rest, step)
-    goal = CLOSE**2 * np.maximum(closeness, 1e-30)
+    goal = close**2 * np.maximum(closeness, 1e-30)
     for _ in range(STEPS):
         curved = _curve(taught, direction)
         length = closeness / np.maximum(_dot(direction, curved), 1e-30)
@@ -205,8 +205,10 @@ def loss_gradient(taught: Taught, x: np.ndarray, y: np.ndarray, weight: np.ndarr
 
 
 def changed(taught: Taught, rows: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(K, D): the step of the classifier's weights if `rows` (R,) get the labels `y` (R, K) and the weights `weight`
-    (R,), relative to what they have: 0 leaves a row out."""
+    """(K, D): the step of the classifier's weights if `rows` (R,) get the labels `y` (R, K) and the weights `weight` (R,).
+
+    A weight is relative to what the row has: 0 leaves it out.
+    """
     z = np.concatenate([_with_one(_standard(taught, row)) for row in rows])
     p, share = taught.probabilities[rows], taught.share[rows][:, None]
     difference = share * (weight[:, None] * (p - y) - (p - taught.y[rows]))
