@@ -20,6 +20,7 @@ from flows.cli import (
     decisions,
     doctor,
     labels,
+    mistakes,
     pause,
     people,
     production,
@@ -284,7 +285,21 @@ def retrain(
     raise typer.Exit(run_and_alert(project_root(), reason, force, say=typer.echo))
 
 
-GROUPS = (runs, batches, services, doctor, versions, decisions, backup, production, pause, labels, active, queue)
+GROUPS = (
+    runs,
+    batches,
+    services,
+    doctor,
+    versions,
+    decisions,
+    backup,
+    production,
+    pause,
+    labels,
+    mistakes,
+    active,
+    queue,
+)
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):
     app.command()(command)
 app.command("open")(services.open_console)

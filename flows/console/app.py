@@ -18,6 +18,7 @@ from flows.console.data import routes as data
 from flows.console.data import upload_routes as upload
 from flows.console.images import action_routes as image_actions
 from flows.console.images import routes as images
+from flows.console.images import taught_routes
 from flows.console.jobs import routes as jobs
 from flows.console.labelling import routes as labelling
 from flows.console.now import routes as now
@@ -25,6 +26,7 @@ from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
 from flows.console.production import action_routes as production_actions
 from flows.console.production import routes as production
+from flows.console.releases import mistake_routes
 from flows.console.releases import routes as releases
 from flows.console.runs import routes as runs
 from flows.console.services import routes as services
@@ -45,6 +47,7 @@ ROUTERS = [
     jobs.router,
     runs.router,
     releases.router,
+    mistake_routes.router,
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     production.router,
@@ -53,6 +56,7 @@ ROUTERS = [
     archive.router,
     images.router,
     image_actions.router,
+    taught_routes.router,
     static.router,
     live.router,
     sign_in_routes.router,

@@ -1,8 +1,8 @@
 """`evergreen queue --issues`: samples of the data set whose label a person should look at.
 
-Second looks come first and are blind: the label is not shown. Then what a person chose by hand, disagreements between
-annotators, near-duplicates with different labels, and labels that look wrong to the newest run, of all splits. What a
-person decided since is left out.
+Second looks come first and are blind: the label is not shown. Then what a person chose by hand or what taught the model
+mistakes, disagreements between annotators, near-duplicates with different labels, and labels that look wrong to the
+newest run, of all splits. What a person decided since is left out.
 """
 
 import csv
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.labels.people import Words, disagreements, read_words, same, waiting_looks
-from flows.labels.pick_data import CHOSEN, DataPick, picked
+from flows.labels.pick_data import CHOSEN, MISTAKE, DataPick, picked
 from flows.labels.samples import find_samples, iter_images
 from flows.labels.stones import tombstones_now
 from flows.repo.label_issues import newest_issues
@@ -74,11 +74,11 @@ def images(root: Path, entries: list[Asked]) -> Iterator[tuple[Asked, bytes | No
 
 
 def _chosen(root: Path, words: Words) -> Iterator[Issue]:
-    """Labelled samples that somebody chose, until a person says something about them."""
+    """Labelled samples that somebody chose or that taught mistakes, until a person says something about them."""
     now = words.now()
     for entry in picked(root):
-        if entry.why == CHOSEN and now.get(entry.id) is not None and not _spoken_after(words, entry):
-            yield Issue(entry.id, CHOSEN, entry.because)
+        if entry.why in (CHOSEN, MISTAKE) and now.get(entry.id) is not None and not _spoken_after(words, entry):
+            yield Issue(entry.id, entry.why, entry.because, entry.prediction)
 
 
 def _spoken_after(words: Words, entry: DataPick) -> bool:

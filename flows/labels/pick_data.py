@@ -30,6 +30,7 @@ from tasks.scoring.targets import encode
 
 FOLDER = "label-queue"
 CHOSEN = "chosen by a person"
+MISTAKE = "behind mistakes"  # the label taught the model mistakes (flows.labels.mistakes)
 CANDIDATES = 20_000  # images that are compared, and labelled images that teach the probe; random ones of more
 SEEN = 5_000  # labelled images of which near-duplicates are left out
 GROWING = ("train", "calibration", "test")
@@ -77,15 +78,18 @@ def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None 
     return found
 
 
-def ask(root: Path, splits: Mapping[str, str], because: str) -> list[DataPick]:
+def ask(
+    root: Path, splits: Mapping[str, str], because: str, why: str = CHOSEN, prediction: str | list[str] | None = None
+) -> list[DataPick]:
     """Ask people for a label of images that somebody chose (id -> split), labelled or not; returns those not yet asked.
 
-    One with a label waits among the label issues until a person says something about it.
+    One with a label waits among the label issues until a person says something about it. why: CHOSEN or MISTAKE;
+    prediction: the label that seems right.
     """
     now = datetime.now(UTC)
-    before = {entry.id for entry in picked(root) if entry.why == CHOSEN}
+    before = {entry.id for entry in picked(root) if entry.why == why}
     found = [
-        DataPick(id=name, why=CHOSEN, prediction=None, confidence=None, split=split, queued_at=now, because=because)
+        DataPick(id=name, why=why, prediction=prediction, confidence=None, split=split, queued_at=now, because=because)
         for name, split in splits.items()
         if name not in before
     ]

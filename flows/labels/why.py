@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.labels.mistakes.found import newest
 from flows.labels.people import read_words
 from flows.labels.undo import annotations_of
 from flows.publishing.history import open_project
@@ -31,7 +32,26 @@ MOST_VERSIONS = 20  # the newest, each read from DVC's objects
 
 def explain(root: Path, image: str) -> list[str]:
     """Lines for the terminal about the sample with this id. Raises EvergreenError if the data set does not hold it."""
-    return explain_label(root, image) + in_models(root, image)
+    return explain_label(root, image) + in_models(root, image) + in_mistakes(root, image)
+
+
+def in_mistakes(root: Path, image: str) -> list[str]:
+    """What `evergreen mistakes` last found about the sample: what taught the mistake about it, and what it taught."""
+    found = newest(root)
+    if found is None:
+        return []
+    lines = []
+    for one in found.mistakes:
+        if one.id == image:
+            taught = "; ".join(f"{it.id[:12]} ({_label(it.label)}, {it.batch})" for it in one.taught[:5])
+            lines.append(f"  answered {_label(one.answer)} in run {found.run}, taught by {taught or 'no single image'}")
+    if pupils := sum(any(it.id == image for it in one.taught) for one in found.mistakes):
+        lines.append(f"  taught {pupils} mistakes of run {found.run}")
+    for fix in found.fixes:
+        if fix.id == image:
+            seems = "may be wrong" if fix.to is None else f"seems to be {_label(fix.to)}"
+            lines.append(f"  its label {seems}: it raises the loss on other images (run {found.run})")
+    return lines
 
 
 def explain_label(root: Path, image: str, shard: str | None = None) -> list[str]:

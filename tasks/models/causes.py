@@ -38,13 +38,12 @@ def find_causes(
 ) -> list[Causes]:
     """The causes of Q mistakes. x: (Q, D - 1) features; answers, truths: (Q, K) of 0 and 1.
 
-    Rows are ordered by their influence relative to that on themselves (RelatIF, Barshan et al. 2020): without that, a
-    few far outliers seem to teach every mistake.
+    Rows are ordered by their effect alone. Relative to a row's effect on itself (RelatIF, Barshan et al. 2020), half as
+    many of the rows named have wrong labels, and no few outliers win here.
     """
     found: list[Causes] = []
     if not len(x):
         return found
-    itself = influence.on_itself(taught)
     block = max(1, influence.TOGETHER // max(taught.y.size, 1))
     for start in range(0, len(x), block):
         part = slice(start, start + block)
@@ -53,7 +52,7 @@ def find_causes(
         solved = influence.solve(taught, directions[:, :, None] * z[:, None, :], influence.ROUGH)
         effects, similar = -influence.left_out(taught, solved), influence.cosine(taught, z)
         for effect, like in zip(effects, similar, strict=True):
-            strongest = [row for row in _first(effect / itself, rows) if effect[row] > 0]
+            strongest = [row for row in _first(effect, rows) if effect[row] > 0]
             taught_by = [(row, float(effect[row])) for row in strongest]
             found.append(Causes(taught_by, [(row, float(like[row])) for row in _first(like, rows)]))
     return found

@@ -4,8 +4,7 @@ N training rows, K classes, D features (standardised, with a constant 1 as the l
 L2-regularised logistic regression (tasks.models.probe) at its optimum. Then the effect of leaving out or relabelling a
 training row on any answer is, to first order, a product of gradients with the inverse Hessian between them (Koh & Liang
 2017, "Understanding black-box predictions via influence functions"). The sum over rows of what each adds to a logit is
-the logit itself (representer points, Yeh et al. 2018). Outliers have large gradients and seem to influence everything;
-dividing by a row's influence on itself corrects that (RelatIF, Barshan et al. 2020).
+the logit itself (representer points, Yeh et al. 2018).
 
 The Hessian has K D rows: 51,300 for 100 classes and 512 features. It is never built. Conjugate gradients solve with it,
 preconditioned by its Kronecker factors with corrected eigenvalues (EKFAC, George et al. 2018): a few passes over the
@@ -162,15 +161,6 @@ def given_instead(taught: Taught, solved: np.ndarray) -> np.ndarray:
     return taught.share[:, None] * (reach - (reach * taught.y).sum(axis=1, keepdims=True))
 
 
-def on_itself(taught: Taught) -> np.ndarray:
-    """(N,): the square root of each row's influence on its own loss, from the Kronecker factors."""
-    factors, found = taught.factors, np.empty(len(taught.y), np.float32)
-    for part, z in taught.chunks():
-        slopes = np.square((taught.probabilities[part] - taught.y[part]) @ factors.classes)
-        found[part] = (slopes @ (1 / factors.values) * np.square(z @ factors.features)).sum(axis=1)
-    return np.sqrt(np.maximum(found, 1e-12))
-
-
 def added(taught: Taught, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """(N,): what each row adds to a value of one image, `direction` (K,) of its logits (Yeh et al. 2018).
 
@@ -205,9 +195,9 @@ def loss_gradient(taught: Taught, x: np.ndarray, y: np.ndarray, weight: np.ndarr
 
 
 def changed(taught: Taught, rows: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(K, D): the step of the classifier's weights if `rows` (R,) get the labels `y` (R, K) and the weights `weight` (R,).
+    """(K, D): the step of the classifier's weights if `rows` (R,) get other labels and weights.
 
-    A weight is relative to what the row has: 0 leaves it out.
+    y: (R, K). weight: (R,), relative to what the row has: 0 leaves it out.
     """
     z = np.concatenate([_with_one(_standard(taught, row)) for row in rows])
     p, share = taught.probabilities[rows], taught.share[rows][:, None]

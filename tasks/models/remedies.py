@@ -7,7 +7,7 @@ features, M held-out images.
 A row is worth changing if the loss on the choosing images falls without it (tasks.models.influence) and if its label
 looks wrong to a classifier that was not trained on it (out-of-fold quality of the stage `clean`). Each alone misleads:
 hard images with right labels raise the loss, and many wrong labels harm nothing. So rows are ordered by the sum of
-their two ranks (benchmarks/influence.py compares the choices).
+their two ranks.
 """
 
 import math

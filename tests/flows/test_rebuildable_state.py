@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.labels import pick_data
+from flows.labels.mistakes import found
 from flows.production import scored
 from flows.repo import label_issues, run_inputs, workspace
 from flows.runs import lease, pace, single_flight
@@ -76,6 +77,7 @@ READERS = {  # file under .evergreen: what reads it
     "runs/r-1/ended.json": lambda root: workspace.read_ending(root / ".evergreen/runs/r-1"),
     "label-issues/r-1.json": label_issues.newest_issues,
     f"{pick_data.FOLDER}/1.json": pick_data.picked,
+    f"{found.FOLDER}/r-1.json": found.newest,
     "reports/index.json": lambda root: report.read_index(root / ".evergreen/reports"),
     f"reports/{live.FILE}": lambda root: live.read(root / ".evergreen/reports"),
     "holder": lease._known_holder,
@@ -197,6 +199,7 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
         "flows/backup/restore.py",  # of a backup
         "flows/demo/production.py",  # files that it has just waited for
         "flows/production/monitor.py",  # of a bundle
+        "flows/labels/mistakes/gather.py",  # stages' outputs
         "flows/publishing/adopt.py",  # of a worktree that it has just run
         "flows/publishing/diagnose.py",  # stages' outputs
         "flows/publishing/judge_run.py",

@@ -54,7 +54,7 @@ def test_changes_are_wrong_labels_and_bring_what_was_predicted(wrong):
 
 
 def test_right_labels_changed_help_nobody(wrong):
-    taught, true = wrong
+    taught, _ = wrong
     good = [row for row in range(N) if row not in set(PLANTED)][:40]
     changes = [remedies.Change(row, np.roll(taught.y[row], 1)) for row in good]
     effect = remedies.effect(taught, changes, held(1000, 2))

@@ -1,0 +1,62 @@
+"""The `evergreen` command about the mistakes of a run: what taught them, and which labels to look at.
+
+Every `evergreen` command loads this module, so it imports only light modules at the top.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from flows.cli.text import SENTENCES, for_terminal
+from tasks.common.paths import project_root
+
+COMMANDS: list[Callable] = []
+SHOWN = 10  # mistakes printed
+NAMED = 3  # training images printed for each
+
+
+def mistakes(
+    run: Annotated[str | None, typer.Argument(help="Run id. Default: the newest run.")] = None,
+    most: Annotated[int, typer.Option(min=1, max=500, help="How many training labels to suggest.")] = 9,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Put the suggested images into the queue under Label: people decide.")
+    ] = False,
+) -> None:
+    """List what a run's model got wrong, the training images that taught it, and which labels to look at.
+
+    The suggestion is chosen by the calibration images; the head is fitted again to say what it brings on the test
+    images. Nothing is relabelled by this.
+    """
+    from flows.labels.mistakes.of_run import ask_about, look_for_mistakes
+
+    root = project_root()
+    found = look_for_mistakes(root, run, most, typer.echo)
+    for where, (images, wrong) in found.counts.items():
+        typer.echo(f"{where}: {wrong} of {images} wrong")
+    for one in found.mistakes[:SHOWN]:
+        said = f"{one.id[:12]}  {one.where}: {_text(one.truth)}, answered {_text(one.answer)} ({one.confidence:.0%})"
+        typer.echo(for_terminal(said))
+        if not one.repeated:
+            typer.echo("  the classifier that was taught again gets it right: what follows explains little")
+        for teacher in one.taught[:NAMED]:
+            who = f", by {', '.join(teacher.annotators)}" if teacher.annotators else ""
+            line = f"  taught by {teacher.id[:12]}: {_text(teacher.label)}, batch {teacher.batch}{who}"
+            typer.echo(for_terminal(line))
+    if (more := len(found.mistakes) + found.left - SHOWN) > 0:
+        typer.echo(f"... and {more} more: the console's page Releases lists them")
+    for fix in found.fixes:
+        do = f"{_text(fix.to)}?" if fix.to is not None else "leave it out, or is its label right?"
+        typer.echo(for_terminal(f"look at {fix.id[:12]}  {_text(fix.label)} -> {do}  batch {fix.batch}"))
+    typer.echo(for_terminal(found.advice(), SENTENCES))
+    if ask:
+        typer.echo(f"{ask_about(root, found)} images wait for a person under Label, in the queue of label issues")
+    elif found.fixes:
+        typer.echo("people decide: `evergreen mistakes --ask` puts these images into the queue of label issues")
+
+
+def _text(label: str | Sequence[str]) -> str:
+    return label if isinstance(label, str) else " + ".join(label) or "none of the classes"
+
+
+COMMANDS += [mistakes]

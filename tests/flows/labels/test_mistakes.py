@@ -1,0 +1,71 @@
+"""Why a run's model makes its mistakes: on real images with planted wrong labels."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.labels.mistakes import found as kept
+from flows.labels.mistakes.gather import find_mistakes
+from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tests.support import mistaken_project
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    return mistaken_project.copy(tmp_path_factory.mktemp("mistakes") / "tree")
+
+
+@pytest.fixture(scope="module")
+def found(tree) -> kept.Found:
+    return find_mistakes(tree, load_params(tree / "params.yaml"), "run-1", 9)
+
+
+def test_the_labels_that_taught_the_mistakes_are_named(tree, found):
+    wrong = mistaken_project.wrong_ids(tree)
+    images, mistakes = found.counts["test"]
+    assert images == 36
+    assert len(found.mistakes) == mistakes > 0
+    assert found.rows == 60
+    planted = [one for one in found.mistakes if (one.truth, one.answer) == ("Trouser", "Bag")]
+    assert len(planted) > mistakes / 2
+    for one in planted:
+        assert one.where == "test"
+        assert one.repeated
+        assert (one.taught[0].batch, one.taught[0].label) == ("b-1", "Bag")
+        assert len(one.near) == 9
+    named = [teacher.id in wrong for one in planted for teacher in one.taught[:3]]
+    assert sum(named) / len(named) > 0.5, "12 of 60 labels are wrong, and they taught it"
+
+
+def test_the_changes_are_wrong_labels_and_help(tree, found):
+    wrong = mistaken_project.wrong_ids(tree)
+    assert len(found.fixes) == 9
+    assert len({fix.id for fix in found.fixes} & wrong) >= 8
+    assert all(fix.to == "Trouser" for fix in found.fixes if fix.id in wrong)
+    assert found.brings.images == 36
+    assert found.brings.chosen_by == 48
+    assert found.brings.after > found.brings.before
+    assert "these 9" in found.advice()
+    assert "when the head is fitted again" in found.advice()
+
+
+def test_what_was_found_is_kept_and_read_again(tmp_path, found):
+    for number in range(kept.KEEP + 2):
+        kept.keep(tmp_path, found.model_copy(update={"run": f"run-{number:02}"}))
+    assert kept.read(tmp_path, "run-00") is None, "the oldest are deleted"
+    assert kept.newest(tmp_path) == found.model_copy(update={"run": f"run-{kept.KEEP + 1:02}"})
+    kept.file_of(tmp_path, "run-21").write_text("{")
+    assert kept.read(tmp_path, "run-21") is None
+
+
+def test_an_adopted_model_has_no_training_images(tmp_path):
+    params = load_params(mistaken_project.copy(tmp_path / "tree") / "params.yaml")
+    with pytest.raises(EvergreenError, match="its training images are not known"):
+        find_mistakes(tmp_path, params, "run-1", 9)
+
+
+def test_it_says_when_nothing_helps(found):
+    worse = found.brings.model_copy(update={"after": found.brings.before - 0.01, "verdict": "nothing helps"})
+    assert found.model_copy(update={"brings": worse}).advice().startswith("Nothing helps: relabelling")
+    assert found.model_copy(update={"brings": None, "fixes": []}).advice().startswith("Nothing helps: no training")
