@@ -1,4 +1,4 @@
-"""The `evergreen` command about the mistakes of a run: what taught them, and which labels to look at.
+"""The `evergreen` commands about mistakes: what taught them, and those of production in a month.
 
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
@@ -55,8 +55,51 @@ def mistakes(
         typer.echo("people decide: `evergreen mistakes --ask` puts these images into the queue of label issues")
 
 
-def _text(label: str | Sequence[str]) -> str:
-    return label if isinstance(label, str) else " + ".join(label) or "none of the classes"
+def errors(
+    month: Annotated[
+        str | None, typer.Option(help="Which month, e.g. 2026-11. Default: the last that is over.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=0, max=500, help="How many wrong answers to print.")] = 10,
+) -> None:
+    """Say what production got wrong in a month, per source and class, from people's labels."""
+    import functools
+
+    from flows.console.index.opinions import ood_threshold
+    from flows.production.errors import default_month, error_review
+    from flows.publishing.history import open_project
+    from monitoring.console_link import console_link
+    from monitoring.live.estimate import sentence
+    from monitoring.log.production_log import open_log
+
+    root = project_root()
+    params, releases = open_project(root)
+    log = open_log(root, params)
+    month = month or default_month(log)
+    found = error_review(root, params, log, month, functools.cache(functools.partial(ood_threshold, releases)))
+    if found is None:
+        typer.echo(f"{month}: no answer has a label; `evergreen queue` and the console's page Label ask for them")
+        return
+    random = f"{sentence(found.accuracy)} {found.change()}" if found.accuracy else "no label was asked for at random"
+    typer.echo(f"{month}: {found.answers} answers, {found.labels} with a label; {random}".rstrip())
+    typer.echo(
+        f"{found.errors_known} known errors: {found.confident} confident, {found.unfamiliar} out of distribution, "
+        f"{found.in_data} in the data set since ({found.learnt} known to the live version)"
+    )
+    for title, lines in (("source", found.sources), ("class", found.classes)):
+        for line in lines[:5]:
+            share = f"{line.wrong.value:.0%} wrong" if line.wrong else "wrong"
+            if line.wrong and line.wrong.low is not None:
+                share += f" ({line.wrong.low:.0%} to {line.wrong.high:.0%})"
+            said = f"{title} {line.name or 'unknown'}: {share}, {line.errors} errors of {line.labels} labels"
+            typer.echo(for_terminal(f"  {said}{f', {line.change} than the month before' if line.change else ''}"))
+    for one in found.errors[:most]:
+        sure = "" if one.confidence is None else f" ({one.confidence:.0%})"
+        typer.echo(for_terminal(f"{one.id[:12]}  {_text(one.label)}, answered {_text(one.prediction)}{sure}"))
+    typer.echo(f"with pictures: {console_link(root, f'/production/errors?month={month}')}")
 
 
-COMMANDS += [mistakes]
+def _text(label: str | Sequence[str] | None) -> str:
+    return label if isinstance(label, str) else " + ".join(label or []) or "none of the classes"
+
+
+COMMANDS += [mistakes, errors]

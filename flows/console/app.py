@@ -25,6 +25,7 @@ from flows.console.now import routes as now
 from flows.console.people import routes as people
 from flows.console.people import sign_in_routes
 from flows.console.production import action_routes as production_actions
+from flows.console.production import error_routes
 from flows.console.production import routes as production
 from flows.console.releases import mistake_routes
 from flows.console.releases import routes as releases
@@ -50,6 +51,7 @@ ROUTERS = [
     mistake_routes.router,
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
+    error_routes.router,  # before the page of a window, whose address would fit, too
     production.router,
     production_actions.router,
     labelling.router,

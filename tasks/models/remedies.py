@@ -1,4 +1,4 @@
-"""Which training labels to change so that a classifier makes fewer mistakes, and what that really brings.
+"""Which training labels to change so that there are fewer mistakes, and what that really brings.
 
 Changes are chosen by one set of images (calibration), and what they bring is measured on another (test) by fitting the
 classifier again: a figure of the images that chose the changes would be too good. N training rows, K classes, D
