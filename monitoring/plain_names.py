@@ -51,6 +51,7 @@ NAMES = {
     "size_mb": "size of the model",
     "class_collapse": "no class is given up",
     "hard_set": "hard set",
+    "hard.images": "images of the hard set answered correctly",
     "few_shot.recall": "recall of the rare classes together",
     "many_shot.recall": "recall of the common classes together",
     "medium_shot.recall": "recall of the medium classes together",
@@ -98,6 +99,8 @@ SETS = {
     "calibration": "calibration images",
     "audit": "audit samples",
     "production": "production samples",
+    "worst_source": "the worst source",
+    "worst_slice": "the worst slice",
 }
 COLUMNS = {
     "image": "images that cannot be read",
@@ -134,7 +137,25 @@ def known_name(code: str) -> str | None:
         return f"images with {rest.replace('_', ' ')}"
     if first == "metrics":
         return f"figure {rest}"
+    if first == "floor":
+        return _floor(rest)
     return _metric_of_set(code)
+
+
+def _floor(code: str) -> str | None:
+    """ "class.Bag.recall", "hard.class.Bag.recall", "test.cost", "image.3fa85f64"; ".kept": against the champion."""
+    if code.startswith("image."):
+        return f"floor: image {code.removeprefix('image.')} is right"
+    if code.endswith(".kept"):
+        name = _floor(code.removesuffix(".kept"))
+        return None if name is None else f"{name}, against the live model"
+    place, divided, rest = code.rpartition(".class.")
+    if divided:
+        name = _metric_of_set(f"class.{rest}")
+        place = place.removeprefix("slice:") if place.startswith("slice:") else SETS.get(place, place.replace("_", " "))
+        return None if name is None else f"floor: {name} on {place}"
+    name = _metric_of_set(code)
+    return None if name is None else f"floor: {name}"
 
 
 def _metric_of_set(code: str) -> str | None:

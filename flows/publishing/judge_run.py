@@ -45,6 +45,7 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         clusters(root, challenger["id"]),
         held_out_samples(root),
         bundle_difference(root, challenger),
+        params.calibrate.cost_false_negative,
     )
     return judge(own, against, trial, params.gate)
 

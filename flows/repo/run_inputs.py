@@ -25,7 +25,7 @@ from tasks.releases.store import open_store
 INPUTS = ("data.dvc", "params.yaml", "dvc.yaml", "tombstones.json")  # they decide a run's result, together with code
 # Code that decides a verdict and that no stage of dvc.yaml uses: the rest of the import closure of judge_run. A test
 # compares them.
-JUDGING = ("flows/publishing/judge_run.py", "tasks/gate/", "tasks/labels/owner_names.py")
+JUDGING = ("flows/publishing/judge_run.py", "tasks/common/floors.py", "tasks/gate/", "tasks/labels/owner_names.py")
 CODE = ("tasks", "flows", "serving", "monitoring")  # a run imports all of it from its commit
 RUN_SECONDS = 24 * 3600.0  # longest wait for another run; a single step is ended after 12 hours
 

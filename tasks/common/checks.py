@@ -21,3 +21,15 @@ class Check(Frozen):
     low: float | None = None  # confidence interval of value
     high: float | None = None
     detail: str = ""
+
+    @property
+    def is_floor(self) -> bool:
+        """Is it a figure with a floor? Its detail begins with its state: met, unproven, below, missed."""
+        return self.name.startswith(("floor.", "worst_source.")) and not self.name.endswith(".kept")
+
+    @property
+    def is_difference(self) -> bool:
+        """Is it a comparison with the champion? Its detail begins with what was found."""
+        return (
+            self.value is not None and self.low is not None and not self.name.endswith(".skill") and not self.is_floor
+        )

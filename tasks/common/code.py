@@ -29,6 +29,7 @@ PLUMBING = frozenset(
         "tasks.common.params",
         "tasks.common.paths",
         "tasks.common.progress",
+        "tasks.common.section",
     }
 )
 # These move bytes, rows and tables and compute nothing, so a cached value does not depend on them. A stage does (it may

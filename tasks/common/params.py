@@ -18,9 +18,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tasks.common.errors import ParamsError
+from tasks.common.floors import Floor, check_unique
+from tasks.common.section import Count, Positive, Section, Share
 from tasks.common.yaml_errors import yaml_problem
 
 # sections that stages read; dvc.yaml names the same
@@ -30,16 +32,6 @@ STAGE_SECTIONS = (
 )
 DROPPED_BY_DVC = ("size", "nfiles")  # dvc/stage/cache.py leaves these keys out of the run cache's key, at any depth
 DEEPEST = 20  # levels of nesting in params.yaml
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """One immutable section of params.yaml, without unknown keys and infinite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SplitFractions(Section):
@@ -366,6 +358,19 @@ class GateParams(Section):
     when_equal: Literal["promote", "hold", "reject"] = Field(
         "hold", description="verdict when nothing is worse but superiority is not shown"
     )
+    floors: list[Floor] = Field(
+        [],
+        description="bounds that every model must keep, the first one and later ones (docs/gate.md), such as "
+        "{class: crack, recall: 0.98}",
+    )
+    unproven: Literal["hold", "warn"] = Field(
+        "warn", description="what a figure does that is above its floor, but on too few images to prove it"
+    )
+
+    @field_validator("floors")
+    @classmethod
+    def _once(cls, floors: list[Floor]) -> list[Floor]:
+        return check_unique(floors)
 
 
 class StoreParams(Section):

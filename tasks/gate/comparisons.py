@@ -50,6 +50,10 @@ def others(
             small |= mask
         elif name == "test" or (mask != test).any():
             found[f"{name}.{policy.metric}"] = _compare(evidence, mask, len(classes), policy), policy.margin
+    if "hard" in evidence.sets:  # "no image lost" has no margin
+        hard = evidence.sets["hard"]
+        new, old = (right(evidence.targets, one)[hard] for one in (evidence.new, evidence.old))
+        found["hard.images"] = _hits(new, old, group_numbers(evidence.groups[hard]), policy), 0.0
     if small.any():
         found[f"small_slices.{policy.metric}"] = _compare(evidence, small, len(classes), policy), policy.margin
 
@@ -99,6 +103,12 @@ def corruptions(metrics: dict, champion: dict, policy: GateParams) -> dict[str, 
 
 def _hits(new: np.ndarray, old: np.ndarray, groups: np.ndarray, policy: GateParams) -> Difference:
     return compare_hits(new, old, policy.confidence, groups, policy.resamples)
+
+
+def right(targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """(N,) bool: the images whose whole answer is right."""
+    same = targets == answers
+    return same if same.ndim == 1 else same.all(axis=1)
 
 
 def _compare(evidence: Evidence, mask: np.ndarray, classes: int, policy: GateParams) -> Difference:

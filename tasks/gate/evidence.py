@@ -22,6 +22,7 @@ from tasks.scoring.targets import encode
 
 COLUMNS = ("id", "split", "batch", "label", "slice", "probabilities")
 NEWEST = 60  # audit samples that are judged together
+SOURCE = "slice:source="  # slices that nobody asked for
 SUM_TOLERANCE = 1e-3  # of float32 probabilities over K classes
 
 
@@ -52,6 +53,7 @@ class Trial:
     clusters: Mapping[str, str] = field(default_factory=dict)  # near-duplicate cluster of images, by id
     samples: pa.Table | None = None  # id, split, label of the images that evaluate must have measured; None: not known
     shipped: float | None = None  # see tasks.gate.shipped.bundle_difference; None: it was not measured
+    costs: Mapping[str, float] = field(default_factory=dict)  # of missing a class; 1 where none is given
 
 
 class Unusable(Exception):
@@ -74,6 +76,8 @@ class Evidence:
     old: np.ndarray | None  # the champion's; None: there is none
     sets: dict[str, np.ndarray]  # "test", "newest", "hard", "slice:name=value" -> (N,) bool; none is empty
     groups: np.ndarray  # (N,) group, else near-duplicate cluster: one observation; None: the image alone
+    ids: list[str]  # (N,)
+    keys: list[str | None]  # (N,) the owner's own names
 
 
 def read(challenger: Contender, champion: Contender | None, trial: Trial) -> Evidence:
@@ -112,9 +116,11 @@ def read(challenger: Contender, champion: Contender | None, trial: Trial) -> Evi
                 ids[int(differs.argmax())],
             )
         old = _answers(champion, classes, task, "champion")[order]
-    named = challenger.predictions.column(_group_column(challenger.predictions)).to_pylist()
+    rows = challenger.predictions
+    named = rows.column(_group_column(rows)).to_pylist()
     groups = [trial.clusters.get(id_) if group is None else group for id_, group in zip(ids, named, strict=True)]
-    return Evidence(targets, new, old, named_sets(challenger.predictions), np.array(groups, object))
+    keys = rows["key"].to_pylist() if "key" in rows.column_names else [None] * len(ids)
+    return Evidence(targets, new, old, named_sets(rows), np.array(groups, object), ids, keys)
 
 
 def _group_column(table: pa.Table) -> str:

@@ -17,6 +17,9 @@ near-duplicate cluster count once. Let alpha be (1 - confidence) / 2:
 - Absolute bounds always hold: calibration (beyond what luck gives on so few images), parity, latency, size. The default
   bounds of calibration and corruptions only warn where nothing better is live: a first model, or a champion that misses
   the bound, too.
+- Floors of the user hold for every model (tasks.gate.floors), and the worst source must not be below guessing
+  (tasks.gate.sources). On the hard set, image by image, there is no margin.
+- A passed comparison says how large a loss the images rule out, or how many more images would (non_inferiority).
 - The first model has no champion to beat; it must reach the bounds of `first_model`, if the user wrote any. Otherwise
   it must be better than chance beyond luck, on the test and the calibration split (tasks.scoring.skill), and below a
   floor it is provisional: live, and marked as such until a model that reaches the floor replaces it.
@@ -24,8 +27,9 @@ near-duplicate cluster count once. Let alpha be (1 - confidence) / 2:
 
 The outcome:
 
-- error, broken bound, finding of "worse" (on the sets of `superior_on`: any loss beyond luck), class given up -> reject
-- suspicion of "worse" -> hold
+- error, broken bound, missed floor, finding of "worse" (on the sets of `superior_on`: any loss beyond luck), class
+  given up -> reject
+- suspicion of "worse", figure below its floor that luck may explain -> hold
 - nothing worse, but better is not shown -> `when_equal`; where that is "promote", the sets of `superior_on` must still
   prove that a loss is below `margin`, else hold
 - all pass -> promote
@@ -40,18 +44,19 @@ import numpy as np
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.text import join_names
-from tasks.gate import comparisons
-from tasks.gate.evidence import Contender, Evidence, Trial, Unusable, read
+from tasks.gate import comparisons, floors
+from tasks.gate.evidence import SOURCE, Contender, Evidence, Trial, Unusable, read
+from tasks.gate.non_inferiority import shown_at_most
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
 from tasks.gate.shipped import check_images
+from tasks.gate.sources import worst_source
 from tasks.gate.verdict import Finding, GateVerdict
 from tasks.scoring.metrics import counts, metric_of, one_hot, task_of_targets
 from tasks.scoring.skill import Skill, measure_skill
 
 SUSPICION = 0.05  # one-sided level of a loss in one comparison: it can only cost a promotion
 FIRST = 0.8  # share of alpha for the first set of `superior_on`
-SOURCE = "slice:source="  # slices that nobody asked for: all sources together share that level
 NOTABLE = 0.03  # luck in the calibration error that is worth a word
 COLLAPSE = 3  # answers of the champion for a class that the challenger never gives; fewer can be luck
 
@@ -76,18 +81,23 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
         findings += _collapse(evidence, classes, policy)
         findings += _hard(evidence, trial.hard_set)
         findings += _floor(evidence, classes, policy)
+        findings += worst_source(evidence, classes, policy)
+        reached = floors.states(policy.floors, evidence, classes, policy, trial.costs)
+        findings += [floors.finding_of(one, policy) for one in reached]
         if champion is None:
             findings += _skilled(evidence, classes, trial) if policy.first_model is None else _first(metrics, policy)
         else:
             better = comparisons.better(evidence, classes, policy)
             compared = comparisons.corruptions(metrics, champion.metrics, policy)
             compared |= comparisons.others(evidence, classes, policy, trial.train_counts)
-            m = len(better) + len(compared)
+            kept = floors.against_champion(policy.floors, evidence, classes, policy, trial.costs)
+            m = len(better) + len(compared) + len(kept)
             findings += _gains(better, m, policy)
-            sources = sum(name.startswith(SOURCE) for name in compared)
+            sources = sum(name.startswith(SOURCE) for name in compared)  # nobody asked for them: they share a level
             for name, (found, margin) in compared.items():
                 share = sources if name.startswith(SOURCE) else 1
                 findings.append(_not_worse(name, found, margin, m, policy, share))
+            findings += [_not_worse(name, found, 0.0, m, policy, len(kept)) for name, found in kept.items()]
         findings += _kept(metrics, policy, compared, first=champion is None)
     except Unusable as unusable:
         example = f", e.g. image {trial.shown(unusable.image)}" if unusable.image else ""
@@ -283,10 +293,13 @@ def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
     if hard_set is None and "hard" in evidence.sets:
         return [_error("hard_set", "there are predictions of a hard set, but its version is not given")]
     if hard_set is None:
-        return [_finding("hard_set", "pass", "no hard set: make one from images that the model must not get wrong")]
+        return [_finding("hard_set", "pass", "no hard set: make one from images that no new model may lose")]
     if "hard" not in evidence.sets:
         return [_error("hard_set", f"there are no predictions of the hard set {hard_set}")]
-    return [_finding("hard_set", "pass", f"{hard_set}, {int(evidence.sets['hard'].sum())} images")]
+    hard = evidence.sets["hard"]
+    right = comparisons.right(evidence.targets, evidence.new)[hard]
+    detail = f"{hard_set}, {len(right)} images, {int(right.sum())} answered correctly"
+    return [_finding("hard_set", "pass", detail, value=float(right.mean()))]
 
 
 # --- against the champion --------------------------------------------------------------------------------------
@@ -345,13 +358,19 @@ def _not_worse(name: str, found: Difference, margin: float, m: int, policy: Gate
         return _difference(name, found, -margin, "reject", "worse")
     if found.value < -margin and found.p_worse <= SUSPICION / share:
         return _difference(name, found, -margin, "suspect", "perhaps worse")
-    return _difference(name, found, -margin, "pass", "not worse")
+    passed = _difference(name, found, -margin, "pass", "not worse")
+    shown, needs, said = shown_at_most(found, margin, _alpha(policy))
+    if not said:
+        return passed
+    check = passed.check.model_copy(update={"detail": f"{passed.check.detail}; {said}"})
+    return Finding(check, "pass", shown, needs)
 
 
 def _difference(name: str, found: Difference, bound: float, effect: str, word: str) -> Finding:
     among = "" if found.groups is None else f" in {found.groups} groups"
+    new, old = abs(found.new), abs(found.old)  # of what is saved: what it costs
     detail = (
-        f"{word}: {found.new:.3f} against {found.old:.3f} on {found.n} images{among}; by luck a gain like this "
+        f"{word}: {new:.3f} against {old:.3f} on {found.n} images{among}; by luck a gain like this "
         f"{share_text(found.p_better)}, a loss {share_text(found.p_worse)}"
     )
     if found.gained is not None:
@@ -370,10 +389,11 @@ def _outcome(
     effects = {finding.effect for finding in findings}
     if not findings or "reject" in effects:
         return "reject"
+    held = not effects.isdisjoint({"suspect", "below"})
     if "equal" not in effects:
-        return "hold" if "suspect" in effects else "promote"
+        return "hold" if held else "promote"
     proven = all(difference.low > -policy.margin for difference in better.values())
-    if policy.when_equal == "promote" and ("suspect" in effects or not proven):
+    if policy.when_equal == "promote" and (held or not proven):
         return "hold"
     return policy.when_equal
 

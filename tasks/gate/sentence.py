@@ -1,10 +1,14 @@
 """Writes the gate's verdict as one sentence for a person."""
 
+import math
+
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.text import one_line
 from tasks.gate.paired import Difference
 from tasks.gate.verdict import Finding
+
+MOST = 3  # warnings in a sentence
 
 
 def verdict_sentence(
@@ -36,18 +40,23 @@ def verdict_sentence(
     if provisional and not (errors or failed):
         parts += [check.detail for check in provisional]
     if not (errors or failed):
-        parts += [finding.check.detail for finding in findings if finding.effect == "warn"]
+        parts += [finding.check.detail for finding in findings if finding.effect == "warn"][:MOST]
     if errors:
         parts.append(f"cannot be judged: {_losses(errors)}")
     if failed:
         parts.append(f"fails {_losses(failed)}")
     if suspects and not (errors or failed):
         parts.append(f"perhaps worse, which forbids promotion: {_losses(suspects)}")
+    below = [finding.check for finding in findings if finding.effect == "below"]
+    if below and not (errors or failed):
+        parts.append(f"a floor forbids promotion: {_losses(below)}")
     if not errors and any(finding.effect == "equal" for finding in findings):
         parts.append("not shown to be better" + _why_not(better, policy))
-    if not (errors or failed or suspects):
+    if not (errors or failed or suspects or below):
         warned = any(finding.effect == "warn" for finding in findings)
-        parts.append("nothing is worse beyond its margin" if better else f"every {'other ' * warned}bound holds")
+        nothing = f"nothing is worse beyond its margin{_shown(findings)}"
+        parts.append(nothing if better else f"every {'other ' * warned}bound holds")
+    parts += _floors(findings)
     if hard_set is None:
         parts.append("no hard set exists")
     return f"{outcome}: {'; '.join(parts)}."
@@ -61,6 +70,46 @@ def _why_not(better: dict[str, Difference], policy: GateParams) -> str:
     return f": on only {surest.n} images luck gives such a gain {share_text(surest.p_better)}, which is too often"
 
 
+def _shown(findings: list[Finding], most: int = 2) -> str:
+    """How much of "not worse" is shown, and which comparisons need how many images more."""
+    judged = [finding for finding in findings if finding.shown is not None]
+    open_ones = sorted((one for one in judged if not one.shown), key=lambda one: one.needs or math.inf, reverse=True)
+    if not judged:
+        return ""
+    text = f" (shown for {len(judged) - len(open_ones)} of {len(judged)} comparisons"
+    if open_ones:
+        needs = ", ".join(
+            f"{one_line(one.check.name)} {f'about {one.needs:,}' if one.needs else 'very many'}"
+            for one in open_ones[:most]
+        )
+        more = f" and {len(open_ones) - most} others fewer" if len(open_ones) > most else ""
+        text += f"; more images would show the rest: {needs}{more}"
+    return text + ")"
+
+
+def _floors(findings: list[Finding]) -> list[str]:
+    """How many floors are met, the worst source, and the share of the hard set, where there are any."""
+    parts = []
+    floors = [finding.check for finding in findings if finding.check.is_floor]
+    own = [
+        check.detail.partition(":")[0]
+        for check in floors
+        if check.name.startswith("floor.") and check.status != "error"
+    ]
+    if own:
+        counts = [f"{own.count(word)} {word}" for word in ("met", "unproven", "below", "missed") if word in own]
+        parts.append(f"floors: {', '.join(counts)}")
+    parts += [
+        check.detail.removeprefix("met: ")
+        for check in floors
+        if check.name.startswith("worst_source.") and check.detail.startswith("met:")
+    ]
+    hard = [
+        finding.check for finding in findings if finding.check.name == "hard_set" and finding.check.value is not None
+    ]
+    return parts + [f"hard set: {check.detail.partition(', ')[2]}" for check in hard]
+
+
 def _luck(found: Difference) -> float:
     return found.p_better
 
@@ -69,8 +118,7 @@ def _losses(checks: list[Check], most: int = 3) -> str:
     """The first `most` checks with their loss, or with what they say where nothing was compared."""
     texts = []
     for check in checks[:most]:
-        comparison = check.low is not None and not check.name.endswith(".skill")
-        figure = f" {_points(check.value)}" if comparison else f" ({one_line(check.detail, 160)})"
+        figure = f" {_points(check.value)}" if check.is_difference else f" ({one_line(check.detail, 160)})"
         texts.append(one_line(check.name) + figure)
     more = len(checks) - most
     return ", ".join(texts) + (f" and {more} more" if more > 0 else "")

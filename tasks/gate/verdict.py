@@ -22,9 +22,12 @@ class GateVerdict(Frozen):
 class Finding:
     """A check and what it means for the outcome.
 
-    equal: not shown to be better; suspect: perhaps worse; provisional: below the floor of a first model, and warn:
-    beyond a default bound where nothing better is live, both of which forbid nothing.
+    equal: not shown to be better; suspect: perhaps worse; below: under a floor by the estimate, or not shown to be
+    above it where `unproven` is hold; provisional: below the floor of a first model, and warn: beyond a default bound
+    where nothing better is live, both of which forbid nothing.
     """
 
     check: Check
-    effect: Literal["pass", "equal", "suspect", "warn", "provisional", "reject"]
+    effect: Literal["pass", "equal", "suspect", "below", "warn", "provisional", "reject"]
+    shown: bool | None = None  # of a comparison: is the loss shown to be within its margin?
+    needs: int | None = None  # images more that would show it

@@ -70,7 +70,7 @@ def measure_skill(
     weight, right = _decisions(targets, predicted, classes)
     number = group_numbers(groups)
     value = round(float(weight[right].sum()), 9)  # 0.5 is not below 0.5 by rounding
-    low, high = _interval(weight, right, number, value, confidence)
+    low, high = share_interval(weight, right, number, value, confidence)
     chance = 0.5 if targets.ndim == 2 else 1 / max(len(np.unique(targets)), 1)
     groups_there = int(number.max()) + 1 if len(number) else 0
     return Skill(value, low, high, chance, len(targets), groups_there, confidence)
@@ -89,10 +89,13 @@ def _decisions(targets: np.ndarray, predicted: np.ndarray, classes: int) -> tupl
     return weight / max(2 * usable.sum(), 1), truth == answer
 
 
-def _interval(
+def share_interval(
     weight: np.ndarray, right: np.ndarray, group: np.ndarray, value: float, confidence: float
 ) -> tuple[float, float]:
-    """(low, high) of `value`, the sum of `weight` (N, K) where `right`; group: (N,) numbers."""
+    """(low, high) of `value`, the sum of `weight` (N, K) where `right`; group: (N,) numbers.
+
+    `right` is bool, or partly right: 0 to 1. The weights sum to 1.
+    """
     from scipy.special import stdtrit
 
     groups = int(group.max()) + 1 if len(group) else 0

@@ -109,6 +109,7 @@ STAGE_KEYS = [path for path in KEYS if path[0] in STAGE_SECTIONS]
 OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
 PARSED = {
+    ("gate", "floors"): [{"accuracy": 0.5}],
     ("data", "time_format"): "%d.%m.%Y",
     ("data", "time_zone"): "Europe/Berlin",
     ("serve", "public_url"): "https://evergreen.example.com",

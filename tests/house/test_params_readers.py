@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from monitoring.decide import decide
+from tasks.common.floors import FIGURES, Floor
 from tasks.common.params import STAGE_SECTIONS, DecideParams, GateParams, Params, Section, load_params
 from tests.monitoring import test_decide
 from tests.support import predictions
@@ -65,7 +66,13 @@ BY_NAME = {  # where the code reads a key without an attribute
     **{("data", "split", name): "getattr(fractions, name)" for name in ("train", "calibration", "test")},
     ("validate", "expectations", "severity"): "**expectation.model_dump(",
 }
-BY_NAME_IN = {"data": "tasks/ingest/splits.py", "validate": "tasks/stages/validate/expectations.py"}
+BY_NAME |= {("gate", "floors", name): "getattr(self, self.figure)" for name in FIGURES}
+BY_NAME[("gate", "floors", "set")] = "return self.set or"
+BY_NAME_IN = {
+    "data": "tasks/ingest/splits.py",
+    "validate": "tasks/stages/validate/expectations.py",
+    "gate": "tasks/common/floors.py",
+}
 
 
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
@@ -94,15 +101,19 @@ GATE = {
     "max_latency_ms": 1.0,
     "max_size_mb": 1.0,
     "when_equal": "reject",
+    "floors": [Floor(class_="Bag", recall=0.99)],
+    "unproven": "hold",
 }
+UNPROVEN = predictions.FAST.model_copy(update={"floors": [Floor(class_="Bag", recall=0.7)]})
 
 
 @pytest.mark.parametrize("key", GateParams.model_fields)
 def test_every_setting_of_the_gate_changes_a_verdict(key):
-    other = predictions.FAST.model_copy(update={key: GATE[key]})
+    first = UNPROVEN if key == "unproven" else predictions.FAST
+    other = first.model_copy(update={key: GATE[key]})
     challenger = predictions.table(predictions.TARGETS, predictions.OLD)
     challenger = pa.concat_tables([challenger, predictions.table(predictions.TARGETS, predictions.OLD, split="hard")])
-    found = [_verdicts(challenger, policy) for policy in (predictions.FAST, other)]
+    found = [_verdicts(challenger, policy) for policy in (first, other)]
     assert found[0] != found[1]
 
 
