@@ -305,7 +305,12 @@ class CalibrateParams(Section):
 class EvaluateParams(Section):
     """What the exported model is measured on."""
 
-    corruptions: list[Literal["dark", "blur", "noise", "jpeg", "grayscale", "crop"]] = ["dark", "blur", "noise", "jpeg"]
+    corruptions: list[Literal["dark", "blur", "noise", "jpeg", "grayscale", "crop", "motion_blur", "occlusion"]] = (
+        Field(
+            ["dark", "blur", "noise", "jpeg"],
+            description="damage that the model is tried under; challengers must not be worse under any",
+        )
+    )
     corruption_images: Positive = Field(300, description="test images per corruption (the first by id hash)")
     latency_runs: Positive = 50
     many_shot: Positive = Field(100, description="classes with more training images are many-shot")

@@ -42,7 +42,7 @@ from tests.support.small_project import CLASSES, finished_project
 
 REPORT = "artifacts/evaluate/report.json"
 SETTINGS = EvaluateParams(
-    corruptions=["dark", "blur", "noise", "jpeg", "grayscale", "crop"],
+    corruptions=["dark", "blur", "noise", "jpeg", "grayscale", "crop", "motion_blur", "occlusion"],
     corruption_images=20,
     latency_runs=5,
     many_shot=25,
@@ -439,6 +439,33 @@ def test_a_corruption_is_repeatable_and_does_something(name):
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(pixels, before)
     assert np.abs(first.astype(int) - pixels).mean() > 2
+
+
+@pytest.mark.parametrize("side", [40, 80])
+def test_motion_blur_spreads_a_point_along_a_line_of_a_tenth_of_the_side(side):
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[side // 2, side // 2] = 240
+    blurred = corrupt("motion_blur", pixels, "ab" * 32)[:, :, 0].astype(int)
+    rows, columns = np.nonzero(blurred)
+    assert blurred.sum() == pytest.approx(240, abs=side // 10)
+    assert max(np.ptp(rows), np.ptp(columns)) in (side // 10 - 2, side // 10 - 1), "0.7 of it, if it runs diagonally"
+    assert len(rows) >= max(np.ptp(rows), np.ptp(columns)) + 1, "without a gap"
+    others = [np.nonzero(corrupt("motion_blur", pixels, f"{name:02x}" * 32)[:, :, 0]) for name in range(8)]
+    assert len({(tuple(a), tuple(b)) for a, b in others}) > 3, "each image has a direction of its own"
+    flat = np.full((side, side, 3), 77, np.uint8)
+    np.testing.assert_array_equal(corrupt("motion_blur", flat, "ab" * 32), flat)
+
+
+def test_occlusion_hides_one_grey_square_of_two_fifths_of_the_side():
+    pixels = np.zeros((50, 50, 3), np.uint8)
+    places = set()
+    for name in range(8):
+        hidden = corrupt("occlusion", pixels, f"{name:02x}" * 32)
+        rows, columns, _ = np.nonzero(hidden)
+        assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 20
+        assert (hidden == 128).sum() == 20 * 20 * 3
+        places.add((rows.min(), columns.min()))
+    assert len(places) == 8
 
 
 def test_noise_is_an_images_own():
