@@ -4,17 +4,19 @@ Pure functions of numbers; the template only places the shapes. Class names are 
 them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tasks.common.checks import Check
-from tasks.scoring import metrics
+from tasks.inference.thresholds import confidence
+from tasks.scoring import metrics, selective
 from tasks.stages.evaluate.figures import Results
 
 SIDE = 300  # width and height of a square chart, in viewBox units
 NAMED = 5  # classes with a colour of their own in a precision-recall chart
 GRID = np.linspace(0, 1, 101)
+POINTS = 200  # of a curve
 CELLS = 20  # classes of a confusion table
 
 
@@ -80,6 +82,48 @@ def reliability(known: Results) -> dict:
         for place, count in enumerate(counts)
     ]
     return {"points": points, "line": _line(bins.confidence, bins.accuracy), "bars": bars}
+
+
+def answered_alone(known: Results, before: Results | None, people: Mapping[str, dict] | None) -> dict:
+    """Accuracy of what the model answers alone against the share of the images that it answers, surest first.
+
+    people: of metrics/evaluate.json, None for a model of an older Evergreen. The vertical axis begins below the lowest
+    accuracy: `ticks` are its (y, percent). `marks` are where the wanted accuracies are reached, each with a sentence.
+    """
+    sides = [known] + ([before] if before else [])
+    curves = [selective.curve(one.right, confidence(one.probabilities, one.rule)) for one in sides]
+    shown = [_thinned(one, max(5, len(known.targets) // 50) / len(known.targets)) for one in curves]
+    bottom = min(0.9, np.floor(10 * min(accuracy.min() for _, accuracy in shown)) / 10)
+
+    def line(share: np.ndarray, accuracy: np.ndarray) -> str:
+        return _line(share, (accuracy - bottom) / (1 - bottom))
+
+    ticks = [{"y": _y(step / 4), "text": f"{100 * (bottom + (1 - bottom) * step / 4):.3g}"} for step in range(5)]
+    marks = []
+    for name, one in (people or {}).items():
+        wanted = int(name.removeprefix("at_"))
+        height = (wanted / 100 - bottom) / (1 - bottom)
+        marks.append(
+            {"wanted": wanted, "x": _x(1 - one["share"]), "y": _y(height), **one, "text": _to_people(wanted, one)}
+        )
+    return {"line": line(*shown[0]), "old": line(*shown[1]) if before else None, "ticks": ticks, "marks": marks}
+
+
+def _to_people(wanted: int, one: Mapping) -> str:
+    """How much goes to people for `wanted` percent right; one: of `people` in metrics/evaluate.json."""
+    if one["bound"] is None:
+        return f"{wanted} % right: not reached, even by the answers it is surest of."
+    if not one["share"]:
+        return f"{wanted} % right: nothing has to go to people."
+    share, low, high = (f"{100 * one[key]:.0f}" for key in ("share", "low", "high"))
+    return f"To be {wanted} % right, {share} % go to people ({low} to {high})."
+
+
+def _thinned(found: selective.Curve, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """(share, accuracy) at up to POINTS shares of at least `least`: the accuracy of the first few answers jumps."""
+    rows = np.flatnonzero(found.share >= min(least, found.share[-1]))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, POINTS).astype(int))]
+    return found.share[rows], found.accuracy[rows]
 
 
 def precision_recall(known: Results) -> dict:

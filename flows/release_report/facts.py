@@ -6,7 +6,7 @@ decides anything: the gate gives the verdict.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.release_report.measures import measures
 from tasks.common.nested import flatten
 from tasks.common.params import GateParams, Params
 from tasks.gate.paired import compare
@@ -26,7 +27,7 @@ from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures
 from tasks.stages.evaluate.figures import Results
 
-RESAMPLES = 100  # bootstrap samples of the test set, for calibration error and log loss
+RESAMPLES = 100  # bootstrap samples of the test set, for what `measures` lists
 Z = two_sided(0.95)  # of the recalls' intervals
 SLICES = 12  # the largest are shown
 PICKED_SETS = {"test": "test set", "newest": "newest batch", "hard": "hard set"}
@@ -98,13 +99,13 @@ def _known(table: pa.Table, classes: list[str], targets: np.ndarray, about: dict
     return Results(classes, rule.task, rule, targets, probabilities, answers(probabilities, rule))
 
 
-def table(both: Pair, policy: GateParams) -> list[Row]:
-    """Every figure of the page; first the gate's own metric on the test set."""
+def table(both: Pair, policy: GateParams, costs: Mapping[str, float] | None = None) -> list[Row]:
+    """Every figure of the page; first the gate's own metric on the test set. costs: class -> cost of missing it."""
     multiclass = both.new.task == "multiclass"
     names = [policy.metric, *(name for name in TITLES if name != policy.metric)]
     names = [name for name in names if multiclass or name != "balanced_accuracy"] or ["macro_f1"]
     rows = [_row(both, both.sets["test"], "test set", name, policy) for name in names]
-    rows += _losses(both, both.sets["test"], policy.confidence)
+    rows += _drawn(both, both.sets["test"], policy.confidence, costs or {})
     main = names[0]
     if (both.sets["newest"] != both.sets["test"]).any():
         rows.append(_row(both, both.sets["newest"], "newest batch", main, policy))
@@ -143,28 +144,29 @@ def _row(both: Pair, mask: np.ndarray, group: str, metric: str, policy: GatePara
     )
 
 
-def _losses(both: Pair, mask: np.ndarray, confidence: float) -> list[Row]:
-    """Calibration error and log loss of the test set, by a paired bootstrap over images."""
+def _drawn(both: Pair, mask: np.ndarray, confidence: float, costs: Mapping[str, float]) -> list[Row]:
+    """The figures of `measures` on the test set, with intervals by a paired bootstrap over images."""
     rng = np.random.default_rng(0)
     n = int(mask.sum())
-    bins = min(15, max(1, n // 2))
+    if n < 2:
+        return []
     draws = [np.arange(n)] + [rng.integers(0, n, n) for _ in range(RESAMPLES)]
     edges = [(1 - confidence) / 2, (1 + confidence) / 2]
     sides = [both.new.part(mask)] + ([both.old.part(mask)] if both.old else [])
     rows = []
-    measures: list[tuple[str, Callable, bool]] = [
-        ("calibration error", lambda p, t: metrics.debiased_ece(p, t, bins), True),
-        ("log loss", metrics.log_loss, False),
-    ]
-    for name, measure, share in measures:
-        if n < 2:
-            continue
-        found = np.array([[measure(side.probabilities[d], side.targets[d]) for d in draws] for side in sides])
-        low, high = np.quantile(found[0, 1:], edges)
-        row = Row("test set", name, n, float(found[0, 0]), low, high, higher_is_better=False, share=share)
+    for one in measures(sides[0], costs):
+        drawn = draws if one.drawn else draws[:1]
+        found = np.array([[one.of(side.part(rows)) for rows in drawn] for side in sides])
+        row = Row("test set", one.name, n, _finite(found[0, 0]), None, None)
+        row = row._replace(higher_is_better=one.higher_is_better, share=one.share)
+        if one.drawn:
+            low, high = np.nanquantile(found[0, 1:], edges)
+            row = row._replace(low=_finite(low), high=_finite(high))
         if both.old:
-            change = np.quantile(found[0, 1:] - found[1, 1:], edges)
-            row = row._replace(old=float(found[1, 0]), change_low=float(change[0]), change_high=float(change[1]))
+            row = row._replace(old=_finite(found[1, 0]))
+        if both.old and one.drawn:
+            low, high = np.nanquantile(found[0, 1:] - found[1, 1:], edges)
+            row = row._replace(change_low=_finite(low), change_high=_finite(high))
         rows.append(row)
     return rows
 

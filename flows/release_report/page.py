@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.publishing.outcomes import Ending
-from flows.release_report import changes, charts, facts, images, stored
+from flows.release_report import changes, charts, facts, images, measures, stored
 from flows.release_report.figures import figure, key_figures, percent, points, words
 from flows.repo.label_issues import queue_file
 from monitoring.console_link import console_link
@@ -103,7 +103,8 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
     predictions = pq.read_table(root / "artifacts/evaluate/predictions.parquet")
     both = facts.pair(predictions, old_predictions, about, old_about, about["classes"])
     test = np.flatnonzero(both.sets["test"])
-    rows = facts.table(both, params.gate)
+    evaluated = about["metrics"]["evaluate"]
+    rows = facts.table(both, params.gate, params.calibrate.cost_false_negative)
     known, before = both.new.part(test), both.old.part(test) if both.old else None
     names = {"version": ending.version, "champion": verdict.champion or "nothing"}
     return {
@@ -128,6 +129,8 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "confusion": charts.confusion(known) if about["task"] == "multiclass" else None,
         "reliability": charts.reliability(known),
         "old_reliability": charts.reliability(before) if before else None,
+        "alone": charts.answered_alone(known, before, evaluated.get("people")),
+        "plausible": measures.plausible(root, evaluated),
         "curves": charts.precision_recall(known),
         "old_curves": charts.precision_recall(before) if before else None,
         "images": len(test),

@@ -29,6 +29,12 @@ class Results(NamedTuple):
     probabilities: np.ndarray  # (N, K)
     predicted: np.ndarray  # (N,) or (N, K) bool
 
+    @property
+    def right(self) -> np.ndarray:
+        """(N,) bool: every label of the answer is right."""
+        same = self.predicted == self.targets
+        return same if same.ndim == 1 else same.all(axis=1)
+
     def part(self, rows: np.ndarray) -> "Results":
         """The results of some rows: indices or a mask."""
         return self._replace(
@@ -72,11 +78,11 @@ def beyond_right(results: Results, costs: Mapping[str, float]) -> dict:
 
     costs: class -> cost of missing it, 1 for the others; {}: mistakes have no cost of their own.
     """
-    right, sure = _right(results), confidence(results.probabilities, results.rule)
+    sure = confidence(results.probabilities, results.rule)
     areas = agreement.roc_area(results.targets, results.probabilities)
     found = {
         "auc": float(np.mean(areas[~np.isnan(areas)])) if not np.isnan(areas).all() else None,
-        "aurc": selective.area_over_curve(right, sure),
+        "aurc": selective.area_over_curve(results.right, sure),
     }
     if results.task == "multiclass":
         found["kappa"] = agreement.kappa(results.targets, results.predicted, len(results.classes))
@@ -90,17 +96,11 @@ def beyond_right(results: Results, costs: Mapping[str, float]) -> dict:
 
 def by_people(results: Results, groups: Sequence[str | None]) -> dict[str, dict]:
     """Share of N > 0 images that people must see for the rest to be as right as each of WANTED, with its interval."""
-    right, sure = _right(results), confidence(results.probabilities, results.rule)
+    sure = confidence(results.probabilities, results.rule)
     return {
-        f"at_{round(100 * wanted)}": tidy(selective.to_people(right, sure, wanted, groups)._asdict())
+        f"at_{round(100 * wanted)}": tidy(selective.to_people(results.right, sure, wanted, groups)._asdict())
         for wanted in WANTED
     }
-
-
-def _right(results: Results) -> np.ndarray:
-    """(N,) bool: every label of the answer is right."""
-    same = results.predicted == results.targets
-    return same if same.ndim == 1 else same.all(axis=1)
 
 
 def calibration_bins(images: int) -> int:

@@ -20,6 +20,7 @@ from flows.publishing.outcomes import Ending
 from flows.release_report import charts, facts, heat, stored
 from flows.release_report import page as release_page
 from flows.release_report.figures import points, words
+from flows.release_report.measures import measures
 from flows.repo.label_issues import queue_file
 from tasks.active.outlook import lines, training_curve
 from tasks.common.checks import Check
@@ -32,9 +33,11 @@ from tasks.erasure.traces import Search, Traces, encoded_prints
 from tasks.gate.evidence import Contender, Trial, named_sets
 from tasks.gate.judge import judge
 from tasks.gate.verdict import GateVerdict
+from tasks.inference.thresholds import make_rule
 from tasks.labels.storing import write_annotations
 from tasks.releases.pointer import successor
 from tasks.releases.store import Releases
+from tasks.stages.evaluate.figures import Results, by_people
 from tasks.storage.local import LocalStore
 from tests.support import predictions
 from tests.support.annotating import said as annotation
@@ -153,6 +156,10 @@ def shown_in_the_console(data: dict) -> None:
     figures = parts.figures(data, "/releases/x")
     assert all(name in figures for name in CLASSES)
     assert figures.count("<polyline") >= 2 + len(CLASSES)
+    assert all(mark["text"] in html.unescape(figures) for mark in data["alone"]["marks"])
+    assert all(part in figures for part in ("What it can answer alone", "Sets of plausible classes"))
+    older = {name: value for name, value in data.items() if name not in ("alone", "plausible")}
+    assert "What it can answer alone" not in parts.figures(older, "/releases/x")
     assert parts.mistakes(data).count('src="/thumbs/') == len(data["mistakes"])
     assert parts.labels(data).count('src="/thumbs/') == len(data["issues"])
     assert "torn.png" in parts.labels(data)
@@ -222,6 +229,11 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
     assert not shown.scrolls_sideways
     text = shown.text
     for expected in (
+        "What it can answer alone",
+        "Sets of plausible classes",
+        "should have it in their set",
+        "Cohen's kappa",
+        "ROC area, mean of classes",
         "1 changed, 1 left out",
         "22.5% of the training labels look wrong",
         "left out",
@@ -320,6 +332,37 @@ def test_a_measured_learning_curve_is_on_the_page(run):
     one = next(row["id"] for row in ids if row["split"] == "train")
     write_annotations(root / "data", [annotation(one, exclude=True, role="reviewer")])
     assert "What more labels would bring" not in page()  # that curve is of other labels
+
+
+def test_the_chart_of_what_it_answers_alone_says_how_much_goes_to_people():
+    classes = ["a", "b"]
+    sure = np.linspace(0.99, 0.51, 100)
+    p, said = np.stack([sure, 1 - sure], axis=1), np.zeros(100, int)
+    targets = np.where(np.arange(100) >= 80, np.arange(100) % 2, 0)  # half of the least sure answers are wrong
+    known = Results(classes, "multiclass", make_rule("multiclass", classes, {}, {}), targets, p, said)
+    chart = charts.answered_alone(known, None, by_people(known, [None] * 100))
+    texts = [mark["text"] for mark in chart["marks"]]
+    assert texts[0] == "90 % right: nothing has to go to people."
+    assert re.fullmatch(r"To be 99 % right, 1\d % go to people \(\d+ to \d+\)\.", texts[2])
+    assert [tick["text"] for tick in chart["ticks"]] == ["90", "92.5", "95", "97.5", "100"]
+    points = [tuple(map(float, point.split(","))) for point in chart["line"].split()]
+    assert points[0][0] >= 5 * charts.SIDE / 100, "the first few answers jump"
+    assert points[-1] == (charts.SIDE, charts.SIDE), "all together 90 % are right, the bottom of the chart"
+    assert charts.answered_alone(known, known, None)["old"] == chart["line"]
+
+
+def test_costs_and_the_five_likeliest_are_on_the_page_where_there_are_any():
+    rng = np.random.default_rng(0)
+    classes = list("abcdef")
+    targets, p = rng.integers(0, 6, 60), rng.dirichlet(np.ones(6), 60)
+    known = Results(classes, "multiclass", make_rule("multiclass", classes, {}, {}), targets, p, p.argmax(axis=1))
+    names = {one.name: one.of(known) for one in measures(known, {"a": 7.0})}
+    assert names["among the 5 likeliest"] > names["ROC area, mean of classes"] > 0.3
+    wrong = targets != known.predicted
+    assert names["mean cost"] == pytest.approx((wrong * np.where(targets == 0, 7, 1)).mean())
+    assert "mean cost" not in [one.name for one in measures(known, {})]
+    few = known._replace(classes=classes[:5], probabilities=p[:, :5], predicted=targets % 5, targets=targets % 5)
+    assert "among the 5 likeliest" not in [one.name for one in measures(few, {})]
 
 
 def test_heat_is_computed_once_per_model(run, monkeypatch):
