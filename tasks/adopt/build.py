@@ -32,7 +32,7 @@ from tasks.common.schemas import SPLITS
 from tasks.common.written import tidy
 from tasks.dataset.pixels import pixel_table
 from tasks.inference.onnx_model import OnnxModel
-from tasks.inference.ood.scores import BANK_ROWS, Training
+from tasks.inference.ood.scores import BANK_ROWS, Training, bank_rows, strata
 from tasks.inference.temperature import probabilities
 from tasks.scoring.targets import encode
 from tasks.sources.tables import open_text
@@ -43,6 +43,8 @@ from tasks.stages.calibrate.calibration import (
     training_samples,
     write_calibration,
 )
+from tasks.stages.calibrate.choice import Seen
+from tasks.stages.calibrate.unfamiliar import PROBED_IMAGES, FittedScore, Probed, fit_score
 
 BATCH = 256  # images in memory at once
 FITS = get_args(ImagesParams.model_fields["fit"].annotation)
@@ -201,11 +203,21 @@ def _calibrate(adoption: Adoption) -> dict:
         classes, task, encode(labelled["label"], classes, task), logits, features, labelled["group"].to_pylist()
     )
     known = training_samples(train if len(train) else labelled, BANK_ROWS)  # each costs a run of the network
-    logits, features = adoption.outputs(known)
-    fitted = fit_calibration(held_out, Training(features, logits, encode(known["label"], classes, task)), params)
+    of_known, known_features = adoption.outputs(known)
+    training = Training(known_features, of_known, encode(known["label"], classes, task))
     sample = pixel_table(adoption.root, labelled.slice(0, PARITY_IMAGES), adoption.images)[:]
-    write_calibration(adoption.root, fitted, lambda path, temperature: model.write(path, temperature, sample))
-    return fitted.about
+    rows = bank_rows(strata(held_out.targets), PROBED_IMAGES)
+    probed = labelled.take(rows)
+    pixels = pixel_table(adoption.root, probed, adoption.images)[:]
+
+    def score_of(finished: OnnxModel) -> FittedScore:
+        of = Probed(pixels, probed["id"].to_pylist(), strata(held_out.targets[rows]))
+        return fit_score(finished, of, Seen(features, logits), held_out.targets, training, params, task)
+
+    def export(path: Path, temperature: float) -> float:
+        return model.write(path, temperature, sample)
+
+    return write_calibration(adoption.root, fit_calibration(held_out, params), export, score_of)
 
 
 def _costs_of(classes: Sequence[str], params: CalibrateParams) -> CalibrateParams:

@@ -284,8 +284,8 @@ class CalibrateParams(Section):
         "people see more images of the class. "
         "Or a list of {class: NAME, cost: COST}, which classes named size or nfiles need",
     )
-    ood_method: Literal["knn", "energy", "energy+knn", "mahalanobis", "rmds", "rmds++", "vim", "vim++"] = Field(
-        "knn", description="score that says how unfamiliar an image is; see docs/ood.md"
+    ood_method: Literal["auto", "knn", "energy", "energy+knn", "mahalanobis", "rmds", "rmds++", "vim", "vim++"] = Field(
+        "auto", description="score that says how unfamiliar an image is; auto: the best on this model, see docs/ood.md"
     )
     ood_false_rejection: Share = Field(
         0.02, description="share of clean calibration images flagged out-of-distribution"

@@ -50,6 +50,9 @@ class Training:
             raise DataError(
                 f"none of {len(rows)} training images has finite features: the network is broken, train it again"
             )
+        return self if rows.all() else self.taken(rows)
+
+    def taken(self, rows: np.ndarray) -> "Training":
         return Training(self.features[rows], self.logits[rows], self.targets[rows])
 
 

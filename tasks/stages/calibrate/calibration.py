@@ -20,7 +20,7 @@ from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
 from tasks.scoring.skill import measure_skill
-from tasks.stages.calibrate import probes
+from tasks.stages.calibrate.unfamiliar import FittedScore
 
 FOLDER = Path("artifacts/calibrate")
 SKILL_CONFIDENCE = 0.8  # the test split decides at 0.95; here a first model only must not look like chance
@@ -44,13 +44,12 @@ class HeldOut:
 class Calibration:
     """A fitted calibration, before the model is exported."""
 
-    about: dict  # calibration.json
-    tensors: dict[str, np.ndarray]  # ood.safetensors
+    about: dict  # calibration.json without `ood`
     measured: dict  # metrics/calibrate.json without what only the exported model can tell
 
 
-def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: CalibrateParams) -> Calibration:
-    """Fit everything on the calibration split. training: None for the energy score, which needs none.
+def fit_calibration(held_out: HeldOut, params: CalibrateParams) -> Calibration:
+    """Fit all but the out-of-distribution score on the calibration split.
 
     Raises ParamsError for the cost of an unknown class, DataError for logits that are not finite.
     """
@@ -62,9 +61,6 @@ def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: Ca
         rule = Rule(task, thresholds.multiclass(classes, costs), thresholds.cost_weights(classes, costs))
     else:
         rule = Rule(task, thresholds.multilabel(calibrated, targets, classes, costs), np.ones(len(classes)))
-    about_ood, tensors = ood.fit(
-        params.ood_method, training, held_out.features, logits, params.ood_false_rejection, task
-    )
     before = probabilities(logits, 1.0, task)
     given, sure = thresholds.answers(calibrated, rule), thresholds.sure(calibrated, rule)
     hierarchy = {}
@@ -87,11 +83,6 @@ def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: Ca
         "ece_after": metrics.ece(calibrated, targets),
         "thresholds": {"lowest": float(rule.thresholds.min()), "highest": float(rule.thresholds.max())},
         "to_review": float(1 - sure.mean()),
-        "ood": {
-            "method": about_ood["method"],
-            "false_rejection": about_ood["false_rejection"],
-            "training": 0 if training is None else len(training.features),
-        },
     }
     if sets:
         measured["conformal"] = measured_sets
@@ -102,7 +93,6 @@ def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: Ca
         "scaling": {"method": "temperature", "temperature": temperature},
         "thresholds": dict(zip(classes, rule.thresholds.tolist(), strict=True)),
         "weights": dict(zip(classes, rule.weights.tolist(), strict=True)),
-        "ood": about_ood,
         "conformal": sets,
         "costs": params.cost_false_negative,
     }
@@ -110,7 +100,7 @@ def fit_calibration(held_out: HeldOut, training: ood.Training | None, params: Ca
         about["hierarchy"] = hierarchy
         said = coarse.answers(calibrated, sure, hierarchy["groups"], classes, hierarchy["threshold"])
         measured["coarse"] = {"threshold": hierarchy["threshold"], "answered": sum(name is not None for name in said)}
-    return Calibration(about, tensors, measured)
+    return Calibration(about, measured)
 
 
 def _plausible(
@@ -133,27 +123,25 @@ def training_samples(train: pa.Table, rows: int = ood.TRAINING_ROWS) -> pa.Table
     return train.take(ood.bank_rows(strata, rows))
 
 
-def write_calibration(root: Path, fitted: Calibration, export: Callable[[Path, float], float]) -> None:
-    """Write artifacts/calibrate/ and metrics/calibrate.json under `root`.
+def write_calibration(
+    root: Path,
+    fitted: Calibration,
+    export: Callable[[Path, float], float],
+    score_of: Callable[[OnnxModel], FittedScore],
+) -> dict:
+    """Write artifacts/calibrate/ and metrics/calibrate.json under `root`; returns calibration.json.
 
     export: (model.onnx, temperature) -> writes that file and returns its difference from the trained model.
+    score_of: the out-of-distribution score of the exported model, see tasks.stages.calibrate.unfamiliar.
     """
     from safetensors.numpy import save_file
 
     folder = root / FOLDER
     parity = export(folder / "model.onnx", fitted.about["temperature"])
+    unfamiliar = score_of(OnnxModel(folder / "model.onnx"))
     with atomic_path(folder / "ood.safetensors") as temporary:
-        save_file(fitted.tensors, temporary)
-    write_json(folder / "calibration.json", fitted.about)
-    about_ood = {**fitted.measured["ood"], "flagged": _flagged(folder / "model.onnx", fitted)}
-    write_json(root / "metrics/calibrate.json", {**fitted.measured, "ood": about_ood, "parity": parity})
-
-
-def _flagged(model_file: Path, fitted: Calibration) -> dict[str, float]:
-    """Share of each of probes.far that the exported model flags: near 0 means the score is blind to it."""
-    model, about = OnnxModel(model_file), fitted.about["ood"]
-    flagged = {}
-    for name, pixels in probes.far(model.size).items():
-        out = model(pixels)
-        flagged[name] = float(np.mean(ood.score(out.features, out.logits, about, fitted.tensors) > about["threshold"]))
-    return flagged
+        save_file(unfamiliar.tensors, temporary)
+    about = {**fitted.about, "ood": unfamiliar.about}
+    write_json(folder / "calibration.json", about)
+    write_json(root / "metrics/calibrate.json", {**fitted.measured, "ood": unfamiliar.measured, "parity": parity})
+    return about

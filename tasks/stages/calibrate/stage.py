@@ -17,7 +17,8 @@ from pathlib import Path
 from tasks.common import artifacts
 from tasks.common.errors import DataError
 from tasks.common.params import CalibrateParams, ImagesParams
-from tasks.inference.ood.scores import Training
+from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.ood.scores import Training, bank_rows, strata
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.scoring.targets import encode
@@ -28,6 +29,8 @@ from tasks.stages.calibrate.calibration import (
     training_samples,
     write_calibration,
 )
+from tasks.stages.calibrate.choice import Seen
+from tasks.stages.calibrate.unfamiliar import PROBED_IMAGES, FittedScore, Probed, fit_score
 
 
 def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None:
@@ -53,8 +56,15 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     known = stage1.stage1_features(root, chosen, images)[:]
     training = Training(known, head.logits(known), encode(chosen["label"], classes, task))
     sample = pixel_table(root, labelled.slice(0, PARITY_IMAGES), images)[:]
+    rows_probed = bank_rows(strata(targets), PROBED_IMAGES)
+    probed = labelled.take(rows_probed)
+    pixels = pixel_table(root, probed, images)[:]
 
     def export_model(path: Path, temperature: float) -> float:
         return export(path, Finished(backbone, about, head.weight, head.bias, temperature), sample)
 
-    write_calibration(root, fit_calibration(held_out, training, calibrate), export_model)
+    def score_of(model: OnnxModel) -> FittedScore:
+        of = Probed(pixels, probed["id"].to_pylist(), strata(targets[rows_probed]))
+        return fit_score(model, of, Seen(features, held_out.logits), targets, training, calibrate, task)
+
+    write_calibration(root, fit_calibration(held_out, calibrate), export_model, score_of)

@@ -42,11 +42,11 @@ from tasks.models.head import read_head
 from tasks.models.pretrained import pretrained_features
 from tasks.scoring import metrics
 from tasks.scoring.calibration_noise import calibration_noise
+from tasks.scoring.corruptions import corrupt
 from tasks.scoring.skill import measure_skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import cross_validation, figures, report
-from tasks.stages.evaluate.corruptions import corrupt
 from tasks.stages.evaluate.figures import Results
 from tasks.stages.evaluate.later import measure_later
 from tasks.stages.evaluate.siblings import measure_siblings

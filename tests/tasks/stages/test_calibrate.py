@@ -157,7 +157,7 @@ def test_plausible_classes_have_the_coverage_that_params_ask_for(coverage):
     logits, targets = sampled(3000, 4, 1.0)
     held_out = HeldOut(["a", "b", "c", "d"], "multiclass", targets, logits, logits, [None] * 3000)
     params = CalibrateParams(ood_method="energy", coverage=coverage, cost_false_negative={"b": 3.0})
-    fitted = fit_calibration(held_out, None, params)
+    fitted = fit_calibration(held_out, params)
     assert fitted.about["costs"] == {"b": 3.0}
     sets = fitted.about["conformal"]
     if coverage is None:
@@ -197,9 +197,9 @@ def test_stage_exports_what_it_calibrated(task):
 def test_costs_move_the_answers_of_the_calibrated_model():
     logits, targets = sampled(300, 3, 1.0)
     held_out = HeldOut(list("abc"), "multiclass", targets, logits, logits, [None] * 300)
-    plain = fit_calibration(held_out, None, CalibrateParams(ood_method="energy"))
+    plain = fit_calibration(held_out, CalibrateParams(ood_method="energy"))
     costs = {"b": 1e30}
-    costly = fit_calibration(held_out, None, CalibrateParams(ood_method="energy", cost_false_negative=costs))
+    costly = fit_calibration(held_out, CalibrateParams(ood_method="energy", cost_false_negative=costs))
     p = np.array([[0.7, 0.2, 0.1]])
     said = [thresholds.answers(p, thresholds.read_rule(found.about)).tolist() for found in (plain, costly)]
     assert said == [[0], [1]]

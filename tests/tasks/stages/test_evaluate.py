@@ -33,10 +33,10 @@ from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.thresholds import make_rule, read_rule
 from tasks.labels.changes import Change
 from tasks.labels.taxonomy import compose
+from tasks.scoring.corruptions import CORRUPTIONS, corrupt
 from tasks.scoring.metrics import one_hot
 from tasks.scoring.targets import encode
 from tasks.stages.evaluate import figures, stage
-from tasks.stages.evaluate.corruptions import CORRUPTIONS, corrupt
 from tasks.stages.evaluate.siblings import sibling_figures, unseen_groups
 from tests.support.small_project import CLASSES, finished_project
 
