@@ -376,6 +376,8 @@ def _difference(name: str, found: Difference, bound: float, effect: str, word: s
     if found.gained is not None:
         detail += f"; right only now {found.gained}, only before {found.lost}"
         detail += "" if found.groups else f" (McNemar p {found.mcnemar:.3g})"
+    if found.noise is not None:
+        detail += f"; equal models, such as two seeds of one recipe, lie within {100 * found.noise:.1f} points"
     low, high = (edge if math.isfinite(edge) else None for edge in (found.low, found.high))
     return _finding(name, effect, detail, value=found.value, bound=bound, low=low, high=high)
 

@@ -17,6 +17,7 @@ Images with the same label and the same two answers are interchangeable, so both
 Time and memory depend on the number of cells and of groups with several images, not on N.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from tasks.scoring.intervals import paired_difference, two_sided
 from tasks.scoring.metrics import Counts, Metric, metric_of, one_hot
 
+NOISE = 0.95  # share of pairs of equal models that lie closer together than `Difference.noise`
 BLOCK = 4_000_000  # numbers in memory at once while resampling
 
 
@@ -41,6 +43,7 @@ class Difference:
     gained: int | None = None  # images only the new model has right; None: not paired
     lost: int | None = None  # images only the old model has right
     groups: int | None = None  # groups that the images lie in; None: each is one of its own
+    noise: float | None = None  # equal models that differ on these images lie apart by less, 95 % of the time
 
     @property
     def value(self) -> float:
@@ -128,12 +131,14 @@ def compare(
     swap = mine - theirs
     shift = np.flatnonzero(abs(swap).sum(axis=1))  # the units on which the models differ
     swap, swapped = swap[shift], number[shift]
-    better = worse = 1
+    better, worse, chances = 1, 1, []
     for start in range(0, resamples, block):
         moved = rng.binomial(swapped, 0.5, size=(min(block, resamples - start), len(swapped))) @ swap
         chance = score(number @ mine - moved, size) - score(number @ theirs + moved, size)
         better += int((chance >= first - second - 1e-12).sum())
         worse += int((chance <= first - second + 1e-12).sum())
+        chances.append(np.abs(chance))
+    noise = float(np.quantile(np.concatenate(chances), NOISE))
     return Difference(
         n=int(size),
         new=float(first),
@@ -145,6 +150,7 @@ def compare(
         gained=units.gained,
         lost=units.lost,
         groups=int(number.sum()) if _several(groups) else None,
+        noise=noise if math.isfinite(noise) else None,
     )
 
 

@@ -27,9 +27,9 @@ def verdict_sentence(
     metric = policy.metric.replace("_", " ")
     for name, found in better.items():
         text = f"{metric} on {one_line(name)} {found.new:.3f}, {_points(found.value)} against {one_line(str(champion))}"
-        parts.append(
-            f"{text} ({100 * policy.confidence:g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
-        )
+        interval = f"{100 * policy.confidence:g} % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        seeds = "" if found.noise is None else f", other seeds alone ±{100 * found.noise:.1f}"
+        parts.append(f"{text} ({interval}{seeds})")
     if champion is None:
         first = [finding.check for finding in findings if finding.check.name == f"test.{policy.metric}.recomputed"]
         parts.append("first model" + "".join(f"; {metric} on test {c.value:.3f}" for c in first if c.value is not None))
