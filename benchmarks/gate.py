@@ -1,6 +1,6 @@
 """Does the gate promote what is not better, and does it promote what is?
 
-    nice python -m benchmarks.gate KEPT --cifar cut-dev-aggre.parquet [--quick]
+    nice python -m benchmarks.gate KEPT --cifar cut-dev-aggre.parquet --images pacs-128.parquet [--quick]
 
 Everything is judged by the gate itself (tasks.gate.judge with its defaults), on evidence like a retraining's: test,
 newest batch, hard set, cameras, slices, classes, corruptions, calibration.
@@ -10,9 +10,14 @@ newest batch, hard set, cameras, slices, classes, corruptions, calibration.
 - better_promoted_gap: challengers truly 2 points better, on 500, 2,000 and 10,000 test images. Peer: McNemar's exact
   test of the same answers at the same level, which looks at the test images alone and protects nothing
 - worse_by_the_margin_promoted: with `when_equal: promote`, challengers as much worse as the margin allows
+- sabotaged_promoted: real models and images, each spoiled in one way (benchmarks.gate_sabotage)
+- seeds_noise_points: how far the same recipe with other seeds moves the gate's metric, and how often by less than the
+  distance of equal models that the verdict names (benchmarks.gate_seeds)
 
-CIFAR is a Parquet file with the columns `probabilities` and `true`; without it a simulated population stands for it.
-Every trial is kept in KEPT, and a second call goes on where the first one was stopped. About 40 minutes of one core.
+--cifar is a Parquet file with the columns `probabilities` and `true`; without it a simulated population stands for it.
+--images is one with the columns `image`, `label` and `domain`, whose values are the cameras of the sabotaged models;
+without it, the test images of datasets/fashion are used. Every trial is kept in KEPT, and a second call goes on where
+the first one was stopped. `--only` runs some parts and records nothing. About 40 minutes of one core.
 """
 
 import argparse
@@ -21,10 +26,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import gate_seeds
 from benchmarks.biased_queue import upper_bound
 from benchmarks.gate_populations import Population, draw, real, simulated, simulated_labels
+from benchmarks.gate_sabotage import CONTROLS, kept_verdicts
 from benchmarks.record import Figure, report
-from benchmarks.scratch import say
+from benchmarks.scratch import FASHION, say
 from tasks.common.params import GateParams
 from tasks.gate.judge import judge
 from tasks.gate.paired import mcnemar
@@ -32,6 +39,7 @@ from tasks.gate.paired import mcnemar
 NOISE = 0.7  # of a model of the recipe: two of them differ on 7 % of CIFAR's images
 BATCH = 25  # trials between two writes
 GAIN = 0.02
+QUICK = ["unspoiled", "label columns permuted", "hard images it has wrong left out"]  # sabotages of a quick pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +76,8 @@ def cases(cifar: Path | None, quick: bool) -> dict[str, list[Case]]:
     ]
     found = {
         "equal": [Case(one, 1_000, 0.0, trials, policy) for one, trials in equal],
-        "better": [Case(alike, n, GAIN, trials, policy) for n, trials in ((500, 800), (2_000, 500), (10_000, 150))],
-        "worse": [Case(alike, 2_000, -policy.margin, 250, promote), Case(alike, 2_000, 0.0, 100, promote)],
+        "better": [Case(alike, n, GAIN, trials, policy) for n, trials in ((500, 600), (2_000, 300), (10_000, 100))],
+        "worse": [Case(alike, 2_000, -policy.margin, 150, promote), Case(alike, 2_000, 0.0, 50, promote)],
     }
     if not quick:
         return found
@@ -183,18 +191,61 @@ def worse_figure(found: dict[Case, list[dict]]) -> Figure:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kept", type=Path, help="folder for the outcomes of trials")
-    parser.add_argument("--cifar", type=Path, help="Parquet file with the columns probabilities and true")
-    parser.add_argument("--quick", action="store_true", help="a few trials; records nothing")
-    options = parser.parse_args(arguments)
+def sabotaged_figure(verdicts: dict[str, dict]) -> Figure:
+    """Spoiled models that were promoted, with what caught each of the others."""
+    spoiled = {name: one for name, one in verdicts.items() if name not in CONTROLS}
+    promoted = [name for name, one in spoiled.items() if one["outcome"] == "promote"]
+    caught = [f"{name}: {one['outcome']}, {', '.join(one['caught'][:3])}" for name, one in spoiled.items()]
+    controls = ", ".join(f"{name}: {verdicts[name]['outcome']}" for name in CONTROLS if name in verdicts)
+    return Figure(
+        name="sabotaged_promoted",
+        value=len(promoted),
+        unit=f"of {len(spoiled)}",
+        goal=0,
+        better="lower",
+        peer=controls,
+        spread="; ".join([*(f"PROMOTED {name}" for name in promoted), *caught]),
+    )
+
+
+def sabotaged(options: argparse.Namespace) -> dict[str, dict]:
+    """The verdicts on spoiled models; of a quick pass on two."""
+    images, source = (options.images, "domain") if options.images else (FASHION / "base.parquet", "source")
+    most, only = (400, QUICK) if options.quick else (2_600, None)
+    return kept_verdicts(options.kept, images, most, source, only)
+
+
+def simulated_figures(options: argparse.Namespace) -> list[Figure]:
     found = {
         name: {case: kept_trials(options.kept, case) for case in parts}
         for name, parts in cases(options.cifar, options.quick).items()
     }
-    figures = [equal_figure(found["equal"]), *better_figures(found["better"]), worse_figure(found["worse"])]
-    report("gate", "python -m benchmarks.gate KEPT --cifar cut-dev-aggre.parquet", figures, options.quick)
+    return [equal_figure(found["equal"]), *better_figures(found["better"]), worse_figure(found["worse"])]
+
+
+def seeds_figures(options: argparse.Namespace) -> list[Figure]:
+    seeds = 2 if options.quick else gate_seeds.SEEDS
+    return gate_seeds.figures(gate_seeds.kept_answers(options.kept, seeds, options.quick))
+
+
+PARTS = {
+    "simulated": simulated_figures,
+    "sabotaged": lambda options: [sabotaged_figure(sabotaged(options))],
+    "seeds": seeds_figures,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kept", type=Path, help="folder for the outcomes of trials")
+    parser.add_argument("--cifar", type=Path, help="Parquet file with the columns probabilities and true")
+    parser.add_argument("--images", type=Path, help="Parquet file with the columns image, label and domain")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
+    parser.add_argument("--quick", action="store_true", help="a few trials; records nothing")
+    options = parser.parse_args(arguments)
+    figures = [figure for part in options.only for figure in PARTS[part](options)]
+    command = "python -m benchmarks.gate KEPT --cifar cut-dev-aggre.parquet --images pacs-128.parquet"
+    report("gate", command, figures, options.quick or len(options.only) < len(PARTS))
 
 
 if __name__ == "__main__":

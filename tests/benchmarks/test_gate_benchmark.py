@@ -39,11 +39,11 @@ def test_evidence_is_what_the_gate_asks_for(alike):
 
 def test_a_quick_pass_records_nothing_and_a_second_one_only_reads(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record, "FOLDER", tmp_path / "figures")
-    gate.main([str(tmp_path / "kept"), "--quick"])
+    gate.main([str(tmp_path / "kept"), "--only", "simulated", "--quick"])
     assert "equal_candidates_promoted" in capsys.readouterr().out
     assert not (tmp_path / "figures").exists()
     monkeypatch.setattr(gate, "trial", None)
-    gate.main([str(tmp_path / "kept"), "--quick"])
+    gate.main([str(tmp_path / "kept"), "--only", "simulated", "--quick"])
     assert "better_promoted_gap" in capsys.readouterr().out
 
 
