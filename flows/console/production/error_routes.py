@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from flows.console.index.opinions import ood_threshold
+from flows.console.production.reviews import reviews_of
 from flows.console.shell.console import Console, console_of
 from flows.console.shell.facts import recent
 from flows.console.shell.page import csv_download, page
@@ -38,9 +39,9 @@ def errors(
     log = console.log()
     known = recent(("months", console.root), lambda: months(log), SECONDS)
     chosen = month or recent(("last month", console.root), lambda: default_month(log), SECONDS)
-    problem, found = "", None
+    problem, found, measuring = "", None, False
     try:
-        found = recent(("errors", console.root, chosen), lambda: _review(console, chosen), SECONDS)
+        found, measuring = reviews_of(console.root).look(chosen, lambda: _review(console, chosen))
     except EvergreenError as error:
         problem, chosen = str(error), ""
     kind = kind if kind in KINDS else ""
@@ -66,6 +67,7 @@ def errors(
         months=known[:36],
         problem=problem,
         found=found,
+        measuring=measuring,
         headline=sentence(found.accuracy) if found and found.accuracy else "",
         shown=rows[start : start + SHOWN],
         total=len(rows),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from flows.console.index.index import index_of
+from flows.console.production.reviews import Reviews
 from flows.production.errors import default_month, error_review, months
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import waiting
@@ -130,6 +132,23 @@ def test_it_is_measured_again_only_when_something_is_new(root):
     assert default_month(log, datetime(2026, 12, 2, tzinfo=UTC)) == "2026-11"
     with pytest.raises(EvergreenError, match="'2026-1' is not a month"):
         error_review(root, params, log, "2026-1", limit)
+
+
+def test_a_page_does_not_wait_for_a_large_log():
+    reviews, go, ran = Reviews(), threading.Event(), []
+
+    def measure():
+        ran.append(1)
+        go.wait(20)
+        raise EvergreenError("the log is gone")
+
+    assert reviews.look("2026-11", measure, patience=0.01) == (None, True)
+    assert reviews.look("2026-11", measure, patience=0.01) == (None, True)
+    assert len(ran) == 1, "one measurement for all who ask"
+    go.set()
+    with pytest.raises(EvergreenError, match="the log is gone"):
+        reviews.look("2026-11", measure, patience=20)
+    assert reviews.look("2026-10", lambda: None, patience=20) == (None, False)
 
 
 def test_the_terminal_says_the_same(root):
