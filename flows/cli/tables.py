@@ -26,14 +26,22 @@ LETTERS = 400  # characters printed of a reason
 
 
 def print_releases(
-    console: Console, periods: Sequence[Period], retired: dict[str, dict[str, str]], made_by: dict[str, str]
+    console: Console,
+    periods: Sequence[Period],
+    retired: dict[str, dict[str, str]],
+    made_by: dict[str, str],
+    floors: dict[str, str],
 ) -> None:
-    """Print which version was live when, newest first. made_by: version -> the Evergreen version that made it."""
+    """Print which version was live when, newest first.
+
+    made_by: version -> the Evergreen version that made it; floors: version -> how it stood to its floors.
+    """
     for period in reversed(periods[-MOST:]):
         until = f"until {_time(period.until)} UTC" if period.until else "live"
         gone = ", retired" if period.version in retired else ""
         line = f"from {_time(period.since)} UTC, {until}{gone}, by {period.by}, run {period.run_id}"
         line += f", Evergreen {made_by[period.version]}" if period.version in made_by else ""
+        line += f", floors: {floors[period.version]}" if period.version in floors else ""
         _entry(console, period.version, line, period.why, "green" if period.until is None else "")
     _more(console, len(periods))
 

@@ -26,18 +26,19 @@ def releases(
     from rich.console import Console
 
     from flows.cli.tables import print_releases, print_runs
-    from flows.publishing.history import evergreen_versions, open_project, periods
+    from flows.publishing.history import evergreen_versions, floors_of_versions, open_project, periods
 
     _, store = open_project(project_root())
     found, retired, ended = periods(store.history()), store.retired(), store.runs() if runs else {}
     if as_json:
         about = {"releases": [period.model_dump(mode="json") for period in found], "retired": retired}
-        about["evergreen"] = evergreen_versions(store, found)
+        about |= {"evergreen": evergreen_versions(store, found), "floors": floors_of_versions(store, found)}
         typer.echo(json.dumps(about | ({"runs": ended} if runs else {}), indent=2, ensure_ascii=False))
     elif not found and not ended:
         typer.echo("nothing has been released yet: `evergreen retrain` makes the first version")
     else:
-        print_releases(Console(), found, retired, evergreen_versions(store, found))
+        made_by, floors = evergreen_versions(store, found), floors_of_versions(store, found)
+        print_releases(Console(), found, retired, made_by, floors)
         print_runs(Console(), ended)
 
 

@@ -7,8 +7,9 @@ FOLDER: where the clone goes, .demo by default. The demo stops and replaces an e
 
 What you should see: a first release. A second batch, which retrains only what it must and is promoted (with elpv the
 small batch may be held). A sabotaged batch, which is stopped before training. Then production: the images change, an
-alarm follows, a person labels, and a retraining starts by itself (flows.demo.production). At the end the demo prints
-where to look. Your checkout stays untouched.
+alarm follows, a person labels, and a retraining starts by itself (flows.demo.production). Then a floor: the live model
+is judged again, as if 95 % of the hard set had to be right. At the end the demo prints where to look. Your checkout
+stays untouched.
 """
 
 import re
@@ -30,10 +31,11 @@ from flows.services.up import down, services
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, write_json
 from tasks.common.params import load_params
-from tasks.releases.store import open_store
+from tasks.releases.store import Releases, open_store
 
 console = Console(highlight=False)
 HERE = Path(__file__).resolve().parents[2]
+FLOOR = "set: hard, accuracy: 0.95"  # more than the comparison with the champion asks for
 REJECTED = 4  # exit code of `evergreen retrain`: the gate rejected the challenger
 SETTINGS = {  # line of params.yaml -> the demo's: it has minutes, not days, and labels every image of two windows
     r"  resolution: 64": "  resolution: 48",  # the images have 28 pixels a side
@@ -156,12 +158,22 @@ def run(data: str, target: Path) -> None:
     demo = production.Demo(project, releases, evergreen, story)
     figures = production.run(demo, lambda text: console.print(Rule(text)))
 
+    console.print(Rule("8  A floor: the model that is live is judged again, as if the hard set had one"))
+    judge_under_a_floor(project, releases)
+
     console.print(Rule())
     evergreen(project, "releases")
     evergreen(project, "status")
     minutes = {"minutes": (time.monotonic() - start) / 60, "minutes_of_training_part": (trained - start) / 60}
     write_json(state_dir(project) / "demo.json", {"data": data} | minutes | figures)
     show_where_to_look(project, minutes["minutes"])
+
+
+def judge_under_a_floor(project: Path, releases: Releases) -> None:
+    """Say how every version stands to FLOOR, and what the gate would have said of the live one. Nothing is trained."""
+    must(evergreen(project, "floors", "--floor", FLOOR), 0, "every version to be compared with a floor")
+    run_id = releases.live().run_id
+    must(evergreen(project, "approve", run_id, "--preview", "--floor", FLOOR), 0, "the run to be judged again")
 
 
 def show_where_to_look(project: Path, minutes: float) -> None:

@@ -3,11 +3,14 @@
 import time
 from pathlib import Path
 
+import pyarrow as pa
+
 from flows.doctor.finding import Finding, ok, problem, warning
 from flows.repo.git import check_repository, git, identity_options
 from flows.repo.workspace import check_code_and_state
 from flows.runs.launch import check_writable
 from tasks.common.errors import EvergreenError
+from tasks.common.params import Params
 from tasks.common.paths import main_checkout
 from tasks.dataset.annotation_files import annotation_batches
 from tasks.dataset.shards import batches, read_task
@@ -57,3 +60,26 @@ def settings(root: Path) -> tuple[Finding, object | None]:
         return ok("settings", f"params.yaml of {root.name}"), load_params(root / "params.yaml")
     except (EvergreenError, OSError) as error:
         return problem("settings", str(error), "correct params.yaml; checks that need it were left out"), None
+
+
+def floors(root: Path, params: Params) -> Finding:
+    """Whether everything that gate.floors names exists in data/."""
+    from flows.labels.class_list import class_splits
+    from flows.labels.floor_places import places, unknown_floors
+    from tasks.dataset.shards import live_shards, read_columns, read_tombstones
+    from tasks.labels.effective import effective_samples
+    from tasks.labels.taxonomy import read_taxonomy
+
+    asked, data = params.gate.floors, root / "data"
+    if not asked:
+        return ok("floors", "none are set in gate.floors")
+    if not (data / "dataset.json").is_file():
+        return ok("floors", f"{len(asked)}, not compared with the data, which is not here")
+    stones, taxonomy = read_tombstones(root), read_taxonomy(data)
+    samples = effective_samples(data, taxonomy, stones, params.labels.consensus)
+    classes = sorted({*(name for name, _ in class_splits(samples)), *taxonomy.classes})
+    columns = ["id", "key", "split", "source", "slice"]
+    rows = pa.concat_tables([read_columns(shard.path, columns) for shard in live_shards(data, stones)])
+    if lines := unknown_floors(asked, places(classes, rows)):
+        return problem("floors", "; ".join(lines), "correct gate.floors in params.yaml; a run would stop at this")
+    return ok("floors", f"{len(asked)}, all about classes and images that exist")

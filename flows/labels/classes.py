@@ -230,6 +230,13 @@ def _check_costs(params: Params, after: Taxonomy) -> None:
                 f"calibrate.cost_false_negative in params.yaml names {name!r}, which would not be a class any more "
                 f"({after.ended[name].what()}): give the costs of the new classes there first"
             )
+    for floor in params.gate.floors:
+        name = floor.class_
+        if name in after.ended and after.read(name).now != name:
+            raise DataError(
+                f"gate.floors in params.yaml names the class {name!r}, which would not be a class any more "
+                f"({after.ended[name].what()}): write floors of the new classes there first"
+            )
 
 
 def _seen(samples: pa.Table) -> set[str]:

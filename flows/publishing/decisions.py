@@ -8,6 +8,7 @@ All of it is in the run's record in the release store, where two writers lose no
 """
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flows.repo import run_inputs
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
+from tasks.common.floors import Floor
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.gate.verdict import GateVerdict
@@ -102,19 +104,38 @@ def refusal_sentence(run_id: str, refusal: dict[str, Any]) -> str:
 def preview(root: Path, run_id: str, *, by: str) -> Judgement:
     """Judge run `run_id` against what is live now, and keep the verdict in its record. Nothing is published.
 
-    Raises EvergreenError for a run that made nothing, or whose files are gone.
+    The floors are those of params.yaml in `root`. Raises EvergreenError for a run that made nothing, or whose files
+    are gone.
     """
-    from flows.publishing.judge_run import judge_run
+    from flows.publishing.judge_run import judge_run, with_floors
 
     run = open_run(root, run_id)
     if run.record["outcome"] not in ("held", "rejected"):
         raise EvergreenError(not_held(run_id, run.record))
     champion = run.releases.live()
     with worktree(run) as tree:
-        verdict = judge_run(tree, load_params(tree / "params.yaml"), run.releases, champion)
+        params = with_floors(load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate)
+        verdict = judge_run(tree, params, run.releases, champion)
     found = Judgement(at=now(), by=by, version=champion.version if champion else None, verdict=verdict)
     run.releases.change_run(run_id, lambda record: record | {"preview": found.model_dump(mode="json")})
     return found
+
+
+def try_floors(root: Path, run_id: str, floors: Sequence[Floor]) -> tuple[str | None, GateVerdict]:
+    """(version it was judged against, the verdict that run `run_id` would have had) with `floors` beside today's.
+
+    Any run whose files are here: also one that was published, judged against what it replaced. Nothing is recorded.
+    """
+    from flows.publishing.judge_run import judge_run, with_floors
+
+    run = open_run(root, run_id)
+    history = run.releases.history()
+    published = next((place for place, one in enumerate(history) if one.run_id == run_id), None)
+    before = history if published is None else history[:published]
+    champion = before[-1] if before else None
+    with worktree(run) as tree:
+        params = with_floors(load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate, floors)
+        return champion.version if champion else None, judge_run(tree, params, run.releases, champion)
 
 
 def newest_judgement(record: dict[str, Any]) -> Judgement | None:

@@ -39,14 +39,14 @@ def approve(root: Path, run_id: str, *, by: str, why: str = "") -> Pointer:
     Returns the new pointer, or the live one if it is this same model. Raises EvergreenError for a run that was not
     held, is gone, or is rejected now.
     """
-    from flows.publishing.judge_run import judge_run
+    from flows.publishing.judge_run import judge_run, with_floors
     from tasks.common.params import load_params
 
     run = open_run(root, run_id)
     if run.record["outcome"] != "held":
         raise EvergreenError(not_held(run_id, run.record))
     with worktree(run) as tree:
-        params = load_params(tree / "params.yaml")
+        params = with_floors(load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate)
         for _ in range(RACES):
             champion = run.releases.live()
             if run.is_live(champion):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pydantic import AwareDatetime
 
-from tasks.common.checks import Frozen
+from tasks.common.checks import Check, Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params, load_params
+from tasks.gate.verdict import floor_words
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import LIVE, Releases, open_store
 
@@ -74,6 +75,16 @@ def evergreen_versions(releases: Releases, found: Sequence[Period]) -> dict[str,
     """Version -> the version of Evergreen that made it, as its run recorded it (since Evergreen 0.2)."""
     runs = ((period.version, releases.run(period.run_id)) for period in found if not period.again)
     return {version: run["evergreen"] for version, run in runs if run and "evergreen" in run}
+
+
+def floors_of_versions(releases: Releases, found: Sequence[Period]) -> dict[str, str]:
+    """Version -> how its run stood to the floors of then: "2 met, 1 unproven"; left out without floors."""
+    words = {}
+    for period in found:
+        checks = ((releases.run(period.run_id) or {}).get("verdict") or {}).get("checks") or []
+        if not period.again and (said := floor_words([Check.model_validate(check) for check in checks])):
+            words[period.version] = said
+    return words
 
 
 def withdrawn(history: Sequence[Pointer]) -> dict[str, Withdrawal]:

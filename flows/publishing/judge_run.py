@@ -1,12 +1,14 @@
 """Collects the gate's evidence: challenger and champion on the same images."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tasks.common.files import read_json
-from tasks.common.params import Params
+from tasks.common.floors import Floor
+from tasks.common.params import GateParams, Params
 from tasks.common.text import one_line
 from tasks.gate.champion import calibration_skill, champion_evidence, clusters, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
@@ -48,6 +50,15 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         params.calibrate.cost_false_negative,
     )
     return judge(own, against, trial, params.gate)
+
+
+def with_floors(params: Params, other: GateParams, more: Sequence[Floor] = ()) -> Params:
+    """`params` of a run with the floors of `other`, the gate's settings of today, and `more`: floors hold for every
+    model, also one that was made before they were written. Of two floors of one figure the one of `more` counts."""
+    given = {floor.code for floor in more}
+    floors = [*(floor for floor in other.floors if floor.code not in given), *more]
+    gate = params.gate.model_copy(update={"floors": floors, "unproven": other.unproven})
+    return params.model_copy(update={"gate": gate})
 
 
 def shown_image(root: Path, image: str) -> str:

@@ -13,15 +13,16 @@ from typing import Any, Literal
 from pydantic import AwareDatetime
 
 from flows.publishing.history import known_history, open_project
-from tasks.common.checks import Frozen
+from tasks.common.checks import Check, Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.paths import cache_dir
 from tasks.common.private import make_folder
 from tasks.common.rebuildable import read_rebuildable
+from tasks.gate.verdict import floor_words
 from tasks.releases.store import Releases
 
-SCHEMA = 1
+SCHEMA = 2
 FINAL = ("promoted", "rejected", "refused", "unchanged")
 STAMP = re.compile(r"(\d{8}T\d{6})\d*-")  # with which run ids begin
 NAMES = ("key", "by", "reason", "sentence", "version", "bundle", "rev")
@@ -41,6 +42,7 @@ class RecordedRow(Frozen):
     bundle: str | None = None
     rev: str | None = None
     champion: str | None = None  # version that it was judged against
+    floors: str = ""  # how it stood to the floors of then: "2 met, 1 unproven"
     how: str = ""  # of the newest decision, such as "approved"
     decided_by: str = ""
     why: str = ""  # of the decision
@@ -123,9 +125,16 @@ def row_of(run_id: str, record: dict[str, Any] | None) -> RecordedRow:
         at=datetime.fromisoformat(record["at"]) if record.get("at") else _began(run_id),
         champion=(record.get("verdict") or {}).get("champion"),
         comments=len(record.get("comments", ())),
+        floors=floors_of(record),
         **about,
         **last,
     )
+
+
+def floors_of(record: dict[str, Any]) -> str:
+    """How the run of `record` stood to the floors of then, in words; "" without floors."""
+    checks = (record.get("verdict") or {}).get("checks") or []
+    return floor_words([Check.model_validate(check) for check in checks])
 
 
 def _began(run_id: str) -> datetime | None:

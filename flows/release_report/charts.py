@@ -23,10 +23,11 @@ CELLS = 20  # classes of a confusion table
 def forest(checks: Sequence[Check]) -> list[dict]:
     """One picture per check: differences share one axis around 0, each bound has its own bar.
 
+    Kind "floor": low, width, value and bound in percent of 0..1 (of the largest number, if that is more than 1).
     Kind "difference": low, width, value, bound in percent of the axis, zero at 50; `limit` is half the axis. Kind
     "bound": fill and mark in percent. Kind "fact": nothing to draw.
     """
-    compared = [check for check in checks if check.low is not None and check.value is not None]
+    compared = [check for check in checks if check.low is not None and check.value is not None and not check.is_floor]
     reach = [abs(number) for check in compared for number in (check.value, check.bound or 0.0)]
     limit = max(0.03, *reach, 0.0) * 1.25 if reach else 0.03
     limit = max(limit, min(float(np.median([check.high - check.low for check in compared])), 0.5) if compared else 0)
@@ -36,7 +37,14 @@ def forest(checks: Sequence[Check]) -> list[dict]:
 
     rows = []
     for check in checks:
-        if check.low is not None and check.high is not None and check.value is not None:
+        if check.is_floor and check.low is not None and check.high is not None and check.bound is not None:
+            top = max(1.0, check.high, check.bound)
+            low, high, value, bound = (
+                round(100 * n / top, 2) for n in (check.low, check.high, check.value, check.bound)
+            )
+            width = max(0.6, round(high - low, 2))
+            rows.append({"kind": "floor", "low": low, "width": width, "value": value, "bound": bound})
+        elif check.low is not None and check.high is not None and check.value is not None:
             low, high = place(check.low), place(check.high)
             rows.append(
                 {

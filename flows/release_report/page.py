@@ -194,7 +194,7 @@ def notes(about: dict, verdict: GateVerdict) -> list[str]:
 def _checks(checks: Sequence[Check]) -> list[dict]:
     """Checks with their pictures: failed checks first, then comparisons, bounds and plain facts."""
     pictures = charts.forest(checks)
-    order = {"difference": 0, "bound": 1, "fact": 2}
+    order = {"floor": 0, "difference": 1, "bound": 2, "fact": 3}
     rows = [{"check": check, "picture": picture} for check, picture in zip(checks, pictures, strict=True)]
     return sorted(rows, key=lambda row: (row["check"].status == "pass", order[row["picture"]["kind"]]))
 

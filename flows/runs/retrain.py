@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.markup import escape
 
+from flows.labels.floor_places import places_of_run, unknown_floors
 from flows.publishing import run_records
 from flows.publishing.decisions import refusal_of, refusal_sentence
 from flows.publishing.diagnose import first_model_remedies
@@ -35,7 +36,7 @@ from flows.runs.weights import check_training_weights
 from flows.server.api import Api
 from flows.server.process import mark_cancelled
 from monitoring.console_link import console_link, console_started, quoted
-from tasks.common.errors import BatchRefused, EvergreenError, TableRefused
+from tasks.common.errors import BatchRefused, EvergreenError, ParamsError, TableRefused
 from tasks.common.files import read_json, write_json
 from tasks.common.machine_limits import machine_error
 from tasks.common.params import Params, load_params
@@ -132,10 +133,19 @@ def _bring_up_to_date(run: Run, stage: str) -> None:
     )
     if outcome == "ran":
         pace.remember(run.root, stage, time.monotonic() - began)
+    if stage == "validate":
+        _check_floors(run)
     if stage == "clean":
         keep_queue(run.root, run.id)
         link = console_link(run.root, "/label/issues")
         console.print(f"  {'':<35}[dim]look at them: {escape(link)} (or `evergreen queue --issues`)[/]")
+
+
+def _check_floors(run: Run) -> None:
+    """Raise ParamsError for floors that the gate could not judge: before training, not after it."""
+    if run.params.gate.floors and (lines := unknown_floors(run.params.gate.floors, places_of_run(run.root))):
+        said = "\n  ".join(lines)
+        raise ParamsError(f"params.yaml asks for floors that cannot be judged, so nothing was trained:\n  {said}")
 
 
 def _report(run: Run, ending: Ending, refused: str | None) -> None:

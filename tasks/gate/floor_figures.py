@@ -14,6 +14,7 @@ from tasks.common.params import GateParams
 from tasks.gate.evidence import Evidence
 from tasks.gate.paired import compare
 from tasks.gate.power import images_by_width, images_to_prove
+from tasks.scoring.agreement import image_costs
 from tasks.scoring.groups import group_numbers
 from tasks.scoring.metrics import one_hot
 from tasks.scoring.skill import exact_interval, measure_skill, share_interval
@@ -77,7 +78,7 @@ def measure(
         ]
         value, low, high = sides[0].new, sides[0].low, sides[1].high
     else:
-        spent = image_costs(targets, given, classes, costs)
+        spent = image_costs(targets, given, prices(classes, costs))
         return _cost(spent, number, max([1.0, *costs.values()]), floor.bound, alpha, places)
     return Figure(value, low, high, images, images_by_width(images, value - low, value - floor.bound, alpha))
 
@@ -91,15 +92,9 @@ def hits(floor: Floor, answers: np.ndarray, evidence: Evidence, classes: list[st
     return (truth if floor.figure == "precision" else said)[:, k]
 
 
-def image_costs(targets: np.ndarray, answers: np.ndarray, classes: list[str], costs: Mapping[str, float]) -> np.ndarray:
-    """(N,) what the answers to N images cost: a missed class its cost (1 where none is given), a false alarm 1.
-
-    Multi-class: a wrong answer misses one class, and that is all that it costs.
-    """
-    price = np.array([costs.get(name, 1.0) for name in classes])
-    truth, said = one_hot(targets, len(classes)), one_hot(answers, len(classes))
-    missed = (truth & ~said) @ price
-    return missed if targets.ndim == 1 else missed + (~truth & said).sum(axis=1)
+def prices(classes: list[str], costs: Mapping[str, float]) -> np.ndarray:
+    """(K,) what missing each class costs: 1 where `costs` does not say."""
+    return np.array([costs.get(name, 1.0) for name in classes])
 
 
 def _share(right: np.ndarray, number: np.ndarray, bound: float, alpha: float, places: int) -> Figure:

@@ -24,9 +24,10 @@ from tasks.common.floors import WORST, Floor
 from tasks.common.params import GateParams
 from tasks.common.text import join_names
 from tasks.gate.evidence import SOURCE, Evidence, Unusable
-from tasks.gate.floor_figures import Figure, hits, image_costs, measure, relevant
+from tasks.gate.floor_figures import Figure, hits, measure, prices, relevant
 from tasks.gate.paired import Difference, compare, compare_hits
 from tasks.gate.verdict import Finding
+from tasks.scoring.agreement import image_costs
 from tasks.scoring.groups import group_numbers
 from tasks.scoring.metrics import one_hot
 
@@ -226,7 +227,7 @@ def _difference(
         return compare_hits(new, old, policy.confidence, groups, policy.resamples)
     targets, new, old = evidence.targets[here], evidence.new[here], evidence.old[here]
     if floor.figure == "cost":
-        spent = (image_costs(targets, answers, classes, costs) for answers in (new, old))
+        spent = (image_costs(targets, answers, prices(classes, costs)) for answers in (new, old))
         return _saved(*spent, groups, policy)
     options = {"resamples": policy.resamples, "few": policy.min_class_support, "confidence": policy.confidence}
     return compare(floor.figure, targets, new, old, len(classes), groups=groups, **options)

@@ -6,7 +6,7 @@ from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.text import one_line
 from tasks.gate.paired import Difference
-from tasks.gate.verdict import Finding
+from tasks.gate.verdict import Finding, floor_words
 
 MOST = 3  # warnings in a sentence
 
@@ -91,14 +91,8 @@ def _floors(findings: list[Finding]) -> list[str]:
     """How many floors are met, the worst source, and the share of the hard set, where there are any."""
     parts = []
     floors = [finding.check for finding in findings if finding.check.is_floor]
-    own = [
-        check.detail.partition(":")[0]
-        for check in floors
-        if check.name.startswith("floor.") and check.status != "error"
-    ]
-    if own:
-        counts = [f"{own.count(word)} {word}" for word in ("met", "unproven", "below", "missed") if word in own]
-        parts.append(f"floors: {', '.join(counts)}")
+    if said := floor_words(floors):
+        parts.append(f"floors: {said}")
     parts += [
         check.detail.removeprefix("met: ")
         for check in floors

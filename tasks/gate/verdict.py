@@ -1,5 +1,6 @@
 """What the gate returns: a verdict, and one finding per check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,14 @@ class GateVerdict(Frozen):
     champion: str | None  # version of the champion it was compared with; None: first model
     hard_set: str | None  # version of the hard set; None: there is none
     provisional: bool = False  # promoted or held although below the floor of a first model
+
+
+def floor_words(checks: Sequence[Check]) -> str:
+    """How many of the user's floors are in which state: "2 met, 1 unproven"; "" without floors."""
+    floors = [check for check in checks if check.is_floor and check.name.startswith("floor.")]
+    found = ["error" if check.status == "error" else check.detail.partition(":")[0] for check in floors]
+    states = ("met", "unproven", "below", "missed", "error")
+    return ", ".join(f"{found.count(state)} {state}" for state in states if state in found)
 
 
 @dataclass(frozen=True)

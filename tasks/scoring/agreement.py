@@ -44,11 +44,16 @@ def roc_area(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def mean_cost(targets: np.ndarray, predicted: np.ndarray, costs: np.ndarray) -> float:
-    """Mean cost of one image's mistakes. costs: (K,) of missing each class.
+    """Mean of `image_costs`."""
+    return float(image_costs(targets, predicted, costs).mean())
+
+
+def image_costs(targets: np.ndarray, predicted: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """(N,) cost of each image's mistakes. costs: (K,) of missing each class.
 
     Multi-class: a wrong answer costs what missing the image's class costs. Multi-label: each missed label costs that,
     and each false label costs 1.
     """
     truth, answer = one_hot(targets, len(costs)), one_hot(predicted, len(costs))
     missed = (truth & ~answer) @ costs
-    return float((missed if targets.ndim == 1 else missed + (~truth & answer).sum(axis=1)).mean())
+    return missed if targets.ndim == 1 else missed + (~truth & answer).sum(axis=1)

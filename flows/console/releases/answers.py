@@ -15,6 +15,7 @@ from tasks.common.checks import Check
 from tasks.gate.verdict import GateVerdict
 
 MOST = 6  # checks named in an answer
+UNSURE = ("perhaps worse", "below", "unproven")  # words of failed checks that luck may explain
 WINDOWS = 20  # of the live version, for its trend
 
 
@@ -40,15 +41,10 @@ def said(check: Check) -> str:
     """A check in a line: "balanced accuracy of the test set: +2.3 points (+0.4 to +4.1)"."""
     name = plain_name(check.name)
     name = name[:1].upper() + name[1:]
-    if is_difference(check):
+    if check.is_difference:
         interval = f" ({points(check.low)} to {points(check.high)})" if check.high is not None else ""
         return f"{name}: {points(check.value)} points{interval}"
     return f"{name}: {check.detail}" if check.detail else name
-
-
-def is_difference(check: Check) -> bool:
-    """Is it a comparison with the champion? Its detail begins with what was found."""
-    return check.value is not None and check.low is not None and not check.name.endswith(".skill")
 
 
 def better(verdict: GateVerdict) -> Answer:
@@ -60,11 +56,11 @@ def better(verdict: GateVerdict) -> Answer:
         good = all(check.status == "pass" for check in shown)
         text = "Nothing was live: it is compared with chance." if shown else "Nothing was live to compare it with."
         return Answer("It is the first model" if good else "Not better than chance", "" if good else "bad", text, shown)
-    gains = [check for check in verdict.checks if is_difference(check) and word_of(check) == "better"]
+    gains = [check for check in verdict.checks if check.is_difference and word_of(check) == "better"]
     if gains:
         return Answer("Yes", "good", f"Better than {verdict.champion}, beyond what luck explains.", gains)
-    tried = [check for check in verdict.checks if is_difference(check) and word_of(check) == "not shown to be better"]
-    tried = tried or [check for check in verdict.checks if is_difference(check)][:1]
+    tried = [check for check in verdict.checks if check.is_difference and word_of(check) == "not shown to be better"]
+    tried = tried or [check for check in verdict.checks if check.is_difference][:1]
     return Answer("Not shown", "warn", f"No gain over {verdict.champion} that luck cannot explain.", tried)
 
 
@@ -73,17 +69,20 @@ def worse(verdict: GateVerdict) -> Answer:
     losses = [
         check for check in verdict.checks if check.status == "fail" and word_of(check) != "not shown to be better"
     ]
-    sure = [check for check in losses if word_of(check) != "perhaps worse"]
-    maybe = [check for check in losses if word_of(check) == "perhaps worse"]
-    warnings = [check for check in verdict.checks if check.detail.startswith(("warning:", "provisional:"))]
+    sure = [check for check in losses if word_of(check) not in UNSURE]
+    maybe = [check for check in losses if word_of(check) in UNSURE]
+    warnings = [check for check in verdict.checks if check.detail.startswith(("warning:", "provisional:", "unproven:"))]
     if sure:
         number = "One thing" if len(sure) == 1 else f"{len(sure)} things"
         return Answer("Yes", "bad", f"{number} got worse, or misses a bound.", sure + maybe)
     if maybe:
-        return Answer("Perhaps", "warn", "These lost more than the margin, and luck may not explain it.", maybe)
+        text = "These lost more than the margin, and luck may not explain it."
+        if all(check.is_floor for check in maybe):
+            text = "Whether these figures reach their floor is not shown."
+        return Answer("Perhaps", "warn", text, maybe)
     if warnings:
         return Answer("No, but", "warn", "Every bound that forbids a promotion holds; the gate warns of:", warnings)
-    compared = sum(is_difference(check) for check in verdict.checks)
+    compared = sum(check.is_difference for check in verdict.checks)
     text = f"None of {compared} comparisons lost more than its margin, and every bound holds."
     return Answer("No", "good", text if compared else "Every bound holds.")
 

@@ -129,7 +129,7 @@ def run_page(console: Console, run_id: str, record: dict[str, Any]) -> RunPage:
 
 def forest(checks: list) -> list[dict]:
     """Checks with their pictures: failed checks first, then comparisons, bounds and plain facts."""
-    order = {"difference": 0, "bound": 1, "fact": 2}
+    order = {"floor": 0, "difference": 1, "bound": 2, "fact": 3}
     rows = [{"check": check, "picture": picture} for check, picture in zip(checks, charts.forest(checks), strict=True)]
     return sorted(rows, key=lambda row: (row["check"].status == "pass", order[row["picture"]["kind"]]))
 

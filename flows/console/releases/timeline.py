@@ -27,6 +27,7 @@ class Release:
     what: str
     why: str
     retired: bool
+    floors: str = ""  # how its run stood to the floors of then: "2 met, 1 unproven"
     others: list[RecordedRow] = field(default_factory=list)
 
     @property
@@ -64,7 +65,8 @@ def releases(
         begin = 0 if period.until is None else bisect_right(ends, -period.until.timestamp())
         others = loose[begin : bisect_right(ends, -period.since.timestamp())]
         what, why = told(period, by_id.get(period.run_id))
-        found.append(Release(period, what, why, period.version in retired, others))
+        row = by_id.get(period.run_id)
+        found.append(Release(period, what, why, period.version in retired, row.floors if row else "", others))
     first = [row for row in loose if not periods or row.at < periods[0].since] if after is None else []
     return first, found, shown[-1].seq if rest else None
 

@@ -141,6 +141,21 @@ def test_formats(root):
     only(list(examine(root)), "formats", "problem", "newer Evergreen")
 
 
+def test_floors(root):
+    """A floor about something that no image has is found without a run."""
+    only(project.floors(root, params(root)), "floors", "ok", "none are set")
+    text = (root / "params.yaml").read_text()
+
+    def found(*floors: str):
+        listed = "".join(f"    - {{{floor}}}\n" for floor in floors)
+        (root / "params.yaml").write_text(text.replace("  floors: []\n", f"  floors:\n{listed}"))
+        return project.floors(root, params(root))
+
+    said = found("class: nothing, recall: 0.5", "accuracy: 0.3")
+    only(said, "floors", "problem", "gate.floors.0: there is no class 'nothing'", "correct gate.floors")
+    only(found("accuracy: 0.3"), "floors", "ok", "1, all about classes and images that exist")
+
+
 def test_store_and_ledgers(root):
     found = places.store(root, params(root))
     only(found, "store", "ok", "nothing is live yet")

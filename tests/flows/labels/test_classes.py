@@ -196,6 +196,13 @@ def test_a_cost_of_a_class_that_ends_is_refused(root):
         plan_change(root, "rename", ["cat"], ["feline"], **WHO)
 
 
+def test_a_floor_of_a_class_that_ends_is_refused(root):
+    file = root / "params.yaml"
+    file.write_text(file.read_text().replace("floors: []", "floors: [{class: cat, recall: 0.9}]"))
+    with pytest.raises(DataError, match=r"gate.floors in params.yaml names the class 'cat'"):
+        plan_change(root, "rename", ["cat"], ["feline"], **WHO)
+
+
 @pytest.mark.parametrize("point", ["classes.written", "classes.recorded"])
 def test_a_change_that_was_killed_is_completed_by_the_same_command(root, point):
     before = git(root, "rev-parse", "HEAD")
