@@ -44,6 +44,7 @@ SWEPT = (
     "forget",
     "reports",
     "label-issues",
+    "mistakes",
     "unfinished",
 )  # under .evergreen
 

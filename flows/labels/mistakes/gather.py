@@ -146,7 +146,7 @@ def _wrong(tree: Path, rows: dict, x: dict, classes: list[str], task: str) -> tu
     file = artifacts.stage_output(tree / "artifacts/evaluate/predictions.parquet", "evaluate")
     table = pq.read_table(file, columns=["id", "probabilities"]).to_pydict()
     said = dict(zip(table["id"], table["probabilities"], strict=True))
-    bounds = np.array([calibration["thresholds"][name] for name in classes])
+    rule = thresholds.read_rule(calibration, classes)
     parts, counts = [], {}
     for where in ("test", "hard"):
         here = [row for row, name in enumerate(rows[where]["id"].to_pylist()) if name in said]
@@ -155,10 +155,10 @@ def _wrong(tree: Path, rows: dict, x: dict, classes: list[str], task: str) -> tu
         ids = [rows[where]["id"][row].as_py() for row in here]
         p = np.array([said[name] for name in ids], np.float32)
         truths = targets(encode(rows[where]["label"].take(pa.array(here)), classes, task), len(classes))
-        answers = targets(thresholds.answers(p, bounds, task), len(classes))
+        answers = targets(thresholds.answers(p, rule), len(classes))
         bad = np.flatnonzero((answers != truths).any(axis=1))
         counts[where] = (len(ids), len(bad))
-        sure = thresholds.confidence(p, bounds, task)
+        sure = thresholds.confidence(p, rule)
         features = x[where][np.array(here)[bad]].astype(np.float32) if len(bad) else None
         if features is not None:
             parts.append(
