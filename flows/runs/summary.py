@@ -39,7 +39,9 @@ def _train_head(m: dict) -> str:
 
 
 def _calibrate(m: dict) -> str:
-    return f"temperature {m['temperature']:.2f}, log loss {m['log_loss_before']:.3f} -> {m['log_loss_after']:.3f}"
+    method = m.get("scaling", {}).get("method", "temperature")  # of a run before an upgrade
+    losses = f"log loss {m['log_loss_before']:.3f} -> {m['log_loss_after']:.3f}"
+    return f"calibration: {method}, temperature {m['temperature']:.2f}, {losses}"
 
 
 def _evaluate(m: dict) -> str:

@@ -1,6 +1,6 @@
 """Turn a model that was trained elsewhere into a bundle, measured on this project's held-out images.
 
-Nothing is trained, and the model's answers stay the same: only a temperature, which changes no answer, and an
+Nothing is trained, and the model's answers stay the same: only a calibration, which changes no answer, and an
 out-of-distribution score are fitted. The outputs lie where the stages of a trained model would leave theirs:
 
     artifacts/calibrate/, metrics/calibrate.json     the finished model; see tasks.stages.calibrate.stage
@@ -33,7 +33,7 @@ from tasks.common.written import tidy
 from tasks.dataset.pixels import pixel_table
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.ood.scores import BANK_ROWS, Training, bank_rows, strata
-from tasks.inference.temperature import probabilities
+from tasks.inference.scaling import Scaling, read_scaling, scale
 from tasks.scoring.targets import encode
 from tasks.sources.tables import open_text
 from tasks.stages.calibrate.calibration import (
@@ -58,7 +58,7 @@ class Model(Protocol):
     def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(logits (N, K), features (N, D)) of (N, S, S, 3) uint8."""
 
-    def write(self, path: Path, temperature: float, sample: np.ndarray) -> float:
+    def write(self, path: Path, scaling: Scaling, sample: np.ndarray) -> float:
         """Write the finished model.onnx; return its largest difference from the model as given, on `sample`."""
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -214,8 +214,8 @@ def _calibrate(adoption: Adoption) -> dict:
         of = Probed(pixels, probed["id"].to_pylist(), strata(held_out.targets[rows]))
         return fit_score(finished, of, Seen(features, logits), held_out.targets, training, params, task)
 
-    def export(path: Path, temperature: float) -> float:
-        return model.write(path, temperature, sample)
+    def export(path: Path, scaling: Scaling) -> float:
+        return model.write(path, scaling, sample)
 
     return write_calibration(adoption.root, fit_calibration(held_out, params), export, score_of)
 
@@ -232,7 +232,7 @@ def _evaluate(adoption: Adoption, calibration: dict) -> None:
     def parity(finished: OnnxModel, pixels) -> dict:
         places = np.arange(min(PARITY_IMAGES, len(adoption.by_split["test"])))
         logits, _ = adoption.model.outputs(pixels[places])
-        expected = probabilities(logits, calibration["temperature"], adoption.task)
+        expected = scale(logits, read_scaling(calibration), adoption.task)
         difference = float(np.abs(expected - finished(pixels[places]).probabilities).max())
         return {"max_difference": float(f"{difference:.3g}"), "images": len(places)}
 

@@ -1,6 +1,6 @@
 """Wrap a deployed ONNX classifier: raw uint8 pixels in, logits, probabilities and features out.
 
-Its own graph is not changed. Scaling and normalising are added before it, temperature and softmax after it.
+Its own graph is not changed. Scaling and normalising are added before it, the calibration after it.
 N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
 
@@ -15,7 +15,7 @@ from tasks.adopt.deployed import Deployed
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.inference.onnx_model import OnnxModel
-from tasks.inference.temperature import probabilities
+from tasks.inference.scaling import Scaling, scale
 
 OURS = "evergreen_"  # prefix of the names that are added; the model's own names get OWN
 OWN = "adopted_"
@@ -58,16 +58,16 @@ class AdoptedOnnx:
 
         return {f"onnx.{t.name.removeprefix(OWN)}": numpy_helper.to_array(t) for t in self._inner.graph.initializer}
 
-    def write(self, path: Path, temperature: float, sample: np.ndarray) -> float:
+    def write(self, path: Path, scaling: Scaling, sample: np.ndarray) -> float:
         """Write the finished model; return its largest difference in probability from the model as given.
 
         sample: (N, S, S, 3) uint8 real pixels to compare on.
         """
         with atomic_path(path) as temporary:
-            temporary.write_bytes(self._wrapped(temperature).SerializeToString(deterministic=True))
+            temporary.write_bytes(self._wrapped(scaling).SerializeToString(deterministic=True))
             found = OnnxModel(temporary)(sample)
         logits, _ = self.outputs(sample)
-        return float(np.abs(found.probabilities - probabilities(logits, temperature, self.task)).max())
+        return float(np.abs(found.probabilities - scale(logits, scaling, self.task)).max())
 
     # the model as given
 
@@ -150,7 +150,7 @@ class AdoptedOnnx:
     def _raw(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(the model's answers, before a final softmax if there is one; features), float32."""
         if not hasattr(self, "_session"):
-            self._session = _session(self._wrapped(1.0, plain=True), self.path)
+            self._session = _session(self._wrapped(None), self.path)
         parts = []
         for start in range(0, max(len(pixels), 1), 64):
             block = np.ascontiguousarray(pixels[start : start + 64])
@@ -169,8 +169,8 @@ class AdoptedOnnx:
 
     # the graph that is added around it
 
-    def _wrapped(self, temperature: float, plain: bool = False):
-        """The whole model; plain: without probabilities, and with widths that are not known yet."""
+    def _wrapped(self, scaling: Scaling | None):
+        """The whole model; scaling None: without probabilities, and with widths that are not known yet."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
@@ -179,16 +179,16 @@ class AdoptedOnnx:
         graph = model.graph
         own_nodes = list(graph.node)
         del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
-        constants = {"scale": self.scale, "shift": self.shift, "temperature": np.array(temperature, np.float32)}
+        constants = {"scale": self.scale, "shift": self.shift} | self._scaling_constants(scaling)
         constants |= {"tiny": np.array(1e-7, np.float32), "one": np.array(1 - 1e-7, np.float32)}
         graph.initializer.extend(numpy_helper.from_array(value, OURS + name) for name, value in constants.items())
         graph.node.extend(self._input_nodes(helper, TensorProto))
         graph.node.extend(own_nodes)
-        graph.node.extend(self._output_nodes(helper, TensorProto, plain))
+        graph.node.extend(self._output_nodes(helper, TensorProto, scaling))
         side = self.size
         graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3]))
         widths = {"logits": None, "features": None}
-        if not plain:
+        if scaling is not None:
             widths = {"logits": len(self.classes), "probabilities": len(self.classes), "features": self.feature_dim}
         graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in widths.items()
@@ -210,12 +210,12 @@ class AdoptedOnnx:
             yield helper.make_node(kind, [name, *more], [out], **attributes)
             name = out
 
-    def _output_nodes(self, helper, types, plain: bool) -> Iterator[Any]:
-        """From the model's own answers to logits, features and, unless `plain`, probabilities."""
+    def _output_nodes(self, helper, types, scaling: Scaling | None) -> Iterator[Any]:
+        """From the model's own answers to logits, features and, with a scaling, probabilities."""
         yield helper.make_node("Cast", [self._features], [OURS + "features"], to=types.FLOAT)
         yield helper.make_node("Flatten", [OURS + "features"], ["features"], axis=1)
         answers = self._logits or self._output
-        if plain or not self._log:
+        if scaling is None or not self._log:
             yield helper.make_node("Cast", [answers], ["logits"], to=types.FLOAT)
         else:
             yield helper.make_node("Cast", [answers], [OURS + "answers"], to=types.FLOAT)
@@ -229,10 +229,52 @@ class AdoptedOnnx:
                 yield helper.make_node("Sub", [OURS + "log_p", OURS + "log_q"], ["logits"])
             else:
                 yield helper.make_node("Log", [OURS + "p"], ["logits"])
-        if not plain:
-            yield helper.make_node("Div", ["logits", OURS + "temperature"], [OURS + "scaled"])
-            kind, options = ("Sigmoid", {}) if self.task == "multilabel" else ("Softmax", {"axis": 1})
-            yield helper.make_node(kind, [OURS + "scaled"], ["probabilities"], **options)
+        if scaling is not None:
+            yield from self._calibrating_nodes(helper, scaling)
+
+    def _scaling_constants(self, scaling: Scaling | None) -> dict[str, np.ndarray]:
+        if scaling is None:
+            return {}
+        classes = len(self.classes)
+        rest = scaling.smoothing / (2 if self.task == "multilabel" else classes)
+        values = {"temperature": scaling.temperature, "kept": 1 - scaling.smoothing, "rest": rest}
+        if scaling.classwise:
+            of_bias = scaling.bias if self.task == "multilabel" else np.exp(scaling.bias)
+            column = (1, classes) if self.task == "multilabel" else (classes, 1)
+            values |= {"sharpness": scaling.sharpness.reshape(column), "bias": of_bias.reshape(1, classes)}
+            values["ones"] = np.ones((classes, 1))
+        return {name: np.array(value, np.float32) for name, value in values.items()}
+
+    def _calibrating_nodes(self, helper, scaling: Scaling) -> Iterator[Any]:
+        """tasks.inference.scaling.scale as nodes: from logits to probabilities."""
+        name = "logits"
+
+        def node(kind: str, *more: str, out: str, first: str | None = None, **options):
+            nonlocal name
+            inputs = [first or name, *(OURS + one for one in more)]
+            name = out if out == "probabilities" else OURS + out
+            return helper.make_node(kind, inputs, [name], **options)
+
+        yield node("Div", "temperature", out="scaled")
+        if self.task == "multilabel":
+            if scaling.classwise:
+                yield node("Mul", "sharpness", out="sharp")
+                yield node("Add", "bias", out="moved")
+            yield node("Sigmoid", out="likely")
+        else:
+            yield node("Softmax", out="likely", axis=1)
+            if scaling.classwise:
+                yield node("MatMul", "sharpness", out="factor")
+                yield node("Mul", "scaled", out="sharp")
+                yield node("Softmax", out="sharper", axis=1)
+        yield node("Mul", "kept", out="kept_part")
+        if self.task == "multilabel" or not scaling.classwise:
+            yield node("Add", "rest", out="probabilities")
+            return
+        yield node("Add", "rest", out="smoothed")
+        yield node("Mul", "bias", out="moved")
+        yield helper.make_node("MatMul", [name, OURS + "ones"], [OURS + "sum"])
+        yield node("Div", "sum", out="probabilities")
 
 
 def _load(path: Path):

@@ -10,6 +10,7 @@ import numpy as np
 from tasks.adopt.deployed import Deployed
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
+from tasks.inference.scaling import Scaling
 
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # prefixes that trainers put before every name
 BATCH = 64
@@ -62,22 +63,22 @@ class AdoptedTorch:
         """(logits (N, K), features (N, D)) of (N, S, S, 3) uint8."""
         from tasks.stages.calibrate.export import trained
 
-        finished = self._finished(1.0)
+        finished = self._finished(Scaling())
         parts = [trained(finished, pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
         return np.concatenate([part.logits for part in parts]), np.concatenate([part.features for part in parts])
 
-    def write(self, path: Path, temperature: float, sample: np.ndarray) -> float:
+    def write(self, path: Path, scaling: Scaling, sample: np.ndarray) -> float:
         """Write the finished model.onnx; return its largest difference from the model as given."""
         from tasks.stages.calibrate.export import export
 
-        return export(path, self._finished(temperature), sample)
+        return export(path, self._finished(scaling), sample)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Weights under the names of every bundle: backbone.<timm name>, head.weight, head.bias."""
         state = {f"backbone.{name}": value.float().numpy() for name, value in self._state.items()}
         return state | {"head.weight": self._weight, "head.bias": self._bias}
 
-    def _finished(self, temperature: float):
+    def _finished(self, scaling: Scaling):
         from tasks.stages.calibrate.export import Finished
 
-        return Finished(self._model, self._about, self._weight, self._bias, temperature)
+        return Finished(self._model, self._about, self._weight, self._bias, scaling)

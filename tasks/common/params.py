@@ -276,8 +276,13 @@ class TrainHeadParams(Section):
 
 
 class CalibrateParams(Section):
-    """Thresholds of classes and of the out-of-distribution score."""
+    """Probabilities, thresholds of classes and of the out-of-distribution score."""
 
+    method: Literal["auto", "none", "temperature", "classwise"] = Field(
+        "auto",
+        description="how logits become probabilities; no method moves an answer. auto: the simplest within one "
+        "standard error of the best held-out log-loss",
+    )
     cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
         description="class -> cost of missing it (a false alarm costs 1): the answer has the least expected cost, and "

@@ -16,8 +16,8 @@ BATCH = 64  # images at once: bounds memory, and larger batches gain nothing on 
 class Outputs(NamedTuple):
     """What the model returns for N images."""
 
-    logits: np.ndarray  # (N, K) float32, temperature 1
-    probabilities: np.ndarray  # (N, K) float32, temperature applied
+    logits: np.ndarray  # (N, K) float32, not calibrated
+    probabilities: np.ndarray  # (N, K) float32, calibrated
     features: np.ndarray  # (N, D) float32
 
 

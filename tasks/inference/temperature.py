@@ -17,6 +17,15 @@ def probabilities(logits: np.ndarray, temperature: float, task: str) -> np.ndarr
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def refuse_not_finite(logits: np.ndarray) -> None:
+    """Raise DataError if an image's `logits` (N, K) are not finite."""
+    if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise DataError(
+            f"{broken} of {len(logits)} calibration images have logits that are not finite: the network or its head "
+            "diverged; lower train_backbone.learning_rate and train again"
+        )
+
+
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """The temperature with the lowest log-loss (Guo et al. 2017, "On calibration of modern neural networks").
 
@@ -26,11 +35,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
-        raise DataError(
-            f"{broken} of {len(logits)} calibration images have logits that are not finite: the network or its head "
-            "diverged; lower train_backbone.learning_rate and train again"
-        )
+    refuse_not_finite(logits)
     task = "multiclass" if targets.ndim == 1 else "multilabel"
 
     def loss(log_temperature: float) -> float:

@@ -142,12 +142,19 @@ def _confidence(about: dict) -> str:
             f"{about['conformal']['coverage']:.0%} should have it in this set."
         )
     return (
-        f"Probabilities are calibrated on {calibrated['images']} held-out images (temperature "
-        f"{about['temperature']:.4g}, expected calibration error {calibrated['ece_before']:.4g} before and "
-        f"{calibrated['ece_after']:.4g} after). {rule} Images with a {escape_markdown(about['ood']['method'])} score "
+        f"Probabilities are calibrated on {calibrated['images']} held-out images ({_scaling(about)}; expected "
+        f"calibration error {calibrated['ece_before']:.4g} before and {calibrated['ece_after']:.4g} after). {rule} "
+        f"Images with a {escape_markdown(about['ood']['method'])} score "
         f"above {about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} "
         f"of the calibration images are.{sets}\n\n" + table(("class", "threshold", "weight")[: 2 + weighted], rows)
     )
+
+
+def _scaling(about: dict) -> str:
+    method, temperature = about["scaling"]["method"], f"temperature {about['temperature']:.4g}"
+    if method == "none":
+        return "they were calibrated already, and nothing was changed"
+    return temperature if method == "temperature" else f"{temperature}, and scaling of each class"
 
 
 def _limits(about: dict) -> str:

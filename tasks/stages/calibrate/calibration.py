@@ -16,10 +16,12 @@ from tasks.common.params import CalibrateParams
 from tasks.inference import coarse, conformal, thresholds
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.ood import scores as ood
-from tasks.inference.temperature import fit_temperature, probabilities
+from tasks.inference.scaling import Scaling, read_scaling, scale, to_json
+from tasks.inference.temperature import probabilities
 from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
 from tasks.scoring.skill import measure_skill
+from tasks.stages.calibrate.fitting import choose_scaling
 from tasks.stages.calibrate.unfamiliar import FittedScore
 
 FOLDER = Path("artifacts/calibrate")
@@ -54,11 +56,13 @@ def fit_calibration(held_out: HeldOut, params: CalibrateParams) -> Calibration:
     Raises ParamsError for the cost of an unknown class, DataError for logits that are not finite.
     """
     classes, task, targets, logits = held_out.classes, held_out.task, held_out.targets, held_out.logits
-    temperature = fit_temperature(logits, targets)
-    calibrated = probabilities(logits, temperature, task)
+    choice = choose_scaling(logits, targets, held_out.groups, params.method)
+    scaling = choice.scaling
+    calibrated = scale(logits, scaling, task)
     costs = params.cost_false_negative
     if task == "multiclass":
-        rule = Rule(task, thresholds.multiclass(classes, costs), thresholds.cost_weights(classes, costs))
+        weights = thresholds.cost_weights(classes, costs) * scaling.undo(len(classes))
+        rule = Rule(task, thresholds.multiclass(classes, costs), weights)
     else:
         rule = Rule(task, thresholds.multilabel(calibrated, targets, classes, costs), np.ones(len(classes)))
     before = probabilities(logits, 1.0, task)
@@ -76,7 +80,8 @@ def fit_calibration(held_out: HeldOut, params: CalibrateParams) -> Calibration:
     measured = {
         "images": len(targets),
         "skill": asdict(skill),
-        "temperature": temperature,
+        "temperature": scaling.temperature,
+        "scaling": {"method": scaling.method, "held_out_log_loss": choice.losses, "why": choice.why},
         "log_loss_before": metrics.log_loss(before, targets),
         "log_loss_after": metrics.log_loss(calibrated, targets),
         "ece_before": metrics.ece(before, targets),
@@ -89,8 +94,8 @@ def fit_calibration(held_out: HeldOut, params: CalibrateParams) -> Calibration:
     about = {
         "task": task,
         "classes": classes,
-        "temperature": temperature,
-        "scaling": {"method": "temperature", "temperature": temperature},
+        "temperature": scaling.temperature,
+        "scaling": to_json(scaling, classes),
         "thresholds": dict(zip(classes, rule.thresholds.tolist(), strict=True)),
         "weights": dict(zip(classes, rule.weights.tolist(), strict=True)),
         "conformal": sets,
@@ -126,18 +131,18 @@ def training_samples(train: pa.Table, rows: int = ood.TRAINING_ROWS) -> pa.Table
 def write_calibration(
     root: Path,
     fitted: Calibration,
-    export: Callable[[Path, float], float],
+    export: Callable[[Path, Scaling], float],
     score_of: Callable[[OnnxModel], FittedScore],
 ) -> dict:
     """Write artifacts/calibrate/ and metrics/calibrate.json under `root`; returns calibration.json.
 
-    export: (model.onnx, temperature) -> writes that file and returns its difference from the trained model.
+    export: (model.onnx, scaling) -> writes that file and returns its difference from the trained model.
     score_of: the out-of-distribution score of the exported model, see tasks.stages.calibrate.unfamiliar.
     """
     from safetensors.numpy import save_file
 
     folder = root / FOLDER
-    parity = export(folder / "model.onnx", fitted.about["temperature"])
+    parity = export(folder / "model.onnx", read_scaling(fitted.about))
     unfamiliar = score_of(OnnxModel(folder / "model.onnx"))
     with atomic_path(folder / "ood.safetensors") as temporary:
         save_file(unfamiliar.tensors, temporary)

@@ -1,6 +1,6 @@
 """Export the finished model as one ONNX file: raw pixels in, logits, probabilities and features out.
 
-Input `images` uint8 (N, S, S, 3), N free. Scaling, normalising, backbone, head and temperature are in the graph, so
+Input `images` uint8 (N, S, S, 3), N free. Scaling, normalising, backbone, head and calibration are in the graph, so
 that serving repeats no part of the model. The same weights give the same bytes, wherever they are exported.
 N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
@@ -19,16 +19,15 @@ from tasks.backbones.onnx_graph import traced, with_free_batch
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.inference.onnx_model import OnnxModel, Outputs
+from tasks.inference.scaling import Scaling
 
 MAX_DIFFERENCE = 1e-3  # between the exported and the training model, in probability and (relative) features
 
 
 class Finished(torch.nn.Module):
-    """Backbone, stage-2 head and temperature behind uint8 (N, S, S, 3) input, on the CPU."""
+    """Backbone, stage-2 head and calibration behind uint8 (N, S, S, 3) input, on the CPU."""
 
-    def __init__(
-        self, backbone: torch.nn.Module, about: dict, weight: np.ndarray, bias: np.ndarray, temperature: float
-    ):
+    def __init__(self, backbone: torch.nn.Module, about: dict, weight: np.ndarray, bias: np.ndarray, scaling: Scaling):
         """about: model.json of train_backbone (backbone, task, size, mean, std); weight: (K, D), bias: (K,)."""
         super().__init__()
         self.backbone = backbone.cpu()
@@ -37,7 +36,7 @@ class Finished(torch.nn.Module):
         self.register_buffer("shift", -mean / std)
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
-        self.temperature = float(temperature)
+        self.calibrated = Calibrated(scaling, about["task"], len(weight))
         self.about = about
         self.eval()
 
@@ -48,9 +47,34 @@ class Finished(torch.nn.Module):
         """(logits, probabilities, features) of normalised x (N, 3, S, S)."""
         features = timm_models.features(self.backbone, x)
         logits = torch.nn.functional.linear(features, self.weight, self.bias)
-        scaled = logits / self.temperature
-        probabilities = torch.sigmoid(scaled) if self.about["task"] == "multilabel" else torch.softmax(scaled, 1)
-        return logits, probabilities, features
+        return logits, self.calibrated(logits), features
+
+
+class Calibrated(torch.nn.Module):
+    """tasks.inference.scaling.scale in torch: logits (N, K) to probabilities (N, K)."""
+
+    def __init__(self, scaling: Scaling, task: str, classes: int):
+        super().__init__()
+        self.scaling, self.task, self.classes = scaling, task, classes
+        for name in ("sharpness", "bias"):
+            values = np.broadcast_to(getattr(scaling, name), classes)
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        scaled, smoothing = logits / float(self.scaling.temperature), float(self.scaling.smoothing)
+        if self.task == "multilabel":
+            if self.scaling.classwise:
+                scaled = scaled * self.sharpness + self.bias
+            return torch.sigmoid(scaled) * (1 - smoothing) + smoothing / 2
+        found = torch.softmax(scaled, 1)
+        if self.scaling.classwise:
+            found = torch.softmax(scaled * (found * self.sharpness).sum(1, keepdim=True), 1)
+        if smoothing:
+            found = found * (1 - smoothing) + smoothing / self.classes
+        if self.scaling.classwise:
+            found = found * torch.exp(self.bias)
+            found = found / found.sum(1, keepdim=True)
+        return found
 
 
 def export(path: Path, finished: Finished, sample: np.ndarray) -> float:

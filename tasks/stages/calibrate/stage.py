@@ -1,15 +1,16 @@
 """Stage `calibrate`: probabilities, thresholds, out-of-distribution score, exported model.
 
-    artifacts/calibrate/calibration.json   {classes, task, temperature, thresholds {class: t}, ood {...}, conformal,
-                                           costs, hierarchy}
+    artifacts/calibrate/calibration.json   {classes, task, temperature, scaling, thresholds {class: t},
+                                           weights {class: w}, ood {...}, conformal, costs, hierarchy}
     artifacts/calibrate/ood.safetensors    what the out-of-distribution score compares with (empty for energy)
     artifacts/calibrate/model.onnx         the finished model, see tasks.stages.calibrate.export
     metrics/calibrate.json
 
 Everything is fitted on the calibration split. No earlier stage trained on it, though the best epoch and the head were
 chosen by it. The test split is not read. The head is class-balanced, so its probabilities mean "if all classes were
-equally frequent". Where the calibration split has another mix, the temperature is a compromise with that mix.
-A temperature never changes which class is the most probable. K is the number of classes, D of feature dimensions.
+equally frequent". Class-wise scaling turns them into those of the calibration split's mix, a temperature is a
+compromise with it. Neither moves an answer: `weights` undo what scaling adds to a class, and hold its cost.
+K is the number of classes, D of feature dimensions.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from tasks.common.errors import DataError
 from tasks.common.params import CalibrateParams, ImagesParams
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.ood.scores import Training, bank_rows, strata
+from tasks.inference.scaling import Scaling
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.scoring.targets import encode
@@ -60,8 +62,8 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     probed = labelled.take(rows_probed)
     pixels = pixel_table(root, probed, images)[:]
 
-    def export_model(path: Path, temperature: float) -> float:
-        return export(path, Finished(backbone, about, head.weight, head.bias, temperature), sample)
+    def export_model(path: Path, scaling: Scaling) -> float:
+        return export(path, Finished(backbone, about, head.weight, head.bias, scaling), sample)
 
     def score_of(model: OnnxModel) -> FittedScore:
         of = Probed(pixels, probed["id"].to_pylist(), strata(targets[rows_probed]))

@@ -35,7 +35,7 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import group_keys, iter_bytes
 from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.ood import scores as ood
-from tasks.inference.temperature import probabilities
+from tasks.inference.scaling import read_scaling, scale
 from tasks.inference.thresholds import answers, read_rule
 from tasks.models import stage1
 from tasks.models.head import read_head
@@ -273,6 +273,6 @@ def _parity(
     places, encoded = _encoded_images(root, rows, PARITY_IMAGES)
     fresh = np.stack([_preprocessed(data, images) for data in encoded])
     logits = read_head(root).logits(TorchFeatures(backbone, about["mean"], about["std"])(fresh))
-    trained = probabilities(logits, calibration["temperature"], calibration["task"])
+    trained = scale(logits, read_scaling(calibration), calibration["task"])
     difference = float(np.abs(trained - model(pixels[places]).probabilities).max())
     return {"max_difference": float(f"{difference:.3g}"), "images": len(places)}

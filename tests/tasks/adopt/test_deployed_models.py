@@ -16,8 +16,12 @@ from tasks.adopt.onnx import AdoptedOnnx
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
+from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.scaling import Scaling, scale
 from tests.support.deployed_models import HALF, deployed, fast, to_onnx
 from tests.support.small_project import BACKBONE, CLASSES, SIZE, finished_project, image_bytes
+
+CLASSWISE = Scaling("classwise", 1.7, 0.02, np.array([0.5, 1, 3]), np.array([-2, 0, 1]))
 
 
 def wrap(path: Path, **changes) -> AdoptedOnnx:
@@ -49,7 +53,13 @@ def test_logits_and_features_are_those_of_the_deployed_model(net, exported):
 def test_a_model_that_ends_in_a_softmax_gives_the_same_logits_and_probabilities(net, tmp_path, exported):
     path = to_onnx(tmp_path / "soft.onnx", torch.nn.Sequential(net, torch.nn.Softmax(dim=1)).eval())
     np.testing.assert_allclose(wrap(path).outputs(pixels())[0], wrap(exported).outputs(pixels())[0], atol=1e-4)
-    assert wrap(path).write(tmp_path / "model.onnx", 2.0, pixels()) < 1e-5
+    for scaling in (Scaling(), Scaling("temperature", 2.0, 0.01), CLASSWISE):
+        for task in ("multiclass", "multilabel"):
+            model = AdoptedOnnx(deployed(exported), task)
+            assert model.write(tmp_path / "model.onnx", scaling, pixels()) < 1e-5
+            found = OnnxModel(tmp_path / "model.onnx")(pixels())
+            np.testing.assert_allclose(found.probabilities, scale(found.logits, scaling, task), atol=1e-5)
+        assert wrap(path).write(tmp_path / "model.onnx", scaling, pixels()) < 1e-5
 
 
 class ChannelsLast(torch.nn.Module):

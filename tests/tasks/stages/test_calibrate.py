@@ -10,6 +10,7 @@ from tasks.common.params import CalibrateParams
 from tasks.dataset.decode import preprocess
 from tasks.inference import thresholds
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.scaling import read_scaling, scale
 from tasks.inference.temperature import fit_temperature, probabilities
 from tasks.inference.thresholds import Rule
 from tasks.scoring import metrics
@@ -164,7 +165,7 @@ def test_plausible_classes_have_the_coverage_that_params_ask_for(coverage):
         assert sets is None
         assert "conformal" not in fitted.measured
         return
-    p = probabilities(logits, fitted.about["temperature"], "multiclass")
+    p = scale(logits, read_scaling(fitted.about), "multiclass")
     there = p >= np.array(list(sets["bounds"].values()))
     reached = [there[targets == k, k].mean() for k in range(4)]
     np.testing.assert_allclose(reached, coverage, atol=0.003)
@@ -181,7 +182,7 @@ def test_stage_exports_what_it_calibrated(task):
     assert found["classes"] == list(found["thresholds"]) == CLASSES
     model = OnnxModel(root / "artifacts/calibrate/model.onnx")
     out = model(np.stack([preprocess(data, model.size, "squash", 10**6) for data in image_bytes("Bag", 3)]))
-    expected = probabilities(out.logits, found["temperature"], task)
+    expected = scale(out.logits, read_scaling(found), task)
     np.testing.assert_allclose(out.probabilities, expected, atol=1e-5)
     measured = json.loads((root / "metrics/calibrate.json").read_text())
     assert measured["images"] == 48

@@ -8,15 +8,18 @@ import torch
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.scaling import Scaling, scale
 from tasks.stages.calibrate import export
 
 SIZE, CLASSES = 32, 5
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 DEEPER = "mobilenetv3_small_050"
+WARM = Scaling("temperature", 1.7)
+CLASSWISE = Scaling("classwise", 1.7, 0.02, np.array([0.5, 1, 2, 3, 1.5]), np.array([-2, 0, 1, 0.5, 0.3]))
 
 
 def tiny(
-    task: str = "multiclass", temperature: float = 1.7, spoil: bool = False, name: str = "test_efficientnet"
+    task: str = "multiclass", scaling: Scaling = WARM, spoil: bool = False, name: str = "test_efficientnet"
 ) -> export.Finished:
     """A small random network whose answers vary with its input; `spoil`: with a NaN in its head."""
     torch.manual_seed(0)
@@ -26,7 +29,7 @@ def tiny(
     weight = rng.normal(size=(CLASSES, timm_models.feature_dim(backbone))).astype(np.float32)
     if spoil:
         weight[0, 0] = np.nan
-    return export.Finished(backbone, about, weight, rng.normal(size=CLASSES), temperature)
+    return export.Finished(backbone, about, weight, rng.normal(size=CLASSES), scaling)
 
 
 def pixels(count: int) -> np.ndarray:
@@ -74,6 +77,14 @@ def test_temperature_is_in_the_probabilities_only(exported):
     np.testing.assert_allclose(out.probabilities, scaled / scaled.sum(axis=1, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("scaling", [Scaling(), Scaling("temperature", 0.6, 0.1), CLASSWISE])
+def test_the_scaling_is_in_the_graph(tmp_path, task, scaling):
+    export.export(tmp_path / "model.onnx", tiny(task, scaling), pixels(6))
+    out = OnnxModel(tmp_path / "model.onnx")(pixels(7))
+    np.testing.assert_allclose(out.probabilities, scale(out.logits, scaling, task), atol=1e-5)
+
+
 def test_no_images_give_empty_outputs(exported):
     out = OnnxModel(exported[0] / "model.onnx")(pixels(0))
     assert [part.shape for part in out] == [(0, CLASSES), (0, CLASSES), (0, 1024)]
@@ -105,7 +116,7 @@ def test_same_weights_give_the_same_bytes(tmp_path):
 
 
 def test_multilabel_probabilities_are_independent(tmp_path):
-    export.export(tmp_path / "model.onnx", tiny("multilabel", 0.8), pixels(6))
+    export.export(tmp_path / "model.onnx", tiny("multilabel", Scaling("temperature", 0.8)), pixels(6))
     out = OnnxModel(tmp_path / "model.onnx")(pixels(3))
     np.testing.assert_allclose(out.probabilities, 1 / (1 + np.exp(-out.logits / 0.8)), atol=1e-5)
 
