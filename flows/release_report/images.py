@@ -137,12 +137,14 @@ def quarantine(root: Path, params: Params) -> dict[str, Any]:
         if file.is_file():
             at_ingest += [row | {"batch": batch} for row in pq.read_table(file).to_pylist()]
     reasons: dict[str, int] = {}
+    leaks = [tile for tile in tiles if tile["reason"] in result["excluded"]]  # listed, but counted as left out
     for row in [*tiles, *at_ingest]:
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+        if row["reason"] not in result["excluded"]:
+            reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     return {
         "quarantine": tiles[:LISTED],
         "refused": at_ingest[:LISTED],
-        "quarantined": len(tiles) + len(at_ingest),
+        "quarantined": len(tiles) - len(leaks) + len(at_ingest),
         "reasons": sorted(reasons.items(), key=lambda one: (-one[1], one[0])),
         "excluded": result["excluded"],
     }

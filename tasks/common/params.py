@@ -206,6 +206,11 @@ class ValidateParams(Section):
         "data disagrees with itself (lower confidence bound) refuses the batch",
     )
     min_batch: Positive = Field(30, description="smaller batches are not compared (too few rows to tell)")
+    copies_of: list[Literal["hard", "test", "calibration"]] = Field(
+        ["hard"],
+        description="training images that are copies of an image in these splits (cropped, turned, re-encoded, "
+        "augmented) are left out; each held-out image takes about half a second of one core, once",
+    )
     expectations: list[Expectation] = Field(..., min_length=1, description="the Great Expectations suite")
 
 

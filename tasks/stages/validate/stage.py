@@ -32,6 +32,7 @@ from tasks.dataset.shards import BatchManifest, batches, read_tombstones
 from tasks.stages.validate import batch_noise, expectations, people, rules
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.classes import choose_classes, class_mapping, views
+from tasks.stages.validate.copies import Search, exclude_copies, why
 from tasks.stages.validate.expectations import Outcome
 from tasks.stages.validate.refusal import keep_page, tiles, write_text
 from tasks.stages.validate.table import LEFT_OUT, Findings, SampleTable, failures, left_out_text, report
@@ -57,8 +58,10 @@ def run(
     """Validate the inspected table. Raises BatchRefused, TableRefused, ParamsError, StageInputError."""
     expectations.columns_of(validate.expectations)  # report a misspelt column before any work
     samples, manifests = _read(root)
+    samples, copies = exclude_copies(Search(root, embed, images), samples, validate.copies_of)
     network, today, changes = views(root, samples, data.classes, validate, labels.consensus)
     table = network.table
+    table.evidence |= {copy["id"]: why(copy) for copy in copies.to_pylist()}
     table.given = pc.is_valid(samples["label"]).to_numpy()
     found = Findings()
     try:
@@ -78,6 +81,7 @@ def run(
             _refuse_table(found.of_table)
         trained, found = found, replace(found)
         if today is not network:
+            today.table.evidence = table.evidence
             table = today.table
             table.refuse_as(network.table)
             found.classes, found.left_out = choose_classes(today, validate)
@@ -90,6 +94,7 @@ def run(
         raise (BatchRefused(what, reasons) if what != "table" else TableRefused(reasons, refusal.checks)) from None
     folder = root / artifacts.NETWORK
     _write_accepted(folder, network.table, trained.classes, data.task)
+    _write_parquet(root / artifacts.VALIDATED / "copies.parquet", copies)
     _write_parquet(folder / "confirmed.parquet", people.confirmed_table(samples["id"], network.said))
     write_json(folder / "batches.json", {manifest.batch: manifest.seq for manifest in manifests})
     write_json(

@@ -16,6 +16,8 @@ from tasks.dataset.shards import BatchManifest
 from tasks.stages.validate.expectations import Outcome
 
 LEFT_OUT = "unknown_label"  # not a class of data.classes, or too rare to be one: a choice, not a fault of the batch
+LEAKS = "leaks_"  # how the values of the column `excluded` begin that tasks.stages.inspect.leaks and copies.py give
+NEAR = "near-duplicate of an image in {split}, or of its group: artifacts/inspect/duplicates.parquet has the pairs"
 
 
 def labels_of(label: str | list[str]) -> list[str]:
@@ -46,6 +48,7 @@ class SampleTable:
         self.included = pc.is_null(samples.column("excluded")).to_numpy()
         status = _objects(samples, "status")
         self.reason = np.where(status == "ok", None, status)
+        self.evidence: dict[str, str] = {}  # id of a leak -> what shows it, unless its perceptual hash does
         self.shortened = False  # some labels of multi-label rows were left out
         self.detail = np.where(status == "ok", "", "found when the image was inspected").astype(object)
 
@@ -115,11 +118,18 @@ class SampleTable:
             self.shortened = True
 
     def refused_rows(self) -> pa.Table:
-        """Quarantined and left out rows: id, batch, shard, row, status, reason, detail."""
-        rows = np.flatnonzero(self.quarantined | self.left_out)
+        """Quarantined and left out rows and leaks: id, batch, shard, row, status, reason, detail."""
+        excluded = _objects(self.samples, "excluded")
+        leaks = np.array([why is not None and why.startswith(LEAKS) for why in excluded], bool)
+        leaks &= self.reason == None  # noqa: E711 - elementwise
+        reason, detail = np.where(leaks, excluded, self.reason), self.detail.copy()
+        for row in np.flatnonzero(leaks):
+            split = excluded[row].removeprefix(LEAKS).replace("hard", "the hard set")
+            detail[row] = self.evidence.get(self.ids[row], NEAR.format(split=split))
+        rows = np.flatnonzero(self.quarantined | self.left_out | leaks)
         table = self.samples.select(["id", "batch", "shard", "row", "status"]).take(pa.array(rows))
-        table = table.append_column("reason", pa.array(self.reason[rows], pa.string()))
-        return table.append_column("detail", pa.array(self.detail[rows], pa.string()))
+        table = table.append_column("reason", pa.array(reason[rows], pa.string()))
+        return table.append_column("detail", pa.array(detail[rows], pa.string()))
 
 
 def _objects(samples: pa.Table, column: str) -> np.ndarray:

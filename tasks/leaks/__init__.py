@@ -1,0 +1,1 @@
+"""Copies of held-out images in training: candidates by features and look, proof by pixels."""

@@ -1,0 +1,136 @@
+"""Find cropped, turned, re-encoded and augmented copies of held-out images in training.
+
+T images are trained on, H are held out. Candidates are the pairs that stand out by pretrained features or by a coarse
+look at the pixels (tasks.leaks.windows). The pixels of a candidate, laid over each other, prove it or not
+(tasks.leaks.align). What counts as proof comes from the data, because photos of one product under one camera agree far
+more than photos of streets. Two images are copies if they agree more than nearly all images do with a held-out one
+that they are not a copy of, namely with their second most similar one; and more than what else looks like that image.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.leaks.align import Prepared, prepare, similarity
+from tasks.leaks.windows import agreement
+from tasks.siblings.feature_index import fit_whitening
+
+BY_FEATURES, BY_LOOK = 20, 12  # candidates per held-out image
+NEAREST = 4  # of which it must be among the images' own most similar held-out ones
+LEAST_LOOK = 0.45  # agreement of a coarse look under which nothing is a copy
+COMMON = 600  # training images from which the usual agreement is measured
+UNUSUAL = 0.99  # quantile of it
+SPREADS, FEW = 2.0, 8  # a copy stands out among the candidates of its held-out image, unless these are few
+LEAST_Z = 0.8  # nothing below is a copy, whatever is usual
+AT_ONCE = 256  # images or pairs at a time
+
+Pixels = Callable[[np.ndarray], np.ndarray]  # rows (B,) -> (B, S, S, 3) uint8
+Known = Mapping[tuple[int, int], float]  # (row trained on, row held out) -> similarity, from an earlier search
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: P pairs (row trained on, row held out), how alike they are, and what that takes."""
+
+    pairs: np.ndarray  # (P, 2)
+    z: np.ndarray  # (P,)
+    least: np.ndarray  # (P,) how alike a copy would be
+    compared: dict[tuple[int, int], float]  # of every pair that was compared
+
+    @property
+    def copies(self) -> np.ndarray:
+        """(P,) bool."""
+        return self.z >= self.least
+
+
+def find_copies(
+    x: np.ndarray,
+    pixels: Pixels,
+    held_x: np.ndarray,
+    held_pixels: Pixels,
+    new: np.ndarray,
+    new_held: np.ndarray,
+    known: Known,
+) -> Found:
+    """Search T images, features x (T, D), for copies of H held-out images, held_x (H, D).
+
+    new (T,), new_held (H,) bool: pairs of which neither is new were searched before; `known` is what that found.
+    """
+    whitening = fit_whitening(np.concatenate([x, held_x]))
+    units, held_units = whitening.apply(x), whitening.apply(held_x)
+    sample = np.zeros(len(x), bool)
+    sample[np.linspace(0, len(x) - 1, min(COMMON, len(x))).astype(int)] = True
+    looked_at = np.arange(len(x)) if new_held.any() else np.flatnonzero(new | sample)
+    held = _prepared(held_pixels, np.arange(len(held_x)))
+    near: dict[str, list[np.ndarray]] = {"features": [], "look": []}
+    usual: set[tuple[int, int]] = set()
+    for start in range(0, len(looked_at), AT_ONCE):
+        rows = looked_at[start : start + AT_ONCE]
+        here = prepare(pixels(rows))
+        by_features = held_units @ units[rows].T
+        by_look = np.maximum(agreement(held.template, here.window), agreement(here.template, held.window).T)
+        for name, values in (("features", by_features), ("look", by_look)):
+            order = np.argsort(-values, axis=0)[:NEAREST]
+            for column in np.flatnonzero(sample[rows]):
+                usual.add((int(rows[column]), int(order[min(1, len(order) - 1), column])))
+            t, h = np.broadcast_to(np.arange(len(rows)), order.shape).ravel(), order.ravel()
+            fits = (new[rows[t]] | new_held[h]) & (by_look[h, t] >= LEAST_LOOK)
+            near[name].append(np.stack([rows[t], h, values[h, t]])[:, fits])
+    wanted = set(known)
+    for name, most in (("features", BY_FEATURES), ("look", BY_LOOK)):
+        t, h, value = np.concatenate([np.empty((3, 0)), *near[name]], axis=1)
+        wanted |= _first(t.astype(int), h.astype(int), value, most)
+    compared = _compare(wanted | usual, pixels, held, known)
+    usually = np.array([compared[pair] for pair in sorted(usual)])
+    pairs = np.array(sorted(wanted), np.int64).reshape(-1, 2)
+    z = np.array([compared[tuple(pair)] for pair in pairs.tolist()], np.float32)
+    return Found(pairs, z, np.maximum(limit(usually), own_limits(pairs[:, 1], z)), compared)
+
+
+def limit(usual: np.ndarray) -> float:
+    """The similarity from which on two images are copies; `usual` (U,) are similarities of images that are none."""
+    if len(usual) == 0:
+        return LEAST_Z
+    return max(LEAST_Z, float(np.quantile(usual, UNUSUAL)))
+
+
+def own_limits(held: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """How alike a copy of its held-out image `held` (P,) would be by its other candidates, (P,); `z` (P,) of all.
+
+    The spread is that below the middle: the copies themselves lie above it.
+    """
+    found = np.full(len(z), LEAST_Z)
+    for image in np.unique(held):
+        here = held == image
+        if here.sum() >= FEW:
+            low, middle = np.quantile(z[here], [0.16, 0.5])
+            found[here] = middle + SPREADS * (middle - low)
+    return found
+
+
+def _first(t: np.ndarray, h: np.ndarray, value: np.ndarray, most: int) -> set[tuple[int, int]]:
+    """The `most` pairs (t, h) of each h with the largest values."""
+    order = np.lexsort((t, -value, h))
+    t, h = t[order], h[order]
+    place = np.arange(len(h)) - np.searchsorted(h, h)
+    return set(zip(t[place < most].tolist(), h[place < most].tolist(), strict=True))
+
+
+def _compare(pairs: set[tuple[int, int]], pixels: Pixels, held: Prepared, known: Known) -> dict[tuple[int, int], float]:
+    """The similarity of each pair (row trained on, row held out)."""
+    found = {pair: known[pair] for pair in pairs if pair in known}
+    missing = sorted(pairs - set(found))
+    for start in range(0, len(missing), AT_ONCE):
+        part = np.array(missing[start : start + AT_ONCE])
+        rows, place = np.unique(part[:, 0], return_inverse=True)
+        z = similarity(prepare(pixels(rows)), place, held, part[:, 1])
+        found |= dict(zip(map(tuple, part.tolist()), z.tolist(), strict=True))
+    return found
+
+
+def _prepared(pixels: Pixels, rows: np.ndarray) -> Prepared:
+    """Prepared images of all `rows`, which takes 45 KB each."""
+    parts = [prepare(pixels(rows[start : start + AT_ONCE])) for start in range(0, len(rows), AT_ONCE)]
+    fields = ("image", "seen", "template", "window")
+    return Prepared(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
