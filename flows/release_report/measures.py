@@ -1,4 +1,4 @@
-"""Figures of the release report: those its bootstrap draws, and sets of plausible classes."""
+"""Figures of the release report: those its bootstrap draws, sets of classes, unfamiliar images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +55,15 @@ def _mean_area(results: Results) -> float:
 
 def _area_over_curve(results: Results) -> float:
     return selective.area_over_curve(results.right, confidence(results.probabilities, results.rule))
+
+
+def unfamiliar(about: dict) -> dict | None:
+    """The score that flags unfamiliar images, beside those it was chosen from; None for a model of before."""
+    found = about["metrics"].get("calibrate", {}).get("ood", {})
+    if "scores" not in found:
+        return None
+    scores = [{"name": name, "chosen": name == found["method"], **one} for name, one in found["scores"].items()]
+    return {key: found[key] for key in ("method", "sentence", "false_rejection")} | {"scores": scores}
 
 
 def plausible(root: Path, evaluated: dict) -> dict | None:

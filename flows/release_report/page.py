@@ -131,6 +131,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "old_reliability": charts.reliability(before) if before else None,
         "alone": charts.answered_alone(known, before, evaluated.get("people")),
         "plausible": measures.plausible(root, evaluated),
+        "unfamiliar": measures.unfamiliar(about),
         "curves": charts.precision_recall(known),
         "old_curves": charts.precision_recall(before) if before else None,
         "images": len(test),

@@ -135,6 +135,8 @@ def _confidence(about: dict) -> str:
         else "The answer is every class that reaches its threshold. It goes to a human when a label was given "
         "though it is less likely than not."
     )
+    told = calibrated["ood"].get("sentence")
+    told = f" {escape_markdown(told)}" if told else ""
     sets = ""
     if about.get("conformal"):
         sets = (
@@ -146,7 +148,8 @@ def _confidence(about: dict) -> str:
         f"calibration error {calibrated['ece_before']:.4g} before and {calibrated['ece_after']:.4g} after). {rule} "
         f"Images with a {escape_markdown(about['ood']['method'])} score "
         f"above {about['ood']['threshold']:.4g} are flagged as unfamiliar: {calibrated['ood']['false_rejection']:.2%} "
-        f"of the calibration images are.{sets}\n\n" + table(("class", "threshold", "weight")[: 2 + weighted], rows)
+        f"of the calibration images are.{told}{sets}\n\n"
+        + table(("class", "threshold", "weight")[: 2 + weighted], rows)
     )
 
 

@@ -68,7 +68,7 @@ def fit_score(
     measured = {
         "method": method,
         "asked": params.ood_method,
-        "sentence": sentence(method, found),
+        "sentence": sentence(method, found, known.logits.shape[1]),
         "false_rejection": about["false_rejection"],
         "training": len(training.features),
         "flagged": flagged({**far, **near}),
@@ -78,15 +78,16 @@ def fit_score(
     return FittedScore(about, tensors, measured)
 
 
-def sentence(method: str, found: Mapping[str, Finding]) -> str:
+def sentence(method: str, found: Mapping[str, Finding], classes: int) -> str:
     """What the chosen score finds and rejects, for people; beside kNN's where that was compared."""
     one = found[method]
+    near = "an image of a left-out class" if choice.class_groups(classes) else "an image between the classes"
     told = (
-        f"{method} ranks {one.near:.0f} % of pairs of a known image and one of a class left out rightly, "
-        f"{one.far:.0f} % with pure noise, flat colours and textures; of known images that are darker, blurred, noisy "
-        f"or compressed it flags {one.shifted:.0f} %"
+        f"{method} scores {near} above a known image in {one.near:.0f} % of pairs (50 is chance), and noise, flat "
+        f"colours and textures in {one.far:.0f} %. It flags {one.shifted:.0f} % of known images that are darker, "
+        "blurred, noisy or compressed."
     )
-    if len(found) == 1 or method == choice.KNOWN:
-        return told + "."
+    if choice.KNOWN not in found or method == choice.KNOWN:
+        return told
     other = found[choice.KNOWN]
-    return told + f" (kNN: {other.near:.0f}, {other.far:.0f} and {other.shifted:.0f} %)."
+    return told + f" With kNN these are {other.near:.0f}, {other.far:.0f} and {other.shifted:.0f} %."

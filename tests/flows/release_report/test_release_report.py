@@ -157,8 +157,10 @@ def shown_in_the_console(data: dict) -> None:
     assert all(name in figures for name in CLASSES)
     assert figures.count("<polyline") >= 2 + len(CLASSES)
     assert all(mark["text"] in html.unescape(figures) for mark in data["alone"]["marks"])
-    assert all(part in figures for part in ("What it can answer alone", "Sets of plausible classes"))
-    older = {name: value for name, value in data.items() if name not in ("alone", "plausible")}
+    assert all(
+        part in figures for part in ("What it can answer alone", "Sets of plausible classes", "Unfamiliar images")
+    )
+    older = {name: value for name, value in data.items() if name not in ("alone", "plausible", "unfamiliar")}
     assert "What it can answer alone" not in parts.figures(older, "/releases/x")
     assert parts.mistakes(data).count('src="/thumbs/') == len(data["mistakes"])
     assert parts.labels(data).count('src="/thumbs/') == len(data["issues"])
@@ -232,6 +234,8 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
         "What it can answer alone",
         "Sets of plausible classes",
         "should have it in their set",
+        "Unfamiliar images",
+        "above a known image in",
         "Cohen's kappa",
         "ROC area, mean of classes",
         "1 changed, 1 left out",

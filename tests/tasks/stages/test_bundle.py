@@ -166,6 +166,13 @@ def test_card_shows_figures_and_never_interprets_names(folder):
     assert all(line.replace("\\|", "").count("|") in (0, 3, 6) for line in rows), "a name ended its table cell"
 
 
+def test_the_card_says_which_score_finds_unfamiliar_images(folder):
+    about = bundle.read(folder)
+    assert card.escape_markdown(about["metrics"]["calibrate"]["ood"]["sentence"]) in card.render(about)
+    del about["metrics"]["calibrate"]["ood"]["sentence"]  # of a bundle of before
+    assert "are flagged as unfamiliar" in card.render(about)
+
+
 def test_the_card_says_what_was_done_about_labels_that_look_wrong(folder):
     about = bundle.read(folder)
     assert "Of the labels" not in card.render(about), "its metrics are older than that sentence"

@@ -126,7 +126,8 @@ def test_near_probes_are_of_two_classes_and_shifted_ones_of_the_same_image():
 
 
 def test_the_sentence_says_what_is_found_and_what_knn_finds():
-    told = sentence("vim", {"vim": Finding(74.2, 98, 3), "knn": Finding(63.8, 100, 9)})
-    assert "74 %" in told
-    assert "(kNN: 64, 100 and 9 %)" in told
-    assert "kNN" not in sentence("energy", {"energy": Finding(60, 98, 3)})
+    told = sentence("vim", {"vim": Finding(74.2, 98, 3), "knn": Finding(63.8, 100, 9)}, 5)
+    assert told.startswith("vim scores an image of a left-out class above a known image in 74 %")
+    assert told.endswith("With kNN these are 64, 100 and 9 %.")
+    assert "kNN" not in sentence("energy", {"energy": Finding(60, 98, 3)}, 5)
+    assert "between the classes" in sentence("knn", {"knn": Finding(60, 98, 3)}, 2)
