@@ -60,6 +60,11 @@ NAMES = {
     "test.floor": "floor of a first model",
     "corruptions": "damaged images",
     "policy": "settings of the gate",
+    "conformal.covered": "labels among the plausible classes",
+    "conformal.class_coverage": "labels among the plausible classes, mean of classes",
+    "conformal.set_length": "plausible classes of one image",
+    "conformal.single": "images with one plausible class",
+    "conformal.wanted": "wanted share of labels among the plausible classes",
     "test": "test set",
     "train_counts": "training images by class",
     "champion": "answers of the live model",
@@ -102,6 +107,13 @@ SETS = {
     "worst_source": "the worst source",
     "worst_slice": "the worst slice",
 }
+PEOPLE = re.compile(r"at_(\d+)\.(share|low|high|bound)")  # of metrics/evaluate.json
+SHARES = {
+    "share": "images that people must see",
+    "low": "fewest images that people must see",
+    "high": "most images that people must see",
+    "bound": "confidence from which the model answers alone",
+}
 COLUMNS = {
     "image": "images that cannot be read",
     "features": "features",
@@ -137,6 +149,8 @@ def known_name(code: str) -> str | None:
         return f"images with {rest.replace('_', ' ')}"
     if first == "metrics":
         return f"figure {rest}"
+    if first == "people" and (found := PEOPLE.fullmatch(rest)):
+        return f"{SHARES[found[2]]}, to be {found[1]} % right"
     if first == "floor":
         return _floor(rest)
     return _metric_of_set(code)

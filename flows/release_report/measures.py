@@ -11,7 +11,7 @@ from tasks.inference.thresholds import confidence
 from tasks.scoring import agreement, metrics, selective
 from tasks.stages.evaluate.figures import TOP, Results, calibration_bins
 
-LARGE = 100_000  # probabilities; the ROC area of more takes too long to be drawn again and again
+LARGE = 30_000  # probabilities; the ROC area of more takes too long to be drawn again and again
 
 
 class Measure(NamedTuple):

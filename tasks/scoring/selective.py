@@ -33,16 +33,19 @@ class ToPeople(NamedTuple):
     bound: float | None  # people see what is less confident than this; None: people see everything
 
 
-def curve(right: np.ndarray, confidence: np.ndarray, weights: np.ndarray | None = None) -> Curve:
-    """The curve of N > 0 images; equally confident ones are one point. right: (N,) bool; weights: (N,), >= 0."""
-    weights = np.ones(len(right)) if weights is None else weights
+def curve(right: np.ndarray, confidence: np.ndarray) -> Curve:
+    """The curve of N > 0 images; equally confident ones are one point. right: (N,) bool."""
     order = np.argsort(-confidence, kind="stable")
-    ranked, weight = confidence[order], weights[order]
+    return _curve(confidence[order], right[order], np.ones(len(right)))
+
+
+def _curve(ranked: np.ndarray, right: np.ndarray, weight: np.ndarray) -> Curve:
+    """The curve of images by falling confidence `ranked`; weight: (N,), how often each counts."""
     last = np.append(ranked[1:] != ranked[:-1], True)
-    answered, hits = np.cumsum(weight)[last], np.cumsum(weight * right[order])[last]
+    answered, hits = np.cumsum(weight)[last], np.cumsum(weight * right)[last]
     there = answered > 0
     answered = answered[there]
-    return Curve(ranked[last][there], answered / weight.sum(), hits[there] / answered)
+    return Curve(ranked[last][there], answered / answered[-1], hits[there] / answered)
 
 
 def area_over_curve(right: np.ndarray, confidence: np.ndarray) -> float:
@@ -58,22 +61,24 @@ def area_over_curve(right: np.ndarray, confidence: np.ndarray) -> float:
 
 
 def to_people(
-    right: np.ndarray, confidence: np.ndarray, wanted: float, groups: Sequence[str | None] | None = None
-) -> ToPeople:
-    """The least share for people at the `wanted` accuracy, with its bootstrap interval over groups ((N,) names)."""
-    found = curve(right, confidence)
-    enough = np.flatnonzero(found.accuracy >= wanted - ROUNDING)
-    group = group_numbers([None] * len(right) if groups is None else groups)
+    right: np.ndarray, confidence: np.ndarray, wanted: Sequence[float], groups: Sequence[str | None] | None = None
+) -> list[ToPeople]:
+    """The least share for people at each `wanted` accuracy, with its bootstrap interval over groups ((N,) names)."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked, right = confidence[order], right[order]
+    group = group_numbers([None] * len(right) if groups is None else groups)[order]
     rng, number = np.random.default_rng(0), int(group.max()) + 1
-    drawn = []
-    for _ in range(RESAMPLES):
+    drawn = np.empty((RESAMPLES, len(wanted)))
+    for row in drawn:
         times = np.bincount(rng.integers(number, size=number), minlength=number)[group]
-        drawn.append(_share(curve(right, confidence, times.astype(float)), wanted))
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    bound = float(found.bound[enough[-1]]) if len(enough) else None
-    return ToPeople(_share(found, wanted), float(low), float(high), bound)
+        found = _curve(ranked, right, times)
+        row[:] = [_share(found, one)[0] for one in wanted]
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0).tolist()
+    whole = [_share(_curve(ranked, right, np.ones(len(right))), one) for one in wanted]
+    return [ToPeople(share, *edges, bound) for (share, bound), *edges in zip(whole, low, high, strict=True)]
 
 
-def _share(found: Curve, wanted: float) -> float:
+def _share(found: Curve, wanted: float) -> tuple[float, float | None]:
+    """(share for people, bound) at one `wanted` accuracy."""
     enough = np.flatnonzero(found.accuracy >= wanted - ROUNDING)
-    return float(1 - found.share[enough[-1]]) if len(enough) else 1.0
+    return (float(1 - found.share[enough[-1]]), float(found.bound[enough[-1]])) if len(enough) else (1.0, None)

@@ -85,3 +85,17 @@ def test_every_code_in_the_sources_has_a_plain_name():
 )
 def test_names(text, name):
     assert plain_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("people.at_95.share", "images that people must see, to be 95 % right"),
+        ("people.at_99.bound", "confidence from which the model answers alone, to be 99 % right"),
+        ("conformal.set_length", "plausible classes of one image"),
+        ("test.kappa", "Cohen's kappa on the test set"),
+        ("hard.cost", "mean cost of mistakes on the hard set"),
+    ],
+)
+def test_figures_of_a_model_have_plain_names(code, expected):
+    assert plain_name(code) == expected

@@ -97,10 +97,8 @@ def beyond_right(results: Results, costs: Mapping[str, float]) -> dict:
 def by_people(results: Results, groups: Sequence[str | None]) -> dict[str, dict]:
     """Share of N > 0 images that people must see for the rest to be as right as each of WANTED, with its interval."""
     sure = confidence(results.probabilities, results.rule)
-    return {
-        f"at_{round(100 * wanted)}": tidy(selective.to_people(results.right, sure, wanted, groups)._asdict())
-        for wanted in WANTED
-    }
+    found = selective.to_people(results.right, sure, WANTED, groups)
+    return {f"at_{round(100 * wanted)}": tidy(one._asdict()) for wanted, one in zip(WANTED, found, strict=True)}
 
 
 def calibration_bins(images: int) -> int:

@@ -31,14 +31,14 @@ def test_the_area_is_the_mean_share_of_mistakes():
 
 @pytest.mark.parametrize(("wanted", "share", "bound"), [(1.0, 0.6, 0.8), (0.75, 0.2, 0.6), (0.6, 0.0, 0.5)])
 def test_people_see_the_least_share_that_makes_the_rest_as_right_as_wanted(wanted, share, bound):
-    found = to_people(RIGHT, SURE, wanted)
+    (found,) = to_people(RIGHT, SURE, [wanted])
     assert found.share == pytest.approx(share)
     assert found.bound == bound
     assert found.low <= found.share <= found.high
 
 
 def test_people_see_everything_where_the_surest_answer_is_wrong():
-    found = to_people(np.array([False, True, True]), np.array([0.9, 0.8, 0.7]), 0.9)
+    (found,) = to_people(np.array([False, True, True]), np.array([0.9, 0.8, 0.7]), [0.9])
     assert found.share == 1
     assert found.bound is None
 
@@ -47,7 +47,7 @@ def test_the_interval_is_wider_where_images_of_a_group_come_out_alike():
     rng = np.random.default_rng(0)
     sure = rng.random(600)
     right = np.repeat(rng.random(60) < 0.8, 10)
-    alone = to_people(right, sure, 0.9)
-    grouped = to_people(right, sure, 0.9, [f"object {row // 10}" for row in range(600)])
+    (alone,) = to_people(right, sure, [0.9])
+    (grouped,) = to_people(right, sure, [0.9], [f"object {row // 10}" for row in range(600)])
     assert grouped.share == alone.share
     assert grouped.high - grouped.low > alone.high - alone.low
