@@ -28,6 +28,7 @@ from tasks.models.remedies import HeldOut
 from tasks.scoring.targets import class_counts, encode
 
 CELLS = 40_000_000  # training images times classes; of more images, random ones stand for all
+FEATURE_CELLS = 200_000_000  # training images times feature dimensions: 400 MB
 NATURAL_L2 = 0.03  # of a classifier that is not class-balanced, as in train_head
 
 
@@ -59,12 +60,9 @@ def find_mistakes(
     if not (tree / "artifacts/train_head/head.json").is_file():
         raise EvergreenError(f"run {run} trained no model here (it was adopted): its training images are not known")
     rows, (classes, task) = artifacts.training_rows(tree), artifacts.classes_and_task(tree)
-    train = _sampled(rows["train"], CELLS // len(classes))
-    x = {
-        name: stage1.stage1_features(tree, table, params.images)
-        for name, table in (rows | {"train": train}).items()
-        if len(table)
-    }
+    x = {name: stage1.stage1_features(tree, table, params.images) for name, table in rows.items() if len(table)}
+    train = sampled(rows["train"], min(CELLS // len(classes), FEATURE_CELLS // x["train"].shape[1]))
+    x["train"] = stage1.stage1_features(tree, train, params.images)
     taught = _taught(tree, x["train"], encode(train["label"], classes, task), len(classes))
     wrong, counts = _wrong(tree, rows, x, classes, task)
     if asked is not None:
@@ -124,7 +122,8 @@ def _label(label: np.ndarray, about: _Rows) -> Label:
     return names if about.multilabel else names[0]
 
 
-def _sampled(table: pa.Table, most: int) -> pa.Table:
+def sampled(table: pa.Table, most: int) -> pa.Table:
+    """At most so many rows, drawn at random, in their order."""
     if len(table) <= most:
         return table
     return table.take(pa.array(np.sort(np.random.default_rng(0).choice(len(table), most, replace=False))))

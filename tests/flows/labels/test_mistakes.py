@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from flows.labels.mistakes import found as kept
-from flows.labels.mistakes.gather import find_mistakes
+from flows.labels.mistakes.gather import find_mistakes, sampled
 from flows.labels.mistakes.of_run import wrong_in_production
 from flows.publishing.recorded_run import open_run
 from monitoring.log.production_log import open_log
@@ -68,6 +68,15 @@ def test_what_was_found_is_kept_and_read_again(tmp_path, found):
     assert kept.newest(tmp_path) == found.model_copy(update={"run": f"run-{kept.KEEP + 1:02}"})
     kept.file_of(tmp_path, "run-21").write_text("{")
     assert kept.read(tmp_path, "run-21") is None
+
+
+def test_of_too_many_training_images_random_ones_stand_for_all():
+    table = pa.table({"id": [str(number) for number in range(100)]})
+    some = [int(name) for name in sampled(table, 10)["id"].to_pylist()]
+    assert len(set(some)) == 10
+    assert some == sorted(some)
+    assert some != list(range(10))
+    assert sampled(table, 100) is table
 
 
 def test_an_adopted_model_has_no_training_images(tmp_path):
