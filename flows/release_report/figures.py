@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.release_report.changes import at
 from flows.release_report.facts import Row
+from monitoring.plain_names import plain_name
 
 CHECKS = {
     "test.debiased_ece": "calibration error on the test set",
@@ -103,6 +104,8 @@ def words(name: str) -> str:
     """A check's name for people: "class.Bag.recall" -> "class Bag: recall"."""
     if name in CHECKS:
         return CHECKS[name]
+    if name.startswith(("floor.", "worst_source.", "hard.images")):
+        return plain_name(name)
     head, _, figure_name = name.rpartition(".")
     if not head:
         return name.replace("_", " ")

@@ -1,15 +1,18 @@
 """What the page of two versions shows, from what is to be chosen to the images that flipped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from flows.console.shell.console import Console
 from flows.console.shell.facts import recent
-from flows.publishing.history import known_history
+from flows.publishing.history import known_history, open_project
 from flows.publishing.run_list import held_runs
 from flows.versions.comparison import Comparison, compare_versions
 from flows.versions.flips import Flip
+from flows.versions.floors import standings
 from monitoring.plain_names import plain_name
+from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 
 SHOWN = 40  # rows of a table on the page; the CSV file has all
@@ -28,6 +31,7 @@ class ComparePage:
     held: list[str]  # ids of runs that wait
     comparison: Comparison | None
     problem: str = ""
+    floors: Sequence[tuple[str, Check | None, Check | None]] = ()  # each of today, as A and B stand to it
 
     @property
     def metrics(self) -> list[tuple[str, object, object, str]]:
@@ -55,14 +59,29 @@ def compare_page(console: Console, a: str, b: str) -> ComparePage:
         found = recent(("compare", root, a, b, state), lambda: compare_versions(root, a or None, b or None), SECONDS)
     except EvergreenError as error:
         return ComparePage(a, b, versions, held, None, str(error))
-    return ComparePage(found.versions.a, found.versions.b, versions, held, found)
+    floors = recent(
+        ("floors", root, found.versions.a, found.versions.b, state), lambda: both_floors(root, found), SECONDS
+    )
+    return ComparePage(found.versions.a, found.versions.b, versions, held, found, floors=floors)
 
 
-def table(found: Comparison) -> Iterator[tuple]:
+def both_floors(root: Path, found: Comparison) -> list[tuple[str, Check | None, Check | None]]:
+    """(code, check of A, check of B) of each floor in params.yaml and of the worst source; None: cannot be told."""
+    names = found.versions.a, found.versions.b
+    a, b = standings(root, open_project(root)[0].gate.floors, names)
+    sides = [{check.name: check for check in one.checks} for one in (a, b)]
+    return [(code, *(side.get(code) for side in sides)) for code in dict.fromkeys([*sides[0], *sides[1]])]
+
+
+def table(found: Comparison, floors: Sequence[tuple[str, Check | None, Check | None]] = ()) -> Iterator[tuple]:
     """Every difference as a row of a CSV file."""
     versions = found.versions
     for name, (a, b, way) in versions.metrics.items():
         yield "figure", name, a, b, b - a if _numbers(a, b) else None, way or plain_name(name)
+    for code, a, b in floors:
+        values = [check.value if check else None for check in (a, b)]
+        said = "; ".join(f"{name}: {check.detail}" for name, check in zip("AB", (a, b), strict=True) if check)
+        yield "floor", plain_name(code), *values, values[1] - values[0] if _numbers(*values) else None, said
     for one in found.flips.classes:
         yield "class", one.name, one.a, one.b, one.b - one.a, f"{one.n} images, {one.low:+.4f} to {one.high:+.4f}"
     for row in found.flips.rows:

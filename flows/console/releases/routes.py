@@ -186,7 +186,9 @@ def compare(request: Request, a: str = "", b: str = "", format: str = "") -> Res
     console = console_of(request)
     found = compare_page.compare_page(console, a, b)
     if format == "csv" and found.comparison:
-        return csv_download(f"compare-{found.a}-{found.b}", compare_page.COLUMNS, compare_page.table(found.comparison))
+        return csv_download(
+            f"compare-{found.a}-{found.b}", compare_page.COLUMNS, compare_page.table(found.comparison, found.floors)
+        )
     return page(
         request, "releases/compare.html", title="Compare two versions", section="/releases", found=found, points=points
     )

@@ -26,6 +26,7 @@ from tasks.active.outlook import lines, training_curve
 from tasks.common.checks import Check
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
+from tasks.common.floors import Floor
 from tasks.common.params import load_params
 from tasks.dataset.shards import iter_bytes, read_paths
 from tasks.erasure.files import look
@@ -515,6 +516,35 @@ def test_forest_puts_zero_in_the_middle_and_everything_on_one_scale():
     assert loss["low"] >= 0
     assert (bound["fill"], bound["mark"]) == (40, 80)
     assert fact == {"kind": "fact"}
+
+
+def test_a_floor_has_an_axis_of_its_own():
+    checks = [
+        Check(
+            name="floor.class.Bag.recall", status="pass", value=0.9, low=0.8, high=0.95, bound=0.85, detail="met: 0.9"
+        ),
+        Check(name="floor.test.cost", status="fail", value=1.5, low=1.0, high=2.0, bound=1.2, detail="below: 1.5"),
+        Check(name="floor.class.Bag.recall.kept", status="pass", value=0.02, low=-0.01, high=0.05, bound=0.0),
+        Check(name="floor.class.Boot.recall", status="pass", bound=0.9, detail="unproven: there are no images"),
+    ]
+    recall, cost, kept, nothing = charts.forest(checks)
+    assert recall == {"kind": "floor", "low": 80, "width": 15, "value": 90, "bound": 85}
+    assert cost == {"kind": "floor", "low": 50, "width": 50, "value": 75, "bound": 60}
+    assert (kept["kind"], nothing["kind"]) == ("difference", "fact")
+    assert kept["limit"] < 0.1, "a floor's figure does not widen the axis of differences"
+
+
+def test_the_page_shows_floors_with_their_state(run):
+    root, params, releases = run
+    floors = [Floor(class_="Bag", recall=0.01), Floor(class_="Bag", precision=1.0), Floor(accuracy=0.999)]
+    gate = params.gate.model_copy(update={"floors": floors})
+    verdict = first_verdict(root, params.model_copy(update={"gate": gate}))
+    ending = Ending(outcome="rejected", sentence=verdict.sentence, verdict=verdict)
+    text = release_page.write(root, params, releases, RUN, ending).path.read_text()
+    assert "Floors, from 0 to 1" in text
+    assert "floor: recall of class Bag" in text
+    assert "met: recall " in text
+    assert "ails floor, accuracy on the test set (missed: " in text, "the headline's sentence has plain words"
 
 
 def test_differences_name_what_came_went_and_changed():

@@ -17,7 +17,7 @@ import yaml
 from flows.publishing import held as held_runs
 from flows.publishing import run_records
 from flows.publishing.adopt import adopt
-from flows.publishing.decisions import newest_judgement, preview
+from flows.publishing.decisions import newest_judgement, preview, try_floors
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import Ending
 from flows.repo import workspace
@@ -27,6 +27,7 @@ from flows.versions.diff import diff
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
+from tasks.common.floors import Floor
 from tasks.common.params import load_params
 from tasks.gate.verdict import GateVerdict
 from tasks.releases import bundle
@@ -202,11 +203,25 @@ def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved
     assert (found.version, found.verdict.outcome, found.is_fresh(store(project).live())) == ("v0.1.0", "hold", True)
     assert newest_judgement(store(project).run("run-2")) == found
     assert store(project).live().version == "v0.1.0", "nothing was published"
+    floor = Floor(balanced_accuracy=1.0)  # set after the run: it holds for the run all the same
+    settings = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(settings.replace("  floors: []\n", "  floors: [{balanced_accuracy: 1.0}]\n"))
+    assert preview(project, "run-2", by="bob").verdict.outcome == "reject"
+    with pytest.raises(EvergreenError, match=r"fails floor\.test\.balanced_accuracy"):
+        held_runs.approve(project, "run-2", by="bob")
+    (project / "params.yaml").write_text(settings)
+    assert preview(project, "run-2", by="bob").verdict == found.verdict
+    before = store(project).run("run-2")
+    version, tried = try_floors(project, "run-2", [floor])
+    assert (version, tried.outcome) == ("v0.1.0", "reject")
+    assert store(project).run("run-2") == before, "what is tried is not recorded"
+    found = newest_judgement(before)
     approve_in_the_console(project, visit)
     live = store(project).live()
     assert not found.is_fresh(live)
     assert (live.version, live.prev, live.by) == ("v0.2.0", "v0.1.0", "bob")
     assert live.why.startswith("approved by bob: looked at by hand; the gate: hold:")
+    assert try_floors(project, "run-2", [floor]) == (version, tried), "against what it replaced, not against itself"
     run = store(project).run("run-2")
     assert run["decisions"][0]["verdict"]["champion"] == "v0.1.0"
     assert (run["outcome"], run["version"]) == ("promoted", "v0.2.0")

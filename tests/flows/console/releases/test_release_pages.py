@@ -89,6 +89,47 @@ def test_the_page_of_a_held_run_answers_three_questions(made):
     assert text.count('class="check"') == 3
 
 
+FLOORS = [
+    Check(name=f"floor.class.{HOSTILE}.recall", status="fail", value=0.9, low=0.8, high=0.95, bound=0.92,
+          detail=f"below: recall 0.900, at least 0.92, on 40 images of class {HOSTILE} on the test set"),
+    Check(name="floor.hard.accuracy", status="pass", value=0.95, low=0.85, high=0.99, bound=0.9,
+          detail="unproven: accuracy 0.950, at least 0.9, on 60 images of the hard set; 140 such images would do"),
+    Check(name="worst_source.balanced_accuracy", status="pass", value=0.6, low=0.4, high=0.8, bound=0.2,
+          detail="met: balanced accuracy 0.600 on 30 images of the worst source, cam-3; guessing gives 0.2"),
+]  # fmt: skip
+
+
+def test_floors_are_shown_with_their_state_on_the_page_and_in_the_list(main):
+    verdict = HOLD.model_copy(update={"checks": [*FLOORS, CHECKS[2]], "champion": None})
+    hold(main, "run-5", verdict)
+    (row, *_) = held_runs(main)
+    assert row.floors == "1 unproven, 1 below"
+    with serving(main) as site:
+        text = site.get("/releases/run-5")[2]
+        listed = site.get("/releases")[2]
+    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+    assert HOSTILE not in text
+    assert "Is anything worse? Perhaps Whether these figures reach their floor is not shown." in plain
+    assert "140 such images would do" in plain
+    assert "floor: accuracy on the hard set" in plain
+    assert "30 images of the worst source, cam-3" in plain
+    assert text.count('class="margin"') == 3
+    assert "Floors: 1 unproven, 1 below." in listed
+
+
+def test_two_versions_are_compared_under_the_floors_of_today(main):
+    params = main / "params.yaml"
+    params.write_text(params.read_text().replace("  floors: []", "  floors: [{class: coat, recall: 0.97}]"))
+    with serving(main) as site:
+        text = site.get("/compare?a=v0.1.0&b=v0.2.0")[2]
+        rows = list(csv.reader(io.StringIO(site.get("/compare?a=v0.1.0&b=v0.2.0&format=csv")[2])))
+    assert "<td>floor: recall of class coat</td>" in re.sub(r"<span[^>]*>|</span>", "", text)
+    (row,) = [row for row in rows if row[0] == "floor"]
+    assert row[1] == "floor: recall of class coat"
+    assert "at least 0.97, on 2 images of class coat" in row[5]
+    assert "at least 0.97, on 4 images of class coat" in row[5]
+
+
 def signed_in(site, root: Path, name: str, role: str) -> dict[str, str]:
     """Headers of a request by a person with `role`."""
     from tests.flows.console.people.test_sign_in import person, sign_in
