@@ -44,6 +44,7 @@ SMALL = {
     "evaluate": {"corruption_images": 200, "latency_runs": 10},
     "gate": {"max_size_mb": 30.0},
 }
+LATENCY = 1_000.0  # milliseconds: more than other work on the machine costs
 PARTS = {"train": 0.5, "calibration": 0.12, "test": 0.3, "hard": 0.08}
 EARLY = 0.25  # share of the training images that the champion knows, and half of the test images
 DIM = 0.25  # darkest share of the images: the slice light=dim
@@ -95,8 +96,9 @@ def store(project: Path) -> Releases:
 
 
 def judged(project: Path) -> GateVerdict:
-    releases = store(project)
-    return judge_run(project, load_params(project / "params.yaml"), releases, releases.live())
+    releases, params = store(project), load_params(project / "params.yaml")
+    gate = params.gate.model_copy(update={"max_latency_ms": LATENCY})
+    return judge_run(project, params.model_copy(update={"gate": gate}), releases, releases.live())
 
 
 def prepare(folder: Path, file: Path, most: int, source: str) -> Path:
@@ -135,16 +137,22 @@ def write_head(project: Path, weight: np.ndarray, bias: np.ndarray) -> None:
     from safetensors.numpy import save_file
 
     with atomic_path(project / "artifacts/train_head/head.safetensors") as temporary:
-        save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, temporary)
+        parts = {"weight": weight, "bias": bias}  # safetensors stores memory as it lies
+        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()}, temporary)
 
 
 def change_head(change: Callable[[np.ndarray, np.ndarray, np.ndarray], None], project: Path) -> None:
-    """change: of weight (K, D), bias (K,) in place; it gets the classes' order by training images, most first."""
+    """change: of weight (K, D), bias (K,) in place; it gets the classes' order by training images, most first.
+
+    The exported model gets the same head, as if it had been trained so.
+    """
     head, (classes, task) = read_head(project), classes_and_task(project)
     counts = np.bincount(encode(training_rows(project)["train"]["label"], classes, task), minlength=len(classes))
     weight, bias = head.weight.copy(), head.bias.copy()
     change(weight, bias, np.argsort(-counts))
     write_head(project, weight, bias)
+    pairs = [(head.weight, weight), (head.weight.T, weight.T), (head.bias, bias)]
+    gate_graphs.edit(MODEL, partial(gate_graphs.replaced, pairs), project)
 
 
 def never(place: int) -> Callable:
@@ -390,7 +398,7 @@ def sabotages() -> dict[str, Sabotage]:
         "test set relabelled by its answers": partial(relabel, "test"),
     }
     return (
-        {name: Sabotage(partial(change_head, change), RETRAIN) for name, change in heads.items()}
+        {name: Sabotage(partial(change_head, change), EXPORTED) for name, change in heads.items()}
         | {name: Sabotage(partial(refit, poison=poison), RETRAIN) for name, poison in poisons.items()}
         | exported
         | {name: Sabotage(change) for name, change in files.items()}

@@ -11,7 +11,7 @@ from benchmarks.gate_sabotage import change_head, never, relabelled, roll, sabot
 from tasks.inference.onnx_model import OnnxModel
 from tasks.models.head import read_head
 from tests.support.predictions import CLASSES, NEW, TARGETS, table
-from tests.support.small_project import copy, finished_project
+from tests.support.small_project import finished_project
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 MODEL = "artifacts/bundle/model.onnx"
@@ -56,12 +56,15 @@ def test_edited_graphs_have_the_fault_that_they_are_named_for(edited):
 
 
 def test_heads_and_labels_are_changed_as_named(tmp_path):
-    root = copy(tmp_path / "main")
-    before = read_head(root)
-    change_head(never(0), root)
-    assert (read_head(root).bias - before.bias < -900).sum() == 1
+    root = shutil.copytree(finished_project(), tmp_path / "main")
+    before, model = read_head(root), root / "artifacts/calibrate/model.onnx"
+    whole = OnnxModel(model)(PIXELS).logits
     change_head(roll, root)
     np.testing.assert_array_equal(read_head(root).weight, np.roll(before.weight, 1, axis=0))
+    np.testing.assert_allclose(OnnxModel(model)(PIXELS).logits, np.roll(whole, 1, axis=1), atol=1e-4)
+    change_head(never(0), root)
+    (given_up,) = np.flatnonzero(read_head(root).bias - np.roll(before.bias, 1) < -900)
+    assert (OnnxModel(model)(PIXELS).logits[:, given_up] < -900).all()
     said = relabelled("test", CLASSES, table(TARGETS, NEW), NEW == TARGETS)
     assert said["label"].to_pylist() == [CLASSES[k] for k in NEW]
 
