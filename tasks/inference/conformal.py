@@ -16,7 +16,7 @@ Multi-label: the same rule for each label, on the images that have it. Of them t
 promise is made about all labels of an image together.
 
 The bounds are fitted on probabilities whose calibration was fitted on the same images. Strictly, that breaks the proof;
-measured, it moves the coverage by less than a tenth of a point (`same_split_shift` of the benchmark).
+with a temperature it moves the coverage by less than a tenth of a point (`same_split_shift` of the benchmark).
 """
 
 import math
