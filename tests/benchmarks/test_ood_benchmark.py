@@ -33,5 +33,6 @@ def test_a_quick_pass_of_unfamiliar_images(tmp_path):
     found = {row.name: row.value for row in main(["--quick", "--kept", str(tmp_path)])}
     assert 0 <= found["far.knn"] <= 100
     assert found["near.auto"] <= 100
-    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert len(list(tmp_path.glob("*.json"))) == 3, "frozen, tuned, cost"
+    assert found["megabytes.rmds++"] < found["megabytes.knn"]
     assert main(["--quick", "--kept", str(tmp_path)])[0].value == found["ood_near_gain_points"], "kept cases are read"

@@ -31,6 +31,7 @@ PARTS = ("energy", "knn")  # of energy+knn
 FARTHEST = 20.0  # spreads: a part of energy+knn says no more than this
 BANK_ROWS = 2000
 TRAINING_ROWS = 20_000  # for a covariance; each search of a neighbour would pay for all of them
+TRAINING_VALUES = 20_000_000  # rows x dimensions: 160 MB in float64, of which a fit holds three copies
 CHUNK = 1024  # images scored at once: chunk x bank distances in memory
 FAR = float(np.finfo(np.float32).max)  # score of features or logits that are not finite: always unfamiliar
 
@@ -65,6 +66,11 @@ def bank_rows(strata: np.ndarray, rows: int = BANK_ROWS, seed: int = 0) -> np.nd
         members = order[strata[order] == stratum]
         turn[members] = np.arange(len(members))
     return np.sort(order[np.argsort(turn[order], kind="stable")][:rows])
+
+
+def training_rows(dimensions: int) -> int:
+    """How many training images of so many feature dimensions a score is fitted on, at most."""
+    return max(BANK_ROWS, min(TRAINING_ROWS, TRAINING_VALUES // dimensions))
 
 
 def fit(

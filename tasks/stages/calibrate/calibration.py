@@ -121,7 +121,7 @@ def _plausible(
     return about | {"too_few": few}, {"coverage": coverage, "set_length": found.mean_length, "too_few": len(few)}
 
 
-def training_samples(train: pa.Table, rows: int = ood.TRAINING_ROWS) -> pa.Table:
+def training_samples(train: pa.Table, rows: int) -> pa.Table:
     """At most `rows` samples to which the score of unfamiliar images compares: as many of each class as there are."""
     labels = train["label"].to_pylist()
     strata = np.array([value if isinstance(value, str) else "\n".join(sorted(value)) for value in labels])

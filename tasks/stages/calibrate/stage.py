@@ -19,7 +19,7 @@ from tasks.common import artifacts
 from tasks.common.errors import DataError
 from tasks.common.params import CalibrateParams, ImagesParams
 from tasks.inference.onnx_model import OnnxModel
-from tasks.inference.ood.scores import Training, bank_rows, strata
+from tasks.inference.ood.scores import Training, bank_rows, strata, training_rows
 from tasks.inference.scaling import Scaling
 from tasks.models import stage1
 from tasks.models.head import read_head
@@ -54,7 +54,7 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()
     hierarchy = artifacts.class_groups(root)
     held_out = HeldOut(classes, task, targets, head.logits(features), features, groups, hierarchy)
-    chosen = training_samples(rows["train"])
+    chosen = training_samples(rows["train"], training_rows(head.weight.shape[1]))
     known = stage1.stage1_features(root, chosen, images)[:]
     training = Training(known, head.logits(known), encode(chosen["label"], classes, task))
     sample = pixel_table(root, labelled.slice(0, PARITY_IMAGES), images)[:]

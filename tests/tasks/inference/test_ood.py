@@ -153,6 +153,12 @@ def test_the_bank_gives_rare_classes_their_place():
     assert (ood.bank_rows(strata, rows=50) == rows).all()
 
 
+def test_wide_features_take_fewer_training_images():
+    assert ood.training_rows(512) == ood.TRAINING_ROWS
+    assert 9000 < ood.training_rows(2048) < 10_000
+    assert ood.training_rows(100_000) == ood.BANK_ROWS
+
+
 def test_a_bundle_of_before_is_scored_as_it_was():
     """Its about has no more than this, and its only tensor is the bank."""
     bank = np.array([[1, 0], [0, 1]], np.float32)
