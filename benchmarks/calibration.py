@@ -32,7 +32,8 @@ from tasks.common.files import read_json
 from tasks.common.params import ImagesParams, load_params
 from tasks.dataset.decode import decode, resize
 from tasks.inference.onnx_model import OnnxModel
-from tasks.inference.temperature import probabilities
+from tasks.inference.scaling import Scaling, read_scaling, scale
+from tasks.inference.thresholds import answers, read_rule
 from tasks.scoring import metrics
 
 SEEDS = 3
@@ -103,11 +104,12 @@ def measure(project: Path, pixels: np.ndarray, labels: list[str], images: Images
     targets = np.array([about["classes"].index(name) for name in labels])
     found = logits(OnnxModel(project / "artifacts/calibrate/model.onnx", threads=2), pixels, images)
     out = {}
-    for when, temperature in (("before", 1.0), ("after", about["temperature"])):
-        given = probabilities(found, temperature, "multiclass")
+    for when, scaling in (("before", Scaling()), ("after", read_scaling(about))):
+        given = scale(found, scaling, "multiclass")
         out[when] = {name: ece(given, targets) for name, ece in MEASURES.items()}
         out[when]["confidence"] = float(given.max(axis=1).mean())
-        out[when]["accuracy"] = metrics.accuracy(targets, given.argmax(axis=1), len(about["classes"]))
+    answered = answers(scale(found, read_scaling(about), "multiclass"), read_rule(about))
+    out["after"]["accuracy"] = metrics.accuracy(targets, answered, len(about["classes"]))
     say("  " + "; ".join(f"{when}: {_listed(values)}" for when, values in out.items()))
     return out
 

@@ -92,6 +92,29 @@ def reliability(known: Results) -> dict:
     return {"points": points, "line": _line(bins.confidence, bins.accuracy), "bars": bars}
 
 
+def calibrated(about: dict) -> dict | None:
+    """How the model's probabilities were calibrated: a sentence, and the line of the reliability diagram before it.
+
+    about: bundle.json; None for a model of an older Evergreen.
+    """
+    evaluated, how = about["metrics"]["evaluate"], about["metrics"]["calibrate"].get("scaling")
+    before = evaluated.get("uncalibrated")
+    if not how or not before:
+        return None
+    after = evaluated["test"]
+    said = {
+        "none": "Nothing: the network is calibrated already, or too few images show otherwise",
+        "temperature": "One temperature for all classes",
+        "classwise": "A temperature, and a sharpness and a frequency of each class",
+    }[how["method"]]
+    said += f" ({how['why']}). On the test set, log loss {before['log_loss']:.3f} before, {after['log_loss']:.3f} after"
+    if before["debiased_ece"] is not None:
+        errors = (100 * one["debiased_ece"] for one in (before, after))
+        said += ", calibration error {:.1f} % before, {:.1f} % after".format(*errors)
+    bins = before["reliability"]
+    return {"line": _line(np.array(bins["confidence"]), np.array(bins["accuracy"])), "sentence": f"{said}."}
+
+
 def answered_alone(known: Results, before: Results | None, people: Mapping[str, dict] | None) -> dict:
     """Accuracy of what the model answers alone against the share of the images that it answers, surest first.
 

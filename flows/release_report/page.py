@@ -128,6 +128,7 @@ def collect(root: Path, params: Params, releases: Releases, run_id: str, ending:
         "recalls": facts.recalls(both, about),
         "confusion": charts.confusion(known) if about["task"] == "multiclass" else None,
         "reliability": charts.reliability(known),
+        "calibrated": charts.calibrated(about),
         "old_reliability": charts.reliability(before) if before else None,
         "alone": charts.answered_alone(known, before, evaluated.get("people")),
         "plausible": measures.plausible(root, evaluated),

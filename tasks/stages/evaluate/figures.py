@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.inference import conformal
+from tasks.inference.temperature import probabilities as probabilities_of
 from tasks.inference.thresholds import Rule, answers, confidence
 from tasks.scoring import agreement, metrics, selective
 
@@ -99,6 +100,19 @@ def by_people(results: Results, groups: Sequence[str | None]) -> dict[str, dict]
     sure = confidence(results.probabilities, results.rule)
     found = selective.to_people(results.right, sure, WANTED, groups)
     return {f"at_{round(100 * wanted)}": tidy(one._asdict()) for wanted, one in zip(WANTED, found, strict=True)}
+
+
+def uncalibrated(logits: np.ndarray, targets: np.ndarray) -> dict:
+    """What the test images say of the probabilities before calibration: two figures and the reliability diagram."""
+    p = probabilities_of(logits, 1.0, metrics.task_of_targets(targets))
+    bins = calibration_bins(len(targets))
+    return tidy(
+        {
+            "debiased_ece": metrics.debiased_ece(p, targets, bins) if len(targets) > 1 else None,
+            "log_loss": metrics.log_loss(p, targets),
+            "reliability": metrics.reliability(p, targets)._asdict(),
+        }
+    )
 
 
 def calibration_bins(images: int) -> int:

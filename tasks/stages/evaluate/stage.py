@@ -124,7 +124,7 @@ def measure(
     rows = pa.concat_tables([by_split["test"], by_split["hard"]])
     model = OnnxModel(model_file)
     pixels = pixel_table(root, rows, images)
-    probabilities, scores = _predict(root, model, pixels, calibration)
+    probabilities, logits, scores = _predict(root, model, pixels, calibration)
     rule = read_rule(calibration)
     targets = encode(rows["label"], classes, task)
     results = Results(classes, task, rule, targets, probabilities, answers(probabilities, rule))
@@ -153,6 +153,7 @@ def measure(
     skill = measure_skill(test.targets, test.predicted, len(classes), groups)
     found = {
         "test": overall,
+        "uncalibrated": figures.uncalibrated(logits[: len(test.targets)], test.targets),
         "skill": figures.tidy(asdict(skill)),
         "people": figures.by_people(test, groups),
         "hard": figures.overall(hard.targets, hard.probabilities, rule) | figures.beyond_right(hard, costs)
@@ -180,13 +181,16 @@ def _slices(rows: pa.Table) -> list[list[dict]]:
     return with_sources(rows["slice"].to_pylist(), rows["source"].to_pylist())
 
 
-def _predict(root: Path, model: OnnxModel, pixels: ShardTable, calibration: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(probabilities (N, K) float32, out-of-distribution scores (N,)). Raises EvergreenError for a broken model."""
+def _predict(
+    root: Path, model: OnnxModel, pixels: ShardTable, calibration: dict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probabilities and logits (N, K) float32, scores (N,) of unfamiliar images). Raises EvergreenError if broken."""
     tensors = ood.read_tensors(artifacts.stage_output(root / "artifacts/calibrate/ood.safetensors", "calibrate"))
-    probabilities, scores = [], []
+    probabilities, logits, scores = [], [], []
     for _, block in pixels.batches(BATCH):
         outputs = model(block)
         probabilities.append(outputs.probabilities)
+        logits.append(outputs.logits)
         scores.append(ood.score(outputs.features, outputs.logits, calibration["ood"], tensors))
     found = np.concatenate(probabilities)
     if broken := int((~np.isfinite(found)).any(axis=1).sum()):
@@ -194,7 +198,7 @@ def _predict(root: Path, model: OnnxModel, pixels: ShardTable, calibration: dict
             f"the exported model's probabilities of {broken} of {len(found)} images are not finite: the network "
             "diverged; lower train_backbone.learning_rate and train again"
         )
-    return found, np.concatenate(scores)
+    return found, np.concatenate(logits), np.concatenate(scores)
 
 
 def _predictions(rows: pa.Table, probabilities: np.ndarray, scores: np.ndarray, task: str) -> pa.Table:

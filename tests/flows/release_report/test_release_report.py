@@ -642,3 +642,17 @@ def test_the_page_shows_the_answers_that_each_models_weights_give():
     found = facts.pair(rows, rows, about | {"weights": {"Boot": 100.0}}, about, predictions.CLASSES)
     assert set(found.new.predicted.tolist()) == {predictions.CLASSES.index("Boot")}
     assert found.old.predicted.tolist() == predictions.OLD.tolist()
+
+
+def test_the_page_says_how_probabilities_were_calibrated_and_what_that_changed():
+    bins = {"count": [50, 50], "confidence": [0.6, 0.9], "accuracy": [0.4, 0.8]}
+    evaluated = {
+        "uncalibrated": {"debiased_ece": 0.15, "log_loss": 0.7, "reliability": bins},
+        "test": {"debiased_ece": 0.01, "log_loss": 0.5},
+    }
+    how = {"method": "classwise", "why": "held-out log-loss 0.5000 against 0.7000 uncalibrated"}
+    found = charts.calibrated({"metrics": {"evaluate": evaluated, "calibrate": {"scaling": how}}})
+    assert found["line"].count(",") == 2
+    assert "each class (held-out log-loss 0.5000 against 0.7000 uncalibrated)" in found["sentence"]
+    assert found["sentence"].endswith("calibration error 15.0 % before, 1.0 % after.")
+    assert charts.calibrated({"metrics": {"evaluate": {"test": {}}, "calibrate": {}}}) is None

@@ -126,6 +126,13 @@ def test_metrics_are_those_of_the_predictions(evaluated):
             assert found["micro_f1"] == pytest.approx(f1_score(targets, predicted, average="micro"), abs=1e-6)
         assert found["accuracy"] > 0.5  # the small project's head nearly always is right
     assert {"ece", "debiased_ece", "brier", "log_loss", "average_precision"} <= set(evaluated.metrics["test"])
+    before = evaluated.metrics["uncalibrated"]
+    measured = json.loads((evaluated.root / "metrics/calibrate.json").read_text())
+    same = measured["scaling"]["method"] == "none"
+    assert (before["log_loss"] == pytest.approx(evaluated.metrics["test"]["log_loss"], abs=1e-5)) == same
+    assert sum(before["reliability"]["count"]) == evaluated.metrics["test"]["n"] * (
+        1 if evaluated.task == "multiclass" else len(CLASSES)
+    )
     decides = "thresholds" if evaluated.task == "multilabel" else "weights"
     assert evaluated.metrics.keys() & {"thresholds", "weights"} == {decides}
     assert evaluated.metrics[decides] == calibration[decides]
