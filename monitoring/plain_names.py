@@ -52,6 +52,8 @@ NAMES = {
     "class_collapse": "no class is given up",
     "hard_set": "hard set",
     "hard.images": "images of the hard set answered correctly",
+    "hard.looks": "how often the hard set was asked",
+    "test.looks": "how often the test split was asked",
     "few_shot.recall": "recall of the rare classes together",
     "many_shot.recall": "recall of the common classes together",
     "medium_shot.recall": "recall of the medium classes together",

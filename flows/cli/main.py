@@ -19,6 +19,7 @@ from flows.cli import (
     classes,
     decisions,
     doctor,
+    hard,
     labels,
     mistakes,
     pause,
@@ -305,6 +306,7 @@ for command in (upgrade_command.upgrade, *(command for group in GROUPS for comma
 app.command("open")(services.open_console)
 app.command("ui", hidden=True)(services.open_console)  # its name until the console came
 app.add_typer(classes.app, name="classes")
+app.add_typer(hard.app, name="hard")
 app.add_typer(people.app, name="people")
 
 

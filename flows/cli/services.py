@@ -12,6 +12,7 @@ def status() -> None:
     """Show what is live, what runs and where, what the monitor last found, and what comes next."""
     from datetime import UTC, datetime
 
+    from flows.hard_set.looks import status_lines as hard_lines
     from flows.labels.status import label_lines
     from flows.production.queue_export import assigned_lines
     from flows.publishing.run_list import held_runs
@@ -58,6 +59,8 @@ def status() -> None:
         typer.echo(line)
     for line in label_lines(root, live):
         typer.echo(f"labels:      {for_terminal(line)}")
+    for line in hard_lines(root):
+        typer.echo(f"hard set:    {for_terminal(line, 400)}")
     for line in assigned_lines(root, params):
         typer.echo(f"labelling:   {for_terminal(line)}")
     held = in_force(releases.tombstones(), params)

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from flows.console.archive import routes as archive
 from flows.console.data import routes as data
 from flows.console.data import upload_routes as upload
+from flows.console.hard import routes as hard
 from flows.console.images import action_routes as image_actions
 from flows.console.images import routes as images
 from flows.console.images import taught_routes
@@ -52,6 +53,7 @@ ROUTERS = [
     upload.router,  # before the page of a batch, whose address would fit, too
     data.router,
     error_routes.router,  # before the page of a window, whose address would fit, too
+    hard.router,
     production.router,
     production_actions.router,
     labelling.router,

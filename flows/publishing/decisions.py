@@ -115,7 +115,7 @@ def preview(root: Path, run_id: str, *, by: str) -> Judgement:
     champion = run.releases.live()
     with worktree(run) as tree:
         params = with_floors(load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate)
-        verdict = judge_run(tree, params, run.releases, champion)
+        verdict = judge_run(tree, params, run.releases, champion, run=run_id, by=by, how="preview")
     found = Judgement(at=now(), by=by, version=champion.version if champion else None, verdict=verdict)
     run.releases.change_run(run_id, lambda record: record | {"preview": found.model_dump(mode="json")})
     return found

@@ -51,7 +51,7 @@ def approve(root: Path, run_id: str, *, by: str, why: str = "") -> Pointer:
             champion = run.releases.live()
             if run.is_live(champion):
                 return _record_promotion(run, champion, _Decision("approved", by, why))
-            verdict = judge_run(tree, params, run.releases, champion)
+            verdict = judge_run(tree, params, run.releases, champion, run=run_id, by=by, how="approval")
             if verdict.outcome == "reject":
                 against = champion.version if champion else "the bounds of a first model"
                 raise EvergreenError(

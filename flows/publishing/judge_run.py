@@ -1,28 +1,44 @@
 """Collects the gate's evidence: challenger and champion on the same images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from flows.publishing.asked_sets import asked_sets, count_looks, new_look, unfair_to
 from tasks.common.files import read_json
 from tasks.common.floors import Floor
 from tasks.common.params import GateParams, Params
+from tasks.common.paths import main_checkout
 from tasks.common.text import one_line
+from tasks.dataset.hard_set import never_again
 from tasks.gate.champion import calibration_skill, champion_evidence, clusters, hard_set_version, train_counts
 from tasks.gate.verdict import GateVerdict
 from tasks.labels.owner_names import owner_names
+from tasks.releases.looks import How, read_looks, record_look
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle
 
 
-def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer | None) -> GateVerdict:
+def judge_run(
+    root: Path,
+    params: Params,
+    releases: Releases,
+    champion: Pointer | None,
+    *,
+    run: str | None = None,
+    by: str = "",
+    how: How = "run",
+) -> GateVerdict:
     """The gate's verdict on the bundle in `root` against `champion`; None: the first model.
 
-    Raises BundleDamaged for a bundle whose recorded params are not those of the params.yaml in `root`.
+    run: the run's id: the look that this takes at hard set and test split is recorded under it. None: it is not
+    recorded. by, how: who judges, and why. Raises BundleDamaged for a bundle whose recorded params are not those of the
+    params.yaml in `root`.
     """
-    from tasks.gate.evidence import Contender, Trial
+    from tasks.gate.evidence import Contender, Trial, differing
     from tasks.gate.judge import judge
     from tasks.gate.shipped import bundle_difference, held_out_samples
     from tasks.releases.bundle import digest
@@ -37,6 +53,8 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     counts, hard_set = train_counts(root, classes), hard_set_version(challenger)
+    version = champion.version if champion else None
+    unfair = unfair_to(root, champion, challenger)
     trial = Trial(
         classes,
         params.data.task,
@@ -48,8 +66,33 @@ def judge_run(root: Path, params: Params, releases: Releases, champion: Pointer 
         held_out_samples(root),
         bundle_difference(root, challenger),
         params.calibrate.cost_false_negative,
+        unfair=unfair.ids,
+        unfair_why=unfair.sentence(version or ""),
     )
-    return judge(own, against, trial, params.gate)
+    sets, ledger, look = asked_sets(root, challenger), read_looks(releases.store), None
+    if run is not None:
+        about = {"run": run, "by": by, "how": how, "challenger": own.name, "champion": version}
+        look = new_look(root, sets, differ=differing(own, against, trial), **about)
+    asked = tuple(count_looks(sets, ledger, look))
+    gate = with_marks(params.gate, _marks(root), challenger["id"].to_pylist())
+    verdict = judge(own, against, replace(trial, asked=asked), gate)
+    if look is not None:
+        record_look(releases.store, look)
+    return verdict
+
+
+def _marks(root: Path) -> frozenset[str]:
+    """The images marked as never to be wrong again, as the project has them today, for runs made before, too."""
+    main = main_checkout(root)
+    return never_again((main if (main / "data" / "dataset.json").is_file() else root) / "data")
+
+
+def with_marks(policy: GateParams, never: Collection[str], judged: Collection[str]) -> GateParams:
+    """`policy` with a floor for each marked image, an id, among those that are judged; what it names itself stays."""
+    named = {floor.image for floor in policy.floors if floor.image}
+    marked = sorted(set(never) & set(judged))
+    new = [Floor(image=image) for image in marked if not any(image.startswith(name) for name in named)]
+    return policy.model_copy(update={"floors": [*policy.floors, *new]})
 
 
 def with_floors(params: Params, other: GateParams, more: Sequence[Floor] = ()) -> Params:

@@ -244,7 +244,9 @@ def _keep_held(run: Run, ending: Ending) -> tuple[Ending, str | None]:
 
 def _gate(run: Run, champion: Pointer | None) -> GateVerdict:
     def gate() -> GateVerdict:
-        verdict = steps.mended(run.root, lambda: judge_run(run.root, run.params, run.releases, champion))
+        verdict = steps.mended(
+            run.root, lambda: judge_run(run.root, run.params, run.releases, champion, run=run.id, by=run.by)
+        )
         write_json(run.root.parent / "verdict.json", verdict.model_dump())
         steps.show_verdict(verdict)
         return verdict

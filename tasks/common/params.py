@@ -382,6 +382,12 @@ class GateParams(Section):
         "warn", description="what a figure does that is above its floor, but on too few images to prove it"
     )
 
+    look_margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1,
+        description="points (0.1 = ten) by which the luckiest of several equal models may look better on the hard set "
+        "or the test split, before the verdict says that the set was asked too often",
+    )
+
     @field_validator("floors")
     @classmethod
     def _once(cls, floors: list[Floor]) -> list[Floor]:

@@ -61,12 +61,19 @@ class Membership:
 
 def change_files(data: Path) -> list[ChangeFile]:
     """All changes, in the order in which they were made."""
-    found = []
-    for file in (data / FOLDER).glob(f"*-{MARK}*.parquet"):
-        seq, _, digest = file.stem.partition(f"-{MARK}")
-        if seq.isdigit():
-            found.append(ChangeFile(int(seq), f"{MARK}{digest[:12]}", file.name))
-    return sorted(found)
+    found = (change_of(file.name) for file in (data / FOLDER).glob(f"*-{MARK}*.parquet"))
+    return sorted(one for one in found if one)
+
+
+def change_of(name: str) -> ChangeFile | None:
+    """The change that a file of data/batches holds; None for another file."""
+    seq, found, digest = name.removesuffix(".parquet").partition(f"-{MARK}")
+    return ChangeFile(int(seq), f"{MARK}{digest[:12]}", name) if found and seq.isdigit() else None
+
+
+def version_of(ids: Collection[str], name: str) -> str | None:
+    """The name of a set of images, a hash of its ids: "hard-..."; None for no image."""
+    return f"{name}-{sha256_bytes(''.join(sorted(ids)).encode())[:12]}" if ids else None
 
 
 def read_changes(data: Path) -> pa.Table:

@@ -264,14 +264,14 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     (tasks.dataset.hard_set).
     """
     if "split" not in columns or not change_files(path.parent):
-        return _recorded_columns(path, columns)
-    table = _recorded_columns(path, list(dict.fromkeys([*columns, "id"])))
+        return read_recorded_columns(path, columns)
+    table = read_recorded_columns(path, list(dict.fromkeys([*columns, "id"])))
     now = current_splits(path.parent, table["id"], table["split"])
     return table.set_column(table.column_names.index("split"), "split", now).select(list(columns))
 
 
-def _recorded_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """The columns as the shard records them."""
+def read_recorded_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    """As `read_columns`, with the splits in which images were first recorded."""
     with open_shard(path) as shard:
         lacking = {name for name in columns if name in ADDED} - set(shard.schema_arrow.names)
         if not lacking:

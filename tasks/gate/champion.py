@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 
 from tasks.common.artifacts import training_rows
 from tasks.common.code import code_version
-from tasks.common.files import content_key, read_json, sha256_bytes
+from tasks.common.files import content_key, read_json
 from tasks.common.params import EvaluateParams, ImagesParams, Params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import predictions_schema
 from tasks.common.sealed import read_sealed, sealed_path, write_sealed_json
+from tasks.dataset.hard_set import version_of
 from tasks.dataset.pixels import pixel_table
 from tasks.gate.alignment import Alignment, alignment
 from tasks.inference.onnx_model import OnnxModel
@@ -135,7 +136,7 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, placed: Alignme
 def hard_set_version(predictions: pa.Table) -> str | None:
     """The hard set's name, a hash of its content; None if there is no hard set."""
     ids = predictions.filter(pc.equal(predictions["split"], "hard")).column("id").to_pylist()
-    return f"hard-{sha256_bytes(''.join(sorted(ids)).encode())[:12]}" if ids else None
+    return version_of(ids, "hard")
 
 
 def calibration_skill(root: Path) -> Skill | None:

@@ -6,9 +6,12 @@ raised where the policy asks for something that the evidence lacks.
 """
 
 import math
+from collections.abc import Collection
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
+import pyarrow as pa
 
 from tasks.common.params import GateParams
 from tasks.common.text import join_names
@@ -25,13 +28,26 @@ def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[s
         raise Unusable(
             "policy", "gate.superior_on is empty: name a set on which a challenger can show that it is better"
         )
-    if unknown := [name for name in policy.superior_on if name not in evidence.sets]:
+    shown = [name for name in policy.superior_on if name in evidence.sets]
+    if unknown := [name for name in policy.superior_on if name not in evidence.sets and (name != "hard" or not shown)]:
         raise Unusable("policy", f"gate.superior_on names {unknown}, there are {join_names(evidence.sets)}")
     masks: dict[str, np.ndarray] = {}
-    for name in policy.superior_on:  # "test" and "newest" are one comparison where the newest batch has all test images
+    for name in shown:  # "test" and "newest" are one comparison where the newest batch has all test images
         if not any((evidence.sets[name] == mask).all() for mask in masks.values()):
             masks[name] = evidence.sets[name]
     return {name: _compare(evidence, mask, len(classes), policy) for name, mask in masks.items()}
+
+
+def without_unfair(evidence: Evidence, predictions: pa.Table, unfair: Collection[str]) -> Evidence:
+    """`evidence` whose hard set lacks the images `unfair`, ids; without any that is left there is no hard set.
+
+    predictions: N rows with the column id.
+    """
+    if not unfair or "hard" not in evidence.sets:
+        return evidence
+    fair = evidence.sets["hard"] & ~np.isin(np.array(predictions["id"].to_pylist(), str), sorted(unfair))
+    rest = {name: mask for name, mask in evidence.sets.items() if name != "hard"}
+    return replace(evidence, sets=rest | ({"hard": fair} if fair.any() else {}))
 
 
 def others(

@@ -6,6 +6,7 @@ N images, K classes. Evidence that cannot be used raises Unusable, which the gat
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from tasks.common.errors import DataError
 from tasks.common.schemas import MEASURING
 from tasks.common.text import one_line
+from tasks.gate.looks import Asked
 from tasks.inference.thresholds import Rule, answers, make_rule
 from tasks.scoring.skill import Skill
 from tasks.scoring.slices import with_sources
@@ -54,6 +56,9 @@ class Trial:
     samples: pa.Table | None = None  # id, split, label of the images that evaluate must have measured; None: not known
     shipped: float | None = None  # see tasks.gate.shipped.bundle_difference; None: it was not measured
     costs: Mapping[str, float] = field(default_factory=dict)  # of missing a class; 1 where none is given
+    asked: tuple[Asked, ...] = ()  # how often the sets were asked, with this time
+    unfair: frozenset[str] = frozenset()  # hard images that do not count in the comparison with the champion
+    unfair_why: str = ""  # what the verdict says of them
 
 
 class Unusable(Exception):
@@ -121,6 +126,19 @@ def read(challenger: Contender, champion: Contender | None, trial: Trial) -> Evi
     groups = [trial.clusters.get(id_) if group is None else group for id_, group in zip(ids, named, strict=True)]
     keys = rows["key"].to_pylist() if "key" in rows.column_names else [None] * len(ids)
     return Evidence(targets, new, old, named_sets(rows), np.array(groups, object), ids, keys)
+
+
+def differing(challenger: Contender, champion: Contender | None, trial: Trial) -> dict[str, float]:
+    """Set -> share of its images that only one of the two models has right; {} where that cannot be measured."""
+    with suppress(Unusable):
+        found = read(challenger, champion, trial)
+        if found.old is not None:
+            right = [
+                (side == found.targets).reshape(len(found.targets), -1).all(axis=1) for side in (found.new, found.old)
+            ]
+            differs = right[0] != right[1]
+            return {name: float(differs[found.sets[name]].mean()) for name in ("hard", "test") if name in found.sets}
+    return {}
 
 
 def _group_column(table: pa.Table) -> str:

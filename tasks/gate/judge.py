@@ -46,6 +46,7 @@ from tasks.common.params import GateParams
 from tasks.common.text import join_names
 from tasks.gate import comparisons, floors
 from tasks.gate.evidence import SOURCE, Contender, Evidence, Trial, Unusable, read
+from tasks.gate.looks import Looks, measure_looks
 from tasks.gate.non_inferiority import shown_at_most
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import share_text, verdict_sentence
@@ -70,6 +71,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     """
     metrics, classes = challenger.metrics, trial.classes
     findings = _finite(metrics) + _bounds(metrics, champion.metrics if champion else None, policy)
+    findings += [_looks(measure_looks(one, policy.look_margin)) for one in trial.asked]
     better: dict[str, Difference] = {}
     compared: dict[str, tuple[Difference, float]] = {}
     try:
@@ -79,7 +81,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
         findings += _shipped(trial.shipped, policy)
         findings += _agrees(evidence, classes, metrics, policy)
         findings += _collapse(evidence, classes, policy)
-        findings += _hard(evidence, trial.hard_set)
+        findings += _hard(evidence, trial)
         findings += _floor(evidence, classes, policy)
         findings += worst_source(evidence, classes, policy)
         reached = floors.states(policy.floors, evidence, classes, policy, trial.costs)
@@ -87,10 +89,11 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
         if champion is None:
             findings += _skilled(evidence, classes, trial) if policy.first_model is None else _first(metrics, policy)
         else:
-            better = comparisons.better(evidence, classes, policy)
+            fair = comparisons.without_unfair(evidence, challenger.predictions, trial.unfair)
+            better = comparisons.better(fair, classes, policy)
             compared = comparisons.corruptions(metrics, champion.metrics, policy)
-            compared |= comparisons.others(evidence, classes, policy, trial.train_counts)
-            kept = floors.against_champion(policy.floors, evidence, classes, policy, trial.costs)
+            compared |= comparisons.others(fair, classes, policy, trial.train_counts)
+            kept = floors.against_champion(policy.floors, fair, classes, policy, trial.costs)
             m = len(better) + len(compared) + len(kept)
             findings += _gains(better, m, policy)
             sources = sum(name.startswith(SOURCE) for name in compared)  # nobody asked for them: they share a level
@@ -288,8 +291,9 @@ def _collapse(evidence: Evidence, classes: list[str], policy: GateParams) -> lis
     return [_finding("class_collapse", "reject" if len(lost) else "pass", detail, value=len(lost), bound=0)]
 
 
-def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
+def _hard(evidence: Evidence, trial: Trial) -> list[Finding]:
     """The hard set must be there if, and only if, its version is given."""
+    hard_set = trial.hard_set
     if hard_set is None and "hard" in evidence.sets:
         return [_error("hard_set", "there are predictions of a hard set, but its version is not given")]
     if hard_set is None:
@@ -299,7 +303,15 @@ def _hard(evidence: Evidence, hard_set: str | None) -> list[Finding]:
     hard = evidence.sets["hard"]
     right = comparisons.right(evidence.targets, evidence.new)[hard]
     detail = f"{hard_set}, {len(right)} images, {int(right.sum())} answered correctly"
+    detail += f"; {trial.unfair_why}" if trial.unfair_why else ""
     return [_finding("hard_set", "pass", detail, value=float(right.mean()))]
+
+
+def _looks(looks: Looks) -> Finding:
+    """How often a set was asked; too often is said, and forbids nothing."""
+    effect = "warn" if looks.missing else "pass"
+    name = f"{looks.what.split()[0]}.looks"
+    return _finding(name, effect, looks.sentence(), value=looks.used, bound=looks.budget)
 
 
 # --- against the champion --------------------------------------------------------------------------------------

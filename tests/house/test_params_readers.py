@@ -11,6 +11,7 @@ import pytest
 from monitoring.decide import decide
 from tasks.common.floors import FIGURES, Floor
 from tasks.common.params import STAGE_SECTIONS, DecideParams, GateParams, Params, Section, load_params
+from tasks.gate.looks import Asked
 from tests.monitoring import test_decide
 from tests.support import predictions
 from tests.support.checkout import ROOT
@@ -103,6 +104,7 @@ GATE = {
     "when_equal": "reject",
     "floors": [Floor(class_="Bag", recall=0.99)],
     "unproven": "hold",
+    "look_margin": 0.01,
 }
 UNPROVEN = predictions.FAST.model_copy(update={"floors": [Floor(class_="Bag", recall=0.7)]})
 
@@ -127,7 +129,7 @@ def _verdicts(challenger, policy: GateParams) -> list:
         (challenger, challenger, measured),
         (mixed, challenger, predictions.measured(predictions.TARGETS, worse)),
     ]
-    return [predictions.verdict(*pair, policy, hard_set="hard-1") for pair in pairs]
+    return [predictions.verdict(*pair, policy, hard_set="hard-1", asked=(Asked("hard set", 300, 3),)) for pair in pairs]
 
 
 DECIDE = {

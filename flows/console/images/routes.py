@@ -16,6 +16,7 @@ from flows.console.shell.console import console_of
 from flows.console.shell.page import csv_download, page
 from flows.labels.samples import data_classes
 from flows.production.queue_export import label_classes
+from tasks.dataset.hard_set import never_again
 
 MOST = 50  # images a page
 CSV_ROWS = 200_000
@@ -80,7 +81,7 @@ def image(request: Request, image: str) -> Response:
     return page(
         request, "images/image.html", title=about.title, section="/images", one=about, row=about.first,
         classes=classes, multilabel=params.data.task == "multilabel", shown=shown_value, titles=FACETS,
-        alt=described(about.first),
+        alt=described(about.first), never=image in never_again(console.root / "data"),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tasks.common.files import content_key
 from tasks.common.params import Params
 from tasks.common.schemas import label_type
 from tasks.dataset.annotation_files import annotation_batches
+from tasks.dataset.hard_set import change_files
 from tasks.dataset.shards import batches, read_columns, read_image_paths, read_task, shard_groups
 from tasks.labels.annotations import decide_all, read_annotations, replaced
 from tasks.labels.reading import read_column
@@ -94,6 +95,25 @@ def _add_shard(db: sqlite3.Connection, root: Path, name: str) -> None:
         )  # fmt: skip
         set_meta(db, "labels", "")
         set_meta(db, "predictions", "")
+
+
+def fill_splits(db: sqlite3.Connection, root: Path) -> None:
+    """The splits of today, where people changed the hard set since."""
+    data = root / "data"
+    key = content_key([file.name for file in change_files(data)], [one.shards for one in batches(data)])
+    if meta(db, "splits", "") == key:
+        return
+    now: dict[str, str | None] = {}
+    for name in {name for batch in batches(data) for name in batch.shards}:
+        table = read_columns(data / name, ["id", "split"])
+        now |= dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    with transaction(db):
+        codes, generation = Codes(db), bump(db)
+        rows = db.execute("SELECT row, id, f_split FROM images WHERE logged = 0").fetchall()
+        found = [(codes("split", now[id_]), was, row) for row, id_, was in rows if id_ in now]
+        new = [(code, generation, row) for code, was, row in found if code != was]
+        db.executemany("UPDATE images SET f_split = ?, changed = ? WHERE row = ?", new)
+        set_meta(db, "splits", key)
 
 
 def fill_labels(db: sqlite3.Connection, root: Path, params: Params, now: Counted) -> None:

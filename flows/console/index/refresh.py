@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.console.index.data_rows import counted, fill_issues, fill_labels, fill_predictions, fill_shards
+from flows.console.index.data_rows import counted, fill_issues, fill_labels, fill_predictions, fill_shards, fill_splits
 from flows.console.index.database import meta, set_meta
 from flows.console.index.log_rows import fill_answers, fill_late_labels
 from flows.console.index.opinions import find_source, ood_threshold, read_opinions
@@ -36,6 +36,7 @@ def refresh_all(db: sqlite3.Connection, root: Path, late: Callable[[], bool]) ->
     steps: dict[str, Callable[[], bool | None]] = {
         "windows": lambda: fill_windows(db, Journal(log.store), late),
         "data/": lambda: fill_shards(db, root, late),
+        "splits of data/": lambda: fill_splits(db, root) if there else None,
         "labels of data/": lambda: _labels(db, root, params) if there else None,
         "predictions": lambda: _predictions(db, root, params, releases) if there else None,
         "production log": lambda: fill_answers(db, log, functools.partial(ood_threshold, releases), late),

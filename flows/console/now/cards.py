@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from flows.console.hard.view import hard_view, looks_of
 from flows.console.index.index import index_of
 from flows.console.now.counts import LabelCounts, refused_batches
 from flows.console.shell.console import Console
@@ -37,7 +38,7 @@ class Card:
 def waiting_cards(console: Console, labels: Callable[[], LabelCounts]) -> list[Card]:
     """Everything that waits; a part that cannot be read is a card that says so. labels: counts images to label."""
     found: list[Card] = []
-    parts = [functools.partial(part, console) for part in (_held, _alarm, _silence, _failed, _refused)]
+    parts = [functools.partial(part, console) for part in (_held, _alarm, _silence, _failed, _refused, _asked)]
     for part in [*parts, lambda: _labels(labels())]:
         try:
             found += part()
@@ -96,6 +97,18 @@ def _refused(console: Console) -> list[Card]:
         Card("refused", "warn", "A batch was refused", without_file(why), f"/data/{batch}", "Look at the batch", at)
         for batch, why, at in refused_batches(console)
     ]
+
+
+def _asked(console: Console) -> list[Card]:
+    """The hard set, if it was asked more often than its images bear: only new images help."""
+    index = index_of(console.root)
+    looks = [one for one in looks_of(console, hard_view(console.root, index), index) if one.what == "hard set"]
+    return [
+        Card("looks", "warn", "The hard set was asked too often", f"{one.sentence()[:1].upper()}{one.sentence()[1:]}.",
+             "/hard-set/mistakes", "Add images to it")
+        for one in looks
+        if one.missing
+    ]  # fmt: skip
 
 
 def _labels(counts: LabelCounts) -> list[Card]:

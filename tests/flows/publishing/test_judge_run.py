@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.publishing.judge_run import judge_run
+from flows.publishing.judge_run import judge_run, with_marks
 from tasks.common.artifacts import ACCEPTED
-from tasks.common.params import load_params
+from tasks.common.floors import Floor
+from tasks.common.params import GateParams, load_params
 from tasks.common.schemas import predictions_schema
 from tasks.dataset import shards
+from tasks.releases.looks import read_looks
 from tasks.releases.store import open_store
 from tests.support.small_project import CLASSES, finished_project
 
@@ -44,3 +46,17 @@ def test_an_error_about_an_image_names_its_key(tmp_path):
     key = keys[rows["id"].to_pylist().index(image)].as_py()
     (error,) = [check.detail for check in verdict.checks if check.name == "challenger"]
     assert f"of {len(tested)} images are not finite, e.g. image {image[:12]} ({key}, t10k-" in error
+
+    releases = open_store(params.store, root)
+    for run in ("r-1", "r-1"):  # judged again: the same look
+        said = {check.name: check for check in judge_run(root, params, releases, None, run=run, by="ann").checks}
+    assert (said["test.looks"].value, said["test.looks"].status) == (1, "pass")
+    (look,) = read_looks(releases.store)
+    assert (look.run, look.by, look.how, look.seq, look.sets["test"].images) == ("r-1", "ann", "run", 1, len(tested))
+
+
+def test_marked_images_are_floors_where_models_are_judged_on_them():
+    policy = GateParams(floors=[Floor(image="aaaa")])
+    found = with_marks(policy, {"aaaa1", "bbbb1", "cccc1"}, ["aaaa1", "bbbb1", "dddd1"])
+    assert [floor.code for floor in found.floors] == ["floor.image.aaaa", "floor.image.bbbb1"]
+    assert with_marks(policy, set(), ["aaaa1"]) == policy
