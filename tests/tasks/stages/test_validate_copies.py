@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.leak_kinds import copy_of
+from flows.runs.summary import SUMMARIES
 from tasks.common.files import read_json, sha256_bytes
 from tasks.common.paths import cache_dir
 from tests.support.inspected_project import Project, fashion
@@ -51,6 +52,8 @@ def test_copies_of_the_hard_set_are_left_out_and_say_of_which_image(project):
     result = read_json(out / "result.json")
     assert result["excluded"] == {"leaks_hard": len(found)}
     assert result["quarantined"] == {}, "leaks are no fault of the batch"
+    figures = read_json(project.root / "metrics" / "validate.json")
+    assert f"; {len(found)} left out as copies of held-out images" in SUMMARIES["validate"](figures)
     # other splits are searched where copies_of asks for it, and nothing is where it asks for none
     out = project.run(copies_of=["hard", "test"])
     assert of_test[0]["id"] in {row["id"] for row in pq.read_table(out / "copies.parquet").to_pylist()}
