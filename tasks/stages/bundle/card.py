@@ -42,6 +42,7 @@ def render(about: dict) -> str:
             parts += [f"### {title}", _figures(evaluated[key])]
         elif key == "hard":
             parts += [f"### {title}", "There is none yet."]
+    parts += _floors(about)
     parts += ["## Confidence and review", _confidence(about), "## Limits", _limits(about), "## Use", USE]
     return "\n\n".join(parts) + "\n"
 
@@ -87,6 +88,16 @@ def _provisional(about: dict) -> str:
         f"**Provisional:** {about['provisional']}. It is better than nothing, not good: use its answers as suggestions "
         "until a better model replaces it."
     )
+
+
+def _floors(about: dict) -> list[str]:
+    """The floors that the gate holds this model to; their states follow from its verdict, which comes later."""
+    floors = about["params"].get("gate", {}).get("floors") or []
+    if not floors:
+        return []
+    rows = [(", ".join(f"{key}: {value}" for key, value in one.items() if value is not None),) for one in floors]
+    said = "The gate holds every version to these bounds; the release report and `evergreen floors` say how it stands."
+    return ["## Floors", said, table(("floor",), rows)]
 
 
 def _intended(about: dict) -> str:

@@ -30,6 +30,7 @@ from tasks.common.files import read_json, write_json
 from tasks.common.floors import Floor
 from tasks.common.params import load_params
 from tasks.gate.verdict import GateVerdict
+from tasks.inference.thresholds import make_rule
 from tasks.releases import bundle
 from tasks.releases.store import open_store
 from tasks.scoring.targets import encode
@@ -242,7 +243,7 @@ def test_approval_of_what_the_gate_rejects_today_is_refused(project, challenger,
     pq.write_table(table, file)
     found = read_json(worse / "metrics/evaluate.json")
     targets = encode(table["label"], CLASSES, "multiclass")
-    found["test"] = figures.overall(targets, probabilities, np.full(3, 0.5), "multiclass")
+    found["test"] = figures.overall(targets, probabilities, make_rule("multiclass", CLASSES, None, None))
     write_json(worse / "metrics/evaluate.json", found)
     shutil.rmtree(worse / "artifacts/bundle")
     params = load_params(worse / "params.yaml")

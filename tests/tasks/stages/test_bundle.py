@@ -173,6 +173,18 @@ def test_the_card_says_which_score_finds_unfamiliar_images(folder):
     assert "are flagged as unfamiliar" in card.render(about)
 
 
+def test_the_card_lists_the_floors_that_the_gate_holds_the_model_to(folder):
+    about = bundle.read(folder)
+    assert "## Floors" not in card.render(about)
+    floors = [{"class": "<b>crack", "set": None, "recall": 0.98, "cost": None}, {"set": "hard", "accuracy": 0.9}]
+    gate = about["params"]["gate"] | {"floors": floors}
+    text = card.render(about | {"params": about["params"] | {"gate": gate}})
+    assert card.escape_markdown("class: <b>crack, recall: 0.98") in text
+    assert card.escape_markdown("set: hard, accuracy: 0.9") in text
+    assert "<b>" not in text
+    assert "None" not in text
+
+
 def test_the_card_says_what_was_done_about_labels_that_look_wrong(folder):
     about = bundle.read(folder)
     assert "Of the labels" not in card.render(about), "its metrics are older than that sentence"
