@@ -1,10 +1,10 @@
 """Which images does the score of unfamiliar images find, beside each single score and pytorch-ood?
 
-    python -m benchmarks.ood PARQUET... --kept KEPT [--peer PYTHON] [--quick]
+    python -m benchmarks.ood PARQUET... --kept KEPT [--peer PYTHON] [--frozen] [--quick]
 
 PARQUET has the columns image {bytes, path}, label and maybe domain. Of each set, groups of classes are left out, one
 after the other: no image of theirs is in training, calibration or the network's training. The network is the frozen
-pretrained backbone; for the first group of each set also the same one, fine-tuned on the other classes only.
+pretrained backbone; without --frozen, of the first groups also one that is fine-tuned on the other classes only.
 
 - near: AUROC of images of left-out classes against test images of the others. ood_near_gain_points: auto less kNN
 - far: noise, flat colours, textures, and images of the other sets
@@ -34,7 +34,7 @@ from benchmarks.scratch import FASHION, ROOT, say
 from tasks.common.files import read_json, write_json
 from tasks.common.params import CalibrateParams, load_params
 from tasks.inference.onnx_model import Outputs
-from tasks.inference.ood import gaussian
+from tasks.inference.ood import gaussian, residual
 from tasks.inference.ood import scores as ood
 from tasks.models import probe
 from tasks.stages.calibrate import probes
@@ -190,7 +190,8 @@ def oracle_difference(case: Case, features: Features, python: str) -> float:
     head = probe.fit(x, y, len(case.classes))
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(file, x=x, y=y, weight=head.weight, bias=head.bias, known=known, near=near)
+        explained = residual.principal(*x.shape)  # of few images, fewer directions than the paper has
+        np.savez(file, explained=explained, x=x, y=y, weight=head.weight, bias=head.bias, known=known, near=near)
         subprocess.run([python, "-m", "benchmarks.ood_peer", file, out], check=True, cwd=ROOT)
         theirs = dict(np.load(out))
     training = ood.Training(x, head.logits(x), y)
@@ -254,10 +255,10 @@ def _features(network) -> Features:
     return features
 
 
-def cases(sets: list[Photos], groups: int) -> list[tuple[str, Photos, np.ndarray, bool]]:
+def cases(sets: list[Photos], groups: int, tuned: bool) -> list[tuple[str, Photos, np.ndarray, bool]]:
     """(name, set, classes left out, fine-tune) of every case, those of all sets in turn."""
     found = []
-    for number, tune in [*((number, False) for number in range(groups)), (0, True)]:
+    for number, tune in [*((number, False) for number in range(groups)), *([(0, True)] if tuned else [])]:
         for photos in sets:
             names = np.unique(photos.labels)
             left_out = names[class_groups(len(names), 4)[number]]
@@ -273,10 +274,11 @@ def run(
     groups: int = GROUPS,
     most: int = MOST,
     wide: tuple[int, int] = (1000, 2048),
+    tuned: bool = True,
 ) -> list[Figure]:
     sets = [read_photos(file, most) for file in files]
     kept.mkdir(parents=True, exist_ok=True)
-    for name, photos, left_out, tune in cases(sets, groups):
+    for name, photos, left_out, tune in cases(sets, groups, tuned):
         file = kept / f"{name}.json"
         if file.is_file():
             continue
@@ -292,7 +294,7 @@ def run(
     costs = kept / "cost.json"
     if not costs.is_file():
         write_json(costs, cost(*wide))
-    rows = figures({name: read_json(kept / f"{name}.json") for name, *_ in cases(sets, groups)})
+    rows = figures({name: read_json(kept / f"{name}.json") for name, *_ in cases(sets, groups, tuned)})
     for method, one in read_json(costs).items():
         for key, unit in (("megabytes", "MB"), ("ms", "ms")):
             rows.append(Figure(name=f"{key}.{method}", value=one[key], unit=unit, goal=None, better="lower"))
@@ -340,14 +342,17 @@ def main(argv: list[str] | None = None) -> list[Figure]:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--kept", type=Path, help="folder for finished cases")
     parser.add_argument("--peer", help="a Python that has pytorch-ood")
+    parser.add_argument("--frozen", action="store_true", help="only the pretrained network, and one group of each set")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         kept = given.kept or Path(scratch)
         files = given.files or [FASHION / "base.parquet"]
         few = {"groups": 1, "most": 120, "wide": (10, 64)} if given.quick else {}
+        few |= {"groups": 1, "tuned": False} if given.frozen else {}
         found = run(files, kept, given.peer, **few)
-    report("ood", "python -m benchmarks.ood PARQUET... --kept KEPT --peer PYTHON", found, given.quick)
+    command = "python -m benchmarks.ood PARQUET... --kept KEPT --peer PYTHON" + " --frozen" * given.frozen
+    report("ood", command, found, given.quick)
     return found
 
 

@@ -2,7 +2,8 @@
 
     PYTHON -m benchmarks.ood_peer IN.npz OUT.npz
 
-IN has x (M, D), y (M,), weight (K, D), bias (K,), known (N, D), near (N, D); OUT has {method}-known, {method}-near.
+IN has x (M, D), y (M,), weight (K, D), bias (K,), known (N, D), near (N, D); explained;
+OUT has {method}-known and {method}-near.
 """
 
 import sys
@@ -25,7 +26,7 @@ def main() -> None:
         "knn": KNN(None, k=10, normalize=True).fit_features(x, y),
         "mahalanobis": Mahalanobis(None).fit_features(x, y),
         "rmds": RMD(None).fit_features(x, y),
-        "vim": ViM(None, d=x.shape[1] // 2, w=weight, b=bias).fit_features(x.float(), y),
+        "vim": ViM(None, d=int(given["explained"]), w=weight, b=bias).fit_features(x.float(), y),
     }
     found = {}
     for part in ("known", "near"):
