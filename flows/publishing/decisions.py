@@ -9,6 +9,7 @@ All of it is in the run's record in the release store, where two writers lose no
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ def try_floors(root: Path, run_id: str, floors: Sequence[Floor]) -> tuple[str | 
     published = next((place for place, one in enumerate(history) if one.run_id == run_id), None)
     before = history if published is None else history[:published]
     champion = before[-1] if before else None
+    if published is not None and not run.record.get("rev"):  # its workspace may be gone, its commit is not
+        run = replace(run, record=run.record | {"rev": history[published].git_rev})
     with worktree(run) as tree:
         params = with_floors(load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate, floors)
         return champion.version if champion else None, judge_run(tree, params, run.releases, champion)
