@@ -94,6 +94,10 @@ def test_chosen_errors_go_to_people(root, site):
     status, _, _ = site.post("/images/queue", {"id": [found.errors[0].id], "back": page}, page=page)
     assert status == 303
     assert waiting(log) == [], "it has its label already: only data/ could change it"
+    assert 'formaction="/hard-set/plan"' in site.get(page)[2]
+    status, _, text = site.post("/hard-set/plan", {"id": [found.errors[0].id], "back": page}, page=page)
+    assert status == 200
+    assert "Into the hard set" in text
 
 
 def test_a_month_without_labels_says_what_is_needed(root, site):
