@@ -40,3 +40,14 @@ class Finding:
     effect: Literal["pass", "equal", "suspect", "below", "warn", "provisional", "reject"]
     shown: bool | None = None  # of a comparison: is the loss shown to be within its margin?
     needs: int | None = None  # images more that would show it
+
+
+def made(name: str, effect: str, detail: str, **figures: float | None) -> Finding:
+    """A finding whose check passes unless its effect forbids something."""
+    status = "pass" if effect in ("pass", "warn", "provisional") else "fail"
+    return Finding(Check(name=name, status=status, detail=detail, **figures), effect)
+
+
+def error(name: str, detail: str) -> Finding:
+    """A finding of what cannot be computed: it never passes."""
+    return Finding(Check(name=name, status="error", detail=detail), "reject")

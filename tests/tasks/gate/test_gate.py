@@ -10,8 +10,8 @@ from sklearn.metrics import balanced_accuracy_score
 from tasks.common.checks import Check
 from tasks.common.params import GateParams
 from tasks.common.schemas import predictions_schema
+from tasks.gate.against import _levels
 from tasks.gate.evidence import named_sets, newest
-from tasks.gate.judge import _levels
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import verdict_sentence
 from tasks.gate.verdict import Finding
