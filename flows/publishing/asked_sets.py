@@ -81,10 +81,11 @@ def count_looks(sets: list[AskedSet], ledger: list[Look], new: Look | None = Non
     """How often each set was asked, with the look `new`, if it is not in the ledger."""
     found = []
     for one in sets:
-        before = looks_at(ledger, one.name, one.since)
-        used = len(before) + (new is not None and new.key() not in {look.key() for look in before})
-        measured = [look.sets[one.name].differ for look in before if look.sets[one.name].differ is not None]
-        found.append(Asked(NAMES[one.name], one.images, used, float(np.mean(measured)) if measured else None))
+        looks = looks_at(ledger, one.name, one.since)
+        if new is not None and new.key() not in {look.key() for look in looks}:
+            looks = [*looks, new]
+        measured = [look.sets[one.name].differ for look in looks if look.sets[one.name].differ is not None]
+        found.append(Asked(NAMES[one.name], one.images, len(looks), float(np.mean(measured)) if measured else None))
     return found
 
 
