@@ -228,11 +228,12 @@ def test_killed_while_publishing_then_two_runs_at_once_one_wins_and_the_loser_ga
         processes.append(begin(project, "a person"))
         wait_until(lambda: len(begun()) == 2)
         with open(project / ".evergreen/releases/.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can upload: both have been judged by then
+            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can write: both have been judged by then
+            assert list((project / ".evergreen/releases/.tmp").iterdir()) == []
             assert store.live() is None
             os.kill(first, signal.SIGCONT)
             processes.append(begin(project, "an alarm"))
-            wait_until(lambda: all((runs / name / "verdict.json").is_file() for name in begun()))
+            wait_until(lambda: len(list((project / ".evergreen/releases/.tmp").iterdir())) == 2)  # looks to record
             assert store.live() is None
         said = [process.communicate(timeout=300)[0] for process in processes]
         codes = [process.returncode for process in processes]
