@@ -100,8 +100,11 @@ def _add_shard(db: sqlite3.Connection, root: Path, name: str) -> None:
 def fill_splits(db: sqlite3.Connection, root: Path) -> None:
     """The splits of today, where people changed the hard set since."""
     data = root / "data"
-    key = content_key([file.name for file in change_files(data)], [one.shards for one in batches(data)])
-    if meta(db, "splits", "") == key:
+    changes, before = [file.name for file in change_files(data)], meta(db, "splits", "")
+    if not changes and not before:  # the split that came with the shard stands
+        return
+    key = content_key(changes, [one.shards for one in batches(data)])
+    if before == key:
         return
     now: dict[str, str | None] = {}
     for name in {name for batch in batches(data) for name in batch.shards}:
