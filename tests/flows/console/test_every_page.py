@@ -6,6 +6,7 @@ from benchmarks.console_project import make
 from benchmarks.console_tour import kind, links, tour
 from tests.support.console import serving
 
+DEEPER = ("/hard-set?", "/production/errors?", "/releases/*?", "/releases/*/mistakes?", "/images/*/heat?", "/compare?")
 SECTIONS = ("/", "/production", "/label", "/images", "/releases", "/data", "/runs", "/services", "/people")
 
 
@@ -19,6 +20,7 @@ def test_every_page_in_two_widths_and_themes(root, visit):
         found = tour(site, visit, each=1, say=lambda line: None, looks=((1280, False), (390, True)), queries=False)
     assert found.faults() == []
     assert set(SECTIONS) <= set(found.pages)
+    assert set(DEEPER) <= {kind(page, queries=False) for page in found.pages}
     assert len(found.pages) >= 18
 
 

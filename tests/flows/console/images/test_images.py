@@ -401,6 +401,9 @@ def test_where_the_model_looked_is_computed_once_and_shown(root, site, ids):
     heat.compute(root, ids[3])
     (root / "artifacts/elsewhere").rename(root / "artifacts/train_backbone")
     assert "only its exported model" in heat.heat_of(root).look(ids[3], live).said
+    page = site.get(f"/images/{ids[3]}/heat")[2]  # the part that is fetched again must not take the heading away
+    assert page.index("<h1>Where the model looked</h1>") < page.index('<div id="heat">')
+    assert "<h1" not in site.get(f"/images/{ids[3]}/heat", HX_Request="true")[2]
 
 
 def test_a_picture_that_could_not_be_computed_is_tried_again_by_the_next_server(root, ids, tmp_path):
