@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from monitoring.live.errors import Review
-from tasks.common.errors import EvergreenError
 
 PATIENCE = 1.0  # seconds that a page waits for a review
 FRESH = 20.0  # seconds for which a review is not measured again
@@ -20,7 +19,7 @@ class Measured:
     """One month: its newest review, and the thread that measures it again."""
 
     review: Review | None = None
-    error: EvergreenError | None = None
+    error: Exception | None = None  # of the newest measurement
     at: float | None = None  # time.monotonic() of the review
     thread: threading.Thread | None = None
 
@@ -57,12 +56,11 @@ class Reviews:
         review, error = None, None
         try:
             review = measure()
-        except EvergreenError as said:
-            error = said
-        finally:
-            with self._lock:
-                known.review, known.error = review, error
-                known.at, known.thread = time.monotonic(), None
+        except Exception as raised:  # `look` raises it
+            error = raised
+        with self._lock:
+            known.review, known.error = review, error
+            known.at, known.thread = time.monotonic(), None
 
 
 @functools.cache

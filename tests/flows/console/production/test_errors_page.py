@@ -153,6 +153,8 @@ def test_a_page_does_not_wait_for_a_large_log():
     with pytest.raises(EvergreenError, match="the log is gone"):
         reviews.look("2026-11", measure, patience=20)
     assert reviews.look("2026-10", lambda: None, patience=20) == (None, False)
+    with pytest.raises(ZeroDivisionError):  # never "no answer has a label"
+        reviews.look("2026-09", lambda: 1 // 0, patience=20)
 
 
 def test_the_terminal_says_the_same(root):
