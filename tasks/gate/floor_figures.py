@@ -1,7 +1,8 @@
 """Measures the figure of a floor for one model, its interval, and the images that would prove it.
 
 N images, K classes. A share whose images are all groups of their own has the exact binomial interval. Images of one
-group are one observation: then, and for mean recalls and costs, the interval is that of tasks.scoring.skill.
+group are one observation: then, and for mean recalls and costs, the interval is that of tasks.scoring.skill. Macro F1
+is bootstrapped by groups; its interval is at least as wide as that of mean recall.
 """
 
 from collections.abc import Mapping
@@ -71,12 +72,15 @@ def measure(
         value, low, high = sides[0].value, sides[0].low, sides[1].high
     elif floor.figure == "macro_f1":
         wrong = (targets + 1) % len(classes) if targets.ndim == 1 else ~targets.astype(bool)
-        options = {"resamples": policy.resamples, "few": policy.min_class_support}
+        options = {"resamples": policy.resamples, "few": policy.min_class_support, "groups": number}
+        names, levels = evidence.groups[here].tolist(), [1 - 2 * alpha / n for n in (1, places)]
         sides = [
-            compare("macro_f1", targets, given, wrong, len(classes), confidence=1 - 2 * alpha / n, **options)
-            for n in (1, places)
+            compare("macro_f1", targets, given, wrong, len(classes), confidence=level, **options) for level in levels
         ]
-        value, low, high = sides[0].new, sides[0].low, sides[1].high
+        recalls = [measure_skill(targets, given, len(classes), names, level) for level in levels]
+        value = sides[0].new  # a bootstrap of answers that are all right has no spread: mean recall's is the least
+        low = max(0.0, min(sides[0].low, value - recalls[0].value + recalls[0].low))
+        high = min(1.0, max(sides[1].high, value - recalls[1].value + recalls[1].high))
     else:
         spent = image_costs(targets, given, prices(classes, costs))
         return _cost(spent, number, max([1.0, *costs.values()]), floor.bound, alpha, places)

@@ -217,6 +217,19 @@ def test_images_of_one_group_are_one_observation():
     assert checks(grouped)["floor.test.accuracy"].low < 0.9
 
 
+def test_macro_f1_of_few_images_or_groups_proves_little():
+    few = TARGETS[::12]  # 25 images, all answered correctly: a bootstrap sees no spread
+    policy = GateParams(resamples=400, floors=[Floor(macro_f1=0.95)])
+    found = verdict(table(few, few), None, measured(few, few), policy)
+    assert state(found, "floor.test.macro_f1") == "unproven"
+    assert checks(found)["floor.test.macro_f1"].low < 0.9
+    mistaken = wrong(TARGETS, np.arange(0, 300, 10))
+    alone = judged([Floor(macro_f1=0.8)], mistaken, None)
+    assert state(alone, "floor.test.macro_f1") == "met"
+    rows = table(TARGETS, mistaken, groups=[str(row // 60) for row in range(300)])
+    assert state(judged([Floor(macro_f1=0.8)], mistaken, None, rows=rows), "floor.test.macro_f1") == "unproven"
+
+
 @pytest.mark.parametrize("floor", [Floor(class_="Bag", precision=0.3), Floor(cost=0.9), Floor(accuracy=0.3)])
 def test_images_of_one_group_count_once_against_the_champion_too(floor):
     """A loss of 30 images in three groups says less than one in 30 groups."""
