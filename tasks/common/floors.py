@@ -5,7 +5,7 @@
     - {slice: light=dim, accuracy: 0.8}          of a named slice
     - {source: worst, balanced_accuracy: 0.7}    of the source where the model is worst
     - {set: hard, accuracy: 0.9}                 of the hard set
-    - {image: 3fa85f64, unproven: hold}          "never again": this image must be answered correctly
+    - {image: 3fa85f64}                        "never again": this image must be answered correctly
     - {cost: 0.2}                                mean cost of an image, at most
 
 docs/gate.md says how they are judged.
@@ -50,6 +50,8 @@ class Floor(Section):
         if self.image is not None:
             if figures or self.class_ is not None:
                 raise ValueError("an image must simply be answered correctly: a floor of an image has no figure")
+            if self.unproven is not None:
+                raise ValueError("an answer to an image is right or wrong, never unproven: leave `unproven` out")
             return self
         if len(figures) != 1:
             found = " and ".join(figures) or "none"

@@ -26,7 +26,7 @@ def parsed(floors) -> GateParams:
         ({"slice": "worst", "accuracy": 0.8}, "floor.worst_slice.accuracy"),
         ({"source": "left", "balanced_accuracy": 0.7}, "floor.slice:source=left.balanced_accuracy"),
         ({"class": "crack", "source": "worst", "recall": 0.7}, "floor.worst_source.class.crack.recall"),
-        ({"image": "3fa85f64", "unproven": "hold"}, "floor.image.3fa85f64"),
+        ({"image": "3fa85f64"}, "floor.image.3fa85f64"),
         ({"cost": 0.2}, "floor.test.cost"),
     ],
 )
@@ -54,6 +54,7 @@ def test_a_floor_has_a_figure_and_a_place(entry, code):
         ([{"set": "hard", "source": "a", "accuracy": 0.9}], "in one place, found set and source"),
         ([{"slice": "dim", "accuracy": 0.9}], "slice 'dim': expected NAME=VALUE"),
         ([{"image": "3fa85f64", "accuracy": 0.9}], "a floor of an image has no figure"),
+        ([{"image": "3fa85f64", "unproven": "hold"}], "right or wrong, never unproven"),
         ([{"image": 12345678}], "gate.floors.0.image: expected a valid string"),
         ([{"accuracy": 0.9}, {"set": "test", "accuracy": 0.8}], "test.accuracy has two floors: keep one"),
         ([{"accuracy": 0.9, "unproven": "reject"}], "expected 'hold' or 'warn'"),
