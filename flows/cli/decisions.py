@@ -94,7 +94,7 @@ def floors(
     if as_json:
         typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2, ensure_ascii=False))
         return
-    if not asked:
+    if not asked and not any(check.name.startswith("floor.") for one in found for check in one.checks):
         typer.echo("no floors: write some to gate.floors in params.yaml, or try one with --floor (docs/gate.md)")
     for one in found:
         typer.echo(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from flows.publishing.history import open_project
+from flows.publishing.judge_run import with_marks
 from flows.publishing.recorded_run import RUN_ID
 from flows.repo.objects import ObjectLost, Objects, open_objects, outs_at
 from tasks.common.checks import Check, Frozen
@@ -19,6 +20,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.floors import Floor
 from tasks.common.params import Params
 from tasks.common.paths import main_checkout
+from tasks.dataset.hard_set import never_again
 from tasks.gate import floors as gate_floors
 from tasks.gate.evidence import Contender, Trial, Unusable, read
 from tasks.gate.sources import worst_source
@@ -32,14 +34,15 @@ class Standing(Frozen):
 
     name: str
     live: bool
-    checks: list[Check] = []  # one per floor, then the worst source
+    checks: list[Check] = []  # one per floor and marked image, then the worst source
     why: str = ""
 
 
 def standings(root: Path, floors: Sequence[Floor], names: Sequence[str] = ()) -> list[Standing]:
     """How the versions and runs `names` stand to `floors`, newest first; none: the live version and those before it.
 
-    Raises EvergreenError for a name that is neither a version nor a run that left a commit.
+    An image that is marked as never again is a floor, too. Raises EvergreenError for a name that is neither a version
+    nor a run that left a commit.
     """
     main = main_checkout(root)
     params, releases = open_project(root)
@@ -78,7 +81,9 @@ def _standing(
         table = pq.read_table(io.BytesIO(objects.read(evaluated["predictions.parquet"])))
     except (ObjectLost, KeyError) as lost:
         return Standing(name=name, live=live, why=str(lost))
-    return Standing(name=name, live=live, checks=checks_of(table, about, list(floors), params))
+    asked = params.gate.model_copy(update={"floors": list(floors)})
+    asked = with_marks(asked, never_again(root / "data"), table["id"].to_pylist())
+    return Standing(name=name, live=live, checks=checks_of(table, about, asked.floors, params))
 
 
 def checks_of(table, about: dict, floors: list[Floor], params: Params) -> list[Check]:

@@ -1,12 +1,16 @@
 """`evergreen floors`: what a floor says of models that exist, by their stored answers."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from flows.versions.floors import standings
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
 from tasks.common.floors import Floor
+from tasks.dataset.hard_set import write_changes
+from tasks.dataset.shards import next_seq
 from tests.support import released_project
 from tests.support.released_project import evergreen
 
@@ -36,6 +40,20 @@ def test_every_version_is_judged_by_the_answers_that_its_run_stored(main):
     assert standings(main, floors, ["run-3"])[0].checks == found[0].checks
     with pytest.raises(EvergreenError, match=r"'v9' is not a version or a run.*v0\.3\.0, v0\.2\.0"):
         standings(main, floors, ["v9"])
+
+
+def test_a_marked_image_is_a_floor_of_every_version_that_answered_it(tmp_path):
+    main = released_project.copy(tmp_path)
+    marked = sha256_bytes(b"image bag 1 2")  # of the first batch, in the test split
+    about = {"id": marked, "what": "never", "at": datetime(2026, 11, 21, tzinfo=UTC), "by": "ann", "origin": "chosen"}
+    write_changes(main / "data", [about], next_seq(main / "data"))
+    for one in standings(main, []):
+        (check,) = one.checks
+        assert check.name == f"floor.image.{marked}"
+        assert check.detail.startswith(("met: answered correctly", "missed: answered wrongly"))
+    said = evergreen(main, "floors")
+    assert f"floor.image.{marked}: " in said
+    assert "no floors" not in said
 
 
 def test_the_command_tries_a_floor_beside_those_of_params_yaml(main):
