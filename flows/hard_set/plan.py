@@ -25,16 +25,15 @@ from tasks.releases.pointer import Pointer
 from tasks.releases.store import open_store
 
 STAYS = {
-    "test": "in the test split and stay there, where models are judged on them already (chosen images that leave it "
-    "would flatter every later figure): `evergreen hard never-again` marks them",
-    "calibration": "in the calibration split and stay there: probabilities are fitted to a fair sample",
+    "test": "in the test split, which keeps its images: models are judged on it already, and chosen images that leave "
+    "it would flatter every later figure; `evergreen hard never-again` marks an image there",
+    "calibration": "in the calibration split, which keeps its images: probabilities are fitted to a fair sample",
     "hard": "in the hard set already",
-    "no label": "without a label that counts: label them first",
+    "no label": "without a label that counts: give the label first",
     "out": "excluded, or of a batch that is not trained on",
-    "gone": "without stored bytes: the log keeps no image of them",
-    "near": "near-duplicates of an image of the hard set or of one that is taken",
-    "class quota": "beyond the quota of their class",
-    "source quota": "beyond the quota of their source",
+    "near": "left out, as a near-duplicate of an image of the hard set or of one that is taken",
+    "class quota": "beyond the quota of a class",
+    "source quota": "beyond the quota of a source",
     "not in": "not in the hard set",
     "not judged": "neither in the hard set nor in the test split: no model is judged on them",
     "marked": "marked already",

@@ -42,10 +42,10 @@ class Changed:
 
     def sentence(self) -> str:
         """One sentence for the terminal and the commit."""
+        without = f"; {self.without:,} had no usable image in the log" if self.without else ""
         if self.batch is None:
-            return "the hard set is as it was"
-        said = f"hard set: {self.count:,} image{'s' * (self.count != 1)} {DONE[self.what]} ({self.batch})"
-        return said + (f"; {self.without:,} had no usable image in the log" if self.without else "")
+            return f"the hard set is as it was{without}"
+        return f"hard set: {self.count:,} image{'s' * (self.count != 1)} {DONE[self.what]} ({self.batch}){without}"
 
 
 def take_plan(root: Path, plan: Plan, why: str, *, origin: str = "chosen", commit: bool = True) -> Changed:

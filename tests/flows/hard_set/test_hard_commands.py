@@ -72,7 +72,7 @@ def test_chosen_images_are_said_first_then_taken_removed_and_put_back(root):
     assert "1 image goes into the hard set: boot 1" in said  # people corrected its label
     assert "1 image of these leaves training from the next run on" in said
     assert "v0.3.0 was trained on 1 of them, so it looks better on these than it is" in said
-    assert "1 image is in the test split and stay there" in said
+    assert "1 image is in the test split, which keeps its images" in said
     assert "1 image is in the calibration split" in said
     assert "the hard set was not asked yet; its 1 image bears 1 look" in said
     assert (git(root, "rev-parse", "HEAD"), read_hard_set(root).members) == (before, [])
@@ -188,8 +188,8 @@ def test_mistakes_of_production_within_quotas_and_without_near_duplicates(tmp_pa
     assert "0 images go into" in hard(root, "add", "--week", "2026-W46", "--dry-run")
     said = hard(root, "refresh", "--per-class", "1", "--dry-run")
     assert "2 images go into the hard set: Trouser 1, Ankle boot 1" in said
-    assert "1 image is near-duplicates" in said
-    assert "1 image is beyond the quota of their class" in said
+    assert "1 image is left out, as a near-duplicate" in said
+    assert "1 image is beyond the quota of a class" in said
     hard(root, "refresh", "--per-class", "2", "--why", "what the line got wrong")
     now = read_hard_set(root)
     assert {(one.id, one.label, one.source, one.key, one.origin, one.model) for one in now.members} == {
