@@ -14,7 +14,7 @@ from flows.cli.app import App
 from flows.cli.text import SENTENCES, for_terminal
 from tasks.common.paths import project_root
 
-app = App(help="The hard set: images that the model must not get wrong. Show it and change it.")
+app = App(help="The hard set: images that no new model may lose. Show it and change it.")
 SHOWN = 40  # images listed in the terminal
 
 Why = Annotated[str, typer.Option(help="Why; recorded with the change.")]

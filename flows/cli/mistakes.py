@@ -50,7 +50,10 @@ def mistakes(
         typer.echo(for_terminal(f"look at {fix.id[:12]}  {_text(fix.label)} -> {do}  batch {fix.batch}"))
     typer.echo(for_terminal(found.advice(), SENTENCES))
     if ask:
-        typer.echo(f"{ask_about(root, found)} images wait for a person under Label, in the queue of label issues")
+        count = ask_about(root, found)
+        wait = f"{count} image{'s wait' if count != 1 else ' waits'}"
+        asked = f"{wait} for a person under Label, in the queue of label issues"
+        typer.echo(asked if count or not found.fixes else "people were asked about all of them before")
     elif found.fixes:
         typer.echo("people decide: `evergreen mistakes --ask` puts these images into the queue of label issues")
 

@@ -14,7 +14,7 @@ from flows.project import uploads
 from flows.project.unpack import Limits
 from tasks.common.errors import EvergreenError
 
-KINDS = {"import": "images to train and test with", "hard": "the hard set: images the model must not get wrong"}
+KINDS = {"import": "images to train and test with", "hard": "the hard set: images that no new model may lose"}
 LIMITS = Limits()
 
 router = APIRouter()

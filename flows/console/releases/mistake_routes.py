@@ -78,7 +78,8 @@ def ask(request: Request, run: str, form: Posted = Depends(posted)) -> Response:
         return back(request, _address(run), "Nothing is suggested here.", good=False)
     with acting_as(person.name):
         count = ask_about(console.root, found)
-    said = f"{count} images wait for a person under Label." if count else "People were asked about all of them before."
+    said = f"{count} image{'s wait' if count != 1 else ' waits'} for a person under Label."
+    said = said if count else "People were asked about all of them before."
     return back(request, _address(run), said, good=bool(count))
 
 
