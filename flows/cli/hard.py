@@ -173,7 +173,7 @@ def looks() -> None:
 
     found = ledger(project_root())
     for look in found[:SHOWN]:
-        sets = ", ".join(f"{one.version} ({one.images:,} images)" for one in look.sets.values())
+        sets = ", ".join(f"{one.version} of {one.images:,}" for one in look.sets.values())
         against = f"against {look.champion}" if look.champion else "a first model"
         _say(f"{look.at:%Y-%m-%d %H:%M} UTC  {look.run}  {look.how} by {look.by}, {against}: {sets}")
     if not found:

@@ -98,7 +98,8 @@ def looks_of(console: Console, view: HardView, index: Index) -> list[Looks]:
         order = {one.batch: one.seq for one in batches(data)}
         since = min(_seq(row, view.now, order) for row in asked)
         sets.append(AskedSet("hard", view.version or "", len(asked), since))
-    if tested := index.counts({"split": ["test"]})[0]:
+    labels = index.counts({"split": ["test"], "state": [IN_USE]})[1]["true"]
+    if tested := sum(count for label, count in labels if label is not None):
         sets.append(AskedSet("test", "", tested, 0))
     margin = console.params().gate.look_margin
     return [measure_looks(one, margin) for one in count_looks(sets, ledger_of(console))]

@@ -150,7 +150,7 @@ def test_looks_are_counted_from_the_oldest_image_on(root):
     said = hard(root)
     assert "the hard set was asked 2 times, more often than its 1 image bears (1 look)" in said
     assert "Add 55 new images to it" in said
-    assert "r-3  run by eve, a first model: hard-1 (1 images)" in hard(root, "looks")
+    assert "r-3  run by eve, a first model: hard-1 of 1" in hard(root, "looks")
     assert "was asked 2 times" in status_lines(root)[0]
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(text.replace("look_margin: 0.1", "look_margin: 0.9"))  # the setting is read

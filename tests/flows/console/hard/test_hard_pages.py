@@ -7,11 +7,13 @@ from urllib.parse import urlencode
 
 import pytest
 
+from flows.console.hard.view import hard_view, looks_of
 from flows.console.index.index import index_of
 from flows.console.now.cards import waiting_cards
 from flows.console.now.counts import LabelCounts
 from flows.console.people import store
 from flows.hard_set.content import read_hard_set
+from flows.hard_set.looks import set_looks
 from flows.publishing.history import open_project
 from tasks.dataset.hard_set import membership, never_again
 from tasks.releases.looks import Look, SetLook, record_look
@@ -123,6 +125,10 @@ def test_a_set_that_was_asked_too_often_is_a_card_that_leads_to_new_images(root,
     assert 'href="/hard-set/mistakes"' in now
     assert "looks" in kinds(console)
     assert len(rows(site, "looks")) == 3
+    shown = looks_of(console, hard_view(root, index_of(root)), index_of(root))
+    assert [(one.what, one.images, one.used) for one in shown] == [
+        (one.what, one.images, one.used) for one in set_looks(root)
+    ], "page and command count the same images"
 
 
 def test_mistakes_of_production_are_planned_and_wrong_names_of_times_are_refused(site):
