@@ -6,7 +6,7 @@ repeated. `points` are the failpoints that `act` reaches. Random kills
 take a scenario in each `every`th turn (1 if it names none).
 """
 
-from benchmarks.killing.data import Forget, Ingest
+from benchmarks.killing.data import Forget, HardSet, Ingest
 from benchmarks.killing.files import Files
 from benchmarks.killing.labels import Answers, Classes, Finish
 from benchmarks.killing.releases import Gc, Publish, Rollback, Verify
@@ -18,7 +18,7 @@ SCENARIOS = {
     found.__name__.lower(): found
     for found in (
         *(Ingest, Publish, Rollback, Gc, Forget, Verify, Workspace, Keep, Override, Files),
-        *(Answers, Finish, Classes),
+        *(Answers, Finish, Classes, HardSet),
     )
 }
 RANDOM_ONLY = {"up": Up, **STAGE_SCENARIOS}  # of `benchmarks.random_kills`: they take minutes

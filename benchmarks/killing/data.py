@@ -1,4 +1,4 @@
-"""Kills of commands that change the data set: ingest and forget."""
+"""Kills of commands that change the data set: ingest, forget and the hard set."""
 
 from pathlib import Path
 
@@ -6,13 +6,17 @@ import numpy as np
 
 from benchmarks.killing.checks import check
 from flows.erasure.forget import forget
+from flows.hard_set.candidates import production_mistakes, training_counts
+from flows.hard_set.content import read_hard_set
+from flows.hard_set.plan import plan_add
+from flows.hard_set.take import take_plan
 from flows.repo.git import git
 from tasks.common.files import sha256_bytes
 from tasks.common.params import DataParams, ImagesParams, InspectParams
 from tasks.dataset import shards
 from tasks.dataset.shards import live_shards, read_columns
 from tasks.ingest import batch, writing
-from tests.support import versions_project
+from tests.support import label_queues, versions_project, wrong_answers
 from tests.support.labelled_project import png
 
 
@@ -99,3 +103,35 @@ class Forget:
     @staticmethod
     def _id(seed: int) -> str:
         return sha256_bytes(versions_project.image(1, seed))  # in a batch, a bundle's reference and a picture
+
+
+class HardSet:
+    """Mistakes of production into the hard set: a change and a batch, one commit."""
+
+    every = 3
+    points = ("hard.written", "hard.ingested", "hard.recorded")
+
+    @staticmethod
+    def make(root: Path) -> None:
+        label_queues.project(root)
+        wrong_answers.add(root)
+
+    @staticmethod
+    def act(root: Path, seed: int) -> None:
+        plan = plan_add(root, production_mistakes(root), counts=training_counts(root))
+        take_plan(root, plan, f"wrong {seed}", origin="production")
+
+    @staticmethod
+    def state(root: Path) -> object:
+        """How many commits changed the hard set."""
+        return sum(line.startswith("hard set") for line in git(root, "log", "--format=%s").splitlines())
+
+    @staticmethod
+    def again(root: Path, seed: int) -> None:
+        HardSet.act(root, seed)
+
+    @staticmethod
+    def whole(root: Path) -> None:
+        models = [one.model for one in read_hard_set(root).members]
+        check(models == ["v0.1.0"] * 4, f"images of the hard set, by the model that was wrong: {models}")
+        check("data" not in git(root, "status", "--porcelain"), "data.dvc is not committed")

@@ -58,6 +58,8 @@ def set_history(root: Path) -> list[SetChange]:
             said += rows
         now = sum_of(said)
         ids = (recorded - now.removed) | now.added
+        if rows is None and ids == before:  # images that a change had put in, ingested with it
+            continue
         if rows is None:
             counts, told = {"add": len(ids - before)}, {}
         else:

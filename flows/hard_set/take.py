@@ -1,7 +1,11 @@
-"""Carry out a plan: ingest images of production, then write one change, as one commit."""
+"""Carry out a plan as one commit: one change, and images of production, which are ingested.
+
+The change is written first: it says which model was wrong about them. A killed call is completed by the same call.
+"""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,15 +18,16 @@ from flows.hard_set.plan import Plan, check_reason
 from flows.labels.samples import held_ids
 from flows.production.labels import LOCATED
 from flows.project.data_commit import commit_data, undone_if_refused
-from flows.project.ingest import NO_LAYOUT, ingest_command, restored_data
+from flows.project.ingest import ingest_unrecorded, restored_data
 from flows.repo.git import check_repository
 from flows.repo.pipeline import record_data
-from monitoring.log.production_log import open_log
+from monitoring.log.production_log import Log, open_log
 from tasks.common.errors import EvergreenError
+from tasks.common.failpoints import failpoint
 from tasks.common.params import load_params
 from tasks.common.person import person
 from tasks.common.schemas import SLICE, label_type
-from tasks.dataset.hard_set import OPPOSITE, change_files, membership, read_changes, write_changes
+from tasks.dataset.hard_set import OPPOSITE, change_files, erase_changes, membership, read_changes, write_changes
 from tasks.dataset.shards import HARD_SET_VERSION, next_seq, raise_schema
 from tasks.ingest.lock import data_lock
 from tasks.sources.records import Columns
@@ -49,25 +54,42 @@ class Changed:
 
 
 def take_plan(root: Path, plan: Plan, why: str, *, origin: str = "chosen", commit: bool = True) -> Changed:
-    """Do what `plan` says, as one commit. Raises EvergreenError."""
+    """Do what `plan` says, as one commit. Where nothing is left to do, a killed call is completed.
+
+    Raises EvergreenError.
+    """
     why = check_reason(why)
-    if not plan.take:
-        return Changed(None)
     check_repository(root, commit=False)
     restored_data(root)
-    logged = [one for one in plan.take if one.split is None and one.at is not None]
-    if plan.what == "add" and logged:
-        _ingest(root, logged)
-    here = held_ids(root / "data", [one.id for one in plan.take])
-    rows = [
-        {"id": one.id, "what": plan.what, "origin": origin, "model": one.model, "was": one.split}
-        for one in plan.take
-        if one.id in here
-    ]
     with undone_if_refused(root):
-        found = Changed(_write(root, rows, why), len(rows), plan.what, len(plan.take) - len(rows))
+        if not plan.take:
+            _record(root, "hard set: a change that was interrupted", commit)
+            return Changed(None)
+        found = _change(root, plan, why, origin)
         _record(root, f"{found.sentence()}: {why}", commit)
     return found
+
+
+def _change(root: Path, plan: Plan, why: str, origin: str) -> Changed:
+    data = root / "data"
+    held = held_ids(data, [one.id for one in plan.take])
+    logged = [one for one in plan.take if one.id not in held and one.at is not None] if plan.what == "add" else []
+    with _from_log(root, logged) as (file, found):
+        taken = [one for one in plan.take if one.id in held or one.id in found]
+        rows = [
+            {"id": one.id, "what": plan.what, "origin": origin, "model": one.model, "was": one.split} for one in taken
+        ]
+        batch = _write(root, rows, why)
+        failpoint("hard.written")
+        if found:
+            ingest_unrecorded(root, file, kind="hard", columns=Columns(picked="picked"))
+            failpoint("hard.ingested")
+    if refused := found - held_ids(data, found):  # by the ingest: it says why
+        with data_lock(root):
+            erase_changes(data, refused)
+        batch = change_files(data)[-1].batch if len(rows) > len(refused) else None
+    count = len(rows) - len(refused)
+    return Changed(batch, count, plan.what, len(plan.take) - count)
 
 
 def undo_change(root: Path, why: str, batch: str | None = None, commit: bool = True) -> Changed:
@@ -116,14 +138,15 @@ def _write(root: Path, rows: Sequence[dict], why: str) -> str | None:
 
 def _record(root: Path, message: str, commit: bool) -> None:
     record_data(root)
+    failpoint("hard.recorded")
     if commit:
         commit_data(root, message)
 
 
-def _ingest(root: Path, logged: Sequence[Candidate]) -> None:
-    """Take images of the production log into data/ as a batch of the hard set; those without bytes are left out."""
+@contextmanager
+def _from_log(root: Path, logged: Sequence[Candidate]) -> Iterator[tuple[Path, set[str]]]:
+    """(a manifest of images of the production log, the ids of those whose bytes it holds), until the block ends."""
     params = load_params(root / "params.yaml")
-    log = open_log(root, params)
     schema = pa.schema(
         [
             ("image", pa.binary()), ("label", label_type(params.data.task)), ("source", pa.string()),
@@ -131,28 +154,29 @@ def _ingest(root: Path, logged: Sequence[Candidate]) -> None:
             ("slice", SLICE), ("picked", pa.string()),
         ]
     )  # fmt: skip
-    written = 0
+    found: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mistakes.parquet"
-        with pq.ParquetWriter(file, schema, compression="none") as writer:
-            given = sorted(logged, key=lambda one: (one.at, one.id))
-            for first in range(0, len(given), BLOCK):
-                part = given[first : first + BLOCK]
-                label = {one.id: one.label for one in part}
-                times = part[0].at, part[-1].at + timedelta(microseconds=1)
-                rows = [
-                    {
-                        "image": row["image"], "label": label[row["id"]], "source": row["source"],
-                        "taken_at": row["at"], "key": row["key"], "slice": row["slices"],
-                        "picked": "feedback",
-                    }
-                    for row in log.find(label, *times, [*dict.fromkeys(["id", "image", *LOCATED])]).to_pylist()
-                    if row["image"]
-                ]  # fmt: skip
-                written += len(rows)
-                if rows:
+        if logged:
+            log = open_log(root, params)
+            with pq.ParquetWriter(file, schema, compression="none") as writer:
+                given = sorted(logged, key=lambda one: (one.at, one.id))
+                for first in range(0, len(given), BLOCK):
+                    rows = _rows(log, given[first : first + BLOCK])
+                    found |= {row.pop("id") for row in rows}
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        if written:
-            ingest_command(
-                root, file, kind="hard", commit=False, new=False, layout=NO_LAYOUT, columns=Columns(picked="picked")
-            )
+        yield file, found
+
+
+def _rows(log: Log, part: Sequence[Candidate]) -> list[dict]:
+    """What is ingested of `part`, in the order of time; images without bytes are left out."""
+    label = {one.id: one.label for one in part}
+    times = part[0].at, part[-1].at + timedelta(microseconds=1)
+    return [
+        {
+            "id": row["id"], "image": row["image"], "label": label[row["id"]], "source": row["source"],
+            "taken_at": row["at"], "key": row["key"], "slice": row["slices"], "picked": "feedback",
+        }
+        for row in log.find(label, *times, [*dict.fromkeys(["id", "image", *LOCATED])]).to_pylist()
+        if row["image"]
+    ]  # fmt: skip

@@ -118,6 +118,11 @@ def _dvc_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
+def ingest_unrecorded(root: Path, source: Path, *, kind: str, columns: Columns) -> IngestReport:
+    """Add a manifest to data/ and leave the record to the caller, who holds `undone_if_refused`."""
+    return _ingest(root, load_params(root / "params.yaml"), source, kind, {"columns": columns})
+
+
 def detached(root: Path) -> bool:
     """Is HEAD detached? The next `git switch` would leave a commit made there on no branch."""
     return git(root, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"

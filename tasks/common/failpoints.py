@@ -12,6 +12,7 @@ from collections import Counter
 POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of them
     "classes": ("written", "recorded"),
     "ledgers": ("claimed", "replaced"),
+    "hard": ("written", "ingested", "recorded"),
     "held": ("uploaded", "pushed", "kept", "published", "noted", "released"),
     "erase": ("shard", "batch", "removed"),
     "files": ("temporary", "placed", "folder", "aside", "folder_placed"),

@@ -1,19 +1,16 @@
 """`evergreen hard` on real projects: what it says first, what it does, and how it is taken back."""
 
-import io
 import json
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.hard import app
 from flows.erasure.forget import forget
-from flows.hard_set.candidates import candidates_of, training_counts
+from flows.hard_set.candidates import candidates_of, production_mistakes, training_counts
 from flows.hard_set.content import read_hard_set
 from flows.hard_set.history import set_history
 from flows.hard_set.looks import status_lines
@@ -21,22 +18,19 @@ from flows.hard_set.plan import Limits, plan_add
 from flows.hard_set.take import take_plan
 from flows.publishing.asked_sets import data_of, unfair_to
 from flows.repo.pipeline import record_data
-from monitoring.log.schema import late_labels_schema, log_schema
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.dataset.hard_set import membership, never_again, write_changes
 from tasks.dataset.shards import batches, live_shards, next_seq, read_columns
 from tasks.ingest.erase import ids_starting
-from tasks.inspection.measure import measure
 from tasks.labels.storing import write_annotations
 from tasks.releases.looks import Look, SetLook, record_look
-from tests.support import released_project, versions_project
+from tests.support import released_project, versions_project, wrong_answers
 from tests.support.annotating import said as annotated
-from tests.support.checkout import ROOT, git
+from tests.support.checkout import git
+from tests.support.children import killed_at
 from tests.support.label_queues import project as live_project
-from tests.support.label_queues import the_log
 from tests.support.live_project import commit_project
-from tests.support.photos import encode
 from tests.support.small_project import finished_project
 
 
@@ -160,31 +154,7 @@ def test_looks_are_counted_from_the_oldest_image_on(root):
 
 def test_mistakes_of_production_within_quotas_and_without_near_duplicates(tmp_path):
     root = live_project(tmp_path / "main")
-    log, at = the_log(root), datetime(2026, 11, 18, 8, tzinfo=UTC)
-    pictures = pq.read_table(ROOT / "datasets/fashion/production-3.parquet", columns=["image"]).slice(0, 6)["image"]
-    files = [one["bytes"] for one in pictures.to_pylist()]
-    files[2] = encode(Image.open(io.BytesIO(files[1])), "JPEG", quality=95)  # the second picture again
-    ids = [sha256_bytes(content) for content in files]
-    said = ["Bag", "Bag", "Bag", "Trouser", "Bag", "Bag"]
-    truth = ["Trouser", "Trouser", "Trouser", "Trouser", "Ankle boot", None]
-    near = {"phash": [measure(content, 1 << 20).phash for content in files]}
-    about = {"id": ids, "image": files, "prediction": said, "confidence": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], **near}
-    about |= {"at": [at + timedelta(minutes=n) for n in range(6)], "source": ["cam 1"] * 5 + ["cam 2"]}
-    about |= {"version": ["v0.1.0"] * 6, "key": [f"order {n}" for n in range(6)], "slices": [[]] * 6}
-    schema = log_schema("multiclass")
-    log.append(pa.table([pa.array(about.get(f.name, [None] * 6), f.type) for f in schema], schema=schema))
-    labels = {"id": ids, "label": truth, "at": [at] * 6, "annotator": ["eve"] * 6, "role": ["annotator"] * 6}
-    schema = late_labels_schema("multiclass")
-    log.add_labels(
-        pa.table(
-            [
-                pa.array(labels.get(f.name, ["feedback"] * 6 if f.name == "picked" else [None] * 6), f.type)
-                for f in schema
-            ],
-            schema=schema,
-        )
-    )
-
+    ids, truth = wrong_answers.add(root), wrong_answers.TRUTH
     assert "0 images go into" in hard(root, "add", "--week", "2026-W46", "--dry-run")
     said = hard(root, "refresh", "--per-class", "1", "--dry-run")
     assert "2 images go into the hard set: Trouser 1, Ankle boot 1" in said
@@ -203,6 +173,39 @@ def test_mistakes_of_production_within_quotas_and_without_near_duplicates(tmp_pa
     assert splits(root)[ids[0]] is None
     assert "0 images go into" in hard(root, "refresh", "--dry-run")  # what people took out stays out
     assert "1 image goes into the hard set: Trouser 1" in hard(root, "add", ids[0], "--dry-run")
+
+
+def take_mistakes(root):
+    plan = plan_add(root, production_mistakes(root), counts=training_counts(root))
+    return take_plan(root, plan, "wrong", origin="production")
+
+
+@pytest.mark.parametrize("point", ["hard.written", "hard.ingested", "hard.recorded"])
+def test_a_change_that_was_killed_is_completed_by_the_same_command(tmp_path, point):
+    root = live_project(tmp_path / "main")
+    ids = wrong_answers.add(root)
+    before = git(root, "rev-parse", "HEAD")
+    assert killed_at(point, take_mistakes, root)
+    take_mistakes(root)
+    assert {one.id: one.model for one in read_hard_set(root).members} == {ids[n]: "v0.1.0" for n in (0, 1, 2, 4)}, (
+        "which model was wrong about them is known, so they do not count in a comparison with it"
+    )
+    assert git(root, "rev-list", "--count", f"{before}..HEAD") == "1"
+    assert git(root, "status", "--porcelain", "--", "data.dvc") == ""
+    assert [one.images for one in set_history(root)][-1] == 4
+
+
+def test_when_git_refuses_the_commit_no_image_of_production_is_taken(tmp_path):
+    root = live_project(tmp_path / "main")
+    wrong_answers.add(root)
+    hook = root / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    before = sorted((root / "data").rglob("*")), (root / "data.dvc").read_text()
+    with pytest.raises(EvergreenError, match="Nothing was taken"):
+        take_mistakes(root)
+    assert (sorted((root / "data").rglob("*")), (root / "data.dvc").read_text()) == before
 
 
 def test_an_erased_image_leaves_no_trace_in_changes_old_or_new(tmp_path):
