@@ -64,7 +64,10 @@ class DataParams(Section):
     seed: Count = Field(
         0, description="seed that decides between equally good splits; recorded splits never move when it changes"
     )
-    split: SplitFractions = Field(SplitFractions(), description="shares of images per split; groups stay whole")
+    split: SplitFractions = Field(
+        SplitFractions(),
+        description="shares of images per split; groups stay whole. by: random, or time: the newest images are test",
+    )
     layout: str | None = Field(
         None,
         description="what the paths of a source say, e.g. {site}/{class+group}/{group}_{*}: class, group, source, "
