@@ -96,6 +96,8 @@ def floors(
         return
     if not asked and not any(check.name.startswith("floor.") for one in found for check in one.checks):
         typer.echo("no floors: write some to gate.floors in params.yaml, or try one with --floor (docs/gate.md)")
+    if not found:
+        typer.echo("nothing has been released yet: `evergreen retrain` makes the first version")
     for one in found:
         typer.echo(
             f"{for_terminal(one.name)}{' (live)' if one.live else ''}{f': {for_terminal(one.why)}' if one.why else ''}"
