@@ -105,7 +105,7 @@ def _asked(console: Console) -> list[Card]:
     looks = [one for one in looks_of(console, hard_view(console.root, index), index) if one.what == "hard set"]
     return [
         Card("looks", "warn", "The hard set was asked too often", f"{one.sentence()[:1].upper()}{one.sentence()[1:]}.",
-             "/hard-set/mistakes", "Add images to it")
+             "/hard-set", "Add images to it")
         for one in looks
         if one.missing
     ]  # fmt: skip

@@ -122,7 +122,8 @@ def test_a_set_that_was_asked_too_often_is_a_card_that_leads_to_new_images(root,
     status, _, now = site.get("/")
     assert status == 200
     assert "The hard set was asked too often" in now
-    assert 'href="/hard-set/mistakes"' in now
+    assert 'href="/hard-set"' in now, "a page that each role may see"
+    assert 'href="/hard-set/mistakes"' in page
     assert "looks" in kinds(console)
     assert len(rows(site, "looks")) == 3
     shown = looks_of(console, hard_view(root, index_of(root)), index_of(root))
@@ -153,6 +154,8 @@ def test_only_approvers_change_it_and_a_form_without_a_reason_changes_nothing(ro
     shown = site.get("/hard-set", **signed_in)[2] + site.get(f"/images/{image[0]}", **signed_in)[2]
     assert "Take out of the hard set" not in shown
     assert "Add to the hard set" not in shown
+    assert 'href="/hard-set/mistakes"' not in shown
+    assert 'href="/hard-set?format=csv"' in shown
     for path in ("change", "plan", "undo"):
         fields = {"id": image, "what": "add", "why": "x", "change": "h-x"}
         assert site.post(f"/hard-set/{path}", fields, "/images", **signed_in)[0] == 403
