@@ -86,7 +86,7 @@ def errors(
     typer.echo(f"{month}: {found.answers} answers, {found.labels} with a label; {random}".rstrip())
     typer.echo(
         f"{found.errors_known} known errors: {found.confident} confident, {found.unfamiliar} out of distribution, "
-        f"{found.in_data} in the data set since ({found.learnt} known to the live version)"
+        f"{found.in_data} in the data set since ({found.learnt} trained on by the live version)"
     )
     for title, lines in (("source", found.sources), ("class", found.classes)):
         for line in lines[:5]:

@@ -96,7 +96,7 @@ def _measure(root: Path, params: Params, log: Log, month: str, limit: Limit, liv
         return None
     answers, total = _answers(log, params, start, end)
     labelled = labelled.append_column("unfamiliar", _unfamiliar(labelled, limit))
-    since = _since(root, params, labelled["id"].to_pylist(), live)
+    since = learnt_since(root, params, labelled["id"].to_pylist(), live)
     return review(month, answers, labelled, total, _month_before(log, params, known, taxonomy, before, start), since)
 
 
@@ -132,8 +132,8 @@ def _unfamiliar(labelled: pa.Table, limit: Limit) -> pa.Array:
     return pa.array(found, pa.bool_())
 
 
-def _since(root: Path, params: Params, ids: list[str], live: Pointer | None) -> dict[str, tuple[str, bool]]:
-    """Image id -> (its split in data/, whether the data of the live version hold it), of those that came into data/."""
+def learnt_since(root: Path, params: Params, ids: list[str], live: Pointer | None) -> dict[str, tuple[str, bool]]:
+    """Image id -> (its split in data/, whether the live version was trained on it), of those that came into data/."""
     if not (root / "data" / "dataset.json").is_file():
         return {}
     rows = find_samples(root / "data", ids, tombstones_now(root, params)).to_pylist()
@@ -147,4 +147,4 @@ def _since(root: Path, params: Params, ids: list[str], live: Pointer | None) -> 
                 batches = {one.batch for one in batches_at(main, objects, live.git_rev)}
         except EvergreenError:  # its data are elsewhere: then nobody here knows
             batches = set()
-    return {row["id"]: (row["split"], row["batch"] in batches) for row in rows}
+    return {row["id"]: (row["split"], row["split"] == "train" and row["batch"] in batches) for row in rows}

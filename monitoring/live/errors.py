@@ -65,7 +65,7 @@ class Error(Frozen):
     unfamiliar: bool | None  # out of the model's distribution; None: not known
     picked: str  # RANDOM, HARD or GIVEN
     split: str | None = None  # of the image in data/ since
-    learnt: bool = False  # the live version's data hold it
+    learnt: bool = False  # the live version was trained on it
 
 
 class Review(Frozen):
@@ -120,7 +120,8 @@ def review(
     """What the labels say about a month.
 
     answers, total: as for `measure_period`. labelled: (L rows: id, at, source, version, confidence, prediction, label,
-    chance, hard, unfamiliar). before: the month before. since: image id -> (split in data/, the live version knows it).
+    chance, hard, unfamiliar). before: the month before. since: image id -> (split in data/, the live version was
+    trained on it).
     """
     _, start, _ = months_around(month)
     now = measure_period(start, "", "", answers, labelled, total)

@@ -22,7 +22,7 @@ from tasks.common.errors import EvergreenError
 SHOWN = 48  # wrong answers a page
 SECONDS = 20.0  # between looks at what has changed
 COLUMNS = ("image", "at", "source", "version", "label", "answer", "confidence", "out of distribution", "picked")
-COLUMNS = (*COLUMNS, "split since", "the live version knows it")
+COLUMNS = (*COLUMNS, "split since", "the live version was trained on it")
 LINES = ("name", "wrong", "low", "high", "labels", "known errors", "the month before", "change")
 KINDS = {"": "all", "confident": "confident", "unfamiliar": "out of distribution", "new": "not in training yet"}
 

@@ -11,13 +11,14 @@ import pytest
 
 from flows.console.index.index import index_of
 from flows.console.production.reviews import Reviews
-from flows.production.errors import default_month, error_review, months
+from flows.production.errors import default_month, error_review, learnt_since, months
 from monitoring.log.production_log import Log, open_log
 from monitoring.review.queue import waiting
 from tasks.common.errors import EvergreenError
+from tasks.common.files import sha256_bytes
 from tasks.common.params import load_params
 from tasks.releases.store import open_store
-from tests.support import drift_windows, live_project
+from tests.support import drift_windows, live_project, released_project
 from tests.support.checkout import ROOT
 from tests.support.console import serving
 from tests.support.late_labels import late_labels
@@ -136,6 +137,14 @@ def test_it_is_measured_again_only_when_something_is_new(root):
     assert default_month(log, datetime(2026, 12, 2, tzinfo=UTC)) == "2026-11"
     with pytest.raises(EvergreenError, match="'2026-1' is not a month"):
         error_review(root, params, log, "2026-1", limit)
+
+
+def test_only_images_that_the_live_version_was_trained_on_are_learnt(tmp_path):
+    root = released_project.copy(tmp_path)
+    train, test = (sha256_bytes(f"image bag 1 {place}".encode()) for place in (0, 2))
+    params, live = load_params(root / "params.yaml"), released_project.store(root).live()
+    assert learnt_since(root, params, [train, test, "f" * 64], live) == {train: ("train", True), test: ("test", False)}
+    assert learnt_since(root, params, [train], None) == {train: ("train", False)}
 
 
 def test_a_page_does_not_wait_for_a_large_log():
