@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from flows.console.app import create_app
-from flows.console.jobs.store import Job, jobs, log_end, newest_job
+from flows.console.jobs.store import Job, jobs, log_end, newest_job, read_job
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
 
@@ -100,5 +100,6 @@ def job_ended(root: Path, slot: str, seconds: float = 180) -> Job:
     while (job := newest_job(root, slot)) is None or job.runs:
         assert time.monotonic() < limit, f"{job or [one.slot for one in jobs(root)]}\n{job and log_end(root, job.id)}"
         time.sleep(0.1)
+    job = read_job(root, job.id)  # it may have ended after it was read
     assert job.ended is not None, f"{job}\n{log_end(root, job.id)}"
     return job

@@ -109,7 +109,13 @@ def read_job(root: Path, id_: str) -> Job | None:
     """The job called `id_`; None if there is none."""
     if not ID.fullmatch(id_):
         return None
-    file = jobs_dir(root) / f"{id_}.json"
+    job = _read(jobs_dir(root) / f"{id_}.json")
+    if job is None or job.ended is not None or job.runs:
+        return job
+    return _read(jobs_dir(root) / f"{id_}.json")  # it may have ended between the reading and the look at its process
+
+
+def _read(file: Path) -> Job | None:
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -72,7 +72,7 @@ def test_a_run_at_work_shows_its_steps_its_log_and_can_be_cancelled(root, at_wor
         os.kill(job.pid, 9)  # it waits for this process to let go of the lock
         status, _, _ = site.get("/runs/no-such-run")
         assert status == 404
-    job_ended(root, f"cancel {RUN}")
+    until(lambda: not newest_job(root, f"cancel {RUN}").runs)
 
 
 def test_endings_are_told_in_words_and_can_be_filtered_paged_and_saved(root):
