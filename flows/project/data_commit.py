@@ -14,7 +14,8 @@ from tasks.common.files import atomic_path, locked
 from tasks.common.paths import state_dir
 from tasks.common.private import make_folder
 from tasks.dataset.annotation_files import annotation_batches, manifest_file
-from tasks.dataset.shards import batches
+from tasks.dataset.hard_set import change_files
+from tasks.dataset.shards import HARD_SET_VERSION, batches, raise_schema
 
 WAIT = 24 * 3600.0  # seconds; a large ingest takes hours
 WAITING = "waiting for another command that changes data/"
@@ -74,6 +75,8 @@ def _mend_records(root: Path) -> None:
     # what DVC cannot read, or a full disk, the command itself says later
     with suppress(DvcException, sqlite3.Error), closing(open_repo(root)) as repo:
         mend_records(repo)
+    if change_files(root / "data"):  # a killed change of the hard set had raised the schema before it was recorded
+        raise_schema(root / "data", HARD_SET_VERSION)
 
 
 def _put_back(record: Path, before: bytes | None, new: list[Path]) -> None:

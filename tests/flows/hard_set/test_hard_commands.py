@@ -19,9 +19,9 @@ from flows.hard_set.take import take_plan
 from flows.publishing.asked_sets import data_of, unfair_to
 from flows.repo.pipeline import record_data
 from tasks.common.errors import EvergreenError
-from tasks.common.files import sha256_bytes
+from tasks.common.files import read_json, sha256_bytes
 from tasks.dataset.hard_set import membership, never_again, write_changes
-from tasks.dataset.shards import batches, live_shards, next_seq, read_columns
+from tasks.dataset.shards import HARD_SET_VERSION, batches, live_shards, next_seq, read_columns
 from tasks.ingest.erase import ids_starting
 from tasks.labels.storing import write_annotations
 from tasks.releases.looks import Look, SetLook, record_look
@@ -193,6 +193,7 @@ def test_a_change_that_was_killed_is_completed_by_the_same_command(tmp_path, poi
     assert git(root, "rev-list", "--count", f"{before}..HEAD") == "1"
     assert git(root, "status", "--porcelain", "--", "data.dvc") == ""
     assert [one.images for one in set_history(root)][-1] == 4
+    assert read_json(root / "data/dataset.json")["schema"] == HARD_SET_VERSION, "an earlier Evergreen must refuse it"
 
 
 def test_when_git_refuses_the_commit_no_image_of_production_is_taken(tmp_path):
