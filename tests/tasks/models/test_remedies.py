@@ -1,9 +1,12 @@
 """Changes of training labels: chosen by one set of images, measured on another."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from tasks.models import influence, remedies
+from tasks.scoring.intervals import paired_difference, two_sided
 
 K, D, N = 3, 8, 240
 PLANTED = np.arange(0, 36, 3)
@@ -82,6 +85,17 @@ def test_images_of_one_group_are_one_observation(wrong):
     )
     together = remedies.effect(taught, changes, doubled)
     assert together.loss_high - together.loss_low == pytest.approx(alone.loss_high - alone.loss_low, rel=0.01)
+
+
+def test_few_more_right_answers_or_one_group_prove_nothing():
+    gain = np.zeros(200)
+    gain[:4] = 1
+    interval = partial(remedies._interval, of_answers=True)
+    assert interval(gain, [None] * 200) == pytest.approx(paired_difference(4, 0, 200, two_sided(0.95)), abs=2e-4)
+    assert interval(gain, [None] * 200)[0] < 0
+    assert interval(np.repeat(gain, 5), [None] * 1000)[0] > 0
+    low, high = interval(np.ones(30), ["one object"] * 30)
+    assert low < 0 < high
 
 
 def test_multilabel_rows_change_whole_labels():
