@@ -41,7 +41,7 @@ from typing import Literal
 import numpy as np
 
 from tasks.common.params import GateParams
-from tasks.common.text import join_names
+from tasks.common.text import join_names, one_line
 from tasks.gate import comparisons, floors
 from tasks.gate.against import gains, not_worse
 from tasks.gate.bounds import (
@@ -114,13 +114,19 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     version = champion.name if champion else None
     return GateVerdict(
         outcome=outcome,
-        sentence=verdict_sentence(outcome, findings, policy, better, version, trial.hard_set),
+        sentence=verdict_sentence(outcome, findings, policy, better, version, trial.hard_set, _later(metrics)),
         checks=[finding.check for finding in findings],
         challenger=challenger.name,
         champion=version,
         hard_set=trial.hard_set,
         provisional=outcome != "reject" and any(finding.effect == "provisional" for finding in findings),
     )
+
+
+def _later(metrics: dict) -> str:
+    """What the metrics say of a test that is later than all training (data.split.by: time); "" where it is not."""
+    later = metrics.get("later")
+    return one_line(str(later.get("sentence", "")), 200) if isinstance(later, dict) and later.get("all_later") else ""
 
 
 # --- the answers themselves ------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ def verdict_sentence(
     better: dict[str, Difference],
     champion: str | None,
     hard_set: str | None,
+    later: str = "",
 ) -> str:
     """E.g. "promote: balanced accuracy on test 0.871, +2.3 points against v0.3.0 (...); nothing is worse ...".
 
-    `better`: differences on the sets of `superior_on`; `champion`, `hard_set`: versions, None if there is none.
+    `better`: differences on the sets of `superior_on`; `champion`, `hard_set`: versions, None if there is none;
+    `later`: what is said of a test that is later than training, "" if it is not.
     """
     parts = []
     metric = policy.metric.replace("_", " ")
@@ -59,6 +61,8 @@ def verdict_sentence(
     parts += _floors(findings)
     if hard_set is None:
         parts.append("no hard set exists")
+    if later:
+        parts.append(later)
     return f"{outcome}: {'; '.join(parts)}."
 
 

@@ -40,6 +40,14 @@ def test_a_better_model_is_promoted_with_figures():
     assert checks(found)["hard_set"].status == "pass"
 
 
+def test_the_verdict_says_that_the_test_is_later_than_training_where_all_of_it_is():
+    said = "test is later than train: trained until 2026-10-01, tested on 2026-10-02 to 2026-11-01"
+    for all_later in (True, False):
+        metrics = measured(TARGETS, NEW, later={"all_later": all_later, "sentence": said})
+        assert (said in verdict(table(TARGETS, NEW), table(TARGETS, OLD), metrics).sentence) == all_later
+    assert said not in verdict(table(TARGETS, NEW), None, measured(TARGETS, NEW, later=None)).sentence
+
+
 def test_the_same_model_again_is_held_and_the_same_input_gives_the_same_verdict():
     found = [verdict(table(TARGETS, OLD), table(TARGETS, OLD), measured(TARGETS, OLD)) for _ in range(2)]
     assert found[0].outcome == "hold"
