@@ -8,7 +8,8 @@
   features of unit length.
 
 The covariance of all images is that within classes plus that of the class means. So after whitening, the two distances
-differ only along the directions in which the means differ: `rmds` keeps these K - 1 directions at most.
+differ only along the directions in which the means differ: `rmds` keeps these K - 1 directions at most. They come from
+one solution per class of the covariance's equations. `mahalanobis` needs all of its principal directions.
 The covariance is shrunk as by Ledoit & Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
 matrices", so fewer images than dimensions, duplicate and constant dimensions are safe.
 M training images, N images, D feature dimensions, K classes, R directions kept.
@@ -16,7 +17,7 @@ M training images, N images, D feature dimensions, K classes, R directions kept.
 
 import numpy as np
 
-from tasks.inference.ood.features import along, normalised, principal_directions, stored_axes
+from tasks.inference.ood.features import RELATIVE, along, normalised, principal_directions, stored_axes
 
 FLOOR = 1e-6  # of the mean variance: the least variance of a direction
 MOST_AXES = 512  # directions of rmds: with 1,000 classes, the strongest
@@ -40,27 +41,18 @@ def fit(
     order = np.argsort(classes, kind="stable")
     rows, classes = rows[order], classes[order]
     centre = x[rows].mean(axis=0, dtype=np.float64)
-    basis = None  # directions (D, R) outside of which the training images do not vary
-    reduced = x[rows] - centre
-    if len(rows) <= x.shape[1]:
-        basis = principal_directions(reduced, len(rows))
-        reduced = reduced @ basis
-    counts = np.bincount(classes).astype(np.float64)
-    means = np.add.reduceat(reduced, np.searchsorted(classes, np.arange(len(counts))), axis=0) / counts[:, None]
-    variances, directions, rest = _principal(reduced - means[classes], x.shape[1], shrinkage)
-    whitening, between = directions / np.sqrt(variances), None
+    apart, counts = x[rows] - centre, np.bincount(classes).astype(np.float64)
+    means = np.add.reduceat(apart, np.searchsorted(classes, np.arange(len(counts))), axis=0) / counts[:, None]
+    between = rest = None
     if relative:
-        centres = means @ whitening
-        between, turn = np.linalg.eigh((centres * (counts / counts.sum())[:, None]).T @ centres)
-        strongest = np.argsort(-between)[: max(1, min(len(counts) - 1, MOST_AXES, len(between)))]
-        whitening, between = whitening @ turn[:, strongest], np.maximum(between[strongest], 0)
-    axes = whitening if basis is None else basis @ whitening
+        axes, between = _between(apart - means[classes], means, counts / counts.sum(), shrinkage)
+    else:
+        axes, rest = _within(apart, means, classes, shrinkage)
     tensors = {"centre": centre.astype(np.float32), **stored_axes(axes)}
-    offsets = means if basis is None else means @ basis.T
-    tensors["centres"] = (along(offsets, tensors) * tensors["lengths"]).astype(np.float32)
+    tensors["centres"] = (along(means, tensors) * tensors["lengths"]).astype(np.float32)
     if between is not None:
         tensors["between"] = (between / (1 + between)).astype(np.float32)
-    elif basis is not None:
+    elif rest is not None:
         tensors["rest"] = np.array([1 / rest], np.float32)
     return tensors
 
@@ -83,11 +75,70 @@ def score(features: np.ndarray, tensors: dict[str, np.ndarray], *, unit: bool) -
         return found
 
 
+def _within(
+    apart: np.ndarray, means: np.ndarray, classes: np.ndarray, shrinkage: float | None
+) -> tuple[np.ndarray, float | None]:
+    """(whitening axes (D, R), variance in all other directions: None where R is D).
+
+    apart: (M, D) features less their mean; means: (K, D) of classes, likewise; classes: (M,) numbers.
+    """
+    basis, dimensions = None, apart.shape[1]  # directions (D, R) outside of which the training images do not vary
+    if len(apart) <= dimensions:
+        basis = principal_directions(apart, len(apart))
+        apart, means = apart @ basis, means @ basis
+    variances, directions, rest = _principal(apart - means[classes], dimensions, shrinkage)
+    axes = directions / np.sqrt(variances)
+    return (axes, None) if basis is None else (basis @ axes, rest)
+
+
+def _between(
+    apart: np.ndarray, means: np.ndarray, shares: np.ndarray, shrinkage: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(whitening axes (D, R) along which class means differ, variance (R,) of the means along them).
+
+    apart: (M, D) features less their class mean; means: (K, D) of classes; shares: (K,) of the images in each class.
+    """
+    root = np.sqrt(shares)[:, None] * means
+    solved = _solve(apart, root.T, shrinkage)  # (D, K)
+    between, turn = np.linalg.eigh(root @ solved)
+    strongest = np.argsort(-between)[: max(1, min(len(means) - 1, MOST_AXES, means.shape[1]))]
+    between = np.maximum(between[strongest], 0)
+    real = between > RELATIVE * between[0]
+    real[0] = True  # one class: an axis of zeros
+    between = between[real]
+    return solved @ turn[:, strongest[real]] / np.sqrt(np.maximum(between, 1e-300)), between
+
+
+def _solve(apart: np.ndarray, right: np.ndarray, shrinkage: float | None) -> np.ndarray:
+    """(D, K) the shrunk covariance of `apart` (M, D), inverted, times `right` (D, K)."""
+    covariance, shrinkage, mean, least = _shrunk(apart, apart.shape[1], shrinkage)
+    if shrinkage * mean >= least:  # no direction can have less: nothing to raise
+        covariance *= 1 - shrinkage
+        covariance.flat[:: len(covariance) + 1] += shrinkage * mean
+        return np.linalg.solve(covariance, right)
+    variances, directions, _ = _raised(covariance, shrinkage, mean, least)
+    return directions @ ((directions.T @ right) / variances[:, None])
+
+
 def _principal(apart: np.ndarray, dimensions: int, shrinkage: float | None) -> tuple[np.ndarray, np.ndarray, float]:
     """(variances (R,), directions (R, R), variance in all other directions) within classes, shrunk to a sphere.
 
     apart: (M, R) features less their class mean, of `dimensions` >= R. No variance is under FLOOR of their mean.
     """
+    return _raised(*_shrunk(apart, dimensions, shrinkage))
+
+
+def _raised(
+    covariance: np.ndarray, shrinkage: float, mean: float, least: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(variances (R,), directions (R, R), variance elsewhere) of a covariance (R, R), shrunk, none under `least`."""
+    variances, directions = np.linalg.eigh(covariance)
+    variances = np.maximum((1 - shrinkage) * variances + shrinkage * mean, least)
+    return variances, directions, max(shrinkage * mean, least)
+
+
+def _shrunk(apart: np.ndarray, dimensions: int, shrinkage: float | None) -> tuple[np.ndarray, float, float, float]:
+    """(covariance (R, R), how much to shrink it, mean variance, least variance) of `apart` (M, R)."""
     covariance = apart.T @ apart / len(apart)
     mean = np.trace(covariance) / dimensions
     if shrinkage is None:
@@ -95,7 +146,4 @@ def _principal(apart: np.ndarray, dimensions: int, shrinkage: float | None) -> t
         away = whole - dimensions * mean**2
         noise = (np.square(np.square(apart).sum(axis=1)).mean() - whole) / len(apart)
         shrinkage = float(np.clip(noise / away, 0, 1)) if away > 1e-12 * whole else 1.0
-    variances, directions = np.linalg.eigh(covariance)
-    least = FLOOR * mean if mean > 0 else 1.0
-    variances = np.maximum((1 - shrinkage) * variances + shrinkage * mean, least)
-    return variances, directions, max(shrinkage * mean, least)
+    return covariance, shrinkage, mean, FLOOR * mean if mean > 0 else 1.0

@@ -9,7 +9,7 @@ M training images, N images, D feature dimensions, K classes, R directions.
 import numpy as np
 
 from tasks.inference.ood import energy
-from tasks.inference.ood.features import along, normalised, principal_directions
+from tasks.inference.ood.features import RELATIVE, along, normalised, principal_directions
 
 
 def fit(features: np.ndarray, logits: np.ndarray, task: str, *, unit: bool) -> tuple[dict, dict[str, np.ndarray]]:
@@ -48,5 +48,18 @@ def _residual(features: np.ndarray, tensors: dict[str, np.ndarray]) -> np.ndarra
 def _origin(x: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """(D,) the shortest vector whose logits are 0, for the linear layer that made `logits` (M, K) of `x` (M, D)."""
     centre, middle = x.mean(axis=0), logits.mean(axis=0)
-    weight = np.linalg.lstsq(x - centre, logits - middle, rcond=1e-6)[0]  # (D, K)
+    weight = _linear(x - centre, logits - middle)
     return -np.linalg.pinv(weight.T) @ (middle - centre @ weight)
+
+
+def _linear(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(D, K) the shortest solution of x (M, D) @ weight = y (M, K), of centred x and y.
+
+    By the normal equations, of rows where they are fewer: several times faster than a singular value decomposition.
+    """
+    few = len(x) < x.shape[1]
+    products = x @ x.T if few else x.T @ x
+    strength = np.trace(products)
+    products.flat[:: len(products) + 1] += RELATIVE * strength if strength > 0 else 1.0
+    solved = np.linalg.solve(products, y if few else x.T @ y)
+    return x.T @ solved if few else solved

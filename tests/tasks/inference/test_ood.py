@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tasks.common.errors import DataError
-from tasks.inference.ood import gaussian
+from tasks.inference.ood import gaussian, residual
 from tasks.inference.ood import scores as ood
 
 RNG = np.random.default_rng(0)
@@ -115,6 +115,34 @@ def test_the_relative_distance_subtracts_that_to_all_images():
     expected = gaussian.score(x, plain, unit=False) - background
     np.testing.assert_allclose(gaussian.score(x, relative, unit=False), expected, atol=0.05)
     assert relative["axes"].shape == (4, 2), "three means differ in two directions"
+
+
+@pytest.mark.parametrize("dimensions", [4, 40], ids=["more images", "more dimensions"])
+def test_relative_distances_are_those_of_both_shrunk_covariances(dimensions):
+    x, _, y = sampled(8, dimensions)
+    means = np.array([x[y == k].mean(axis=0) for k in range(3)])
+    within, centre, shrinkage = np.cov((x - means[y]).T, bias=True), x.mean(axis=0), 0.2
+    within = (1 - shrinkage) * within + shrinkage * np.trace(within) / dimensions * np.eye(dimensions)
+    between = (means - centre).T @ np.diag(np.bincount(y) / len(y)) @ (means - centre)
+    fresh, _, _ = sampled(20, dimensions)
+
+    def distance(apart, covariance):
+        return np.einsum("nd,de,ne->n", apart, np.linalg.inv(covariance), apart)
+
+    nearest = np.min([distance(fresh - mean, within) for mean in means], axis=0)
+    relative = gaussian.fit(x, (np.arange(len(x)), y), unit=False, relative=True, shrinkage=shrinkage)
+    found = gaussian.score(fresh, relative, unit=False)
+    np.testing.assert_allclose(found, nearest - distance(fresh - centre, within + between), rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize(("images", "dimensions"), [(60, 8), (20, 50)])
+def test_the_linear_layer_is_the_shortest_that_gives_the_logits(images, dimensions):
+    x = RNG.normal(size=(images, dimensions))
+    x[:, 1] = 2 * x[:, 0]  # a direction that says nothing new
+    x -= x.mean(axis=0)
+    y = x @ RNG.normal(size=(dimensions, 3))
+    expected = np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    np.testing.assert_allclose(residual._linear(x, y), expected, atol=1e-4)
 
 
 def test_few_images_give_the_distance_of_the_whole_covariance():
