@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tasks.leaks.looks import SIDE, blurred, grey, grid, sample, shown, without_fill
+from tasks.leaks.greys import SIDE, blurred, grey, grid, sample, shown, without_fill
 from tasks.leaks.windows import SCALES, nearest_scale, starts, templates, windows
 
 STARTS, FINE = 3, 2  # placements refined by coarse samples in each direction; the best of these, by fine samples
@@ -97,7 +97,9 @@ def _refine(
     used_b, j = np.unique(j, return_inverse=True)
     sigma, points = 0.5 * SIDE / n, grid(n)
     levels = np.stack([blurred(b.image[used_b], sigma * scale) for scale in SCALES], axis=1).reshape(-1, SIDE, SIDE)
-    seen = b.seen[used_b].astype(np.float32)
+    seen = b.seen[used_b]
+    filled = np.flatnonzero(~seen.all(axis=(1, 2))[j])  # all of most images is seen
+    seen = seen.astype(np.float32)
     every, whole = np.arange(len(used)), np.broadcast_to(points, (len(used), *points.shape))
     mask = sample(a.seen[used].astype(np.float32), every, whole)[0] > 0.5
     raw = sample(blurred(a.image[used], sigma), every, whole)[0]
@@ -113,7 +115,8 @@ def _refine(
     for left in range(steps, -1, -1):
         at = points @ np.swapaxes(placed[:, :2, :2], 1, 2) + placed[:, None, :2, 2]
         found, inside = sample(levels, j * len(SCALES) + nearest_scale(placed[:, :2]), at)
-        inside &= (sample(seen, j, at)[0] > 0.5) & mask
+        inside[filled] &= sample(seen, j[filled], at[filled])[0] > 0.5
+        inside &= mask
         found, _ = _normal(found, inside)
         if not left:
             break
@@ -136,7 +139,8 @@ def _detail(a: Prepared, i: np.ndarray, b: Prepared, j: np.ndarray, placed: np.n
         return np.empty(0, np.float32)
     at = grid(SIDE) @ np.swapaxes(placed[:, :, :2], 1, 2) + placed[:, None, :, 2]
     other, ok = sample(b.image, j, at)
-    ok &= sample(b.seen.astype(np.float32), j, at)[0] > 0.5
+    filled = np.flatnonzero(~b.seen[j].all(axis=(1, 2)))
+    ok[filled] &= sample(b.seen[j[filled]].astype(np.float32), np.arange(len(filled)), at[filled])[0] > 0.5
     ok = ok.reshape(-1, SIDE, SIDE) & a.seen[i]
     one, other = a.image[i], other.reshape(-1, SIDE, SIDE)
     count = np.maximum(ok.sum(axis=(1, 2), keepdims=True), 1)

@@ -4,10 +4,12 @@ A placement (2, 3) maps a point u of the template to the point A u + c of the ot
 compared by COARSE x COARSE samples, of which KEPT x KEPT frequencies count, weighted so that each matters.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.fft import dct
 
-from tasks.leaks.looks import SIDE, blurred, grid, sample
+from tasks.leaks.greys import SIDE, blur_matrix, blurred, grid, sample
 
 COARSE, KEPT = 16, 8
 SCALES = (1.0, 0.8, 0.6, 0.5)  # of windows for which an image is blurred apart
@@ -35,12 +37,29 @@ TURNS = np.array([np.array(q) @ mirror for mirror in (np.eye(2), np.diag([-1, 1]
 _WEIGHT = np.hypot(*np.meshgrid(np.arange(KEPT), np.arange(KEPT))).astype(np.float32)
 
 
+@lru_cache(maxsize=256)
+def _upright(side: float, centre: float, scale: float) -> np.ndarray:
+    """(KEPT, SIDE): blur, samples and frequencies along one axis of a window that is not rotated, as one product."""
+    at = np.clip((side * grid(COARSE)[:COARSE, 0] + centre + 1) * (SIDE / 2) - 0.5, 0, SIDE - 1.001)
+    first = at.astype(int)
+    samples = np.zeros((COARSE, SIDE))
+    samples[np.arange(COARSE), first] = 1 - (at - first)
+    samples[np.arange(COARSE), first + 1] = at - first
+    frequencies = dct(samples @ blur_matrix(SIDE, 0.5 * SIDE / COARSE * scale), axis=0, norm="ortho")
+    return frequencies[:KEPT].astype(np.float32)
+
+
+def _weighted(square: np.ndarray) -> np.ndarray:
+    """(M, KEPT, KEPT) frequencies as (M, KEPT * KEPT), weighted and of length 1."""
+    found = square * _WEIGHT
+    length = np.sqrt((found**2).sum(axis=(1, 2), keepdims=True))
+    return (found / np.maximum(length, 1e-3)).astype(np.float32).reshape(len(found), -1)
+
+
 def _spectrum(values: np.ndarray) -> np.ndarray:
     """(M, COARSE * COARSE) samples as (M, KEPT * KEPT) weighted frequencies of length 1."""
     square = values.reshape(-1, COARSE, COARSE)
-    found = dct(dct(square, axis=1, norm="ortho")[:, :KEPT], axis=2, norm="ortho")[:, :, :KEPT] * _WEIGHT
-    length = np.sqrt((found**2).sum(axis=(1, 2), keepdims=True))
-    return (found / np.maximum(length, 1e-3)).astype(np.float32).reshape(len(found), -1)
+    return _weighted(dct(dct(square, axis=1, norm="ortho")[:, :KEPT], axis=2, norm="ortho")[:, :, :KEPT])
 
 
 def templates(images: np.ndarray) -> np.ndarray:
@@ -55,9 +74,19 @@ def windows(images: np.ndarray) -> np.ndarray:
     """(N, F, KEPT * KEPT): the windows FRAMES of each image."""
     found = np.empty((len(images), len(FRAMES), KEPT * KEPT), np.float32)
     level, rows, points = nearest_scale(FRAMES), np.arange(len(images)), grid(COARSE)
+    upright = FRAMES[:, 0, 1] == 0
     for number, scale in enumerate(SCALES):
+        below: dict[tuple, np.ndarray] = {}  # (side, y) -> (N, KEPT, SIDE) of all windows at this height
+        for frame in np.flatnonzero((level == number) & upright):
+            (side, _, x), (_, _, y) = FRAMES[frame].tolist()
+            key = side, y
+            if key not in below:
+                below[key] = np.matmul(_upright(side, y, scale), images)
+            found[:, frame] = _weighted(below[key] @ _upright(side, x, scale).T)
+        if (level[~upright] != number).all():
+            continue
         low = blurred(images, 0.5 * SIDE / COARSE * scale)
-        for frame in np.flatnonzero(level == number):
+        for frame in np.flatnonzero((level == number) & ~upright):
             at = points @ FRAMES[frame, :, :2].T + FRAMES[frame, :, 2]
             found[:, frame] = _spectrum(sample(low, rows, np.broadcast_to(at, (len(images), *at.shape)))[0])
     return found

@@ -3,6 +3,8 @@
 N is the number of images, SIDE the side they are compared at, M a number of comparisons. Points are (x, y) in -1..1.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import ndimage
 
@@ -25,8 +27,10 @@ def grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
-    """Each of the images (N, H, W) under a Gaussian of `sigma` pixels."""
-    return ndimage.gaussian_filter(images, (0, sigma, sigma), mode="nearest", truncate=3)
+    """Each of the images (N, H, W) under a Gaussian of `sigma` pixels, float32."""
+    images = np.asarray(images, np.float32)
+    down, across = (blur_matrix(side, float(sigma)) for side in images.shape[1:])
+    return np.matmul(down, (images.reshape(-1, images.shape[2]) @ across.T).reshape(images.shape))
 
 
 def shown(images: np.ndarray) -> np.ndarray:
@@ -59,6 +63,12 @@ def without_fill(images: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return found
 
 
+@lru_cache(maxsize=64)
+def blur_matrix(side: int, sigma: float) -> np.ndarray:
+    """(side, side) float32: the Gaussian of `sigma` along one axis, as a product: far faster than a filter."""
+    return ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="nearest", truncate=3).astype(np.float32)
+
+
 def grid(n: int) -> np.ndarray:
     """(n * n, 2) centres of n x n cells, row by row."""
     at = (2 * np.arange(n, dtype=np.float32) + 1) / n - 1
@@ -67,13 +77,16 @@ def grid(n: int) -> np.ndarray:
 
 def sample(images: np.ndarray, rows: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images rows (M,) of `images` (N, SIDE, SIDE) at points (M, P, 2): values (M, P), inside (M, P) bool."""
-    xy = (points + 1) * (SIDE / 2) - 0.5
-    inside = ((xy > -0.75) & (xy < SIDE - 0.25)).all(axis=-1)
-    xy = np.clip(xy, 0, SIDE - 1.001)
-    at = xy.astype(np.int32)
-    fx, fy = (xy - at)[..., 0], (xy - at)[..., 1]
+    x, y = ((points[..., axis] + 1) * np.float32(SIDE / 2) - np.float32(0.5) for axis in (0, 1))
+    inside = (x > -0.75) & (x < SIDE - 0.25) & (y > -0.75) & (y < SIDE - 0.25)
+    x, y = (np.clip(value, 0, np.float32(SIDE - 1.001)) for value in (x, y))
+    left, above = x.astype(np.intp), y.astype(np.intp)
+    x -= left
+    y -= above
     flat = images.reshape(-1)
-    first = rows[:, None].astype(np.int64) * (SIDE * SIDE) + at[..., 1] * SIDE + at[..., 0]
-    top = flat[first] * (1 - fx) + flat[first + 1] * fx
-    low = flat[first + SIDE] * (1 - fx) + flat[first + SIDE + 1] * fx
-    return top * (1 - fy) + low * fy, inside
+    first = rows[:, None].astype(np.intp) * (SIDE * SIDE) + above * SIDE + left
+    top, low = (
+        (right - value) * x + value
+        for value, right in ((flat.take(first + down), flat.take(first + down + 1)) for down in (0, SIDE))
+    )
+    return (low - top) * y + top, inside
