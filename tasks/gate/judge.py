@@ -54,6 +54,7 @@ from tasks.gate.bounds import (
     skilled,
 )
 from tasks.gate.evidence import SOURCE, Contender, Evidence, Trial, Unusable, read
+from tasks.gate.floors_kept import against_champion
 from tasks.gate.looks import Looks, measure_looks
 from tasks.gate.paired import Difference
 from tasks.gate.sentence import verdict_sentence
@@ -98,7 +99,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
             better = comparisons.better(fair, classes, policy)
             compared = comparisons.corruptions(metrics, champion.metrics, policy)
             compared |= comparisons.others(fair, classes, policy, trial.train_counts)
-            kept = floors.against_champion(policy.floors, fair, classes, policy, trial.costs)
+            kept = against_champion(policy.floors, fair, classes, policy, trial.costs)
             m = len(better) + len(compared) + len(kept)
             findings += gains(better, m, policy)
             sources = sum(name.startswith(SOURCE) for name in compared)  # nobody asked for them: they share a level
