@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import gate, gate_graphs, gate_seeds
-from benchmarks.gate_sabotage import change_head, never, relabelled, roll, sabotages
+from benchmarks.gate_heads import change_head, never, roll
+from benchmarks.gate_sabotage import relabelled, sabotages
 from tasks.inference.onnx_model import OnnxModel
 from tasks.models.head import read_head
 from tests.support.predictions import CLASSES, NEW, TARGETS, table
