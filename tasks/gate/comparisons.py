@@ -11,7 +11,6 @@ from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
-import pyarrow as pa
 
 from tasks.common.params import GateParams
 from tasks.common.text import join_names
@@ -38,14 +37,11 @@ def better(evidence: Evidence, classes: list[str], policy: GateParams) -> dict[s
     return {name: _compare(evidence, mask, len(classes), policy) for name, mask in masks.items()}
 
 
-def without_unfair(evidence: Evidence, predictions: pa.Table, unfair: Collection[str]) -> Evidence:
-    """`evidence` whose hard set lacks the images `unfair`, ids; without any that is left there is no hard set.
-
-    predictions: N rows with the column id.
-    """
+def without_unfair(evidence: Evidence, unfair: Collection[str]) -> Evidence:
+    """`evidence` whose hard set lacks the images `unfair`, ids; without any that is left there is no hard set."""
     if not unfair or "hard" not in evidence.sets:
         return evidence
-    fair = evidence.sets["hard"] & ~np.isin(np.array(predictions["id"].to_pylist(), str), sorted(unfair))
+    fair = evidence.sets["hard"] & ~np.isin(evidence.ids, sorted(unfair))
     rest = {name: mask for name, mask in evidence.sets.items() if name != "hard"}
     return replace(evidence, sets=rest | ({"hard": fair} if fair.any() else {}))
 

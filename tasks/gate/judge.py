@@ -95,7 +95,7 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
                 skilled(evidence, classes, trial) if policy.first_model is None else first_bounds(metrics, policy)
             )
         else:
-            fair = comparisons.without_unfair(evidence, challenger.predictions, trial.unfair)
+            fair = comparisons.without_unfair(evidence, trial.unfair)
             better = comparisons.better(fair, classes, policy)
             compared = comparisons.corruptions(metrics, champion.metrics, policy)
             compared |= comparisons.others(fair, classes, policy, trial.train_counts)
