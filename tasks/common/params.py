@@ -212,7 +212,7 @@ class ValidateParams(Section):
     copies_of: list[Literal["hard", "test", "calibration"]] = Field(
         ["hard"],
         description="training images that are copies of an image in these splits (cropped, turned, re-encoded, "
-        "augmented) are left out; each held-out image takes about a fifth of a second of one core, once",
+        "augmented) are left out; each held-out image takes about a quarter of a second of one core, once",
     )
     expectations: list[Expectation] = Field(..., min_length=1, description="the Great Expectations suite")
 
