@@ -1,4 +1,4 @@
-"""Compares the figures of `gate.floors` with the champion's: there a challenger must not lose anything.
+"""Compares the figures of `gate.floors` with the champion's: there, nothing may be lost.
 
 A loss that luck gives at most alpha of the time in all comparisons is a finding (reject); one that it gives at most 5 %
 of the time, for all floors together, is a suspicion (hold). There is no margin. N images, K classes.
