@@ -146,13 +146,13 @@ def _detail(a: Prepared, i: np.ndarray, b: Prepared, j: np.ndarray, placed: np.n
     count = np.maximum(ok.sum(axis=(1, 2), keepdims=True), 1)
     one, other = ((z - (z * ok).sum(axis=(1, 2), keepdims=True) / count) * ok for z in (one, other))
     inner, weight = ndimage.minimum_filter(ok, (1, 3, 3)), ok.astype(np.float32)
+    smooth = {0: (one, other)}
+    for sigma in sorted({high for _, high in BANDS}):
+        share = np.maximum(blurred(weight, sigma), 0.05)
+        smooth[sigma] = tuple(blurred(z, sigma) / share for z in (one, other))
     total = np.zeros(len(i))
     for low, high in BANDS:
-        x, y = ((_smooth(z, weight, low) - _smooth(z, weight, high)) * inner for z in (one, other))
+        x, y = ((fine - coarse) * inner for fine, coarse in zip(smooth[low], smooth[high], strict=True))
         of = (x * y).sum(axis=(1, 2)) / np.sqrt((x * x).sum(axis=(1, 2)) * (y * y).sum(axis=(1, 2)) + 1e-6)
         total += np.arctanh(np.clip(of, -0.3, MOST_Z))
     return np.where(ok.mean(axis=(1, 2)) > SEEN, total / len(BANDS), 0).astype(np.float32)
-
-
-def _smooth(values: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
-    return blurred(values, sigma) / np.maximum(blurred(weight, sigma), 0.05) if sigma else values
