@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from tasks.dataset.hard_set import read_changes, sum_of, version_of
+from tasks.dataset.hard_set import WORDS, read_changes, sum_of, version_of
 from tasks.dataset.shards import batches, live_shards, read_recorded_columns, read_tombstones
-
-WORDS = {"add": "added", "remove": "taken out", "never": "marked never again", "allow": "no longer never again"}
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,12 @@ from tasks.common.failpoints import failpoint
 from tasks.common.params import load_params
 from tasks.common.person import person
 from tasks.common.schemas import SLICE, label_type
-from tasks.dataset.hard_set import OPPOSITE, change_files, erase_changes, membership, read_changes, write_changes
+from tasks.dataset.hard_set import OPPOSITE, WORDS, change_files, erase_changes, membership, read_changes, write_changes
 from tasks.dataset.shards import HARD_SET_VERSION, next_seq, raise_schema
 from tasks.ingest.lock import data_lock
 from tasks.sources.records import Columns
 
 BLOCK = 64  # images in memory at once
-DONE = {"add": "added", "remove": "taken out", "never": "marked never again", "allow": "no longer never again"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Changed:
         without = f"; {self.without:,} had no usable image in the log" if self.without else ""
         if self.batch is None:
             return f"the hard set is as it was{without}"
-        return f"hard set: {self.count:,} image{'s' * (self.count != 1)} {DONE[self.what]} ({self.batch}){without}"
+        return f"hard set: {self.count:,} image{'s' * (self.count != 1)} {WORDS[self.what]} ({self.batch}){without}"
 
 
 def take_plan(root: Path, plan: Plan, why: str, *, origin: str = "chosen", commit: bool = True) -> Changed:

@@ -20,6 +20,7 @@ from tasks.common.params import load_params
 from tasks.common.paths import main_checkout
 from tasks.common.schemas import label_type
 from tasks.common.text import join_names
+from tasks.dataset.hard_set import WORDS, read_changes
 from tasks.dataset.shards import live_shards, read_columns, read_image_paths, read_task, read_tombstones
 from tasks.labels.annotations import Decision, Label, annotation_key, decide, newest_words, standing
 from tasks.labels.reading import names_of, read_votes
@@ -65,7 +66,7 @@ def explain_label(root: Path, image: str, shard: str | None = None) -> list[str]
     counting = [row for row in rows if row["batch"] not in stones]
     decision = _decisions(root, {image: (sample["label"], counting)})[image]
     where = f"{sample['split']}, batch {sample['batch']}" + (", tombstoned" if sample["batch"] in stones else "")
-    lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}"]
+    lines = [f"{image}  {sample['path'] or ''}".rstrip(), f"  {where}", *_in_hard_set(root, image)]
     taxonomy = read_taxonomy(root / "data")
     lines.append(f"  first given:  {_told(sample['label'], taxonomy)}")
     counts = {annotation_key(row) for row in standing(counting)}
@@ -78,6 +79,12 @@ def explain_label(root: Path, image: str, shard: str | None = None) -> list[str]
     against = f"; since then {decision.disputed}" if decision.disputed else ""
     rule = "votes: the label first given stays" if decision.rule == "votes" and not decision.deciding else decision.rule
     return [*lines, f"  counts now:   {now} ({rule}{confirmed}{against})"]
+
+
+def _in_hard_set(root: Path, image: str) -> list[str]:
+    """What people said about the sample's place in the hard set."""
+    rows = [row for row in read_changes(root / "data").to_pylist() if row["id"] == image]
+    return [f"  hard set:     {WORDS[row['what']]} by {row['by']}, {row['at']:%Y-%m-%d}: {row['why']}" for row in rows]
 
 
 def labels_now(root: Path, images: Sequence[str]) -> dict[str, tuple[str, str]]:

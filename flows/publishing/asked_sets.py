@@ -51,8 +51,10 @@ class Unfair:
 
     def sentence(self, version: str) -> str:
         """What the verdict says of them; "" for none."""
-        parts = [f"{len(self.trained):,} are training images of {version}"] if self.trained else []
-        parts += [f"{len(self.picked):,} were picked because {version} was wrong"] if self.picked else []
+        trained, picked = len(self.trained), len(self.picked)
+        parts = [f"{trained:,} {'are training images' if trained != 1 else 'is a training image'} of {version}"]
+        parts = parts[: bool(trained)]
+        parts += [f"{picked:,} {'were' if picked != 1 else 'was'} picked because {version} was wrong"][: bool(picked)]
         return f"{' and '.join(parts)}: the comparison with it leaves them out" if parts else ""
 
 

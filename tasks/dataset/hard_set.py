@@ -25,6 +25,12 @@ from tasks.common.private import make_folder
 
 What = Literal["add", "remove", "never", "allow"]
 OPPOSITE: dict[What, What] = {"add": "remove", "remove": "add", "never": "allow", "allow": "never"}
+WORDS: dict[What, str] = {  # for people
+    "add": "added",
+    "remove": "taken out",
+    "never": "marked never again",
+    "allow": "no longer never again",
+}
 FOLDER, MARK = "batches", "h-"  # under data/; how the names of changes go on after the number
 
 CHANGES = pa.schema(

@@ -16,7 +16,8 @@ from flows.hard_set.history import set_history
 from flows.hard_set.looks import status_lines
 from flows.hard_set.plan import Limits, plan_add
 from flows.hard_set.take import take_plan
-from flows.publishing.asked_sets import data_of, unfair_to
+from flows.labels.why import explain
+from flows.publishing.asked_sets import Unfair, data_of, unfair_to
 from flows.repo.pipeline import record_data
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, sha256_bytes
@@ -88,6 +89,11 @@ def test_chosen_images_are_said_first_then_taken_removed_and_put_back(root):
     assert "hard set: 1 image added" in hard(root, "undo", "--why", "it was fine")
     assert splits(root)[image(0)] == "hard"
 
+    said = "\n".join(explain(root, image(0)))
+    assert "  hard set:     added by ann, " in said
+    assert "taken out by ann, " in said
+    assert ": blurred" in said
+
     history = json.loads(hard(root, "history", "--json"))
     assert [(one["what"]["add"], one["what"]["remove"], one["images"]) for one in history] == [
         (1, 0, 1), (0, 1, 0), (1, 0, 1),
@@ -122,6 +128,9 @@ def test_a_model_that_was_trained_on_an_image_is_known_by_its_data(root):
     assert unfair.sentence("v0.3.0") == "2 are training images of v0.3.0: the comparison with it leaves them out"
     now = versions["v0.3.0"].model_copy(update={"git_rev": git(root, "rev-parse", "HEAD")})  # made from today's data
     assert unfair_to(root, now, predictions).ids == frozenset()
+    assert Unfair(picked=frozenset("a")).sentence("v1") == (
+        "1 was picked because v1 was wrong: the comparison with it leaves them out"
+    )
     lost = versions["v0.3.0"].model_copy(update={"git_rev": "0" * 40})  # its commit is not here
     assert unfair_to(root, lost, predictions).trained == {image(0), late}
 
