@@ -1,5 +1,6 @@
 """Collects the gate's evidence: challenger and champion on the same images."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,8 @@ from tasks.labels.owner_names import owner_names
 from tasks.releases.looks import How, read_looks, record_look
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, cached_bundle
+
+SHORT = 12  # digits of an id that a verdict shows
 
 
 def judge_run(
@@ -88,10 +91,14 @@ def _marks(root: Path) -> frozenset[str]:
 
 
 def with_marks(policy: GateParams, never: Collection[str], judged: Collection[str]) -> GateParams:
-    """`policy` with a floor for each marked image, an id, among those that are judged; what it names itself stays."""
+    """`policy` with a floor for each marked image, an id, among those that are judged; what it names itself stays.
+
+    The floor names the start of the id, as people type it, where no other judged image begins like that.
+    """
     named = {floor.image for floor in policy.floors if floor.image}
-    marked = sorted(set(never) & set(judged))
-    new = [Floor(image=image) for image in marked if not any(image.startswith(name) for name in named)]
+    starts = Counter(image[:SHORT] for image in judged)
+    marked = [image for image in sorted(set(never) & set(judged)) if not any(image.startswith(name) for name in named)]
+    new = [Floor(image=image[:SHORT] if starts[image[:SHORT]] == 1 else image) for image in marked]
     return policy.model_copy(update={"floors": [*policy.floors, *new]})
 
 

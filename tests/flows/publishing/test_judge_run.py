@@ -60,3 +60,8 @@ def test_marked_images_are_floors_where_models_are_judged_on_them():
     found = with_marks(policy, {"aaaa1", "bbbb1", "cccc1"}, ["aaaa1", "bbbb1", "dddd1"])
     assert [floor.code for floor in found.floors] == ["floor.image.aaaa", "floor.image.bbbb1"]
     assert with_marks(policy, set(), ["aaaa1"]) == policy
+    one, other = "b" * 64, "b" * 12 + "c" * 52
+    (floor,) = with_marks(GateParams(), {one}, [one]).floors
+    assert floor.image == one[:12]
+    (floor,) = with_marks(GateParams(), {one}, [one, other]).floors
+    assert floor.image == one
