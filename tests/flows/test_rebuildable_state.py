@@ -198,8 +198,8 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
     exact = {
         "flows/backup/restore.py",  # of a backup
         "flows/demo/production.py",  # files that it has just waited for
-        "flows/production/monitor.py",  # of a bundle
-        "flows/labels/mistakes/gather.py",  # stages' outputs
+        "flows/labels/floor_places.py",  # stages' outputs
+        "flows/labels/mistakes/gather.py",
         "flows/publishing/adopt.py",  # of a worktree that it has just run
         "flows/publishing/diagnose.py",  # stages' outputs
         "flows/publishing/judge_run.py",
@@ -207,6 +207,7 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
         "flows/release_report/changes.py",
         "flows/release_report/heat.py",
         "flows/release_report/images.py",
+        "flows/release_report/measures.py",
         "flows/repo/workspace.py",  # tombstones.json of a commit
         "flows/runs/retrain.py",  # what it has just written
         "flows/runs/summary.py",
