@@ -11,8 +11,9 @@ from tests.support.checkout import ROOT
 
 PLACES = ("tasks/gate", "tasks/stages/validate", "monitoring/drift", "monitoring/decide.py")
 NAMED = {  # function -> place of the argument that is a code
-    "Finding": 0, "Check": 0, "_check": 0, "_share": 0, "_finding": 0, "_error": 0, "Unusable": 0, "too_few": 0,
-    "isolated": 0, "made": 0, "error": 0, "bound_of": 1, "_better_than_chance": 0, "_superior": 0, "_not_worse": 0, "shares": 0,
+    "Finding": 0, "Check": 0, "_check": 0, "_share": 0, "_finding": 0, "Unusable": 0, "too_few": 0,
+    "isolated": 0, "made": 0, "error": 0, "bound_of": 1, "_better_than_chance": 0,
+    "_superior": 0, "not_worse": 0, "shares": 0,
 }  # fmt: skip
 FILLED = {"metric": "balanced_accuracy", "split": "test"}
 

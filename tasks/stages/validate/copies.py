@@ -81,7 +81,8 @@ def _searched(search: Search, samples: pa.Table, train: np.ndarray, held: np.nda
     """The search of rows `train` (T,) for copies of rows `held` (H,) of `samples`; earlier results are used."""
     ids = np.array(samples["id"].to_pylist(), object)
     names, held_names = ids[train], ids[held]
-    code = content_key(network_key(search.embed), search.images.model_dump(), code_version("tasks.stages.validate.copies"))
+    code = code_version("tasks.stages.validate.copies")
+    code = content_key(network_key(search.embed), search.images.model_dump(), code)
     file = cache_dir("copies", search.root) / f"{code[:16]}-{split}.parquet"
     known, old, old_held = _read(file)
     of, of_held = ({name: row for row, name in enumerate(part)} for part in (names, held_names))
