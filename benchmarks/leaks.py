@@ -14,9 +14,9 @@ and `validate` searches for copies by features and pixels.
   TrashNet and InfraredSolar have several photos of one object, which nobody recorded
 
 Peers see the same files: ImageHash's phash and dhash (64 bit) at distance 10, as imagededup's default, and at 4, and
-phash at 0, as cleanvision. PYTHON is an interpreter with `pip install imagehash`.
+phash at 0, as cleanvision. PYTHON is an interpreter with `pip install imagehash pyarrow`.
 
-Expected: all exact ones, near ones above .95, denied below .01; a CPU minute a set. --quick plants a few copies in
+Expected: all exact ones, near ones above .95, denied below .01; half a CPU minute a set. --quick plants a few copies in
 datasets/fashion.
 """
 
