@@ -47,7 +47,8 @@ def hard(context: typer.Context, as_json: Annotated[bool, typer.Option("--json",
     _say(f"{now.version or 'the hard set is empty'}: {len(now.asked):,} images{f' ({classes})' if classes else ''}")
     if without := len(now.members) - len(now.asked):
         _say(f"{without:,} more have no label that counts, so no model is asked about them")
-    _say(f"never again: {len(now.never):,} images; the gate rejects every model that gets one wrong")
+    marked = f"{len(now.never):,} image{'s' * (len(now.never) != 1)}"
+    _say(f"never again: {marked}; the gate rejects every model that gets one wrong")
     for one in looks:
         _say(one.sentence())
     for one in now.members[:SHOWN]:

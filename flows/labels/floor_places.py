@@ -1,7 +1,7 @@
 """What floors can be about: classes, slices, sources and images. Asked before training starts."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,15 @@ def places(classes: list[str], samples: pa.Table) -> Places:
 def unknown_floors(floors: Sequence[Floor], known: Places) -> list[str]:
     """A line for each floor that the gate could not judge, with what there is instead."""
     return [line for number, floor in enumerate(floors) if (line := _unknown(f"gate.floors.{number}", floor, known))]
+
+
+def unknown_costs(costs: Iterable[str], known: Places) -> list[str]:
+    """A line for each class in calibrate.cost_false_negative that there is not, with what there is instead."""
+    return [
+        f"calibrate.cost_false_negative: there is no class {name!r}: {_instead(name, known.classes)}"
+        for name in costs
+        if name not in known.classes
+    ]
 
 
 def _unknown(path: str, floor: Floor, known: Places) -> str | None:

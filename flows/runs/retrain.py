@@ -18,7 +18,7 @@ from prefect.states import Completed, Failed
 from rich.console import Console
 from rich.markup import escape
 
-from flows.labels.floor_places import places_of_run, unknown_floors
+from flows.labels.floor_places import places_of_run, unknown_costs, unknown_floors
 from flows.publishing import run_records
 from flows.publishing.decisions import refusal_of, refusal_sentence
 from flows.publishing.diagnose import first_model_remedies
@@ -142,10 +142,14 @@ def _bring_up_to_date(run: Run, stage: str) -> None:
 
 
 def _check_floors(run: Run) -> None:
-    """Raise ParamsError for floors that the gate could not judge: before training, not after it."""
-    if run.params.gate.floors and (lines := unknown_floors(run.params.gate.floors, places_of_run(run.root))):
+    """Raise ParamsError for floors and costs of what is not there: before training, not after it."""
+    floors, costs = run.params.gate.floors, run.params.calibrate.cost_false_negative
+    if not floors and not costs:
+        return
+    known = places_of_run(run.root)
+    if lines := unknown_floors(floors, known) + unknown_costs(costs, known):
         said = "\n  ".join(lines)
-        raise ParamsError(f"params.yaml asks for floors that cannot be judged, so nothing was trained:\n  {said}")
+        raise ParamsError(f"params.yaml names what is not in the data, so nothing was trained:\n  {said}")
 
 
 def _report(run: Run, ending: Ending, refused: str | None) -> None:

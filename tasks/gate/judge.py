@@ -190,7 +190,7 @@ def _hard(evidence: Evidence, trial: Trial) -> list[Finding]:
         return [error("hard_set", f"there are no predictions of the hard set {hard_set}")]
     hard = evidence.sets["hard"]
     right = comparisons.right(evidence.targets, evidence.new)[hard]
-    detail = f"{hard_set}, {len(right)} images, {int(right.sum())} answered correctly"
+    detail = f"{hard_set}, {len(right)} image{'s' * (len(right) != 1)}, {int(right.sum())} answered correctly"
     detail += f"; {trial.unfair_why}" if trial.unfair_why else ""
     return [made("hard_set", "pass", detail, value=float(right.mean()))]
 

@@ -1,4 +1,4 @@
-"""A run with a floor about something unknown ends after `validate`, before anything is trained."""
+"""A run with a floor or cost of something unknown ends after `validate`, before anything is trained."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,9 @@ def test_floors_are_compared_with_the_data_as_soon_as_it_is_validated(stage, mon
     root = finished_project()
     params = load_params(root / "params.yaml")
     floors = [Floor(class_="Bag", recall=0.5), Floor(class_="Bagg", recall=0.5), Floor(set="hard", accuracy=0.5)]
-    asked = params.model_copy(update={"gate": params.gate.model_copy(update={"floors": floors})})
+    costs = params.calibrate.model_copy(update={"cost_false_negative": {"Bag": 2.0, "Shrt": 3.0}})
+    gate = params.gate.model_copy(update={"floors": floors})
+    asked = params.model_copy(update={"gate": gate, "calibrate": costs})
     monkeypatch.setattr(retrain, "_timed", lambda *_: "unchanged")  # the stage itself is tested elsewhere
     run = SimpleNamespace(root=root, params=asked)
     if stage != "validate":
@@ -28,5 +30,7 @@ def test_floors_are_compared_with_the_data_as_soon_as_it_is_validated(stage, mon
     assert "gate.floors.1: there is no class 'Bagg': is 'Bag' meant?" in str(error.value)
     assert "gate.floors.2: there is no hard set" in str(error.value)
     assert "gate.floors.0" not in str(error.value)
+    assert "calibrate.cost_false_negative: there is no class 'Shrt'" in str(error.value)
+    assert "'Bag': " not in str(error.value)
     known = params.model_copy(update={"gate": params.gate.model_copy(update={"floors": floors[:1]})})
     retrain._bring_up_to_date(SimpleNamespace(root=root, params=known), stage)
