@@ -6,6 +6,7 @@ Every command imports what it needs when it runs, so that `evergreen retrain` wi
 import atexit
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -102,7 +103,8 @@ def main() -> None:
 def entry() -> None:
     """The `evergreen` command. It ends without the destructors of native libraries.
 
-    Threads of pyarrow that are still alive then abort the process now and then, after all is done and said.
+    Threads of pyarrow that are still alive then abort the process now and then, after all is done and said. Until then
+    it ends as Python does: what waits for threads first (it lets pools of workers go), then the exit functions.
     """
     code: str | int | None = 0
     try:
@@ -110,6 +112,7 @@ def entry() -> None:
     except SystemExit as ended:
         code = ended.code
     if code is None or isinstance(code, int):
+        threading._shutdown()
         atexit._run_exitfuncs()
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
             sys.stdout.flush()
