@@ -43,6 +43,9 @@ from tasks.common.private import close_to_others
 from tasks.common.terminal import guard_terminal
 
 RESERVE = 16 << 20  # bytes
+NO_MEMORY = (
+    b"error: out of memory (out_of_memory): too little is left to say more. End other programs, or raise the limit.\n"
+)
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 GROUP_HELP = "Column that says which images belong together (object, session, track): never divided between splits."
 SOURCE_HELP = "Column with the camera or site: a slice, divided between the splits."
@@ -111,6 +114,9 @@ def entry() -> None:
         main()
     except SystemExit as ended:
         code = ended.code
+    except MemoryError:  # while it was being said
+        os.write(2, NO_MEMORY)
+        os._exit(1)
     if code is None or isinstance(code, int):
         threading._shutdown()
         atexit._run_exitfuncs()
