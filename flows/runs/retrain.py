@@ -184,8 +184,11 @@ def _report(run: Run, ending: Ending, refused: str | None) -> None:
 def _timed(run: Run, name: str, step: Callable[[], T], describe: Callable[[T], tuple[str, str]]) -> T:
     """Run one step, print and record its line (name, outcome, seconds, what it found) and return its result.
 
-    describe: result -> (outcome, what it found).
+    describe: result -> (outcome, what it found). Raises KeyboardInterrupt where a person has cancelled the run: Python
+    drops the signal of that where it arrives in a destructor.
     """
+    if cancel_sentence(run.root.parent):
+        raise KeyboardInterrupt
     start = time.monotonic()
     # what stages print is for `dvc repro` and the run's log; here, the line
     with console.status(f"  {name}"), run.progress.running(name) as about, run.progress.printing():

@@ -5,6 +5,7 @@ import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from flows.publishing import run_records
 from flows.publishing.outcomes import Ending
 from flows.repo import progress, workspace
 from flows.repo.progress import Progress, Step, read_progress
-from flows.runs import overview
+from flows.runs import overview, retrain
 from flows.runs.cancel import cancel
 from flows.runs.overview import WORDS, list_runs, one_run
 from tasks.common.errors import EvergreenError
@@ -158,3 +159,14 @@ def test_a_page_of_a_rare_outcome_reads_a_bounded_number_of_records(toy: Path, m
         if (after := page.after) is None:
             break
     assert pages == [([], 4), ([], 8), (["20260101"], 9)]
+
+
+def test_a_cancelled_run_begins_no_further_step(tmp_path):
+    """Also where the signal was lost."""
+    tree = tmp_path / "run/tree"
+    tree.mkdir(parents=True)
+    run = SimpleNamespace(root=tree, progress=Progress(tree.parent, [Step("inspect")]))
+    assert retrain._timed(run, "inspect", lambda: 7, lambda found: ("ran", str(found))) == 7
+    progress.request_cancel(tree.parent, "Ann", "")
+    with pytest.raises(KeyboardInterrupt):
+        retrain._timed(run, "inspect", lambda: 7, lambda found: ("ran", str(found)))
