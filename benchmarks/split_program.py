@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from tasks.common.params import SplitFractions
+from tasks.common.sections.data import SplitFractions
 
 FRACTIONS = SplitFractions()
 SHARES = np.array([FRACTIONS.train, FRACTIONS.calibration, FRACTIONS.test])

@@ -36,7 +36,8 @@ def train(side: int, images: int, plain: bool) -> float:
     import torch
 
     from tasks.backbones import timm_models
-    from tasks.common.params import TrainBackboneParams, UnfreezePhases
+    from tasks.common.params import TrainBackboneParams
+    from tasks.common.sections.training import UnfreezePhases
     from tasks.stages.train_backbone import trainer
     from tasks.stages.train_backbone.processes import processes
     from tasks.stages.train_backbone.stage import MIN_SHARE, repeatable

@@ -39,8 +39,8 @@ from flows.project.source_profile import profile_source
 from flows.project.suggest import suggest_params
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path, sha256_bytes
-from tasks.common.params import UnfreezePhases
 from tasks.common.paths import state_dir
+from tasks.common.sections.training import UnfreezePhases
 
 PACKAGE, VERSION = "elpv_dataset", "elpv-dataset==1.0.0.post1"
 NOTICE = """\

@@ -9,7 +9,8 @@ import numpy as np
 
 from flows.project.hidden_groups import find_hidden_groups
 from tasks.common.errors import DataError
-from tasks.common.params import ImagesParams, SplitFractions
+from tasks.common.params import ImagesParams
+from tasks.common.sections.data import SplitFractions
 from tasks.dataset.decode import Undecodable, open_image, upright
 from tasks.ingest.coverage import preview
 from tasks.ingest.found import label_names

@@ -30,6 +30,11 @@ PLUMBING = frozenset(
         "tasks.common.paths",
         "tasks.common.progress",
         "tasks.common.section",
+        "tasks.common.sections",
+        "tasks.common.sections.data",
+        "tasks.common.sections.judging",
+        "tasks.common.sections.service",
+        "tasks.common.sections.training",
     }
 )
 # These move bytes, rows and tables and compute nothing, so a cached value does not depend on them. A stage does (it may

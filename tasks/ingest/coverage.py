@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tasks.common.params import SplitFractions
+from tasks.common.sections.data import SplitFractions
 from tasks.ingest.splits import GROWING, Lookalikes, NewRow, RecordedSplits, assign_splits
 
 FAR = 0.1  # a share that is off by more is said

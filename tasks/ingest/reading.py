@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.common.files import content_key, sha256_bytes
-from tasks.common.params import SplitFractions
 from tasks.common.schemas import MEASURING
+from tasks.common.sections.data import SplitFractions
 from tasks.dataset.decode import Undecodable
 from tasks.ingest import erasures
 from tasks.ingest.coverage import coverage_notes, groups_of_classes

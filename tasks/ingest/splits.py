@@ -20,8 +20,8 @@ from datetime import datetime
 
 import numpy as np
 
-from tasks.common.params import SplitFractions
 from tasks.common.schemas import SPLITS
+from tasks.common.sections.data import SplitFractions
 from tasks.ingest import balance, holdout
 from tasks.inspection.near_duplicates import clusters
 from tasks.sources.fields import Unusable

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from tasks.backbones import timm_models
-from tasks.common.params import TrainBackboneParams, UnfreezePhases
+from tasks.common.params import TrainBackboneParams
+from tasks.common.sections.training import UnfreezePhases
 from tasks.stages.train_backbone import trainer
 from tasks.stages.train_backbone.processes import Ranks
 

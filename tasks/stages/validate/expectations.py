@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from tasks.common.code import code_version
 from tasks.common.errors import ParamsError
 from tasks.common.files import content_key
-from tasks.common.params import Expectation
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import MEASURES
 from tasks.common.sealed import read_sealed, write_sealed_json
+from tasks.common.sections.data import Expectation
 
 COLUMNS = (
     "id",

@@ -7,7 +7,7 @@ import numpy as np
 
 from flows.production.sessions import session_groups
 from tasks.common.files import sha256_bytes
-from tasks.common.params import SplitFractions
+from tasks.common.sections.data import SplitFractions
 from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
 
 NOON = datetime(2026, 5, 3, 12, tzinfo=UTC)

@@ -14,7 +14,8 @@ from flows.project.trials.compare import Gain, credits, out_of_fold, paired_gain
 from flows.project.trials.run import choose_resolution, mirroring_is_safe, run_trials, with_values
 from flows.project.trials.sample import choose_rows, draw_sample
 from flows.project.trials.training import Candidate, best_candidate, candidates, parts, too_slow, try_trainings
-from tasks.common.params import TrainBackboneParams, UnfreezePhases
+from tasks.common.params import TrainBackboneParams
+from tasks.common.sections.training import UnfreezePhases
 from tasks.sources.source import open_source
 from tests.support.photos import encode
 

@@ -9,7 +9,7 @@ import pytest
 from tasks.active.methods import COLD, METHODS, in_turn, neighbour_distance
 from tasks.active.pick import ROWS, pick
 from tasks.active.pool import Pool
-from tasks.common.params import PickMethod
+from tasks.common.sections.service import PickMethod
 from tasks.models import probe
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.common.files import sha256_bytes
-from tasks.common.params import SplitFractions
+from tasks.common.sections.data import SplitFractions
 from tasks.ingest import balance
 from tasks.ingest.splits import GROWING, Lookalikes, NewRow, RecordedSplits, assign_splits
 

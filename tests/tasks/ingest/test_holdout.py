@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tasks.common.errors import DataError
-from tasks.common.params import DataParams, SplitFractions
+from tasks.common.params import DataParams
+from tasks.common.sections.data import SplitFractions
 from tasks.ingest.holdout import NOTHING, UNKNOWN, assign, record
 from tests.support.ingesting import image, manifest, noise, samples, splits_of, take
 

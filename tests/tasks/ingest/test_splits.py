@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.common.files import read_json, sha256_bytes, write_json
-from tasks.common.params import DataParams, SplitFractions
+from tasks.common.params import DataParams
+from tasks.common.sections.data import SplitFractions
 from tasks.dataset import shards
 from tasks.ingest.splits import Lookalikes, NewRow, RecordedSplits, assign_splits
 from tasks.sources.fields import Unusable

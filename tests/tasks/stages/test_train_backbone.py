@@ -26,7 +26,8 @@ from safetensors.numpy import load_file
 from tasks.common import artifacts
 from tasks.common.errors import DataError, EvergreenError, StageInputError
 from tasks.common.files import read_json
-from tasks.common.params import ImagesParams, TrainBackboneParams, UnfreezePhases
+from tasks.common.params import ImagesParams, TrainBackboneParams
+from tasks.common.sections.training import UnfreezePhases
 from tasks.models import stage1
 from tasks.stages.train_backbone import processes
 from tasks.stages.train_backbone import stage as train_backbone_stage

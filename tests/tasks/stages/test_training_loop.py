@@ -12,7 +12,8 @@ import torch
 
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
-from tasks.common.params import TrainBackboneParams, UnfreezePhases
+from tasks.common.params import TrainBackboneParams
+from tasks.common.sections.training import UnfreezePhases
 from tasks.stages.train_backbone import checkpoint, phases, progress, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 

@@ -12,10 +12,11 @@ from flows.runs.summary import SUMMARIES
 from tasks.common.checks import Check
 from tasks.common.errors import BatchRefused, ParamsError, StageInputError, TableRefused
 from tasks.common.files import sha256_bytes
-from tasks.common.params import Expectation, parse_params
+from tasks.common.params import parse_params
 from tasks.common.paths import cache_dir
 from tasks.common.schemas import accepted_schema, sample_schema
 from tasks.common.sealed import write_sealed_json
+from tasks.common.sections.data import Expectation
 from tasks.dataset import shards
 from tasks.labels.taxonomy import UNCHANGED
 from tasks.stages.validate import page, rules, stage

@@ -1,0 +1,1 @@
+"""The sections of params.yaml, by what they are about."""

@@ -1,0 +1,117 @@
+"""Sections of params.yaml about features, label cleaning, training and calibration."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from tasks.common.section import Count, Positive, Section, Share
+
+
+class EmbedParams(Section):
+    """The frozen pretrained backbone that gives the pretrained features."""
+
+    backbone: str = Field("tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning; keyed cache")
+    batch_size: Positive = 64
+
+
+class CleanParams(Section):
+    """Limits of automatic changes to training labels that are probably wrong; the others are queued for review."""
+
+    folds: Annotated[int, Field(ge=2, le=20)] = Field(5, description="cross-validation folds; groups stay whole")
+    relabel_confidence: Share = Field(
+        0.9, description="relabel when another class is right with at least this probability, image and label weighed"
+    )
+    drop_quality: Share = Field(
+        0.1, description="else drop when the given label is right with at most this probability; 0: never drop"
+    )
+    max_changed_share: Share = Field(0.2, description="at most this share of a given class is relabelled or dropped")
+    rare_class: Count = Field(20, description="classes with at most this many images are queued, never changed")
+    seed: Count = Field(0, description="of the folds")
+
+
+class UnfreezePhases(Section):
+    """Epochs of the phases: classifier alone, last blocks at a fifth of the rate, everything with cosine to zero."""
+
+    frozen: Count = 0
+    last: Count = 0
+    all: Count = 5
+
+
+class TrainBackboneParams(Section):
+    """Stage 1 of the training: the backbone on the natural distribution."""
+
+    backbone: str = Field("tf_efficientnet_lite0", description="any timm model name")
+    pretrained: Literal["auto", "none"] = Field(
+        "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
+    )
+    epochs: UnfreezePhases = UnfreezePhases()
+    last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a fifth"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    label_smoothing: Share = 0.0
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
+    )
+    augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
+    patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
+    seed: Count = 0
+
+
+class TrainHeadParams(Section):
+    """Stage 2 of the training: a class-balanced head on stage-1 features."""
+
+    method: Literal["auto", "crt", "tau_norm", "logit_adjust", "stage1"] = Field(
+        "auto",
+        description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data",
+    )
+    epochs: Positive = 200
+    seed: Count = 0
+
+
+class CalibrateParams(Section):
+    """Probabilities, thresholds of classes and of the out-of-distribution score."""
+
+    method: Literal["auto", "none", "temperature", "classwise"] = Field(
+        "auto",
+        description="how logits become probabilities; no method moves an answer. auto: the simplest within one "
+        "standard error of the best held-out log-loss",
+    )
+    cost_false_negative: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="class -> cost of missing it (a false alarm costs 1): the answer has the least expected cost, and "
+        "people see more images of the class. "
+        "Or a list of {class: NAME, cost: COST}, which classes named size or nfiles need",
+    )
+    ood_method: Literal["auto", "knn", "energy", "energy+knn", "mahalanobis", "rmds", "rmds++", "vim", "vim++"] = Field(
+        "auto", description="score that says how unfamiliar an image is; auto: the best on this model, see docs/ood.md"
+    )
+    ood_false_rejection: Share = Field(
+        0.02, description="share of clean calibration images flagged out-of-distribution"
+    )
+    coverage: Annotated[float, Field(ge=0.5, lt=1)] | None = Field(
+        0.9,
+        description="share of the images of each class that have it among their plausible classes; more makes the "
+        "sets longer. null: no sets",
+    )
+
+    @field_validator("cost_false_negative", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return _costs(value) if isinstance(value, list) else value
+
+
+def _costs(listed: list[Any]) -> dict[str, Any]:
+    """{class: cost} of [{class: NAME, cost: COST}, ...]."""
+    costs: dict[str, Any] = {}
+    for entry in listed:
+        if not isinstance(entry, dict) or entry.keys() != {"class", "cost"} or not isinstance(entry["class"], str):
+            raise ValueError(f"expected a list of {{class: NAME, cost: COST}}, found the entry {entry!r}")
+        if entry["class"] in costs:
+            raise ValueError(f"the class {entry['class']!r} is listed twice")
+        costs[entry["class"]] = entry["cost"]
+    return costs
