@@ -38,7 +38,7 @@ def train(side: int, images: int, plain: bool) -> float:
     from tasks.backbones import timm_models
     from tasks.common.params import TrainBackboneParams
     from tasks.common.sections.training import UnfreezePhases
-    from tasks.stages.train_backbone import trainer
+    from tasks.stages.train_backbone import feeding, trainer
     from tasks.stages.train_backbone.processes import processes
     from tasks.stages.train_backbone.stage import MIN_SHARE, repeatable
 
@@ -50,15 +50,15 @@ def train(side: int, images: int, plain: bool) -> float:
     params = TrainBackboneParams(epochs=phases, batch_size=BATCH, threads=cores if plain else 0)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, side, side, 3), np.uint8)
-    train = trainer.Examples(pixels, None, rng.integers(0, 10, images))
-    calibration = trainer.Examples(pixels[:BATCH], None, train.targets[:BATCH])
+    train = feeding.Examples(pixels, None, rng.integers(0, 10, images))
+    calibration = feeding.Examples(pixels[:BATCH], None, train.targets[:BATCH])
     ends = []
     with processes(workers, partial(_train_worker, side, images)) as ranks, repeatable(params.threads, ranks):
         model = timm_models.create_model(params.backbone, params.pretrained, 10, side)
         ranks.barrier()
         judge = trainer.judge
         trainer.judge = lambda *a: (ends.append(time.perf_counter()), judge(*a))[1]  # an epoch has ended
-        trainer.fit(model, train, calibration, trainer.Setting(params, 10, (0.5,) * 3, (0.5,) * 3, ranks))
+        trainer.fit(model, train, calibration, feeding.Setting(params, 10, (0.5,) * 3, (0.5,) * 3, ranks))
     return 2 * images / (ends[2] - ends[0])
 
 

@@ -6,7 +6,7 @@ import torch
 from tasks.backbones import timm_models
 from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
-from tasks.stages.train_backbone import trainer
+from tasks.stages.train_backbone import feeding
 from tasks.stages.train_backbone.processes import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
@@ -21,7 +21,7 @@ SCRATCH = TrainBackboneParams(  # 4 epochs of a small network from random weight
 STAGED = SCRATCH.model_copy(update={"pretrained": "auto", "epochs": UnfreezePhases(frozen=2, last=2, all=2)})
 
 
-def examples(seed: int = 0, multilabel: bool = False, width: int = 256) -> trainer.Examples:
+def examples(seed: int = 0, multilabel: bool = False, width: int = 256) -> feeding.Examples:
     """36 noise images whose class is told by which colour is bright; features (36, width) are made up likewise."""
     rng = np.random.default_rng(seed)
     targets = np.repeat(np.arange(3), 12)
@@ -30,7 +30,7 @@ def examples(seed: int = 0, multilabel: bool = False, width: int = 256) -> train
     features = rng.normal(size=(len(targets), width)).astype(np.float16)
     features[np.arange(len(targets)), targets] += 3
     y = np.eye(3, dtype=np.float32)[targets] if multilabel else targets
-    return trainer.Examples(pixels, features, y)
+    return feeding.Examples(pixels, features, y)
 
 
 def small(name: str = "test_efficientnet") -> torch.nn.Module:
@@ -38,6 +38,6 @@ def small(name: str = "test_efficientnet") -> torch.nn.Module:
     return timm_models.create_model(name, "none", 3, 32)
 
 
-def setting(params: TrainBackboneParams, **changes) -> trainer.Setting:
+def setting(params: TrainBackboneParams, **changes) -> feeding.Setting:
     params = params.model_copy(update=changes)
-    return trainer.Setting(params, 3, (0.5,) * 3, (0.5,) * 3, ONE)
+    return feeding.Setting(params, 3, (0.5,) * 3, (0.5,) * 3, ONE)

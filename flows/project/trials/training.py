@@ -118,9 +118,11 @@ def train_once(
     import torch
 
     from tasks.backbones import timm_models
+    from tasks.stages.train_backbone.feeding import Examples, Setting
+    from tasks.stages.train_backbone.judging import predict
     from tasks.stages.train_backbone.memory import freed_memory_kept
     from tasks.stages.train_backbone.processes import Ranks
-    from tasks.stages.train_backbone.trainer import Examples, Setting, fit, predict
+    from tasks.stages.train_backbone.trainer import fit
 
     classes = int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1]
     torch.manual_seed(params.seed)

@@ -6,7 +6,6 @@ Phases for the classifier alone ("frozen") and for the last blocks ("last") can 
 on everything. The classifier trains at the rate of the pretrained layers, a fifth.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tasks.backbones import timm_models
 from tasks.common.params import TrainBackboneParams
 
-WARM_UP = 20  # steps at the start of a phase (at most a tenth of it): AdamW's first steps are its wildest
-FINE = 0.2  # of the learning rate, once pretrained layers train
 CLEAR = 2.0  # standard errors by which an earlier epoch must be ahead of a later one to be kept instead
 
 
@@ -77,29 +74,6 @@ def set_mode(network: Module, moving_statistics: bool) -> None:
 def moving_statistics(params: TrainBackboneParams) -> bool:
     """Whether BatchNorm learns its statistics. Without pretrained weights there are none to keep."""
     return params.batch_norm == "train" or params.pretrained == "none"
-
-
-def rate(phase: Phase, params: TrainBackboneParams) -> float:
-    """Peak learning rate of `phase`."""
-    return params.learning_rate * (1.0 if phase.opened == 0 or params.pretrained == "none" else FINE)
-
-
-def parameter_groups(model: Module, params: TrainBackboneParams) -> list[dict]:
-    """AdamW's groups of the open parameters: matrices decay, biases and the scales of norms do not."""
-    opened = [value for value in model.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in opened if value.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [value for value in opened if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def rate_factor(phase: Phase, step: int, steps: int) -> float:
-    """Share of the learning rate at `step` (from 0) of the phase's `steps`: warm-up, then cosine in phase "all"."""
-    warm = min(WARM_UP, steps // 10)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) if phase.name == "all" else 1.0
 
 
 def best_epoch(history: Sequence[dict]) -> int:

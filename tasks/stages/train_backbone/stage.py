@@ -66,7 +66,8 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     import torch
 
     from tasks.backbones import timm_models
-    from tasks.stages.train_backbone.trainer import Examples, Setting, fit
+    from tasks.stages.train_backbone.feeding import Examples, Setting
+    from tasks.stages.train_backbone.trainer import fit
 
     torch.manual_seed(params.seed)
     model = timm_models.create_model(params.backbone, params.pretrained, len(classes), images.resolution)

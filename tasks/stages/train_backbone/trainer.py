@@ -6,76 +6,41 @@ Every epoch draws its order and its augmentation from (seed, epoch) alone. So a 
 run has no random state to restore: it repeats the epoch it was in and ends with the same weights.
 """
 
-import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import Module, functional
+from torch.nn import Module
 
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
-from tasks.common.params import TrainBackboneParams
-from tasks.dataset.shard_table import ShardTable
 from tasks.models import probe
-from tasks.scoring.metrics import average_precision, balanced_accuracy, per_class
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
 from tasks.stages.train_backbone.augment import augment
 from tasks.stages.train_backbone.checkpoint import Checkpoint, State
 from tasks.stages.train_backbone.depthwise import SmallMaps
+from tasks.stages.train_backbone.feeding import Examples, Setting, autocast, prefetch, to_input
+from tasks.stages.train_backbone.judging import judge
+from tasks.stages.train_backbone.losses import sample_losses
+from tasks.stages.train_backbone.optimisation import optimizer_of, rate, rate_factor
 from tasks.stages.train_backbone.phases import (
     Phase,
     best_epoch,
     moving_statistics,
     open_parts,
-    parameter_groups,
     phase_over,
     plan,
-    rate,
-    rate_factor,
     set_mode,
 )
 from tasks.stages.train_backbone.processes import Ranks
 from tasks.stages.train_backbone.progress import Progress
-
-Inputs = ShardTable | np.ndarray
-TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)  # see `score`
-
-
-@dataclass(frozen=True)
-class Examples:
-    """`pixels` (N, S, S, 3) uint8; `features` (N, D) of the network before training, or None; `targets` of
-    targets.encode."""
-
-    pixels: Inputs
-    features: Inputs | None
-    targets: np.ndarray
-
-    def inputs(self, phase: Phase) -> Inputs:
-        """What `phase` reads. The frozen phase trains the classifier on features: the same gradients as through the
-        unchanging backbone, hundreds of times faster, and without augmentation."""
-        return self.features if phase.opened == 0 else self.pixels
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a training needs besides its data. `mean` and `std` (3,) scale the input."""
-
-    params: TrainBackboneParams
-    classes: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    ranks: Ranks
+from tasks.stages.train_backbone.sampling import batch_order
 
 
 def fit(
@@ -104,7 +69,7 @@ def fit(
             continue
         open_parts(model, phase)
         network = timm_models.classifier(model) if phase.opened == 0 else model
-        optimizer = torch.optim.AdamW(parameter_groups(model, params), fused=True)
+        optimizer = optimizer_of(model, params)
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
         wrapped = ranks.wrap(network)
@@ -164,7 +129,7 @@ def _report(ranks: Ranks, text: str) -> None:
 
 def train_epoch(
     network: Module,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     train: Examples,
     how: Setting,
     phase: Phase,
@@ -225,102 +190,3 @@ def train_epoch(
         )
     mean = float(np.average(losses, weights=[len(batch) for batch in order]))
     return {"learning_rate": rates[-1], "train_loss": mean}
-
-
-def batch_order(rows: int, params: TrainBackboneParams, epoch: int) -> list[np.ndarray]:
-    """A permutation of `rows` in batches whose sizes differ by at most one: no batch is too small for BatchNorm."""
-    order = np.random.default_rng([params.seed, epoch]).permutation(rows)
-    return np.array_split(order, math.ceil(rows / params.batch_size))
-
-
-def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:
-    """`inputs[rows]` for each `rows` of `index`, read by a thread while the device works on the batch before."""
-    pinned = torch.cuda.is_available()
-
-    def gather(rows: np.ndarray) -> Tensor:
-        batch = torch.from_numpy(inputs[rows])
-        return batch.pin_memory() if pinned else batch
-
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(gather, rows) for rows in index[:depth])
-        for number in range(len(index)):
-            batch = waiting.popleft().result()
-            if number + depth < len(index):
-                waiting.append(thread.submit(gather, index[number + depth]))
-            yield batch
-
-
-def to_input(batch: Tensor, how: Setting) -> Tensor:
-    """Pixels (B, S, S, 3) uint8 become normalised (B, 3, S, S), features stay (B, D); float32 on the device."""
-    if batch.dtype == torch.uint8:
-        return timm_models.to_input(batch, how.mean, how.std, how.ranks.device)
-    return batch.to(how.ranks.device).float()
-
-
-def autocast(how: Setting) -> torch.autocast:
-    """Mixed precision if params.precision asks for it, or is auto on a GPU that has bfloat16."""
-    kind, wanted = how.ranks.device.type, how.params.precision
-    half = wanted == "bfloat16" or (wanted == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(kind, torch.bfloat16, enabled=half)
-
-
-def sample_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """(B,) cross-entropy; for multi-label targets (B, K) binary cross-entropy, averaged over classes."""
-    if targets.ndim == 1:
-        return functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-    soft = targets * (1 - smoothing) + smoothing / 2
-    return functional.binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
-
-
-def judge(network: Module, calibration: Examples, how: Setting, phase: Phase, epoch: int, counts: np.ndarray) -> dict:
-    """calibration_loss, calibration_score and calibration_error (`score`) of `network`, the same in every process."""
-    targets = calibration.targets
-    logits = predict(network, calibration.inputs(phase), how)
-    loss = float(sample_losses(logits, torch.from_numpy(targets)).mean())
-    if not math.isfinite(loss):
-        raise EvergreenError(
-            f"the calibration loss is {loss:g} after epoch {epoch}: the network no longer gives finite numbers. "
-            f"Lower train_backbone.learning_rate (now {how.params.learning_rate:g})"
-        )
-    value, error = score(targets, logits.numpy(), counts)
-    return {"calibration_loss": loss, "calibration_score": value, "calibration_error": error}
-
-
-def predict(network: Module, inputs: Inputs, how: Setting) -> Tensor:
-    """(N, K) float32 logits on the CPU; the processes share the work, and each gets all logits."""
-    network.eval()
-    parts = np.array_split(np.arange(len(inputs)), math.ceil(len(inputs) / how.params.batch_size))
-    mine = parts[how.ranks.rank :: how.ranks.world]
-    logits = torch.zeros(len(inputs), how.classes, device=how.ranks.device)
-    with torch.inference_mode():
-        for rows, batch in zip(mine, prefetch(mine, inputs), strict=True):
-            with autocast(how):
-                logits[torch.from_numpy(rows)] = network(to_input(batch, how)).float()
-    return how.ranks.sum(logits).cpu()
-
-
-def score(targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """(score that chooses the epoch, its standard error); `counts` (K,) are the training samples of each class.
-
-    Multi-class: balanced accuracy of logits minus tau times the log share of each class, at the best of TAUS
-    (Menon et al. 2021). Stage 2 balances the classifier, so an epoch's bias to common classes must not decide.
-    Plain balanced accuracy chose unadapted features on long-tailed data, three points worse after stage 2.
-    Multi-label: mean average precision.
-    """
-    if targets.ndim == 2:
-        return _mean_and_error(average_precision(targets, logits), targets.sum(axis=0))
-    share = np.log(np.maximum(counts, 1) / np.maximum(counts, 1).sum())
-    answers = [(logits - tau * share).argmax(axis=1) for tau in TAUS]
-    best = max(answers, key=lambda answer: balanced_accuracy(targets, answer, len(counts)))
-    found = per_class(targets, best, len(counts))
-    return _mean_and_error(found["recall"], found["support"])
-
-
-def _mean_and_error(values: np.ndarray, support: np.ndarray) -> tuple[float, float]:
-    """(mean of `values` (K,) over classes with `support`, its standard error), each value as a share of its samples.
-
-    The variance within a class is pooled over classes: a class with one image has none of its own.
-    """
-    values, support = values[support > 0], support[support > 0]
-    variance = (support * values * (1 - values)).sum() / max(support.sum() - len(support), 1)
-    return float(values.mean()), float(np.sqrt(variance * (1 / support).sum()) / len(support))

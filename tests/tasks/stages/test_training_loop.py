@@ -14,7 +14,7 @@ from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
-from tasks.stages.train_backbone import checkpoint, phases, progress, trainer
+from tasks.stages.train_backbone import checkpoint, feeding, judging, optimisation, phases, progress, sampling, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 
 
@@ -79,11 +79,11 @@ def test_dropout_is_off_in_closed_parts_and_on_in_open_ones():
 
 
 def test_pretrained_layers_learn_at_a_fifth_of_the_rate_and_only_matrices_decay():
-    assert [phases.rate(phase, STAGED) for phase in phases.plan(STAGED)] == pytest.approx([0.01, 0.002, 0.002])
-    assert [phases.rate(phase, SCRATCH) for phase in phases.plan(SCRATCH)] == [0.01]
+    assert [optimisation.rate(phase, STAGED) for phase in phases.plan(STAGED)] == pytest.approx([0.01, 0.002, 0.002])
+    assert [optimisation.rate(phase, SCRATCH) for phase in phases.plan(SCRATCH)] == [0.01]
     model = small()
     phases.open_parts(model, phases.plan(STAGED)[-1])
-    groups = phases.parameter_groups(model, STAGED)
+    groups = optimisation.parameter_groups(model, STAGED)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     for group in groups:
         assert all((value.ndim > 1) == (group["weight_decay"] > 0) for value in group["params"])
@@ -91,13 +91,13 @@ def test_pretrained_layers_learn_at_a_fifth_of_the_rate_and_only_matrices_decay(
 
 def test_the_rate_warms_up_and_falls_to_zero_in_the_last_phase_only():
     last, everything = phases.Phase("last", 3, 2), phases.Phase("all", 3, None)
-    rates = [phases.rate_factor(everything, step, 300) for step in range(300)]
+    rates = [optimisation.rate_factor(everything, step, 300) for step in range(300)]
     assert rates[0] < 0.1
     assert max(rates) == rates[20] == 1
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[-1] < 1e-3
-    assert phases.rate_factor(last, 299, 300) == 1
-    assert phases.rate_factor(everything, 0, 1) == 1  # a phase of one step trains too
+    assert optimisation.rate_factor(last, 299, 300) == 1
+    assert optimisation.rate_factor(everything, 0, 1) == 1  # a phase of one step trains too
 
 
 def history(*scores: float, error: float = 0.05) -> list[dict]:
@@ -127,21 +127,21 @@ def test_patience_counts_epochs_since_the_best_score():
 def test_every_image_once_an_epoch_in_even_batches_and_the_same_order_twice():
     for rows in (1, 2, 63, 64, 65, 129, 200):
         params = TrainBackboneParams(batch_size=64)
-        batches = trainer.batch_order(rows, params, 3)
+        batches = sampling.batch_order(rows, params, 3)
         assert sorted(np.concatenate(batches)) == list(range(rows))
         sizes = [len(batch) for batch in batches]
         assert max(sizes) <= 64
         assert max(sizes) - min(sizes) <= 1
-        assert all(map(np.array_equal, batches, trainer.batch_order(rows, params, 3)))
-    assert not np.array_equal(trainer.batch_order(200, params, 4)[0], trainer.batch_order(200, params, 3)[0])
+        assert all(map(np.array_equal, batches, sampling.batch_order(rows, params, 3)))
+    assert not np.array_equal(sampling.batch_order(200, params, 4)[0], sampling.batch_order(200, params, 3)[0])
 
 
 def test_prefetching_keeps_the_order_and_passes_errors_on():
     values = np.arange(40).reshape(20, 2)
     index = [np.array([3, 1]), np.array([0]), np.array([19, 4]), np.array([5])]
-    assert [batch.tolist() for batch in trainer.prefetch(index, values)] == [values[rows].tolist() for rows in index]
+    assert [batch.tolist() for batch in feeding.prefetch(index, values)] == [values[rows].tolist() for rows in index]
     with pytest.raises(IndexError):
-        list(trainer.prefetch([np.array([0]), np.array([20])], values))
+        list(feeding.prefetch([np.array([0]), np.array([20])], values))
 
 
 def test_it_learns_and_returns_the_state_of_its_best_epoch():
@@ -154,7 +154,7 @@ def test_it_learns_and_returns_the_state_of_its_best_epoch():
     other = small()
     other.load_state_dict(best)
     phase = phases.plan(SCRATCH)[0]
-    again = trainer.judge(other, examples(seed=1), setting(SCRATCH), phase, 0, np.full(3, 12))
+    again = judging.judge(other, examples(seed=1), setting(SCRATCH), phase, 0, np.full(3, 12))
     assert again["calibration_score"] == pytest.approx(chosen["calibration_score"], abs=0.03)  # 1 of 36 images
     assert again["calibration_loss"] == pytest.approx(chosen["calibration_loss"], rel=1e-4)
 
@@ -164,11 +164,11 @@ def test_an_epochs_score_looks_through_the_bias_to_common_classes():
     counts = np.array([900, 9])
     rng = np.random.default_rng(0)
     logits = np.eye(2)[targets] * 2 + rng.normal(size=(100, 2)) * 0.5
-    assert trainer.score(targets, logits, counts)[0] > 0.9
+    assert judging.score(targets, logits, counts)[0] > 0.9
     biased = logits + np.log(counts / counts.sum())
     assert (biased.argmax(axis=1) == 0).mean() > 0.8
-    assert trainer.score(targets, biased, counts)[0] > 0.9
-    assert np.isfinite(trainer.score(targets, logits, np.array([900, 0]))).all()
+    assert judging.score(targets, biased, counts)[0] > 0.9
+    assert np.isfinite(judging.score(targets, logits, np.array([900, 0]))).all()
 
 
 def test_the_error_of_a_score_shrinks_with_the_number_of_images():
@@ -179,12 +179,12 @@ def test_the_error_of_a_score_shrinks_with_the_number_of_images():
 
     def scores(rows: int) -> np.ndarray:
         drawn = [rng.choice(4000, rows, replace=False) for _ in range(100)]
-        return np.array([trainer.score(targets[part], logits[part], counts) for part in drawn])
+        return np.array([judging.score(targets[part], logits[part], counts) for part in drawn])
 
     for rows in (40, 160):
         found = scores(rows)
         assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.25)
-    several = trainer.score(np.eye(4)[targets[:160]], logits[:160], counts)
+    several = judging.score(np.eye(4)[targets[:160]], logits[:160], counts)
     assert 0.005 < several[1] < 0.1
 
 
