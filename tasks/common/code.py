@@ -30,7 +30,6 @@ PLUMBING = frozenset(
         "tasks.common.paths",
         "tasks.common.progress",
         "tasks.common.section",
-        "tasks.common.sections",
         "tasks.common.sections.data",
         "tasks.common.sections.judging",
         "tasks.common.sections.service",

@@ -19,6 +19,7 @@ from torch.nn import Module
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
+from tasks.common.params import TrainBackboneParams
 from tasks.models import probe
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
@@ -52,7 +53,8 @@ def fit(
     (from 1), phase, learning_rate (at its end), train_loss, calibration_loss, calibration_score, calibration_error.
     Raises EvergreenError if a loss is not finite or the device runs out of memory.
     """
-    params, ranks = how.params, how.ranks
+    params: TrainBackboneParams = how.params
+    ranks = how.ranks
     untouched = checkpoint.cpu_copy(model.state_dict())
     saved = checkpoint.load(file) if file else None
     history, best = (list(saved.history), saved.best) if saved else ([], {})

@@ -159,8 +159,8 @@ def test_what_carries_values_is_no_part_of_a_version(tmp_path, skipped):
     use = f"import {skipped}\n"
     first = version(tmp_path, use) if skipped == "tasks" else None
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.parent != tmp_path / "tasks":
-        (file.parent / "__init__.py").touch()
+    for folder in file.relative_to(tmp_path / "tasks").parents[:-1]:
+        (tmp_path / "tasks" / folder / "__init__.py").touch()
     file.write_text("value = 1\n")
     first = first or version(tmp_path, use)
     file.write_text("value = 2\n")
