@@ -34,6 +34,10 @@ class Prepared:
     template: np.ndarray
     window: np.ndarray
 
+    def part(self, rows: np.ndarray) -> "Prepared":
+        """The images `rows`."""
+        return Prepared(self.image[rows], self.seen[rows], self.template[rows], self.window[rows])
+
 
 def prepare(pixels: np.ndarray) -> Prepared:
     """pixels (N, S, S, 3) uint8."""

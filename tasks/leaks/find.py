@@ -26,7 +26,7 @@ LEAST_Z = 0.8  # nothing below is a copy, whatever is usual
 AT_ONCE = 256  # images or pairs at a time
 
 Pixels = Callable[[np.ndarray], np.ndarray]  # rows (B,) -> (B, S, S, 3) uint8
-Known = Mapping[tuple[int, int], float]  # (row trained on, row held out) -> similarity, from an earlier search
+Compared = dict[tuple[int, int], float]  # (row trained on, row held out) -> similarity
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Found:
     pairs: np.ndarray  # (P, 2)
     z: np.ndarray  # (P,)
     least: np.ndarray  # (P,) how alike a copy would be
-    compared: dict[tuple[int, int], float]  # of every pair that was compared
+    looks: np.ndarray  # (T, H) float16, agreement of a coarse look
+    compared: Compared  # of every pair that was compared
 
     @property
     def copies(self) -> np.ndarray:
@@ -49,43 +50,55 @@ def find_copies(
     pixels: Pixels,
     held_x: np.ndarray,
     held_pixels: Pixels,
-    new: np.ndarray,
-    new_held: np.ndarray,
-    known: Known,
+    looks: np.ndarray | None = None,
+    known: Mapping[tuple[int, int], float] | None = None,
 ) -> Found:
     """Search T images, features x (T, D), for copies of H held-out images, held_x (H, D).
 
-    new (T,), new_held (H,) bool: pairs of which neither is new were searched before; `known` is what that found.
+    looks (T, H) float16, NaN where unknown, and `known` are what earlier searches measured of these images. They save
+    time and change nothing: which pairs are compared, and what a copy is, depends on the images of this search alone.
     """
     whitening = fit_whitening(np.concatenate([x, held_x]))
     units, held_units = whitening.apply(x), whitening.apply(held_x)
     sample = np.zeros(len(x), bool)
     sample[np.linspace(0, len(x) - 1, min(COMMON, len(x))).astype(int)] = True
-    looked_at = np.arange(len(x)) if new_held.any() else np.flatnonzero(new | sample)
     held = _prepared(held_pixels, np.arange(len(held_x)))
+    unknown = np.full((len(x), len(held_x)), np.nan, np.float16) if looks is None else looks
+    looks = _looked(pixels, held, unknown)
     near: dict[str, list[np.ndarray]] = {"features": [], "look": []}
     usual: set[tuple[int, int]] = set()
-    for start in range(0, len(looked_at), AT_ONCE):
-        rows = looked_at[start : start + AT_ONCE]
-        here = prepare(pixels(rows))
-        by_features = held_units @ units[rows].T
-        by_look = np.maximum(agreement(held.template, here.window), agreement(here.template, held.window).T)
+    for start in range(0, len(x), AT_ONCE):
+        rows = np.arange(start, min(start + AT_ONCE, len(x)))
+        by_features, by_look = held_units @ units[rows].T, looks[rows].T.astype(np.float32)
         for name, values in (("features", by_features), ("look", by_look)):
-            order = np.argsort(-values, axis=0)[:NEAREST]
+            order = np.argsort(-values, axis=0, kind="stable")[:NEAREST]
             for column in np.flatnonzero(sample[rows]):
                 usual.add((int(rows[column]), int(order[min(1, len(order) - 1), column])))
             t, h = np.broadcast_to(np.arange(len(rows)), order.shape).ravel(), order.ravel()
-            fits = (new[rows[t]] | new_held[h]) & (by_look[h, t] >= LEAST_LOOK)
-            near[name].append(np.stack([rows[t], h, values[h, t]])[:, fits])
-    wanted = set(known)
+            near[name].append(np.stack([rows[t], h, values[h, t]])[:, by_look[h, t] >= LEAST_LOOK])
+    wanted: set[tuple[int, int]] = set()
     for name, most in (("features", BY_FEATURES), ("look", BY_LOOK)):
         t, h, value = np.concatenate([np.empty((3, 0)), *near[name]], axis=1)
         wanted |= _first(t.astype(int), h.astype(int), value, most)
-    compared = _compare(wanted | usual, pixels, held, known)
+    compared = _compare(wanted | usual, pixels, held, known or {})
     usually = np.array([compared[pair] for pair in sorted(usual)])
     pairs = np.array(sorted(wanted), np.int64).reshape(-1, 2)
     z = np.array([compared[tuple(pair)] for pair in pairs.tolist()], np.float32)
-    return Found(pairs, z, np.maximum(limit(usually), own_limits(pairs[:, 1], z)), compared)
+    return Found(pairs, z, np.maximum(limit(usually), own_limits(pairs[:, 1], z)), looks, compared)
+
+
+def _looked(pixels: Pixels, held: Prepared, looks: np.ndarray) -> np.ndarray:
+    """`looks` (T, H) with every pair: how well each of two images fits into the other, the better way."""
+    looks, new = looks.copy(), np.isnan(looks)
+    columns = np.flatnonzero(new.any(axis=0))  # all of them for a new image to train on
+    part = held.part(columns)
+    missing = np.flatnonzero(new.any(axis=1))
+    for start in range(0, len(missing), AT_ONCE):
+        rows = missing[start : start + AT_ONCE]
+        here = prepare(pixels(rows))
+        found = np.maximum(agreement(part.template, here.window), agreement(here.template, part.window).T)
+        looks[np.ix_(rows, columns)] = found.T
+    return looks
 
 
 def limit(usual: np.ndarray) -> float:
@@ -117,7 +130,7 @@ def _first(t: np.ndarray, h: np.ndarray, value: np.ndarray, most: int) -> set[tu
     return set(zip(t[place < most].tolist(), h[place < most].tolist(), strict=True))
 
 
-def _compare(pairs: set[tuple[int, int]], pixels: Pixels, held: Prepared, known: Known) -> dict[tuple[int, int], float]:
+def _compare(pairs: set[tuple[int, int]], pixels: Pixels, held: Prepared, known: Mapping) -> Compared:
     """The similarity of each pair (row trained on, row held out)."""
     found = {pair: known[pair] for pair in pairs if pair in known}
     missing = sorted(pairs - set(found))

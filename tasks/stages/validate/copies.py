@@ -1,7 +1,7 @@
 """Leave out training images that are cropped, turned or augmented copies of held-out ones.
 
-What the perceptual hash sees, stage `inspect` has excluded already. Every pair of images is compared once: results are
-kept in the cache, so a run only pays for new images.
+What the perceptual hash sees, stage `inspect` has excluded already. Every pair of images is compared once: what was
+measured is kept in the cache, so a run only pays for new images. What is a copy depends on the images alone.
 """
 
 import io
@@ -30,6 +30,13 @@ COPIES = pa.schema(  # artifacts/validate/copies.parquet: training images exclud
         ("near_split", pa.string()),
         ("agreement", pa.float32()),  # of their pixels, laid over each other (tasks.leaks.align.similarity)
         ("least", pa.float32()),  # what a copy needs in this data set
+    ]
+)
+LOOKS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("look", pa.binary()),  # float16 for each held-out image
+        ("held", pa.list_(pa.string())),  # their ids, in the first row only
     ]
 )
 COMPARED = pa.schema([("id", pa.string()), ("near_id", pa.string()), ("agreement", pa.float32())])
@@ -78,47 +85,58 @@ def why(copy: dict) -> str:
 
 
 def _searched(search: Search, samples: pa.Table, train: np.ndarray, held: np.ndarray, split: str) -> Found:
-    """The search of rows `train` (T,) for copies of rows `held` (H,) of `samples`; earlier results are used."""
+    """The search of rows `train` (T,) for copies of rows `held` (H,) of `samples`; earlier measurements are used."""
     ids = np.array(samples["id"].to_pylist(), object)
     names, held_names = ids[train], ids[held]
     code = code_version("tasks.stages.validate.copies")
     code = content_key(network_key(search.embed), search.images.model_dump(), code)
-    file = cache_dir("copies", search.root) / f"{code[:16]}-{split}.parquet"
-    known, old, old_held = _read(file)
-    of, of_held = ({name: row for row, name in enumerate(part)} for part in (names, held_names))
-    earlier = {(of[t], of_held[h]): z for (t, h), z in known.items() if t in of and h in of_held}
-    new = np.array([name not in old for name in names])
-    new_held = np.array([name not in old_held for name in held_names])
+    folder = cache_dir("copies", search.root) / f"{code[:16]}-{split}"
+    looks = _read_looks(folder / "looks.parquet", names, held_names)
+    known = _read_compared(folder / "compared.parquet", names, held_names)
     tables = [samples.take(pa.array(rows)).select(["shard", "row"]) for rows in (train, held)]
     x, held_x = (pretrained_features(search.root, t, embed=search.embed, images=search.images)[:] for t in tables)
     pixels, held_pixels = (pixel_table(search.root, t, search.images).__getitem__ for t in tables)
-    found = find_copies(x, pixels, held_x, held_pixels, new, new_held, earlier)
-    if new.any() or new_held.any() or len(found.compared) > len(earlier):
-        _write(file, found, names, held_names)
+    found = find_copies(x, pixels, held_x, held_pixels, looks, known)
+    if np.isnan(looks).any():
+        rows = [part.tobytes() for part in found.looks]
+        columns = names.tolist(), rows, [held_names.tolist()] + [None] * (len(rows) - 1)
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, LOOKS, strict=True)]
+        _write(folder / "looks.parquet", pa.table(arrays, schema=LOOKS))
+    if not found.compared.keys() <= known.keys():
+        rows = [(names[t], held_names[h], z) for (t, h), z in found.compared.items()]
+        columns = zip(*rows, strict=True)
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, COMPARED, strict=True)]
+        _write(folder / "compared.parquet", pa.table(arrays, schema=COMPARED))
     return found
 
 
-def _read(file: Path) -> tuple[dict[tuple[str, str], float], set[str], set[str]]:
-    """(similarity of each pair, ids trained on, ids held out) of the searches so far."""
+def _read_looks(file: Path, names: np.ndarray, held_names: np.ndarray) -> np.ndarray:
+    """(T, H) agreement of a coarse look, NaN for pairs that no search has looked at yet."""
+    looks = np.full((len(names), len(held_names)), np.nan, np.float16)
     if (content := read_sealed(file)) is None:
-        return {}, set(), set()
-    columns = pq.read_table(io.BytesIO(content)).to_pydict()
-    pairs, old, old_held = {}, set(), set()
-    for t, h, z in zip(*columns.values(), strict=True):
-        if t and h:
-            pairs[t, h] = z
-        elif t:
-            old.add(t)
-        else:
-            old_held.add(h)
-    return pairs, old, old_held
+        return looks
+    table = pq.read_table(io.BytesIO(content))
+    before = {name: row for row, name in enumerate(table["id"].to_pylist())}
+    before_held = {name: row for row, name in enumerate(table["held"][0].as_py())}
+    rows, held = (
+        np.array([(now, then[name]) for now, name in enumerate(part) if name in then], np.int64).reshape(-1, 2)
+        for part, then in ((names, before), (held_names, before_held))
+    )
+    values = table["look"].take(pa.array(rows[:, 1])).to_pylist()
+    for now, value in zip(rows[:, 0], values, strict=True):
+        looks[now, held[:, 0]] = np.frombuffer(value, np.float16)[held[:, 1]]
+    return looks
 
 
-def _write(file: Path, found: Found, names: np.ndarray, held_names: np.ndarray) -> None:
-    """Keep what was compared, and which images were searched: rows with one id."""
-    rows = [(names[t], held_names[h], z) for (t, h), z in found.compared.items()]
-    rows += [(name, None, None) for name in names] + [(None, name, None) for name in held_names]
-    columns = zip(*rows, strict=True)
-    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, COMPARED, strict=True)], schema=COMPARED)
+def _read_compared(file: Path, names: np.ndarray, held_names: np.ndarray) -> dict[tuple[int, int], float]:
+    """(row trained on, row held out) -> similarity, of the pairs of the last search that are still here."""
+    if (content := read_sealed(file)) is None:
+        return {}
+    columns = pq.read_table(io.BytesIO(content)).to_pydict().values()
+    of, of_held = ({name: row for row, name in enumerate(part)} for part in (names, held_names))
+    return {(of[t], of_held[h]): z for t, h, z in zip(*columns, strict=True) if t in of and h in of_held}
+
+
+def _write(file: Path, table: pa.Table) -> None:
     with sealed_path(file) as temporary:
         pq.write_table(table, temporary, compression="zstd")

@@ -1,5 +1,8 @@
 """Stage `validate` leaves out training images that are copies of held-out ones, and says why."""
 
+import shutil
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -57,8 +60,15 @@ def test_copies_of_the_hard_set_are_left_out_and_say_of_which_image(project):
     # other splits are searched where copies_of asks for it, and nothing is where it asks for none
     out = project.run(copies_of=["hard", "test"])
     assert of_test[0]["id"] in {row["id"] for row in pq.read_table(out / "copies.parquet").to_pylist()}
-    kept = {file.name for file in cache_dir("copies", project.root).glob("*.parquet")}
-    assert len(kept) == 2
+    kept = {file.name for file in cache_dir("copies", project.root).glob("*/*.parquet")}
+    assert kept == {"looks.parquet", "compared.parquet"}
+    # what earlier searches measured changes nothing, whatever they were about
+    project.add([row for row in fashion("base", each=40) if row["id"] not in {one["id"] for one in base + hard}][:9])
+    with_cache = pq.read_table(project.run() / "copies.parquet")
+    shutil.rmtree(cache_dir("copies", project.root))
+    alone = pq.read_table(project.run() / "copies.parquet")
+    assert with_cache["id"].equals(alone["id"])
+    assert np.allclose(with_cache["agreement"], alone["agreement"], atol=1e-4)
     out = project.run(copies_of=[])
     assert read_json(out / "result.json")["excluded"] == {}
     assert len(pq.read_table(out / "copies.parquet")) == 0
