@@ -51,11 +51,39 @@ class TrainBackboneParams(Section):
         5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a fifth"
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    loss: Literal[
+        "cross_entropy",
+        "class_weighted",
+        "focal",
+        "class_balanced",
+        "ldam_drw",
+        "logit_adjusted",
+        "balanced_softmax",
+        "asymmetric",
+    ] = Field(
+        "cross_entropy",
+        description="how errors count; what each does for rare classes: docs/long-tail.md. asymmetric needs several "
+        "labels per image; ldam_drw, logit_adjusted and balanced_softmax need one",
+    )
     label_smoothing: Share = 0.0
+    sampler: Literal[
+        "natural",
+        "stratified",
+        "class_balanced",
+        "square_root",
+        "progressive",
+        "undersample",
+        "repeat_factor",
+        "oversample",
+    ] = Field("natural", description="how often an epoch draws the images of each class: docs/long-tail.md")
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
     )
     augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
+    rare_augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = Field(
+        [],
+        description="more changes, for images of rare classes only; if the sampler repeats images, for the repeats",
+    )
     patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
     threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")

@@ -10,6 +10,7 @@ All random numbers are drawn on the CPU from one generator: a batch is changed t
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,6 +38,16 @@ def augment(images: Tensor, names: Sequence[str], generator: torch.Generator) ->
         images = colour_jitter(images, generator)
     if "erase" in names:
         images = erase(images, generator)
+    return images
+
+
+def augment_some(images: Tensor, chosen: np.ndarray, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """`images` (B, C, S, S) with the changes in `names` where `chosen` (B,) bool; the others stay as they are."""
+    if not names or not chosen.any():
+        return images
+    images = images.clone()
+    where = torch.from_numpy(chosen).to(images.device)
+    images[where] = augment(images[where], names, generator)
     return images
 
 

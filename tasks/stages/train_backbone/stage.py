@@ -115,8 +115,10 @@ def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: Ima
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
     """Raise ParamsError without an epoch to train, DataError without labels to train on or choose by."""
+    from tasks.stages.train_backbone.losses import check_loss
     from tasks.stages.train_backbone.phases import plan
 
+    check_loss(params.loss, task)
     if not plan(params):
         raise ParamsError(
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "

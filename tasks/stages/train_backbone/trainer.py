@@ -23,12 +23,12 @@ from tasks.common.params import TrainBackboneParams
 from tasks.models import probe
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
-from tasks.stages.train_backbone.augment import augment
+from tasks.stages.train_backbone.augment import augment, augment_some
 from tasks.stages.train_backbone.checkpoint import Checkpoint, State
 from tasks.stages.train_backbone.depthwise import SmallMaps
 from tasks.stages.train_backbone.feeding import Examples, Setting, autocast, prefetch, to_input
 from tasks.stages.train_backbone.judging import judge
-from tasks.stages.train_backbone.losses import sample_losses
+from tasks.stages.train_backbone.losses import epoch_loss
 from tasks.stages.train_backbone.optimisation import optimizer_of, rate, rate_factor
 from tasks.stages.train_backbone.phases import (
     Phase,
@@ -41,7 +41,7 @@ from tasks.stages.train_backbone.phases import (
 )
 from tasks.stages.train_backbone.processes import Ranks
 from tasks.stages.train_backbone.progress import Progress
-from tasks.stages.train_backbone.sampling import batch_order
+from tasks.stages.train_backbone.sampling import epoch_batches, epoch_images, rare_draws
 
 
 def fit(
@@ -64,7 +64,8 @@ def fit(
     elif train.features is not None:
         start_from_probe(model, train, how.classes)
     model.to(ranks.device)
-    progress = Progress(plan(params), len(train.targets), lambda text: _report(ranks, text))
+    images = epoch_images(train.targets, how.classes, params.sampler)
+    progress = Progress(plan(params), images, lambda text: _report(ranks, text))
     for phase in plan(params):
         done = [row for row in history if row["phase"] == phase.name]
         if phase_over(done, phase, params.patience):
@@ -93,7 +94,7 @@ def fit(
                 failpoint(f"train_backbone.epoch.{row['epoch']}")
             ended = phase_over(done, phase, params.patience)
             if seconds > 1 or ended:  # not every epoch on features: they take milliseconds
-                _report(ranks, _line(row, phase, len(done), len(train.targets) / seconds))
+                _report(ranks, _line(row, phase, len(done), images / seconds))
     return untouched | best, history
 
 
@@ -145,17 +146,21 @@ def train_epoch(
     number of images after each batch.
     """
     params, ranks, inputs = how.params, how.ranks, train.inputs(phase)
-    order = batch_order(len(train.targets), params, epoch)
+    progress = done / (phase.epochs - 1) if phase.epochs > 1 else 1.0
+    order = epoch_batches(train.targets, how.classes, params, epoch, progress)
     if (smallest := min(map(len, order))) < ranks.world:
         raise EvergreenError(
             f"train_backbone.batch_size: batches of {smallest} images cannot be split between "
-            f"{ranks.world} processes (they share each batch; {len(train.targets)} training images): raise it or start "
-            "fewer processes"
+            f"{ranks.world} processes (they share each batch; {sum(map(len, order))} images an epoch): raise it or "
+            "start fewer processes"
         )
     seed = int(np.random.SeedSequence([params.seed, epoch, ranks.rank]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout inside the network
     set_mode(network, moving_statistics(params))
+    drawn = class_counts(train.targets[np.concatenate(order)], how.classes)
+    loss_of = epoch_loss(params.loss, drawn, params.label_smoothing, progress, ranks.device)
+    rare = rare_draws(order, train.targets, class_counts(train.targets, how.classes), params, epoch)
     shares = [batch[ranks.rank :: ranks.world] for batch in order]
     steps = [(done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
     rates = [rate(phase, params) * rate_factor(phase, *step) for step in steps]
@@ -167,11 +172,13 @@ def train_epoch(
                 group["lr"] = rates[step]
             x = to_input(batch, how)
             if x.ndim == 4:
-                x = augment(x, params.augment, generator).contiguous(memory_format=torch.channels_last)
+                x = augment(x, params.augment, generator)
+                x = augment_some(x, rare[step][ranks.rank :: ranks.world], params.rare_augment, generator)
+                x = x.contiguous(memory_format=torch.channels_last)
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
             with autocast(how), small_maps:
                 logits = network(x)
-            loss = sample_losses(logits.float(), y, params.label_smoothing).sum() / len(order[step])
+            loss = loss_of(logits.float(), y).sum() / len(order[step])
             optimizer.zero_grad()
             (loss * ranks.world).backward()  # gradients are averaged over processes: undo the division
             optimizer.step()
