@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.long_tail_figures import figures_of
 from benchmarks.long_tail_sets import Part, cifar, natural
 from tasks.common.code import code_version
 from tasks.common.files import content_key, read_json, write_json
@@ -263,6 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     todo = list(jobs(names, options.seeds, options.only, options.scratch_epochs, options.quick))
     results = measure_all(todo, how, options.workers)
     if not options.measure_only:
+        from benchmarks.long_tail_figures import figures_of
         from benchmarks.record import report
 
         named = "".join(f" --{name.replace('_', '-')} {name}.parquet" for name in given if name in files)
