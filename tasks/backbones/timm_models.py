@@ -32,23 +32,27 @@ LITE0_OTHER = {
 }
 
 
-def create_model(backbone: str, pretrained: Literal["auto", "none"], classes: int, size: int) -> "torch.nn.Module":
+def create_model(
+    backbone: str, pretrained: Literal["auto", "none"], classes: int, size: int, drop_path: float = 0.0
+) -> "torch.nn.Module":
     """Create the timm model `backbone` for (B, 3, size, size) input, in eval mode and channels-last, on the CPU.
 
-    `classes` = 0 leaves out the classifier. torch's global generator initialises a new classifier: seed it first.
+    `classes` = 0 leaves out the classifier. `drop_path`: chance to leave out a residual branch of a sample in training,
+    at the last block (Huang et al. 2016, "Deep Networks with Stochastic Depth"). torch's global generator initialises a
+    new classifier: seed it first.
     Raises EvergreenError for an unknown name, an input size the model cannot take, and unavailable weights.
     """
     import torch
 
     packaged = pretrained == "auto" and backbone == OFFLINE_BACKBONE
     if packaged:
-        model = _build(backbone, size, pretrained=False)
+        model = _build(backbone, size, drop_path, pretrained=False)
         model.load_state_dict(packaged_weights(), strict=True)
         model.reset_classifier(classes)
     elif pretrained == "auto":
-        model = _from_hub(backbone, size, classes)
+        model = _from_hub(backbone, size, classes, drop_path)
     else:
-        model = _build(backbone, size, pretrained=False, num_classes=classes)
+        model = _build(backbone, size, drop_path, pretrained=False, num_classes=classes)
     if classes:
         classifier(model)
     model = model.eval().to(memory_format=torch.channels_last)
@@ -60,8 +64,10 @@ def create_model(backbone: str, pretrained: Literal["auto", "none"], classes: in
     return model
 
 
-def _build(backbone: str, size: int, **options) -> "torch.nn.Module":
+def _build(backbone: str, size: int, drop_path: float = 0.0, **options) -> "torch.nn.Module":
     timm = _timm()
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     cfg = _pretrained_cfg(backbone)
     if cfg.fixed_input_size:  # transformers and mixers have positions for one size, given when the model is built
         options["img_size"] = size
@@ -70,6 +76,11 @@ def _build(backbone: str, size: int, **options) -> "torch.nn.Module":
     except (AssertionError, TypeError, ValueError) as error:
         if options.get("pretrained"):
             raise
+        if "drop_path" in str(error):
+            raise EvergreenError(
+                f"backbone {backbone} has no residual branches to leave out: set train_backbone.drop_path: 0 "
+                f"(found {drop_path:g}) or choose another backbone"
+            ) from error
         raise _wrong_size(backbone, size, error) from error
 
 
@@ -81,11 +92,11 @@ def _wrong_size(backbone: str, size: int, error: Exception) -> EvergreenError:
     )
 
 
-def _from_hub(backbone: str, size: int, classes: int) -> "torch.nn.Module":
-    _build(backbone, size, pretrained=False, num_classes=0)  # reports a wrong name or size before the hub is asked
+def _from_hub(backbone: str, size: int, classes: int, drop_path: float = 0.0) -> "torch.nn.Module":
+    _build(backbone, size, drop_path, pretrained=False, num_classes=0)  # a wrong name or size: do not ask the hub
     check_weights(backbone)
     try:
-        return _build(backbone, size, pretrained=True, num_classes=classes)
+        return _build(backbone, size, drop_path, pretrained=True, num_classes=classes)
     except Exception as error:  # every transport of the hub raises its own types
         raise _no_weights(backbone, error) from error
 
@@ -232,6 +243,23 @@ def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
     last = model.get_classifier()
     parts = [[module for module in part if module is not last] for part in parts]
     return [torch.nn.ModuleList(part) for part in parts if any(True for m in part for _ in m.parameters())]
+
+
+def layer_numbers(model: "torch.nn.Module") -> dict[str, int]:
+    """Name of each parameter -> number of its layer from the input: timm's fine groups, the last with the classifier.
+
+    Top-level children count as layers if a model defines no groups.
+    """
+    from timm.models import group_parameters
+
+    names = [name for name, _ in model.named_parameters()]
+    if hasattr(model, "group_matcher"):
+        found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    else:
+        children = [name for name, _ in model.named_children()]
+        found = {name: children.index(name.split(".")[0]) for name in names if name.split(".")[0] in children}
+    last = max(found.values())
+    return {name: found.get(name, last) for name in names}
 
 
 def device() -> "torch.device":

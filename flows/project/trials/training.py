@@ -126,7 +126,7 @@ def train_once(
 
     classes = int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1]
     torch.manual_seed(params.seed)
-    model = timm_models.create_model(params.backbone, params.pretrained, classes, pixels.shape[1])
+    model = timm_models.create_model(params.backbone, params.pretrained, classes, pixels.shape[1], params.drop_path)
     how = Setting(params, classes, *timm_models.normalisation(params.backbone), Ranks(0, 1, timm_models.device()))
     learnt, judged = (Examples(pixels[rows], features[rows], targets[rows]) for rows in (train, held))
     with freed_memory_kept(), redirect_stdout(io.StringIO()):  # the trials' own lines say enough

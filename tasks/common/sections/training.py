@@ -50,7 +50,24 @@ class TrainBackboneParams(Section):
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         5e-3, description="of the classifier while the pretrained backbone is frozen, and from scratch; else a fifth"
     )
+    optimizer: str = Field("adamw", description="timm's name: sgd, nesterovw, adamw, lion, lamb, muon ...")
+    schedule: Literal["cosine", "linear", "constant", "one_cycle", "warm_restarts"] = Field(
+        "cosine", description="how the learning rate falls in the phase that trains everything; others keep theirs"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor of the learning rate per layer from the end; transformers often gain by 0.65 to 0.8"
+    )
+    head_rate: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="times the learning rate of the backbone, for its classifier (discriminative rates)"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay per step of the moving average of the weights that is judged and kept; 0: none"
+    )
+    accumulate: Positive = Field(1, description="batches that make one step: a larger batch in the same memory")
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="chance to leave out a residual branch in training, at the last block (stochastic depth)"
+    )
     loss: Literal[
         "cross_entropy",
         "class_weighted",
@@ -85,7 +102,9 @@ class TrainBackboneParams(Section):
         description="more changes, for images of rare classes only; if the sampler repeats images, for the repeats",
     )
     patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU that has it, for networks of linear layers, which it makes faster"
+    )
     threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
     seed: Count = 0
 

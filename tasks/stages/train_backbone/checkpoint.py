@@ -1,12 +1,13 @@
 """The checkpoint of an interrupted training: one safetensors file, replaced after every epoch.
 
 Tensors: "model/<name>" (everything that training has changed so far), "best/<name>" (the same of the best epoch,
-absent if that is the last one) and "optimizer/<number>/<name>". The history of epochs is JSON in the file's
-metadata. One file and one rename: tensors and history never disagree. No pickle.
+absent if that is the last one), "average/<name>" (`averages.average_state`) and "optimizer/<name>"
+(`optimizer_state`). The history of epochs is JSON in the file's metadata. One file and one rename: tensors and history
+never disagree. No pickle.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from tasks.common.sealed import open_sealed, sealed_path
 
 State = dict[str, torch.Tensor]
+GROUPS = ("model", "best", "optimizer", "average")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,12 @@ class Checkpoint:
     model: State
     best: State
     optimizer: State
+    average: State = field(default_factory=dict)
 
 
 def save(file: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: a kill leaves the checkpoint of the previous epoch."""
-    groups = {"model": checkpoint.model, "best": checkpoint.best, "optimizer": checkpoint.optimizer}
+    groups = {name: getattr(checkpoint, name) for name in GROUPS}
     if checkpoint.best is checkpoint.model:
         del groups["best"]
     tensors = {f"{group}/{name}": value for group, state in groups.items() for name, value in state.items()}
@@ -40,7 +43,7 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
 
 def load(file: Path) -> Checkpoint | None:
     """The checkpoint in `file`; None if it is missing or damaged (training then starts over)."""
-    groups: dict[str, State] = {"model": {}, "best": {}, "optimizer": {}}
+    groups: dict[str, State] = {name: {} for name in GROUPS}
     if (whole := open_sealed(file)) is None:
         return None
     whole.close()
@@ -52,7 +55,8 @@ def load(file: Path) -> Checkpoint | None:
                 groups[group][name] = content.get_tensor(key)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return Checkpoint(history, groups["model"], groups["best"] or groups["model"], groups["optimizer"])
+    groups["best"] = groups["best"] or groups["model"]
+    return Checkpoint(history, **groups)
 
 
 def cpu_copy(state: State) -> State:
@@ -61,9 +65,29 @@ def cpu_copy(state: State) -> State:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """Its moments and step counts, keyed "<parameter number>/<name>"."""
-    entries = optimizer.state_dict()["state"]
-    return cpu_copy({f"{number}/{name}": value for number, entry in entries.items() for name, value in entry.items()})
+    """Its moments, "<parameter number>/<name>", and what it counts for a group of parameters, "group/<number>/<name>".
+
+    Some optimizers count steps in plain numbers: "#" marks those, kept as tensors of no dimension.
+    """
+    saved = optimizer.state_dict()
+    entries = {f"{number}": entry for number, entry in saved["state"].items()}
+    entries |= {f"group/{number}": _numbers(group) for number, group in enumerate(saved["param_groups"])}
+    return cpu_copy(
+        {
+            f"{place}/{name}" if isinstance(value, torch.Tensor) else f"{place}/{name}#": _tensor(value)
+            for place, entry in entries.items()
+            for name, value in entry.items()
+        }
+    )
+
+
+def _tensor(value: torch.Tensor | float | bool) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)
+
+
+def _numbers(group: dict) -> dict:
+    """What an optimizer counts for a whole group, such as its steps; the settings are those of the new optimizer."""
+    return {name: value for name, value in group.items() if name == "step" and value is not None}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
@@ -72,11 +96,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     The order matters for a resumed run to end with the same bits: another order takes another code path.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    entries: dict[int, State] = {}
+    groups = optimizer.state_dict()["param_groups"]
+    entries: dict[int, dict] = {}
     for key, value in state.items():
-        number, _, name = key.partition("/")
-        like = parameters[int(number)]
-        if value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        entries.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+        place, _, name = key.rpartition("/")
+        found = value.item() if name.endswith("#") else value
+        if place.startswith("group/"):
+            groups[int(place.removeprefix("group/"))][name.removesuffix("#")] = found
+            continue
+        like = parameters[int(place)]
+        if value.shape == like.shape and not name.endswith("#"):
+            found = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        entries.setdefault(int(place), {})[name.removesuffix("#")] = found
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})

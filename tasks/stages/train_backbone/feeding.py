@@ -37,13 +37,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training needs besides its data. `mean` and `std` (3,) scale the input."""
+    """What a training needs besides its data. `mean` and `std` (3,) scale the input; `half`: in bfloat16."""
 
     params: TrainBackboneParams
     classes: int
     mean: Sequence[float]
     std: Sequence[float]
     ranks: Ranks
+    half: bool = False
 
 
 def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:
@@ -71,7 +72,5 @@ def to_input(batch: Tensor, how: Setting) -> Tensor:
 
 
 def autocast(how: Setting) -> torch.autocast:
-    """Mixed precision if params.precision asks for it, or is auto on a GPU that has bfloat16."""
-    kind, wanted = how.ranks.device.type, how.params.precision
-    half = wanted == "bfloat16" or (wanted == "auto" and kind == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(kind, torch.bfloat16, enabled=half)
+    """Mixed precision where `precision.use_bfloat16` chose it."""
+    return torch.autocast(how.ranks.device.type, torch.bfloat16, enabled=how.half)

@@ -5,10 +5,12 @@ import math
 import torch
 from torch.nn import Module
 
+from tasks.backbones import timm_models
 from tasks.common.params import TrainBackboneParams
+from tasks.stages.train_backbone.optimizers import create_optimizer
 from tasks.stages.train_backbone.phases import Phase
+from tasks.stages.train_backbone.schedules import schedule_factor
 
-WARM_UP = 20  # steps at the start of a phase (at most a tenth of it): AdamW's first steps are its wildest
 FINE = 0.2  # of the learning rate, once pretrained layers train
 
 
@@ -19,22 +21,42 @@ def rate(phase: Phase, params: TrainBackboneParams) -> float:
 
 def optimizer_of(model: Module, params: TrainBackboneParams) -> torch.optim.Optimizer:
     """The optimiser of the open parameters of `model`."""
-    return torch.optim.AdamW(parameter_groups(model, params), fused=True)
+    return create_optimizer(params.optimizer, parameter_groups(model, params))
 
 
 def parameter_groups(model: Module, params: TrainBackboneParams) -> list[dict]:
-    """AdamW's groups of the open parameters: matrices decay, biases and the scales of norms do not."""
-    opened = [value for value in model.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in opened if value.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [value for value in opened if value.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    """Groups of the open parameters: `params`, `weight_decay` and `rate`, their share of the learning rate.
+
+    Matrices decay, biases and the scales of norms do not.
+    """
+    last = {id(value) for value in timm_models.classifier(model).parameters()}
+    shares = layer_rates(model, params.layer_decay)
+    groups: dict[tuple[float, float], list] = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            share = params.head_rate if id(value) in last else shares[name]
+            groups.setdefault((params.weight_decay if value.ndim > 1 else 0.0, share), []).append(value)
+    return [{"params": values, "weight_decay": decay, "rate": share} for (decay, share), values in groups.items()]
 
 
-def rate_factor(phase: Phase, step: int, steps: int) -> float:
-    """Share of the learning rate at `step` (from 0) of the phase's `steps`: warm-up, then cosine in phase "all"."""
-    warm = min(WARM_UP, steps // 10)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) if phase.name == "all" else 1.0
+def layer_rates(model: Module, decay: float) -> dict[str, float]:
+    """Name of each parameter -> its share of the learning rate: `decay` to the power of its layers to the end.
+
+    Layer-wise decay, as in BEiT (Bao et al. 2022) and, by larger steps, ULMFiT's discriminative rates (Howard and Ruder
+    2018): early layers are general, and keep more of what pretraining taught them.
+    """
+    if decay == 1:
+        return {name: 1.0 for name, _ in model.named_parameters()}
+    depths = timm_models.layer_numbers(model)
+    deepest = max(depths.values())
+    return {name: decay ** (deepest - depth) for name, depth in depths.items()}
+
+
+def steps_of(batches: int, accumulate: int) -> int:
+    """How many steps an epoch of so many batches takes: `accumulate` batches make one, the last may have fewer."""
+    return math.ceil(batches / accumulate)
+
+
+def rate_factor(phase: Phase, step: int, steps: int, schedule: str = "cosine") -> float:
+    """Share of the learning rate at `step` (from 0) of the phase's `steps`; only phase "all" follows `schedule`."""
+    return schedule_factor(schedule if phase.name == "all" else "constant", step, steps)

@@ -9,7 +9,7 @@ adds its own process and cannot make this one a worker.
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +45,10 @@ class Ranks:
     def wrap(self, module: Module) -> Module:
         """`module` with gradients averaged over processes. Wrap it again when `requires_grad` changes."""
         return DistributedDataParallel(module, forward_sync_buffers=False) if self.world > 1 else module
+
+    def apart(self, wrapped: Module) -> AbstractContextManager:
+        """A context in which gradients of `wrapped` add up in each process, until a step outside of it sums them."""
+        return wrapped.no_sync() if self.world > 1 else nullcontext()
 
     def share_buffers(self, module: Module) -> None:
         """Give every process rank 0's buffers (moving statistics), so that all judge the model that is saved."""

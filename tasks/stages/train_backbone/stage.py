@@ -70,7 +70,9 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     from tasks.stages.train_backbone.trainer import fit
 
     torch.manual_seed(params.seed)
-    model = timm_models.create_model(params.backbone, params.pretrained, len(classes), images.resolution)
+    model = timm_models.create_model(
+        params.backbone, params.pretrained, len(classes), images.resolution, params.drop_path
+    )
     mean, std = timm_models.normalisation(params.backbone)
     how = Setting(params, len(classes), mean, std, ranks)
     sets = [
@@ -116,9 +118,11 @@ def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: Ima
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
     """Raise ParamsError without an epoch to train, DataError without labels to train on or choose by."""
     from tasks.stages.train_backbone.losses import check_loss
+    from tasks.stages.train_backbone.optimizers import check_name
     from tasks.stages.train_backbone.phases import plan
 
     check_loss(params.loss, task)
+    check_name(params.optimizer)
     if not plan(params):
         raise ParamsError(
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "

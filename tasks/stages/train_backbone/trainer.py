@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,13 @@ from tasks.models import probe
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
 from tasks.stages.train_backbone.augment import augment, augment_some
+from tasks.stages.train_backbone.averages import average_state, start_average
 from tasks.stages.train_backbone.checkpoint import Checkpoint, State
 from tasks.stages.train_backbone.depthwise import SmallMaps
 from tasks.stages.train_backbone.feeding import Examples, Setting, autocast, prefetch, to_input
 from tasks.stages.train_backbone.judging import judge
 from tasks.stages.train_backbone.losses import epoch_loss
-from tasks.stages.train_backbone.optimisation import optimizer_of, rate, rate_factor
+from tasks.stages.train_backbone.optimisation import optimizer_of, rate, rate_factor, steps_of
 from tasks.stages.train_backbone.phases import (
     Phase,
     best_epoch,
@@ -39,6 +42,7 @@ from tasks.stages.train_backbone.phases import (
     plan,
     set_mode,
 )
+from tasks.stages.train_backbone.precision import use_bfloat16
 from tasks.stages.train_backbone.processes import Ranks
 from tasks.stages.train_backbone.progress import Progress
 from tasks.stages.train_backbone.sampling import epoch_batches, epoch_images, rare_draws
@@ -55,6 +59,7 @@ def fit(
     """
     params: TrainBackboneParams = how.params
     ranks = how.ranks
+    how = replace(how, half=use_bfloat16(params.precision, model, ranks.device))
     untouched = checkpoint.cpu_copy(model.state_dict())
     saved = checkpoint.load(file) if file else None
     history, best = (list(saved.history), saved.best) if saved else ([], {})
@@ -73,6 +78,10 @@ def fit(
         open_parts(model, phase)
         network = timm_models.classifier(model) if phase.opened == 0 else model
         optimizer = optimizer_of(model, params)
+        average = start_average(model, params.ema, saved.average if done else None)
+        kept = average.module if average else model
+        judged = timm_models.classifier(kept) if phase.opened == 0 else kept
+        stepped = partial(average.update_parameters, model) if average else lambda: None
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
         wrapped = ranks.wrap(network)
@@ -80,16 +89,18 @@ def fit(
             began = time.perf_counter()
             row = {"epoch": len(history) + 1, "phase": phase.name}
             seen = progress.epoch(row["epoch"], phase, len(done))
-            row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done), seen)
+            row |= train_epoch(wrapped, optimizer, train, how, phase, row["epoch"], len(done), seen, stepped)
             seconds = time.perf_counter() - began
-            ranks.share_buffers(network)
-            row |= judge(network, calibration, how, phase, row["epoch"], class_counts(train.targets, how.classes))
+            ranks.share_buffers(judged)
+            row |= judge(judged, calibration, how, phase, row["epoch"], class_counts(train.targets, how.classes))
             history.append(row)
             done.append(row)
             state = _touched(model)
-            best = state if best_epoch(history) == row["epoch"] else best
+            if best_epoch(history) == row["epoch"]:
+                best = _touched(kept) if average else state
             if file and ranks.rank == 0:
-                checkpoint.save(file, Checkpoint(history, state, best, checkpoint.optimizer_state(optimizer)))
+                moments = checkpoint.optimizer_state(optimizer)
+                checkpoint.save(file, Checkpoint(history, state, best, moments, average_state(average)))
             if ranks.rank == 0:
                 failpoint(f"train_backbone.epoch.{row['epoch']}")
             ended = phase_over(done, phase, params.patience)
@@ -139,11 +150,12 @@ def train_epoch(
     epoch: int,
     done: int,
     seen: Callable[[int], None] = lambda images: None,
+    stepped: Callable[[], None] = lambda: None,
 ) -> dict:
     """One pass over `train`, after `done` epochs of the phase. Returns learning_rate and train_loss.
 
-    Each process takes its share of every batch; the gradient is that of the whole batch. `seen` is called with the
-    number of images after each batch.
+    Each process takes its share of every batch; a step's gradient is that of all its images. `seen` is called with the
+    number of images after each batch, `stepped` after each step.
     """
     params, ranks, inputs = how.params, how.ranks, train.inputs(phase)
     progress = done / (phase.epochs - 1) if phase.epochs > 1 else 1.0
@@ -162,27 +174,35 @@ def train_epoch(
     loss_of = epoch_loss(params.loss, drawn, params.label_smoothing, progress, ranks.device)
     rare = rare_draws(order, train.targets, class_counts(train.targets, how.classes), params, epoch)
     shares = [batch[ranks.rank :: ranks.world] for batch in order]
-    steps = [(done * len(order) + step, phase.epochs * len(order)) for step in range(len(order))]
-    rates = [rate(phase, params) * rate_factor(phase, *step) for step in steps]
+    many = steps_of(len(order), params.accumulate)
+    together = [sum(map(len, order[at : at + params.accumulate])) for at in range(0, len(order), params.accumulate)]
+    factors = [rate_factor(phase, done * many + number, phase.epochs * many, params.schedule) for number in range(many)]
+    rates = [rate(phase, params) * factors[step // params.accumulate] for step in range(len(order))]
     losses = torch.zeros(len(order), device=ranks.device)
     small_maps = SmallMaps() if ranks.device.type == "cpu" else nullcontext()
     try:
         for step, batch in enumerate(prefetch(shares, inputs)):
-            for group in optimizer.param_groups:
-                group["lr"] = rates[step]
+            first, last = step % params.accumulate == 0, step + 1 == len(order) or (step + 1) % params.accumulate == 0
             x = to_input(batch, how)
             if x.ndim == 4:
                 x = augment(x, params.augment, generator)
                 x = augment_some(x, rare[step][ranks.rank :: ranks.world], params.rare_augment, generator)
                 x = x.contiguous(memory_format=torch.channels_last)
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
-            with autocast(how), small_maps:
-                logits = network(x)
-            loss = loss_of(logits.float(), y).sum() / len(order[step])
-            optimizer.zero_grad()
-            (loss * ranks.world).backward()  # gradients are averaged over processes: undo the division
-            optimizer.step()
-            losses[step] = loss.detach()
+            with nullcontext() if last else ranks.apart(network):
+                with autocast(how), small_maps:
+                    logits = network(x)
+                loss = loss_of(logits.float(), y).sum()
+                if first:
+                    optimizer.zero_grad()
+                # gradients are averaged over processes: undo the division
+                (loss / together[step // params.accumulate] * ranks.world).backward()
+            if last:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[step] * group.get("rate", 1.0)
+                optimizer.step()
+                stepped()
+            losses[step] = loss.detach() / len(order[step])
             seen(sum(map(len, order[: step + 1])))
     except torch.OutOfMemoryError as error:
         raise EvergreenError(

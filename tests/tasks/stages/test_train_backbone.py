@@ -127,6 +127,7 @@ def test_two_processes_train_the_same_network_as_one(root):
     """Layer norm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
     changes = {"backbone": "test_vit", "augment": [], "batch_size": 18, "learning_rate": 1e-4}
     changes |= {"loss": "ldam_drw", "sampler": "class_balanced"}  # weights and draws are those of whole batches
+    changes |= {"accumulate": 2, "ema": 0.5}
     params = SCRATCH.model_copy(update=changes)
     write_params(root, params)
     done = stage(root, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
