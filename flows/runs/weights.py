@@ -1,4 +1,4 @@
-"""Pretrained weights, looked for before a run works towards a training that cannot start."""
+"""The backbone, tried before a run works towards a training that cannot start or cannot be exported."""
 
 from collections.abc import Iterator
 from contextlib import chdir
@@ -11,20 +11,23 @@ from tasks.backbones.timm_models import OFFLINE_BACKBONE, check_weights
 from tasks.common.errors import EvergreenError
 from tasks.common.files import parse_yaml
 from tasks.common.params import Params
+from tasks.models.exportable import check_backbone
 
 STAGE = "train_backbone"
 
 
 def check_training_weights(root: Path, params: Params) -> None:
-    """Raise EvergreenError if training needs weights from a hub that are neither stored nor to be had.
+    """Raise EvergreenError if the network cannot be trained or exported, or its weights are not to be had.
 
     A run whose training DVC may restore is never refused: a training with the same settings has ended before.
     """
     stage = params.train_backbone
-    if stage.pretrained == "none" or stage.backbone == OFFLINE_BACKBONE or trained_before(root):
+    if stage.backbone == OFFLINE_BACKBONE or trained_before(root):
         return
     try:
-        check_weights(stage.backbone)
+        if stage.pretrained != "none":
+            check_weights(stage.backbone)
+        check_backbone(root, stage.backbone, params.images.resolution)
     except EvergreenError as error:
         raise EvergreenError(
             f"{error}. Nothing has run yet: change backbone (or pretrained) under train_backbone in params.yaml, "

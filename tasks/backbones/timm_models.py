@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tasks.backbones.one_head import with_one_head
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file
+from tasks.common.presets import PRESETS
 
 if TYPE_CHECKING:
     import torch
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come with a Python package: no hub needed
 OFFLINE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+HUB = ("hf_hub:", "hf-hub:")  # before the name of any timm model of the Hugging Face hub
+WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")
 LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)  # blocks of its seven stages
 LITE0_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -53,6 +57,7 @@ def create_model(
         model = _from_hub(backbone, size, classes, drop_path)
     else:
         model = _build(backbone, size, drop_path, pretrained=False, num_classes=classes)
+    model = with_one_head(model, classes)
     if classes:
         classifier(model)
     model = model.eval().to(memory_format=torch.channels_last)
@@ -133,7 +138,8 @@ def _check_hub(cfg) -> None:
 
     if cfg.hf_hub_id:
         folder = "models--" + cfg.hf_hub_id.split("@")[0].replace("/", "--")
-        if not any((Path(constants.HF_HUB_CACHE) / folder).glob("snapshots/*/*")):
+        files = (Path(constants.HF_HUB_CACHE) / folder).glob("snapshots/*/*")
+        if not any(file.suffix in WEIGHT_FILES for file in files):
             get_session().head(constants.ENDPOINT, timeout=10)
 
 
@@ -152,8 +158,10 @@ def _timm():
 
 def _pretrained_cfg(backbone: str):
     timm = _timm()
+    if backbone.startswith(HUB):
+        return _hub_cfg(backbone)
     if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        near = difflib.get_close_matches(backbone, [*PRESETS, *timm.list_models()], n=3)
         raise EvergreenError(
             f"{backbone!r} is not a timm model" + (f": did you mean {', '.join(near)}?" if near else "") + " "
             f"The offline default is {OFFLINE_BACKBONE}."
@@ -162,6 +170,23 @@ def _pretrained_cfg(backbone: str):
     if cfg is None:
         raise EvergreenError(f"timm knows {backbone.split('.')[0]} but not its weights {backbone.partition('.')[2]!r}")
     return cfg
+
+
+def _hub_cfg(backbone: str):
+    """What config.json of a repository on the hub says of its network; downloaded once, then stored."""
+    from timm.models import PretrainedCfg, load_model_config_from_hf
+
+    name = backbone.partition(":")[2]
+    try:
+        found, architecture, _ = load_model_config_from_hf(name)
+        if not _timm().is_model(architecture):
+            raise EvergreenError(f"its config.json names {architecture!r}, which this timm does not know")
+        return PretrainedCfg(**found | {"architecture": architecture})
+    except Exception as error:  # every transport of the hub raises its own types
+        raise EvergreenError(
+            f"{backbone} could not be read from the hub ({_first_line(error)}): expected {HUB[0]}OWNER/NAME, a "
+            f"repository with a timm model (config.json, weights). Connect to the hub once, or use {OFFLINE_BACKBONE}"
+        ) from error
 
 
 def packaged_weights() -> dict[str, "torch.Tensor"]:

@@ -2,15 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
+from tasks.common.presets import backbone_name
 from tasks.common.section import Count, Positive, Section, Share
+
+Backbone = Annotated[str, AfterValidator(backbone_name)]  # the name of timm that a preset stands for
 
 
 class EmbedParams(Section):
     """The frozen pretrained backbone that gives the pretrained features."""
 
-    backbone: str = Field("tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning; keyed cache")
+    backbone: Backbone = Field(
+        "tf_efficientnet_lite0", description="frozen pretrained timm model for cleaning, or a preset; keyed cache"
+    )
     batch_size: Positive = 64
 
 
@@ -40,7 +45,10 @@ class UnfreezePhases(Section):
 class TrainBackboneParams(Section):
     """Stage 1 of the training: the backbone on the natural distribution."""
 
-    backbone: str = Field("tf_efficientnet_lite0", description="any timm model name")
+    backbone: Backbone = Field(
+        "tf_efficientnet_lite0",
+        description="any timm model name, hf_hub:OWNER/NAME, or a preset (edge, balanced, accurate, largest)",
+    )
     pretrained: Literal["auto", "none"] = Field(
         "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
     )

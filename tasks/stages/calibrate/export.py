@@ -5,17 +5,13 @@ that serving repeats no part of the model. The same weights give the same bytes,
 N images, S the side of the input in pixels, K classes, D feature dimensions.
 """
 
-import contextlib
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 
 from tasks.backbones import timm_models
-from tasks.backbones.onnx_graph import traced, with_free_batch
+from tasks.backbones.onnx_graph import exporters
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.inference.onnx_model import OnnxModel, Outputs
@@ -87,15 +83,20 @@ def export(path: Path, finished: Finished, sample: np.ndarray) -> float:
     noise = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     checked = [pixels for pixels in (noise, noise[:1], sample) if len(pixels)]
     with atomic_path(path) as temporary:
-        for to_onnx in (_traced, _exported):  # the second is five times slower and exports more networks correctly
+        ways = exporters(finished)
+        for to_onnx in ways:
             try:
-                graph = to_onnx(finished, noise[:2])
+                graph = to_onnx(finished, noise[:2], Outputs._fields)
                 temporary.write_bytes(graph.SerializeToString(deterministic=True))
                 model = OnnxModel(temporary)
                 found = np.max([difference(model(pixels), trained(finished, pixels)) for pixels in checked])
-            except Exception:  # exporter and runtime raise many types for unsupported networks
-                if to_onnx is _exported:
-                    raise
+            except Exception as error:  # exporter and runtime raise many types for unsupported networks
+                if to_onnx is ways[-1]:
+                    raise EvergreenError(
+                        f"{finished.about['backbone']} cannot be exported to ONNX with these versions of torch and "
+                        f"onnxruntime ({type(error).__name__}: {str(error).strip()[:300]}): choose another "
+                        "train_backbone.backbone"
+                    ) from error
                 continue
             if found <= MAX_DIFFERENCE:  # False if any is NaN
                 return float(found)
@@ -117,39 +118,3 @@ def difference(found: Outputs, expected: Outputs) -> float:
     """Largest absolute difference in probability, or in features relative to their largest value."""
     features = np.abs(found.features - expected.features).max() / max(float(np.abs(expected.features).max()), 1e-12)
     return float(np.maximum(np.abs(found.probabilities - expected.probabilities).max(), features))
-
-
-def _traced(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
-    return with_free_batch(traced(finished, example, Outputs._fields))
-
-
-def _exported(finished: Finished, example: np.ndarray) -> onnx.ModelProto:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # onnxscript's deprecations say nothing about the model
-        program = torch.onnx.export(
-            finished,
-            (torch.from_numpy(example),),  # two images: from a batch of one, the exporter makes N the constant 1
-            input_names=["images"],
-            output_names=list(Outputs._fields),
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    return _anonymous(program.model_proto)
-
-
-def _anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without the exporter's metadata: its stack traces contain local paths and change the bytes."""
-    from google.protobuf.message import Message
-
-    def strip(message: Message) -> None:
-        for field, value in message.ListFields():
-            if field.name in ("metadata_props", "doc_string"):
-                message.ClearField(field.name)
-            elif field.message_type is not None:
-                for part in value if not isinstance(value, Message) else (value,):
-                    strip(part)
-
-    strip(model)
-    return model

@@ -1,12 +1,15 @@
 """Backbones: packaged weights, any timm family, clear refusals."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
 
-FAMILIES = ("test_vit", "test_convnext", "test_resnet", "mobilenetv3_small_050", "tf_efficientnet_lite0")
+DISTILLED = "deit_tiny_distilled_patch16_224"  # published with two classifiers
+FAMILIES = ("test_vit", "test_convnext", "test_resnet", "mobilenetv3_small_050", "tf_efficientnet_lite0", DISTILLED)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,15 @@ def test_blocks_go_from_stem_to_classifier_and_cover_the_backbone(backbone):
     assert len(ours) == len(set(ours)), "no parameter is in two blocks"
     assert not set(ours) & {id(p) for p in timm_models.classifier(net).parameters()}
     loose = [name for name, p in net.named_parameters() if id(p) not in ours]
-    assert {name.split(".")[0] for name in loose} <= {"cls_token", "reg_token", "pos_embed", "head", "classifier", "fc"}
+    assert {name.split(".")[0] for name in loose} <= {
+        "cls_token",
+        "dist_token",
+        "reg_token",
+        "pos_embed",
+        "head",
+        "classifier",
+        "fc",
+    }
     place = {id(p): number for number, p in enumerate(net.parameters())}
     firsts = [min(place[id(p)] for p in block.parameters()) for block in blocks]
     assert firsts == sorted(firsts)
@@ -88,7 +99,7 @@ def test_unknown_names_sizes_and_heads_are_refused_with_a_way_out():
     with pytest.raises(EvergreenError, match=r"change images\.resolution"):
         timm_models.create_model("inception_v3", "none", 2, 64)
     with pytest.raises(EvergreenError, match="not in one linear classifier"):
-        timm_models.create_model("deit_tiny_distilled_patch16_224", "none", 2, 64)
+        timm_models.create_model("levit_128s", "none", 2, 224)
     with pytest.raises(EvergreenError, match="no pretrained weights for mixer_s16_224"):
         timm_models.create_model("mixer_s16_224", "auto", 2, 64)
 
@@ -118,3 +129,56 @@ def test_normalisation_is_what_timm_says():
     for backbone in ("tf_efficientnet_lite0", "resnet18"):
         cfg = timm.get_pretrained_cfg(backbone)
         assert timm_models.normalisation(backbone) == (tuple(cfg.mean), tuple(cfg.std))
+
+
+def test_one_classifier_for_two_is_the_mean_of_both(pixels):
+    """Its logits are what the published form gives when both of its classifiers are the same."""
+    import timm
+    import torch
+
+    net = timm_models.create_model(DISTILLED, "none", 3, 64)
+    both = timm.create_model(DISTILLED, num_classes=3, img_size=64).eval()
+    state = net.state_dict()
+    both.load_state_dict(state | {f"head_dist.{part}": state[f"head.{part}"] for part in ("weight", "bias")})
+    assert torch.allclose(forward(DISTILLED, both, pixels)[0], forward(DISTILLED, net, pixels)[0], atol=1e-5)
+    net.reset_classifier(5)
+    assert timm_models.classifier(net).out_features == 5
+
+
+def stored_on_hub(folder, name: str, architecture: str, weights: bool) -> None:
+    """Leave a repository of the hub in `folder`, as a download does."""
+    import timm
+    from safetensors.torch import save_file
+
+    place = folder / f"models--{name.replace('/', '--')}"
+    snapshot = place / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 64, 64], "num_classes": 4}
+    cfg |= {"first_conv": "conv1", "classifier": "fc"}
+    (snapshot / "config.json").write_text(json.dumps({"architecture": architecture, "pretrained_cfg": cfg}))
+    if weights:
+        model = timm.create_model("test_resnet", num_classes=4)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, snapshot / "model.safetensors")
+
+
+def test_a_model_of_the_hub_by_its_address(tmp_path, monkeypatch, pixels):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    stored_on_hub(tmp_path, "someone/cats", "test_resnet", weights=True)
+    name = "hf_hub:someone/cats"
+    timm_models.check_weights(name)
+    net = timm_models.create_model(name, "auto", 3, 64)
+    assert timm_models.classifier(net).out_features == 3
+    assert timm_models.normalisation(name) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    again = timm_models.create_model(name, "auto", 0, 64)
+    assert np.allclose(forward(name, again, pixels)[1], forward(name, net, pixels)[1]), "weights of the repository"
+
+    stored_on_hub(tmp_path, "someone/dogs", "no_such_network", weights=False)
+    with pytest.raises(EvergreenError, match=r"no_such_network.*hf_hub:OWNER/NAME.*tf_efficientnet_lite0"):
+        timm_models.create_model("hf_hub:someone/dogs", "auto", 3, 64)
+    with pytest.raises(EvergreenError, match="could not be read from the hub"):
+        timm_models.check_weights("hf_hub:someone/birds")
