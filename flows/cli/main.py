@@ -20,6 +20,7 @@ from flows.cli import (
     classes,
     decisions,
     doctor,
+    experiments,
     hard,
     labels,
     mistakes,
@@ -297,6 +298,7 @@ def retrain(
 
 GROUPS = (
     runs,
+    experiments,
     batches,
     services,
     doctor,

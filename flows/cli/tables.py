@@ -12,7 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from flows.experiments.plan import spoken
 from flows.labels.class_list import ClassRow
+from flows.publishing.experiment_table import Row
 from flows.publishing.history import Period
 from flows.runs.overview import WORDS, RunRow
 from flows.versions.diff import Versions
@@ -64,6 +66,23 @@ def print_run_rows(console: Console, rows: Sequence[RunRow]) -> None:
         began = f"{_time(row.began)} UTC, " if row.began else ""
         line = f"{' '.join(filter(None, [row.words, row.version]))} ({began}{row.why}{took})"
         _entry(console, row.id, line, row.sentence)
+
+
+def print_experiments(console: Console, rows: Sequence[Row]) -> None:
+    """Print experiments and runs with their figures, the best calibration score first."""
+    ranked = sorted(rows, key=lambda row: row.figures.get("calibration_score") or 0.0, reverse=True)
+    table = Table(box=None, pad_edge=False)
+    for column in ("experiment", "settings", "gate", "calibration", "test", "gain", "few", "ms", "seconds"):
+        table.add_column(column, justify="left" if column in ("experiment", "settings", "gate") else "right")
+    for row in ranked[:MOST]:
+        found = row.figures
+        shown = [found.get(name) for name in ("calibration_score", "test", "gain", "few")]
+        cells = [row.name, one_line(spoken(row.changes) if row.kind == "experiment" else "a run", LETTERS)]
+        cells += [str(found.get("outcome", "")), *("" if value is None else f"{value:.3f}" for value in shown)]
+        cells += ["" if found.get(name) is None else f"{found[name]:.1f}" for name in ("latency_ms", "seconds")]
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    _more(console, len(rows))
 
 
 def _entry(console: Console, name: str, line: str, why: str, style: str = "") -> None:

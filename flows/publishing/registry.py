@@ -13,10 +13,10 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from flows.repo.git import git, identity_options
+from flows.repo.git import git, git_bytes, identity_options
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.text import single_spaced
@@ -71,7 +71,7 @@ def commit_release(worktree: Path, message: str, bundle: str) -> str:
     """
     check_branch(worktree)
     head = git(worktree, "rev-parse", "HEAD")
-    tree = _tree(worktree)
+    tree = recorded_tree(worktree)
     text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
     error = None
     for _ in range(RACES):
@@ -94,7 +94,7 @@ def commit_held(worktree: Path, message: str, bundle: str, ref: str) -> str:
 
     The content is that of `commit_release`. Only the ref keeps git's gc from deleting it.
     """
-    head, tree = git(worktree, "rev-parse", "HEAD"), _tree(worktree)
+    head, tree = git(worktree, "rev-parse", "HEAD"), recorded_tree(worktree)
     text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
     commit = git(worktree, *identity_options(worktree), "commit-tree", tree, f"-p{head}", "-m", text)
     git(worktree, "update-ref", "-m", "evergreen: held", ref, commit)
@@ -114,13 +114,20 @@ def _tip(root: Path) -> str:
     return git(root, "for-each-ref", "--format=%(objectname)", BRANCH)
 
 
-def _tree(worktree: Path) -> str:
+def recorded_tree(worktree: Path, extra: Mapping[str, str] | None = None) -> str:
+    """Write git's tree of HEAD in `worktree`, with the files of RECORDED as they are now; returns its id.
+
+    extra: path -> text of files that only the tree gets.
+    """
     with tempfile.TemporaryDirectory() as folder:
         env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git(worktree, "read-tree", "HEAD", env=env)
         tracked = {path.split("/")[0] for path in git(worktree, "ls-files", "--", *RECORDED, env=env).splitlines()}
         paths = [name for name in RECORDED if (worktree / name).exists() or name in tracked]
         git(worktree, "add", "--all", "--force", "--", *paths, env=env)
+        for path, text in (extra or {}).items():
+            blob = git_bytes(worktree, "hash-object", "-w", "--stdin", stdin=text.encode()).decode().strip()
+            git(worktree, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", env=env)
         return git(worktree, "write-tree", env=env)
 
 

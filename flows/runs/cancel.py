@@ -14,6 +14,7 @@ from tasks.common.paths import state_dir
 
 SECONDS = 60.0  # in which a run ends after Ctrl-C: a step in C code hears it when it returns to Python
 LOOK = 0.1
+PROCESSES = {"flows.runs.process", "flows.experiments.process"}
 
 
 def cancel(root: Path, run_id: str, by: str, why: str = "", seconds: float = SECONDS) -> str:
@@ -43,7 +44,7 @@ def _send(run_id: str, number: int) -> None:
     """Send a signal to the process of run `run_id`; its workers end with it."""
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "flows.runs.process" in line and run_id in line:
+        if not PROCESSES.isdisjoint(line) and run_id in line:
             try:
                 os.kill(process.pid, number)
             except ProcessLookupError:

@@ -22,6 +22,7 @@ from flows.labels.floor_places import places_of_run, unknown_costs, unknown_floo
 from flows.publishing import run_records
 from flows.publishing.decisions import refusal_of, refusal_sentence
 from flows.publishing.diagnose import first_model_remedies
+from flows.publishing.experiment_table import add_run
 from flows.publishing.history import withdrawal_of, withdrawn_sentence
 from flows.publishing.judge_run import judge_run
 from flows.publishing.outcomes import CANCELLED, EXIT_CODES, Ending
@@ -100,6 +101,7 @@ def retrain(run_id: str, reason: str, by: str):
     run_records.record(run.releases, root, run_id, ending, commit)
     write_json(root.parent / "ended.json", ending.model_dump())
     _report(run, ending, refused_page)
+    _add_row(run, ending)
     get_run_logger().info("%s: %s", ending.outcome, ending.sentence)
     good = ending.outcome in ("promoted", "held", "unchanged")
     state = Completed if good else Failed
@@ -179,6 +181,16 @@ def _report(run: Run, ending: Ending, refused: str | None) -> None:
     except Exception as error:
         get_run_logger().exception("the report could not be written")
         console.print(f"  [yellow]no report:[/] {escape(str(error))}")
+
+
+def _add_row(run: Run, ending: Ending) -> None:
+    """Add the judged run to DVC's experiment table, whatever its ending. As in `_report`, an error changes nothing."""
+    try:
+        if ending.verdict:
+            add_run(run.root, run.id, run.by, ending.sentence, ending.verdict, run.params)
+    except Exception as error:
+        get_run_logger().exception("the run is not in the experiment table")
+        console.print(f"  [yellow]not in `dvc exp show`:[/] {escape(str(error))}")
 
 
 def _timed(run: Run, name: str, step: Callable[[], T], describe: Callable[[T], tuple[str, str]]) -> T:

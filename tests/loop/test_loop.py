@@ -3,6 +3,7 @@ build on each other, as runs of one pipeline do."""
 
 import csv
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from flows.repo import run_inputs
 from flows.server.process import own_api
@@ -159,6 +161,55 @@ def test_the_same_source_again_changes_nothing(project, tmp_path):
     done = evergreen(project, "ingest", str(subset))
     assert done.returncode == 0, done.stderr
     assert git(project, "rev-parse", "HEAD") == head
+
+
+def test_experiments_are_rows_of_dvcs_table_and_release_nothing(project):
+    """The released run has a row, too. A killed experiment goes on, one that was made is not made again, one that
+    fails is said, and the winner comes into params.yaml."""
+    store, settings = project / ".evergreen/releases", project / "params.yaml"
+
+    def released() -> dict:
+        kept = [path for path in store.rglob("*") if path.is_file() and path.parent.name != "looks"]
+        return {path: path.stat().st_mtime_ns for path in kept}
+
+    before = released(), git(project, "for-each-ref", "refs/heads", "refs/tags"), settings.read_text()
+    asked = ("experiment", "--set", "train_head.method=crt", "--set", "evaluate.latency_runs=4")
+    killed = evergreen(project, *asked, failpoint="pipeline.ran")
+    assert killed.returncode == 1, killed.stdout + killed.stderr
+    assert "exit code 137" in killed.stderr
+    done = evergreen(project, *asked, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    baseline, tried = found["rows"]
+    assert baseline["changes"] == {}
+    assert tried["changes"] == {"train_head.method": "crt", "evaluate.latency_runs": 4}
+    assert {row["champion"] for row in found["rows"]} == {"v0.1.0"}
+    assert baseline["figures"]["gain"] == 0, "the settings as they are give the champion again"
+    assert (released(), git(project, "for-each-ref", "refs/heads", "refs/tags"), settings.read_text()) == before
+    assert not git(project, "status", "--porcelain")
+
+    failed = evergreen(project, *asked, "--grid", "train_backbone.backbone=no_such_network")
+    assert failed.returncode == 1
+    assert f"{baseline['name']}: settings as they are: made before" in failed.stdout
+    assert "no_such_network" in failed.stderr
+    (run,) = [
+        row for row in json.loads(evergreen(project, "experiments", "--all", "--json").stdout) if row["kind"] == "run"
+    ]
+    assert run["name"] == newest_run(project).name
+    shown = dvc(project, "exp", "show", "--csv", "--drop", "^(?!Experiment|experiment)")
+    assert f"{tried['name']},hold," in shown or f"{tried['name']},reject," in shown
+    assert f"{run['name']},promote," in shown
+    compared = dvc(
+        project, "metrics", "diff", run["name"], tried["name"], "--targets", "metrics/experiment.json", "--json"
+    )
+    assert "experiment.test" in json.loads(compared)["metrics/experiment.json"]
+    plots = json.loads(dvc(project, "plots", "diff", run["name"], tried["name"], "--json"))["data"]
+    assert {"loss", "score", "confusion", "reliability"} <= plots.keys()
+
+    applied = evergreen(project, "experiment", "--apply", "--name", tried["name"])
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    assert yaml.safe_load(settings.read_text())["train_head"]["method"] == "crt"
+    git(project, "checkout", "params.yaml")
 
 
 def flip_one_class(source: Path, target: Path) -> None:

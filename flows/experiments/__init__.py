@@ -1,0 +1,1 @@
+"""Experiments: models that are trained and judged, and never published."""
