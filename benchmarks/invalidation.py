@@ -50,7 +50,7 @@ EDITS = (
     ("the model card", "tasks/stages/bundle/card.py", CODE),
     ("a column of a table", "tasks/common/schemas.py", CODE),
     ("a metric", "tasks/scoring/metrics.py", CODE),
-    ("an augmentation", "tasks/stages/train_backbone/augment.py", CODE),
+    ("an augmentation", "tasks/stages/train_backbone/augment/colour.py", CODE),
     ("a rule of validation", "tasks/stages/validate/rules.py", CODE),
     ("the page of validation", "tasks/stages/validate/page.py", CODE),
     ("the page of evaluation", "tasks/stages/evaluate/report.py", CODE),

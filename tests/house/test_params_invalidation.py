@@ -111,6 +111,9 @@ RESOLUTION = ("images", "resolution")
 PARSED = {
     ("gate", "floors"): [{"accuracy": 0.5}],
     ("data", "time_format"): "%d.%m.%Y",
+    ("train_backbone", "domain"): "medical",
+    ("train_backbone", "mix"): ["mixup"],
+    ("train_backbone", "resolution_schedule"): [0.5, 1.0],
     ("data", "time_zone"): "Europe/Berlin",
     ("serve", "public_url"): "https://evergreen.example.com",
     ("serve", "proxies"): ["10.0.0.7"],

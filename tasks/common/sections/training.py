@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from tasks.common import domains
 from tasks.common.presets import backbone_name
 from tasks.common.section import Count, Positive, Section, Share
 
@@ -40,6 +41,15 @@ class UnfreezePhases(Section):
     frozen: Count = 0
     last: Count = 0
     all: Count = 5
+
+
+Change = Literal[  # a name of train_backbone.augment
+    *("crop", "resized_crop", "flip", "vertical_flip", "rotate", "affine", "perspective"),
+    *("colour", "hue", "grey", "erase", "rand_augment", "trivial_augment", "auto_augment"),
+]
+RareChange = Literal[  # a name of train_backbone.rare_augment, which come after those of augment
+    *("crop", "flip", "vertical_flip", "rotate", "affine", "perspective", "colour", "hue", "grey", "erase")
+]
 
 
 class TrainBackboneParams(Section):
@@ -104,10 +114,30 @@ class TrainBackboneParams(Section):
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
     )
-    augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = ["crop", "flip"]
-    rare_augment: list[Literal["crop", "flip", "rotate", "colour", "erase"]] = Field(
+    domain: Literal["natural", "document", "medical", "industrial", "satellite", "symbols"] | None = Field(
+        None,
+        description="kind of images: refuses changes that do them harm, and narrows others (docs/augmentation.md). "
+        "null: everything is allowed",
+    )
+    augment: list[Change] = Field(["crop", "flip"], description="random changes of training images")
+    rare_augment: list[RareChange] = Field(
         [],
         description="more changes, for images of rare classes only; if the sampler repeats images, for the repeats",
+    )
+    crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25,
+        description="least share of the area that resized_crop keeps. Images are decoded larger for it, at up to "
+        "twice the side (four times the disk)",
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(15.0, description="degrees either way, of rotate")
+    magnitude: Share = Field(0.3, description="strength of rand_augment; 0.3 is M = 9 of 30 in its paper")
+    mix: list[Literal["mixup", "cutmix"]] = Field(
+        [], description="mix each training image with another of its batch; with both, one is drawn for each batch"
+    )
+    resolution_schedule: list[Annotated[float, Field(ge=0.25, le=1)]] = Field(
+        [],
+        description="shares of images.resolution, each for an equal part of the phase `all`, e.g. [0.5, 0.75, 1]; the "
+        "last must be 1. []: always the whole",
     )
     patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -115,6 +145,20 @@ class TrainBackboneParams(Section):
     )
     threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
     seed: Count = 0
+
+    @model_validator(mode="after")
+    def _augmentation(self) -> "TrainBackboneParams":
+        found = domains.problems(self.domain, [*self.augment, *self.rare_augment, *self.mix])
+        if {"crop", "resized_crop"} <= set(self.augment):
+            found.append("augment names crop and resized_crop: keep one of them, both are crops")
+        if self.resolution_schedule and self.resolution_schedule[-1] != 1:
+            found.append(
+                f"resolution_schedule ends with {self.resolution_schedule[-1]:g}: expected 1, the resolution at which "
+                "the model is used"
+            )
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
 
 class TrainHeadParams(Section):

@@ -37,7 +37,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training needs besides its data. `mean` and `std` (3,) scale the input; `half`: in bfloat16."""
+    """What a training needs besides its data. `mean` and `std` (3,) scale the input; `half`: in bfloat16.
+
+    `side` is that of the network's input; None: that of the pixels, which are larger for `resized_crop`.
+    """
 
     params: TrainBackboneParams
     classes: int
@@ -45,6 +48,7 @@ class Setting:
     std: Sequence[float]
     ranks: Ranks
     half: bool = False
+    side: int | None = None
 
 
 def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:

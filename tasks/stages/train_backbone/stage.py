@@ -10,6 +10,7 @@ hash of everything that decides the result. Several GPUs: `torchrun --nproc-per-
 import csv
 import hashlib
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,13 +75,15 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         params.backbone, params.pretrained, len(classes), images.resolution, params.drop_path
     )
     mean, std = timm_models.normalisation(params.backbone)
-    how = Setting(params, len(classes), mean, std, ranks)
+    how = Setting(params, len(classes), mean, std, ranks, side=images.resolution)
+    check_schedule(model, params, images.resolution)
+    say_narrowed(params, ranks)
     sets = [
         Examples(
-            *ranks.rank0_first(lambda table=table: inputs(root, table, params, images)),
-            encode(table["label"], classes, task),
+            *ranks.rank0_first(lambda split=split: inputs(root, split, rows[split], params, images)),
+            encode(rows[split]["label"], classes, task),
         )
-        for table in (rows["train"], rows["calibration"])
+        for split in ("train", "calibration")
     ]
     folder = cache_dir("training", root) / run_key(rows, classes, params, images, model)
     best, history = fit(model, *sets, how, folder / "checkpoint.safetensors")
@@ -103,16 +106,50 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     ranks.barrier()
 
 
-def inputs(root: Path, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
-    """(pixels, features of the untrained backbone or None) of `table`, both on demand from the cache."""
+def inputs(root: Path, split: str, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
+    """(pixels, features of the untrained backbone or None) of `table`, both on demand from the cache.
+
+    Training images are decoded larger than the input for `resized_crop`.
+    """
     from tasks.dataset.pixels import pixel_table
     from tasks.models.pretrained import pretrained_features
+    from tasks.stages.train_backbone.augment.limits import decoded_side
 
     features = None
     if params.pretrained != "none":
         embed = EmbedParams(backbone=params.backbone)  # the stage `embed` may have computed the same ones
         features = pretrained_features(root, table, embed=embed, images=images)
+    if split == "train":
+        images = images.model_copy(update={"resolution": decoded_side(images.resolution, params)})
     return pixel_table(root, table, images), features
+
+
+def say_narrowed(params: TrainBackboneParams, ranks) -> None:
+    """Print what the domain takes away from the settings, once."""
+    from tasks.stages.train_backbone.augment.limits import narrowed
+
+    found = narrowed(params)
+    if found and ranks.rank == 0:
+        print(f"train_backbone: domain {params.domain}: {'; '.join(found)}", file=sys.stderr, flush=True)
+
+
+def check_schedule(model, params: TrainBackboneParams, side: int) -> None:
+    """Raise ParamsError if `model` cannot take the smaller images of the resolution schedule."""
+    import torch
+
+    from tasks.stages.train_backbone.augment.resolution import epoch_side
+
+    shares = params.resolution_schedule
+    sides = {epoch_side(shares, side, number, len(shares)) for number in range(len(shares))} - {side}
+    for smaller in sorted(sides):
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, smaller, smaller))
+        except (AssertionError, RuntimeError) as error:
+            raise ParamsError(
+                f"train_backbone.resolution_schedule: {params.backbone} cannot take images of {smaller} pixels beside "
+                f"{side}: a transformer has positions for one size. Set it to [], or choose a convolutional backbone"
+            ) from error
 
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:

@@ -25,7 +25,8 @@ from tasks.common.params import TrainBackboneParams
 from tasks.models import probe
 from tasks.scoring.targets import class_counts
 from tasks.stages.train_backbone import checkpoint
-from tasks.stages.train_backbone.augment import augment, augment_some
+from tasks.stages.train_backbone.augment.changes import Changes
+from tasks.stages.train_backbone.augment.mixing import mixed_losses
 from tasks.stages.train_backbone.averages import average_state, start_average
 from tasks.stages.train_backbone.checkpoint import Checkpoint, State
 from tasks.stages.train_backbone.depthwise import SmallMaps
@@ -167,7 +168,7 @@ def train_epoch(
             "start fewer processes"
         )
     seed = int(np.random.SeedSequence([params.seed, epoch, ranks.rank]).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(seed)
+    changes = Changes.of_epoch(params, phase, done, how.side or train.pixels.shape[1], seed)
     torch.manual_seed(seed)  # dropout inside the network
     set_mode(network, moving_statistics(params))
     drawn = class_counts(train.targets[np.concatenate(order)], how.classes)
@@ -181,18 +182,14 @@ def train_epoch(
     losses = torch.zeros(len(order), device=ranks.device)
     small_maps = SmallMaps() if ranks.device.type == "cpu" else nullcontext()
     try:
-        for step, batch in enumerate(prefetch(shares, inputs)):
+        for step, batch in enumerate(prefetch(shares, changes.pixels(inputs))):
             first, last = step % params.accumulate == 0, step + 1 == len(order) or (step + 1) % params.accumulate == 0
-            x = to_input(batch, how)
-            if x.ndim == 4:
-                x = augment(x, params.augment, generator)
-                x = augment_some(x, rare[step][ranks.rank :: ranks.world], params.rare_augment, generator)
-                x = x.contiguous(memory_format=torch.channels_last)
+            x, mixture = changes.batch(to_input(batch, how), rare[step][ranks.rank :: ranks.world])
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
             with nullcontext() if last else ranks.apart(network):
                 with autocast(how), small_maps:
                     logits = network(x)
-                loss = loss_of(logits.float(), y).sum()
+                loss = mixed_losses(partial(loss_of, logits.float()), y, mixture).sum()
                 if first:
                     optimizer.zero_grad()
                 # gradients are averaged over processes: undo the division

@@ -1,11 +1,23 @@
-"""Random changes of training images: each does what its name says, to each image its own way, and repeatably."""
+"""Random changes of training images: each does what its name says, its own way, and repeatably."""
+
+import math
 
 import pytest
 import torch
 
-from tasks.stages.train_backbone.augment import CROP_AREA, ERASE_AREA, augment, erase, random_affine, resample
+from tasks.stages.train_backbone.augment.apply import augment, shrink
+from tasks.stages.train_backbone.augment.colour import ERASE_AREA, erase, hue_turned
+from tasks.stages.train_backbone.augment.geometry import (
+    CROP_AREA,
+    projective,
+    random_affine,
+    resample,
+    resample_projective,
+)
+from tasks.stages.train_backbone.augment.limits import Limits
 
 EVERYTHING = ["crop", "flip", "rotate", "colour", "erase"]
+ALSO = ["resized_crop", "vertical_flip", "affine", "perspective", "hue", "grey"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,15 +44,15 @@ def test_nothing_asked_for_changes_nothing():
     assert augment(images, [], generator()) is images
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", [*EVERYTHING, *ALSO])
 def test_each_change_keeps_shape_type_and_finite_values(name):
-    for batch in (0, 1, 5):
+    for batch in (0, 1, 9):
         images = torch.randn(batch, 3, 20, 20)
         changed = augment(images, [name], generator())
         assert changed.shape == images.shape
         assert changed.dtype == images.dtype
         assert torch.isfinite(changed).all()
-        assert batch < 5 or not torch.equal(changed, images)
+        assert batch < 9 or not torch.equal(changed, images)
 
 
 def test_a_crop_shows_one_part_of_the_image_undistorted():
@@ -103,3 +115,96 @@ def test_erasing_hides_one_rectangle_in_some_images_and_all_channels_alike():
         assert torch.equal(mask, rows[:, None] & columns[None, :])  # a full rectangle
         assert rows.sum() == rows.nonzero().max() - rows.nonzero().min() + 1  # in one piece
         assert mask.float().mean() <= ERASE_AREA[1] * 1.3
+
+
+# --- crops from a larger image, and distortions -----------------------------------------------------------------------
+
+
+def test_a_resized_crop_keeps_down_to_the_area_that_is_set():
+    theta = random_affine(400, {"resized_crop"}, generator(), Limits(crop_area=0.1))
+    area = theta[:, 0, 0] * theta[:, 1, 1]
+    assert 0.1 - 1e-4 <= area.min() < 0.2
+    assert 0.9 < area.max() <= 1
+    reach = torch.stack([theta[:, 0, 0] + theta[:, 0, 2].abs(), theta[:, 1, 1] + theta[:, 1, 2].abs()])
+    assert reach.max() <= 1 + 1e-5  # never over the border
+
+
+def test_a_small_crop_of_a_larger_image_shows_its_fine_detail():
+    fine = torch.zeros(1, 1, 32, 32)
+    fine[..., ::2] = 1.0  # stripes of one pixel, which an image of half the side cannot show
+    quarter = torch.tensor([[[0.5, 0, -0.5], [0, 0.5, -0.5]]])  # the upper left quarter
+    assert torch.allclose(resample(fine, quarter, 16), fine[..., :16, :16], atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [["flip"], ["resized_crop"], ["colour"], []])
+def test_larger_images_come_out_at_the_side_of_the_input_and_keep_their_brightness(names):
+    images = torch.full((3, 3, 64, 64), 0.5) + gradient(3, 64)
+    changed = augment(images, names, generator(), Limits(crop_area=0.9), side=16)
+    assert changed.shape == (3, 3, 16, 16)
+    assert changed[:, 2].mean() == pytest.approx(1.5, abs=0.4)
+
+
+def test_shrinking_averages_the_pixels_that_one_replaces():
+    fine = torch.zeros(1, 1, 32, 32)
+    fine[..., ::2] = 1.0
+    inner = shrink(fine, 16)[..., 2:-2]
+    assert torch.allclose(inner, torch.full_like(inner, 0.5), atol=0.13)
+
+
+def test_a_vertical_flip_turns_images_upside_down_in_about_half_of_the_images():
+    images = torch.randn(200, 3, 8, 8, generator=generator(1))
+    changed = augment(images, ["vertical_flip"], generator())
+    turned = torch.isclose(changed, images.flip(-2), atol=1e-5).flatten(1).all(dim=1)
+    assert 70 <= turned.sum() <= 130
+    assert torch.allclose(changed[~turned], images[~turned], atol=1e-5)
+
+
+def test_rotations_use_the_range_that_is_set():
+    for most in (5.0, 90.0):
+        turn = random_affine(300, {"rotate"}, generator(), Limits(rotation=most))[:, :, :2]
+        degrees = torch.rad2deg(torch.atan2(turn[:, 1, 0], turn[:, 0, 0])).abs()
+        assert 0.9 * most < degrees.max() <= most + 1e-3
+
+
+def test_an_affine_change_zooms_shears_and_moves_within_its_ranges():
+    theta = random_affine(500, {"affine"}, generator())
+    zoom, shear, move = theta[:, 1, 1], theta[:, 0, 1] / theta[:, 1, 1], theta[:, :, 2]
+    assert 0.8 <= zoom.min() < 0.85
+    assert 1.2 < zoom.max() <= 1.25
+    assert 0.15 < shear.abs().max() <= math.tan(math.radians(10))
+    assert 0.18 < move.abs().max() <= 0.2
+    assert torch.equal(theta[:, 1, 0], torch.zeros(500))
+
+
+def test_a_projective_map_takes_the_corners_where_they_are_moved():
+    corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    moved = 0.25 * (2 * torch.rand(5, 4, 2, generator=generator()) - 1)
+    seen = projective(moved) @ torch.cat([corners, torch.ones(4, 1)], dim=1).T
+    assert torch.allclose((seen[:, :2] / seen[:, 2:]).transpose(1, 2), corners + moved, atol=1e-4)
+    assert torch.allclose(projective(torch.zeros(1, 4, 2))[0], torch.eye(3), atol=1e-6)
+
+
+def test_an_identical_projection_and_an_affine_one_agree():
+    images = torch.randn(4, 3, 16, 16, generator=generator(1))
+    theta = random_affine(4, {"crop", "rotate"}, generator())
+    square = torch.cat([theta, torch.tensor([0.0, 0, 1]).expand(4, 1, 3)], dim=1)
+    assert torch.allclose(resample_projective(images, square, 16), resample(images, theta), atol=1e-4)
+
+
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_third_of_a_turn_of_the_hue_moves_each_channel_on_and_grey_stays():
+    images = torch.randn(2, 3, 4, 4, generator=generator())
+    third = torch.full((2,), 2 * math.pi / 3)
+    assert torch.allclose(hue_turned(images, third), images.roll(1, dims=1), atol=1e-5)
+    grey = torch.randn(2, 1, 4, 4, generator=generator()).expand(2, 3, 4, 4)
+    assert torch.allclose(hue_turned(grey, torch.tensor([0.3, -2.0])), grey, atol=1e-5)
+
+
+def test_about_a_fifth_of_the_images_lose_their_colours():
+    images = torch.randn(500, 3, 4, 4, generator=generator(1))
+    changed = augment(images, ["grey"], generator())
+    lost = torch.isclose(changed, images.mean(dim=1, keepdim=True).expand_as(images)).flatten(1).all(dim=1)
+    assert 60 <= lost.sum() <= 140
+    assert torch.equal(changed[~lost], images[~lost])
