@@ -44,10 +44,12 @@ def load(root: Path, weights: Path | None = None) -> tuple["torch.nn.Module", di
     from safetensors.torch import load_file
 
     from tasks.backbones import timm_models
+    from tasks.models.extended import extend, structure_of
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
     model = timm_models.create_model(about["backbone"], "none", len(about["classes"]), about["resolution"])
     state = load_file(weights or network_weights(root))
+    model = extend(model, structure_of(state), about["resolution"])
     last = timm_models.classifier(model)
     (name,) = [name for name, module in model.named_modules() if module is last]
     if len(state[f"{name}.weight"]) != len(last.weight):  # the probe knows classes that changed after stage 1

@@ -67,6 +67,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     import torch
 
     from tasks.backbones import timm_models
+    from tasks.models.extended import Structure, extend
     from tasks.stages.train_backbone.feeding import Examples, Setting
     from tasks.stages.train_backbone.trainer import fit
 
@@ -74,6 +75,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     model = timm_models.create_model(
         params.backbone, params.pretrained, len(classes), images.resolution, params.drop_path
     )
+    model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     mean, std = timm_models.normalisation(params.backbone)
     how = Setting(params, len(classes), mean, std, ranks, side=images.resolution)
     check_schedule(model, params, images.resolution)
@@ -99,6 +101,10 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "mean": list(mean),
             "std": list(std),
             "feature_dim": timm_models.feature_dim(model),
+            "tuning": params.tuning,
+            "head": params.head,
+            "pooling": params.pooling,
+            "attention_crop": params.attention_crop,
         }
         write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()})
         shutil.rmtree(folder, ignore_errors=True)
@@ -164,6 +170,16 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
         raise ParamsError(
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
             f"{params.pretrained}; expected at least one (training from scratch has no frozen epochs)"
+        )
+    if params.pretrained == "none" and params.tuning != "full":
+        raise ParamsError(
+            f"train_backbone.tuning: {params.tuning} trains few parameters of a pretrained network, but pretrained is "
+            "none: set tuning to full, or pretrained to auto"
+        )
+    if params.pooling == "bilinear" and params.epochs.frozen and params.pretrained != "none":
+        raise ParamsError(
+            f"train_backbone.epochs.frozen is {params.epochs.frozen}, but with pooling: bilinear the classifier cannot "
+            "train on stored features, which are averages: set it to 0"
         )
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)
