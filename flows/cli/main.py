@@ -199,6 +199,16 @@ def init(
     typer.echo("  evergreen label FILE && evergreen retrain")
 
 
+def batch_kind(**asked: bool) -> str:
+    """The kind of a batch. Raises EvergreenError when two are asked for."""
+    kinds = [name for name, wanted in asked.items() if wanted]
+    if len(kinds) > 1:
+        raise EvergreenError(
+            f"--{kinds[0]} and --{kinds[1]} exclude each other: ingest the images of each on their own"
+        )
+    return kinds[0] if kinds else "import"
+
+
 @app.command()
 def ingest(
     source: Annotated[
@@ -209,6 +219,9 @@ def ingest(
         bool, typer.Option("--hard", help="Add to the hard set, which is never trained or calibrated on.")
     ] = False,
     production: Annotated[bool, typer.Option("--production", help="Mark as production samples.")] = False,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Mark as made by a program: only trained on, a share of each class.")
+    ] = False,
     label: Annotated[str | None, typer.Option(help="Name of the label column, if it cannot be guessed.")] = None,
     image: Annotated[
         str | None, typer.Option(help="Name of the image or path column, if it cannot be guessed.")
@@ -252,7 +265,7 @@ def ingest(
     reports = ingest_command(
         project_root(),
         source,
-        kind="hard" if hard else "production" if production else "import",
+        kind=batch_kind(hard=hard, production=production, synthetic=synthetic),
         commit=commit,
         new=new,
         columns=Columns(**{name: value for name, value in given.items() if value}),

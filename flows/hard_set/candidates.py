@@ -36,11 +36,14 @@ class Candidate:
     at: datetime | None = None  # of the answer, of an image that only the log has
     model: str | None = None  # the version that was wrong about it
     out: bool = False  # it is in no use: tombstoned
+    synthetic: bool = False
 
     def stays(self) -> str | None:
         """Why it cannot go into the hard set; None if it can. A key of flows.hard_set.plan.STAYS."""
         if self.out:
             return "out"
+        if self.synthetic:
+            return "synthetic"
         if self.split in (*JUDGED, "calibration"):
             return self.split
         return "no label" if self.label is None else None
@@ -135,7 +138,13 @@ def _in_data(root: Path, params: Params, ids: Iterable[str]) -> dict[str, Candid
     label = dict(zip(samples["id"].to_pylist(), samples["label"].to_pylist(), strict=True))
     return {
         row["id"]: Candidate(
-            row["id"], label.get(row["id"]), row["source"], row["split"], row["batch"], out=row["id"] not in label
+            row["id"],
+            label.get(row["id"]),
+            row["source"],
+            row["split"],
+            row["batch"],
+            out=row["id"] not in label,
+            synthetic=row["origin"] == "synthetic",
         )
         for row in find_samples(data, ids).to_pylist()
     }

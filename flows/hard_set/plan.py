@@ -30,6 +30,7 @@ STAYS = {
     "calibration": "in the calibration split, which keeps its images: probabilities are fitted to a fair sample",
     "hard": "in the hard set already",
     "no label": "excluded, or without a label: no model can be judged on it",
+    "synthetic": "synthetic: models are judged on real images only",
     "out": "of a batch that is not used",
     "near": "left out, as a near-duplicate of an image of the hard set or of one that is taken",
     "class quota": "beyond the quota of a class",

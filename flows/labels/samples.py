@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from tasks.dataset.shards import iter_bytes, live_shards, read_columns, read_paths, read_tombstones
 from tasks.labels.taxonomy import read_taxonomy
 
-COLUMNS = ("id", "key", "label", "source", "taken_at", "batch", "split")
+COLUMNS = ("id", "key", "label", "source", "taken_at", "origin", "batch", "split")
 
 
 def find_samples(data: Path, ids: Iterable[str], tombstones: Collection[str] = ()) -> pa.Table:

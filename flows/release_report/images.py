@@ -147,4 +147,5 @@ def quarantine(root: Path, params: Params) -> dict[str, Any]:
         "quarantined": len(tiles) - len(leaks) + len(at_ingest),
         "reasons": sorted(reasons.items(), key=lambda one: (-one[1], one[0])),
         "excluded": result["excluded"],
+        "synthetic": result.get("synthetic"),
     }

@@ -57,7 +57,7 @@ class BatchManifest(BaseModel):
 
     seq: int
     batch: str  # "b-" + 12 hex digits of the hash of its content
-    kind: str  # "import" | "production" | "review" | "hard"
+    kind: str  # "import" | "production" | "review" | "hard" | "synthetic"
     shards: list[str]  # file names under data/
     annotations: list[str] = []  # file names under data/annotations/; before version 3 only
     rows: int

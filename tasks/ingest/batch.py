@@ -33,7 +33,7 @@ from tasks.sources.times import Times
 from tasks.sources.understood import understood
 
 REPORTED = 500  # refused rows in a report as JSON
-KINDS = ("import", "production", "review", "hard")
+KINDS = ("import", "production", "review", "hard", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def ingest(
     The sha256 of an image's bytes says whether it is new. Images of tombstoned batches count as known: otherwise the
     next schedule would bring back what was found bad. A label that an image does not have yet, or not from this
     annotator, becomes an annotation. `kind` "hard" puts every row into the hard set; "review" makes labels override
-    earlier ones. `annotator` is used for rows that name none, and `picked` (one of schemas.PICKED) for rows that do not
-    say why they were picked. `layout` says what paths mean (tasks.sources.layouts);
-    rows whose path does not fit are refused. `dry` says what would be taken and writes nothing. `say` is told how the
-    source is read, before it is. Waits while another
-    ingest into the same data set runs.
+    earlier ones; "synthetic" marks images that no camera took: they only train. `annotator` is used for rows that
+    name none, and `picked` (one of schemas.PICKED) for rows that do not say why they were picked. `layout` says
+    what paths mean (tasks.sources.layouts); rows whose path does not fit are refused. `dry` says what would be taken
+    and writes nothing. `say` is told how the source is read, before it is. Waits while another ingest into the same
+    data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:

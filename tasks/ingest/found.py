@@ -28,6 +28,8 @@ class IngestSettings:
 
     def picked_of(self, row: Offered) -> str:
         """How the image of `row` was picked; one of PICKED."""
+        if self.kind == "synthetic":
+            return "unknown"
         return row.picked or self.picked or ("representative" if self.kind in ("import", "hard") else "unknown")
 
 

@@ -139,6 +139,11 @@ class _Reader:
 
     def _splits(self, row: Offered) -> tuple[str, ...]:
         """The splits that the image may go to. What is not a fair sample measures nothing: it goes to train."""
+        if self.settings.kind == "synthetic":
+            if row.split not in ((), ("train",)):
+                asked = " or ".join(row.split)
+                raise Unusable("bad_split", f"offered for {asked}, but synthetic: synthetic images are only trained on")
+            return ("train",)
         if self.settings.kind == "hard" or row.split == ("hard",):
             return ("hard",)
         picked = self.settings.picked_of(row)
@@ -210,13 +215,19 @@ def _decide_splits(reading: Reading, existing: ExistingSamples, tombstones: Coll
     )
     for new, split in zip(offered, splits, strict=True):
         new.verdict = split
-    reading.notes = [*_unfair(offered), *_deep(reading), *_coverage(offered, recorded, existing, settings.data.split)]
+    reading.notes = [
+        *_unfair(offered, settings.kind),
+        *_deep(reading),
+        *_coverage(offered, recorded, existing, settings.data.split),
+    ]
     if by_time:
         reading.notes += period_notes(offered)
 
 
-def _unfair(offered: list[NewImage]) -> list[str]:
+def _unfair(offered: list[NewImage], kind: str) -> list[str]:
     """How many images measure nothing because of how they were picked."""
+    if kind == "synthetic":
+        return []
     unfair = Counter(new.picked for new in offered if new.taken and new.picked not in MEASURING)
     return [
         f"note: {count} images are not a fair sample (picked: {picked}): they are trained on and measure nothing. "

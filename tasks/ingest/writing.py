@@ -118,7 +118,7 @@ def _sample(offered: Offered, new: NewImage, batch: str, settings: IngestSetting
         "source": offered.source,
         "group": new.group,
         "taken_at": offered.taken_at,
-        "origin": kind if kind in ("production", "review") else "import",
+        "origin": kind if kind in ("production", "review", "synthetic") else "import",
         "batch": batch,
         "slice": [{"name": name, "value": value} for name, value in offered.slices],
         "split": new.verdict,

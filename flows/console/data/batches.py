@@ -34,6 +34,7 @@ KINDS = {
     "hard": "hard set",
     "production": "production",
     "review": "review",
+    "synthetic": "synthetic",
 }
 _lock = threading.Lock()
 _rows: dict[Path, tuple[tuple, list["BatchRow"]]] = {}

@@ -46,6 +46,11 @@ class DataParams(Section):
         SplitFractions(),
         description="shares of images per split; groups stay whole. by: random, or time: the newest images are test",
     )
+    synthetic_share: Share = Field(
+        0.5,
+        description="synthetic images are at most this share of the training images of a class; the others are left "
+        "out. 0: none are used, 1: all",
+    )
     layout: str | None = Field(
         None,
         description="what the paths of a source say, e.g. {site}/{class+group}/{group}_{*}: class, group, source, "

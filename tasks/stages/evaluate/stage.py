@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.backbones.frozen import TorchFeatures
@@ -81,12 +82,15 @@ def _cross_validated(
 ) -> dict | None:
     """See the module cross_validation; None where the test split is large enough."""
     classes, task = calibration["classes"], calibration["task"]
+    inspected = artifacts.stage_output(root / "artifacts/inspect/samples.parquet", "inspect")
+    samples = pq.read_table(inspected, columns=["id", "cluster", "origin"])
+    synthetic = samples.filter(pc.equal(samples["origin"], "synthetic"))["id"]
     rows = pa.concat_tables([by_split[split] for split in ("train", "calibration", "test")])
+    rows = rows.filter(pc.invert(pc.is_in(rows["id"], synthetic)))  # nothing is measured on them
     test = encode(by_split["test"]["label"], classes, task)
     if not cross_validation.too_small(test, len(classes), len(rows)):
         return None
-    inspected = artifacts.stage_output(root / "artifacts/inspect/samples.parquet", "inspect")
-    cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
+    cluster = dict(zip(samples["id"].to_pylist(), samples["cluster"].to_pylist(), strict=True))
     rows = rows.append_column("cluster", pa.array([cluster.get(i) or i for i in rows["id"].to_pylist()]))
     x = pretrained_features(root, rows, embed=embed, images=images)
     found = cross_validation.cross_validated(x, encode(rows["label"], classes, task), classes, group_keys(rows))

@@ -29,7 +29,7 @@ from tasks.common.files import atomic_path, write_json
 from tasks.common.params import DataParams, EmbedParams, ImagesParams, LabelsParams, ValidateParams
 from tasks.common.schemas import accepted_schema
 from tasks.dataset.shards import BatchManifest, batches, read_tombstones
-from tasks.stages.validate import batch_noise, expectations, people, rules
+from tasks.stages.validate import batch_noise, expectations, people, rules, synthetic
 from tasks.stages.validate import page as validation_page
 from tasks.stages.validate.classes import choose_classes, class_mapping, views
 from tasks.stages.validate.copies import Search, exclude_copies, why
@@ -60,6 +60,9 @@ def run(
     samples, manifests = _read(root)
     samples, copies = exclude_copies(Search(root, embed, images), samples, validate.copies_of)
     network, today, changes = views(root, samples, data.classes, validate, labels.consensus)
+    over = synthetic.over_share(network.table, data.synthetic_share)
+    for one in (network, today):
+        one.table.leave_out_synthetic(over)
     table = network.table
     table.evidence |= {copy["id"]: why(copy) for copy in copies.to_pylist()}
     table.given = pc.is_valid(samples["label"]).to_numpy()
@@ -150,7 +153,7 @@ def _judge_batches(
             found.opinions = batch_noise.opinions(noise, drawn["id"], drawn["label"], OPINIONS)
         found.of_batch[manifest.batch] = checks
         _judge_shares(table, manifest, found, validate)
-        if manifest.kind != "hard":
+        if manifest.kind not in ("hard", "synthetic"):
             earlier += mix
             reference = _draw(np.concatenate([reference, rows]), table.ids)
     found.opinions = None
@@ -247,12 +250,16 @@ def _write(
 ) -> None:
     out = root / artifacts.VALIDATED
     about = report(found, table, manifests, None)
+    made = synthetic.figures(table)
+    about |= {"synthetic": made} if made else {}
     _write_accepted(out, table, found.classes, task)
     _write_parquet(out / "quarantine.parquet", table.refused_rows().select(QUARANTINE.names).cast(QUARANTINE))
     write_json(out / "result.json", about)
     write_text(out / "index.html", validation_page.render(about, tiles(root, table, images)))
     figures = {name: about[name] for name in ("rows", "accepted", "labelled_training_rows", "excluded", "quarantined")}
     counts = {"classes": len(found.classes), "batches": len(manifests), "checks": len(found.all_checks())}
+    if made:
+        figures["synthetic"] = {"used": made["used"], "left_out": made["left_out"]}
     if found.left_out:
         figures["left_out"] = about["left_out"]
     about = {**figures, **counts, **labels, "expectations": len(found.outcomes)}
@@ -261,6 +268,7 @@ def _write(
         f"validate: {figures['accepted']} of {figures['rows']} samples accepted, {counts['classes']} classes, "
         f"{counts['checks']} checks and {len(found.outcomes)} expectations passed"
         + (f"; left out: {left_out_text(figures['left_out'])}" if found.left_out else "")
+        + (f"; {made['used']} synthetic, {made['left_out']} of them too many for their class" if made else "")
     )
 
 

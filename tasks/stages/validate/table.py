@@ -49,6 +49,7 @@ class SampleTable:
         status = _objects(samples, "status")
         self.reason = np.where(status == "ok", None, status)
         self.evidence: dict[str, str] = {}  # id of a leak -> what shows it, unless its perceptual hash does
+        self.over_share = np.zeros(len(self.ids), bool)  # synthetic images above data.synthetic_share of their class
         self.shortened = False  # some labels of multi-label rows were left out
         self.detail = np.where(status == "ok", "", "found when the image was inspected").astype(object)
 
@@ -89,6 +90,11 @@ class SampleTable:
         """Quarantine the rows that `other`, a table of the same samples, quarantines."""
         rows = other.quarantined
         self.reason[rows], self.detail[rows] = other.reason[rows], other.detail[rows]
+
+    def leave_out_synthetic(self, rows: np.ndarray) -> None:
+        """Leave out the synthetic images `rows` (N,) bool: their class has too many."""
+        self.over_share |= rows
+        self.included = self.included & ~rows
 
     def counts(self, rows: np.ndarray) -> Counter:
         """Label -> labelled samples among `rows` (N,) bool."""

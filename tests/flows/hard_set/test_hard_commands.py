@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from flows.cli.hard import app
 from flows.erasure.forget import forget
-from flows.hard_set.candidates import candidates_of, production_mistakes, training_counts
+from flows.hard_set.candidates import Candidate, candidates_of, production_mistakes, training_counts
 from flows.hard_set.content import read_hard_set
 from flows.hard_set.history import set_history
 from flows.hard_set.looks import status_lines
-from flows.hard_set.plan import Limits, plan_add
+from flows.hard_set.plan import STAYS, Limits, plan_add
 from flows.hard_set.take import take_plan
 from flows.labels.why import explain
 from flows.publishing.asked_sets import Unfair, data_of, unfair_to
@@ -104,6 +104,12 @@ def test_chosen_images_are_said_first_then_taken_removed_and_put_back(root):
     assert "by ann: blurred" in hard(root, "history")
     with pytest.raises(EvergreenError, match="later changes have taken it back"):
         hard(root, "undo", set_history(root)[1].batch, "--why", "x")
+
+
+def test_synthetic_images_stay_out():
+    said = Candidate("a" * 64, "bag", None, "train", "b-1", synthetic=True).stays()
+    assert STAYS[said] == "synthetic: models are judged on real images only"
+    assert Candidate("a" * 64, "bag", None, "train", "b-1").stays() is None
 
 
 def test_images_are_marked_where_models_are_judged_on_them(root):

@@ -84,12 +84,17 @@ def doubt_labels(root):
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
 
 
+MADE = {"used": 12, "left_out": 5, "classes": {EVIL: {"real": 12, "used": 12, "left_out": 5}}}
+
+
 def quarantine(root):
     sample = pq.read_table(root / "artifacts/inspect/samples.parquet").slice(0, 1).to_pylist()[0]
     table = {"id": [sample["id"]], "batch": ["b-1"], "reason": ["expectation"], "detail": [EVIL]}
     pq.write_table(pa.table(table), root / "artifacts/validate/quarantine.parquet")
     batch = {"batch": "b-1", "kind": "import", "rows": 144, "accepted": 143}
-    write_json(root / "artifacts/validate/result.json", {"batches": [batch], "excluded": {"leaks_test": 2}})
+    write_json(
+        root / "artifacts/validate/result.json", {"batches": [batch], "excluded": {"leaks_test": 2}, "synthetic": MADE}
+    )
     folder = root / ".evergreen/quarantine"
     folder.mkdir(parents=True, exist_ok=True)
     refused = {"where": [EVIL, "torn.png"], "reason": ["empty_file", "truncated"], "detail": ["0 bytes", None]}
@@ -247,6 +252,7 @@ def test_a_first_release_has_a_page_that_opens_from_disk_and_is_kept_in_the_stor
         "torn.png",
         "dvc",
         "leaks test",
+        "12 were used, 5 left out as too many for their class",
     ):
         assert expected in text, expected
     assert EVIL in text, "a hostile name is shown as it is"
