@@ -76,6 +76,23 @@ def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outc
     return outcome
 
 
+def is_known(root: Path, name: str) -> bool:
+    """Whether stage `name` of the workspace `root` would be unchanged or restored. Changes nothing."""
+    repo = open_repo(root)  # of its own: the hashes that it saves would make the stage look up to date
+    try:
+        with chdir(repo.root_dir), repo.lock:
+            (stage,) = repo.stage.collect(name)
+            if not stage.changed():
+                return True
+            stage.save_deps()
+            found = repo.stage_cache._load(stage)
+            return bool(found) and repo.stage_cache._create_stage(found, wdir=stage.wdir).outs_cached()
+    except TypeError:  # as in `_restored`
+        return False
+    finally:
+        repo.close()
+
+
 def _restored(repo, stage) -> bool:
     """Restore the outputs of `stage` from DVC's run cache; False if it has none for these inputs."""
     from dvc.stage.cache import RunCacheNotFoundError

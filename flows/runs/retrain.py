@@ -32,6 +32,7 @@ from flows.repo.label_issues import keep_queue
 from flows.repo.progress import Progress, Step, cancel_sentence, record_unfinished
 from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
+from flows.runs.start import pin_start
 from flows.runs.summary import summary
 from flows.runs.weights import check_training_weights
 from flows.server.api import Api
@@ -129,6 +130,8 @@ def _tombstone(run: Run, refused: BatchRefused) -> str:
 
 
 def _bring_up_to_date(run: Run, stage: str) -> None:
+    if stage == "train_backbone" and (found := pin_start(run.root, run.params, run.releases)):
+        console.print(f"  {'':<35}[dim]training starts {escape(found)}[/]")
     began = time.monotonic()
     outcome = _timed(
         run, stage, lambda: steps.stage_step(stage, run.root), lambda outcome: (outcome, summary(stage, run.root))

@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.publishing import registry
 from flows.repo.outs import Listings, Out, recorded_outs, recorded_outs_of
 from flows.repo.pipeline import open_repo
+from flows.repo.start_pin import pinned_at
 from flows.repo.workspace import alive_runs
 from flows.versions.retained import Version, branch_tips, retained
 from tasks.common.checks import Frozen
@@ -92,17 +93,20 @@ def _run_worktrees(root: Path) -> Iterator[Path]:
 def _bundles(root: Path, releases: Releases, versions: list[Version]) -> tuple[frozenset[str], frozenset[str]]:
     """Digests of the bundles that must stay, and the keys of all their objects."""
     digests, keys = set(), set()
-    for version in versions:
-        if version.bundle is None:
-            continue
-        digest = bundle_store.resolve(releases.store, version.bundle)
+    needed = {version.bundle: version.name for version in versions if version.bundle is not None}
+    # a version can be trained again only from where its training started
+    starts = {pin for version in versions if (pin := pinned_at(root, version.rev))} - needed.keys()
+    for bundle in [*needed, *starts]:
+        digest = bundle_store.resolve(releases.store, bundle)
         key = f"bundles/{digest}.json"
         if (manifest := releases.store.read(key)) is None:
+            if bundle in starts:
+                continue
             raise EvergreenError(
-                f"nothing was removed: {version.name} needs {key}, which is not in the release store. `evergreen "
+                f"nothing was removed: {needed[bundle]} needs {key}, which is not in the release store. `evergreen "
                 "verify` says what can be done."
             )
-        digests |= {digest, version.bundle}
+        digests |= {digest, bundle}
         keys |= {key} | {f"objects/{sha256}" for sha256 in bundle_store.files(manifest[0], key).values()}
     for manifest in state_dir(root).glob("runs/*/tree/artifacts/bundle/MANIFEST.json"):  # a run may be publishing it
         with suppress(FileNotFoundError):

@@ -1,6 +1,7 @@
 """The model's network as later stages read it: its weights and its features.
 
-artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included.
+artifacts/train_backbone/weights.safetensors is the full state of a timm model, classifier included, or of an ensemble
+of them (tasks.models.ensemble).
 artifacts/train_backbone/model.json says how to build it: {backbone, pretrained, classes, task, resolution, fit, mean,
 std, feature_dim}. Where train_head found the pretrained network better than the trained one, that network's state is
 artifacts/train_head/weights.safetensors, and it is the model's. N is the number of samples, D of feature dimensions.
@@ -44,12 +45,16 @@ def load(root: Path, weights: Path | None = None) -> tuple["torch.nn.Module", di
     from safetensors.torch import load_file
 
     from tasks.backbones import timm_models
-    from tasks.models.extended import extend, structure_of
+    from tasks.models import ensemble
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
-    model = timm_models.create_model(about["backbone"], "none", len(about["classes"]), about["resolution"])
     state = load_file(weights or network_weights(root))
-    model = extend(model, structure_of(state), about["resolution"])
+    members = ensemble.member_count(state)
+    networks = [
+        timm_models.create_model(about["backbone"], "none", len(about["classes"]), about["resolution"])
+        for _ in range(members or 1)
+    ]
+    model = ensemble.Ensemble(networks) if members else networks[0]
     last = timm_models.classifier(model)
     (name,) = [name for name, module in model.named_modules() if module is last]
     if len(state[f"{name}.weight"]) != len(last.weight):  # the probe knows classes that changed after stage 1

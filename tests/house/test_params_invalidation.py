@@ -110,6 +110,7 @@ OTHER_KEYS = [path for path in KEYS if path[0] not in STAGE_SECTIONS]
 RESOLUTION = ("images", "resolution")
 PARSED = {
     ("gate", "floors"): [{"accuracy": 0.5}],
+    ("train_backbone", "start_bundle"): "a" * 64,
     ("data", "time_format"): "%d.%m.%Y",
     ("train_backbone", "domain"): "medical",
     ("train_backbone", "mix"): ["mixup"],

@@ -62,20 +62,6 @@ class TrainBackboneParams(Section):
     pretrained: Literal["auto", "none"] = Field(
         "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
     )
-    tuning: Literal["full", "lora", "bitfit", "norm"] = Field(
-        "full",
-        description="what of the pretrained network trains: all weights, a change of low rank for each matrix (lora), "
-        "biases (bitfit), scales and shifts of normalisation (norm)",
-    )
-    head: Literal["linear", "mlp"] = Field(
-        "linear", description="mlp: a hidden layer (512, GELU, dropout .3), whose output becomes the features"
-    )
-    pooling: Literal["average", "bilinear"] = Field(
-        "average", description="bilinear: products of pairs of channels, too; for classes that differ in fine details"
-    )
-    attention_crop: bool = Field(
-        False, description="look again, enlarged, at the part of the image that matters; each image costs twice as much"
-    )
     epochs: UnfreezePhases = UnfreezePhases()
     last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
     batch_size: Positive = 64
@@ -159,6 +145,25 @@ class TrainBackboneParams(Section):
     )
     threads: Count = Field(0, description="CPU threads of one process; 0: all cores, in several processes if that pays")
     seed: Count = 0
+    start: Literal["pretrained", "champion", "shrink_perturb", "dash", "auto"] = Field(
+        "pretrained",
+        description="pretrained: every training starts over; champion: from the live model's weights; shrink_perturb, "
+        "dash: from them, moved part of the way back; auto: from them where their features are as good or better",
+    )
+    start_bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="sha256 of the bundle that a warm start takes its weights from; null: a run that has to train pins "
+        "the live one",
+    )
+    warm_epochs: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.4, description="share of the epochs that a training from the champion takes"
+    )
+    seeds: Annotated[int, Field(ge=1, le=16)] = Field(1, description="trainings with seeds of their own")
+    combine: Literal["best", "soup", "ensemble"] = Field(
+        "best",
+        description="what becomes of several seeds: the best on calibration images, the mean of their weights, or one "
+        "network of all of them, which takes as many times as long for an answer",
+    )
 
     @model_validator(mode="after")
     def _augmentation(self) -> "TrainBackboneParams":

@@ -113,7 +113,11 @@ def describe(root: Path, rows: dict[str, pa.Table], images: ImagesParams, name: 
         "name": name,
         "task": calibration["task"],
         "classes": calibration["classes"],
-        "backbone": {key: model[key] for key in ("backbone", "pretrained", "mean", "std", "feature_dim")},
+        "backbone": {
+            key: model[key]
+            for key in ("backbone", "pretrained", "mean", "std", "feature_dim", "classes")
+            if key in model
+        },
         "preprocess": images.model_dump(),
         "temperature": calibration["temperature"],
         "scaling": calibration["scaling"],

@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -27,6 +29,9 @@ from tasks.common.params import EmbedParams, ImagesParams, TrainBackboneParams
 from tasks.common.paths import cache_dir
 from tasks.models.stage1 import save
 from tasks.scoring.targets import encode
+
+if TYPE_CHECKING:  # the stage imports torch when it runs
+    import torch
 
 MIN_PASSES = 6000  # images through the network (some 30 s on a core) from which starting workers is worth it
 MIN_SHARE = 16  # images of a batch that keep one process busy
@@ -64,21 +69,14 @@ def worker_count(images: int, params: TrainBackboneParams) -> int:
 
 def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
     """The stage in one of `ranks` processes; rank 0 writes."""
-    import torch
-
     from tasks.backbones import timm_models
-    from tasks.models.extended import Structure, extend
     from tasks.stages.train_backbone.feeding import Examples, Setting
+    from tasks.stages.train_backbone.seeds import Member, combine, one_seed
     from tasks.stages.train_backbone.trainer import fit
+    from tasks.stages.train_backbone.warm import begin
 
-    torch.manual_seed(params.seed)
-    model = timm_models.create_model(
-        params.backbone, params.pretrained, len(classes), images.resolution, params.drop_path
-    )
-    model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     mean, std = timm_models.normalisation(params.backbone)
     how = Setting(params, len(classes), mean, std, ranks, side=images.resolution)
-    check_schedule(model, params, images.resolution)
     say_narrowed(params, ranks)
     sets = [
         Examples(
@@ -87,10 +85,17 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         )
         for split in ("train", "calibration")
     ]
-    folder = cache_dir("training", root) / run_key(rows, classes, params, images, model)
-    best, history = fit(model, *sets, how, folder / "checkpoint.safetensors")
+    folders, members = [], []
+    for number in range(params.seeds):
+        member = replace(how, params=one_seed(params, number))
+        model = create_model(member.params, len(classes), images)
+        start = begin(root, model, classes, sets, member, number)
+        folders.append(cache_dir("training", root) / run_key(rows, classes, start.how.params, images, model))
+        best, history = fit(model, *start.sets, start.how, folders[-1] / "checkpoint.safetensors")
+        model.to("cpu").load_state_dict(best)
+        members.append(Member(model, history, start.figures))
+    model, history, figures = combine(members, sets, how)
     if ranks.rank == 0:
-        model.load_state_dict(best)
         about = {
             "backbone": params.backbone,
             "pretrained": params.pretrained,
@@ -101,15 +106,25 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "mean": list(mean),
             "std": list(std),
             "feature_dim": timm_models.feature_dim(model),
-            "tuning": params.tuning,
-            "head": params.head,
-            "pooling": params.pooling,
-            "attention_crop": params.attention_crop,
+            "start": figures["start"]["method"],
         }
-        write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()})
-        shutil.rmtree(folder, ignore_errors=True)
-        remove_old_checkpoints(folder.parent)
+        write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()}, figures)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        remove_old_checkpoints(folders[0].parent)
     ranks.barrier()
+
+
+def create_model(params: TrainBackboneParams, classes: int, images: ImagesParams) -> "torch.nn.Module":
+    """The untrained network of one training. Raises ParamsError if it cannot take the resolution schedule."""
+    import torch
+
+    from tasks.backbones import timm_models
+
+    torch.manual_seed(params.seed)
+    model = timm_models.create_model(params.backbone, params.pretrained, classes, images.resolution, params.drop_path)
+    check_schedule(model, params, images.resolution)
+    return model
 
 
 def inputs(root: Path, split: str, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
@@ -171,15 +186,10 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
             f"{params.pretrained}; expected at least one (training from scratch has no frozen epochs)"
         )
-    if params.pretrained == "none" and params.tuning != "full":
+    if params.combine == "soup" and params.seeds > 1 and params.pretrained == "none" and params.start_bundle is None:
         raise ParamsError(
-            f"train_backbone.tuning: {params.tuning} trains few parameters of a pretrained network, but pretrained is "
-            "none: set tuning to full, or pretrained to auto"
-        )
-    if params.pooling == "bilinear" and params.epochs.frozen and params.pretrained != "none":
-        raise ParamsError(
-            f"train_backbone.epochs.frozen is {params.epochs.frozen}, but with pooling: bilinear the classifier cannot "
-            "train on stored features, which are averages: set it to 0"
+            "train_backbone.combine: soup means weights, and trainings from different random weights have no common "
+            "ones: set combine to ensemble or best, or pretrained to auto"
         )
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)
@@ -202,8 +212,8 @@ def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: Image
     return content_key(digest.hexdigest(), classes, params.model_dump(), images.model_dump(), code)[:32]
 
 
-def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int]) -> None:
-    """Write the network, history.csv and the stage's metrics. counts: images of each split."""
+def write_outputs(root: Path, model, about: dict, history: list[dict], counts: dict[str, int], figures: dict) -> None:
+    """Write the network, history.csv and the stage's metrics, with `figures`. counts: images of each split."""
     from tasks.stages.train_backbone.phases import best_epoch
 
     best = history[best_epoch(history) - 1]
@@ -223,7 +233,7 @@ def write_outputs(root: Path, model, about: dict, history: list[dict], counts: d
         "train_images": counts["train"],
         "calibration_images": counts["calibration"],
     }
-    write_json(root / "metrics" / "train_backbone.json", metrics)
+    write_json(root / "metrics" / "train_backbone.json", metrics | figures)
 
 
 def remove_old_checkpoints(folder: Path) -> None:
