@@ -2,7 +2,7 @@
 
     python -m benchmarks.long_tail KEPT [--cifar-train FILE --cifar-test FILE] [--infrared FILE] [--trashnet FILE]
                                    [--seeds 3] [--device cpu] [--workers 1] [--weights FILE] [--only ARM ...]
-                                   [--scratch-epochs 0] [--measure-only] [--quick]
+                                   [--scratch-epochs 0] [--measure-only | --figures-only] [--quick]
 
 Stage 1 of the training as params.yaml has it (lite0, five epochs, 64 pixels), in memory, with one setting changed: for
 each set, seed and arm the recall of every class on test. Sets are the default set (50:1), CIFAR-10 made 100:1 (1,000
@@ -15,9 +15,9 @@ pixels: the setting of published CIFAR-LT figures (a ResNet-32 for 200 epochs: c
 balanced softmax 76.4 % [BagofTricks-LT]; MiSLAS 82.5 %, GLMC 89.6 %).
 
 Each training is one file in KEPT: a run that is stopped goes on where it was. --weights reads the pretrained network
-from a safetensors file with timm's names instead of the installed package. --measure-only trains and records nothing:
-the same command without it, on another machine, makes the figures from KEPT. Expected: on CIFAR-10 100:1 most arms are
-above cross entropy in balanced accuracy and below it in many-shot recall.
+from a safetensors file with timm's names instead of the installed package. --measure-only trains and records nothing;
+--figures-only trains nothing and makes the figures of all that KEPT has, for example from another machine. Expected: on
+CIFAR-10 100:1 most arms are above cross entropy in balanced accuracy and below it in many-shot recall.
 """
 
 import argparse
@@ -247,6 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", help="measure these sets alone")
     parser.add_argument("--scratch-epochs", type=int, default=0)
     parser.add_argument("--measure-only", action="store_true", help="record nothing")
+    parser.add_argument(
+        "--figures-only", action="store_true", help="train nothing, whatever code measured what is kept"
+    )
     parser.add_argument("--quick", action="store_true", help="a part of the default set, two arms; records nothing")
     options = parser.parse_args(arguments)
     options.kept.mkdir(parents=True, exist_ok=True)
@@ -260,7 +263,10 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name for name in sets(files) if options.sets is None or name in options.sets]
     how = How(options.kept, files, options.device, options.weights)
     todo = list(jobs(names, options.seeds, options.only, options.scratch_epochs, options.quick))
-    results = measure_all(todo, how, options.workers)
+    if options.figures_only:
+        results = [read_json(file) for one in todo if (file := how.kept / f"{one.name}.json").is_file()]
+    else:
+        results = measure_all(todo, how, options.workers)
     if not options.measure_only:
         from benchmarks.long_tail_figures import figures_of
         from benchmarks.record import report

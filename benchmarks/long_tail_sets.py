@@ -1,6 +1,6 @@
 """The image sets of benchmarks.long_tail, decoded into arrays: N images, K classes, S the side in pixels.
 
-Train and calibration have a long tail. Test has all other images, or is balanced where the set has such a part.
+Train and calibration have a long tail. Test has others, or is balanced where the set has such a part.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from tasks.dataset.decode import preprocess
 
 MAX_PIXELS = 50_000_000
 RATIO = 100  # of the largest class to the smallest, where the long tail is made
+MOST_TESTED = 400  # test images of a class: enough for its recall, and quick to decode
 HELD = 0.2  # calibration images for each training image, at least 2 of each class
 
 
@@ -54,16 +55,16 @@ def tail_counts(most: int, classes: int, ratio: int = RATIO) -> np.ndarray:
 
 
 def drawn(targets: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Rows of train (`wanted` (K,) of each class), calibration (HELD times as many, at least 2) and test (the rest).
+    """Rows of train (`wanted` (K,) of each class), calibration (HELD times as many, at least 2) and test.
 
-    A class without images for calibration has none there.
+    Test has MOST_TESTED of the others. A class without images for calibration has none there.
     """
     rows: dict[str, list[np.ndarray]] = {"train": [], "calibration": [], "test": []}
     for k, count in enumerate(wanted):
         of_class = rng.permutation(np.flatnonzero(targets == k))
         cuts = [count, count + max(2, round(HELD * count))]
         for split, part in zip(rows, np.split(of_class, cuts), strict=True):
-            rows[split].append(part)
+            rows[split].append(part[:MOST_TESTED] if split == "test" else part)
     return {split: np.concatenate(parts) for split, parts in rows.items()}
 
 

@@ -62,3 +62,5 @@ def test_a_quick_pass_is_kept_until_the_training_changes(tmp_path, monkeypatch, 
     assert not (tmp_path / "figures").exists()
     monkeypatch.setattr(long_tail, "train", lambda job, how: pytest.fail("trained again"))
     long_tail.main([str(tmp_path / "kept"), "--quick"])
+    long_tail.main([str(tmp_path / "kept"), "--quick", "--figures-only"])
+    assert capsys.readouterr().out.count("long_tail_fashion_ldam_drw") == 2
