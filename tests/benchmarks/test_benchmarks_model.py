@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from benchmarks import (
     calibration,
@@ -164,7 +165,7 @@ def test_splits_keep_groups_whole_and_give_every_class_something_to_train_on():
 
 
 def measured(name: str, seed: int, ours: float, script: float, probe: float) -> dict:
-    arms = zip(recipe_figures.ARMS, (ours, script, probe), strict=True)
+    arms = zip(recipe_figures.ARMS, (ours, script, script - 2, probe), strict=True)
     return {"set": name, "seed": seed} | {arm: {"score": score, "seconds": 1.0, "how": ""} for arm, score in arms}
 
 
@@ -174,11 +175,30 @@ def test_a_set_is_behind_when_its_whole_interval_is_below_zero():
     found = {figure.name: figure for figure in recipe_figures.figures_of(sure + unsure)}
     assert found["recipe_vs_script_points"].value == pytest.approx((-5.1 - 5) / 2)
     assert found["recipe_vs_probe_points"].value == pytest.approx((10 + 20) / 2)
+    assert found["recipe_vs_strong_script_points"].value == pytest.approx((-3.1 - 3) / 2)
     assert found["recipe_sets_behind"].value == 1
-    assert found["recipe_sets_behind"].spread == "sure (script)"
+    assert found["recipe_sets_behind"].spread == "sure (script), sure (strong)"
     assert found["recipe_unsure_points"].value == pytest.approx(90)
     one = {figure.name: figure for figure in recipe_figures.figures_of(sure[:1])}
     assert one["recipe_sets_behind"].value == 0  # a single seed shows nothing
+
+
+def test_the_strong_script_draws_rare_classes_as_often_changes_images_and_averages_weights():
+    targets, rng = np.repeat([0, 1], [990, 10]), np.random.default_rng(0)
+    assert np.array_equal(np.sort(recipe_peers.epoch_order(targets, rng, balanced=False)), np.arange(1000))
+    assert 0.45 < targets[recipe_peers.epoch_order(targets, rng, balanced=True)].mean() < 0.55
+    names = [
+        [type(step).__name__ for step in recipe_peers.transforms("tf_efficientnet_lite0", 32, how)[0].transforms]
+        for how in (recipe_peers.PLAIN, recipe_peers.STRONG)
+    ]
+    assert set(names[1]) - set(names[0]) == {"RandAugment"}
+    model = torch.nn.Linear(1, 1)
+    average = recipe_peers.weight_average(model, recipe_peers.STRONG)
+    for step in range(1, 41):
+        torch.nn.init.constant_(model.weight, float(step))
+        average.update(model, step)
+    assert 25 < average.module.weight.item() < 40, "behind the weights, and not by many steps"
+    assert recipe_peers.weight_average(model, recipe_peers.PLAIN) is None
 
 
 def test_the_probe_of_the_recipes_benchmark_learns():
