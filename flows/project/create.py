@@ -161,6 +161,7 @@ def recommendations(params: Params, why: dict[str, str]) -> list[str]:
         "images.fit": params.images.fit,
         "images.bit_depth": str(params.images.bit_depth),
         "train_backbone.augment": ", ".join(params.train_backbone.augment) or "none",
+        "train_backbone.domain": params.train_backbone.domain or "null",
         "data.split": f"{split.train:g} train, {split.calibration:g} calibration, {split.test:g} test"
         + (", the newest" if split.by == "time" else ""),
     }

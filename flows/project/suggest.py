@@ -17,6 +17,7 @@ from tasks.common.params import Params, parse_params
 CPU_SIZE = 128  # 224 pixels cost three times as much: an hour for 20,000 images on two cores
 MOSTLY = 0.9  # of the images have a time: a division by time is worth naming
 SIZES = (64, 96, 128, 224)
+SYMBOL_WORDS = {"sign", "signs", "arrow", "stop", "yield", "turn", "letter", "digit", "character", "glyph", "gesture"}
 
 
 def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
@@ -58,6 +59,7 @@ def suggest_params(profile: SourceProfile) -> tuple[Params, dict[str, str]]:
         "clean.rare_class": f"half of the classes have at most {common:g} images",
         "train_backbone.epochs": f"{profile.rows} rows: less data, more epochs",
         "train_backbone.augment": _augment_note(profile),
+        "train_backbone.domain": _domain_note(profile),
         "data.split": _split_note(profile),
     }
     if profile.time_format:
@@ -114,11 +116,25 @@ def _epochs(rows: int) -> dict[str, int]:
     return {"frozen": 0, "last": 0, "all": everything}
 
 
+def _words(profile: SourceProfile) -> set[str]:
+    """The words in the names of the classes, in lower case."""
+    return {word for name in profile.classes for word in re.split(r"[^a-z0-9]+", name.lower())}
+
+
 def _mirrored_differ(profile: SourceProfile) -> bool:
     """Do the class names suggest that a mirrored image has another class, or none?"""
-    words = {word for name in profile.classes for word in re.split(r"[^a-z0-9]+", name.lower())}
     characters = bool(profile.classes) and all(len(name) == 1 for name in profile.classes)
-    return characters or bool(words & {"left", "right", "clockwise"})
+    return characters or bool(_words(profile) & {"left", "right", "clockwise"})
+
+
+def _domain_note(profile: SourceProfile) -> str | None:
+    """Advice for classes that are named like signs or characters; the domain itself stays the user's decision."""
+    if not (_mirrored_differ(profile) or SYMBOL_WORDS & _words(profile)):
+        return None
+    return (
+        "the classes are named like signs, directions or characters: if a mirrored one is another one, domain: symbols "
+        "refuses such changes for good, docs/augmentation.md"
+    )
 
 
 def _augment(profile: SourceProfile) -> list[str]:

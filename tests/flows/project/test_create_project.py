@@ -86,6 +86,13 @@ def test_grey_images_of_characters_are_neither_mirrored_nor_coloured(tmp_path):
     assert params.train_backbone.augment == ["crop"]
 
 
+@pytest.mark.parametrize(("names", "advised"), [(["stop sign", "yield"], True), (["owl", "swan"], False)])
+def test_classes_named_like_signs_get_advice_on_the_domain_and_no_setting(tmp_path, names, advised):
+    source = photos(tmp_path / "s", dict.fromkeys(names, 3))
+    assert fitted(source).train_backbone.domain is None
+    assert ("a mirrored one is another one" in " ".join(fit_params(source).split()).replace(" # ", " ")) is advised
+
+
 def test_wide_images_are_padded(tmp_path):
     image = cutouts(1)[0].resize((200, 80))
     (tmp_path / "s").mkdir()

@@ -5,14 +5,16 @@ from typing import get_args
 import pytest
 
 from tasks.backbones import timm_models
+from tasks.common.artifacts import network_rows
 from tasks.common.domains import DOMAINS
 from tasks.common.errors import ParamsError
-from tasks.common.params import TrainBackboneParams, parse_params
+from tasks.common.params import ImagesParams, TrainBackboneParams, parse_params
 from tasks.common.sections.training import Change, UnfreezePhases
 from tasks.stages.train_backbone import feeding, phases, stage, trainer
 from tasks.stages.train_backbone.augment.changes import Changes
 from tasks.stages.train_backbone.augment.limits import decoded_side, limits, narrowed
 from tasks.stages.train_backbone.augment.resolution import epoch_side
+from tests.support import small_project
 from tests.support.small_training import SCRATCH, examples, setting, small
 
 ONE_EPOCH = SCRATCH.model_copy(update={"epochs": UnfreezePhases(frozen=0, last=0, all=1), "augment": []})
@@ -116,6 +118,19 @@ def test_images_are_decoded_as_large_as_the_smallest_crop_needs():
     assert decoded_side(96, section(augment=["resized_crop"], crop_area=0.08)) == 192
     assert decoded_side(100, section(augment=["resized_crop"], crop_area=0.64)) == 125
     assert decoded_side(96, section(augment=["resized_crop"], domain="symbols")) == 136
+
+
+def test_the_stage_decodes_training_images_larger_and_trains_at_the_input_side(tmp_path):
+    root, images = small_project.copy(tmp_path, "multiclass"), ImagesParams(resolution=32)
+    crops = {"backbone": "test_vit3", "augment": ["resized_crop"], "epochs": UnfreezePhases(all=1)}
+    params = SCRATCH.model_copy(update=crops)
+    rows = network_rows(root)
+    sides = {
+        split: stage.inputs(root, split, rows[split], params, images)[0].shape[1] for split in ("train", "calibration")
+    }
+    assert sides == {"train": 64, "calibration": 32}
+    stage.run(root, train_backbone=params, images=images)  # this network refuses images of any other side
+    assert len((root / "artifacts/train_backbone/history.csv").read_text().splitlines()) == 2
 
 
 def test_a_schedule_gives_each_share_an_equal_part_of_the_epochs():

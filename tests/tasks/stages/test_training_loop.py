@@ -276,7 +276,8 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("last", [1, 3, 5, 6])
 def test_interrupted_after_any_epoch_it_ends_with_the_same_weights(last, tmp_path, monkeypatch):
-    how = setting(STAGED, loss="ldam_drw", sampler="progressive", rare_augment=["rotate"])  # all that look at progress
+    random = {"augment": ["crop", "rand_augment"], "rare_augment": ["rotate"], "mix": ["mixup", "cutmix"]}
+    how = setting(STAGED, loss="ldam_drw", sampler="progressive", **random)  # these two look at progress
     whole, history = fit(small(), how)
     file = tmp_path / "checkpoint.safetensors"
 
