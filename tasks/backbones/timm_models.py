@@ -230,6 +230,8 @@ def normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def features(model: "torch.nn.Module", x: "torch.Tensor") -> "torch.Tensor":
     """Pooled features before the classifier, (B, D): `classifier(model)(features(model, x))` are the logits."""
+    if hasattr(model, "pooled_features"):  # of tasks.models.extended
+        return model.pooled_features(x)
     return model.forward_head(model.forward_features(x), pre_logits=True)
 
 
@@ -246,6 +248,22 @@ def classifier(model: "torch.nn.Module") -> "torch.nn.Linear":
     return last
 
 
+def head(model: "torch.nn.Module") -> "torch.nn.Module":
+    """What follows the pooled features of the pretrained network: the classifier, after a hidden layer if it has one"""
+    import torch
+
+    hidden = getattr(model, "extra_hidden", None)
+    return classifier(model) if hidden is None else torch.nn.Sequential(hidden, classifier(model))
+
+
+def top(model: "torch.nn.Module") -> "torch.nn.Module":
+    """All that was not pretrained: the classifier, and the parts of tasks.models.extended."""
+    import torch
+
+    parts = [getattr(model, name, None) for name in ("extra_pairs", "extra_hidden")]
+    return torch.nn.ModuleList([*(part for part in parts if part is not None), classifier(model)])
+
+
 def feature_dim(model: "torch.nn.Module") -> int:
     """The feature dimension D. A projection after the pooling makes `head_hidden_size` differ from `num_features`."""
     return int(getattr(model, "head_hidden_size", None) or model.num_features)
@@ -255,7 +273,7 @@ def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
     """The backbone's parts from stem to classifier; staged unfreezing starts at the last.
 
     The parts are timm's own coarse groups (stages of a CNN, layers of a transformer), or the top-level children if a
-    model defines no groups. Loose parameters (class token, positions) and the classifier are in no block.
+    model defines no groups. Loose parameters (class token, positions) and the parts of `top` are in no block.
     """
     import torch
     from timm.models import group_modules
@@ -265,8 +283,8 @@ def blocks(model: "torch.nn.Module") -> list["torch.nn.Module"]:
         parts = [groups[number] for number in sorted(groups)]
     else:
         parts = [[child] for child in model.children()]
-    last = model.get_classifier()
-    parts = [[module for module in part if module is not last] for part in parts]
+    above = {model.get_classifier(), *(module for name, module in model.named_modules() if name.startswith("extra_"))}
+    parts = [[module for module in part if module not in above] for part in parts]
     return [torch.nn.ModuleList(part) for part in parts if any(True for m in part for _ in m.parameters())]
 
 

@@ -4,7 +4,7 @@ So whatever takes features and a linear classifier (stage 2, calibration, export
 B is the batch size, D the feature dimension of a member, M the number of members, K of classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,12 @@ MEMBERS = "members."  # the prefix of the members' tensors in its state
 def member_count(names: Iterable[str]) -> int:
     """The members of the ensemble whose state has these names; 0: it is a single network's."""
     return len({name.split(".")[1] for name in names if name.startswith(MEMBERS)})
+
+
+def member_state(state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The tensors of member `number` (from 0), by their names in a network of its own; without its classifier's."""
+    prefix = f"{MEMBERS}{number}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Ensemble(nn.Module):

@@ -70,11 +70,16 @@ def _heat(model: "torch.nn.Module", x: "torch.Tensor", score) -> "torch.Tensor |
     import torch
 
     from tasks.backbones import timm_models
+    from tasks.models.maps import as_map
 
     layers = _layers(model)
     outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        outputs.setdefault(name, output)  # of the first look: a second one sees a part of the image
+
     hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+        layer.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
         for name, (layer, _) in layers.items()
     ]
     try:
@@ -104,24 +109,6 @@ def _layers(model: "torch.nn.Module") -> dict[str, tuple["torch.nn.Module", int]
     modules = dict(model.named_modules())
     steps = [(one.get("module"), one.get("num_chs")) for one in info if isinstance(one, dict)]
     return {name: (modules[name], channels) for name, channels in steps if name in modules}
-
-
-def as_map(output: "torch.Tensor", channels: int, model: "torch.nn.Module") -> "torch.Tensor | None":
-    """A layer's output as (B, C, h, w), or None if it has no spatial layout.
-
-    Channels-last maps are permuted. Tokens are laid out on the grid of patches, without class and register tokens.
-    """
-    if output.ndim == 4:
-        if output.shape[1] == channels:
-            return output
-        return output.permute(0, 3, 1, 2) if output.shape[3] == channels else None
-    if output.ndim != 3 or output.shape[2] != channels:
-        return None
-    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    tokens = output[:, getattr(model, "num_prefix_tokens", 0) :]
-    if not grid or grid[0] * grid[1] != tokens.shape[1]:
-        return None
-    return tokens.transpose(1, 2).reshape(len(output), channels, *grid)
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:

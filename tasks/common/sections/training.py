@@ -62,6 +62,20 @@ class TrainBackboneParams(Section):
     pretrained: Literal["auto", "none"] = Field(
         "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
     )
+    tuning: Literal["full", "lora", "bitfit", "norm"] = Field(
+        "full",
+        description="what of the pretrained network trains: all weights, a change of low rank for each matrix (lora), "
+        "biases (bitfit), scales and shifts of normalisation (norm)",
+    )
+    head: Literal["linear", "mlp"] = Field(
+        "linear", description="mlp: a hidden layer (512, GELU, dropout .3), whose output becomes the features"
+    )
+    pooling: Literal["average", "bilinear"] = Field(
+        "average", description="bilinear: products of pairs of channels, too; for classes that differ in fine details"
+    )
+    attention_crop: bool = Field(
+        False, description="look again, enlarged, at the part of the image that matters; each image costs twice as much"
+    )
     epochs: UnfreezePhases = UnfreezePhases()
     last_blocks: Positive = Field(2, description="how many blocks the second phase opens")
     batch_size: Positive = 64

@@ -29,7 +29,7 @@ def parameter_groups(model: Module, params: TrainBackboneParams) -> list[dict]:
 
     Matrices decay, biases and the scales of norms do not.
     """
-    last = {id(value) for value in timm_models.classifier(model).parameters()}
+    last = {id(value) for value in timm_models.top(model).parameters()}
     shares = layer_rates(model, params.layer_decay)
     groups: dict[tuple[float, float], list] = {}
     for name, value in model.named_parameters():

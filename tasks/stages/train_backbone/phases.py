@@ -49,7 +49,7 @@ def open_parts(model: Module, phase: Phase) -> None:
     """Turn gradients on for the parts that `phase` trains, and off for all others."""
     model.requires_grad_(phase.opened is None)
     if phase.opened is not None:
-        for part in [timm_models.classifier(model), *timm_models.blocks(model)[::-1][: phase.opened]]:
+        for part in [timm_models.top(model), *timm_models.blocks(model)[::-1][: phase.opened]]:
             part.requires_grad_(True)
 
 

@@ -107,6 +107,10 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "std": list(std),
             "feature_dim": timm_models.feature_dim(model),
             "start": figures["start"]["method"],
+            "tuning": params.tuning,
+            "head": params.head,
+            "pooling": params.pooling,
+            "attention_crop": params.attention_crop,
         }
         write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()}, figures)
         for folder in folders:
@@ -120,9 +124,11 @@ def create_model(params: TrainBackboneParams, classes: int, images: ImagesParams
     import torch
 
     from tasks.backbones import timm_models
+    from tasks.models.extended import Structure, extend
 
     torch.manual_seed(params.seed)
     model = timm_models.create_model(params.backbone, params.pretrained, classes, images.resolution, params.drop_path)
+    model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     check_schedule(model, params, images.resolution)
     return model
 
@@ -190,6 +196,16 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
         raise ParamsError(
             "train_backbone.combine: soup means weights, and trainings from different random weights have no common "
             "ones: set combine to ensemble or best, or pretrained to auto"
+        )
+    if params.pretrained == "none" and params.tuning != "full":
+        raise ParamsError(
+            f"train_backbone.tuning: {params.tuning} trains few parameters of a pretrained network, but pretrained is "
+            "none: set tuning to full, or pretrained to auto"
+        )
+    if params.pooling == "bilinear" and params.epochs.frozen and params.pretrained != "none":
+        raise ParamsError(
+            f"train_backbone.epochs.frozen is {params.epochs.frozen}, but with pooling: bilinear the classifier cannot "
+            "train on stored features, which are averages: set it to 0"
         )
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)

@@ -30,7 +30,7 @@ from tasks.common.files import read_json, sha256_file
 from tasks.common.paths import cache_dir
 from tasks.common.sections.training import TrainBackboneParams, UnfreezePhases
 from tasks.models import probe
-from tasks.models.ensemble import MEMBERS, member_count
+from tasks.models.ensemble import member_count, member_state
 from tasks.stages.train_backbone.checkpoint import State
 
 SHRINK = 0.6  # share of the displacement that shrink_perturb keeps
@@ -55,8 +55,8 @@ class Champion:
         """The network that training `number` (from 0) of several starts from: an ensemble has one for each."""
         if not (count := member_count(self.body)):
             return self
-        place, prefix, width = number % count, f"{MEMBERS}{number % count}.", self.weight.shape[1] // count
-        body = {name.removeprefix(prefix): value for name, value in self.body.items() if name.startswith(prefix)}
+        place, width = number % count, self.weight.shape[1] // count
+        body = member_state(self.body, place)
         weight = self.weight[:, place * width : (place + 1) * width] * count  # its logits were a mean
         return replace(self, body=body, weight=weight)
 

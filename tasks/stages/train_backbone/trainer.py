@@ -23,8 +23,9 @@ from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.params import TrainBackboneParams
 from tasks.models import probe
+from tasks.models.extended import start_features
 from tasks.scoring.targets import class_counts
-from tasks.stages.train_backbone import checkpoint
+from tasks.stages.train_backbone import checkpoint, light
 from tasks.stages.train_backbone.augment.changes import Changes
 from tasks.stages.train_backbone.augment.mixing import mixed_losses
 from tasks.stages.train_backbone.averages import average_state, start_average
@@ -63,6 +64,7 @@ def fit(
     how = replace(how, half=use_bfloat16(params.precision, model, ranks.device))
     untouched = checkpoint.cpu_copy(model.state_dict())
     saved = checkpoint.load(file) if file else None
+    light.attach(model, params)
     history, best = (list(saved.history), saved.best) if saved else ([], {})
     if saved:
         model.load_state_dict(saved.model, strict=False)
@@ -77,11 +79,12 @@ def fit(
         if phase_over(done, phase, params.patience):
             continue
         open_parts(model, phase)
-        network = timm_models.classifier(model) if phase.opened == 0 else model
+        light.close_others(model, params)
+        network = timm_models.head(model) if phase.opened == 0 else model
         optimizer = optimizer_of(model, params)
         average = start_average(model, params.ema, saved.average if done else None)
         kept = average.module if average else model
-        judged = timm_models.classifier(kept) if phase.opened == 0 else kept
+        judged = timm_models.head(kept) if phase.opened == 0 else kept
         stepped = partial(average.update_parameters, model) if average else lambda: None
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
@@ -107,7 +110,8 @@ def fit(
             ended = phase_over(done, phase, params.patience)
             if seconds > 1 or ended:  # not every epoch on features: they take milliseconds
                 _report(ranks, _line(row, phase, len(done), images / seconds))
-    return untouched | best, history
+    light.detach(model)
+    return light.merge(untouched, best), history
 
 
 def start_from_probe(model: Module, train: Examples, classes: int) -> None:
@@ -116,7 +120,8 @@ def start_from_probe(model: Module, train: Examples, classes: int) -> None:
     A random classifier distorts the pretrained layers while it learns (Kumar et al. 2022, "Fine-tuning can distort
     pretrained features and underperform out-of-distribution").
     """
-    fitted, last = probe.fit(train.features, train.targets, classes), timm_models.classifier(model)
+    last = timm_models.classifier(model)
+    fitted = probe.fit(start_features(model, train.features), train.targets, classes)
     with torch.no_grad():
         last.weight.copy_(torch.from_numpy(fitted.weight))
         if last.bias is not None:

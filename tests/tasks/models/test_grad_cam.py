@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tasks.models.maps import as_map
+
 SIZE, PATCH = 64, 16
 MEAN = STD = (0.5, 0.5, 0.5)
 ABOUT = {"mean": MEAN, "std": STD}
@@ -103,8 +105,6 @@ def test_networks_of_all_kinds_have_heat(backbone):
 def test_tokens_are_laid_out_as_the_image_is():
     import torch
 
-    from tasks.models import grad_cam
-
     class Model:
         num_prefix_tokens = 1
 
@@ -112,8 +112,8 @@ def test_tokens_are_laid_out_as_the_image_is():
             grid_size = (2, 3)
 
     tokens = torch.tensor([[[9.0], [0], [1], [2], [3], [4], [5]]])  # the class token, then rows from the top
-    assert grad_cam.as_map(tokens, 1, Model).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
-    assert grad_cam.as_map(tokens[:, :5], 1, Model) is None
+    assert as_map(tokens, 1, Model).tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
+    assert as_map(tokens[:, :5], 1, Model) is None
 
 
 def test_a_network_without_places_says_so():

@@ -23,12 +23,15 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
+from tasks.backbones import timm_models
 from tasks.common import artifacts
 from tasks.common.errors import DataError, EvergreenError, StageInputError
 from tasks.common.files import read_json
-from tasks.common.params import ImagesParams, TrainBackboneParams
+from tasks.common.params import ImagesParams, TrainBackboneParams, TrainHeadParams
 from tasks.common.sections.training import UnfreezePhases
 from tasks.models import stage1
+from tasks.models.head import read_head
+from tasks.stages import train_head
 from tasks.stages.train_backbone import processes
 from tasks.stages.train_backbone import stage as train_backbone_stage
 from tests.support import small_project
@@ -82,6 +85,32 @@ def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
     rows = artifacts.training_rows(root)["test"]
     features = stage1.stage1_features(root, rows, IMAGES)
     assert features.shape == (36, 1280)
+    assert np.isfinite(features[:]).all()
+
+
+def test_a_lightly_tuned_and_extended_network_is_read_by_later_stages(root):
+    """Every setting of the network's shape and of what trains, in one training: a later stage knows none of them."""
+    params = TrainBackboneParams(
+        epochs=UnfreezePhases(frozen=0, last=0, all=1),
+        batch_size=32,
+        tuning="norm",
+        head="mlp",
+        pooling="bilinear",
+        attention_crop=True,
+    )
+    weights = run(root, params)
+    about = stage1.load(root)[1]
+    found = [about[key] for key in ("tuning", "head", "pooling", "attention_crop", "feature_dim")]
+    assert found == ["norm", "mlp", "bilinear", True, 512]
+    assert weights["extra_hidden.0.weight"].shape == (512, 1280 + 528)
+    assert "extra_crop.smallest" in weights
+    pretrained = timm_models.packaged_weights()
+    assert np.array_equal(weights["conv_stem.weight"], pretrained["conv_stem.weight"].numpy())
+    assert not np.array_equal(weights["bn1.weight"], pretrained["bn1.weight"].numpy())
+    train_head.run(root, train_head=TrainHeadParams(), images=IMAGES)
+    rows = artifacts.training_rows(root)["test"]
+    features = stage1.stage1_features(root, rows, IMAGES)
+    assert features.shape[1] == len(read_head(root).weight[0])
     assert np.isfinite(features[:]).all()
 
 
