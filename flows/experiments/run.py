@@ -20,6 +20,7 @@ from flows.repo.damage import mending
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.repo.progress import Progress, Step, cancel_sentence
 from flows.runs.summary import summary
+from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.files import read_json, write_json
@@ -40,6 +41,7 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) 
     params, began = load_run_params(root / "params.yaml"), time.monotonic()
     releases = open_store(params.store, root)
     check_training_weights(root, params)
+    fetch_teachers(root, params, releases)
     progress = Progress(root.parent, [Step(name) for name in ("data", *STAGES, "gate")])
     with closing(open_repo(root)) as repo:
 

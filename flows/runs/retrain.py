@@ -34,6 +34,7 @@ from flows.repo.tombstones import settings_of
 from flows.runs import lease, pace, steps
 from flows.runs.start import pin_start
 from flows.runs.summary import summary
+from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
 from flows.server.api import Api
 from flows.server.process import mark_cancelled
@@ -84,6 +85,7 @@ def retrain(run_id: str, reason: str, by: str):
     try:
         console.print(f"  [dim]{pace.expected(root)}[/]")
         check_training_weights(root, params)
+        fetch_teachers(root, params, run.releases)
         _timed(run, "data", lambda: steps.data_step(root), lambda _: ("here", ""))
         for name in STAGES:
             _bring_up_to_date(run, name)

@@ -52,6 +52,26 @@ RareChange = Literal[  # a name of train_backbone.rare_augment, which come after
 ]
 
 
+class DistillParams(Section):
+    """What stage 1 learns from teachers beside the labels; without teachers it learns from labels alone."""
+
+    teachers: list[Backbone] = Field(
+        [],
+        description="bundles by digest (`evergreen distill` finds it), or pretrained timm models, which get a linear "
+        "classifier; their mean teaches. Each batch costs a pass through every teacher",
+    )
+    temperature: Annotated[float, Field(ge=1, le=20)] = Field(
+        4.0, description="softens the answers: more of what the teachers think of the other classes"
+    )
+    weight: Share = Field(0.5, description="of the teachers' answers in the loss; the labels have the rest")
+    features: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of seeing the same images as alike; 0: off. Trains in one process"
+    )
+    attention: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of looking at the same places; 0: off. Needs teachers of timm"
+    )
+
+
 class TrainBackboneParams(Section):
     """Stage 1 of the training: the backbone on the natural distribution."""
 
@@ -153,6 +173,7 @@ class TrainBackboneParams(Section):
         description="shares of images.resolution, each for an equal part of the phase `all`, e.g. [0.5, 0.75, 1]; the "
         "last must be 1. []: always the whole",
     )
+    distill: DistillParams = DistillParams()
     patience: Count = Field(0, description="stop a phase after this many epochs without improvement; 0: never")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, for networks of linear layers, which it makes faster"

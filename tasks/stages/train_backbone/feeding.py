@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from tasks.stages.train_backbone.phases import (
     Phase,
 )
 from tasks.stages.train_backbone.processes import Ranks
+
+if TYPE_CHECKING:
+    from tasks.stages.train_backbone.teachers import Teachers
 
 Inputs = ShardTable | np.ndarray
 
@@ -40,6 +44,7 @@ class Setting:
     """What a training needs besides its data. `mean` and `std` (3,) scale the input; `half`: in bfloat16.
 
     `side` is that of the network's input; None: that of the pixels, which are larger for `resized_crop`.
+    `teachers`: to learn from beside the labels.
     """
 
     params: TrainBackboneParams
@@ -49,6 +54,7 @@ class Setting:
     ranks: Ranks
     half: bool = False
     side: int | None = None
+    teachers: "Teachers | None" = None
 
 
 def prefetch(index: Sequence[np.ndarray], inputs: Inputs, depth: int = 2) -> Iterator[Tensor]:

@@ -64,6 +64,7 @@ def worker_count(images: int, params: TrainBackboneParams) -> int:
 
     passes = images * sum(phase.epochs for phase in plan(params) if phase.opened != 0)
     alone = params.threads or moving_statistics(params) or passes < MIN_PASSES or timm_models.device().type != "cpu"
+    alone = alone or params.distill.features  # it compares all images of a batch
     return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // MIN_SHARE) - 1)
 
 
@@ -72,6 +73,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     from tasks.backbones import timm_models
     from tasks.stages.train_backbone.feeding import Examples, Setting
     from tasks.stages.train_backbone.seeds import Member, combine, one_seed
+    from tasks.stages.train_backbone.teachers import read_teachers
     from tasks.stages.train_backbone.trainer import fit
     from tasks.stages.train_backbone.warm import begin
 
@@ -85,6 +87,8 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         )
         for split in ("train", "calibration")
     ]
+    taught = partial(read_teachers, root, rows["train"], classes, task, params.distill, images, ranks.device)
+    how = replace(how, teachers=ranks.rank0_first(taught))
     folders, members = [], []
     for number in range(params.seeds):
         member = replace(how, params=one_seed(params, number))

@@ -31,6 +31,7 @@ from tasks.stages.train_backbone.augment.mixing import mixed_losses
 from tasks.stages.train_backbone.averages import average_state, start_average
 from tasks.stages.train_backbone.checkpoint import Checkpoint, State
 from tasks.stages.train_backbone.depthwise import SmallMaps
+from tasks.stages.train_backbone.distill import Watched, logits_of, with_teachers
 from tasks.stages.train_backbone.feeding import Examples, Setting, autocast, prefetch, to_input
 from tasks.stages.train_backbone.judging import judge
 from tasks.stages.train_backbone.losses import epoch_loss
@@ -88,7 +89,8 @@ def fit(
         stepped = partial(average.update_parameters, model) if average else lambda: None
         if done:
             checkpoint.restore_optimizer(optimizer, saved.optimizer)
-        wrapped = ranks.wrap(network)
+        taught = how.teachers is not None and phase.opened != 0  # the frozen phase sees features, not images
+        wrapped = ranks.wrap(Watched(network) if taught else network)
         while not phase_over(done, phase, params.patience):
             began = time.perf_counter()
             row = {"epoch": len(history) + 1, "phase": phase.name}
@@ -193,8 +195,9 @@ def train_epoch(
             y = torch.from_numpy(train.targets[shares[step]]).to(ranks.device)
             with nullcontext() if last else ranks.apart(network):
                 with autocast(how), small_maps:
-                    logits = network(x)
-                loss = mixed_losses(partial(loss_of, logits.float()), y, mixture).sum()
+                    found = network(x)
+                of_labels = mixed_losses(partial(loss_of, logits_of(found)), y, mixture)
+                loss = with_teachers(of_labels, found, x, how).sum()
                 if first:
                     optimizer.zero_grad()
                 # gradients are averaged over processes: undo the division
