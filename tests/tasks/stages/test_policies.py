@@ -12,7 +12,8 @@ from tasks.stages.train_backbone.augment.policies import (
     OPERATIONS,
     changed_pixels,
     imagenet_pairs,
-    perform,
+    performed,
+    values,
 )
 
 SYMBOLS = Limits(left_out=("invert", "solarize", "equalize", "saturation"), policy_rotation=10.0)
@@ -28,31 +29,36 @@ def picture(side: int = 16) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def value(name: str, amount: float) -> np.ndarray:
+def seen_after(name: str, amount: float) -> np.ndarray:
     return np.asarray(OPERATIONS[name].apply(picture(), amount)).astype(int)
 
 
 def test_each_operation_does_what_its_name_says():
     before = np.asarray(picture()).astype(int)
-    assert np.array_equal(value("identity", 0.5), before)
-    assert np.array_equal(value("invert", 0), 255 - before)
-    assert np.array_equal(value("solarize", 0.5), np.where(before < 128, before, 255 - before))
-    assert np.array_equal(value("posterize", 4), before // 16 * 16)
-    assert value("brightness", 0.5).mean() > 1.2 * before.mean() > before.mean() > value("brightness", -0.5).mean()
-    assert np.ptp(value("saturation", -1.0), axis=2).max() <= 1
-    assert value("contrast", -0.9).std() < 0.2 * before.std()
-    assert value("auto_contrast", 0).max() > 250
-    assert np.array_equal(value("translate_x", 0.25)[:, :12], before[:, 4:])  # what was 4 to the right
-    assert np.array_equal(value("translate_y", 0.25)[:12], before[4:])
-    assert np.array_equal(value("rotate", 90), np.rot90(before))
-    assert (value("translate_x", 0.25)[:, 12:] == 128).all()  # the ground is grey
+    assert np.array_equal(seen_after("identity", 0.5), before)
+    assert np.array_equal(seen_after("invert", 0), 255 - before)
+    assert np.array_equal(seen_after("solarize", 0.5), np.where(before < 128, before, 255 - before))
+    assert np.array_equal(seen_after("posterize", 4), before // 16 * 16)
+    assert (
+        seen_after("brightness", 0.5).mean()
+        > 1.2 * before.mean()
+        > before.mean()
+        > seen_after("brightness", -0.5).mean()
+    )
+    assert np.ptp(seen_after("saturation", -1.0), axis=2).max() <= 1
+    assert seen_after("contrast", -0.9).std() < 0.2 * before.std()
+    assert seen_after("auto_contrast", 0).max() > 250
+    assert np.array_equal(seen_after("translate_x", 0.25)[:, :12], before[:, 4:])  # what was 4 to the right
+    assert np.array_equal(seen_after("translate_y", 0.25)[:12], before[4:])
+    assert np.array_equal(seen_after("rotate", 90), np.rot90(before))
+    assert (seen_after("translate_x", 0.25)[:, 12:] == 128).all()  # the ground is grey
     for name in ("shear_x", "shear_y", "sharpness"):
-        assert not np.array_equal(value(name, 0.3), before)
+        assert not np.array_equal(seen_after(name, 0.3), before)
     assert np.ptp(np.asarray(OPERATIONS["equalize"].apply(picture(64), 0))[..., 0]) > 240
 
 
 def test_a_shear_keeps_the_middle_and_moves_the_edges_apart():
-    sheared = value("shear_x", 0.3)
+    sheared = seen_after("shear_x", 0.3)
     top, bottom = (int((sheared[row, :, 2] > sheared[row, :, 0] + 20).argmax()) for row in (1, 14))
     assert top > bottom
 
@@ -80,12 +86,19 @@ def test_what_the_domain_leaves_out_is_never_drawn(name):
 
 def test_policies_turn_no_further_than_the_domain_allows():
     seen = []
-    steps = [("rotate", 1.0, True)]
     for limits in (Limits(), SYMBOLS):
-        image = perform(picture(), steps, limits, np.random.default_rng(0))
-        seen.append(np.asarray(image))
-    assert np.array_equal(seen[1], np.asarray(picture().rotate(10, Image.Resampling.BILINEAR, fillcolor=(128,) * 3)))
-    assert not np.array_equal(*seen)
+        seen.append({values([("rotate", 1.0, True)], limits, np.random.default_rng(seed))[0][1] for seed in range(9)})
+    assert seen == [{-135.0, 135.0}, {-10.0, 10.0}]
+    turned = performed(np.asarray(picture()), [("rotate", 10.0)])
+    assert np.array_equal(turned, picture().rotate(10, Image.Resampling.BILINEAR, fillcolor=(128,) * 3))
+
+
+def test_the_number_of_threads_does_not_matter():
+    pixels = np.stack([np.asarray(picture())] * 12)
+    alone, together = (
+        changed_pixels(pixels, POLICIES, Limits(), np.random.default_rng(0), threads) for threads in (1, 4)
+    )
+    assert np.array_equal(alone, together)
 
 
 def test_rand_augment_is_as_strong_as_set_and_trivial_augment_of_any_strength():

@@ -3,6 +3,7 @@
 They come from (seed, epoch) alone, so a resumed training sees the same images.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from tasks.stages.train_backbone.augment.mixing import Mixture, mix
 from tasks.stages.train_backbone.augment.policies import WithPolicies
 from tasks.stages.train_backbone.augment.resolution import epoch_side
 from tasks.stages.train_backbone.phases import Phase
+
+MOST_THREADS = 8  # that change pixels beside an accelerator
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,15 @@ class Changes:
         )
 
     def pixels(self, inputs):
-        """`inputs`, read by rows; pixels (N, S, S, 3) uint8 come changed by the policies."""
+        """`inputs`, read by rows; pixels (N, S, S, 3) uint8 come changed by the policies.
+
+        Beside an accelerator the processor's cores are free for them; without one they are busy training.
+        """
         policies = tuple(name for name in self.names if name in POLICIES)
-        return WithPolicies(inputs, policies, self.limits, self.rng) if policies and len(inputs.shape) == 4 else inputs
+        if not policies or len(inputs.shape) != 4:
+            return inputs
+        threads = min(MOST_THREADS, os.cpu_count() or 1) if torch.accelerator.is_available() else 1
+        return WithPolicies(inputs, policies, self.limits, self.rng, threads)
 
     def batch(self, x: Tensor, rare: np.ndarray) -> tuple[Tensor, Mixture | None]:
         """A batch changed and mixed, (B, C, side, side); features (B, D) of the phase `frozen` stay as they are.

@@ -6,6 +6,7 @@ Which operations, and how strong, comes from the generator that the caller passe
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,28 +98,38 @@ def imagenet_pairs() -> list[list[tuple[str, float, float]]]:
 DRAW = dict(zip(POLICIES, (rand_augment, trivial_augment, auto_augment), strict=True))
 
 
-def perform(image: Image.Image, steps: Sequence[Step], limits: Limits, rng: np.random.Generator) -> Image.Image:
-    """`image` after `steps`, each with a random sign where it has one; rotations stay within the domain's range."""
+def values(steps: Sequence[Step], limits: Limits, rng: np.random.Generator) -> list[tuple[str, float]]:
+    """(operation, value) of each step, with a random sign where it has one; rotations stay in the domain's range."""
+    found = []
     for name, strength, wide in steps:
         operation = OPERATIONS[name]
         value = strength * (operation.widest if wide else operation.most)
         if name == "rotate":
             value = min(value, limits.policy_rotation)
-        if operation.signed and rng.random() < 0.5:
-            value = -value
-        image = operation.apply(image, value)
-    return image
+        found.append((name, -value if operation.signed and rng.random() < 0.5 else value))
+    return found
 
 
-def changed_pixels(pixels: np.ndarray, names: Sequence[str], limits: Limits, rng: np.random.Generator) -> np.ndarray:
-    """`pixels` (B, S, S, 3) uint8 with each image changed by the policies in `names`, in their order."""
-    changed = np.empty_like(pixels)
-    for number, one in enumerate(pixels):
-        image = Image.fromarray(one)
-        for name in names:
-            image = perform(image, DRAW[name](limits, rng), limits, rng)
-        changed[number] = np.asarray(image)
-    return changed
+def performed(pixels: np.ndarray, operations: Sequence[tuple[str, float]]) -> np.ndarray:
+    """`pixels` (S, S, 3) uint8 after each (operation, value)."""
+    image = Image.fromarray(pixels)
+    for name, value in operations:
+        image = OPERATIONS[name].apply(image, value)
+    return np.asarray(image)
+
+
+def changed_pixels(
+    pixels: np.ndarray, names: Sequence[str], limits: Limits, rng: np.random.Generator, threads: int = 1
+) -> np.ndarray:
+    """`pixels` (B, S, S, 3) uint8 with each image changed by the policies in `names`, in their order.
+
+    Everything random is drawn first, so the number of `threads` does not matter. Pillow works without Python's lock.
+    """
+    todo = [[one for name in names for one in values(DRAW[name](limits, rng), limits, rng)] for _ in pixels]
+    if threads == 1:
+        return np.stack(list(map(performed, pixels, todo)))
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(performed, pixels, todo)))
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ class WithPolicies:
     names: tuple[str, ...]
     limits: Limits
     rng: np.random.Generator
+    threads: int
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return changed_pixels(self.inputs[rows], self.names, self.limits, self.rng)
+        return changed_pixels(self.inputs[rows], self.names, self.limits, self.rng, self.threads)
