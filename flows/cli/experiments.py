@@ -6,6 +6,7 @@ Every `evergreen` command loads this module, so it imports only light modules at
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ SWEEP_HELP = (
     "Values or a range to draw from, e.g. train_backbone.learning_rate=0.001..0.02. Can be repeated. Needs --minutes."
 )
 MINUTES_HELP = "Start no experiment that would not end in this time, as long as the slowest one took."
+RATE_HELP = "Train on so many batches at rising rates (120 say enough), name a learning_rate to try, and stop."
 APPLY_HELP = "Write the winner's settings into params.yaml; alone: the winner of what was tried here so far."
 
 
@@ -27,6 +29,7 @@ def experiment(
     changes: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
     grids: Annotated[list[str] | None, typer.Option("--grid", help=GRID_HELP)] = None,
     sweeps: Annotated[list[str] | None, typer.Option("--sweep", help=SWEEP_HELP)] = None,
+    find_rate: Annotated[int | None, typer.Option("--find-rate", min=10, metavar="BATCHES", help=RATE_HELP)] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.0, help=MINUTES_HELP)] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sweep: the same seed draws the same settings.")] = 0,
     apply: Annotated[bool, typer.Option("--apply", help=APPLY_HELP)] = False,
@@ -41,6 +44,9 @@ def experiment(
     from flows.experiments.choose import choose
 
     root = project_root()
+    if find_rate is not None:
+        _find_rate(root, find_rate)
+        return
     setup = launch.prepare(root)
     say = _quiet if as_json else typer.echo
     planned, checked = _planned(changes or [], grids or [], sweeps or [], minutes, seed)
@@ -66,6 +72,16 @@ def experiment(
         _apply(launch, root, _named(made.rows, name) if name else choice.row, say)
     if made.failed:
         raise EvergreenError("; ".join(f"{one} failed: {why}" for one, why in made.failed))
+
+
+def _find_rate(root: Path, steps: int) -> None:
+    from flows.project.trials.rates import find_project_rate
+
+    found = find_project_rate(root, steps, typer.echo)
+    if found is None:
+        typer.echo("no rate lowered the loss: the start is as good as what so few batches reach; try more")
+    else:
+        typer.echo(f"the highest rate that still trains: try --set train_backbone.learning_rate={found:g}")
 
 
 def experiments(

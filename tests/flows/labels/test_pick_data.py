@@ -210,11 +210,18 @@ def test_the_curve_says_what_more_labels_bring_and_is_kept(root, tmp_path, monke
     result = CliRunner().invoke(app, ["curve"])
     assert isinstance(result.exception, DataError)
     assert "labelled training images of 0 classes" in str(result.exception)
+    result = CliRunner().invoke(app, ["experiment", "--find-rate", "12"])
+    assert "labels of 0 classes: a rate is found on at least two" in str(result.exception)
     label(root, {sha256_bytes(content) for _, content in fashion(120)}, tmp_path / "labels")
     result = CliRunner().invoke(app, ["curve", "--labels", "50"])
     assert result.exit_code == 0, result.output
     assert "50 more labels: about +" in result.output
     assert "  Bag: " in result.output
+    result = CliRunner().invoke(app, ["experiment", "--find-rate", "12"])
+    assert result.exit_code == 0, result.output
+    assert "12 steps at rising rates on " in result.output
+    assert "--set train_backbone.learning_rate=" in result.output or "no rate lowered" in result.output
+    assert result.output.count("  learning_rate ") >= 3
     (kept,) = (root / ".evergreen/cache/curve").glob("*.json")
     curve, classes = training_curve(root, params_of(root))
     assert classes == CLASSES
