@@ -39,7 +39,32 @@ def figures_of(results: list[dict]) -> list[Figure]:
         for arm, seeds in arms.items():
             seconds = [one["seconds"] for one in of_set if one["arm"] == arm] or [0.0]
             figures.append(_figure(name, arm, seeds, arms.get(PLAIN, {}), float(np.mean(seconds)), of_set[0]["device"]))
-    return figures
+    return figures + _claim(results)
+
+
+def _claim(results: list[dict]) -> list[Figure]:
+    """The claim that the focal loss finds more images of rare classes (Lin et al. 2017), over sets that have some."""
+    gains: dict[str, list[float]] = {}
+    for name in dict.fromkeys(one["set"] for one in results):
+        arms = by_arm([one for one in results if one["set"] == name])
+        focal, plain = arms.get("focal", {}), arms.get(PLAIN, {})
+        both = [seed for seed in sorted(focal.keys() & plain.keys()) if "few" in focal[seed]]
+        if both:
+            gains[name] = [focal[seed]["few"] - plain[seed]["few"] for seed in both]
+    if not gains:
+        return []
+    return [
+        Figure(
+            name="claim_focal_few_shot_points",
+            value=float(np.mean([np.mean(some) for some in gains.values()])),
+            unit="points",
+            goal=None,
+            better="higher",
+            peer="cross entropy, recall of few-shot classes, mean over the sets",
+            seeds=min(map(len, gains.values())),
+            spread=", ".join(f"{name} {np.mean(some):+.1f}" for name, some in gains.items()),
+        )
+    ]
 
 
 def _figure(name: str, arm: str, found: dict, plain: dict, seconds: float, device: str) -> Figure:

@@ -27,7 +27,7 @@ from tasks.common.rebuildable import expect, read_rebuildable
 
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{12}")
 KEPT = 24 * 3600.0  # seconds after which what was not taken is deleted
-KINDS = ("import", "hard")
+KINDS = ("import", "hard", "synthetic")
 LONGEST = 150  # bytes of a name without its suffix: file systems take 255
 
 

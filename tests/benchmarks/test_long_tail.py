@@ -52,6 +52,7 @@ def test_gains_are_over_cross_entropy_of_the_same_seed():
     focal = found["long_tail_made_focal"]
     assert focal.value == pytest.approx(100 * (0.6 + 1.9 / 3) / 2)
     assert "all +6.7, many -10.0, medium +0.0, few +30.0 (all: each seed +10.0, +3.3)" in focal.peer
+    assert found["claim_focal_few_shot_points"].value == pytest.approx(30)
     assert found["long_tail_made_post_hoc"].value == pytest.approx(50)
 
 

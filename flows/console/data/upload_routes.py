@@ -14,7 +14,11 @@ from flows.project import uploads
 from flows.project.unpack import Limits
 from tasks.common.errors import EvergreenError
 
-KINDS = {"import": "images to train and test with", "hard": "the hard set: images that no new model may lose"}
+KINDS = {
+    "import": "images to train and test with",
+    "hard": "the hard set: images that no new model may lose",
+    "synthetic": "synthetic: made by a program, only to train with",
+}
 LIMITS = Limits()
 
 router = APIRouter()
@@ -126,7 +130,7 @@ def _slot(id_: str, what: str) -> str:
 
 
 def _start(root, made: uploads.Upload, *, dry: bool, by: str) -> None:
-    arguments = ["ingest", str(uploads.source_of(root, made)), *(["--hard"] if made.kind == "hard" else [])]
+    arguments = ["ingest", str(uploads.source_of(root, made)), *([] if made.kind == "import" else [f"--{made.kind}"])]
     report = uploads.report_file(root, made.id, "dry" if dry else "taken")
     arguments += ["--report", str(report), *(["--dry-run"] if dry else [])]
     title = "Looking at the files" if dry else "Taking the images"

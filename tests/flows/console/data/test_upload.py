@@ -108,11 +108,13 @@ def test_a_batch_shows_pictures_of_refused_images_and_never_their_bytes(root, tm
 
 def test_what_is_discarded_leaves_nothing(root):
     with serving(root) as site:
-        _, headers, _ = send(site, {"a.png": encode(noise(90)), "b.png": encode(noise(91))})
+        _, headers, _ = send(site, {"a.png": encode(noise(90)), "b.png": encode(noise(91))}, kind="synthetic")
         page = headers["location"]
         id_ = page.rpartition("/")[2]
         job_ended(root, f"look {id_}")
-        assert "without label" in site.get(page)[2]
+        text = site.get(page)[2]
+        assert "without label" in text
+        assert "(2 train)" in text, "synthetic images are only trained on"
         status, headers, _ = site.post(f"{page}/discard", {}, page=page)
         assert (status, headers["location"]) == (303, "/data/upload")
         assert not any(id_ in name for name in left(root))
