@@ -1,14 +1,16 @@
 """Chooses among classifiers by their answers to the calibration split; luck does not decide.
 
-N calibration samples, K classes, D feature dimensions.
+The choice is nested: the setting of each method is chosen without the images that judge the method, and the method
+without the images whose logits the calibration is fitted on. N calibration samples, K classes, D feature dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.dataset.shard_table import ShardTable
+from tasks.inference.temperature import fit_temperature
 from tasks.models.head import Head
 from tasks.scoring.groups import group_numbers
 from tasks.scoring.metrics import balanced_accuracy, mean_average_precision
@@ -16,6 +18,7 @@ from tasks.scoring.metrics import balanced_accuracy, mean_average_precision
 FOLDS = 5
 RESAMPLES = 200
 CLEAR = 1.64  # standard errors of a clear lead: luck gives it 5 % of the time; two images alone never do
+REFERENCE = "stage1"  # the method whose common classes a bound protects
 
 
 @dataclass(frozen=True)
@@ -30,37 +33,128 @@ class Candidate:
     score: float
 
 
-def candidate(heads: list[Head], x: ShardTable | np.ndarray, y: np.ndarray, seed: int) -> Candidate:
-    """The best of a method's `heads` (one per setting) on calibration samples `x` (N, D), `y`.
+@dataclass(frozen=True)
+class Protected:
+    """Classes (K,) bool whose mean recall may fall by at most `loss` (0 to 1) below that of stage 1's classifier."""
 
-    Its logits, and so its score, are cross-fitted: each fold gets those of the head that is best on the other folds.
-    A setting that only fits one or two images of a rare class gains nothing from that.
+    classes: np.ndarray
+    loss: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The outcome of a nested choice.
+
+    found: every method's candidate; logits (N, K): each row from the method and setting chosen without its fold, in
+    the scale of the final head; score: of those logits, so what the whole procedure is worth.
     """
-    logits = [head.logits(x) for head in heads]
-    fold = folds(y, seed)
-    mixed = np.empty_like(logits[0])
+
+    found: dict[str, Candidate]
+    method: str
+    logits: np.ndarray
+    score: float
+
+
+def nested(
+    heads: Mapping[str, Sequence[Head]],
+    x: ShardTable | np.ndarray,
+    y: np.ndarray,
+    seed: int,
+    *,
+    groups: Sequence[str | None] | None = None,
+    protected: Protected | None = None,
+) -> Chosen:
+    """Choose among `heads` (method -> one head per setting, in order of preference) on samples `x` (N, D), `y`.
+
+    groups: (N,) names, of which each stays in one fold.
+    """
+    logits = {name: [head.logits(x) for head in some] for name, some in heads.items()}
+    fold = folds(y, seed, groups)
+    everything = np.ones(len(y), bool)
+    places, found, method = _pick(logits, y, fold, everything, seed, protected)
+    mixed = logits[method][places[method]].copy()
     for number in np.unique(fold):
-        others = fold != number
-        mixed[~others] = logits[_best(logits, y, others)][~others] if len(heads) > 1 else logits[0][~others]
-    best = heads[_best(logits, y, np.ones(len(y), bool))]
-    return Candidate(best, mixed, score(y, mixed))
+        rest = fold != number
+        if not rest.any():
+            continue
+        there, _, name = _pick(logits, y, fold, rest, seed, protected)
+        if (name, there[name]) != (method, places[method]):
+            other = logits[name][there[name]]
+            scale = fit_temperature(logits[method][places[method]][rest], y[rest]) / fit_temperature(
+                other[rest], y[rest]
+            )
+            mixed[~rest] = other[~rest] * scale
+    candidates = {name: Candidate(heads[name][places[name]], part, score(y, part)) for name, part in found.items()}
+    return Chosen(candidates, method, mixed, score(y, mixed))
 
 
-def _best(logits: list[np.ndarray], y: np.ndarray, rows: np.ndarray) -> int:
-    """Index of the logits with the best score on `rows`; the first one on a tie."""
-    if not y[rows].size:
+def _pick(
+    logits: Mapping[str, Sequence[np.ndarray]],
+    y: np.ndarray,
+    fold: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    protected: Protected | None,
+) -> tuple[dict[str, int], dict[str, np.ndarray], str]:
+    """(each method's setting, its cross-fitted logits (N, K), the method) by the samples `rows` (N,) alone."""
+    reference = logits[REFERENCE][0] if protected is not None and REFERENCE in logits else None
+    places, mixed, judged = {}, {}, {}
+    for name, some in logits.items():
+        places[name] = _best(some, y, rows, protected, reference)
+        mixed[name] = some[places[name]]
+        if len(some) > 1:
+            mixed[name] = mixed[name].copy()
+            for number in np.unique(fold[rows]):
+                here = rows & (fold == number)
+                mixed[name][here] = some[_best(some, y, rows & ~here, protected, reference)][here]
+        if reference is None or _loss(mixed[name], y, rows, protected, reference) <= protected.loss:
+            judged[name] = Candidate(None, mixed[name][rows], score(y[rows], mixed[name][rows]))
+    return places, mixed, choose(judged, y[rows], seed)
+
+
+def _best(
+    logits: Sequence[np.ndarray],
+    y: np.ndarray,
+    rows: np.ndarray,
+    protected: Protected | None = None,
+    reference: np.ndarray | None = None,
+) -> int:
+    """Index of the logits with the best score on `rows`; the first one on a tie.
+
+    Of those that cost the protected classes too much, the one that costs least comes after all others.
+    """
+    if len(logits) == 1 or not y[rows].size:
         return 0
-    return int(np.argmax([score(y[rows], one[rows]) for one in logits]))
+    values = [score(y[rows], one[rows]) for one in logits]
+    if reference is not None:
+        losses = [_loss(one, y, rows, protected, reference) for one in logits]
+        values = [value if lost <= protected.loss else -lost for value, lost in zip(values, losses, strict=True)]
+    return int(np.argmax(values))
 
 
-def folds(y: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) fold numbers: the samples of each class (multi-label: all samples) dealt evenly in random order."""
+def _loss(logits: np.ndarray, y: np.ndarray, rows: np.ndarray, protected: Protected, reference: np.ndarray) -> float:
+    """How far `logits` lie below `reference` in the mean recall of the protected classes, on `rows`."""
+    rows = rows & protected.classes[y]
+    _, number, count = np.unique(y[rows], return_inverse=True, return_counts=True)
+    if not len(count):
+        return 0.0
+    fewer = (reference[rows].argmax(axis=1) == y[rows]).astype(float) - (logits[rows].argmax(axis=1) == y[rows])
+    return float((np.bincount(number, fewer) / count).mean())
+
+
+def folds(y: np.ndarray, seed: int, groups: Sequence[str | None] | None = None) -> np.ndarray:
+    """(N,) fold numbers: the samples of each class (multi-label: all samples) dealt evenly in random order.
+
+    groups: (N,) names; the samples of a group follow its first one, None is a group of its own.
+    """
     rng = np.random.default_rng(seed)
-    group = y if y.ndim == 1 else np.zeros(len(y), np.int64)
-    order = np.concatenate([rng.permutation(np.flatnonzero(group == value)) for value in np.unique(group)])
-    fold = np.empty(len(y), np.int64)
-    fold[order] = np.arange(len(y)) % FOLDS
-    return fold
+    number = np.arange(len(y)) if groups is None else group_numbers(groups)
+    first = np.unique(number, return_index=True)[1]
+    kind = y[first] if y.ndim == 1 else np.zeros(len(first), np.int64)
+    order = np.concatenate([rng.permutation(np.flatnonzero(kind == value)) for value in np.unique(kind)])
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % FOLDS
+    return fold[number]
 
 
 def score(y: np.ndarray, logits: np.ndarray) -> float:

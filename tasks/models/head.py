@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.common import artifacts
+from tasks.common.errors import StageInputError
 from tasks.dataset.shard_table import ShardTable
 
+CROSS_FITTED = "cross_fitted.parquet"  # beside the head
 ROWS = 4096  # rows of features in memory at once
 
 
@@ -40,3 +42,23 @@ def read_head(root: Path) -> Head:
 
     head = load_file(artifacts.stage_output(root / "artifacts/train_head/head.safetensors", "train_head"))
     return Head(head["weight"], head["bias"])
+
+
+def cross_fitted_logits(root: Path, ids: Sequence[str], logits: np.ndarray) -> np.ndarray:
+    """(N, K) logits of the calibration images `ids`, each from a head that was chosen without its fold.
+
+    logits: those of the head that was chosen in the end, for a run before they were kept. Raises StageInputError for
+    a file of another run.
+    """
+    import pyarrow.parquet as pq
+
+    file = root / artifacts.HEAD_FOLDER / CROSS_FITTED
+    if not file.is_file():
+        return logits
+    table = pq.read_table(file)
+    if table["id"].to_pylist() != list(ids):
+        raise StageInputError(
+            f"{artifacts.HEAD_FOLDER / CROSS_FITTED} has {len(table)} images, which are not the {len(ids)} labelled "
+            "ones of the calibration split: the files come from different runs. Run the stage train_head again."
+        )
+    return np.array(table["logits"].to_pylist(), np.float32).reshape(logits.shape)

@@ -1,19 +1,15 @@
 """Stage `train_head`: a class-balanced classifier on frozen features.
 
 Reads what train_backbone read and wrote; writes artifacts/train_head/{head.safetensors: weight (K, D), bias (K,);
-head.json: the network, the method and every candidate's score} and metrics/train_head.json. N is the number of
-samples, K of classes, D of feature dimensions.
+head.json: the network, the method and every candidate's score; cross_fitted.parquet} and metrics/train_head.json. N is
+the number of samples, K of classes, D of feature dimensions.
 
 Long-tailed data harms the classifier more than the features (Kang et al. 2020, "Decoupling representation and
-classifier for long-tailed recognition"), so only the classifier is replaced. The methods:
+classifier for long-tailed recognition"), so only the classifier is replaced. tasks.models.heads holds the methods.
 
-- crt: trained again on the features, with the same total weight for every class (Kang et al.)
-- logit_adjust: stage 1's, minus the log of the class's share (Menon et al. 2021, "Long-tail learning via logit
-  adjustment")
-- tau_norm: stage 1's, each class's weights divided by their norm to the power tau (Kang et al.)
-- stage1: stage 1's, unchanged
-
-Multi-label classes do not compete for one answer, so there only crt and stage1 apply.
+They are chosen by nested cross-validation on the calibration split (tasks.models.choice). cross_fitted.parquet (id,
+logits) holds for each calibration image the logits of what would have been chosen without its fold: the stage
+`calibrate` fits on these, so what chose the head does not calibrate it.
 
 The same methods are fitted on the features of the pretrained backbone, which no epoch has changed: the *probe*. Few
 images can make fine-tuning worse than none. If the probe is better on the calibration split by more than luck, the
@@ -31,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.common import artifacts
 from tasks.common.artifacts import classes_and_task, training_rows
@@ -38,50 +35,60 @@ from tasks.common.errors import DataError
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.params import EmbedParams, ImagesParams, TrainHeadParams
 from tasks.dataset.shard_table import ShardTable
-from tasks.models import probe, stage1
-from tasks.models.choice import Advantage, Candidate, advantage, candidate, choose
-from tasks.models.head import Head
+from tasks.models import stage1
+from tasks.models.choice import Advantage, Candidate, Chosen, Protected, advantage, nested
+from tasks.models.head import CROSS_FITTED, Head
+from tasks.models.heads.methods import AUTO, METHODS, Given, methods_of
+from tasks.models.heads.retrained import natural
 from tasks.scoring.targets import class_counts, encode
 
 FOLDER = artifacts.HEAD_FOLDER
-PREFERENCE = {"multiclass": ("crt", "logit_adjust", "tau_norm", "stage1"), "multilabel": ("crt", "stage1")}
-L2S = (0.1, 0.03, 0.01)  # of crt, on standardised features: the best differs with the backbone's training
-NATURAL_L2 = 0.03  # of the probe's classifier before it is balanced, in place of stage 1's
-TAUS = (0.25, 0.5, 0.75, 1.0)  # of tau_norm
+MANY = 100  # training images: a class with more is common, and `common_loss` protects it
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """All candidates on one network's features, and the name of the chosen method."""
+    """All candidates on one network's features, and what was chosen."""
 
-    found: dict[str, Candidate]
-    method: str
+    chosen: Chosen
+
+    @property
+    def method(self) -> str:
+        return self.chosen.method
 
     @property
     def best(self) -> Candidate:
-        return self.found[self.method]
+        """The chosen head with the logits and the score of the whole procedure."""
+        return Candidate(self.chosen.found[self.method].head, self.chosen.logits, self.chosen.score)
 
     def scores(self) -> dict[str, float]:
-        return {name: one.score for name, one in self.found.items()}
+        return {name: one.score for name, one in self.chosen.found.items()}
 
     def settings(self) -> dict[str, float]:
-        return {name: one.head.setting for name, one in self.found.items() if one.head.setting is not None}
+        found = self.chosen.found
+        return {name: one.head.setting for name, one in found.items() if one.head.setting is not None}
 
 
 def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> None:
     """Fit the candidates, choose one, write it. Raises DataError for a method that does not fit the task."""
     rows, (classes, task) = training_rows(root), classes_and_task(root)
-    if train_head.method not in ("auto", *PREFERENCE[task]):
+    if train_head.method not in ("auto", *methods_of(task)):
         raise DataError(
             f"train_head.method is {train_head.method}, which needs classes that exclude each other: for "
-            f"data.task: {task} set it to auto or one of {', '.join(PREFERENCE[task])}"
+            f"data.task: {task} set it to auto or one of {', '.join(methods_of(task))}"
         )
+    if train_head.common_loss is not None and task != "multiclass":
+        raise DataError(
+            f"train_head.common_loss is {train_head.common_loss:g}, which counts answers that exclude each other: for "
+            f"data.task: {task} set it to null"
+        )
+    groups = rows["calibration"]["group"].to_pylist()
     y = {split: encode(rows[split]["label"], classes, task) for split in ("train", "calibration")}
     trained_file = artifacts.trained_weights(root)
 
     def fitted(features: Callable[[pa.Table], ShardTable], own: Callable[[ShardTable], Head]) -> Fitted:
         x = {split: features(rows[split]) for split in y}
-        return fit(x, y, own(x["train"]), len(classes), train_head)
+        return fit(x, y, own(x["train"]), train_head, groups)
 
     def own(x: ShardTable) -> Head:
         places = same_classes(artifacts.network_classes(root), classes, artifacts.class_names(root))
@@ -97,24 +104,52 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
             lambda table: pretrained_features(root, table, embed=embed, images=images),
             lambda x: natural(x, y["train"], len(classes)),
         )
-        groups = rows["calibration"]["group"].to_pylist()
         lead = advantage(pretrained.best, trained.best, y["calibration"], groups, train_head.seed)
     metric = "balanced_accuracy" if task == "multiclass" else "mean_average_precision"
-    write(root, trained, pretrained, lead, metric)
+    write(root, trained, pretrained, lead, metric, rows["calibration"]["id"].to_pylist())
 
 
-def fit(x: dict[str, ShardTable], y: dict[str, np.ndarray], own: Head, classes: int, params: TrainHeadParams) -> Fitted:
-    """Every method on features `x` and targets `y` of train and calibration; `own`: the network's own classifier."""
-    makers: dict[str, Callable[[], list[Head]]] = {
-        "crt": lambda: retrained(x["train"], y["train"], classes, params.epochs),
-        "logit_adjust": lambda: [logit_adjusted(own, class_counts(y["train"], classes))],
-        "tau_norm": lambda: [tau_normalised(own, tau) for tau in TAUS],
-        "stage1": lambda: [own],
-    }
-    names = PREFERENCE["multiclass" if y["train"].ndim == 1 else "multilabel"]
-    found = {name: candidate(makers[name](), x["calibration"], y["calibration"], params.seed) for name in names}
-    method = choose(found, y["calibration"], params.seed) if params.method == "auto" else params.method
-    return Fitted(found, method)
+def fit(
+    x: dict[str, ShardTable | np.ndarray],
+    y: dict[str, np.ndarray],
+    own: Head,
+    params: TrainHeadParams,
+    groups: Sequence[str | None] | None = None,
+) -> Fitted:
+    """The methods on features `x` and targets `y` of train and calibration; `own`: the network's own classifier.
+
+    groups: (N,) names of the calibration samples.
+    """
+    task = "multiclass" if y["train"].ndim == 1 else "multilabel"
+    given = Given(x["train"], y["train"], own, params.epochs, params.seed)
+    names = AUTO if params.method == "auto" else (params.method, "stage1")
+    heads = {name: METHODS[name](given) for name in METHODS if name in names and name in methods_of(task)}
+    heads = {name: some for name, some in heads.items() if some}
+    protected = None
+    if params.common_loss is not None:
+        protected = Protected(class_counts(y["train"], given.classes) > MANY, params.common_loss / 100)
+    if params.method == "auto":
+        return Fitted(
+            nested(heads, x["calibration"], y["calibration"], params.seed, groups=groups, protected=protected)
+        )
+    return Fitted(only(heads, params.method, x["calibration"], y["calibration"], params.seed, groups))
+
+
+def only(
+    heads: Mapping[str, Sequence[Head]],
+    method: str,
+    x: ShardTable | np.ndarray,
+    y: np.ndarray,
+    seed: int,
+    groups: Sequence[str | None] | None,
+) -> Chosen:
+    """The best setting of `method`, and of stage 1 for comparison."""
+    if method not in heads:
+        raise DataError(f"train_head.method is {method}, which has no solution here: set it to auto or another one")
+    chosen = nested({method: heads[method]}, x, y, seed, groups=groups)
+    rest = {name: some for name, some in heads.items() if name != method}
+    found = nested(rest, x, y, seed, groups=groups).found if rest else {}
+    return Chosen(chosen.found | found, method, chosen.logits, chosen.score)
 
 
 def same_classes(trained: Sequence[str], classes: Sequence[str], names: Mapping[str, str | None]) -> list[int] | None:
@@ -135,46 +170,17 @@ def stage1_head(root: Path) -> Head:
     return Head(last.weight.detach().numpy(), bias)
 
 
-def natural(x: ShardTable | np.ndarray, y: np.ndarray, classes: int) -> Head:
-    """A classifier of `x` (N, D) on `y` as often as each class is there: what stage 1 ends with, without stage 1."""
-    fitted = probe.fit(x, y, classes, l2=NATURAL_L2)
-    return Head(fitted.weight, fitted.bias)
-
-
-def retrained(x: ShardTable | np.ndarray, y: np.ndarray, classes: int, iterations: int) -> list[Head]:
-    """crt: new classifiers of `x` (N, D) on `y`, one for each of L2S, with the same total weight for every class.
-
-    For multi-label `y`, a sample has the weight of its rarest label, or of the most common one if it has none.
-    """
-    share = 1 / np.maximum(class_counts(y, classes), 1)
-    weight = share[y] if y.ndim == 1 else np.maximum((y * share).max(axis=1), share.min())
-    heads, fitted = [], None
-    for l2 in L2S:  # each starts from the one before, which has a stronger penalty
-        fitted = probe.fit(x, y, classes, sample_weight=weight, l2=l2, iterations=iterations, start=fitted)
-        heads.append(Head(fitted.weight, fitted.bias, l2))
-    return heads
-
-
-def logit_adjusted(stage1: Head, counts: np.ndarray) -> Head:
-    """`stage1` as if all classes were equally common; `counts` (K,) training samples."""
-    prior = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
-    return Head(stage1.weight, (stage1.bias - np.log(prior)).astype(np.float32))
-
-
-def tau_normalised(stage1: Head, tau: float) -> Head:
-    """`stage1` with each class's norm to the power 1 - tau, and no bias: common classes grow larger norms.
-
-    Scaled by the mean norm, so that the logits keep their size and calibration starts from sensible values.
-    """
-    norms = np.linalg.norm(stage1.weight, axis=1, keepdims=True)
-    weight = stage1.weight * (norms.mean() / np.maximum(norms, 1e-12)) ** tau
-    return Head(weight.astype(np.float32), np.zeros_like(stage1.bias), tau)
-
-
-def write(root: Path, trained: Fitted, pretrained: Fitted | None, lead: Advantage | None, metric: str) -> None:
+def write(
+    root: Path,
+    trained: Fitted,
+    pretrained: Fitted | None,
+    lead: Advantage | None,
+    metric: str,
+    ids: list[str],
+) -> None:
     """Write the chosen head, its network if that is not stage 1's, and every candidate's score.
 
-    lead: how much better the probe is; None: there is no probe.
+    lead: how much better the probe is; None: there is no probe. ids: of the calibration images.
     """
     from safetensors.numpy import save_file
 
@@ -184,6 +190,9 @@ def write(root: Path, trained: Fitted, pretrained: Fitted | None, lead: Advantag
     with atomic_path(root / FOLDER / "head.safetensors") as temporary:
         save_file({"weight": head.weight.astype(np.float32), "bias": head.bias.astype(np.float32)}, temporary)
     weights.unlink(missing_ok=True)  # of an earlier run
+    with atomic_path(root / FOLDER / CROSS_FITTED) as temporary:
+        logits = pa.array(list(chosen.best.logits.astype(np.float32)), pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "logits": logits}), temporary)
     if won:
         save_pretrained(root, head, weights)
     about = {"network": "pretrained" if won else "trained", "method": chosen.method, "metric": metric}

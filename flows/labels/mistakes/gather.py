@@ -29,6 +29,7 @@ from tasks.scoring.targets import class_counts, encode
 
 CELLS = 40_000_000  # training images times classes; of more images, random ones stand for all
 FEATURE_CELLS = 200_000_000  # training images times feature dimensions: 400 MB
+BALANCED = ("crt", "max_norm", "soup", "smote")  # methods that fit to balanced classes
 NATURAL_L2 = 0.03  # of a classifier that is not class-balanced, as in train_head
 
 
@@ -132,7 +133,7 @@ def sampled(table: pa.Table, most: int) -> pa.Table:
 def _taught(tree: Path, x, y: np.ndarray, classes: int) -> Taught:
     head = read_json(tree / "artifacts/train_head/head.json")
     about = head.get("probe", head) if head.get("network") == "pretrained" else head
-    if about.get("method", head["method"]) != "crt":
+    if about.get("method", head["method"]) not in BALANCED:
         return influence.teach(x[:], y, classes, None, NATURAL_L2)
     share = 1 / np.maximum(class_counts(y, classes), 1)
     weight = share[y] if y.ndim == 1 else np.maximum((y * share).max(axis=1), share.min())

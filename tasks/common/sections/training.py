@@ -218,9 +218,17 @@ class TrainBackboneParams(Section):
 class TrainHeadParams(Section):
     """Stage 2 of the training: a class-balanced head on stage-1 features."""
 
-    method: Literal["auto", "crt", "tau_norm", "logit_adjust", "stage1"] = Field(
-        "auto",
-        description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data",
+    method: Literal["auto", "max_norm", "crt", "lws", "logit_adjust", "gda", "soup", "smote", "tau_norm", "stage1"] = (
+        Field(
+            "auto",
+            description="classifier on frozen stage-1 features; auto: the best balanced accuracy on calibration data, "
+            "by nested cross-validation; stage1: unchanged",
+        )
+    )
+    common_loss: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="points of recall that classes of more than 100 training images may lose, together, for rare ones; "
+        "null: as many as balanced accuracy gains from. For auto and multi-class",
     )
     epochs: Positive = 200
     seed: Count = 0

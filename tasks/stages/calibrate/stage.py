@@ -6,8 +6,9 @@
     artifacts/calibrate/model.onnx         the finished model, see tasks.stages.calibrate.export
     metrics/calibrate.json
 
-Everything is fitted on the calibration split. No earlier stage trained on it, though the best epoch and the head were
-chosen by it. The test split is not read. The head is class-balanced, so its probabilities mean "if all classes were
+Everything is fitted on the calibration split. No earlier stage trained on it, though the best epoch was chosen by it.
+The head was, too: so each image's logits are those of the head that would have been chosen without its fold. The test
+split is not read. The head is class-balanced, so its probabilities mean "if all classes were
 equally frequent". Class-wise scaling turns them into those of the calibration split's mix, a temperature is a
 compromise with it. Neither moves an answer: `weights` undo what scaling adds to a class, and hold its cost.
 K is the number of classes, D of feature dimensions.
@@ -22,7 +23,7 @@ from tasks.inference.onnx_model import OnnxModel
 from tasks.inference.ood.scores import Training, bank_rows, strata, training_rows
 from tasks.inference.scaling import Scaling
 from tasks.models import stage1
-from tasks.models.head import read_head
+from tasks.models.head import cross_fitted_logits, read_head
 from tasks.scoring.targets import encode
 from tasks.stages.calibrate.calibration import (
     PARITY_IMAGES,
@@ -53,7 +54,9 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
     features = stage1.stage1_features(root, labelled, images)[:]
     targets, groups = encode(labelled["label"], classes, task), labelled["group"].to_pylist()
     hierarchy = artifacts.class_groups(root)
-    held_out = HeldOut(classes, task, targets, head.logits(features), features, groups, hierarchy)
+    logits = head.logits(features)
+    honest = cross_fitted_logits(root, labelled["id"].to_pylist(), logits)
+    held_out = HeldOut(classes, task, targets, honest, features, groups, hierarchy)
     chosen = training_samples(rows["train"], training_rows(head.weight.shape[1]))
     known = stage1.stage1_features(root, chosen, images)[:]
     training = Training(known, head.logits(known), encode(chosen["label"], classes, task))
@@ -67,6 +70,6 @@ def run(root: Path, *, images: ImagesParams, calibrate: CalibrateParams) -> None
 
     def score_of(model: OnnxModel) -> FittedScore:
         of = Probed(pixels, probed["id"].to_pylist(), strata(targets[rows_probed]))
-        return fit_score(model, of, Seen(features, held_out.logits), targets, training, calibrate, task)
+        return fit_score(model, of, Seen(features, logits), targets, training, calibrate, task)
 
     write_calibration(root, fit_calibration(held_out, calibrate), export_model, score_of)

@@ -1,0 +1,1 @@
+"""Classifiers for long-tailed data on fixed features, one module per family of methods."""
