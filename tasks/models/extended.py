@@ -126,7 +126,7 @@ class Extended:
         return self.get_classifier()(self.pooled_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier of the extended features."""
+        """A new classifier of the extended features; none for 0 classes."""
         _replace_classifier(self, num_classes, self.head_hidden_size)
 
 
@@ -200,4 +200,5 @@ def _check_map(model: nn.Module, size: int, structure: Structure) -> None:
 def _replace_classifier(model: nn.Module, classes: int, width: int) -> None:
     last = timm_models.classifier(model)
     (name,) = [name for name, module in model.named_modules() if module is last]
-    model.set_submodule(name, nn.Linear(width, classes, bias=last.bias is not None))
+    new = nn.Linear(width, classes, bias=last.bias is not None) if classes else nn.Identity()
+    model.set_submodule(name, new)

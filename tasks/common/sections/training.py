@@ -82,10 +82,11 @@ class TrainBackboneParams(Section):
     pretrained: Literal["auto", "none"] = Field(
         "auto", description="auto: the packaged offline weights or timm's hub; none: from scratch"
     )
-    tuning: Literal["full", "lora", "bitfit", "norm"] = Field(
+    tuning: Literal["auto", "full", "lora", "bitfit", "norm", "linear"] = Field(
         "full",
         description="what of the pretrained network trains: all weights, a change of low rank for each matrix (lora), "
-        "biases (bitfit), scales and shifts of normalisation (norm)",
+        "biases (bitfit), scales and shifts of normalisation (norm), or the classifier alone (linear). auto: short "
+        "trainings at the start of each training choose, which costs up to 400 steps",
     )
     head: Literal["linear", "mlp"] = Field(
         "linear", description="mlp: a hidden layer (512, GELU, dropout .3), whose output becomes the features"

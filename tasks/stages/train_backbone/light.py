@@ -17,11 +17,32 @@ from torch.nn import Conv2d, Linear, Module, Parameter
 from torch.nn.utils import parametrize
 
 from tasks.backbones import timm_models
-from tasks.common.errors import EvergreenError
+from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.params import TrainBackboneParams
 
 RANK = 8
 DOWN, UP = ".parametrizations.weight.0.down", ".parametrizations.weight.0.up"
+
+
+def check_tuning(params: TrainBackboneParams) -> None:
+    """Raise ParamsError for a tuning that does not go with the other settings."""
+    if params.pretrained == "none" and params.tuning != "full":
+        raise ParamsError(
+            f"train_backbone.tuning: {params.tuning} trains few parameters of a pretrained network, but pretrained is "
+            "none: set tuning to full, or pretrained to auto"
+        )
+    if params.tuning == "linear" and params.start != "pretrained":
+        raise ParamsError(
+            f"train_backbone.tuning: linear trains the classifier on the pretrained network, but start is "
+            f"{params.start}: set start to pretrained, or choose another tuning"
+        )
+    frozen = params.epochs.frozen or params.tuning in ("linear", "auto")
+    if params.pooling == "bilinear" and frozen and params.pretrained != "none":
+        raise ParamsError(
+            f"train_backbone.epochs.frozen is {params.epochs.frozen} and tuning is {params.tuning}, but with pooling: "
+            "bilinear the classifier cannot train on stored features, which are averages: set epochs.frozen to 0, and "
+            "tuning neither to linear nor to auto"
+        )
 
 
 class LowRank(Module):
@@ -84,7 +105,7 @@ def close_others(model: Module, params: TrainBackboneParams) -> None:
 
     Raises EvergreenError if nothing is left of the backbone that could train.
     """
-    if params.tuning == "full":
+    if params.tuning in ("full", "linear"):
         return
     trained = {id(value) for value in timm_models.head(model).parameters()}
     kinds = {"lora": _changes, "bitfit": _biases, "norm": _norms}
@@ -92,7 +113,7 @@ def close_others(model: Module, params: TrainBackboneParams) -> None:
     if not light:
         raise EvergreenError(
             f"train_backbone.tuning is {params.tuning}, but {params.backbone} has none of the parameters that it "
-            "trains: choose another of full, lora, bitfit, norm"
+            "trains: choose another of full, lora, bitfit, norm, linear"
         )
     for value in model.parameters():
         if id(value) not in trained | light:

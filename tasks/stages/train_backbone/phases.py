@@ -31,11 +31,13 @@ def plan(params: TrainBackboneParams) -> list[Phase]:
     """The phases that have epochs.
 
     From scratch, everything trains at once for the epochs of "last" and "all". A classifier on frozen random layers
-    learns nothing useful, so the (cheap) frozen epochs are left out.
+    learns nothing useful, so the (cheap) frozen epochs are left out. With `tuning: linear` all epochs are frozen.
     """
     epochs = params.epochs
     if params.pretrained == "none":
         phases = [Phase("all", epochs.last + epochs.all, None)]
+    elif params.tuning == "linear":
+        phases = [Phase("frozen", epochs.frozen + epochs.last + epochs.all, 0)]
     else:
         phases = [
             Phase("frozen", epochs.frozen, 0),

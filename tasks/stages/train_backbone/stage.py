@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ import pyarrow as pa
 from tasks.common.artifacts import FOLDER, classes_and_task, network_classes, network_rows
 from tasks.common.code import code_version
 from tasks.common.errors import DataError, ParamsError
-from tasks.common.files import atomic_path, content_key, write_json
+from tasks.common.files import atomic_path, content_key, read_json, write_json
 from tasks.common.params import EmbedParams, ImagesParams, TrainBackboneParams
 from tasks.common.paths import cache_dir
 from tasks.models.stage1 import save
@@ -87,9 +87,15 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         )
         for split in ("train", "calibration")
     ]
+    folders, members, choice = [], [], None
+    if params.tuning == "auto":
+        key = run_key(rows, classes, params, images, create_model(params, len(classes), images))
+        folders.append(cache_dir("training", root) / key)
+        choice = chosen_tuning(root, rows["train"], sets[0], images, how, folders[0] / "tuning.json")
+        params = params.model_copy(update={"tuning": choice["tuning"]})
+        how = replace(how, params=params)
     taught = partial(read_teachers, root, rows["train"], classes, task, params.distill, images, ranks.device)
     how = replace(how, teachers=ranks.rank0_first(taught))
-    folders, members = [], []
     for number in range(params.seeds):
         member = replace(how, params=one_seed(params, number))
         model = create_model(member.params, len(classes), images)
@@ -112,6 +118,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "feature_dim": timm_models.feature_dim(model),
             "start": figures["start"]["method"],
             "tuning": params.tuning,
+            "tuning_trials": choice,
             "head": params.head,
             "pooling": params.pooling,
             "attention_crop": params.attention_crop,
@@ -135,6 +142,21 @@ def create_model(params: TrainBackboneParams, classes: int, images: ImagesParams
     model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     check_schedule(model, params, images.resolution)
     return model
+
+
+def chosen_tuning(root: Path, rows: pa.Table, train, images: ImagesParams, how, file: Path) -> dict:
+    """What `tuning.choose_tuning` chose for this training, kept in `file` for a run that resumes."""
+    from tasks.dataset.pixels import pixel_table
+    from tasks.stages.train_backbone.tuning import choose_tuning
+
+    if file.is_file():
+        return read_json(file)
+    make = partial(create_model, how.params, how.classes, images)
+    choice = choose_tuning(make, train, pixel_table(root, rows, images), rows["group"].to_pylist(), how)
+    if how.ranks.rank == 0:
+        print(f"train_backbone: {choice.sentence()}", file=sys.stderr, flush=True)
+        write_json(file, asdict(choice))
+    return asdict(choice)
 
 
 def inputs(root: Path, split: str, table: pa.Table, params: TrainBackboneParams, images: ImagesParams) -> tuple:
@@ -185,6 +207,7 @@ def check_schedule(model, params: TrainBackboneParams, side: int) -> None:
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
     """Raise ParamsError without an epoch to train, DataError without labels to train on or choose by."""
+    from tasks.stages.train_backbone.light import check_tuning
     from tasks.stages.train_backbone.losses import check_loss
     from tasks.stages.train_backbone.optimizers import check_name
     from tasks.stages.train_backbone.phases import plan
@@ -201,16 +224,7 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
             "train_backbone.combine: soup means weights, and trainings from different random weights have no common "
             "ones: set combine to ensemble or best, or pretrained to auto"
         )
-    if params.pretrained == "none" and params.tuning != "full":
-        raise ParamsError(
-            f"train_backbone.tuning: {params.tuning} trains few parameters of a pretrained network, but pretrained is "
-            "none: set tuning to full, or pretrained to auto"
-        )
-    if params.pooling == "bilinear" and params.epochs.frozen and params.pretrained != "none":
-        raise ParamsError(
-            f"train_backbone.epochs.frozen is {params.epochs.frozen}, but with pooling: bilinear the classifier cannot "
-            "train on stored features, which are averages: set it to 0"
-        )
+    check_tuning(params)
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)
         if not len(labels) or (task == "multilabel" and not labels.any()):

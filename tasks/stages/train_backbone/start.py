@@ -180,7 +180,8 @@ def put_new_rows(model: Module, x: np.ndarray, y: np.ndarray, classes: int, rows
 
 def warm_params(params: TrainBackboneParams) -> TrainBackboneParams:
     """`params` for a warm start: `warm_epochs` of the epochs, and none for the classifier alone, which knows its
-    classes."""
+    classes. So where `tuning: auto` chose the classifier alone, everything trains."""
     share, epochs = params.warm_epochs, params.epochs
     short = {name: math.ceil(share * getattr(epochs, name)) for name in ("last", "all")}
-    return params.model_copy(update={"epochs": UnfreezePhases(frozen=0, **short)})
+    tuning = "full" if params.tuning == "linear" else params.tuning
+    return params.model_copy(update={"tuning": tuning, "epochs": UnfreezePhases(frozen=0, **short)})

@@ -11,6 +11,8 @@ from tasks.models.extended import Structure, extend
 from tasks.stages.train_backbone import checkpoint, light, phases, stage, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 
+LINEAR = STAGED.model_copy(update={"tuning": "linear", "epochs": UnfreezePhases(frozen=0, last=1, all=2)})
+
 
 class Stop(Exception):
     """Stands for a kill inside this process."""
@@ -59,6 +61,14 @@ def test_each_tuning_changes_its_own_parameters_and_no_others(name, tuning):
         assert not any("Norm" in kind for kind in kinds.values())
         change = best[next(iter(kinds))].flatten(1) - before[next(iter(kinds))].flatten(1)
         assert torch.linalg.matrix_rank(change, rtol=1e-4) <= light.RANK
+
+
+def test_linear_trains_the_classifier_alone_for_all_epochs():
+    assert phases.plan(LINEAR) == [phases.Phase("frozen", 3, 0)]
+    model = small("test_vit")
+    before = checkpoint.cpu_copy(model.state_dict())
+    best, _ = fit(model, setting(LINEAR))
+    assert {name for name in best if not torch.equal(best[name], before[name])} == {"head.weight", "head.bias"}
 
 
 def test_merged_weights_give_the_answers_of_the_network_that_trained():
@@ -122,5 +132,7 @@ def test_a_network_without_such_parameters_and_random_weights_are_refused():
         light.close_others(model, STAGED.model_copy(update={"tuning": "norm"}))
     with pytest.raises(ParamsError, match="tuning: lora trains few parameters of a pretrained network"):
         stage.check({}, [], "multiclass", SCRATCH.model_copy(update={"tuning": "lora"}))
-    with pytest.raises(ParamsError, match=r"epochs\.frozen is 2, but with pooling: bilinear"):
+    with pytest.raises(ParamsError, match=r"epochs\.frozen is 2 and tuning is full, but with pooling: bilin"):
         stage.check({}, [], "multiclass", STAGED.model_copy(update={"pooling": "bilinear"}))
+    with pytest.raises(ParamsError, match=r"tuning is linear, but with pooling: bilinear"):
+        stage.check({}, [], "multiclass", LINEAR.model_copy(update={"pooling": "bilinear"}))

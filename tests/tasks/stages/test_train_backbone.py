@@ -114,6 +114,18 @@ def test_a_lightly_tuned_and_extended_network_is_read_by_later_stages(root):
     assert np.isfinite(features[:]).all()
 
 
+def test_the_choice_of_what_trains_is_made_from_data_and_recorded(root, capfd):
+    params = TrainBackboneParams(epochs=UnfreezePhases(frozen=0, last=0, all=1), batch_size=32, tuning="auto")
+    run(root, params)
+    about = stage1.load(root)[1]
+    choice = about["tuning_trials"]
+    assert about["tuning"] == choice["tuning"] in ("linear", "norm", "full")
+    assert choice["images"] == 60
+    assert f"-> {about['tuning']}" in capfd.readouterr().err
+    phase = (root / artifacts.FOLDER / "history.csv").read_text().splitlines()[1].split(",")[1]
+    assert phase == ("frozen" if about["tuning"] == "linear" else "all")
+
+
 def test_a_multi_label_project_trains_too(tmp_path):
     root = small_project.copy(tmp_path, "multilabel")
     run(root, SCRATCH.model_copy(update={"epochs": UnfreezePhases(frozen=0, last=0, all=1)}))
