@@ -71,6 +71,7 @@ def judge_run(
         params.calibrate.cost_false_negative,
         unfair=unfair.ids,
         unfair_why=unfair.sentence(version or ""),
+        seeds=_seeds(root),
     )
     sets, ledger, look = asked_sets(root, challenger), read_looks(releases.store), None
     if run is not None:
@@ -82,6 +83,12 @@ def judge_run(
     if look is not None:
         record_look(releases.store, look)
     return verdict
+
+
+def _seeds(root: Path) -> dict | None:
+    """The scores of the trainings of this run that differ in their seed alone; None for a single one."""
+    file = root / "metrics/train_backbone.json"  # an adopted model has none
+    return read_json(file).get("seeds") if file.is_file() else None
 
 
 def _marks(root: Path) -> frozenset[str]:

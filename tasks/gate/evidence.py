@@ -59,6 +59,7 @@ class Trial:
     asked: tuple[Asked, ...] = ()  # how often the sets were asked, with this time
     unfair: frozenset[str] = frozenset()  # hard images that do not count in the comparison with the champion
     unfair_why: str = ""  # what the verdict says of them
+    seeds: Mapping | None = None  # {scores, spread} of trainings that differ in their seed alone; None: of one
 
 
 class Unusable(Exception):

@@ -36,6 +36,7 @@ The outcome:
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -115,7 +116,9 @@ def judge(challenger: Contender, champion: Contender | None, trial: Trial, polic
     version = champion.name if champion else None
     return GateVerdict(
         outcome=outcome,
-        sentence=verdict_sentence(outcome, findings, policy, better, version, trial.hard_set, _later(metrics)),
+        sentence=verdict_sentence(
+            outcome, findings, policy, better, version, trial.hard_set, _later(metrics), _seeds(trial.seeds)
+        ),
         checks=[finding.check for finding in findings],
         challenger=challenger.name,
         champion=version,
@@ -128,6 +131,17 @@ def _later(metrics: dict) -> str:
     """What the metrics say of a test that is later than all training (data.split.by: time); "" where it is not."""
     later = metrics.get("later")
     return one_line(str(later.get("sentence", "")), 200) if isinstance(later, dict) and later.get("all_later") else ""
+
+
+def _seeds(seeds: Mapping | None) -> str:
+    """How far trainings of this recipe lie apart that differ in their seed alone; "" for a single one."""
+    spread = seeds.get("spread") if seeds else None
+    if spread is None:
+        return ""
+    return (
+        f"seed noise: the calibration scores of {len(seeds['scores'])} trainings that differ only in their seed lie "
+        f"{100 * spread:.1f} points apart (standard deviation)"
+    )
 
 
 # --- the answers themselves ------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ def verdict_sentence(
     champion: str | None,
     hard_set: str | None,
     later: str = "",
+    spread: str = "",
 ) -> str:
     """E.g. "promote: balanced accuracy on test 0.871, +2.3 points against v0.3.0 (...); nothing is worse ...".
 
     `better`: differences on the sets of `superior_on`; `champion`, `hard_set`: versions, None if there is none;
-    `later`: what is said of a test that is later than training, "" if it is not.
+    `later`: what is said of a test that is later than training, "" if it is not; `spread`: what is said of
+    several seeds.
     """
     parts = []
     metric = policy.metric.replace("_", " ")
@@ -61,8 +63,7 @@ def verdict_sentence(
     parts += _floors(findings)
     if hard_set is None:
         parts.append("no hard set exists")
-    if later:
-        parts.append(later)
+    parts += [text for text in (later, spread) if text]
     return f"{outcome}: {'; '.join(parts)}."
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from flows.publishing.judge_run import judge_run, with_marks
 from tasks.common.artifacts import ACCEPTED
+from tasks.common.files import write_json
 from tasks.common.floors import Floor
 from tasks.common.params import GateParams, load_params
 from tasks.common.schemas import predictions_schema
@@ -48,8 +49,12 @@ def test_an_error_about_an_image_names_its_key(tmp_path):
     assert f"of {len(tested)} images are not finite, e.g. image {image[:12]} ({key}, t10k-" in error
 
     releases = open_store(params.store, root)
+    assert "seed noise" not in verdict.sentence
+    write_json(root / "metrics/train_backbone.json", {"seeds": {"scores": [0.5, 0.6], "spread": 0.07}})
     for run in ("r-1", "r-1"):  # judged again: the same look
-        said = {check.name: check for check in judge_run(root, params, releases, None, run=run, by="ann").checks}
+        verdict = judge_run(root, params, releases, None, run=run, by="ann")
+        said = {check.name: check for check in verdict.checks}
+    assert "seed noise: the calibration scores of 2 trainings" in verdict.sentence
     assert (said["test.looks"].value, said["test.looks"].status) == (1, "pass")
     (look,) = read_looks(releases.store)
     assert (look.run, look.by, look.how, look.seq, look.sets["test"].images) == ("r-1", "ann", "run", 1, len(tested))

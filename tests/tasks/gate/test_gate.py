@@ -48,6 +48,15 @@ def test_the_verdict_says_that_the_test_is_later_than_training_where_all_of_it_i
     assert said not in verdict(table(TARGETS, NEW), None, measured(TARGETS, NEW, later=None)).sentence
 
 
+def test_the_verdict_names_the_seed_noise_where_several_seeds_were_trained():
+    def said(seeds: dict | None) -> str:
+        return verdict(table(TARGETS, NEW), table(TARGETS, OLD), measured(TARGETS, NEW), seeds=seeds).sentence
+
+    several = said({"scores": [0.81, 0.82, 0.83], "mean": 0.82, "spread": 0.01, "combine": "ensemble"})
+    assert "calibration scores of 3 trainings that differ only in their seed lie 1.0 points apart" in several
+    assert "seed noise" not in said(None)
+
+
 def test_the_same_model_again_is_held_and_the_same_input_gives_the_same_verdict():
     found = [verdict(table(TARGETS, OLD), table(TARGETS, OLD), measured(TARGETS, OLD)) for _ in range(2)]
     assert found[0].outcome == "hold"
