@@ -30,6 +30,7 @@ from flows.console.production import error_routes
 from flows.console.production import routes as production
 from flows.console.releases import mistake_routes
 from flows.console.releases import routes as releases
+from flows.console.runs import experiment_routes as experiments
 from flows.console.runs import routes as runs
 from flows.console.services import routes as services
 from flows.console.shell import guard, live, static
@@ -48,6 +49,7 @@ ROUTERS = [
     now.router,
     jobs.router,
     runs.router,
+    experiments.router,
     releases.router,
     mistake_routes.router,
     upload.router,  # before the page of a batch, whose address would fit, too
