@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 from tasks.backbones import timm_models
 from tasks.common import artifacts
-from tasks.common.errors import DataError, EvergreenError, StageInputError
+from tasks.common.errors import DataError, EvergreenError, ParamsError, StageInputError
 from tasks.common.files import read_json
 from tasks.common.params import ImagesParams, TrainBackboneParams, TrainHeadParams
 from tasks.common.sections.training import UnfreezePhases
@@ -312,6 +312,11 @@ def test_a_split_without_labels_is_refused(root):
     rewrite_labels(root, lambda row: row | {"action": "drop" if row["split"] == "calibration" else "keep"})
     with pytest.raises(DataError, match="calibration split has 0 labelled images"):
         train_backbone_stage.run(root, train_backbone=SCRATCH, images=IMAGES)
+
+
+def test_a_loss_for_several_labels_is_refused_before_training(root):
+    with pytest.raises(ParamsError, match=r"train_backbone.loss: asymmetric"):
+        run(root, SCRATCH.model_copy(update={"loss": "asymmetric"}))
 
 
 def test_no_epochs_at_all_are_refused(root):
