@@ -18,6 +18,10 @@ SECONDS = 180.0  # no further training starts if it would probably end later
 BACKWARD = 3.0  # times the seconds of an image's features that training on it takes
 LONGER = 2  # times as many epochs
 WORTH = 2.0  # points of balanced accuracy that they must gain, because every training takes as much longer
+TUNINGS = (  # how much of the network trains: not the number of images decides it
+    ("linear", "only the classifier", 0.1),
+    ("lora", "changes of low rank", 1.0),
+)
 TOGGLED = ("colour", "crop")  # augmentations to try with and without; mirroring has a trial of its own
 
 
@@ -52,6 +56,7 @@ def candidates(params: TrainBackboneParams, images: int) -> list[Candidate]:
     if epochs["all"]:
         fewer = {**epochs, "last": epochs["last"] + epochs["all"], "all": 0}
         found.append(Candidate(f"only the last {params.last_blocks} blocks", {"epochs": fewer}))
+    found += [Candidate(text, {"tuning": name}, cost=cost) for name, text, cost in TUNINGS if name != params.tuning]
     if images <= MOST:
         more = {phase: LONGER * count for phase, count in epochs.items()}
         found.append(Candidate(f"{sum(more.values())} epochs", {"epochs": more}, cost=LONGER, worth=WORTH))

@@ -15,8 +15,9 @@ FINE = 0.2  # of the learning rate, once pretrained layers train
 
 
 def rate(phase: Phase, params: TrainBackboneParams) -> float:
-    """Peak learning rate of `phase`."""
-    return params.learning_rate * (1.0 if phase.opened == 0 or params.pretrained == "none" else FINE)
+    """Peak learning rate of `phase`. Few parameters, from zero or one, need larger steps than all weights."""
+    fine = phase.opened != 0 and params.pretrained != "none" and params.tuning == "full"
+    return params.learning_rate * (FINE if fine else 1.0)
 
 
 def optimizer_of(model: Module, params: TrainBackboneParams) -> torch.optim.Optimizer:

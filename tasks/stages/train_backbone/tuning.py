@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.nn import Linear, Module
+from torch.nn import Module
 
-from tasks.backbones import timm_models
 from tasks.models import probe
 from tasks.models.choice import Advantage, Candidate, advantage, score
 from tasks.models.folds import assign_folds
@@ -26,7 +25,7 @@ from tasks.stages.train_backbone.phases import plan
 STEPS = 200  # of each short training, at most
 PARTS = 3  # one of so many parts judges
 SMALL = 0.005  # errors of the linear probe (of balanced accuracy) that no training is needed for
-FULL, LINEAR = "full", "linear"
+FULL, LIGHT, LINEAR = "full", "lora", "linear"
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,6 @@ def decide(scores: Mapping[str, float], leads: Mapping[str, Advantage]) -> str:
     return max(clear, key=scores.__getitem__, default=FULL)
 
 
-def light_tuning(model: Module) -> str:
-    """The light tuning that suits `model`: lora for networks that are mostly linear layers, norm for convolutions."""
-    matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, Linear))
-    matrices -= timm_models.classifier(model).weight.numel()
-    return "lora" if matrices > 0.5 * sum(value.numel() for value in model.parameters()) else "norm"
-
-
 def choose_tuning(
     make: Callable[[], Module], train: Examples, judged: Inputs, groups: Sequence[str | None], how: Setting
 ) -> Choice:
@@ -81,7 +73,7 @@ def choose_tuning(
         Examples(np.asarray(pixels[rows]), np.asarray(train.features[rows]), train.targets[rows])
         for pixels, rows in ((train.pixels, learnt), (judged, held))
     ]
-    for name in (light_tuning(make()), FULL):
+    for name in (LIGHT, FULL):
         model = make()
         short = replace(how, params=how.params.model_copy(update={"tuning": name}))
         state, _ = fit(model, *sets, short)

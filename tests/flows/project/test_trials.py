@@ -19,6 +19,8 @@ from tasks.common.sections.training import UnfreezePhases
 from tasks.sources.source import open_source
 from tests.support.photos import encode
 
+TUNINGS = ["only the classifier", "changes of low rank"]
+
 
 def arrow(direction: int, number: int) -> Image.Image:
     """An arrow to the left (-1) or right (1), each a little elsewhere and of another colour."""
@@ -120,6 +122,7 @@ def test_arrows_are_not_mirrored_and_each_trial_is_said(arrows, tmp_path):
         "without colour",
         "without crop",
         "only the last 2 blocks",
+        *TUNINGS,
         "4 epochs",
     ]
     fitted = with_values(params, tried.values)
@@ -147,7 +150,7 @@ def test_a_training_wins_only_with_its_whole_interval():
 def test_more_epochs_are_tried_on_small_sets_only_and_must_be_worth_their_time():
     params = TrainBackboneParams(epochs=UnfreezePhases(frozen=0, last=0, all=7), augment=["crop"])
     names = [one.name for one in candidates(params, 900)]
-    assert names[3:] == ["with colour", "without crop", "only the last 2 blocks", "14 epochs"]
+    assert names[3:] == ["with colour", "without crop", "only the last 2 blocks", *TUNINGS, "14 epochs"]
     assert [one.name for one in candidates(params, 901)] == names[:-1]
     longer = candidates(params, 900)[-1]
     assert longer.values == {"epochs": {"frozen": 0, "last": 0, "all": 14}}

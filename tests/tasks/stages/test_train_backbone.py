@@ -119,7 +119,7 @@ def test_the_choice_of_what_trains_is_made_from_data_and_recorded(root, capfd):
     run(root, params)
     about = stage1.load(root)[1]
     choice = about["tuning_trials"]
-    assert about["tuning"] == choice["tuning"] in ("linear", "norm", "full")
+    assert about["tuning"] == choice["tuning"] in ("linear", "lora", "full")
     assert choice["images"] == 60
     assert f"-> {about['tuning']}" in capfd.readouterr().err
     phase = (root / artifacts.FOLDER / "history.csv").read_text().splitlines()[1].split(",")[1]

@@ -81,6 +81,8 @@ def test_dropout_is_off_in_closed_parts_and_on_in_open_ones():
 def test_pretrained_layers_learn_at_a_fifth_of_the_rate_and_only_matrices_decay():
     assert [optimisation.rate(phase, STAGED) for phase in phases.plan(STAGED)] == pytest.approx([0.01, 0.002, 0.002])
     assert [optimisation.rate(phase, SCRATCH) for phase in phases.plan(SCRATCH)] == [0.01]
+    light = STAGED.model_copy(update={"tuning": "lora"})
+    assert [optimisation.rate(phase, light) for phase in phases.plan(light)] == [0.01] * 3
     model = small()
     phases.open_parts(model, phases.plan(STAGED)[-1])
     groups = optimisation.parameter_groups(model, STAGED)

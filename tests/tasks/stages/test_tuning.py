@@ -22,11 +22,6 @@ def test_only_a_clear_lead_over_full_fine_tuning_counts():
     assert tuning.decide(scores, {"linear": Advantage(-0.1, 0.02), "norm": luck}) == "full"
 
 
-def test_the_light_tuning_suits_the_kind_of_network():
-    assert tuning.light_tuning(small("test_vit")) == "lora"
-    assert tuning.light_tuning(small("test_efficientnet")) == "norm"
-
-
 def test_where_the_probe_hardly_errs_nothing_is_trained():
     made = examples()
     train = replace(made, features=np.eye(3, 256, dtype=np.float16)[made.targets])  # they tell the classes
@@ -43,9 +38,9 @@ def test_light_and_full_tuning_are_tried_where_the_probe_errs():
     made = examples()
     train = replace(made, features=np.random.default_rng(1).normal(size=(36, 256)).astype(np.float16))
     choice = tuning.choose_tuning(small, train, train.pixels, [None] * 36, HOW)
-    assert choice.scores.keys() == {"linear", "norm", "full"}
-    assert choice.leads.keys() == {"linear", "norm"}
-    assert choice.leads["norm"][0] == pytest.approx(choice.scores["norm"] - choice.scores["full"])
+    assert choice.scores.keys() == {"linear", "lora", "full"}
+    assert choice.leads.keys() == {"linear", "lora"}
+    assert choice.leads["lora"][0] == pytest.approx(choice.scores["lora"] - choice.scores["full"])
     again = tuning.choose_tuning(small, train, train.pixels, [None] * 36, HOW)
     assert again == choice, "a training that resumes chooses the same"
 
