@@ -64,7 +64,7 @@ def experiment(
         rows = [row.model_dump(mode="json") for row in made.rows]
         typer.echo(json.dumps(about | {"rows": rows, "failed": dict(made.failed)}, indent=2, ensure_ascii=False))
     else:
-        _print(made.rows)
+        print_rows(made.rows)
         say(choice.sentence)
         if made.out_of_time:
             say("the time is over: the same command with more --minutes goes on from here")
@@ -106,7 +106,7 @@ def experiments(
             "no experiment on these data, settings and code yet: `evergreen experiment --set SETTING=VALUE` makes one"
         )
     else:
-        _print(found)
+        print_rows(found)
 
 
 def _planned(changes: list[str], grids: list[str], sweeps: list[str], minutes: float | None, seed: int):
@@ -153,7 +153,8 @@ def _apply(launch, root, row, say: Callable[[str], None]) -> None:
     say(f'commit it (`git commit -am "{row.name}"`), then `evergreen retrain`: the training is in the cache')
 
 
-def _print(rows: list) -> None:
+def print_rows(rows: list) -> None:
+    """Print rows of the table of experiments on the terminal."""
     from rich.console import Console
 
     from flows.cli.tables import print_experiments

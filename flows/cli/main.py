@@ -19,6 +19,7 @@ from flows.cli import (
     batches,
     classes,
     decisions,
+    distill,
     doctor,
     experiments,
     hard,
@@ -311,6 +312,7 @@ def retrain(
 
 GROUPS = (
     runs,
+    distill,
     experiments,
     batches,
     services,
