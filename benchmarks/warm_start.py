@@ -1,19 +1,20 @@
 """How much of a training does a start from the champion save, and what does it cost?
 
     python -m benchmarks.warm_start KEPT [--infrared FILE] [--trashnet FILE] [--seeds 3] [--share 0.8] [--most N]
-                                    [--quick]
+                                    [--device cpu] [--weights FILE] [--quick]
 
 The champion is trained on --share of the training images (five epochs from the pretrained network, as params.yaml has
-it, at 32 pixels). Then all images are there, and trainings follow: from the pretrained network, and from the champion
-by each method in one and in two epochs (`warm_epochs` .2 and .4). Time is CPU time of one thread, with all that a start
-costs (features of the pretrained network and their linear classifier there, gradients for dash here). Scores are
-balanced accuracy on test without the prior, as stage 1 chooses its epoch by; stage 2 comes after it in any case.
+it, at 64 pixels). Then all images are there, and trainings follow: from the pretrained network, and from the champion
+by each method in one and in two epochs (`warm_epochs` .2 and .4). Time is CPU time of one thread, or wall time on
+another --device, with all that a start costs: features of the pretrained network and their linear classifier there,
+gradients for dash here. Scores are balanced accuracy on test without the prior, as stage 1 chooses its epoch by;
+stage 2 comes after it in any case.
 
 `warm_start_time_ratio` is the time of the cheapest start from the champion that reaches the score of the training from
 pretrained, on average over sets and seeds, as a share of that training's time. Expected: .4 or less.
 
 --most N trains and tests on at most N images of each part. Each set and seed is one file in KEPT: a run that is stopped
-goes on where it was.
+goes on where it was. --weights reads the pretrained network from a safetensors file instead of the installed package.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.long_tail import FASHION
+from benchmarks.long_tail import FASHION, Job, network
 from benchmarks.long_tail_sets import Part, natural
 from benchmarks.record import Figure, report
 from tasks.common.code import code_version
@@ -31,14 +32,14 @@ from tasks.common.files import content_key, read_json, write_json
 from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
 
-BACKBONE, SIDE = "tf_efficientnet_lite0", 32
+BACKBONE, SIDE = "tf_efficientnet_lite0", 64
 EPOCHS = 5
 METHODS = ("champion", "shrink_perturb", "dash")
 SHARES = (0.2, 0.4)  # of the epochs
 GOAL = 0.4
 
 
-def measured(parts: dict[str, Part], seed: int, share: float, epochs: int) -> Iterator[dict]:
+def measured(parts: dict[str, Part], seed: int, epochs: int, given: argparse.Namespace) -> Iterator[dict]:
     """One row per training: {start, epochs, seconds, score} on the test part."""
     import torch
 
@@ -48,14 +49,15 @@ def measured(parts: dict[str, Part], seed: int, share: float, epochs: int) -> It
     from tasks.stages.train_backbone.processes import Ranks
 
     torch.set_num_threads(1)
-    device = torch.device("cpu")
+    device = torch.device(given.device)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     classes = int(parts["train"].targets.max()) + 1
     names = [str(number) for number in range(classes)]
     mean, std = timm_models.normalisation(BACKBONE)
     rng = np.random.default_rng(seed)
     all_rows = np.arange(len(parts["train"].targets))
     first = np.sort(
-        np.concatenate([one[: max(2, round(share * len(one)))] for one in by_class(parts["train"].targets, rng)])
+        np.concatenate([one[: max(2, round(given.share * len(one)))] for one in by_class(parts["train"].targets, rng)])
     )
 
     def setting(**changes) -> feeding.Setting:
@@ -67,21 +69,20 @@ def measured(parts: dict[str, Part], seed: int, share: float, epochs: int) -> It
         return feeding.Examples(part.pixels, None, part.targets)
 
     def fresh():
-        torch.manual_seed(seed)
-        return timm_models.create_model(BACKBONE, "auto", classes, SIDE)
+        return network(classes, Job("fashion", "cross_entropy", seed), given.weights)
 
     def score(model, how: feeding.Setting) -> float:
-        logits = judging.predict(model, parts["test"].pixels, how).numpy()
+        logits = judging.predict(model.to(device), parts["test"].pixels, how).numpy()
         counts = np.bincount(parts["train"].targets, minlength=classes)
         return judging.score(parts["test"].targets, logits, counts)[0]
 
     def cold(rows: np.ndarray) -> tuple[dict, float, float]:
         """(state, seconds, score) of a training from the pretrained network."""
         model, how, train, held = fresh(), setting(), examples("train", rows), examples("calibration")
-        began = time.process_time()
+        began = clock()
         known = warm.features(model, train.pixels, np.arange(len(rows)), how)
         best, _ = trainer.fit(model, feeding.Examples(train.pixels, known, train.targets), held, how)
-        seconds = time.process_time() - began
+        seconds = clock() - began
         model.load_state_dict(best)
         return cpu_copy(model.state_dict()), seconds, score(model, how)
 
@@ -96,11 +97,11 @@ def measured(parts: dict[str, Part], seed: int, share: float, epochs: int) -> It
         for part in SHARES:
             model, how = fresh(), setting(start=method, warm_epochs=part)
             train, held = examples("train"), examples("calibration")
-            began = time.process_time()
+            began = clock()
             warm.put(model, champion, names, train, held, how)
             short = feeding.Setting(start.warm_params(how.params), classes, mean, std, how.ranks)
             best, history = trainer.fit(model, train, held, short)
-            seconds = time.process_time() - began
+            seconds = clock() - began
             model.load_state_dict(best)
             yield {"start": method, "epochs": len(history), "seconds": seconds, "score": score(model, how)}
 
@@ -162,16 +163,16 @@ def some(part: Part, most: int, seed: int) -> Part:
 
 def kept_rows(kept: Path, name: str, seed: int, given: argparse.Namespace, files: dict[str, Path]) -> list[dict]:
     """The rows of one set and seed, from KEPT or measured now."""
-    key = content_key(name, seed, given.share, given.most, given.quick, SIDE, code_version("benchmarks.warm_start"))[
-        :12
-    ]
+    key = content_key(
+        name, seed, given.share, given.most, given.quick, given.device, SIDE, code_version("benchmarks.warm_start")
+    )[:12]
     file = kept / f"{name}-{seed}-{key}.json"
     if not file.is_file():
         parts = natural(files[name], {"infrared": 0.25}.get(name, 0.6))(seed, SIDE)
         if most := 200 if given.quick else given.most:
             parts = {split: some(part, most, seed) for split, part in parts.items()}
         epochs = 1 if given.quick else EPOCHS
-        rows = [row | {"set": name, "seed": seed} for row in measured(parts, seed, given.share, epochs)]
+        rows = [row | {"set": name, "seed": seed} for row in measured(parts, seed, epochs, given)]
         write_json(file, rows)
     return read_json(file)
 
@@ -184,6 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.8)
     parser.add_argument("--most", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args(arguments)
     files = {"fashion": FASHION} | {
