@@ -53,7 +53,7 @@ def train(side: int, images: int, plain: bool) -> float:
     train = feeding.Examples(pixels, None, rng.integers(0, 10, images))
     calibration = feeding.Examples(pixels[:BATCH], None, train.targets[:BATCH])
     ends = []
-    with processes(workers, partial(_train_worker, side, images)) as ranks, repeatable(params.threads, ranks):
+    with processes(workers, partial(_train_worker, side, images)) as ranks, repeatable(params.threads, ranks.world):
         model = timm_models.create_model(params.backbone, params.pretrained, 10, side)
         ranks.barrier()
         judge = trainer.judge

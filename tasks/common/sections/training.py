@@ -118,6 +118,9 @@ class TrainBackboneParams(Section):
         0.0, description="decay per step of the moving average of the weights that is judged and kept; 0: none"
     )
     accumulate: Positive = Field(1, description="batches that make one step: a larger batch in the same memory")
+    self_supervised_epochs: Count = Field(
+        0, description="first pretrain so long on all training images, with and without labels; for far domains"
+    )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="chance to leave out a residual branch in training, at the last block (stochastic depth)"
     )

@@ -47,9 +47,12 @@ def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams
     classes, (_, task) = network_classes(root), classes_and_task(root)
     check(rows, classes, task, train_backbone)
     rerun = partial(run, root, train_backbone=train_backbone, images=images)
+    if train_backbone.self_supervised_epochs:  # before other processes start: they would wait for it
+        with repeatable(train_backbone.threads, 1):
+            adapt(root, train_backbone, images)
     with (
         processes(worker_count(len(rows["train"]), train_backbone), rerun) as ranks,
-        repeatable(train_backbone.threads, ranks),
+        repeatable(train_backbone.threads, ranks.world),
         freed_memory_kept(),
     ):
         train(root, rows, classes, task, train_backbone, images, ranks)
@@ -73,6 +76,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     from tasks.backbones import timm_models
     from tasks.stages.train_backbone.feeding import Examples, Setting
     from tasks.stages.train_backbone.seeds import Member, combine, one_seed
+    from tasks.stages.train_backbone.self_supervised import start_adapted, with_features
     from tasks.stages.train_backbone.teachers import read_teachers
     from tasks.stages.train_backbone.trainer import fit
     from tasks.stages.train_backbone.warm import begin
@@ -87,6 +91,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         )
         for split in ("train", "calibration")
     ]
+    body = adapt(root, params, images)
     folders, members, choice = [], [], None
     if params.tuning == "auto":
         key = run_key(rows, classes, params, images, create_model(params, len(classes), images))
@@ -94,11 +99,15 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         choice = chosen_tuning(root, rows["train"], sets[0], images, how, folders[0] / "tuning.json")
         params = params.model_copy(update={"tuning": choice["tuning"]})
         how = replace(how, params=params)
+    if body is not None:
+        sets = with_features(sets, body, how)
     taught = partial(read_teachers, root, rows["train"], classes, task, params.distill, images, ranks.device)
     how = replace(how, teachers=ranks.rank0_first(taught))
     for number in range(params.seeds):
         member = replace(how, params=one_seed(params, number))
         model = create_model(member.params, len(classes), images)
+        if body is not None:
+            start_adapted(model, body, params.backbone)
         start = begin(root, model, classes, sets, member, number)
         folders.append(cache_dir("training", root) / run_key(rows, classes, start.how.params, images, model))
         best, history = fit(model, *start.sets, start.how, folders[-1] / "checkpoint.safetensors")
@@ -128,6 +137,18 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             shutil.rmtree(folder, ignore_errors=True)
         remove_old_checkpoints(folders[0].parent)
     ranks.barrier()
+
+
+def adapt(root: Path, params: TrainBackboneParams, images: ImagesParams) -> "dict[str, torch.Tensor] | None":
+    """The backbone pretrained on the project's own training images, without the classifier; None if not asked for."""
+    if not params.self_supervised_epochs:
+        return None
+    from tasks.stages.train_backbone.self_supervised import adapted_state
+
+    def say(text: str) -> None:
+        print(f"train_backbone: {text}", file=sys.stderr, flush=True)
+
+    return adapted_state(root, params, images, say)
 
 
 def create_model(params: TrainBackboneParams, classes: int, images: ImagesParams) -> "torch.nn.Module":
@@ -278,12 +299,12 @@ def remove_old_checkpoints(folder: Path) -> None:
 
 
 @contextmanager
-def repeatable(threads: int, ranks) -> Iterator[None]:
+def repeatable(threads: int, world: int) -> Iterator[None]:
     """torch on `threads` CPU threads (0: its share of all), with kernels that give the same bits each time."""
     import torch
 
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    torch.set_num_threads(threads or max(1, before[0] // ranks.world))
+    torch.set_num_threads(threads or max(1, before[0] // world))
     torch.backends.cudnn.deterministic = True
     try:
         yield
