@@ -2,19 +2,24 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from tasks.backbones import timm_models
+from tasks.common import artifacts
 from tasks.common.errors import EvergreenError, StageInputError
+from tasks.common.params import ImagesParams
 from tasks.common.sections.training import DistillParams, UnfreezePhases
 from tasks.inference.scaling import Scaling
 from tasks.releases.bundle import SCHEMA_VERSION, digest, write_manifest
 from tasks.stages.calibrate import export
+from tasks.stages.train_backbone import stage as train_backbone_stage
 from tasks.stages.train_backbone import trainer
 from tasks.stages.train_backbone.distill import (
     Answers,
@@ -27,6 +32,7 @@ from tasks.stages.train_backbone.distill import (
     similarity,
 )
 from tasks.stages.train_backbone.teachers import Teachers, TorchTeacher, bundle_teacher, pretrained_teacher
+from tests.support import small_project
 from tests.support.small_training import SCRATCH, examples, setting, small
 
 CPU = torch.device("cpu")
@@ -271,3 +277,18 @@ def test_teachers_of_other_classes_are_refused_with_both_lists():
     other = Teachers([teacher(classes=["red", "cat"])], NAMES, DistillParams(), False)
     with pytest.raises(EvergreenError, match=r"share 1 classes.*red, green, blue.*red, cat"):
         other(torch.zeros(1, 3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_the_stage_trains_with_the_teachers_that_params_name(tmp_path):
+    root = small_project.copy(tmp_path, "multiclass")
+    shutil.rmtree(root / artifacts.FOLDER)
+    params = SCRATCH.model_copy(update={"epochs": UnfreezePhases(frozen=0, last=0, all=1)})
+
+    def run(*teachers: str) -> np.ndarray:
+        wanted = params.model_copy(update={"distill": DistillParams(teachers=list(teachers))})
+        train_backbone_stage.run(root, train_backbone=wanted, images=ImagesParams(resolution=small_project.SIZE))
+        return load_file(root / artifacts.FOLDER / "weights.safetensors")["classifier.weight"]
+
+    assert not np.array_equal(run("edge"), run())
+    with pytest.raises(StageInputError, match=r"names the bundle a{64}.*`evergreen retrain` fetches it"):
+        run("a" * 64)
