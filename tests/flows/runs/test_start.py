@@ -11,6 +11,7 @@ from flows.repo.start_pin import pinned_at, with_pin, write_pin
 from flows.runs.start import no_longer_trained, pin_start
 from flows.versions.roots import read_roots
 from tasks.common.errors import EvergreenError
+from tasks.common.files import parse_yaml
 from tasks.common.params import load_params
 from tasks.common.paths import cache_dir
 from tasks.common.sections.training import TrainBackboneParams
@@ -147,6 +148,26 @@ def test_a_training_that_must_run_starts_from_the_live_bundle(root):
     live = store(root).live().bundle
     assert pinned(root) == live
     assert (cache_dir("bundles", root) / live / "weights.safetensors").is_file()
+
+
+def test_a_pin_written_while_the_repository_is_open_is_what_the_lock_records(root):
+    repo = open_repo(root)
+    try:
+        change_training(root)
+        assert bring_up_to_date(repo, "validate", lambda name, root: None) == "unchanged"
+        pin(root)
+        kept = {file.name: file.read_bytes() for file in (root / TRAINED).iterdir()}
+
+        def train(name: str, root: Path) -> None:
+            (root / TRAINED).mkdir()
+            for file, content in kept.items():
+                (root / TRAINED / file).write_bytes(content)
+
+        assert bring_up_to_date(repo, "train_backbone", train) == "ran"
+    finally:
+        repo.close()
+    lock = parse_yaml((root / "dvc.lock").read_text())["stages"]["train_backbone"]
+    assert lock["params"]["params.yaml"]["train_backbone"]["start_bundle"] == store(root).live().bundle
 
 
 def test_a_promotion_alone_trains_nothing(root):
