@@ -121,7 +121,8 @@ def fit(
     groups: (N,) names of the calibration samples.
     """
     task = "multiclass" if y["train"].ndim == 1 else "multilabel"
-    given = Given(x["train"], y["train"], own, params.epochs, params.seed)
+    thorough = params.method != "auto" or task == "multilabel"
+    given = Given(x["train"], y["train"], own, params.epochs, params.seed, thorough)
     names = AUTO if params.method == "auto" else (params.method, "stage1")
     heads = {name: METHODS[name](given) for name in METHODS if name in names and name in methods_of(task)}
     heads = {name: some for name, some in heads.items() if some}

@@ -29,6 +29,7 @@ class Given:
     own: Head
     epochs: int = 200
     seed: int = 0
+    thorough: bool = True  # False: a method with costly settings tries the one that was mostly best
 
     @property
     def classes(self) -> int:
@@ -45,7 +46,8 @@ def _max_norm(given: Given) -> list[Head]:
 
 
 def _crt(given: Given) -> list[Head]:
-    return retrained.retrained(given.x, given.y, given.classes, given.epochs)
+    l2s = retrained.L2S if given.thorough else retrained.L2S[:1]
+    return retrained.retrained(given.x, given.y, given.classes, given.epochs, l2s)
 
 
 def _lws(given: Given) -> list[Head]:
