@@ -184,6 +184,7 @@ def notes(about: dict, verdict: GateVerdict) -> list[str]:
     found = [PROVISIONAL] if verdict.provisional else []
     if head.get("network") == "pretrained":
         found.append(PROBE_WON.format(lead=100 * head["probe_lead"], error=100 * head["probe_lead_error"]))
+    found += head.get("advice", [])
     siblings = about["metrics"].get("evaluate", {}).get("siblings") or {}
     if siblings.get("with"):
         found.append(SIBLINGS.format(sentence=siblings["sentence"]))

@@ -38,6 +38,7 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.models import stage1
 from tasks.models.choice import Advantage, Candidate, Chosen, Protected, advantage, nested
 from tasks.models.head import CROSS_FITTED, Head
+from tasks.models.heads import anomaly, rarity
 from tasks.models.heads.methods import AUTO, METHODS, Given, methods_of
 from tasks.models.heads.retrained import natural
 from tasks.scoring.targets import class_counts, encode
@@ -51,6 +52,7 @@ class Fitted:
     """All candidates on one network's features, and what was chosen."""
 
     chosen: Chosen
+    x: dict[str, ShardTable | np.ndarray]  # features by split
 
     @property
     def method(self) -> str:
@@ -107,6 +109,25 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
         lead = advantage(pretrained.best, trained.best, y["calibration"], groups, train_head.seed)
     metric = "balanced_accuracy" if task == "multiclass" else "mean_average_precision"
     write(root, trained, pretrained, lead, metric, rows["calibration"]["id"].to_pylist())
+    if task == "multiclass":
+        best = pretrained if lead is not None and lead.clear else trained
+        file = root / "metrics" / "train_head.json"
+        write_json(file, read_json(file) | rare_classes(best, y, classes, rows["train"]))
+
+
+def rare_classes(fitted: Fitted, y: dict[str, np.ndarray], classes: Sequence[str], train: pa.Table) -> dict:
+    """Figures and advice about the rarest class and about classes that were collected in one place only."""
+    ratio, rarest = rarity.imbalance(counts := class_counts(y["train"], len(classes)))
+    days = [None if at is None else at.date().isoformat() for at in train["taken_at"].to_pylist()]
+    places = rarity.in_one_place(y["train"], classes, {"source": train["source"].to_pylist(), "day": days})
+    said = rarity.sentences(ratio, classes[rarest], int(counts[rarest]), places)
+    found = {"imbalance": ratio, "rarest": classes[rarest]}
+    if ratio > rarity.EXTREME:
+        pairs = [(np.asarray(fitted.x[split][:], np.float32), y[split]) for split in ("train", "calibration")]
+        if scores := anomaly.compare(*pairs, fitted.best.logits, rarest):
+            found["anomaly"] = scores.aucs | {"images": scores.images}
+            said.append(scores.sentence(classes[rarest]))
+    return found | {"advice": said}
 
 
 def fit(
@@ -129,11 +150,10 @@ def fit(
     protected = None
     if params.common_loss is not None:
         protected = Protected(class_counts(y["train"], given.classes) > MANY, params.common_loss / 100)
+    held_out = x["calibration"], y["calibration"], params.seed
     if params.method == "auto":
-        return Fitted(
-            nested(heads, x["calibration"], y["calibration"], params.seed, groups=groups, protected=protected)
-        )
-    return Fitted(only(heads, params.method, x["calibration"], y["calibration"], params.seed, groups))
+        return Fitted(nested(heads, *held_out, groups=groups, protected=protected), x)
+    return Fitted(only(heads, params.method, *held_out, groups), x)
 
 
 def only(

@@ -594,6 +594,8 @@ def test_the_page_says_that_a_model_is_provisional_and_that_a_probe_won():
     verdict = GateVerdict(outcome="promote", sentence="x", checks=[], challenger="c", champion=None, hard_set=None)
     trained = {"metrics": {"train_head": {"network": "trained", "probe_lead": -0.1, "probe_lead_error": 0.02}}}
     assert release_page.notes(trained, verdict) == []
+    advised = {"metrics": {"train_head": {"advice": ["All 8 images come from one source."]}}}
+    assert release_page.notes(advised, verdict) == ["All 8 images come from one source."]
     probe = {"metrics": {"train_head": {"network": "pretrained", "probe_lead": 0.123, "probe_lead_error": 0.02}}}
     first, second = release_page.notes(probe, verdict.model_copy(update={"provisional": True}))
     assert "provisional" in first

@@ -1,6 +1,7 @@
 """Stage 2: class-balanced classifiers on fixed features, and a choice among them that luck does not sway."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -212,6 +213,7 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
     assert kept["id"].to_pylist() == rows["id"].to_pylist()
     y = encode(rows["label"], small_project.CLASSES, "multiclass")
     assert figures["score"] == pytest.approx(choice.score(y, np.array(kept["logits"].to_pylist())))
+    assert (figures["imbalance"], figures["advice"]) == (1.0, [])
     again, _ = run(root)
     assert all(np.array_equal(head[name], again[name]) for name in head)
 
@@ -352,6 +354,20 @@ def test_multi_label_has_two_methods_and_refuses_the_others(tmp_path):
     assert about["metric"] == "mean_average_precision"
     with pytest.raises(DataError, match=r"tau_norm.*multilabel.*crt, stage1"):
         run(root, "tau_norm")
+
+
+def test_above_a_hundred_to_one_the_stage_compares_an_anomaly_score():
+    x, y = long_tailed((500, 60, 3), seed=0)
+    held_x, held_y = long_tailed((100, 40, 10), seed=1)
+    both = {"train": x, "calibration": held_x}, {"train": y, "calibration": held_y}
+    fitted = train_head.fit(*both, plain(x, y), TrainHeadParams())
+    train = pa.table({"source": ["a"] * len(y), "taken_at": pa.nulls(len(y), pa.timestamp("us"))})
+    found = train_head.rare_classes(fitted, both[1], ["x", "y", "z"], train)
+    assert (found["rarest"], found["anomaly"]["images"]) == ("z", 10)
+    assert set(found["anomaly"]) == {"classifier", "knn", "mahalanobis", "images"}
+    warning, compared = found["advice"]
+    assert "167 times" in warning
+    assert "10 calibration images of 'z'" in compared
 
 
 # --- what the settings do ------------------------------------------------------------------------------------------
