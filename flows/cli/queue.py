@@ -24,6 +24,18 @@ def queue(
         int | None,
         typer.Option("--pick-data", min=1, help="First pick so many images of the data set that have no label."),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --pick-data: suggest labels from class names by this CLIP model, a folder or OWNER/NAME on the "
+            "Hugging Face hub.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="With --clip: a sentence for each class, {} is its name; may be given again."),
+    ] = None,
     issues: Annotated[
         bool, typer.Option("--issues", help="The data set's label issues, of all splits, instead of production.")
     ] = False,
@@ -53,6 +65,8 @@ def queue(
     from tasks.common.errors import EvergreenError
     from tasks.common.params import load_params
 
+    if (clip is not None and pick_data is None) or (prompt and clip is None):
+        raise EvergreenError("--clip MODEL goes with --pick-data NUMBER, and --prompt with --clip")
     root, forms = project_root(), Forms(csv, label_studio, html)
     share = Share(assign, due.date() if due else None, person, most)
     if issues:
@@ -66,8 +80,11 @@ def queue(
         files = {"csv_file": csv, "label_studio_file": label_studio, "html": html}
         params = load_params(root / "params.yaml")
         if pick_data is not None:
-            chosen, gain = pick_and_forecast(root, params, pick_data)
+            chosen, gain = pick_and_forecast(root, params, pick_data, clip, prompt or ())
             typer.echo(f"{len(chosen)} images of the data set picked")
+            if clip is not None:
+                suggested = sum(one.prediction is not None for one in chosen)
+                typer.echo(f"  {suggested} with a label that CLIP suggests; each counts only after a person checked it")
             for line in gain:
                 typer.echo(f"  {line}")
         waiting, picked = export_queue(root, pick_hours=pick, share=share, **files)
@@ -77,7 +94,7 @@ def queue(
         _show(forms.files, [_production_line(entry) for entry in waiting])
         if data := DataQueue(root, params).entries:
             typer.echo(f"{len(data)} images of the data set wait for a label")
-            lines = [f"{one.id[:12]}  {one.why:<10}  {one.detail}  {one.source or ''}" for one in data]
+            lines = [f"{one.id[:12]}  {one.why:<10}{_answer(one)}  {one.detail}  {one.source or ''}" for one in data]
             _show([], [] if forms.files else lines)
         steps = next_steps(forms, len(waiting) + len(data), "evergreen queue")
         if not (waiting or data or forms.files):
@@ -86,6 +103,13 @@ def queue(
         typer.echo(_printable(line))
     if assign:
         typer.echo(f"assigned to {_printable(assign)}{f', due {_day(due)}' if due else ''}")
+
+
+def _answer(one) -> str:
+    from monitoring.review.asked import label_text
+
+    sure = "" if one.confidence is None else f" ({one.confidence:.0%})"
+    return "" if one.prediction is None else f"  {label_text(one.prediction)}{sure}"
 
 
 def _show_issues(entries: list, files: list[Path]) -> None:

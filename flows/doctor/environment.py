@@ -12,7 +12,10 @@ from flows.doctor.finding import Finding, ok, problem, warning
 
 PYTHON = ((3, 11), (3, 14))  # from, below; as pyproject.toml says
 GIT = (2, 25)  # worktrees whose creation was killed can be removed
-EXTRAS = {"pi-heif": "reads HEIC photos: `pip install pi-heif`"}
+EXTRAS = {
+    "pi-heif": "reads HEIC photos: `pip install pi-heif`",
+    "open-clip-torch": "suggests labels from class names: `pip install open_clip_torch`",
+}
 SHOWN = 5
 LOCK = "`make setup` installs what requirements.lock says"
 

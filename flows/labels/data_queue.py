@@ -1,8 +1,9 @@
 """The picked images of data/ as people are shown them, next to those of production."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flows.labels.first_labels import FirstLabels
 from flows.labels.pick_data import DataPick, images, pick_data, picked, waiting
 from flows.labels.stones import tombstones_now
 from monitoring.review.asked import Asked
@@ -19,10 +20,16 @@ DETAIL = {
 }
 
 
-def pick_and_forecast(root: Path, params: Params, budget: int) -> tuple[list[DataPick], list[str]]:
-    """Pick up to `budget` unlabelled images of data/; also says, for the terminal, what so many labels would bring."""
+def pick_and_forecast(
+    root: Path, params: Params, budget: int, clip: str | None = None, prompts: Sequence[str] = ()
+) -> tuple[list[DataPick], list[str]]:
+    """Pick up to `budget` unlabelled images of data/; also says, for the terminal, what so many labels would bring.
+
+    clip: the CLIP model that suggests their labels from class names, in the sentences `prompts`.
+    """
+    suggester = None if clip is None else FirstLabels(root, params, clip, prompts)
     samples = live_samples(root, params, tombstones_now(root, params))
-    found = pick_data(root, params, budget, samples)
+    found = pick_data(root, params, budget, samples, suggester)
     try:
         curve, classes = training_curve(root, params, samples)
     except DataError as error:

@@ -9,6 +9,7 @@ will come, so from these splits images are drawn at random, as many as keep them
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ from tasks.scoring.targets import encode
 
 FOLDER = "label-queue"
 CHOSEN = "chosen by a person"
+SUGGESTED = "suggested by CLIP"  # from class names (flows.labels.first_labels); no person has checked the answer
 MISTAKE = "behind mistakes"  # the label taught the model mistakes (flows.labels.mistakes)
 CANDIDATES = 20_000  # images that are compared, and labelled images that teach the probe; random ones of more
 SEEN = 5_000  # labelled images of which near-duplicates are left out
@@ -41,18 +43,33 @@ class DataPick(Frozen):
 
     id: str
     why: str  # tasks.active.pick.Picked.why
-    prediction: str | list[str] | None  # of a probe; None for random picks, so that it sways nobody
+    prediction: str | list[str] | None  # of a probe or CLIP; None for random picks, so that it sways nobody
     confidence: float | None
     split: str
     queued_at: AwareDatetime
     because: str
 
 
-def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None = None) -> list[DataPick]:
+class Suggester(Protocol):
+    """What answers for unlabelled images (flows.labels.first_labels.FirstLabels)."""
+
+    because: str
+
+    def entries(self, free: pa.Table, budget: int, seen: Sequence[int]) -> list[tuple[str, str, str, float, str]]: ...
+
+
+def pick_data(
+    root: Path,
+    params: Params,
+    budget: int,
+    samples: pa.Table | None = None,
+    suggester: Suggester | None = None,
+) -> list[DataPick]:
     """Pick up to `budget` images of data/ that have no label and were not picked before; returns them, best first.
 
     Probabilities come from a linear probe of the labelled training images on pretrained features. With fewer than two
     classes there is none, and the picks are typical images (tasks.active.methods.typiclust).
+    suggester: picks those of the train split instead, each with an answer to check.
     """
     samples = live_samples(root, params) if samples is None else samples
     before = {entry.id for entry in picked(root)}
@@ -67,7 +84,11 @@ def pick_data(root: Path, params: Params, budget: int, samples: pa.Table | None 
     now, because = datetime.now(UTC), f"requested by {person(root)}"
     seed = len(before)  # later picks draw other images
     entries = []
-    if shares["train"]:
+    if shares["train"] and suggester is not None:
+        free = _sample(left["train"], np.random.default_rng(seed))
+        entries += suggester.entries(free, shares["train"], _seen(splits["train"][0]))
+        because = f"{suggester.because}; {because}"
+    elif shares["train"]:
         entries += _informative(root, params, splits["train"][0], left["train"], shares["train"], seed)
     for name in GROWING[1:]:
         rows = np.random.default_rng(seed).permutation(len(left[name]))[: shares[name]]
@@ -143,10 +164,8 @@ def _informative(
         sources=free["source"].to_pylist(),
         hashes=free["phash"].to_numpy(),
     )
-    seen = labelled["phash"].to_pylist()[-SEEN:]
-    picks = pick(
-        pool, budget, params.review.method, max_source_share=params.review.max_source_share, seen=seen, seed=seed
-    )
+    share, seen = params.review.max_source_share, _seen(labelled)
+    picks = pick(pool, budget, params.review.method, max_source_share=share, seen=seen, seed=seed)
     return [
         (free["id"][one.row].as_py(), one.why, *_said(one, probabilities, classes, multilabel), "train")
         for one in picks
@@ -163,6 +182,10 @@ def _said(
     if multilabel:
         return [name for name, value in zip(classes, p, strict=True) if value > 0.5], float(np.maximum(p, 1 - p).min())
     return classes[int(p.argmax())], float(p.max())
+
+
+def _seen(labelled: pa.Table) -> list[int]:
+    return labelled["phash"].to_pylist()[-SEEN:]
 
 
 def _sample(rows: pa.Table, rng: np.random.Generator) -> pa.Table:
@@ -199,9 +222,15 @@ def waiting(root: Path, samples: pa.Table) -> list[tuple[DataPick, dict]]:
 
 
 def images(root: Path, found: Sequence[tuple[DataPick, dict]]) -> Iterator[tuple[DataPick, dict, bytes]]:
-    """The picks with their rows and encoded images, with one image in memory at a time; in the order of the shards."""
+    """The picks with their rows and encoded images, with one image in memory at a time.
+
+    Suggestions come first, in their order; all others in the order of the shards, which is faster.
+    """
     by_shard: dict[str, dict[int, tuple[DataPick, dict]]] = {}
     for entry, row in found:
+        if entry.why == SUGGESTED:
+            yield from ((entry, row, content) for _, content in iter_bytes(root / "data" / row["shard"], [row["row"]]))
+            continue
         by_shard.setdefault(row["shard"], {})[row["row"]] = (entry, row)
     for shard, places in by_shard.items():
         for place, content in iter_bytes(root / "data" / shard, sorted(places)):

@@ -29,7 +29,8 @@ def third_party() -> dict[str, str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["heic"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["heic"] + extras["clip"]
     return {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
 
 

@@ -18,6 +18,7 @@ WHY = {
     "second look": "second look: says how often people err",
     "annotators disagree": "annotators disagree",
     "duplicates differ": "images that look the same have different labels",
+    "suggested by CLIP": "CLIP suggests a label from the class names: nobody has checked it",
     "looks wrong": "the label looks wrong to the newest run",
     "answered before": "you answered this before: another answer replaces it",
 }
