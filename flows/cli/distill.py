@@ -43,6 +43,7 @@ def distill(
         typer.echo(f"teacher: {name}" + (f" is {digest}" if digest != name else ""))
     given = {"temperature": temperature, "weight": weight, "features": features, "attention": attention}
     changes = planned(student, pinned, {name: value for name, value in given.items() if value is not None}, alone)
+    launch.check_settings(setup, changes)
     made = launch.make_all(setup, changes, say=typer.echo)
     print_rows(made.rows)
     if made.failed:

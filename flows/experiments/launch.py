@@ -115,13 +115,21 @@ def fits(spent: float, slowest: float, minutes: float | None) -> bool:
 
 
 def check_settings(setup: Setup, planned: Iterable[dict[str, Any]]) -> None:
-    """Raise ParamsError or EvergreenError for the first of `planned` that params.yaml cannot have, before any training.
+    """Raise ParamsError or EvergreenError for the first of `planned` that a training would refuse, before any training.
 
     Raises EvergreenError if all of them are what params.yaml says.
     """
+    from tasks.backbones.timm_models import check_known
+    from tasks.stages.train_backbone.stage import check_settings as check_stage
+
     today = parse_params(parse_text(setup.text))
-    if all(parse_params(parse_text(with_settings(setup.text, changes))) == today for changes in list(planned)):
+    wanted = [parse_params(parse_text(with_settings(setup.text, changes))) for changes in planned]
+    if all(params == today for params in wanted):
         raise EvergreenError("nothing to try: params.yaml has these settings already")
+    for params in wanted:
+        if params.train_backbone.start == "pretrained":  # a warm start is not pinned yet
+            check_stage(params.train_backbone, params.data.task)
+        check_known(params.train_backbone.backbone)
 
 
 def find(root: Path, key: str) -> Row | None:

@@ -122,6 +122,12 @@ def check_weights(backbone: str) -> None:
         raise _no_weights(backbone, error) from error
 
 
+def check_known(backbone: str) -> None:
+    """Raise EvergreenError if timm has no network of this name. The hub is not asked."""
+    if not backbone.startswith(HUB):
+        _pretrained_cfg(backbone)
+
+
 def _no_weights(backbone: str, error: Exception) -> EvergreenError:
     cfg = _pretrained_cfg(backbone)
     return EvergreenError(
@@ -163,8 +169,8 @@ def _pretrained_cfg(backbone: str):
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, [*PRESETS, *timm.list_models()], n=3)
         raise EvergreenError(
-            f"{backbone!r} is not a timm model" + (f": did you mean {', '.join(near)}?" if near else "") + " "
-            f"The offline default is {OFFLINE_BACKBONE}."
+            f"{backbone!r} is not a timm model" + (f": did you mean {', '.join(near)}?" if near else ".") + " "
+            f"The offline default is {OFFLINE_BACKBONE}"
         )
     cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
     if cfg is None:

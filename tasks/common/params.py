@@ -93,12 +93,18 @@ def parse_params(values: Any, source: str = "params.yaml") -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         lines += [
-            f"  {'.'.join(map(str, mistake['loc']))}: {_message(mistake)} (found {repr(mistake['input'])[:80]})"
+            f"  {'.'.join(map(str, mistake['loc']))}: {_message(mistake)}{_found(mistake)}"
             for mistake in error.errors()
         ]
     if params is None or lines:
         raise ParamsError(f"{source} has {len(lines)} mistake(s):\n" + "\n".join(lines))
     return params
+
+
+def _found(mistake: Any) -> str:
+    """The value that is wrong; nothing where several settings exclude each other, which the message names."""
+    several = mistake["type"] == "value_error" and isinstance(mistake["input"], dict)
+    return "" if several else f" (found {repr(mistake['input'])[:80]})"
 
 
 def _unsafe_for_dvc(values: dict[Any, Any]) -> Iterator[tuple[str, str]]:

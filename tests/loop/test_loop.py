@@ -188,10 +188,10 @@ def test_experiments_are_rows_of_dvcs_table_and_release_nothing(project):
     assert (released(), git(project, "for-each-ref", "refs/heads", "refs/tags"), settings.read_text()) == before
     assert not git(project, "status", "--porcelain")
 
-    failed = evergreen(project, *asked, "--grid", "train_backbone.backbone=no_such_network")
+    failed = evergreen(project, *asked, "--grid", "calibrate.cost_false_negative.no_such_class=3")
     assert failed.returncode == 1
     assert f"{baseline['name']}: settings as they are: made before" in failed.stdout
-    assert "no_such_network" in failed.stderr
+    assert "no_such_class" in failed.stderr
     (run,) = [
         row for row in json.loads(evergreen(project, "experiments", "--all", "--json").stdout) if row["kind"] == "run"
     ]

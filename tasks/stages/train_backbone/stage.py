@@ -226,8 +226,8 @@ def check_schedule(model, params: TrainBackboneParams, side: int) -> None:
             ) from error
 
 
-def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
-    """Raise ParamsError without an epoch to train, DataError without labels to train on or choose by."""
+def check_settings(params: TrainBackboneParams, task: str) -> None:
+    """Raise ParamsError for settings that exclude each other or name what there is not."""
     from tasks.stages.train_backbone.light import check_tuning
     from tasks.stages.train_backbone.losses import check_loss
     from tasks.stages.train_backbone.optimizers import check_name
@@ -246,6 +246,11 @@ def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: 
             "ones: set combine to ensemble or best, or pretrained to auto"
         )
     check_tuning(params)
+
+
+def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
+    """Raise ParamsError as `check_settings` does, DataError without labels to train on or choose by."""
+    check_settings(params, task)
     for split in ("train", "calibration"):
         labels = encode(rows[split]["label"], classes, task)
         if not len(labels) or (task == "multilabel" and not labels.any()):

@@ -1,9 +1,11 @@
 """Settings of an experiment: read from text, and written into params.yaml line by line."""
 
 import random
+from pathlib import Path
 
 import pytest
 
+from flows.experiments.launch import Setup, check_settings
 from flows.experiments.settings import Range, parse_change, parse_choices, with_settings
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.params import parse_params, parse_text
@@ -91,3 +93,27 @@ def test_the_schema_decides_which_settings_there_are():
         with_settings(TEXT, {"train_backbone.learning_rat": 1})
     with pytest.raises(ParamsError, match=r"train_head\.method"):
         with_settings(TEXT, {"train_head.method": "magic"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train_backbone.learning_rate": -1}, "learning_rate: expected greater than 0"),
+        ({"train_backbone.loss": "asymmetric"}, "asymmetric is not defined for images with one label"),
+        ({"train_backbone.optimizer": "adamm"}, "'adamm' is not an optimizer"),
+        (
+            {"train_backbone.backbone": "test_resnett"},
+            r"'test_resnett' is not a timm model: did you mean test_resnet.*lite0$",
+        ),
+        (
+            {"train_backbone.combine": "soup", "train_backbone.seeds": 2, "train_backbone.pretrained": "none"},
+            "soup means weights",
+        ),
+        ({"train_backbone.domain": "symbols"}, r"flip does harm .*\(null allows everything\)$"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before_the_first_one(change, said):
+    setup = Setup(Path(), "key", {}, TEXT, None, "a tester")
+    check_settings(setup, [{"train_head.method": "crt"}])
+    with pytest.raises(EvergreenError, match=said):
+        check_settings(setup, [{"train_head.method": "crt"}, change])
