@@ -19,6 +19,7 @@ from flows.publishing.judge_run import judge_run
 from flows.repo.damage import mending
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.repo.progress import Progress, Step, cancel_sentence
+from flows.runs.start import pin_start
 from flows.runs.summary import summary
 from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
@@ -60,7 +61,7 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) 
         for name in STAGES:
             step(
                 name,
-                lambda name=name: mending(repo, lambda: bring_up_to_date(repo, name)),
+                lambda name=name: bring(repo, root, name, params, releases),
                 lambda outcome, name=name: (outcome, summary(name, root)),
             )
             if name == "validate":
@@ -73,6 +74,13 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) 
     figures = figures_of(root, verdict, params.gate.metric, time.monotonic() - began)
     row = Row(kind="experiment", champion=verdict.champion, sentence=verdict.sentence, figures=figures, **about)
     return add_row(root, row)
+
+
+def bring(repo, root: Path, name: str, params: Params, releases: Releases) -> str:
+    """Bring stage `name` up to date as a run does, a training from the start that a run would pin; its outcome."""
+    if name == "train_backbone":
+        pin_start(root, params, releases)
+    return mending(repo, lambda: bring_up_to_date(repo, name))
 
 
 def _judge(root: Path, params: Params, releases: Releases, champion: Pointer | None, about: dict[str, Any]):

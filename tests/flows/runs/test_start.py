@@ -1,11 +1,13 @@
 """What a run's training starts from: the pin in params.yaml, chosen only where the training has to run."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.experiments.run import bring
 from flows.repo.pipeline import bring_up_to_date, open_repo
 from flows.repo.start_pin import pinned_at, with_pin, write_pin
 from flows.runs.start import no_longer_trained, pin_start
@@ -239,3 +241,15 @@ def test_the_pin_is_part_of_the_schema():
     assert TrainBackboneParams(start_bundle=PIN).start_bundle == PIN
     with pytest.raises(ValueError, match="start_bundle"):
         TrainBackboneParams(start_bundle="v0.2.0")
+
+
+def test_an_experiment_starts_where_a_run_would(root):
+    change_training(root)
+    pin(root)
+    first = pinned(root)
+    released(root, "v0.3.0")
+    write_pin(root, None)  # as HEAD has it
+    with closing(open_repo(root)) as repo:
+        outcome = bring(repo, root, "train_backbone", load_params(root / "params.yaml"), store(root))
+    assert outcome != "ran"
+    assert pinned(root) == first
