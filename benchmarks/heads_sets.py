@@ -74,12 +74,14 @@ def manifest(name: str, file: Path, seed: int, folder: Path) -> Path:
     return write_manifest(ImageSet(name, file), seed, folder / "set.parquet")
 
 
-def cached(name: str, file: Path | None, seed: int, kept: Path, quick: bool = False) -> Arrays:
+def cached(
+    name: str, file: Path | None, seed: int, kept: Path, quick: bool = False, sampler: str = "natural"
+) -> Arrays:
     """The arrays of set `name` and `seed`, from `kept` or from a training of about a minute."""
-    place = kept / f"{name}-{seed}.npz"
+    place = kept / f"{name}-{seed}{'' if sampler == 'natural' else '-' + sampler}.npz"
     if not place.is_file():
         with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as folder:
-            arrays = trained(name, file or FASHION / "base.parquet", seed, Path(folder), quick)
+            arrays = trained(name, file or FASHION / "base.parquet", seed, Path(folder), quick, sampler)
         with atomic_path(place) as temporary, temporary.open("wb") as out:
             np.savez(out, **arrays)
     with np.load(place) as found:
@@ -97,11 +99,11 @@ def cached(name: str, file: Path | None, seed: int, kept: Path, quick: bool = Fa
         )
 
 
-def trained(name: str, file: Path, seed: int, folder: Path, quick: bool) -> dict[str, np.ndarray]:
-    """Train the default recipe on the set and compute all features."""
+def trained(name: str, file: Path, seed: int, folder: Path, quick: bool, sampler: str) -> dict[str, np.ndarray]:
+    """Train the default recipe, but with `sampler`, on the set and compute all features."""
     source = small_set(folder / "small.parquet", divisor=16) if quick else manifest(name, file, seed, folder)
     project = scratch_project(folder / "project", source, QUICK if quick else {})
-    change_params(project, {"train_backbone": {"seed": seed, "threads": 1}})
+    change_params(project, {"train_backbone": {"seed": seed, "threads": 1, "sampler": sampler}})
     run_stages(project, "inspect", "validate", "embed", "clean")
     params = load_params(project / "params.yaml")
     with timed(f"{name}, seed {seed}: stage 1") as clock:

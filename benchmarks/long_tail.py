@@ -75,7 +75,7 @@ class Job:
 
     @property
     def params(self) -> TrainBackboneParams:
-        changes = ARMS[self.arm] | {"seed": self.seed, "threads": 1}
+        changes = {"sampler": "natural"} | ARMS[self.arm] | {"seed": self.seed, "threads": 1}
         if self.scratch:
             changes |= SCRATCH | {"epochs": UnfreezePhases(all=self.scratch), "backbone": "resnet18"}
         if self.quick:

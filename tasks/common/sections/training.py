@@ -73,7 +73,7 @@ class DistillParams(Section):
 
 
 class TrainBackboneParams(Section):
-    """Stage 1 of the training: the backbone on the natural distribution."""
+    """Stage 1 of the training: the backbone."""
 
     backbone: Backbone = Field(
         "tf_efficientnet_lite0",
@@ -140,6 +140,7 @@ class TrainBackboneParams(Section):
     )
     label_smoothing: Share = 0.0
     sampler: Literal[
+        "auto",
         "natural",
         "stratified",
         "class_balanced",
@@ -148,7 +149,11 @@ class TrainBackboneParams(Section):
         "undersample",
         "repeat_factor",
         "oversample",
-    ] = Field("natural", description="how often an epoch draws the images of each class: docs/long-tail.md")
+    ] = Field(
+        "auto",
+        description="how often an epoch draws the images of each class: docs/long-tail.md. auto: square_root from "
+        "pretrained weights with one label per image, else natural",
+    )
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen", description="frozen: keep pretrained statistics (short fine-tuning with moving ones does harm)"
     )

@@ -15,6 +15,17 @@ from tasks.scoring.targets import class_counts
 REPEATING = ("class_balanced", "square_root", "progressive", "repeat_factor", "oversample")
 
 
+def sampler_of(params: TrainBackboneParams, targets: np.ndarray) -> str:
+    """The sampler that `train_backbone.sampler` names; "auto" is what was best on the sets of benchmarks.long_tail.
+
+    From pretrained weights, square_root. From random ones, a class-balanced sampler cost common classes more than rare
+    ones gained, and with several labels per image nothing was measured: both draw each image once.
+    """
+    if params.sampler != "auto":
+        return params.sampler
+    return "square_root" if params.pretrained != "none" and targets.ndim == 1 else "natural"
+
+
 def epoch_batches(
     targets: np.ndarray, classes: int, params: TrainBackboneParams, epoch: int, progress: float
 ) -> list[np.ndarray]:
@@ -22,21 +33,22 @@ def epoch_batches(
 
     `progress` (0 to 1) is the share of the phase's epochs that are done; 1 in its last epoch.
     """
-    rng = np.random.default_rng([params.seed, epoch])
-    if params.sampler == "natural":
+    rng, sampler = np.random.default_rng([params.seed, epoch]), sampler_of(params, targets)
+    if sampler == "natural":
         order = rng.permutation(len(targets))
         return np.array_split(order, math.ceil(len(order) / params.batch_size))
-    expected = expected_draws(targets, class_counts(targets, classes), params.sampler, progress)
+    expected = expected_draws(targets, class_counts(targets, classes), sampler, progress)
     order = by_class(targets, classes, rng)
     order = np.repeat(order, draw_counts(expected[order], rng))
     batches = math.ceil(len(order) / params.batch_size)
-    if params.sampler == "stratified":
+    if sampler == "stratified":
         return [order[start::batches] for start in range(batches)]
     return np.array_split(rng.permutation(order), batches)
 
 
-def epoch_images(targets: np.ndarray, classes: int, sampler: str) -> int:
-    """About how many images an epoch of `sampler` draws."""
+def epoch_images(targets: np.ndarray, classes: int, params: TrainBackboneParams) -> int:
+    """About how many images an epoch draws."""
+    sampler = sampler_of(params, targets)
     if sampler == "natural":
         return len(targets)
     return round(float(expected_draws(targets, class_counts(targets, classes), sampler, 0.0).sum()))
@@ -105,7 +117,7 @@ def rare_draws(
     images has the chance 1 - n / m, where m is the number of the largest class.
     """
     rows = np.concatenate(batches)
-    if params.sampler in REPEATING:
+    if sampler_of(params, targets) in REPEATING:
         chosen = np.ones(len(rows), dtype=bool)
         chosen[np.unique(rows, return_index=True)[1]] = False
     else:

@@ -73,7 +73,7 @@ def fit(
     elif train.features is not None:
         start_from_probe(model, train, how.classes)
     model.to(ranks.device)
-    images = epoch_images(train.targets, how.classes, params.sampler)
+    images = epoch_images(train.targets, how.classes, params)
     progress = Progress(plan(params), images, lambda text: _report(ranks, text))
     for phase in plan(params):
         done = [row for row in history if row["phase"] == phase.name]

@@ -46,7 +46,7 @@ def test_each_sampler_draws_its_share_of_every_class_in_even_batches(sampler, ex
         again = sampling.epoch_batches(TARGETS, 3, params(sampler), epoch, 0.0)
         assert all(map(np.array_equal, batches, again))
     assert not np.array_equal(drawn(sampler, 1), drawn(sampler, 2))
-    assert sampling.epoch_images(TARGETS, 3, sampler) == pytest.approx(len(drawn(sampler)), abs=1)
+    assert sampling.epoch_images(TARGETS, 3, params(sampler)) == pytest.approx(len(drawn(sampler)), abs=1)
 
 
 def test_progressive_sampling_ends_class_balanced():
@@ -94,3 +94,11 @@ def test_rare_draws_are_repeats_or_images_of_rare_classes():
     assert not extra[TARGETS[rows] == 0].any()
     assert extra[TARGETS[rows] == 2].mean() == pytest.approx(1 - 10 / 160, abs=0.15)
     assert 0.5 < extra[TARGETS[rows] == 1].mean() < 1
+
+
+def test_auto_balances_by_the_root_where_that_was_measured_to_help():
+    assert sampling.sampler_of(params("auto"), TARGETS) == "square_root"
+    assert sampling.sampler_of(params("auto", pretrained="none"), TARGETS) == "natural"
+    assert sampling.sampler_of(params("auto"), np.eye(3)[TARGETS]) == "natural"
+    assert sampling.sampler_of(params("oversample"), np.eye(3)[TARGETS]) == "oversample"
+    assert np.array_equal(drawn("auto"), drawn("square_root"))
