@@ -43,8 +43,8 @@ PROJECTION = 512
 SAME, SPREAD, APART = 25.0, 25.0, 1.0  # weights of the loss's parts, as in the paper
 RATE = 1e-3
 USED = {  # settings of train_backbone that decide the result
-    *("backbone", "pretrained", "self_supervised_epochs", "batch_size", "weight_decay", "augment", "domain"),
-    *("batch_norm", "drop_path", "precision", "threads", "seed"),
+    *("backbone", "pretrained", "self_supervised_epochs", "batch_size", "weight_decay", "augment", "rotation"),
+    *("domain", "batch_norm", "drop_path", "precision", "threads", "seed"),
 }
 VIEWS = ("crop", "colour")  # changes of each view
 
@@ -64,15 +64,11 @@ def _covariance(z: Tensor) -> Tensor:
     return (products.sum() - products.diagonal().sum()) / z.shape[1]
 
 
-def adapted_state(
-    root: Path, params: TrainBackboneParams, images: ImagesParams, say: Callable[[str], None]
-) -> State | None:
-    """The backbone after `params.self_supervised_epochs` on all training images of the project; None for 0 epochs.
+def adapted_state(root: Path, params: TrainBackboneParams, images: ImagesParams, say: Callable[[str], None]) -> State:
+    """The backbone after `params.self_supervised_epochs` on all training images of the project.
 
     Without the classifier. The result is kept in the cache, under a hash of images, settings, code and first weights.
     """
-    if not params.self_supervised_epochs:
-        return None
     rows = pq.read_table(network_file(root, ACCEPTED.name))
     rows = rows.filter(pc.equal(rows["split"], "train"))
     torch.manual_seed(params.seed)

@@ -76,11 +76,16 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     from tasks.backbones import timm_models
     from tasks.stages.train_backbone.feeding import Examples, Setting
     from tasks.stages.train_backbone.seeds import Member, combine, one_seed
-    from tasks.stages.train_backbone.self_supervised import start_adapted, with_features
+    from tasks.stages.train_backbone.self_supervised import with_features
     from tasks.stages.train_backbone.teachers import read_teachers
     from tasks.stages.train_backbone.trainer import fit
     from tasks.stages.train_backbone.warm import begin
 
+    if params.distill.features and ranks.world > 1:
+        raise ParamsError(
+            f"train_backbone.distill.features compares all images of a batch, which {ranks.world} processes share: "
+            "start one process, or set it to 0"
+        )
     mean, std = timm_models.normalisation(params.backbone)
     how = Setting(params, len(classes), mean, std, ranks, side=images.resolution)
     say_narrowed(params, ranks)
@@ -93,21 +98,19 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
     ]
     body = adapt(root, params, images)
     folders, members, choice = [], [], None
-    if params.tuning == "auto":
-        key = run_key(rows, classes, params, images, create_model(params, len(classes), images))
-        folders.append(cache_dir("training", root) / key)
-        choice = chosen_tuning(root, rows["train"], sets[0], images, how, folders[0] / "tuning.json")
-        params = params.model_copy(update={"tuning": choice["tuning"]})
-        how = replace(how, params=params)
     if body is not None:
         sets = with_features(sets, body, how)
+    make = partial(create_model, classes=len(classes), images=images, body=body)
+    if params.tuning == "auto":
+        folders.append(cache_dir("training", root) / run_key(rows, classes, params, images, make(params)))
+        choice = chosen_tuning(root, rows["train"], sets[0], images, how, make, folders[0] / "tuning.json")
+        params = params.model_copy(update={"tuning": choice["tuning"]})
+        how = replace(how, params=params)
     taught = partial(read_teachers, root, rows["train"], classes, task, params.distill, images, ranks.device)
     how = replace(how, teachers=ranks.rank0_first(taught))
     for number in range(params.seeds):
         member = replace(how, params=one_seed(params, number))
-        model = create_model(member.params, len(classes), images)
-        if body is not None:
-            start_adapted(model, body, params.backbone)
+        model = make(member.params)
         start = begin(root, model, classes, sets, member, number)
         folders.append(cache_dir("training", root) / run_key(rows, classes, start.how.params, images, model))
         best, history = fit(model, *start.sets, start.how, folders[-1] / "checkpoint.safetensors")
@@ -140,8 +143,11 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
 
 
 def adapt(root: Path, params: TrainBackboneParams, images: ImagesParams) -> "dict[str, torch.Tensor] | None":
-    """The backbone pretrained on the project's own training images, without the classifier; None if not asked for."""
-    if not params.self_supervised_epochs:
+    """The backbone pretrained on the project's own training images, without the classifier; None if not asked for.
+
+    None as well where all weights come from the champion.
+    """
+    if not params.self_supervised_epochs or (params.start == "champion" and params.start_bundle is not None):
         return None
     from tasks.stages.train_backbone.self_supervised import adapted_state
 
@@ -151,29 +157,39 @@ def adapt(root: Path, params: TrainBackboneParams, images: ImagesParams) -> "dic
     return adapted_state(root, params, images, say)
 
 
-def create_model(params: TrainBackboneParams, classes: int, images: ImagesParams) -> "torch.nn.Module":
-    """The untrained network of one training. Raises ParamsError if it cannot take the resolution schedule."""
+def create_model(
+    params: TrainBackboneParams, classes: int, images: ImagesParams, body: "dict[str, torch.Tensor] | None" = None
+) -> "torch.nn.Module":
+    """The network of one training before it, with the weights of `adapt`. Raises ParamsError if it cannot take the
+    resolution schedule."""
     import torch
 
     from tasks.backbones import timm_models
     from tasks.models.extended import Structure, extend
+    from tasks.stages.train_backbone.self_supervised import start_adapted
 
     torch.manual_seed(params.seed)
     model = timm_models.create_model(params.backbone, params.pretrained, classes, images.resolution, params.drop_path)
     model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     check_schedule(model, params, images.resolution)
+    if body is not None:
+        start_adapted(model, body, params.backbone)
     return model
 
 
-def chosen_tuning(root: Path, rows: pa.Table, train, images: ImagesParams, how, file: Path) -> dict:
-    """What `tuning.choose_tuning` chose for this training, kept in `file` for a run that resumes."""
+def chosen_tuning(root: Path, rows: pa.Table, train, images: ImagesParams, how, make, file: Path) -> dict:
+    """What `tuning.choose_tuning` chose for this training, kept in `file` for a run that resumes.
+
+    make: params -> the network before the training.
+    """
     from tasks.dataset.pixels import pixel_table
     from tasks.stages.train_backbone.tuning import choose_tuning
 
     if file.is_file():
         return read_json(file)
-    make = partial(create_model, how.params, how.classes, images)
-    choice = choose_tuning(make, train, pixel_table(root, rows, images), rows["group"].to_pylist(), how)
+    choice = choose_tuning(
+        partial(make, how.params), train, pixel_table(root, rows, images), rows["group"].to_pylist(), how
+    )
     if how.ranks.rank == 0:
         print(f"train_backbone: {choice.sentence()}", file=sys.stderr, flush=True)
         write_json(file, asdict(choice))
@@ -232,6 +248,7 @@ def check_settings(params: TrainBackboneParams, task: str) -> None:
     from tasks.stages.train_backbone.losses import check_loss
     from tasks.stages.train_backbone.optimizers import check_name
     from tasks.stages.train_backbone.phases import plan
+    from tasks.stages.train_backbone.together import check_together
 
     check_loss(params.loss, task)
     check_name(params.optimizer)
@@ -240,12 +257,8 @@ def check_settings(params: TrainBackboneParams, task: str) -> None:
             f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
             f"{params.pretrained}; expected at least one (training from scratch has no frozen epochs)"
         )
-    if params.combine == "soup" and params.seeds > 1 and params.pretrained == "none" and params.start_bundle is None:
-        raise ParamsError(
-            "train_backbone.combine: soup means weights, and trainings from different random weights have no common "
-            "ones: set combine to ensemble or best, or pretrained to auto"
-        )
     check_tuning(params)
+    check_together(params)
 
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:

@@ -193,4 +193,10 @@ def read_teachers(
         targets = encode(train["label"], classes, task)
         members.append(pretrained_teacher(name, features, targets, classes, images.resolution, device))
     shared_classes(classes, [member.classes for member in members])
+    if params.attention and all(isinstance(member, OnnxTeacher) for member in members):
+        raise EvergreenError(
+            f"train_backbone.distill.attention is {params.attention:g}, but no teacher shows where it looks: each is "
+            "an ensemble, an adopted model, or has parts of its own before the classifier. Set it to 0, or add a timm "
+            "model to distill.teachers"
+        )
     return Teachers(members, classes, params, task == "multilabel")

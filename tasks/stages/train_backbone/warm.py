@@ -181,6 +181,7 @@ def gradients(model: Module, train: Examples, how: Setting) -> Iterator[State]:
         model.zero_grad()
         y = torch.from_numpy(train.targets[rows]).to(ranks.device)
         (sample_losses(model(at_side(to_input(mine, how), how.side)).float(), y).sum() / len(batch)).backward()
-        yield cpu_copy({name: ranks.sum(value.grad) for name, value in model.named_parameters()})
+        used = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        yield cpu_copy({name: ranks.sum(slope) for name, slope in used.items()})
     model.zero_grad()
     model.to("cpu").eval()

@@ -20,7 +20,7 @@ from tasks.inference.scaling import Scaling
 from tasks.releases.bundle import SCHEMA_VERSION, digest, write_manifest
 from tasks.stages.calibrate import export
 from tasks.stages.train_backbone import stage as train_backbone_stage
-from tasks.stages.train_backbone import trainer
+from tasks.stages.train_backbone import teachers, trainer
 from tasks.stages.train_backbone.distill import (
     Answers,
     Seen,
@@ -277,6 +277,16 @@ def test_teachers_of_other_classes_are_refused_with_both_lists():
     other = Teachers([teacher(classes=["red", "cat"])], NAMES, DistillParams(), False)
     with pytest.raises(EvergreenError, match=r"share 1 classes.*red, green, blue.*red, cat"):
         other(torch.zeros(1, 3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_attention_is_refused_where_no_teacher_shows_where_it_looks(monkeypatch):
+    blind = teachers.OnnxTeacher.__new__(teachers.OnnxTeacher)
+    blind.classes = NAMES
+    monkeypatch.setattr(teachers, "bundle_teacher", lambda *given: blind)
+    wanted = DistillParams(teachers=["a" * 64], attention=1.0)
+    given = (None, NAMES, "multiclass", wanted, ImagesParams(), CPU)
+    with pytest.raises(EvergreenError, match=r"distill\.attention is 1, but no teacher shows where it looks"):
+        teachers.read_teachers(None, *given)
 
 
 def test_the_stage_trains_with_the_teachers_that_params_name(tmp_path):
