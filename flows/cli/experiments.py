@@ -45,6 +45,8 @@ def experiment(
 
     root = project_root()
     if find_rate is not None:
+        if changes or grids or sweeps or apply or name or as_json or minutes is not None:
+            raise EvergreenError("--find-rate tries the settings of params.yaml and stops: give it alone")
         _find_rate(root, find_rate)
         return
     setup = launch.prepare(root)

@@ -127,8 +127,10 @@ def check_settings(setup: Setup, planned: Iterable[dict[str, Any]]) -> None:
     if all(params == today for params in wanted):
         raise EvergreenError("nothing to try: params.yaml has these settings already")
     for params in wanted:
-        if params.train_backbone.start == "pretrained":  # a warm start is not pinned yet
-            check_stage(params.train_backbone, params.data.task)
+        stage = params.train_backbone
+        if stage.start != "pretrained":  # not pinned yet: whether a soup has a common start is seen in the stage
+            stage = stage.model_copy(update={"combine": "best"})
+        check_stage(stage, params.data.task)
         check_known(params.train_backbone.backbone)
 
 

@@ -117,3 +117,16 @@ def test_what_a_training_would_refuse_is_refused_before_the_first_one(change, sa
     check_settings(setup, [{"train_head.method": "crt"}])
     with pytest.raises(EvergreenError, match=said):
         check_settings(setup, [{"train_head.method": "crt"}, change])
+
+
+def test_find_rate_refuses_what_it_would_ignore(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from flows.cli.main import app
+
+    (tmp_path / "params.yaml").write_text(TEXT)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["experiment", "--find-rate", "20", "--set", "train_backbone.optimizer=sgd"])
+    assert isinstance(result.exception, EvergreenError)
+    assert "give it alone" in str(result.exception)
