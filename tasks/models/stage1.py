@@ -47,13 +47,16 @@ def load(root: Path, weights: Path | None = None) -> tuple["torch.nn.Module", di
     from tasks.backbones import timm_models
     from tasks.models import ensemble
     from tasks.models.extended import extend, structure_of
+    from tasks.models.pruning import cut_as
 
     about = read_json(stage_output(root / FOLDER / "model.json", "train_backbone"))
     state = load_file(weights or network_weights(root))
     members = ensemble.member_count(state)
-    structure = structure_of(ensemble.member_state(state, 0) if members else state)
+    one = ensemble.member_state(state, 0) if members else state
+    structure = structure_of(one)
     about_one = about["backbone"], "none", len(about["classes"]), about["resolution"]
-    networks = [extend(timm_models.create_model(*about_one), structure, about_one[-1]) for _ in range(members or 1)]
+    made = [cut_as(timm_models.create_model(*about_one), one) for _ in range(members or 1)]
+    networks = [extend(network, structure, about_one[-1]) for network in made]
     model = ensemble.Ensemble(networks) if members else networks[0]
     last = timm_models.classifier(model)
     (name,) = [name for name, module in model.named_modules() if module is last]

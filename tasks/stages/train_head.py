@@ -98,7 +98,7 @@ def run(root: Path, *, train_head: TrainHeadParams, images: ImagesParams) -> Non
 
     trained = fitted(lambda table: stage1.stage1_features(root, table, images, weights=trained_file), own)
     about, pretrained, lead = read_json(root / artifacts.FOLDER / "model.json"), None, None
-    if about["pretrained"] != "none":
+    if about["pretrained"] != "none" and not about.get("prune"):  # the probe would be the whole network again
         from tasks.models.pretrained import pretrained_features
 
         embed = EmbedParams(backbone=about["backbone"])  # the stage `embed` may have computed the same ones

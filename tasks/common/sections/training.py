@@ -124,6 +124,11 @@ class TrainBackboneParams(Section):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="chance to leave out a residual branch in training, at the last block (stochastic depth)"
     )
+    prune: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0,
+        description="share of the channels inside each block that is left out before the training, those of least "
+        "norm; 0: none. A smaller, faster network for the edge (docs/distill.md)",
+    )
     loss: Literal[
         "cross_entropy",
         "class_weighted",

@@ -96,6 +96,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         )
         for split in ("train", "calibration")
     ]
+    sets = pruned_features(sets, images, how)
     body = adapt(root, params, images)
     folders, members, choice = [], [], None
     if body is not None:
@@ -133,6 +134,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "tuning_trials": choice,
             "head": params.head,
             "pooling": params.pooling,
+            "prune": params.prune,
             "attention_crop": params.attention_crop,
         }
         write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()}, figures)
@@ -166,15 +168,28 @@ def create_model(
 
     from tasks.backbones import timm_models
     from tasks.models.extended import Structure, extend
+    from tasks.models.pruning import prune
     from tasks.stages.train_backbone.self_supervised import start_adapted
 
     torch.manual_seed(params.seed)
     model = timm_models.create_model(params.backbone, params.pretrained, classes, images.resolution, params.drop_path)
+    model = prune(model, params.prune)
     model = extend(model, Structure(params.head, params.pooling, params.attention_crop), images.resolution)
     check_schedule(model, params, images.resolution)
     if body is not None:
         start_adapted(model, body, params.backbone)
     return model
+
+
+def pruned_features(sets: list, images: ImagesParams, how) -> list:
+    """`sets` with features of the pruned network: a classifier fitted on the whole network's would not suit it."""
+    from tasks.stages.train_backbone.self_supervised import adapted_features
+
+    if not how.params.prune or how.params.pretrained == "none":
+        return sets
+    plain = how.params.model_copy(update={"head": "linear", "pooling": "average", "attention_crop": False})
+    model = create_model(plain, how.classes, images).to(how.ranks.device)
+    return [replace(one, features=adapted_features(model, one.pixels, how)) for one in sets]
 
 
 def chosen_tuning(root: Path, rows: pa.Table, train, images: ImagesParams, how, make, file: Path) -> dict:
@@ -259,6 +274,11 @@ def check_settings(params: TrainBackboneParams, task: str) -> None:
         )
     check_tuning(params)
     check_together(params)
+    if params.prune and params.self_supervised_epochs:
+        raise ParamsError(
+            f"train_backbone.prune is {params.prune:g} and self_supervised_epochs is {params.self_supervised_epochs}: "
+            "pretraining has the channels that pruning leaves out. Set one of them to 0"
+        )
 
 
 def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:

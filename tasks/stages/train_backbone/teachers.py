@@ -27,6 +27,7 @@ from tasks.common.sections.training import DistillParams
 from tasks.inference.onnx_model import OnnxModel
 from tasks.models import probe
 from tasks.models.pretrained import pretrained_features
+from tasks.models.pruning import cut_as
 from tasks.releases import bundle
 from tasks.scoring.targets import encode
 from tasks.stages.train_backbone.checkpoint import State
@@ -147,7 +148,7 @@ def plain_network(backbone: str, body: State, size: int) -> Module:
 
     Raises KeyError if `body` holds other tensors: those of an ensemble, or of parts before the classifier.
     """
-    network = timm_models.create_model(backbone, "none", LEAST, size)
+    network = cut_as(timm_models.create_model(backbone, "none", LEAST, size), body)
     last = timm_models.classifier(network)
     (place,) = [name for name, module in network.named_modules() if module is last]
     if body.keys() != network.state_dict().keys():

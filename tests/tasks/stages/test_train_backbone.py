@@ -114,6 +114,19 @@ def test_a_lightly_tuned_and_extended_network_is_read_by_later_stages(root):
     assert np.isfinite(features[:]).all()
 
 
+def test_a_pruned_network_is_trained_and_read_by_later_stages(root):
+    params = TrainBackboneParams(epochs=UnfreezePhases(frozen=1, last=0, all=1), batch_size=32, prune=0.5)
+    weights = run(root, params)
+    assert weights["blocks.1.0.conv_pw.weight"].shape == (48, 16, 1, 1)  # of 96
+    assert stage1.load(root)[1]["prune"] == 0.5
+    train_head.run(root, train_head=TrainHeadParams(), images=IMAGES)
+    assert "probe" not in read_json(root / "artifacts/train_head/head.json")  # the whole network would come back
+    features = stage1.stage1_features(root, artifacts.training_rows(root)["test"], IMAGES)
+    assert np.isfinite(features[:]).all()
+    with pytest.raises(ParamsError, match="self_supervised_epochs is 1"):
+        run(root, params.model_copy(update={"self_supervised_epochs": 1}))
+
+
 def test_the_choice_of_what_trains_is_made_from_data_and_recorded(root, capfd):
     params = TrainBackboneParams(epochs=UnfreezePhases(frozen=0, last=0, all=1), batch_size=32, tuning="auto")
     run(root, params)
