@@ -120,7 +120,7 @@ def check_settings(setup: Setup, planned: Iterable[dict[str, Any]]) -> None:
     Raises EvergreenError if all of them are what params.yaml says.
     """
     from tasks.backbones.timm_models import check_known
-    from tasks.stages.train_backbone.stage import check_settings as check_stage
+    from tasks.stages.train_backbone.checks import check_settings as check_stage
 
     today = parse_params(parse_text(setup.text))
     wanted = [parse_params(parse_text(with_settings(setup.text, changes))) for changes in planned]

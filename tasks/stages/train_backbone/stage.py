@@ -1,4 +1,4 @@
-"""Stage `train_backbone`: stage 1, fine-tunes the whole network on the natural class distribution.
+"""Stage `train_backbone`: stage 1, fine-tunes the pretrained network.
 
 Reads artifacts/validate/network/{accepted.parquet, classes.json} and artifacts/clean/labels.parquet; writes
 artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
@@ -12,7 +12,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,12 +23,13 @@ import pyarrow as pa
 
 from tasks.common.artifacts import FOLDER, classes_and_task, network_classes, network_rows
 from tasks.common.code import code_version
-from tasks.common.errors import DataError, ParamsError
+from tasks.common.errors import ParamsError
 from tasks.common.files import atomic_path, content_key, read_json, write_json
 from tasks.common.params import EmbedParams, ImagesParams, TrainBackboneParams
 from tasks.common.paths import cache_dir
 from tasks.models.stage1 import save
 from tasks.scoring.targets import encode
+from tasks.stages.train_backbone.checks import check, check_schedule
 
 if TYPE_CHECKING:  # the stage imports torch when it runs
     import torch
@@ -236,61 +237,6 @@ def say_narrowed(params: TrainBackboneParams, ranks) -> None:
     found = narrowed(params)
     if found and ranks.rank == 0:
         print(f"train_backbone: domain {params.domain}: {'; '.join(found)}", file=sys.stderr, flush=True)
-
-
-def check_schedule(model, params: TrainBackboneParams, side: int) -> None:
-    """Raise ParamsError if `model` cannot take the smaller images of the resolution schedule."""
-    import torch
-
-    from tasks.stages.train_backbone.augment.resolution import epoch_side
-
-    shares = params.resolution_schedule
-    sides = {epoch_side(shares, side, number, len(shares)) for number in range(len(shares))} - {side}
-    for smaller in sorted(sides):
-        try:
-            with torch.inference_mode():
-                model(torch.zeros(1, 3, smaller, smaller))
-        except (AssertionError, RuntimeError) as error:
-            raise ParamsError(
-                f"train_backbone.resolution_schedule: {params.backbone} cannot take images of {smaller} pixels beside "
-                f"{side}: a transformer has positions for one size. Set it to [], or choose a convolutional backbone"
-            ) from error
-
-
-def check_settings(params: TrainBackboneParams, task: str) -> None:
-    """Raise ParamsError for settings that exclude each other or name what there is not."""
-    from tasks.stages.train_backbone.light import check_tuning
-    from tasks.stages.train_backbone.losses import check_loss
-    from tasks.stages.train_backbone.optimizers import check_name
-    from tasks.stages.train_backbone.phases import plan
-    from tasks.stages.train_backbone.together import check_together
-
-    check_loss(params.loss, task)
-    check_name(params.optimizer)
-    if not plan(params):
-        raise ParamsError(
-            f"train_backbone.epochs: {params.epochs.model_dump()} leaves no epoch to train with pretrained: "
-            f"{params.pretrained}; expected at least one (training from scratch has no frozen epochs)"
-        )
-    check_tuning(params)
-    check_together(params)
-    if params.prune and params.self_supervised_epochs:
-        raise ParamsError(
-            f"train_backbone.prune is {params.prune:g} and self_supervised_epochs is {params.self_supervised_epochs}: "
-            "pretraining has the channels that pruning leaves out. Set one of them to 0"
-        )
-
-
-def check(rows: dict[str, pa.Table], classes: Sequence[str], task: str, params: TrainBackboneParams) -> None:
-    """Raise ParamsError as `check_settings` does, DataError without labels to train on or choose by."""
-    check_settings(params, task)
-    for split in ("train", "calibration"):
-        labels = encode(rows[split]["label"], classes, task)
-        if not len(labels) or (task == "multilabel" and not labels.any()):
-            raise DataError(
-                f"the {split} split has {len(labels)} labelled images and none of the {len(classes)} classes in them: "
-                "stage 1 trains on train and chooses its best epoch on calibration. See validate.min_per_class."
-            )
 
 
 def run_key(rows: dict[str, pa.Table], classes: list[str], params, images: ImagesParams, model) -> str:

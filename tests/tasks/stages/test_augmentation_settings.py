@@ -10,7 +10,7 @@ from tasks.common.domains import DOMAINS
 from tasks.common.errors import ParamsError
 from tasks.common.params import ImagesParams, TrainBackboneParams, parse_params
 from tasks.common.sections.training import Change, UnfreezePhases
-from tasks.stages.train_backbone import feeding, phases, stage, trainer
+from tasks.stages.train_backbone import checks, feeding, phases, stage, trainer
 from tasks.stages.train_backbone.augment.changes import Changes
 from tasks.stages.train_backbone.augment.limits import decoded_side, limits, narrowed
 from tasks.stages.train_backbone.augment.resolution import epoch_side
@@ -164,5 +164,5 @@ def test_a_schedule_changes_training_and_must_end_at_the_whole(plain):
 def test_a_network_with_one_input_size_refuses_a_schedule_before_training():
     params = SCRATCH.model_copy(update={"backbone": "test_vit3", "resolution_schedule": [0.5, 1.0]})
     with pytest.raises(ParamsError, match="test_vit3 cannot take images of 32 pixels beside 64"):
-        stage.check_schedule(timm_models.create_model("test_vit3", "none", 3, 64), params, 64)
-    stage.check_schedule(small(), params, 64)
+        checks.check_schedule(timm_models.create_model("test_vit3", "none", 3, 64), params, 64)
+    checks.check_schedule(small(), params, 64)

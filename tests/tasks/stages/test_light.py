@@ -8,7 +8,7 @@ from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.sections.training import UnfreezePhases
 from tasks.models.extended import Structure, extend
-from tasks.stages.train_backbone import checkpoint, light, phases, stage, trainer
+from tasks.stages.train_backbone import checkpoint, checks, light, phases, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 
 LINEAR = STAGED.model_copy(update={"tuning": "linear", "epochs": UnfreezePhases(frozen=0, last=1, all=2)})
@@ -131,8 +131,8 @@ def test_a_network_without_such_parameters_and_random_weights_are_refused():
     with pytest.raises(EvergreenError, match="tuning is norm, but test_efficientnet has none"):
         light.close_others(model, STAGED.model_copy(update={"tuning": "norm"}))
     with pytest.raises(ParamsError, match="tuning: lora trains few parameters of a pretrained network"):
-        stage.check({}, [], "multiclass", SCRATCH.model_copy(update={"tuning": "lora"}))
+        checks.check({}, [], "multiclass", SCRATCH.model_copy(update={"tuning": "lora"}))
     with pytest.raises(ParamsError, match=r"epochs\.frozen is 2 and tuning is full, but with pooling: bilin"):
-        stage.check({}, [], "multiclass", STAGED.model_copy(update={"pooling": "bilinear"}))
+        checks.check({}, [], "multiclass", STAGED.model_copy(update={"pooling": "bilinear"}))
     with pytest.raises(ParamsError, match=r"tuning is linear, but with pooling: bilinear"):
-        stage.check({}, [], "multiclass", LINEAR.model_copy(update={"pooling": "bilinear"}))
+        checks.check({}, [], "multiclass", LINEAR.model_copy(update={"pooling": "bilinear"}))

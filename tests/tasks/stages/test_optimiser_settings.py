@@ -10,7 +10,7 @@ from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
-from tasks.stages.train_backbone import checkpoint, optimisation, phases, stage, trainer
+from tasks.stages.train_backbone import checkpoint, checks, optimisation, phases, trainer
 from tests.support.small_training import SCRATCH, STAGED, examples, setting, small
 
 EVERYTHING = phases.Phase("all", 1, None)
@@ -191,7 +191,7 @@ def test_a_network_without_residual_branches_cannot_drop_them():
 def test_an_unknown_optimizer_is_refused_before_training():
     params = TrainBackboneParams(optimizer="adamv")
     with pytest.raises(ParamsError, match="'adamv' is not an optimizer of timm"):
-        stage.check({}, ["a", "b"], "multiclass", params)
+        checks.check({}, ["a", "b"], "multiclass", params)
 
 
 @pytest.mark.parametrize(("wanted", "half"), [("bfloat16", True), ("float32", False), ("auto", False)])
