@@ -27,12 +27,12 @@ def distill(
     features: Annotated[float | None, typer.Option("--features", help=FEATURES_HELP)] = None,
     attention: Annotated[float | None, typer.Option("--attention", help=ATTENTION_HELP)] = None,
     alone: Annotated[bool, typer.Option(help="Train the student without teachers, too, to compare.")] = True,
-    apply: Annotated[bool, typer.Option("--apply", help="Write the distilled student into params.yaml.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the better student into params.yaml.")] = False,
 ) -> None:
     """Train a small student on the answers of teachers, and publish nothing: two rows in the table of experiments."""
     from flows.cli.experiments import print_rows
     from flows.experiments import launch
-    from flows.experiments.distill import pinned_teacher, planned
+    from flows.experiments.distill import better, pinned_teacher, planned
     from flows.publishing.history import open_project
     from tasks.common.errors import EvergreenError
 
@@ -48,8 +48,10 @@ def distill(
     print_rows(made.rows)
     if made.failed:
         raise EvergreenError("; ".join(f"{one} failed: {why}" for one, why in made.failed))
-    if apply:
-        for line in launch.apply(root, made.rows[-1]):
+    choice = better(made.rows)
+    typer.echo(choice.sentence)
+    if apply and choice.row:
+        for line in launch.apply(root, choice.row):
             typer.echo(f"params.yaml: {line}")
         typer.echo("commit it, then `evergreen retrain` judges and publishes the student: its training is in the cache")
 

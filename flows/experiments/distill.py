@@ -6,9 +6,12 @@ can go into params.yaml.
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.experiments.choose import Choice
+from flows.publishing.experiment_table import Row
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_dir
 from tasks.common.paths import cache_dir
@@ -59,6 +62,17 @@ def planned(student: str, teachers: list[str], settings: dict[str, float], alone
     taught = of_student | {f"{SECTION}.distill.teachers": teachers}
     taught |= {f"{SECTION}.distill.{name}": value for name, value in settings.items()}
     return [*([of_student] if alone else []), taught]
+
+
+def better(rows: Sequence[Row]) -> Choice:
+    """The student with teachers, unless the one alone, which comes before it, answers better on calibration."""
+    *alone, taught = rows
+    if not alone:
+        return Choice(taught, "the student with its teachers")
+    gain = 100 * (taught.figures["calibration_score"] - alone[-1].figures["calibration_score"])
+    if gain >= 0:
+        return Choice(taught, f"the student with its teachers is {gain:.1f} points better than alone (calibration)")
+    return Choice(alone[-1], f"the student alone is {-gain:.1f} points better than with its teachers (calibration)")
 
 
 def _copied(root: Path, folder: Path) -> str:

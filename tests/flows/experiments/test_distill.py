@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.experiments.distill import pinned_teacher, planned
+from flows.experiments.distill import better, pinned_teacher, planned
 from flows.experiments.settings import with_settings
+from flows.publishing.experiment_table import Row
 from flows.publishing.history import open_project
 from tasks.common.errors import EvergreenError
 from tasks.common.params import parse_params, parse_text
@@ -59,3 +60,15 @@ def test_the_command_refuses_an_unknown_teacher_before_any_training(project, mon
     result = CliRunner().invoke(app, ["distill", "no-such-teacher"])
     assert isinstance(result.exception, EvergreenError)
     assert "no-such-teacher is not a teacher" in str(result.exception)
+
+
+def test_teachers_that_do_not_help_are_not_applied():
+    def row(name, score):
+        figures = {"outcome": "hold", "calibration_score": score}
+        return Row(name=name, kind="experiment", changes={}, champion="v1", sentence="", figures=figures)
+
+    alone, taught = row("alone", 0.7), row("taught", 0.62)
+    assert better([alone, taught]).row == alone
+    assert "the student alone is 8.0 points better" in better([alone, taught]).sentence
+    assert better([taught, alone]).row == alone
+    assert better([taught]).row == taught
