@@ -198,10 +198,13 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
     exact = {
         "flows/backup/restore.py",  # of a backup
         "flows/demo/production.py",  # files that it has just waited for
+        "flows/experiments/launch.py",  # of a process that has just ended
+        "flows/experiments/run.py",  # what its parent has just written
         "flows/labels/floor_places.py",  # stages' outputs
         "flows/labels/mistakes/gather.py",
         "flows/publishing/adopt.py",  # of a worktree that it has just run
         "flows/publishing/diagnose.py",  # stages' outputs
+        "flows/publishing/experiment_table.py",
         "flows/publishing/judge_run.py",
         "flows/publishing/run_records.py",
         "flows/release_report/changes.py",
