@@ -18,10 +18,8 @@ Expected: after scaling, mixing gains nothing in five epochs.
 
 import argparse
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -136,14 +134,6 @@ def measure(job: Job, how: long_tail.How) -> dict:
     return found
 
 
-def measure_all(todo: list[Job], how: long_tail.How, workers: int) -> list[dict]:
-    """Results in order; several `workers` share the device: these networks are too small to fill it."""
-    if workers == 1:
-        return [measure(job, how) for job in todo]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return list(pool.map(measure, todo, [how] * len(todo)))
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kept", type=Path, help="folder for one result per set, arm and seed")
@@ -175,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         for arm in ARMS
         if arm in options.only
     ]
-    results = measure_all(todo, how, options.workers)
+    results = long_tail.measure_all(measure, todo, how, options.workers)
     if not options.measure_only:
         from benchmarks.augmentation_figures import figures_of
         from benchmarks.record import report

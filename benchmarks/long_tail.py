@@ -22,12 +22,13 @@ CIFAR-10 100:1 most arms are above cross entropy in balanced accuracy and below 
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
 from tasks.scoring.metrics import per_class
 
+T = TypeVar("T")  # a job
 BACKBONE = "tf_efficientnet_lite0"
 FASHION = Path(__file__).resolve().parent.parent / "datasets" / "fashion" / "base.parquet"
 ARMS = {
@@ -227,12 +229,12 @@ def measure(job: Job, how: How) -> dict:
     return found
 
 
-def measure_all(todo: list[Job], how: How, workers: int) -> list[dict]:
+def measure_all(measure_one: Callable[[T, How], dict], todo: Sequence[T], how: How, workers: int) -> list[dict]:
     """Results in order; several `workers` share the device: these networks are too small to fill it."""
     if workers == 1:
-        return [measure(job, how) for job in todo]
+        return [measure_one(job, how) for job in todo]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return list(pool.map(measure, todo, [how] * len(todo)))
+        return list(pool.map(measure_one, todo, [how] * len(todo)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.figures_only:
         results = [read_json(file) for one in todo if (file := how.kept / f"{one.name}.json").is_file()]
     else:
-        results = measure_all(todo, how, options.workers)
+        results = measure_all(measure, todo, how, options.workers)
     if not options.measure_only:
         from benchmarks.long_tail_figures import figures_of
         from benchmarks.record import report
