@@ -11,6 +11,7 @@
     lifted.json                tombstones that a person took back: whose they were, who lifted them, why
     retired.json               versions whose bytes may be gone; written before gc removes any
     pauses.json                when nothing automatic may happen (tasks.releases.pause)
+    rollout.json, rollouts/    a challenger that answers part of the traffic (tasks.releases.rollout)
 
 A pointer is recorded under pointers/ right after it goes live. If the process is killed in between, `record` does it
 at the next start, and always before another pointer replaces this one. So the history has no gaps.
