@@ -63,6 +63,15 @@ class Fitted:
         """The chosen head with the logits and the score of the whole procedure."""
         return Candidate(self.chosen.found[self.method].head, self.chosen.logits, self.chosen.score)
 
+    @property
+    def score(self) -> float:
+        """The chosen method's own: its setting is chosen without the images that judge it, `auto` or not.
+
+        So one head has one score, whatever named it. `best.score` pays for the choice of the method, too: it compares
+        `auto` with a method unfairly, but is what the whole procedure is worth.
+        """
+        return self.chosen.found[self.method].score
+
     def scores(self) -> dict[str, float]:
         return {name: one.score for name, one in self.chosen.found.items()}
 
@@ -230,9 +239,8 @@ def write(
         figures |= {f"probe_{name}": value for name, value in pretrained.scores().items()}
         figures |= {"probe_lead": lead.value, "probe_lead_error": lead.error}
     write_json(root / FOLDER / "head.json", about | parts)
-    write_json(
-        root / "metrics" / "train_head.json", {"network": about["network"], "score": chosen.best.score} | figures
-    )
+    scores = {"score": chosen.score, "nested_score": chosen.best.score}
+    write_json(root / "metrics" / "train_head.json", {"network": about["network"]} | scores | figures)
 
 
 def save_pretrained(root: Path, head: Head, file: Path) -> None:

@@ -178,6 +178,23 @@ def test_a_candidates_setting_is_judged_on_samples_that_did_not_choose_it():
     assert np.mean(judged) == pytest.approx(1 / 3, abs=0.1)
 
 
+def test_a_head_has_the_same_score_whether_auto_chose_it_or_its_name_was_given():
+    """Experiments compare them. The nested score of auto also pays for the choice among methods, which names do not."""
+    paid = []
+    for seed in range(6):
+        x, y = long_tailed((60, 20, 8), seed, spread=2.0)
+        held_x, held_y = long_tailed((25, 9, 5), seed + 100, spread=2.0)
+        arrays = {"train": x, "calibration": held_x}, {"train": y, "calibration": held_y}
+        auto = train_head.fit(*arrays, plain(x, y), TrainHeadParams())
+        if auto.method == "crt":
+            continue  # by name it tries more strengths
+        named = train_head.fit(*arrays, plain(x, y), TrainHeadParams(method=auto.method))
+        np.testing.assert_array_equal(auto.best.head.weight, named.best.head.weight)
+        assert auto.score == named.score
+        paid.append(named.best.score - auto.best.score)
+    assert max(paid) > 0.01, "no seed in which the folds of auto chose other methods"
+
+
 @pytest.mark.parametrize("y", [np.repeat([0, 1, 2], [50, 3, 1]), np.zeros((23, 2)), np.array([0, 1, 2])])
 def test_folds_share_out_every_class(y):
     fold = choice.folds(y, 0)
@@ -212,7 +229,8 @@ def test_the_stage_writes_the_chosen_head_and_every_score(tmp_path):
     rows = artifacts.training_rows(root)["calibration"]
     assert kept["id"].to_pylist() == rows["id"].to_pylist()
     y = encode(rows["label"], small_project.CLASSES, "multiclass")
-    assert figures["score"] == pytest.approx(choice.score(y, np.array(kept["logits"].to_pylist())))
+    assert figures["nested_score"] == pytest.approx(choice.score(y, np.array(kept["logits"].to_pylist())))
+    assert figures["score"] == (about if about["network"] == "trained" else about["probe"])["scores"][about["method"]]
     assert (figures["imbalance"], figures["advice"]) == (1.0, [])
     again, _ = run(root)
     assert all(np.array_equal(head[name], again[name]) for name in head)
