@@ -14,6 +14,7 @@ from flows.repo import workspace
 from monitoring.alerts import alert_once, retry_alerts
 from monitoring.journal import Journal
 from monitoring.log.production_log import open_log
+from monitoring.log.shadow import open_shadow_log
 from monitoring.pages.evidently import prune as prune_snapshots
 from monitoring.pages.evidently import workspace_dir
 from monitoring.silence import monitor_silence
@@ -38,6 +39,9 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
     log = open_log(root, params)
     steps: dict[str, Callable[[], int]] = {
         "expired log files": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
+        "expired files of unseen answers": lambda: open_shadow_log(root, params).prune(
+            now, params.capture.keep_days, params.capture.keep_gb
+        ),
         "journal entries": lambda: Journal(log.store).prune(params.report.keep),
         "Evidently snapshots": lambda: prune_snapshots(workspace_dir(root), params.report.keep),
         "leftovers of unfinished writes": lambda: releases.sweep() + log.store.sweep() + sweep(state_dir(root)),

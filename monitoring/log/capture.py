@@ -73,9 +73,17 @@ class Stats:
 class Capture:
     """Logs the answers of `predictor` to `log`. Threads may share it."""
 
-    def __init__(self, log: Log, predictor: Predictor, version: str, params: CaptureParams, live: Live | None = None):
-        """live: if given, `predict` follows it instead of using `predictor`."""
-        self.log, self.params = log, params
+    def __init__(
+        self,
+        log: Log,
+        predictor: Predictor,
+        version: str,
+        params: CaptureParams,
+        live: Live | None = None,
+        lean: bool = False,
+    ):
+        """live: if given, `predict` follows it instead of using `predictor`. lean: of monitoring.log.rows."""
+        self.log, self.params, self._lean = log, params, lean
         self._model, self._live = Model(predictor, version), live
         self._start()
         atexit.register(self.close)
@@ -144,13 +152,14 @@ class Capture:
         key: str | None = None,
         path: str | None = None,
         slices: Slices | None = None,
+        model: Model | None = None,
     ) -> None:
-        """Log one answer of the current model. Never waits, never raises.
+        """Log one answer of `model`, by default the current one. Never waits, never raises.
 
         at: time of the request, now by default; UTC if it has no time zone. key: your own name for the image (order
         number, part id), by which labels find it. path: where you keep it. slices: e.g. {"product": "A7"}.
         """
-        model = self._model if self._live is None else self._live.model
+        model = model or self.model
         self._offer(image, prediction, model, source, at, latency_ms, key, path, slices)
 
     @property
@@ -285,7 +294,7 @@ class Capture:
             elif not self._under_cap(answer.source):
                 outcome = "over_cap"
             else:
-                self._buffer.append(log_row(answer, self.params.images == "full", digest))
+                self._buffer.append(log_row(answer, self.params.images == "full", digest, self._lean))
                 self._buffer_bytes += len(answer.image)
                 outcome = "held"
         except Exception as error:  # one image must not stop the others

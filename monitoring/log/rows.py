@@ -34,8 +34,11 @@ class Answer(NamedTuple):
     slices: tuple[tuple[str, str], ...] = ()  # (name, value)
 
 
-def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) -> dict:
-    """A log_schema row. digest: sha256 of the image, if the caller already knows it."""
+def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None, lean: bool = False) -> dict:
+    """A log_schema row. digest: sha256 of the image, if the caller already knows it.
+
+    lean: only the answer, without the image's measures, thumbnail and features, which take a second decoding.
+    """
     prediction, (predictor, version) = answer.prediction, answer.model
     label = prediction.label
     found = {
@@ -45,7 +48,7 @@ def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) 
         "key": answer.key,
         "path": answer.path,
         "slices": [{"name": name, "value": value} for name, value in answer.slices],
-        "image": answer.image if keep_image else None,
+        "image": answer.image if keep_image and not lean else None,
         "reason": prediction.reason,
         "version": version,
         "bundle": predictor.digest,
@@ -53,22 +56,27 @@ def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None) 
     }
     if prediction.reason is not None:
         return found
+    answered = {
+        "prediction": list(label) if isinstance(label, tuple) else label,
+        "confidence": prediction.confidence,
+        "probabilities": np.asarray(prediction.probabilities, np.float32),
+        "ood": prediction.ood,
+        "needs_review": prediction.needs_review,
+    }
+    if lean:
+        return found | answered
     spec = predictor.about["preprocess"]
     try:
         measures = measure(answer.image, spec["max_pixels"], spec.get("bit_depth"))
         picture = thumbnail(preprocess(answer.image, *(spec.get(key) for key in PREPROCESS)))
     except Undecodable as error:  # it was answered, so it was readable: these are not the predicted bytes
         return found | {"reason": error.reason}
-    return found | {
-        "prediction": list(label) if isinstance(label, tuple) else label,
-        "confidence": prediction.confidence,
-        "probabilities": np.asarray(prediction.probabilities, np.float32),
-        "ood": prediction.ood,
-        "needs_review": prediction.needs_review,
+    measured = {
         "features": np.asarray(prediction.features, np.float32),
         **{field.name: getattr(measures, field.name) for field in MEASURES},
         "thumbnail": picture,
     }
+    return found | answered | measured
 
 
 def log_table(rows: Sequence[dict], task: str) -> pa.Table:
