@@ -41,7 +41,7 @@ class Live:
         pointer = releases.live()
         if pointer is None:
             raise EvergreenError(nothing_live(releases))
-        self._model = self._load(pointer)
+        self._model, self._bundle = self._load(pointer), pointer.bundle
         self._checked_at = time.monotonic()
         self._checking = threading.Lock()
 
@@ -52,6 +52,11 @@ class Live:
             threading.Thread(target=self._check, name="evergreen-live", daemon=True).start()
         return self._model
 
+    @property
+    def bundle(self) -> str:
+        """The digest by which the release store knows the newest model's bundle: its folder in the cache."""
+        return self._bundle
+
     def refresh(self) -> Model:
         """Read the pointer now.
 
@@ -59,7 +64,7 @@ class Live:
         """
         pointer = self._releases.live()
         if pointer is not None and pointer.version != self._model.version:
-            self._model = self._load(pointer)
+            self._model, self._bundle = self._load(pointer), pointer.bundle
             logger.info("%s is live now", pointer.version)
         return self._model
 

@@ -42,7 +42,7 @@ def test_every_file_and_module_a_page_names_exists(file):
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
 def test_every_command_and_option_a_page_names_exists(file):
-    for name, rest in re.findall(r"evergreen ([a-z]\w+)([^`\n|]*)", file.read_text(encoding="utf-8")):
+    for name, rest in re.findall(r"evergreen ([a-z][\w-]*\w)([^`\n|]*)", file.read_text(encoding="utf-8")):
         if file in TOP or name in COMMANDS:
             assert name in COMMANDS, f"{file.name}: evergreen {name}"
             commands = [COMMANDS[name], *getattr(COMMANDS[name], "commands", {}).values()]

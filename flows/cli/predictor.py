@@ -1,0 +1,55 @@
+"""The commands of the HTTP predictor: `pin`, `unpin` and `humans-only`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.text import for_terminal
+from tasks.common.paths import project_root
+
+WHY = "Why; shown in `evergreen status` and kept."
+HERE = "`evergreen serve` follows on this machine within predictor.refresh_seconds"
+
+
+def pin(
+    version: Annotated[str, typer.Argument(help="Version that answers: v0.2.0.")],
+    why: Annotated[str, typer.Option(help=WHY)] = "",
+) -> None:
+    """Let one version answer on this machine, whatever is live. Works with the store away if it ran here before."""
+    from flows.predictor.pin import pin as begin
+    from tasks.common.person import person
+
+    root = project_root()
+    new = begin(root, version, person(root), why, say=lambda line: typer.echo(for_terminal(line, 400), err=True))
+    typer.echo(f"{for_terminal(new.version)} is pinned: {HERE}; `evergreen unpin` ends it")
+
+
+def unpin() -> None:
+    """Let the live version answer on this machine again."""
+    from flows.predictor.switches import end_pin
+    from tasks.common.person import person
+
+    root = project_root()
+    ended = end_pin(root, person(root))
+    typer.echo(f"{for_terminal(ended.version)} is not pinned any more: {HERE}" if ended else "no version was pinned")
+
+
+def humans_only(
+    switch: Annotated[Literal["on", "off"], typer.Argument(help="on: people look at every answer; off: as usual.")],
+    why: Annotated[str, typer.Option(help=WHY)] = "",
+) -> None:
+    """Flag every answer on this machine for review by people, or no longer. Works with the store away."""
+    from flows.predictor.switches import set_humans_only
+    from tasks.common.person import person
+
+    root = project_root()
+    before = set_humans_only(root, switch == "on", person(root), why)
+    if (switch == "on") == (before is not None):
+        typer.echo(f"humans-only was {switch} already")
+    elif switch == "on":
+        typer.echo(f"people look at every answer: {HERE}; `evergreen humans-only off` ends it")
+    else:
+        typer.echo(f"people look at unsure answers only: {HERE}")
+
+
+COMMANDS = [pin, unpin, humans_only]

@@ -1,0 +1,1 @@
+"""The HTTP predictor of a project: routing, switches, capture, workers."""
