@@ -22,6 +22,7 @@ from flows.cli import (
     distill,
     doctor,
     experiments,
+    feedback,
     hard,
     labels,
     mistakes,
@@ -336,6 +337,7 @@ app.command("ui", hidden=True)(services.open_console)  # its name until the cons
 app.add_typer(classes.app, name="classes")
 app.add_typer(hard.app, name="hard")
 app.add_typer(people.app, name="people")
+app.add_typer(feedback.app, name="feedback")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pyarrow as pa
 from flows.labels.class_reading import current_taxonomy
 from flows.production import scored
 from flows.production.act import act, new_labels
+from flows.production.feedback import take_fresh
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
@@ -56,6 +57,8 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
     with try_locked(state / "monitor.lock") as mine:
         if not mine:
             return "another monitor run is active"
+        if labels := take_fresh(root, now or datetime.now(UTC)):  # first: this run measures with them
+            say(labels)
         seen = monitor(root, say, now)
         note_seen(root, seen)
         for problem in retry_alerts(root):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flows.erasure.forget import complete_erasures
+from flows.production.feedback import take_feedback
 from flows.production.finish import finish_idle
 from flows.project.uploads import sweep_uploads
 from flows.publishing import run_records
@@ -37,7 +38,8 @@ def housekeeping(root: Path, say: Callable[[str], None] = print, now: datetime |
     params = load_params(root / "params.yaml")
     releases = open_store(params.store, root)
     log = open_log(root, params)
-    steps: dict[str, Callable[[], int]] = {
+    steps: dict[str, Callable[[], int]] = {  # labels first: their images may expire today
+        "labels of clients that waited to be taken": lambda: take_feedback(main_checkout(root)).changes,
         "expired log files": lambda: log.prune(now, params.capture.keep_days, params.capture.keep_gb),
         "expired files of unseen answers": lambda: open_shadow_log(root, params).prune(
             now, params.capture.keep_days, params.capture.keep_gb
