@@ -1,0 +1,60 @@
+"""The HTTP service on a port of its own, with a real model, for tests."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+
+from serving.live import Model
+from serving.predictor import Predictor
+from serving.service.contracts import Answered, Asked, Choice
+from tests.support.small_project import finished_project
+from tests.support.waiting import until
+
+
+class OneModel:
+    """A router whose model, roles and switches a test sets."""
+
+    def __init__(self, model: Model, **choice):
+        self.model, self.choice = model, choice
+
+    def choose(self, key: str | None, digest: str) -> Choice:
+        return Choice(self.model, **self.choice)
+
+    def models(self) -> dict[str, Model]:
+        found = {"live": self.model}
+        return found | ({"shadow": self.choice["shadow"]} if self.choice.get("shadow") else {})
+
+
+class Kept:
+    """A recorder that keeps what it is given."""
+
+    def __init__(self):
+        self.records: list[tuple[Asked, Answered]] = []
+
+    def record(self, asked: Asked, answered: Answered) -> None:
+        self.records.append((asked, answered))
+
+
+def small_model(version: str = "v0.1.0", task: str = "multiclass") -> Model:
+    return Model(Predictor(finished_project(task) / "artifacts/bundle"), version)
+
+
+@contextmanager
+def served(app: Starlette, **options) -> Iterator[httpx.Client]:
+    """A client of `app` under uvicorn on a free port."""
+    config = uvicorn.Config(app, port=0, http="httptools", loop="uvloop", log_level="error", **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: server.started, 30)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
