@@ -33,39 +33,21 @@ def reserve(headers: Headers, admission: Admission, limit: int) -> AbstractConte
 
 async def read_body(receive: Receive, limit: int, settings: Settings) -> bytes:
     """The whole body. Raises Problem if it is over `limit` bytes or takes too long, ClientGone."""
-    message = await _next(receive, settings.body_seconds)
-    if not message.get("more_body"):
-        body = message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit, f"{len(body):,} bytes")
-        return body
-    parts, size = [message.get("body", b"")], len(message.get("body", b""))
+    parts: list[bytes] = []
+    size, more = 0, True
     try:
         async with asyncio.timeout(settings.body_seconds):
-            while message.get("more_body"):
-                message = await _next(receive, None)
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
                 parts.append(message.get("body", b""))
-                size += len(parts[-1])
+                size, more = size + len(parts[-1]), message.get("more_body", False)
                 if size > limit:
                     raise _too_large(limit, "more")
     except TimeoutError:
-        raise _slow(settings) from None
-    return b"".join(parts)
-
-
-async def _next(receive: Receive, seconds: float | None) -> dict:
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-    except TimeoutError:
-        raise Problem("slow_body", f"nothing of the body came within {seconds:g} s", CLOSE) from None
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    return message
-
-
-def _slow(settings: Settings) -> Problem:
-    return Problem("slow_body", f"the body did not come within {settings.body_seconds:g} s", CLOSE)
+        raise Problem("slow_body", f"the body did not come within {settings.body_seconds:g} s", CLOSE) from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(limit: int, found: str) -> Problem:

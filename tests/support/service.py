@@ -58,3 +58,22 @@ def served(app: Starlette, **options) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+class Gate:
+    """A predictor whose model waits until `open` is set, or raises `error`; everything else is the real one's."""
+
+    def __init__(self, predictor: Predictor, error: Exception | None = None):
+        self._predictor, self.error = predictor, error
+        self.open = threading.Event()
+        self.batches: list[int] = []
+
+    def predict_pixels(self, pixels):
+        if self.error is not None:
+            raise self.error
+        assert self.open.wait(30)
+        self.batches.append(len(pixels))
+        return self._predictor.predict_pixels(pixels)
+
+    def __getattr__(self, name: str):
+        return getattr(self._predictor, name)

@@ -68,3 +68,65 @@ def test_bytes_are_answered_with_what_their_owner_said(client, kept, model, phot
     assert asked.image == photos[0]
     assert (answered.prediction.label, answered.request, answered.model) == (answer["label"], "mine-1", model)
     assert answered.latency_ms > 0
+
+
+def test_json_of_one_image_and_of_a_list_with_a_bad_one(client, model, photos):
+    one = client.post("/predict", json={"image": in_base64(photos[0]), "key": "a"})
+    same(one.json(), photos[0], model.predictor)
+    images = [
+        {"image": in_base64(photos[1]), "key": "b", "slices": {"line": "2"}},
+        {"image": in_base64(b"no image"), "key": "c"},
+        {"image": "%%%"},
+        {"image": "data:image/png;base64," + in_base64(photos[2])},
+    ]
+    for body in (images, {"images": images}):
+        good, bad, broken, last = client.post("/predict?top=0", json=body).json()["answers"]
+        same(good, photos[1], model.predictor)
+        assert (good["key"], good["slices"], good["top"]) == ("b", {"line": "2"}, [])
+        assert (bad["reason"], bad["status"], bad["key"]) == ("unknown_format", 415, "c")
+        assert broken["reason"] == "bad_base64"
+        same(last, photos[2], model.predictor)
+
+
+def test_a_form_of_one_file_and_of_some(client, model, photos):
+    one = client.post("/predict", files={"image": photos[0]}, data={"key": "k", "slices": '{"a": "b"}'}).json()
+    same(one, photos[0], model.predictor)
+    assert (one["key"], one["slices"]) == ("k", {"a": "b"})
+    files = [("images", ("x.png", data)) for data in photos[:2]]
+    sent = client.post("/predict", files=files, data={"about": '[{"key": "1"}, {"source": 5}]'}).json()
+    same(sent["answers"][0], photos[0], model.predictor)
+    assert sent["answers"][0]["key"] == "1"
+    assert sent["answers"][1]["reason"] == "bad_request"
+
+
+def test_the_same_bytes_are_computed_once_and_logged_twice(client, kept, photos):
+    kept.records.clear()
+    answers = [client.post("/predict", content=photos[4]).json() for _ in range(2)]
+    assert [answer.pop("cached") for answer in answers] == [False, True]
+    assert answers[0].pop("request") != answers[1].pop("request")
+    assert answers[0] == answers[1]
+    assert len(kept.records) == 2
+
+
+def test_an_unusable_image_is_refused_and_logged(client, kept):
+    kept.records.clear()
+    sent = client.post("/predict", content=b"no image", headers={"x-key": "k"})
+    assert sent.status_code == 415
+    assert sent.headers["content-type"] == "application/problem+json"
+    assert sent.json()["request"] == sent.headers["x-request-id"]
+    ((asked, answered),) = kept.records
+    assert (asked.key, answered.prediction.reason) == ("k", "unknown_format")
+
+
+def test_what_the_model_is_and_whether_the_service_is_ready(client, model):
+    about = client.get("/model").json()
+    assert (about["version"], about["bundle"], about["classes"]) == ("v0.1.0", model.predictor.digest, CLASSES)
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json()["status"] == "ready"
+
+
+def test_a_multi_label_model_answers_a_list(photos):
+    with served(create_app(OneModel(small_model(task="multilabel")), Kept())) as client:
+        answer = client.post("/predict", content=photos[0]).json()
+    assert isinstance(answer["label"], list)
+    assert len(answer["top"]) == min(5, len(CLASSES))
