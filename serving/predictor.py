@@ -46,7 +46,7 @@ class Predictor:
 
     def __init__(self, bundle_dir: Path | str, threads: int = 1):
         """Check each file of the bundle against its manifest and load it. Raises BundleDamaged."""
-        folder = Path(bundle_dir)
+        self.folder = folder = Path(bundle_dir)
         bundle.verify(folder)
         self.about = bundle.read(folder)
         self.digest = bundle.digest(folder)

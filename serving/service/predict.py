@@ -23,7 +23,7 @@ from serving.service.service import Service
 TOP = 5  # classes listed if the client does not say
 LARGE = 1 << 18  # bytes of a body that is parsed outside the event loop
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
-PARAMETERS = (*FIELDS, "top")
+PARAMETERS = (*FIELDS, "top", "heat")
 
 
 class Predict:
@@ -50,7 +50,7 @@ class Predict:
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, request: str) -> tuple[int, Any]:
         settings, admission = self._service.settings, self._service.admission
         parameters = read_parameters(scope["query_string"])
-        top = _top(parameters)
+        top, heat = _top(parameters), _heat(parameters)
         limit = settings.max_bytes if is_raw(media_type(headers)) else settings.max_request_bytes
         with reserve(headers, admission, limit):
             body = await read_body(receive, limit, settings)
@@ -59,9 +59,13 @@ class Predict:
             else:
                 read = read_images(body, headers, parameters, settings)
             del body
+            if heat and read.many:
+                raise Problem("bad_request", "heat is for one image in a request, this one has a list")
             results = await self._results(read, request)
         if not read.many:
             content = single(results[0], read.images[0], top)
+            if heat:
+                content["heat"] = await self._service.heating.picture(read.images[0], results[0])
             return 200, {"request": request, **content}
         answers = [self._one_of_many(*pair, top) for pair in zip(results, read.images, strict=True)]
         return 200, {"request": request, "answers": answers}
@@ -128,3 +132,10 @@ def _top(parameters: Mapping[str, str]) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 5:
         raise Problem("bad_request", f"top = {text[:40]!r}: expected a number of classes")
     return int(text)
+
+
+def _heat(parameters: Mapping[str, str]) -> bool:
+    text = parameters.get("heat", "0")
+    if text not in ("0", "1"):
+        raise Problem("bad_request", f"heat = {text[:40]!r}: expected 0 or 1")
+    return text == "1"

@@ -16,6 +16,7 @@ from serving.service.batcher import Batcher, predict
 from serving.service.cache import AnswerCache
 from serving.service.contracts import Asked, Recorder, Router
 from serving.service.decoding import Decoders
+from serving.service.heating import Heating
 from serving.service.hooks import Observer
 from serving.service.jobs import Done, Job, Result
 from serving.service.limits import Admission
@@ -31,6 +32,7 @@ class Service:
         self.router, self.recorder, self.settings = router, recorder, settings
         self.observer = observer or Observer()
         self.admission = Admission(settings)
+        self.heating = Heating()
         self.cache = AnswerCache(settings.cache_bytes)
         self.draining = False  # set it before the process stops: /ready says no, requests are still answered
         self._batcher: Batcher | None = None
@@ -50,6 +52,7 @@ class Service:
         if self._decoders is not None:
             self._decoders.close()
             self._batcher.close()
+            self.heating.close()
             self._decoders = self._batcher = None
 
     @property

@@ -84,6 +84,8 @@ ENVELOPES = {
     "a top of letters": Hostile(400, "bad_request", photo(), query="?top=five"),
     "an endless top": Hostile(400, "bad_request", photo(), query="?top=" + "9" * 4000),
     "a top of foreign digits": Hostile(400, "bad_request", photo(), query="?top=%D9%A3"),
+    "heat of a word": Hostile(400, "bad_request", photo(), query="?heat=yes"),
+    "heat of a list": Hostile(400, "bad_request", b"[{}]", JSON, "?heat=1"),
     "a broken escape": Hostile(400, "bad_request", photo(), query="?key=%ff%fe"),
     "a key of a page": Hostile(400, "bad_request", photo(), query="?key=" + "k" * 5000),
     "slices of no JSON": Hostile(400, "bad_json", photo(), query="?slices=abc"),

@@ -1,14 +1,16 @@
 """POST /predict over a real port with a real model."""
 
 import base64
+import io
 
 import pytest
+from PIL import Image
 
 from serving.predictor import Predictor
 from serving.service.app import create_app
 from serving.service.settings import Settings
 from tests.support.service import Kept, OneModel, served, small_model
-from tests.support.small_project import CLASSES, image_bytes
+from tests.support.small_project import CLASSES, SIZE, image_bytes
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,15 @@ def test_an_unusable_image_is_refused_and_logged(client, kept):
     assert sent.json()["request"] == sent.headers["x-request-id"]
     ((asked, answered),) = kept.records
     assert (asked.key, answered.prediction.reason) == ("k", "unknown_format")
+
+
+def test_heat_shows_what_made_the_model_answer(client, photos):
+    answer = client.post("/predict?heat=1", content=photos[0]).json()
+    assert answer["heat"]["label"] == answer["label"]
+    assert answer["heat"]["method"] == "occlusion"  # the map of so small a model has too few places
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["heat"]["png"])))
+    assert (picture.format, picture.size) == ("PNG", (SIZE, SIZE))
+    assert "heat" not in client.post("/predict?heat=0", content=photos[0]).json()
 
 
 def test_what_the_model_is_and_whether_the_service_is_ready(client, model):
