@@ -96,7 +96,7 @@ def _entry(console: Console, name: str, line: str, why: str, style: str = "") ->
 def print_rejudged(console: Console, found: dict[str, dict[str, tuple[Any, Any]]]) -> None:
     """Print the figures of versions that corrected labels change: as judged then, and by today's labels."""
     rows = [(version, name, *sides) for version, figures in found.items() for name, sides in figures.items()]
-    _table(console, "judged again by today's labels", ("version", "figure", "then", "now"), rows)
+    print_table(console, "judged again by today's labels", ("version", "figure", "then", "now"), rows)
 
 
 def print_diff(console: Console, found: Versions, names: Mapping[str, str]) -> None:
@@ -109,15 +109,15 @@ def print_diff(console: Console, found: Versions, names: Mapping[str, str]) -> N
     counts = [(f"images, {split}", by_class) for split, by_class in found.images.items()]
     counts += [(f"labels to {action}", by_class) for action, by_class in found.actions.items()]
     rows = [(what, name, a, b, f"{b - a:+d}") for what, by_class in counts for name, (a, b) in by_class.items()]
-    _table(console, "data and labels", ("what", "class", found.a, found.b, ""), rows)
+    print_table(console, "data and labels", ("what", "class", found.a, found.b, ""), rows)
     labels = [
         (entry["id"][:12], names.get(entry["id"], ""), str(entry["a"]), str(entry["b"])) for entry in found.relabelled
     ]
-    _table(console, "labels corrected by people", ("image", "yours", found.a, found.b), labels)
-    _table(console, "params", ("key", found.a, found.b), [(key, a, b) for key, (a, b) in found.params.items()])
-    _table(console, "code", ("file",), [(name,) for name in found.code])
+    print_table(console, "labels corrected by people", ("image", "yours", found.a, found.b), labels)
+    print_table(console, "params", ("key", found.a, found.b), [(key, a, b) for key, (a, b) in found.params.items()])
+    print_table(console, "code", ("file",), [(name,) for name in found.code])
     metrics = [(name, a, b, way) for name, (a, b, way) in found.metrics.items()]
-    _table(console, "metrics", ("figure", found.a, found.b, ""), metrics)
+    print_table(console, "metrics", ("figure", found.a, found.b, ""), metrics)
     for line in found.unreadable:
         console.print(Text(f"not compared: {line}", style="yellow"))
     console.print(Text(found.why))
@@ -128,7 +128,8 @@ def _batch(entry: Mapping[str, Any]) -> str:
     return f"{rows} labels by people" if kind == "labels" else f"{kind}, {rows} images"
 
 
-def _table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print `rows` under `title`; nothing for no rows."""
     if not rows:
         return
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")

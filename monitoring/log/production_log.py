@@ -141,19 +141,19 @@ class Log:
     def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
         """`columns` of the newest answer for each of `ids` in [start, end), in no particular order."""
         kept = self._columns(columns).empty_table()
-        for found in self._matching(ids, start, end, columns):
+        for found in self.matching(ids, start, end, columns):
             kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
         return kept.select(list(columns))
 
     def answers(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
         """`columns` of every answer for one of `ids` in [start, end), by hour: an image may have been sent twice."""
-        found = list(self._matching(ids, start, end, columns))
+        found = list(self.matching(ids, start, end, columns))
         return pa.concat_tables([self._columns(columns).empty_table(), *found]).select(list(columns))
 
-    def _matching(
+    def matching(
         self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]
     ) -> Iterator[pa.Table]:
-        """The answers for `ids`, one table for each file that has any."""
+        """`columns` of the answers for `ids` in [start, end), one table for each file that has any: bounded memory."""
         wanted, names = pa.array(sorted(set(ids)), pa.string()), self._columns(columns)
         for key in self._keys(start, end) if len(wanted) else ():
             try:

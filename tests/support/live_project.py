@@ -1,5 +1,6 @@
 """A git and DVC project whose live model is `small_project`'s real bundle, made in seconds."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 from flows.repo.pipeline import record_data
 from tasks.common.params import load_params
 from tasks.dataset.shards import live_shards, read_columns
+from tasks.releases import bundle
 from tasks.releases.pointer import successor
 from tasks.releases.store import open_store
 from tests.support.checkout import ROOT, git
@@ -58,6 +60,17 @@ def traffic(path: Path, number: int, rows: int, **columns) -> Path:
         table = table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     pq.write_table(table, path)
     return path
+
+
+def swapped_bundle(root: Path, folder: Path) -> Path:
+    """A copy of the project's bundle at `folder` that calls its first two classes by each other's name."""
+    shutil.copytree(root / "artifacts/bundle", folder)
+    about = json.loads((folder / "bundle.json").read_text())
+    about["classes"][:2] = about["classes"][1::-1]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    (folder / bundle.MANIFEST).unlink()
+    bundle.write_manifest(folder)
+    return folder
 
 
 def samples(root: Path) -> list[tuple[str, str]]:
