@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
+from tasks.common.files import locked
+from tasks.common.private import make_folder
 from tasks.releases.nothing_live import nothing_live
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases
+
+FETCH_SECONDS = 600.0  # for a large bundle from a slow store
 
 logger = logging.getLogger("evergreen.live")
 
@@ -24,6 +28,16 @@ class Model(NamedTuple):
 
     predictor: Predictor
     version: str  # "v0.2.0"
+
+
+def fetch_bundle(releases: Releases, digest: str, bundles: Path) -> Path:
+    """The folder of bundle `digest` in the cache `bundles`, fetched if it is missing there.
+
+    One process fetches it while the others wait: those of a service all start to want it in the same second.
+    """
+    make_folder(bundles)
+    with locked(bundles / f".{digest}.lock", FETCH_SECONDS, f"the bundle {digest[:12]}"):
+        return releases.get_bundle(digest, bundles / digest)
 
 
 class Live:
@@ -78,5 +92,5 @@ class Live:
             self._checking.release()
 
     def _load(self, pointer: Pointer) -> Model:
-        folder = self._releases.get_bundle(pointer.bundle, self._bundles / pointer.bundle)
+        folder = fetch_bundle(self._releases, pointer.bundle, self._bundles)
         return Model(Predictor(folder, self._threads), pointer.version)

@@ -1,4 +1,4 @@
-"""The commands of the HTTP predictor: `pin`, `unpin` and `humans-only`."""
+"""The commands of the HTTP predictor: `serve`, `pin`, `unpin` and `humans-only`."""
 
 from typing import Annotated, Literal
 
@@ -9,6 +9,17 @@ from tasks.common.paths import project_root
 
 WHY = "Why; shown in `evergreen status` and kept."
 HERE = "`evergreen serve` follows on this machine within predictor.refresh_seconds"
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of predictor.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, instead of predictor.port; 0: a free one.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a first model if none is live yet.")] = False,
+) -> None:
+    """Answer images over HTTP with the live model, until Ctrl-C. Every answer goes to the production log."""
+    from flows.predictor.run import serve as begin
+
+    begin(project_root(), host, port, wait, say=lambda line: typer.echo(for_terminal(line, 400)))
 
 
 def pin(
@@ -52,4 +63,4 @@ def humans_only(
         typer.echo(f"people look at unsure answers only: {HERE}")
 
 
-COMMANDS = [pin, unpin, humans_only]
+COMMANDS = [serve, pin, unpin, humans_only]

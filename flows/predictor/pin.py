@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flows.predictor.known import cached_model, read_known, remember
 from flows.predictor.switches import Pin, set_pin
+from serving.live import fetch_bundle
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import cache_dir
@@ -19,7 +20,7 @@ def pin(root: Path, version: str, by: str, why: str = "", say=print) -> Pin:
     bundle, releases = _bundle_of(root, version, say)
     if releases is not None:
         try:
-            releases.get_bundle(bundle, cache_dir("bundles", root) / bundle)
+            fetch_bundle(releases, bundle, cache_dir("bundles", root))
         except Exception as error:
             if not (cache_dir("bundles", root) / bundle).is_dir():
                 raise

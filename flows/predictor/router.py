@@ -15,7 +15,7 @@ import numpy as np
 
 from flows.predictor.known import cached_model, last_live, remember
 from flows.predictor.switches import HumansOnly, Switches, SwitchesDamaged, read_switches
-from serving.live import Live, Model
+from serving.live import Live, Model, fetch_bundle
 from serving.predictor import Predictor
 from serving.service.contracts import Choice
 from tasks.common.paths import cache_dir
@@ -133,7 +133,7 @@ class ProjectRouter:
             self._look_at_rollout(live)
             pin, pinned = self._switches and self._switches.pin, self._state.pinned
             if pin and (pinned is None or pinned.version != pin.version):
-                self._releases.get_bundle(pin.bundle, cache_dir("bundles", self.root) / pin.bundle)
+                fetch_bundle(self._releases, pin.bundle, cache_dir("bundles", self.root))
             self._say("store", None)
         except Exception as error:  # a store that is down must not stop answers: the loaded model keeps answering
             self._say_away(self._state.live.version, error)
@@ -144,7 +144,7 @@ class ProjectRouter:
         if rollout is None or not rollout.fits(live.version):
             rollout = challenger = None
         elif challenger is None or challenger.version != rollout.version:
-            folder = self._releases.get_bundle(rollout.bundle, cache_dir("bundles", self.root) / rollout.bundle)
+            folder = fetch_bundle(self._releases, rollout.bundle, cache_dir("bundles", self.root))
             challenger = _warm(Model(Predictor(folder, self.threads), rollout.version))
             remember(self.root, rollout.version, rollout.bundle, live=False)
         self._replace(rollout=rollout, challenger=challenger)

@@ -25,6 +25,7 @@ from tasks.common.sections.data import (
     current_names,
 )
 from tasks.common.sections.judging import BundleParams, EvaluateParams, GateParams
+from tasks.common.sections.predictor import PredictorParams
 from tasks.common.sections.service import (
     AlertsParams,
     CaptureParams,
@@ -76,6 +77,7 @@ class Params(Section):
     review: ReviewParams = ReviewParams()
     report: ReportParams = ReportParams()
     serve: ServeParams = ServeParams()
+    predictor: PredictorParams = PredictorParams()
     alerts: AlertsParams = AlertsParams()
 
     def section(self, name: str) -> Section:

@@ -205,6 +205,16 @@ TESTED = {
     "serve.password_env": NETWORK,
     "serve.webhook_secret_env": "test_the_webhook_reads_its_key_where_params_yaml_says",
     "serve.database_env": NETWORK,
+    **{
+        f"predictor.{key}": "test_every_limit_of_params_yaml_reaches_the_workers"
+        for key in ("decoders", "max_batch", "queue", "deadline_seconds", "max_images", "cache_mb")
+    },
+    "predictor.host": "test_the_service_listens_where_params_yaml_says",
+    "predictor.port": "test_the_service_listens_where_params_yaml_says",
+    "predictor.workers": "test_the_service_listens_where_params_yaml_says",
+    "predictor.threads": "test_each_worker_computes_with_so_many_threads",
+    "predictor.max_bytes": "test_an_image_may_be_as_large_as_is_set",
+    "predictor.refresh_seconds": "test_a_pin_and_humans_only_hold_within_the_refresh",
     "alerts.urls_env": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
     "alerts.events": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
 }

@@ -16,6 +16,7 @@ class PredictorParams(Section):
         "127.0.0.1", description="address that the service listens on; every route but health needs a token"
     )
     port: Positive = Field(4290, description="of the service; it does not start where another program has it")
+    workers: Positive = Field(2, description="processes that answer; each has the model in memory")
     threads: Positive = Field(1, description="of ONNX Runtime in each process")
     decoders: Positive = Field(2, description="images decoded at once in each process")
     max_batch: Positive = Field(32, description="images in one call of the model")
@@ -24,11 +25,7 @@ class PredictorParams(Section):
     max_bytes: Positive = Field(20_000_000, description="of one image; a request may hold `max_images` of them")
     max_images: Positive = Field(64, description="in one request")
     cache_mb: Annotated[int, Field(ge=0)] = Field(64, description="answers kept by content and version; 0: none")
-    requests_per_minute: Annotated[int, Field(ge=0)] = Field(
-        0, description="of one client (its token); more are answered 429; 0: no limit"
-    )
     refresh_seconds: Seconds = Field(5.0, description="between two looks at what is live")
-    feedback_per_hour: Positive = Field(1_000, description="labels that one client may send in an hour")
 
 
 class ReleaseParams(Section):
