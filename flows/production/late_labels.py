@@ -89,7 +89,7 @@ def measure_late_labels(
     if not new and not wanted:
         return before.periods, known
     kept = live.in_order(periods.values())[-KEPT:]
-    now_known = live.Live(labels=keys, measured=measured, periods=kept, classes=names)
+    now_known = live.Live(labels=keys, measured=measured, periods=kept, live=model.bundle, classes=names)
     for measures, at in windows:
         report.revise(folder, measures, kept, at)
     failpoint("late_labels.shown")

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from flows.labels.class_reading import current_taxonomy
 from flows.production import scored
-from flows.production.act import act, new_labels
+from flows.production.act import act, canary_of, new_labels
 from flows.production.feedback import take_fresh
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.server.events import request_retrain
@@ -127,7 +127,8 @@ def monitor(
     lately = [judged(m, situation.expected) for m in same[-params.decide.persistence[1] + 1 :]]
     drifted = [m.window.start for m in lately if m.drifted()]
     since = min(drifted, default=None)
-    done = act(root, params, log, measures, decision, since=since, now=now, say=say)
+    canary = canary_of(releases, live)
+    done = act(root, params, log, measures, decision, since=since, now=now, canary=canary, say=say)
     from monitoring.pages.report import rebuild_index
 
     rebuild_index(reports_dir(root), lambda: journal.recent(params.report.keep))

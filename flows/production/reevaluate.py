@@ -139,8 +139,7 @@ def labelled(
     known = {name: one for name, one in truths(log.labels(since=since), queued(log), taxonomy).items() if not one.hard}
     if not known:
         return pa.table({"id": pa.array([], pa.string()), "at": [], "prediction": [], "label": []})
-    rows = log.find(known, since, now, ["id", "at", "prediction", "bundle"]).to_pylist()
-    rows = [row for row in rows if row["bundle"] == bundle]
+    rows = log.find(known, since, now, ["id", "at", "prediction"], bundle).to_pylist()
     audit = [row for row in rows if known[row["id"]].chance]
     kept = sorted(audit if len(audit) >= least else rows, key=lambda row: row["at"])[-COMPARED:]
     return pa.table(

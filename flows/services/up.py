@@ -187,7 +187,8 @@ def live_accuracy_line(root: Path) -> str | None:
     """The newest week of live accuracy, in a sentence; None without labels."""
     from monitoring.pages import live
 
-    period = live.newest(live.read(live.reports_dir(root)).periods)
+    known = live.read(live.reports_dir(root))
+    period = live.newest(known.periods, known.live)
     if period is None:
         return None
     return f"{one_line(period.version, 40)}, week of {period.start:%Y-%m-%d}: {live.headline(period)}"

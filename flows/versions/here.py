@@ -13,6 +13,7 @@ from flows.repo.pipeline import open_repo
 from flows.versions.checker import Checked, Problem
 from monitoring.log.parquet_files import UNREADABLE, open_parquet, open_seekable
 from monitoring.log.production_log import open_log
+from monitoring.log.shadow import FOLDER as SHADOW
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
@@ -84,7 +85,7 @@ def _log(root: Path, params: Params) -> Found:
         return
     try:
         log = open_log(root, params)
-        keys = [*log.store.list("2"), *log.store.list("labels/")]
+        keys = [key for part in ("2", "labels/", f"{SHADOW}/2") for key in log.store.list(part)]
     except (EvergreenError, OSError) as error:
         remedy = "mend what it says, or capture.url"
         yield 0, Problem(place="log", key="", text=f"the production log cannot be read: {error}", remedy=remedy)

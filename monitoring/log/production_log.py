@@ -138,10 +138,15 @@ class Log:
         near = sorted(self._keys(now - timedelta(days=2), now), reverse=True)
         return self._newest(near, now) or self._newest(reversed(list(self._all())), now)
 
-    def find(self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
-        """`columns` of the newest answer for each of `ids` in [start, end), in no particular order."""
+    def find(
+        self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str], bundle: str | None = None
+    ) -> pa.Table:
+        """`columns` of the newest answer for each of `ids` in [start, end), in no particular order.
+
+        bundle: only answers of the model with this manifest digest: a canary may have answered the image since.
+        """
         kept = self._columns(columns).empty_table()
-        for found in self.matching(ids, start, end, columns):
+        for found in self.matching(ids, start, end, columns, bundle):
             kept = _newest_of(pa.concat_tables([kept, found]), ["id"])
         return kept.select(list(columns))
 
@@ -151,7 +156,7 @@ class Log:
         return pa.concat_tables([self._columns(columns).empty_table(), *found]).select(list(columns))
 
     def matching(
-        self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str]
+        self, ids: Iterable[str], start: datetime, end: datetime, columns: Sequence[str], bundle: str | None = None
     ) -> Iterator[pa.Table]:
         """`columns` of the answers for `ids` in [start, end), one table for each file that has any: bounded memory."""
         wanted, names = pa.array(sorted(set(ids)), pa.string()), self._columns(columns)
@@ -161,7 +166,7 @@ class Log:
                     if file is None:
                         continue
                     parquet = open_parquet(file, self.schema)
-                    rows = rows_in_time(parquet, start, end, None)
+                    rows = rows_in_time(parquet, start, end, bundle)
                     rows = rows.filter(pc.is_in(rows["id"], wanted))
                     found = take_rows(parquet, rows["row"].to_numpy(), names)
             except UNREADABLE as error:

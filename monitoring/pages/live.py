@@ -35,6 +35,7 @@ class Live(Frozen):
     labels: list[str] = []  # files of labels that were taken into account
     measured: dict[str, AwareDatetime] = {}  # week and model -> when it was last measured
     periods: list[Period] = []  # oldest first
+    live: str = ""  # bundle of the model that was live at the last measurement; "": not known
     classes: str = ""  # of which changes of the classes: their names are of then
 
 
@@ -70,12 +71,15 @@ def key(start: datetime, version: str, bundle: str) -> str:
     return f"{start:%Y-%m-%d} {version} {bundle}"
 
 
-def newest(periods: list[Period]) -> Period | None:
-    """The week that speaks for the newest model: its newest one with labels enough."""
+def newest(periods: list[Period], bundle: str = "") -> Period | None:
+    """The week that speaks for the live model `bundle`, else for the newest one: its newest with labels enough.
+
+    A canary is newer than the live model, and speaks for itself only.
+    """
     if not periods:
         return None
-    last = periods[-1]
-    same = [one for one in periods if one.bundle == last.bundle]
+    own = [one for one in periods if one.bundle == bundle]
+    same = own or [one for one in periods if one.bundle == periods[-1].bundle]
     enough = [one for one in same if one.accuracy is not None and one.accuracy.used >= FEW]
     known = [one for one in same if one.accuracy is not None]
     return (enough or known or same)[-1]
@@ -112,9 +116,9 @@ def week(period: Period | None) -> Markup:
     return render_part("live_week.html", week=shown(period) if period else None)
 
 
-def weeks(periods: list[Period]) -> list[dict]:
-    """The last weeks for the page of all reports, newest first, the one that speaks for the model before the others."""
-    first = newest(periods)
+def weeks(periods: list[Period], bundle: str = "") -> list[dict]:
+    """The last weeks for the page of all reports, newest first; that of the live model `bundle` leads."""
+    first = newest(periods, bundle)
     last = [one for one in periods[-SHOWN:][::-1] if one is not first]
     return [shown(one) for one in ([first] if first else []) + last]
 

@@ -70,18 +70,21 @@ def revise(folder: Path, measures: Measures, periods: list[Period], at: datetime
 def write_index(folder: Path) -> Path:
     """Write index.html from index.json and the weeks of live accuracy."""
     with atomic_path(folder / "index.html") as temporary:
-        weeks = live.read(folder).periods
-        temporary.write_text(index_page(read_index(folder), weeks), encoding="utf-8")
+        known = live.read(folder)
+        temporary.write_text(index_page(read_index(folder), known.periods, known.live), encoding="utf-8")
     return folder / "index.html"
 
 
-def index_page(entries: Sequence[dict], weeks: Sequence[Period] = ()) -> str:
-    """The page of all reports, of which `entries` are in index.json. weeks: live accuracy, oldest first."""
+def index_page(entries: Sequence[dict], weeks: Sequence[Period] = (), bundle: str = "") -> str:
+    """The page of all reports, of which `entries` are in index.json. weeks: live accuracy, oldest first.
+
+    bundle: of the live model.
+    """
     newest = sorted(entries, key=lambda entry: entry["id"], reverse=True)
     counts = {outcome: sum(entry["outcome"] == outcome for entry in newest) for outcome in OUTCOMES}
     return render(
         "index.html", entries=newest, counts=counts, outcomes=OUTCOMES,
-        weeks=live.weeks(list(weeks)),
+        weeks=live.weeks(list(weeks), bundle),
         blocks=[newest[start : start + 100] for start in range(0, len(newest), 100)],
         strip=plots.strip(_cells(newest[::-1])),
     )  # fmt: skip

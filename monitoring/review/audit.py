@@ -53,17 +53,22 @@ def uniform(ids: Sequence[str]) -> np.ndarray:
 
 
 def rates(
-    counts: Mapping[str, int], spent: Mapping[str, float], elapsed: float, review: ReviewParams, extra: float = 0.0
+    counts: Mapping[str, int],
+    spent: Mapping[str, float],
+    elapsed: float,
+    review: ReviewParams,
+    extra: float = 0.0,
+    part: float = 1.0,
 ) -> tuple[float, dict[str, float]]:
     """(the rate of all answers, source -> a larger rate where it needs one), from what a window holds.
 
     counts: source -> answers; spent: source -> draws of the last day, on average; elapsed: days since the last plan, at
-    most 1; extra: further draws that are wanted of this window.
+    most 1; extra: further draws that are wanted of this window; part: share of the day's draws.
     """
     total = sum(counts.values())
     if not total:
         return 0.0, {}
-    base = min(1.0, (review.audit_per_day * elapsed + extra) / total)
+    base = min(1.0, (review.audit_per_day * part * elapsed + extra) / total)
     largest = sorted(counts, key=lambda source: (-counts[source], source))[:SOURCES]
     room = max(0.0, review.audit_per_source * SOURCES - sum(min(n, review.audit_per_source) for n in spent.values()))
     raised = {}
@@ -95,9 +100,19 @@ def plans(log: Log) -> list[Plan]:
 
 
 def draw(
-    log: Log, review: ReviewParams, start: datetime, end: datetime, bundle: str, now: datetime, extra: float = 0.0
+    log: Log,
+    review: ReviewParams,
+    start: datetime,
+    end: datetime,
+    bundle: str,
+    now: datetime,
+    extra: float = 0.0,
+    part: float = 1.0,
 ) -> dict[str, float]:
-    """Plan the audit of the answers of `bundle` in [start, end); id -> probability of each image that is drawn."""
+    """Plan the audit of the answers of `bundle` in [start, end); id -> probability of each image that is drawn.
+
+    part: share of the day's draws, where two models answer (a canary): both are planned at the same `now`.
+    """
     rows = log.window(start, end, ["id", "at", "source", "reason"], bundle=bundle)[0].to_pylist()
     rows = [row for row in rows if row["reason"] is None]
     before = plans(log)
@@ -106,8 +121,9 @@ def draw(
     for plan in before:
         if plan.drawn_at > now - DAY:
             spent.update(plan.expected)
-    elapsed = min(1.0, (now - before[-1].drawn_at) / DAY) if before else 1.0
-    rate, raised = rates(counts, spent, max(0.0, elapsed), review, extra)
+    earlier = [plan.drawn_at for plan in before if plan.bundle == bundle or plan.drawn_at != now]
+    elapsed = min(1.0, (now - earlier[-1]) / DAY) if earlier else 1.0
+    rate, raised = rates(counts, spent, max(0.0, elapsed), review, extra, part)
     plan = Plan(start=start, end=end, bundle=bundle, drawn_at=now, answers=len(rows), rate=rate, rates=raised)
     known = [probability(before, row["at"], row["source"], bundle) for row in rows]
     chances = [max(old, rate, raised.get(row["source"] or UNKNOWN, 0.0)) for row, old in zip(rows, known, strict=True)]

@@ -146,13 +146,22 @@ def asked_by_drift(log: Log) -> list[Queued]:
 
 
 def enqueue(
-    log: Log, review: ReviewParams, start: datetime, end: datetime, because: str, seed: int = 0
+    log: Log,
+    review: ReviewParams,
+    start: datetime,
+    end: datetime,
+    because: str,
+    seed: int = 0,
+    bundle: str | None = None,
 ) -> list[Queued]:
-    """Choose from the answers of [start, end) and queue them; returns what was added, best first.
+    """Choose from the answers of model `bundle` in [start, end) and queue them; returns what was added, best first.
 
+    bundle: None: of the model that gave most of them. Features and probabilities of two models cannot be ranked
+    together.
     Two simultaneous calls may both add a sample; `waiting` then lists it once.
     """
-    rows, _, _ = log.window(start, end, COLUMNS, limit=CANDIDATES, seed=seed)
+    bundle = bundle or _busiest(log, start, end)
+    rows, _, _ = log.window(start, end, COLUMNS, limit=CANDIDATES, seed=seed, bundle=bundle)
     before = queued(log)
     known = {entry.id for entry in before} | set(log.labels()["id"].to_pylist())
     recent = [entry.phash for entry in before if entry.phash is not None][-CANDIDATES:]
@@ -161,6 +170,12 @@ def enqueue(
         return []
     rows = rows.take(pa.array([rows["id"].to_pylist().index(name) for name in why]))
     return _add(log, [{**row, "why": why[row["id"]], "because": because} for row in rows.to_pylist()])
+
+
+def _busiest(log: Log, start: datetime, end: datetime) -> str | None:
+    """The model with the most answers in [start, end)."""
+    bundles = log.window(start, end, ["bundle"], limit=CANDIDATES)[0]["bundle"].to_pylist()
+    return max(sorted(filter(None, set(bundles))), key=bundles.count, default=None)
 
 
 def enqueue_audit(
@@ -172,18 +187,20 @@ def enqueue_audit(
     because: str,
     now: datetime | None = None,
     extra: float = 0.0,
+    part: float = 1.0,
 ) -> list[Queued]:
     """Queue the audit sample of the answers of model `bundle` in [start, end); returns what was added.
 
-    extra: draws that are wanted beyond review.audit_per_day because of drift, on average. See monitoring.review.audit.
+    extra: draws that are wanted beyond review.audit_per_day because of drift, on average. part: share of
+    review.audit_per_day for this model. See monitoring.review.audit.
     """
-    drawn = draw(log, review, start, end, bundle, now or datetime.now(UTC), extra)
+    drawn = draw(log, review, start, end, bundle, now or datetime.now(UTC), extra, part)
     known = {entry.id: entry.sampling_probability or 0.0 for entry in asked(log).values()}
     new = {name: chance for name, chance in drawn.items() if chance > known.get(name, 0.0)}
     if not new:
         return []
     columns = [name for name in COLUMNS if name in Queued.model_fields]
-    rows = log.find(new, start, end, columns).sort_by([("at", "ascending"), ("id", "ascending")]).to_pylist()
+    rows = log.find(new, start, end, columns, bundle).sort_by([("at", "ascending"), ("id", "ascending")]).to_pylist()
     audit = {"why": ROUTINE if not extra else "audit of drift", "picked": "audit", "because": because}
     return _add(log, [{**row, **audit, "sampling_probability": new[row["id"]]} for row in rows])
 

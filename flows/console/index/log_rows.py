@@ -1,7 +1,7 @@
 """Answers of the production log in the index, each with its window and the label that came later."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from flows.console.index.data_rows import removed
 from flows.console.index.database import Codes, bump, meta, set_meta, transaction
 from flows.console.index.facets import EXCLUDED, IN_USE, LOGGED, confidence_band, label_text, ood_band
-from flows.console.index.windows import count_sources, window_order
+from flows.console.index.windows import count_sources, of_another, window_order
 from monitoring.log.parquet_files import UNREADABLE, open_parquet, open_seekable, read_columns
 from monitoring.log.production_log import Log, majority_labels
 from tasks.common.files import content_key
@@ -59,8 +59,8 @@ def _add(db, codes: Codes, generation: int, order: "_Windows", key: str, table, 
     if not count:
         return
     at = table["at"].cast(pa.int64()).to_numpy()
-    windows = order.of(at)
     values = {name: table[name].to_pylist() for name in COLUMNS}
+    windows = order.of(at, values["version"])
     rows = []
     for place in range(count):
         row = {name: column[place] for name, column in values.items()}
@@ -97,14 +97,15 @@ class _Windows:
 
     def __init__(self, db: sqlite3.Connection):
         self._order = window_order(db)
-        self._starts = np.array([start for start, _, _ in self._order], np.int64)
+        self._starts = np.array([start for start, *_ in self._order], np.int64)
         self.touched: set[str] = set()
 
-    def of(self, at: np.ndarray) -> list[str | None]:
-        """The window of each of the (N,) times."""
+    def of(self, at: np.ndarray, versions: Sequence[str | None]) -> list[str | None]:
+        """The window of each of N answers, from their times and versions."""
         found = []
-        for place, time in zip(np.searchsorted(self._starts, at, side="right") - 1, at.tolist(), strict=True):
-            inside = place >= 0 and time < self._order[place][1]
+        places = np.searchsorted(self._starts, at, side="right") - 1
+        for place, time, version in zip(places, at.tolist(), versions, strict=True):
+            inside = place >= 0 and time < self._order[place][1] and not of_another(version, self._order[place][3])
             found.append(self._order[place][2] if inside else None)
         self.touched |= {name for name in found if name}
         return found

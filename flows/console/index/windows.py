@@ -4,6 +4,7 @@ Ids of windows sort by time, so a page goes on from the last id of the one befor
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from monitoring.journal import Journal
 from monitoring.pages.window_page import drift_ratio
 from tasks.common.files import content_key
 
+RELEASED = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BLOCK = 200  # windows of one transaction
 COLUMNS = "id, start, end, outcome, version, bundle, rows, used, sentence, drifted, errors, alarms, worst, retrained"
@@ -161,11 +163,17 @@ def _assign(db: sqlite3.Connection, names: Codes, measures: Measures, generation
     """Give the answers of a new window its name."""
     window = measures.window
     of = (micros(window.start), micros(window.end))
-    found = db.execute("SELECT count(*) FROM images WHERE logged = 1 AND at >= ? AND at < ?", of).fetchone()[0]
-    if found:
+    versions = db.execute(
+        "SELECT DISTINCT i.f_version, n.value FROM images i LEFT JOIN names n ON n.facet = 'version' "
+        "AND n.code = i.f_version WHERE i.logged = 1 AND i.at >= ? AND i.at < ?",
+        of,
+    ).fetchall()
+    own = [code for code, version in versions if not of_another(version, window.version)]
+    if own:
         db.execute(
-            "UPDATE images SET f_window = ?, changed = ? WHERE logged = 1 AND at >= ? AND at < ?",
-            (names("window", window.id), generation, *of),
+            "UPDATE images SET f_window = ?, changed = ? WHERE logged = 1 AND at >= ? AND at < ? "
+            f"AND f_version IN ({', '.join('?' * len(own))})",
+            (names("window", window.id), generation, *of, *own),
         )
         count_sources(db, [window.id])
 
@@ -176,7 +184,8 @@ def count_sources(db: sqlite3.Connection, windows: Sequence[str]) -> None:
         db.execute("DELETE FROM window_sources WHERE window = ?", (window,))
         db.execute(
             "INSERT INTO window_sources SELECT w.id, n.value, count(*) FROM windows w "
-            "JOIN images i ON i.logged = 1 AND i.at >= w.start AND i.at < w.end "
+            "JOIN names own ON own.facet = 'window' AND own.value = w.id "
+            "JOIN images i ON i.logged = 1 AND i.at >= w.start AND i.at < w.end AND i.f_window = own.code "
             "JOIN names n ON n.facet = 'source' AND n.code = i.f_source WHERE w.id = ? GROUP BY n.value",
             (window,),
         )
@@ -242,6 +251,14 @@ def _window(db: sqlite3.Connection, row: tuple) -> WindowRow:
     )  # fmt: skip
 
 
-def window_order(db: sqlite3.Connection) -> list[tuple[int, int, str]]:
-    """(start, end, id) of all windows, by time."""
-    return db.execute('SELECT "start", "end", id FROM windows ORDER BY "start"').fetchall()
+def window_order(db: sqlite3.Connection) -> list[tuple[int, int, str, str]]:
+    """(start, end, id, version) of all windows, by time."""
+    return db.execute('SELECT "start", "end", id, version FROM windows ORDER BY "start"').fetchall()
+
+
+def of_another(version: str | None, window: str) -> bool:
+    """Is `version` another released one than that of a `window`? A canary's answers are of none of these windows.
+
+    Answers of a program that names no released version may be the window's model's own.
+    """
+    return version is not None and version != window and RELEASED.fullmatch(version) is not None

@@ -67,7 +67,7 @@ def label_these(request: Request, name: str, form: Posted = Depends(posted)) -> 
     person, console = need(request, "labeller"), console_of(request)
     log, about = console.log(), _facts(console, name).measures.window
     because = f"window {name}: asked for by {person.name}"
-    added = enqueue(log, console.params().review, about.start, about.end, because)
+    added = enqueue(log, console.params().review, about.start, about.end, because, bundle=about.bundle)
     if not added:
         return back(
             request, "/label/production", "No image was added: those of this window wait already, or are known."

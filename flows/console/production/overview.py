@@ -96,11 +96,11 @@ def page_of_windows(index: Index, wanted: WindowFilter, after: str, most: int = 
     return found[:most], found[most - 1].id if len(found) > most else ""
 
 
-def accuracy(periods: list[Period], wanted: str) -> dict[str, Any] | None:
-    """Live accuracy: the week `wanted`, else the one that speaks for the newest model, and a row for each last week."""
-    if not periods:
+def accuracy(known: live.Live, wanted: str) -> dict[str, Any] | None:
+    """Live accuracy: the week `wanted`, else the one that speaks for the live model, and a row for each last week."""
+    if not (periods := known.periods):
         return None
-    period = next((one for one in periods if one.id == wanted), None) or live.newest(periods)
+    period = next((one for one in periods if one.id == wanted), None) or live.newest(periods, known.live)
     sources = [
         (source, one) for source, one in period.sources.items() if source != NO_SOURCE or len(period.sources) > 1
     ]

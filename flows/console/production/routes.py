@@ -46,7 +46,8 @@ def production(request: Request, after: str = "", week: str = "", format: str = 
         return csv_download(
             "incidents", tables.INCIDENTS, map(tables.incident_row, rows.incidents(outline, known)[::-1])
         )
-    periods = read_live(reports_dir(console.root)).periods
+    known_weeks = read_live(reports_dir(console.root))
+    periods = known_weeks.periods
     if format == "weeks":
         return csv_download("live-accuracy-weeks", tables.WEEKS, map(tables.week_row, periods))
     if format == "sources":
@@ -69,7 +70,7 @@ def production(request: Request, after: str = "", week: str = "", format: str = 
         next=f"{state.address()}{'&' if '?' in state.address() else '?'}after={quote(more)}" if more else "",
         counts=counts,
         outcomes=OUTCOMES,
-        accuracy=overview.accuracy(periods, week),
+        accuracy=overview.accuracy(known_weeks, week),
         seen=seen,
         marks=known[::-1],
         mutes=active_mutes(console.root),

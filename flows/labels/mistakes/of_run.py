@@ -71,8 +71,8 @@ def wrong_in_production(root: Path, log: Log, run: RecordedRun, tree: Path, para
     ]
     bad = {row["id"]: row for row in rows if not is_right(row["prediction"], row["label"])}
     start = end - timedelta(days=params.capture.keep_days)
-    seen = log.find(bad, start, end, ["id", "bundle", "features"]).to_pylist() if bad else []
-    features = {row["id"]: row["features"] for row in seen if row["features"] and row["bundle"] == bundle}
+    seen = log.find(bad, start, end, ["id", "features"], bundle).to_pylist() if bad else []
+    features = {row["id"]: row["features"] for row in seen if row["features"]}
     bad = {name: row for name, row in bad.items() if name in features}
     if not rows or not bad:
         return None

@@ -125,6 +125,7 @@ def test_the_newest_week_with_labels_enough_speaks_for_the_model():
     assert live.newest([old, now, few]) == now
     assert live.newest([few]) == few
     other = week(MONDAY + WEEK, labels=4, bundle="cd" * 32, version="v0.2.0")
+    assert live.newest([old, now, other], now.bundle) == now, "a canary is newer than the live model"
     assert live.newest([old, now, other]) == other, "another model's labels say nothing about this one"
     assert live.in_order([other.model_copy(update={"version": "v0.10.0"}), other])[0] == other
 
