@@ -35,6 +35,7 @@ from flows.cli import (
     replay,
     runs,
     services,
+    tokens,
     versions,
 )
 from flows.cli import upgrade as upgrade_command
@@ -342,6 +343,7 @@ app.add_typer(classes.app, name="classes")
 app.add_typer(hard.app, name="hard")
 app.add_typer(people.app, name="people")
 app.add_typer(feedback.app, name="feedback")
+app.add_typer(tokens.app, name="tokens")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Its methods are called in the event loop, in decoder threads and in the model's 
 raise, and threads may call them at the same time.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from serving.live import Model
@@ -14,6 +15,9 @@ Role = Literal["live", "canary", "shadow"]
 
 class Observer:
     """Told of everything; does nothing with it."""
+
+    def started(self, waiting: Callable[[], int]) -> None:
+        """The service starts; `waiting` says how many images of requests are being answered."""
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """A request to `route` ("/predict") got its response."""

@@ -27,6 +27,7 @@ STATUS: Mapping[str, int] = {
     "body_too_large": 413,
     "too_many_images": 413,
     "unsupported_media_type": 415,
+    "bad_label": 422,  # feedback
     "no_heat": 422,  # the model has no heat for this image
     "too_many_requests": 429,  # the client's own rate
     "queue_full": 429,
@@ -43,6 +44,7 @@ STATUS: Mapping[str, int] = {
     "not_ready": 503,
     "deadline": 503,  # the image waited too long
     "model_failed": 503,
+    "not_kept": 503,  # the store of feedback is down
 }
 
 

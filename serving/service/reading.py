@@ -100,10 +100,11 @@ def _from_json(content: Any, settings: Settings) -> Asked:
     if not isinstance(text, str):
         raise Problem("no_image", "expected `image`: the image's bytes in base64")
     about = {name: value for name, value in content.items() if name != "image"}
-    return make_asked(_from_base64(text, settings.max_bytes), about, settings.max_bytes)
+    return make_asked(from_base64(text, settings.max_bytes), about, settings.max_bytes)
 
 
-def _from_base64(text: str, limit: int) -> bytes:
+def from_base64(text: str, limit: int) -> bytes:
+    """The bytes of an image of at most `limit` bytes. Raises Problem."""
     if text.startswith("data:"):  # as browsers' canvases give it
         text = text.partition(",")[2]
     text = "".join(text.split())  # tools wrap lines

@@ -40,6 +40,7 @@ class Service:
 
     def start(self) -> None:
         """Compute one image with each model, then start the threads."""
+        self.observer.started(lambda: self.waiting)
         for model in self.router.models().values():
             side = model.predictor.about["preprocess"]["resolution"]
             predict(model, np.zeros((1, side, side, 3), np.uint8))
