@@ -31,6 +31,7 @@ from flows.cli import (
     people,
     predictor,
     production,
+    quantise,
     queue,
     replay,
     runs,
@@ -333,6 +334,7 @@ GROUPS = (
     labels,
     mistakes,
     active,
+    quantise,
     queue,
 )
 for command in (upgrade_command.upgrade, *(command for group in GROUPS for command in group.COMMANDS)):

@@ -84,7 +84,7 @@ def worktree(run: RecordedRun) -> Iterator[Path]:
     folder = state_dir(main) / "runs" / run_id
     if (folder / "tree" / MANIFEST).is_file() and (lock := workspace.lock_if_ended(folder)) is not None:
         try:
-            _hash(folder / "tree")
+            hash_outs(folder / "tree")
             yield folder / "tree"
         finally:
             os.close(lock)
@@ -102,8 +102,8 @@ def worktree(run: RecordedRun) -> Iterator[Path]:
         )
     tree, lock = workspace.create(main, f"{run_id}-{os.getpid()}", {}, rev)
     try:
-        _check_out(tree)
-        _hash(tree)
+        check_out(tree)
+        hash_outs(tree)
         yield tree
     finally:
         shutil.rmtree(tree.parent, ignore_errors=True)
@@ -111,7 +111,7 @@ def worktree(run: RecordedRun) -> Iterator[Path]:
         os.close(lock)
 
 
-def _hash(tree: Path) -> None:
+def hash_outs(tree: Path) -> None:
     """Hash what the run made, and replace damaged files. Raises DamagedFile if no undamaged copy is left."""
     from flows.repo.damage import checkout_whole
     from flows.repo.pipeline import open_repo
@@ -120,7 +120,7 @@ def _hash(tree: Path) -> None:
         checkout_whole(repo)
 
 
-def _check_out(tree: Path) -> None:
+def check_out(tree: Path) -> None:
     """Restore everything that dvc.lock and data.dvc in `tree` record, from the cache, else from the remote."""
     from dvc.exceptions import DvcException
 
