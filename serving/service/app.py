@@ -3,8 +3,9 @@
     app = create_app(router, recorder, settings, observer=metrics, routes=[...], middleware=[...])
     uvicorn.run(app, http="httptools", loop="uvloop")
 
-It is Starlette without FastAPI, because request and response models cost more time per image than a small network
-needs (`python -m benchmarks.serve_stack`).
+It is Starlette on uvicorn, the base of FastAPI, without FastAPI's models of requests and responses. LitServe sends
+every image to another process and back, which costs more per image (`python -m benchmarks.serve_stack`), and has no
+place for a canary, a shadow or the reasons of a refusal.
 """
 
 import logging
