@@ -34,6 +34,7 @@ from flows.cli import (
     quantise,
     queue,
     replay,
+    rollout,
     runs,
     services,
     tokens,
@@ -346,6 +347,7 @@ app.add_typer(hard.app, name="hard")
 app.add_typer(people.app, name="people")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(rollout.app, name="rollout")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from flows.production import scored
 from flows.production.act import act, canary_of, new_labels
 from flows.production.feedback import take_fresh
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
+from flows.rollout.act import look as look_at_rollout
 from flows.server.events import request_retrain
 from monitoring.alerts import alert, alert_once, retry_alerts
 from monitoring.contracts import DriftDecision, Expected, Finding, Measures, Situation, Window, WindowDetails
@@ -65,8 +66,11 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
             say(problem)
         alert_once(root, "monitor silence", "silence", None)
         with_labels = _reevaluated(root, say) if seen.outcome != "nothing" else None
+        rolled = look_at_rollout(root, say, now) if seen.outcome != "nothing" else None
     found = f"{seen.outcome}: {seen.sentence}"
-    return f"{found.rstrip('.')}. {with_labels}" if with_labels else found
+    return (
+        ". ".join(part.rstrip(".") for part in (found, with_labels, rolled) if part) if with_labels or rolled else found
+    )
 
 
 def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:

@@ -27,7 +27,7 @@ RACES = 10  # how often an approval is judged again because another run publishe
 class _Decision:
     """Who decided what, and why."""
 
-    how: str  # "approved" or "override"
+    how: str  # "approved", "override" or "rollout"
     by: str
     why: str
     verdict: GateVerdict | None = None  # of an approval: the gate's verdict against the champion of that moment
@@ -67,6 +67,34 @@ def approve(root: Path, run_id: str, *, by: str, why: str = "") -> Pointer:
                 continue
             return _record_promotion(run, pointer, _Decision("approved", by, why, verdict))
     raise EvergreenError(f"the champion changed {RACES} times while run {run_id} was judged: approve it again")
+
+
+def promote_rolled_out(root: Path, run_id: str, *, by: str, why: str, automatic: bool) -> Pointer:
+    """Publish the held run `run_id` after its rollout; returns the new pointer, or the live one if it is this model.
+
+    automatic: only if the gate promotes it; else also if the gate holds it, as a person who began its rollout may. The
+    gate's verdict on the run stands unless the champion or the gate's settings have changed since. Raises
+    EvergreenError, and PointerMoved if another run publishes first.
+    """
+    from flows.publishing.judge_run import judge_run, with_floors
+    from tasks.common.params import load_params
+
+    run = open_run(root, run_id)
+    champion = run.releases.live()
+    if run.is_live(champion):
+        return _record_promotion(run, champion, _Decision("rollout", by, why))
+    if run.record["outcome"] != "held":
+        raise EvergreenError(not_held(run_id, run.record))
+    with worktree(run) as tree:
+        params, today = load_params(tree / "params.yaml"), load_params(root / "params.yaml").gate
+        verdict = GateVerdict.model_validate(found) if (found := run.record.get("verdict")) else None
+        if verdict is None or verdict.champion != (champion and champion.version) or params.gate != today:
+            params = with_floors(params, today)
+            verdict = judge_run(tree, params, run.releases, champion, run=run_id, by=by, how="approval")
+        if verdict.outcome == "reject" or (automatic and verdict.outcome != "promote"):
+            raise EvergreenError(f"the gate does not promote run {run_id}: {verdict.sentence}")
+        pointer = _publish(run, tree, champion, f"{why}; the gate: {verdict.sentence}", by)
+    return _record_promotion(run, pointer, _Decision("rollout", by, why, verdict))
 
 
 def override(root: Path, run_id: str, *, by: str, why: str) -> Pointer:

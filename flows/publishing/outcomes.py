@@ -27,6 +27,7 @@ class Ending(Frozen):
     version: str | None = None
     verdict: GateVerdict | None = None
     remedies: list[Remedy] = []  # of a rejected first model, the likeliest first
+    rollout: bool = False  # held until production has shown that it is not worse (release.strategy)
 
     def lines(self) -> list[str]:
         """The remedies as numbered lines for the terminal."""

@@ -20,6 +20,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import sha256_file
 from tasks.releases.pointer import Pointer, successor
+from tasks.releases.rollout import rollouts
 from tasks.releases.store import PointerMoved, Releases, StoreDamaged
 
 
@@ -65,8 +66,10 @@ def publish(
     failpoint("publish.committed")
     push(new.worktree)
     failpoint("publish.pushed")
-    taken = [pointer.version for pointer in releases.history()]
-    version, tag = registry.register(new.worktree, new.name, rev, message, digest, taken)
+    reserved = {one.version: one.bundle for one in rollouts(releases)}
+    own = next((name for name, bundle in reversed(reserved.items()) if bundle == digest), None)
+    taken = [*(pointer.version for pointer in releases.history()), *(name for name in reserved if name != own)]
+    version, tag = registry.register(new.worktree, new.name, rev, message, digest, taken, own)
     failpoint("publish.registered")
     about = {"version": version, "run_id": new.run_id, "git_rev": tag.rev, "bundle": digest}
     pointer = releases.promote(successor(expected, by=new.by, why=new.why, **about))

@@ -160,12 +160,19 @@ def version_of(known: dict[str, Tag], bundle: str) -> str | None:
 
 
 def register(
-    root: Path, name: str, rev: str, message: str, bundle: str, taken: Collection[str] = ()
+    root: Path,
+    name: str,
+    rev: str,
+    message: str,
+    bundle: str,
+    taken: Collection[str] = (),
+    reserved: str | None = None,
 ) -> tuple[str, Tag]:
     """The version of `bundle`: the one that a killed run registered, else the next one, tagged now at `rev`.
 
-    `taken` are versions known from elsewhere (the store's history: a fresh clone may lack tags). Two runs never make
-    two versions of one bundle: the same list of tags answers "is there one" and "which is next", and a version can be
+    `taken` are versions known from elsewhere (the store's history: a fresh clone may lack tags). `reserved` is the
+    version under which the bundle has answered in a rollout; it is used unless it is taken. Two runs never make two
+    versions of one bundle: the same list of tags answers "is there one" and "which is next", and a version can be
     tagged only once.
     """
     for _ in range(RACES):
@@ -173,7 +180,7 @@ def register(
         if version := version_of(known, bundle):
             return version, known[version]
         text = f"{message.strip()}\n\nEvergreen-Bundle: {bundle}\n"
-        version = next_version([*known, *taken])
+        version = reserved if reserved and reserved not in (*known, *taken) else next_version([*known, *taken])
         if not _make_tag(root, f"{name}@{version}", rev, text):
             taken = [*taken, version]  # by another run, as the next iteration sees, or by a lightweight tag
     raise EvergreenError(f"{RACES} versions of {name} were registered by others while this run tried to: try again")

@@ -208,11 +208,13 @@ def complete_killed_runs(root: Path, say) -> None:
     """
     from flows.publishing import registry, run_records
     from flows.publishing.publish import reconcile
+    from flows.rollout.act import reconcile_rollout
 
     params = load_params(root / "params.yaml")
     main, releases = main_checkout(root), open_store(params.store, root)
     registry.check_branch(main)
     done = reconcile(main, releases, params.bundle.name) + run_records.reconcile(main, releases)
+    done += reconcile_rollout(root, releases)
     for line in done:  # first: a workspace, deleted below, says why its published run was started
         say(line)
     for run_id in workspace.reconcile(root):

@@ -31,6 +31,7 @@ from flows.publishing.remedies import table_remedies
 from flows.repo.label_issues import keep_queue
 from flows.repo.progress import Progress, Step, cancel_sentence, record_unfinished
 from flows.repo.tombstones import settings_of
+from flows.rollout.begin import POLICY, begin_waiting
 from flows.runs import lease, pace, steps
 from flows.runs.start import pin_start
 from flows.runs.summary import summary
@@ -105,6 +106,7 @@ def retrain(run_id: str, reason: str, by: str):
     write_json(root.parent / "ended.json", ending.model_dump())
     _report(run, ending, refused_page)
     _add_row(run, ending)
+    _begin_rollout(run, ending)
     get_run_logger().info("%s: %s", ending.outcome, ending.sentence)
     good = ending.outcome in ("promoted", "held", "unchanged")
     state = Completed if good else Failed
@@ -188,6 +190,19 @@ def _report(run: Run, ending: Ending, refused: str | None) -> None:
         console.print(f"  [yellow]no report:[/] {escape(str(error))}")
 
 
+def _begin_rollout(run: Run, ending: Ending) -> None:
+    """Let a model that passed the gate answer its first traffic. The run has ended: the monitor tries again."""
+    if not ending.rollout:
+        return
+    try:
+        begun = begin_waiting(run.root, run.releases, by=POLICY)
+        said = begun.sentence() if begun else "it begins after the rollout before it, or the pause"
+        console.print(f"  [dim]rollout: {escape(said)} (`evergreen rollout`)[/]")
+    except Exception as error:
+        get_run_logger().exception("the rollout could not begin")
+        console.print(f"  [yellow]no rollout:[/] {escape(str(error))}")
+
+
 def _add_row(run: Run, ending: Ending) -> None:
     """Add the judged run to DVC's experiment table, whatever its ending. As in `_report`, an error changes nothing."""
     try:
@@ -237,7 +252,8 @@ def _gate_and_publish(run: Run) -> Ending:
 
 
 def not_published(run: Run, verdict: GateVerdict) -> Ending | None:
-    """How a run ends that the gate does not promote, or that passes it during a pause; None: it is published."""
+    """How a run ends that the gate does not promote, that passes it during a pause, or that rolls out; None: it is
+    published."""
     if verdict.outcome != "promote":
         outcome = {"hold": "held", "reject": "rejected"}[verdict.outcome]
         if outcome == "held" and (refused := refusal_of(run.releases, verdict.challenger)):
@@ -248,6 +264,10 @@ def not_published(run: Run, verdict: GateVerdict) -> Ending | None:
     if pause := pause_of(run.releases):
         sentence = f"{verdict.sentence} It is held because Evergreen is {pause.sentence()}."
         return Ending(outcome="held", sentence=sentence, verdict=verdict)
+    if run.params.release.strategy != "direct" and verdict.champion is not None:
+        first = "unseen" if run.params.release.strategy == "shadow" else "a share of the traffic"
+        sentence = f"{verdict.sentence} It answers {first} first; `evergreen rollout` shows how it does."
+        return Ending(outcome="held", sentence=sentence, verdict=verdict, rollout=True)
     return None
 
 
@@ -260,7 +280,7 @@ def _keep_held(run: Run, ending: Ending) -> tuple[Ending, str | None]:
     commit = None
     try:
         commit = _timed(run, "keep", lambda: steps.simple_step("keep", keep), lambda _: ("kept", ""))
-        advice = f"`evergreen approve {run.id}` publishes it."
+        advice = f"`evergreen approve {run.id}` publishes it{' at once' if ending.rollout else ''}."
     except EvergreenError as error:
         advice = f"Only its workspace keeps it: {error}"
     return ending.model_copy(update={"sentence": f"{ending.sentence} {advice}"}), commit

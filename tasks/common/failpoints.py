@@ -30,6 +30,7 @@ POINTS = {  # module -> where; `python -m benchmarks.kills` kills at each of the
     "refused": ("noted",),
     "restore": ("placed",),
     "rollback": ("tombstoned", "verified", "promoted", "restored"),
+    "rollout": ("begun", "advanced", "promoted", "ended", "recorded"),
     "store": ("object", "temporary", "placed", "swapped", "part"),  # part: of an upload to S3
     "train_backbone": ("epoch",),  # with its number: train_backbone.epoch.2
     "verify": ("dropped", "repaired"),

@@ -25,7 +25,7 @@ from tasks.common.sections.data import (
     current_names,
 )
 from tasks.common.sections.judging import BundleParams, EvaluateParams, GateParams
-from tasks.common.sections.predictor import PredictorParams
+from tasks.common.sections.predictor import PredictorParams, ReleaseParams
 from tasks.common.sections.service import (
     AlertsParams,
     CaptureParams,
@@ -71,6 +71,7 @@ class Params(Section):
     bundle: BundleParams = BundleParams()
     gate: GateParams = GateParams()
     store: StoreParams = StoreParams()
+    release: ReleaseParams = ReleaseParams()
     capture: CaptureParams = CaptureParams()
     drift: DriftParams = DriftParams()
     decide: DecideParams = DecideParams()

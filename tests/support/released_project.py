@@ -151,7 +151,7 @@ def _stage(root: Path, quality: float) -> None:
     write_json(root / "artifacts/evaluate/report.json", {"classes": recall})
     write_predictions(root, cleaned, quality)
     bundle = root / "artifacts/bundle"
-    write_json(bundle / "bundle.json", {"schema": 1, "quality": quality, "rows": len(rows)})
+    write_json(bundle / "bundle.json", {"schema": 1, "quality": quality, "rows": len(rows), "classes": CLASSES})
     (bundle / "model.onnx").write_bytes(f"{quality} {len(rows)}".encode() * 1000)
     files = {file.name: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for file in bundle.iterdir()}
     write_json(bundle / "MANIFEST.json", {"files": files})

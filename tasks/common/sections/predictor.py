@@ -42,7 +42,7 @@ class ReleaseParams(Section):
     min_requests: Positive = Field(500, description="answers by the new model before a step can end well")
     min_hours: Annotated[float, Field(ge=0)] = Field(1.0, description="that a step takes at least")
     max_hours: Annotated[float, Field(gt=0)] = Field(
-        168.0, description="then a rollout without enough traffic ends, and a person decides"
+        168.0, description="that a step waits for `min_requests`; then the rollout ends, and a person decides"
     )
     max_error_rate: Share = Field(0.01, description="failed answers above the live model's share that end a rollout")
     max_latency_ratio: Annotated[float, Field(gt=1)] = Field(

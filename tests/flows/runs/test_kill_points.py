@@ -32,6 +32,11 @@ ELSEWHERE = {  # points that need more than a scenario has
     "refused.noted": "tests/flows/publishing/test_decisions.py",
     "late_labels.revised": "tests/flows/production/test_late_labels.py",
     "late_labels.shown": "tests/flows/production/test_late_labels.py",
+    "rollout.begun": "tests/flows/rollout/test_killed.py",
+    "rollout.advanced": "tests/flows/rollout/test_killed.py",
+    "rollout.promoted": "tests/flows/rollout/test_killed.py",
+    "rollout.ended": "tests/flows/rollout/test_killed.py",
+    "rollout.recorded": "tests/flows/rollout/test_killed.py",
     "ledgers.claimed": "tests/flows/versions/test_shared_places.py",
     "ledgers.replaced": "tests/flows/versions/test_shared_places.py",
 }
