@@ -24,6 +24,7 @@ class Decoders:
 
     def __init__(self, threads: int, router: Router, cache: AnswerCache, batcher: Batcher, reporter: Reporter):
         self._router, self._cache, self._batcher, self._reporter = router, cache, batcher, reporter
+        self._observer = reporter.observer
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"evergreen-decode-{number}", daemon=True)
@@ -59,7 +60,10 @@ class Decoders:
         job.model, job.role = job.choice.model, job.choice.role
         ready = self._prepare(job)
         if job.choice.shadow is not None:
-            self._show_unseen(job, ready)
+            try:
+                self._show_unseen(job, ready)
+            except Exception as error:  # costs the client no answer
+                self._observer.model_failed(job.choice.shadow, "shadow", error)
         return None
 
     def _prepare(self, job: Job) -> bool:

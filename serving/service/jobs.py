@@ -24,7 +24,9 @@ class Done:
         self.results: list[Any] = [None] * images
 
     def put(self, index: int, result: "Result | Problem") -> None:
-        """The result of one image. Only the event loop calls this."""
+        """The result of one image; a later one is ignored. Only the event loop calls this."""
+        if self.results[index] is not None:
+            return
         self.results[index] = result
         self.left -= 1
         if not self.left and not self.future.done():

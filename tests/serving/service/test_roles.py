@@ -69,6 +69,24 @@ def test_a_shadow_that_is_slow_or_fails_costs_no_answer(model, photos):
         until(lambda: noted.left_out == 1, 10)
 
 
+def test_a_shadow_or_a_log_in_disorder_costs_no_answer(model, photos):
+    class Broken(Kept):
+        def record(self, asked, answered):
+            raise OSError("the disk is full")
+
+    noted = Noted()
+    router = OneModel(model, shadow=Model(object(), "v0.2.0"))
+    router.models = lambda: {"live": model}
+    settings = Settings(cache_bytes=0)
+    with served(create_app(router, Kept(), settings, observer=noted)) as client:
+        assert client.post("/predict", content=photos[0]).status_code == 200
+        until(lambda: noted.failed == ["shadow"], 10)
+    with served(create_app(OneModel(model), Broken(), settings)) as client:
+        for _ in range(3):
+            assert client.post("/predict", content=photos[0]).status_code == 200
+        assert client.post("/predict", content=b"no image").status_code == 415
+
+
 def test_the_live_model_answers_where_a_canary_fails(model, photos):
     gate, noted, kept = Gate(model.predictor, RuntimeError("a broken canary")), Noted(), Kept()
     router = OneModel(model)
