@@ -67,6 +67,20 @@ def _time(text: str | None) -> datetime | None:
 COMMANDS += [score]
 
 
+def collect(
+    where: Annotated[str, typer.Argument(help="Folder with captures of edge devices, or s3://bucket/prefix.")],
+) -> None:
+    """Take what edge devices captured into the production log, at the time and with the version of each answer."""
+    from flows.cli.text import SENTENCES, for_terminal
+    from flows.production.collect import collect as run
+
+    for line in run(project_root(), where).lines():
+        typer.echo(for_terminal(line, SENTENCES))
+
+
+COMMANDS += [collect]
+
+
 def monitor() -> None:
     """Check the newest window of production for drift now, and act on it. `evergreen up` does it on schedule."""
     from flows.production.monitor import monitor_and_record

@@ -39,6 +39,7 @@ _ALL = (
     Format("torchscript", "torch_files", "TorchScript, for libtorch", write="write_script"),
     Format("torch-export", "torch_files", "package of torch.export", write="write_program"),
     Format("bentoml", "bentoml", "BentoML service with the decoding of training"),
+    Format("edge", "edge", "one Python file for a device: model and runner, needs onnxruntime, numpy, Pillow"),
     Format("tensorrt", "tensorrt", "script that builds a TensorRT plan; not run here"),
 )
 FORMATS = {one.name: one for one in _ALL}
