@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 from flows.console.jobs.store import start_job
 from flows.console.people.roles import need
 from flows.console.releases import compare_page, run_table, timeline
+from flows.console.releases.rollout_part import ORDERS, going_on, rollout_part
 from flows.console.releases.run_page import RunPage, run_of, run_page
 from flows.console.releases.undo import Undo, undo_of
 from flows.console.shell.console import Console, console_of
@@ -50,6 +51,7 @@ def releases(request: Request, outcome: str = "", after: str = "", format: str =
     else:
         runs, place = [], int(after) if after.isdecimal() and len(after) < 12 else None
         first, shown, following = timeline.releases(history, rows, retired, place)
+    rolling, rolling_problem = (None, "") if after or chosen else going_on(store)
     return page(
         request,
         "releases/releases.html",
@@ -57,6 +59,8 @@ def releases(request: Request, outcome: str = "", after: str = "", format: str =
         section="/releases",
         held=[row for row in rows if row.outcome == "held"] if not after and not chosen else [],
         live=history[-1] if history and not after and not chosen else None,
+        rolling=rolling,
+        rolling_problem=rolling_problem,
         loose=first,
         shown=shown,
         runs=runs,
@@ -80,12 +84,15 @@ def release(request: Request, run: str, part: str = "", format: str = "") -> Res
         return RedirectResponse(_address(run_id))
     if format == "csv":
         return csv_download(f"release-{run_id}", run_table.COLUMNS, run_table.table(found))
+    rollout, rollout_problem = rollout_part(console, run_id)
     return page(
         request,
         "releases/run.html",
         title=f"Release of run {run_id}" if not found.version else f"Release {found.version}",
         section="/releases",
         found=found,
+        rollout=rollout,
+        rollout_problem=rollout_problem,
         slot=_slot(run_id),
         parts_of_page=PARTS,
         part=part if part in PARTS else "",
@@ -128,6 +135,21 @@ def comment(request: Request, run: str, form: Posted = Depends(posted)) -> Respo
     _record(console, run)
     decisions.comment(console.root, run, by=person.name, text=form.text("text", most=decisions.LETTERS))
     return back(request, f"{_address(run)}#comments", "Your comment is kept with the run.")
+
+
+@router.post("/releases/{run}/rollout/{order}")
+def order_rollout(request: Request, run: str, order: str, form: Posted = Depends(posted)) -> Response:
+    """Stop the run's rollout, promote its model now, or go to the next share."""
+    need(request, "approver")
+    if order not in ORDERS:
+        raise HTTPException(404, f"A rollout knows no order {order[:40]!r}: expected {', '.join(ORDERS)}.")
+    why = _reason(form)
+    now, problem = going_on(console_of(request).releases())
+    if now is None or now.run_id != run:
+        raise EvergreenError(
+            problem or f"nothing was changed: the rollout of run {run[:80]} has ended, reload the page"
+        )
+    return _job(request, run, ["rollout", order, f"--why={why}"], ORDERS[order][2], f"{ORDERS[order][2]} has begun.")
 
 
 @router.post("/releases/{run}/override")
