@@ -31,6 +31,7 @@ def checks(root: Path, params) -> dict[str, Check]:
         "clock": machine.clock,
         "ports": servers.ports,
         "alerts": servers.alerts,
+        "predictor": servers.predictor,
         "floors": project.floors,
     }
     alone: dict[str, Callable] = {

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from flows.doctor.finding import Finding, ok, problem, warning
+from flows.predictor import status
 from flows.server import database, process, processes
 from flows.server.environment import DATABASE, environment
 from flows.services import up
@@ -66,6 +67,20 @@ def services(root: Path) -> list[Finding]:
     if silent:
         return [problem("services", f"no answer from {', '.join(silent)}; see .evergreen/NAME.log", RESTART)]
     return [ok("services", "all answer")]
+
+
+def predictor(root: Path, params: Params) -> Finding:
+    """Whether the HTTP predictor answers as it should, if it runs or is wanted."""
+    found = status.running(root)
+    if found is None and not params.predictor.with_up:
+        return ok("predictor", "not running: `evergreen serve` starts it")
+    if found is None:
+        return problem("predictor", "not running, and predictor.with_up wants it", "`evergreen up`; see predictor.log")
+    if not found.well:
+        return problem("predictor", found.sentence(), "wait for its start, or look at what it printed")
+    if wrong := [*found.problems, *status.lines(root)[1 + len(found.problems) :]]:
+        return warning("predictor", "; ".join(wrong), "as it says; it answers meanwhile")
+    return ok("predictor", found.sentence())
 
 
 def alerts(root: Path, params: Params) -> list[Finding]:

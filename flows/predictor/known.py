@@ -14,6 +14,7 @@ from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError, refuse_newer
 from tasks.common.files import locked, write_json
 from tasks.common.paths import cache_dir
+from tasks.common.private import make_folder
 from tasks.common.rebuildable import expect_dict, read_rebuildable
 
 SCHEMA = 1
@@ -38,7 +39,7 @@ def remember(root: Path, version: str, bundle: str, live: bool) -> None:
     before = read_known(root)
     if before.versions.get(version) == bundle and (not live or before.live == version):
         return
-    with locked(predictor_dir(root) / "versions.lock", LOCK_SECONDS, "the list of loaded versions"):
+    with locked(make_folder(predictor_dir(root)) / "versions.lock", LOCK_SECONDS, "the list of loaded versions"):
         before = read_known(root)
         new = {"schema": SCHEMA, "versions": before.versions | {version: bundle}}
         write_json(_file(root), new | {"live": version if live else before.live})

@@ -17,13 +17,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.predictor.known import read_known
 from flows.predictor.processes import Worker
 from flows.predictor.switches import predictor_dir
 from flows.server.processes import created
+from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
 from tasks.common.params import Params, load_params
@@ -48,7 +48,7 @@ def serve(
     host, port: instead of those in params.yaml. wait: for a first model instead of an error.
     """
     params = load_params(root / "params.yaml")
-    folder = predictor_dir(root)
+    folder = make_folder(predictor_dir(root))
     lock = open(folder / "service.lock", "w", opener=open_private)  # noqa: SIM115 (held for the life of this process)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +99,6 @@ class Supervisor:
         host, port = listening.getsockname()[:2]
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
-        self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._selector = selectors.DefaultSelector()
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # replaced; they answer their last requests
@@ -217,8 +216,8 @@ class Supervisor:
         about = {
             "pid": os.getpid(),
             "created": created(os.getpid()),
+            "checkout": checkout(self.root).id,
             "url": self.url,
-            "since": self._since,
             "waiting": waiting,
             "workers": [worker.about() for worker in self._workers],
         }

@@ -69,8 +69,8 @@ class SwitchesDamaged(EvergreenError):
 
 
 def predictor_dir(root: Path) -> Path:
-    """Where the predictor of the checkout at `root` keeps its files; made if missing."""
-    return make_folder(state_dir(root) / "predictor")
+    """Where the predictor of the checkout at `root` keeps its files."""
+    return state_dir(root) / "predictor"
 
 
 def read_switches(root: Path) -> Switches:
@@ -131,7 +131,7 @@ def _said(one: Pin | HumansOnly) -> str:
 
 
 def _change(root: Path, change: Callable[[Switches], Switches], entry: Change) -> None:
-    folder = predictor_dir(root)
+    folder = make_folder(predictor_dir(root))
     with locked(folder / "switches.lock", LOCK_SECONDS, "the switches of the predictor"):
         found = change(read_switches(root))
         kept = [*found.history, entry][-KEPT:]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import psutil
 
+from flows.predictor.status import running as running_predictor
 from flows.server.api import Api
 from flows.server.process import api_of, last_line, stop_server
 from flows.server.processes import created
+from flows.services.supervisor import PREDICTOR
 from flows.services.up import SERVICES, known_services, services, supervised
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
@@ -23,6 +25,7 @@ TITLES = {
     "pages": "Console: these pages",
     "evidently": "Evidently: a second opinion on drift",
 }
+OWN = {PREDICTOR: "Predictor: answers over HTTP"}  # shown where it runs
 LOGS = {"prefect": "server"}  # where a service's log has another name
 FLOWS = {  # that have a schedule
     "retrain-when-needed": "Retrain if anything is new",
@@ -51,12 +54,14 @@ def overview(root: Path) -> list[Service]:
     found = []
     for name, url, well in services(root):
         about = known.get(name, {})
+        if name == PREDICTOR and (own := running_predictor(root)):
+            about = {"pid": own.pid, "created": created(own.pid), "restarts": own.restarts}
         pid = about.get("pid")
         log = state_dir(root) / f"{LOGS.get(name, name)}.log"
         found.append(
             Service(
                 name=name,
-                title=TITLES[name],
+                title=(TITLES | OWN)[name],
                 well=well,
                 url=url,
                 restarts=max(0, about.get("restarts", 0)),
@@ -69,6 +74,9 @@ def overview(root: Path) -> list[Service]:
 
 def restart(root: Path, name: str) -> None:
     """End a service: the supervisor starts it again within seconds. Raises EvergreenError if nothing would."""
+    if name == PREDICTOR:
+        replace_workers(root)
+        return
     if name not in SERVICES:
         raise EvergreenError(f"no service {name!r}; there are {', '.join(SERVICES)}")
     if not supervised(root):
@@ -82,6 +90,13 @@ def restart(root: Path, name: str) -> None:
     if not pid or created(pid) != about.get("created"):
         raise EvergreenError(f"{name} is down just now: it is started again by itself")
     os.kill(pid, signal.SIGTERM)
+
+
+def replace_workers(root: Path) -> None:
+    """Replace the predictor's workers one by one, without a lost request. Raises EvergreenError if it does not run."""
+    if (found := running_predictor(root)) is None:
+        raise EvergreenError("the predictor does not run: `evergreen serve` starts it")
+    os.kill(found.pid, signal.SIGHUP)
 
 
 def run_now(root: Path, flow: str, by: str) -> None:

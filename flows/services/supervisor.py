@@ -33,6 +33,7 @@ from tasks.common.paths import project_root, state_dir
 from tasks.common.private import open_private
 
 MARK = "EVERGREEN_SERVICES"
+PREDICTOR = "predictor"  # needs no Prefect server
 BACK_OFF = (1.0, 60.0)  # seconds before a restart: the first, the longest
 STEADY = 60.0  # seconds after which a service counts as healthy and its back-off starts over
 STOP = 6.0  # seconds that a service has to end by itself
@@ -61,7 +62,11 @@ def commands(root: Path, params: Params) -> dict[str, Callable[[], tuple[list[st
         command = [sys.executable, "-m", "flows.console.web", str(port), str(ports["evidently"])]
         return command, f"http://{shown}:{port}"
 
-    return {"runner": runner, "evidently": evidently, "pages": pages}
+    def predictor():
+        return [sys.executable, "-m", "flows.predictor.run", "--wait"], None
+
+    found = {"runner": runner, "evidently": evidently, "pages": pages}
+    return found | {PREDICTOR: predictor} if params.predictor.with_up else found
 
 
 class Child:
@@ -129,7 +134,8 @@ def supervise(root: Path) -> None:
                 api = ensure_server(root, lambda line: print(line, flush=True))
                 if served not in (None, api):  # they would go on asking the server that is gone
                     for child in children:
-                        child.stop()
+                        if child.name != PREDICTOR:
+                            child.stop()
                 served = api
                 env = environment(root) | api.environment()
                 changed = [child.look(root, env) for child in children]

@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from flows.predictor import status
 from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
 from flows.server.environment import check_password, environment, has_people
 from flows.server.process import api_of, healthy, last_line, running, stop_server
 from flows.server.processes import created
-from flows.services.supervisor import MARK
+from flows.services.supervisor import MARK, PREDICTOR
 from monitoring.console_link import SERVICE, console_link
 from monitoring.seen import last_seen
 from monitoring.silence import monitor_silence
@@ -47,7 +48,8 @@ def up(root: Path, say=print) -> list[str]:
     Raises EvergreenError if a service does not start; the others keep running.
     """
     check_code_and_state(root)
-    check_password(load_params(root / "params.yaml").serve, has_people(root))  # before anything starts
+    params = load_params(root / "params.yaml")
+    check_password(params.serve, has_people(root))  # before anything starts
     state = state_dir(root)
     make_folder(state)
     if supervised(root) and _services(root) == {} and _written(root):
@@ -71,13 +73,14 @@ def up(root: Path, say=print) -> list[str]:
             )
     else:
         process = None
+    wanted_services = {*SERVICES, PREDICTOR} if params.predictor.with_up else set(SERVICES)
     said, deadline = set(), time.monotonic() + START_SECONDS
     while True:
         for name, url, well in services(root):
             if well and name not in said:
                 said.add(name)
                 say(_line(root, name, url, well))
-        if said >= set(SERVICES):
+        if said >= wanted_services:
             return [_line(root, *service) for service in services(root)]
         if process is not None and process.poll() is not None and not supervised(root):
             log_file = state / "services.log"
@@ -86,7 +89,7 @@ def up(root: Path, say=print) -> list[str]:
             if service.get("restarts", 0) >= GIVE_UP:
                 raise EvergreenError(f"{name} keeps ending: {last_line(state / f'{name}.log')} (in {name}.log)")
         if time.monotonic() > deadline:
-            late = ", ".join(sorted(set(SERVICES) - said))
+            late = ", ".join(sorted(wanted_services - said))
             logs = f"{state}/<service>.log and services.log"
             raise EvergreenError(f"did not start in {START_SECONDS} s: {late}; see {logs}")
         time.sleep(0.2)
@@ -150,13 +153,16 @@ def services(root: Path) -> list[tuple[str, str | None, bool]]:
         else:
             well = alive and _listens(service["url"])
         found.append((name, service.get("url"), well))
+    predictor = status.running(root)
+    if predictor is not None or PREDICTOR in known:
+        found.append((PREDICTOR, predictor and predictor.url, predictor is not None and predictor.well))
     return found
 
 
 def status_lines(root: Path) -> list[str]:
     """Describe what runs and where, what the monitor last saw, and what comes next."""
     about = _services(root)
-    found = services(root)
+    found = [service for service in services(root) if service[0] != PREDICTOR]
     lines = [_line(root, *service) for service in found]
     if not about:  # a run may have started the Prefect server alone
         lines = [_line(root, *service) for service in found if service[2]]
@@ -164,6 +170,7 @@ def status_lines(root: Path) -> list[str]:
         lines.append(f"{rest} not started: `evergreen up` starts them")
     if not supervised(root):
         lines[0] += "" if not about else "   the supervisor of the services died: `evergreen up` restarts it"
+    lines += [f"{'predictor:':<13}{line}" for line in status.lines(root)]
     if last := last_seen(root):
         lines.append(f"{'monitor:':<13}{_minutes(last.at)}: {last.outcome}: {last.sentence}")
     else:

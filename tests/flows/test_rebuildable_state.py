@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from flows.labels import pick_data
 from flows.labels.mistakes import found
+from flows.predictor import status as predictor
+from flows.predictor.known import read_known
 from flows.production import scored
 from flows.repo import label_issues, run_inputs, workspace
 from flows.runs import lease, pace, single_flight
@@ -65,6 +68,8 @@ READERS = {  # file under .evergreen: what reads it
     "checkout.json": known_checkout,
     "server.json": process.running,
     "services.json": up.services,
+    "predictor/service.json": predictor.lines,
+    "predictor/versions.json": read_known,
     up.DEPLOYED: lines,
     "monitor.json": seen.last_seen,
     "alarms.json": lambda root: alerts.alert_once(root, "an alarm", "silence", None),
@@ -218,4 +223,4 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
         "flows/erasure/proof.py",
     }
     files = [file for folder in ("flows", "monitoring", "serving") for file in (ROOT / folder).rglob("*.py")]
-    assert {str(file.relative_to(ROOT)) for file in files if "read_json(" in file.read_text()} == exact
+    assert {str(file.relative_to(ROOT)) for file in files if re.search(r"\bread_json\(", file.read_text())} == exact

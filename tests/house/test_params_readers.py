@@ -223,6 +223,7 @@ TESTED = {
     "predictor.threads": "test_each_worker_computes_with_so_many_threads",
     "predictor.max_bytes": "test_an_image_may_be_as_large_as_is_set",
     "predictor.refresh_seconds": "test_a_pin_and_humans_only_hold_within_the_refresh",
+    "predictor.with_up": "test_everything_answers_and_doing_it_twice_changes_nothing",
     "alerts.urls_env": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
     "alerts.events": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
 }

@@ -12,8 +12,10 @@ from flows.console.shell import facts
 from flows.console.shell.console import Console, console_of
 from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
+from flows.predictor.status import running as running_predictor
+from flows.predictor.switches import SwitchesDamaged, end_pin, read_switches, sentences, set_humans_only
 from flows.server.process import api_of, running
-from flows.services.overview import FLOWS, TITLES, overview, restart, run_now
+from flows.services.overview import FLOWS, OWN, TITLES, overview, restart, run_now
 from flows.services.up import next_runs, supervised
 from monitoring.alerts import addresses, unsent
 from monitoring.console_link import SERVICE, console_link
@@ -44,6 +46,11 @@ def services(request: Request, format: str = "") -> Response:
     if format == "schedules":
         return csv_download("schedules", ("what", "next"), [(FLOWS.get(flow, flow), at) for flow, at in due])
     job = newest_job(console.root, "doctor")
+    try:
+        switches = read_switches(console.root)
+        switched = sentences(switches)
+    except SwitchesDamaged as error:
+        switches, switched = None, [str(error)]
     return page(
         request,
         "services/services.html",
@@ -51,6 +58,9 @@ def services(request: Request, format: str = "") -> Response:
         section=HERE,
         services=found,
         supervised=supervised(console.root),
+        predictor=running_predictor(console.root),
+        switches=switches,
+        switched=switched,
         address=console_link(console.root),
         due=due,
         problem=problem,
@@ -97,7 +107,23 @@ def restarted(request: Request, later: BackgroundTasks, form: Posted = Depends(p
         answer.background = later
         return answer
     restart(root, name)
-    return back(request, HERE, f"{TITLES[name].partition(':')[0]} restarts within seconds.")
+    return back(request, HERE, f"{(TITLES | OWN)[name].partition(':')[0]} restarts within seconds.")
+
+
+@router.post(HERE + "/humans-only")
+def humans_only(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Have people look at every answer of the predictor, or no longer."""
+    person, on = need(request, "approver"), form.text("on", most=3) == "on"
+    set_humans_only(console_of(request).root, on, person.name, form.text("why", most=400))
+    return back(request, HERE, f"People look at {'every answer' if on else 'unsure answers'} from now on.")
+
+
+@router.post(HERE + "/unpin")
+def unpin(request: Request, form: Posted = Depends(posted)) -> Response:
+    """Let the live version answer again."""
+    person = need(request, "approver")
+    end_pin(console_of(request).root, person.name)
+    return back(request, HERE, "The live version answers again.")
 
 
 @router.post(HERE + "/run")

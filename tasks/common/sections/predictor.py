@@ -26,6 +26,7 @@ class PredictorParams(Section):
     max_images: Positive = Field(64, description="in one request")
     cache_mb: Annotated[int, Field(ge=0)] = Field(64, description="answers kept by content and version; 0: none")
     refresh_seconds: Seconds = Field(5.0, description="between two looks at what is live")
+    with_up: bool = Field(False, description="true: `evergreen up` starts it, too, and restarts it")
 
 
 class ReleaseParams(Section):

@@ -1,6 +1,7 @@
 """`evergreen serve` for real: answers, swaps, switches, killed workers, stops; the tests build on each other."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from flows.doctor import servers
 from flows.predictor.pin import pin
 from flows.predictor.run import listen
 from flows.predictor.serve import compose, settings
+from flows.predictor.status import lines
 from flows.predictor.switches import end_pin, set_humans_only
+from flows.services import overview
 from tasks.common.errors import EvergreenError
 from tasks.common.params import PredictorParams, load_params
 from tests.support.checkout import ROOT
@@ -106,11 +110,35 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(service):
 def test_workers_are_replaced_one_by_one_without_a_lost_request(service):
     before = set(service.pids())
     with service.traffic(IMAGE, clients=4) as got:
-        service.process.send_signal(signal.SIGHUP)
+        overview.restart(service.root, "predictor")
         until(lambda: "all workers are new" in service.log.read_text())
         until(lambda: not any(psutil.pid_exists(pid) for pid in before))
     assert not failed(got)
     assert len(set(service.pids()) - before) == 2
+
+
+def test_people_see_where_it_runs_and_what_is_switched(service):
+    until(lambda: len(service.pids()) == 2)
+    (line,) = lines(service.root)
+    assert line == f"v0.2.0 at http://127.0.0.1:{service.at[1]}, 2 of 2 workers"
+    assert [(one.name, one.well, one.restarts) for one in overview.overview(service.root)][-1] == ("predictor", True, 1)
+    params = load_params(service.root / "params.yaml")
+    assert servers.predictor(service.root, params).state == "ok"
+    set_humans_only(service.root, True, "ann", "a new camera")
+    assert f"{line}\npredictor:   people look at every answer" in "\npredictor:   ".join(lines(service.root))
+    assert "a new camera" in evergreen(service.root, "status")
+    found = servers.predictor(service.root, params)
+    assert found.state == "warning"
+    assert "a new camera" in found.text
+    set_humans_only(service.root, False, "ann")
+
+
+def test_without_a_service_doctor_says_whether_one_is_wanted(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params = load_params(tmp_path / "params.yaml")
+    assert servers.predictor(tmp_path, params).state == "ok"
+    wanted = params.model_copy(update={"predictor": params.predictor.model_copy(update={"with_up": True})})
+    assert "evergreen up" in servers.predictor(tmp_path, wanted).cure
 
 
 def test_a_second_service_of_the_checkout_is_refused(service):

@@ -41,7 +41,10 @@ from tests.support.receiver import receiver
 from tests.support.waiting import until
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+ALL = (*up.SERVICES, "predictor")
 HOUR = timedelta(hours=1)
+PREDICTOR = {"with_up: false": "with_up: true", "workers: 2": "workers: 1"}
+PREDICTOR |= {"port: 4290": f"port: {process.free_port(0)}"}
 CANARIES = {name: f"canary{name}0123456789" for name in ("alerts", "key", "s3", "password")}
 
 
@@ -49,7 +52,7 @@ CANARIES = {name: f"canary{name}0123456789" for name in ("alerts", "key", "s3", 
 def running(tmp_path_factory):
     """(project, the alerts it sent) with everything up."""
     port = process.free_port(0)
-    root = make(tmp_path_factory.mktemp("serve"), replace={"prefect_port: 4200": f"prefect_port: {port}"})
+    root = make(tmp_path_factory.mktemp("serve"), replace=PREDICTOR | {"prefect_port: 4200": f"prefect_port: {port}"})
     with receiver() as other_end, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_ALERTS", other_end.address.replace("s3cret", CANARIES["alerts"]))
         patch.setenv("AWS_ACCESS_KEY_ID", CANARIES["key"])
@@ -88,7 +91,7 @@ def test_everything_answers_and_doing_it_twice_changes_nothing(running):
     up.up(root, print)
     assert about(root)["pid"] == before["pid"]
     assert about(root)["services"] == before["services"]
-    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in up.SERVICES]
+    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in ALL]
     signed_in = {"Authorization": basic(checkout(root).auth)}
     for name in ("pages", "evidently"):
         url = before["services"][name]["url"]
@@ -141,7 +144,7 @@ def test_status_shows_the_services_and_what_comes_next(running):
     def planned() -> set[str]:
         lines = up.status_lines(root)
         assert f"console:     {about(root)['services']['pages']['url']}" in lines
-        assert sum("http" in line for line in lines) == 1, "the other pages open from the console"
+        assert sum("http" in line for line in lines) == 2, "console and predictor: other pages open from the console"
         return {line.split()[1] for line in lines if line.startswith("next:")}
 
     wanted = {"retrain-when-needed", "monitor", "reevaluate", "housekeeping"}
@@ -209,9 +212,9 @@ def test_killed_services_are_restarted_and_a_run_that_died_with_them_is_marked(r
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": later}}
     died = api(root).post(f"/deployments/{deployment['id']}/create_flow_run", {"state": state})["id"]
     api(root).post(f"/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-    for name in ("runner", "pages"):
+    for name in ("runner", "pages", "predictor"):
         os.kill(before[name]["pid"], signal.SIGKILL)
-    for name in ("runner", "pages"):
+    for name in ("runner", "pages", "predictor"):
         until(lambda name=name: about(root)["services"][name]["pid"] not in (before[name]["pid"], None), 30)
         until(lambda name=name: {n: well for n, _, well in up.services(root)}[name])
         assert about(root)["services"][name]["restarts"] >= 1
@@ -399,7 +402,7 @@ def test_a_copied_project_neither_finds_nor_starts_nor_stops_anything_of_the_ori
     assert because(root, "the copy's button") is None
     assert up.down(copy) == 0
     assert about(root) == before
-    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in up.SERVICES]
+    assert [(name, well) for name, _, well in up.services(root)] == [(name, True) for name in ALL]
 
 
 def test_deployments_and_automations_of_the_models_name_are_removed_and_others_stay(running):
