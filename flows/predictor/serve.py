@@ -1,25 +1,29 @@
 """The HTTP service of a project, put together: what each worker of `evergreen serve` runs."""
 
-import hmac
 from pathlib import Path
 from typing import NamedTuple
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.predictor.router import ProjectRouter
+from flows.predictor.switches import predictor_dir
+from flows.predictor.tokens import TokenBook
+from monitoring.log.feedback import FeedbackJournal
+from monitoring.log.production_log import open_log
 from monitoring.log.shadow import LogRecorder, open_recorder
+from serving.service.access import Guard
 from serving.service.app import create_app
-from serving.service.problems import Problem
+from serving.service.feedback import feedback_routes
+from serving.service.kserve import kserve_routes
+from serving.service.metrics import Metrics
+from serving.service.rates import Rates
 from serving.service.service import Service
 from serving.service.settings import Settings
-from tasks.common.checkout import checkout
 from tasks.common.params import Params, PredictorParams
 from tasks.releases.store import open_store
 
-OPEN = ("/health",)  # answered without a token
 MEGABYTE = 1 << 20
 
 
@@ -37,9 +41,23 @@ def compose(root: Path, params: Params) -> Composed:
     section = params.predictor
     router = ProjectRouter(root, lambda: open_store(params.store, root), section.refresh_seconds, section.threads)
     recorder = open_recorder(root, params, router.models()["live"])
-    middleware = [Middleware(Draining), Middleware(Secret, secret=checkout(root).secret)]
-    app = create_app(router, recorder, settings(section), middleware=middleware)
+    rates = Rates(predictor_dir(root) / "rates")
+    guard = Middleware(Guard, tokens=TokenBook(root), rates=rates, per_minute=section.requests_per_minute)
+    metrics = Metrics(lambda: logged(recorder))
+    routes = [
+        *feedback_routes(FeedbackJournal(open_log(root, params).store), rates, section.feedback_per_hour),
+        *kserve_routes(params.bundle.name),
+        *metrics.routes(),
+    ]
+    middleware = [Middleware(Draining), guard]
+    app = create_app(router, recorder, settings(section), observer=metrics, routes=routes, middleware=middleware)
     return Composed(app, app.state.service, router, recorder)
+
+
+def logged(recorder: LogRecorder) -> dict[str, float]:
+    """What became of this worker's answers, those given unseen included."""
+    outcomes = ("written", "waiting", "not_sampled", "over_cap", "dropped", "lost", "failed")
+    return {name: sum(getattr(stats, name) for stats in recorder.stats) for name in outcomes}
 
 
 def settings(section: PredictorParams) -> Settings:
@@ -54,20 +72,6 @@ def settings(section: PredictorParams) -> Settings:
         max_images=section.max_images,
         cache_bytes=section.cache_mb * MEGABYTE,
     )
-
-
-class Secret:
-    """Asks for the checkout's secret as a bearer token on every route but OPEN."""
-
-    def __init__(self, app: ASGIApp, secret: str):
-        self._app, self._expected = app, f"Bearer {secret}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = Headers(scope=scope).get("authorization", "").encode()
-            if not hmac.compare_digest(given, self._expected):
-                raise Problem("unauthorized", "send a token: Authorization: Bearer TOKEN")
-        await self._app(scope, receive, send)
 
 
 class Draining:

@@ -109,12 +109,11 @@ class TokenBook:
 
     def client(self, token: str) -> Client | None:
         """The client that has `token`; None if it opens nothing."""
-        if time.monotonic() - self._looked > LOOK_SECONDS and self._lock.acquire(blocking=False):
-            try:
+        digest = digest_of(token)
+        if digest not in self._clients or time.monotonic() - self._looked > LOOK_SECONDS:  # a new one works at once
+            with self._lock:
                 self._follow()
-            finally:
-                self._lock.release()
-        return self._clients.get(digest_of(token))
+        return self._clients.get(digest)
 
     def _follow(self) -> None:
         self._looked = time.monotonic()

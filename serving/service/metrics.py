@@ -1,17 +1,15 @@
 """GET /metrics: what the service does, for Prometheus, over all its processes.
 
-    environment = prepare(folder)          # the supervisor, before it starts a process with this environment
     app = create_app(..., observer=metrics, routes=[*metrics.routes(), ...])
-    ended(folder, pid)                     # the supervisor, when a process has ended
 
-Each process counts in files of its own in `folder`; the process that is asked adds them up. Counters of ended processes
+Each process counts in files of its own in the folder that FOLDER names; the process that is asked adds them up.
+`flows/predictor/run.py` empties the folder first, and removes what waits in processes that have ended; their counters
 stay. No label has values that come from outside: routes, reasons and versions are few.
 """
 
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,21 +26,6 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imp
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 POLL_SECONDS = 1.0  # after a request: then the queue and the log are looked at
-
-
-def prepare(folder: Path) -> dict[str, str]:
-    """Empty `folder` of an earlier service's numbers; returns what its processes need in their environment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
-        file.unlink()
-    return {FOLDER: str(folder)}
-
-
-def ended(folder: Path, pid: int) -> None:
-    """Forget how much waits in a process that has ended."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(pid, str(folder))
 
 
 class Metrics(Observer):

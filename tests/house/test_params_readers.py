@@ -217,6 +217,8 @@ TESTED = {
         f"predictor.{key}": "test_every_limit_of_params_yaml_reaches_the_workers"
         for key in ("decoders", "max_batch", "queue", "deadline_seconds", "max_images", "cache_mb")
     },
+    "predictor.requests_per_minute": "test_a_client_may_send_what_params_yaml_says",
+    "predictor.feedback_per_hour": "test_a_client_may_send_what_params_yaml_says",
     "predictor.host": "test_the_service_listens_where_params_yaml_says",
     "predictor.port": "test_the_service_listens_where_params_yaml_says",
     "predictor.workers": "test_the_service_listens_where_params_yaml_says",

@@ -25,6 +25,10 @@ class PredictorParams(Section):
     max_bytes: Positive = Field(20_000_000, description="of one image; a request may hold `max_images` of them")
     max_images: Positive = Field(64, description="in one request")
     cache_mb: Annotated[int, Field(ge=0)] = Field(64, description="answers kept by content and version; 0: none")
+    requests_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0, description="of one client (its token), by all processes together; more are answered 429; 0: no limit"
+    )
+    feedback_per_hour: Positive = Field(1_000, description="labels that one client may send in an hour")
     refresh_seconds: Seconds = Field(5.0, description="between two looks at what is live")
     with_up: bool = Field(False, description="true: `evergreen up` starts it, too, and restarts it")
 
