@@ -111,20 +111,27 @@ def rollback(
 
 
 def adopt(
-    path: Annotated[Path, typer.Argument(help="The model: an .onnx file, or .safetensors with --backbone.")],
-    classes: Annotated[str, typer.Option(help="Class names in the model's order: a file with one per line, or a,b,c.")],
-    size: Annotated[
-        int, typer.Option("--resolution", "--size", min=8, max=4096, help="Side of the model's input in pixels.")
+    path: Annotated[
+        Path,
+        typer.Argument(help="An .onnx or .safetensors file, or an export of another tool: a folder or its ZIP."),
     ],
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in the model's order: a file with one per line, or a,b,c.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--resolution", "--size", min=8, max=4096, help="Side of the model's input in pixels."),
+    ] = None,
     mean: Annotated[
-        tuple[float, float, float], typer.Option(help="Mean of the channels, scaled to 0..1, for normalisation.")
-    ] = (0.5, 0.5, 0.5),
-    std: Annotated[tuple[float, float, float], typer.Option(help="Standard deviation of the channels, likewise.")] = (
-        0.5,
-        0.5,
-        0.5,
-    ),
+        tuple[float, float, float] | None, typer.Option(help="Mean of the channels, scaled to 0..1, for normalisation.")
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Standard deviation of the channels, likewise.")
+    ] = None,
     fit: Annotated[str | None, typer.Option(help="squash, crop or pad. Default: images.fit in params.yaml.")] = None,
+    bgr: Annotated[
+        bool | None, typer.Option("--bgr/--rgb", help="The model reads the channels as blue, green, red.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="timm name of the model whose weights the .safetensors file holds.")
     ] = None,
@@ -134,23 +141,16 @@ def adopt(
     why: Annotated[str, typer.Option(help="Why; recorded with the version.")] = "deployed before",
 ) -> None:
     """Make a model that is already deployed the first version, which the next challenger must beat."""
+    from flows.project.deployed_exports import opened_export
     from flows.publishing.adopt import adopt as adopt_model
     from tasks.adopt.build import read_classes
-    from tasks.adopt.deployed import Deployed
     from tasks.common.params import load_params
 
     root = project_root()
-    model = Deployed(
-        path=path,
-        classes=read_classes(classes),
-        size=size,
-        mean=mean,
-        std=std,
-        fit=fit or load_params(root / "params.yaml").images.fit,
-        backbone=backbone,
-        features=features,
-    )
-    live = adopt_model(root, model, by=person(root), why=why, say=typer.echo)
+    said = {"classes": read_classes(classes) if classes else None, "size": size, "mean": mean, "std": std, "fit": fit}
+    said |= {"bgr": bgr, "backbone": backbone, "features": features}
+    with opened_export(path, said, load_params(root / "params.yaml").images.fit, say=typer.echo) as model:
+        live = adopt_model(root, model, by=person(root), why=why, say=typer.echo)
     typer.echo(f"{live.version} is live: {live.why}")
 
 

@@ -1,8 +1,8 @@
 """`evergreen adopt`: make a model that is already deployed the first champion.
 
 As in a run, the work happens in a workspace of HEAD: inspect and validate run (or are restored), the bundle is built,
-and it is published the same way. The release's dvc.yaml holds these two stages and a frozen stage `adopt` with the
-results. So `dvc pull` at its tag brings data and model, and `dvc repro` runs nothing.
+the gate judges it as a first model, and it is published the same way. The release's dvc.yaml holds these two stages and
+a frozen stage `adopt` with the results. So `dvc pull` at its tag brings data and model, and `dvc repro` runs nothing.
 """
 
 import os
@@ -15,6 +15,7 @@ import yaml
 
 from flows.publishing import run_records
 from flows.publishing.history import open_project
+from flows.publishing.judge_adopted import judge_adopted
 from flows.publishing.outcomes import Ending
 from flows.publishing.publish import Publication, publish
 from flows.repo import run_inputs, workspace
@@ -34,12 +35,17 @@ from tasks.stages.bundle.stage import check_params
 
 NEEDED = ("inspect", "validate")
 OUTS = ("calibrate", "evaluate", "bundle")
+CAUSES = (
+    "If it is better where it is deployed, it gets other input here: check --mean, --std, --bgr, --fit and "
+    "--resolution against its own code, and the order of --classes"
+)
 
 
 def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Pointer:
     """Publish `model` as the first version.
 
-    Raises EvergreenError if the model does not fit the data, if there is no data, or if a version is live.
+    Raises EvergreenError if the model does not fit the data, if there is no data, if a version is live, or if the gate
+    rejects it as a first model. What the gate would hold is published: a person asks for it.
     """
     params, releases = open_project(root)
     if (live := releases.live()) is not None:
@@ -68,14 +74,15 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
             say(f"  the model does not know the label {name!r}: its {images} images were left out of its measures")
         check_params(tree / "artifacts/bundle", tree / "params.yaml")
         _record(tree, model)
+        verdict = judge_adopted(tree, model.classes, params)
+        if verdict.outcome == "reject":
+            raise EvergreenError(f"the gate rejects {model.path.name} as a first model: {verdict.sentence}. {CAUSES}")
         found = read_json(tree / "metrics/evaluate.json")["test"]
-        if (chance := 1 / len(model.classes)) > (found.get("balanced_accuracy") or 1.0):
-            say(f"  note: balanced accuracy on test is {found['balanced_accuracy']:.3f}, below chance ({chance:.3f})")
         metric = "balanced_accuracy" if found.get("balanced_accuracy") is not None else "macro_f1"
         sentence = f"adopted from {model.path.name}; {metric.replace('_', ' ')} on test {found[metric]:.3f}"
         new = Publication(worktree=tree, name=params.bundle.name, run_id=run_id, why=f"{sentence}: {why}", by=by)
         pointer = publish(new, releases, None)
-        ending = Ending(outcome="promoted", sentence=sentence, version=pointer.version)
+        ending = Ending(outcome="promoted", sentence=sentence, version=pointer.version, verdict=verdict)
         run_records.record(releases, tree, run_id, ending)
         write_json(tree.parent / "ended.json", ending.model_dump())
         return pointer

@@ -197,7 +197,7 @@ def _calibrate(adoption: Adoption) -> dict:
     """Write what the stage `calibrate` writes; returns calibration.json."""
     model, classes, task = adoption.model, adoption.deployed.classes, adoption.task
     labelled, train = adoption.by_split["calibration"], adoption.by_split["train"]
-    params = _costs_of(classes, adoption.params.calibrate)
+    params = costs_of(classes, adoption.params.calibrate)
     logits, features = adoption.outputs(labelled)
     held_out = HeldOut(
         classes, task, encode(labelled["label"], classes, task), logits, features, labelled["group"].to_pylist()
@@ -220,7 +220,7 @@ def _calibrate(adoption: Adoption) -> dict:
     return write_calibration(adoption.root, fit_calibration(held_out, params), export, score_of)
 
 
-def _costs_of(classes: Sequence[str], params: CalibrateParams) -> CalibrateParams:
+def costs_of(classes: Sequence[str], params: CalibrateParams) -> CalibrateParams:
     """`params` without the costs of classes that the model lacks: params.yaml speaks of the project's classes."""
     costs = {name: cost for name, cost in params.cost_false_negative.items() if name in classes}
     return params.model_copy(update={"cost_false_negative": costs})
@@ -258,5 +258,5 @@ def _bundle(adoption: Adoption) -> None:
         images=adoption.images,
         bundle=adoption.params.bundle,
         gate=adoption.params.gate,
-        adopted={"file": deployed.path.name, "sha256": sha256_file(deployed.path)},
+        adopted={"file": deployed.path.name, "sha256": sha256_file(deployed.path), "form": deployed.form or "ONNX"},
     )

@@ -17,3 +17,5 @@ class Deployed:
     fit: str = "squash"  # as images.fit
     backbone: str | None = None  # timm name; None: the file is ONNX
     features: str | None = None  # name of the ONNX tensor to use as features; None: the last linear layer's input
+    bgr: bool = False  # the model reads blue, green, red; mean and std are in its order
+    form: str = ""  # of the export that it came in, as people call it

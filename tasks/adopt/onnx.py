@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.adopt.bounded import refuse_loops
 from tasks.adopt.deployed import Deployed
+from tasks.adopt.graph import first_line, input_layout, open_session, read_model, shape_of, without_maps
 from tasks.common.errors import EvergreenError
 from tasks.common.files import atomic_path
 from tasks.inference.onnx_model import OnnxModel
@@ -21,7 +21,7 @@ OURS = "evergreen_"  # prefix of the names that are added; the model's own names
 OWN = "adopted_"
 ENDS = ("Softmax", "LogSoftmax", "Sigmoid")  # what turns logits into probabilities
 PASSED = ("Identity", "Cast", "Add", "Div", "Mul", "Reshape", "Flatten", "Squeeze", "Dropout")  # between it and them
-FLOATS = {1: np.float32, 10: np.float16}  # element types of input we can feed
+KINDS = {1: np.float32, 10: np.float16, 2: np.uint8}  # element types of input we can feed
 
 
 class AdoptedOnnx:
@@ -34,7 +34,7 @@ class AdoptedOnnx:
         self.path, self.classes, self.size, self.task = deployed.path, deployed.classes, deployed.size, task
         self.scale = (1 / (255 * np.array(deployed.std))).astype(np.float32)
         self.shift = (-np.array(deployed.mean) / np.array(deployed.std)).astype(np.float32)
-        self._inner = _load(deployed.path)
+        self._inner, self._bgr = _load(deployed.path), deployed.bgr
         self._input, self._first, self._dtype = self._check_input()
         self._output = _answers(self._inner.graph.output, len(self.classes))
         self._logits, last = self._walk_back()
@@ -80,22 +80,21 @@ class AdoptedOnnx:
                 f"{self.path} has {len(inputs)} inputs ({_names(inputs)}): expected one, the image batch"
             )
         (value,) = inputs
-        kind, shape = value.type.tensor_type.elem_type, _shape(value)
+        kind, shape = value.type.tensor_type.elem_type, shape_of(value)
         wanted = f"N x 3 x {self.size} x {self.size} or N x {self.size} x {self.size} x 3"
-        if kind not in FLOATS:
+        if kind not in KINDS:
             raise EvergreenError(
                 f"{self.path}: input {value.name.removeprefix(OWN)} has element type {kind}; expected floats (what "
-                "normalising gives). Export a model that normalises by itself without that part."
+                "normalising gives) or uint8 (pixels that the model normalises by itself)"
             )
-        first = len(shape) == 4 and shape[1] == 3
-        sides = (shape[2:] if first else shape[1:3]) if len(shape) == 4 and (first or shape[3] == 3) else None
-        if sides is None or any(isinstance(side, int) and side != self.size for side in sides):
-            shown = " x ".join(map(str, shape)) or "unknown"
+        layout = input_layout(self._inner, value)
+        if layout is None or any(isinstance(side, int) and side != self.size for side in layout[1]):
+            shown = " x ".join(map(str, shape)).replace(OWN, "") or "unknown"
             raise EvergreenError(
                 f"{self.path} reads {shown}, --size {self.size} means {wanted}: give the size it was exported with"
             )
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-        return value, first, np.dtype(FLOATS[kind])
+        return value, layout[0], np.dtype(KINDS[kind])
 
     def _check_output(self, found: tuple[np.ndarray, np.ndarray]) -> None:
         answers, features = found
@@ -150,7 +149,7 @@ class AdoptedOnnx:
     def _raw(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(the model's answers, before a final softmax if there is one; features), float32."""
         if not hasattr(self, "_session"):
-            self._session = _session(self._wrapped(None), self.path)
+            self._session = open_session(self._wrapped(None), self.path)
         parts = []
         for start in range(0, max(len(pixels), 1), 64):
             block = np.ascontiguousarray(pixels[start : start + 64])
@@ -158,7 +157,7 @@ class AdoptedOnnx:
                 parts.append(self._session.run(["logits", "features"], {"images": block}))
             except Exception as error:  # ONNX Runtime's own types
                 raise EvergreenError(
-                    f"{self.path} fails on a batch of {len(block)} images ({_first_line(error)}): export it with a "
+                    f"{self.path} fails on a batch of {len(block)} images ({first_line(error)}): export it with a "
                     "free first dimension"
                 ) from error
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -181,6 +180,7 @@ class AdoptedOnnx:
         del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
         constants = {"scale": self.scale, "shift": self.shift} | self._scaling_constants(scaling)
         constants |= {"tiny": np.array(1e-7, np.float32), "one": np.array(1 - 1e-7, np.float32)}
+        constants |= {"turned": np.array([2, 1, 0])} if self._bgr else {}
         graph.initializer.extend(numpy_helper.from_array(value, OURS + name) for name, value in constants.items())
         graph.node.extend(self._input_nodes(helper, TensorProto))
         graph.node.extend(own_nodes)
@@ -197,11 +197,15 @@ class AdoptedOnnx:
 
     def _input_nodes(self, helper, types) -> Iterator[Any]:
         """From uint8 (N, S, S, 3) to the model's own input."""
-        steps: list[tuple[str, list[str], dict]] = [
-            ("Cast", [], {"to": types.FLOAT}),
-            ("Mul", [OURS + "scale"], {}),
-            ("Add", [OURS + "shift"], {}),
-        ]
+        steps: list[tuple[str, list[str], dict]] = [("Identity", [], {})]  # a graph needs a node that makes its input
+        if self._bgr:
+            steps = [("Gather", [OURS + "turned"], {"axis": 3})]
+        if self._dtype != np.uint8:
+            steps += [
+                ("Cast", [], {"to": types.FLOAT}),
+                ("Mul", [OURS + "scale"], {}),
+                ("Add", [OURS + "shift"], {}),
+            ]
         steps += [("Transpose", [], {"perm": [0, 3, 1, 2]})] if self._first else []
         steps += [("Cast", [], {"to": types.FLOAT16})] if self._dtype == np.float16 else []
         name = "images"
@@ -280,45 +284,15 @@ class AdoptedOnnx:
 def _load(path: Path):
     """The model at `path`, with the prefix OWN on every name of its graph."""
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise EvergreenError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
-    refuse_loops(model, path)
-    if not model.graph.output:
-        raise EvergreenError(f"{path} has no output")
-    return onnx.compose.add_prefix(model, OWN)
-
-
-def _session(model, path: Path):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own types
-        raise EvergreenError(f"{path} cannot be run by ONNX Runtime: {_first_line(error)}") from error
-
-
-def _shape(value) -> list[int | str]:
-    dims = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+    return onnx.compose.add_prefix(without_maps(read_model(path)), OWN)
 
 
 def _answers(outputs, classes: int) -> str:
     """The output with one value per class, if the model has several, such as its features; else the first."""
-    fitting = [value.name for value in outputs if _shape(value)[1:] == [classes]]
+    fitting = [value.name for value in outputs if shape_of(value)[1:] == [classes]]
     return fitting[0] if fitting else outputs[0].name
 
 
 def _names(values) -> str:
     return ", ".join(value.name.removeprefix(OWN) for value in values)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -210,6 +210,7 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
         "flows/publishing/adopt.py",  # of a worktree that it has just run
         "flows/publishing/diagnose.py",  # stages' outputs
         "flows/publishing/experiment_table.py",
+        "flows/publishing/judge_adopted.py",
         "flows/publishing/judge_run.py",
         "flows/publishing/run_records.py",
         "flows/release_report/changes.py",

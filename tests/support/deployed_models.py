@@ -1,8 +1,10 @@
 """Models as a user has deployed them, made from the small project."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import torch
 
 from tasks.adopt.deployed import Deployed
@@ -10,6 +12,7 @@ from tasks.common.params import load_params
 from tests.support.small_project import CLASSES, SIZE
 
 HALF = (0.5, 0.5, 0.5)
+YOLO = {"names": str(dict(enumerate(CLASSES))), "imgsz": f"[{SIZE}, {SIZE}]", "task": "classify"}
 
 
 def to_onnx(path: Path, net: torch.nn.Module, batch=True, side=SIZE, **options) -> Path:
@@ -34,3 +37,11 @@ def fast(root: Path):
     params = load_params(root / "params.yaml")
     quick = {"corruptions": ["dark"], "corruption_images": 20, "latency_runs": 5}
     return params.model_copy(update={"evaluate": params.evaluate.model_copy(update=quick)})
+
+
+def edit(path: Path, change: Callable) -> Path:
+    """Change the ONNX model at `path` in place."""
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    return path

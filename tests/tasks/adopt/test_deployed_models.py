@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_said_with_both_sides(exported, tmp_path):
     with pytest.raises(EvergreenError, match=r"reads N x 1 x 32 x 32"):
         wrap(grey)
     raw = graph(tmp_path / "raw.onnx", [helper.make_node("Cast", ["x"], ["y"], to=1)], ["N", 3, 32, 32],
-                ["N", 3, 32, 32], kind=TensorProto.UINT8)  # fmt: skip
+                ["N", 3, 32, 32], kind=TensorProto.INT32)  # fmt: skip
     with pytest.raises(EvergreenError, match="expected floats"):
         wrap(raw)
 
