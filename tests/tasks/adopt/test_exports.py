@@ -16,6 +16,7 @@ from flows.publishing.judge_adopted import judge_adopted
 from tasks.adopt.bounded import check_bounded
 from tasks.adopt.build import build, open_model
 from tasks.backbones import timm_models
+from tasks.backbones.torchvision_ops import make_timm_importable
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, write_json
 from tasks.dataset.decode import preprocess
@@ -127,6 +128,7 @@ def half_precision(net, folder: Path) -> Path:
 
 def fitted_vit(folder: Path):
     """A small ViT of transformers with random weights and a classifier that is fitted on its features."""
+    make_timm_importable()  # transformers imports torchvision, too
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
