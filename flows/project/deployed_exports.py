@@ -1,4 +1,4 @@
-"""Open the export of another tool for `evergreen adopt`: unpacked, recognised, its model in a form that can be read."""
+"""Open the export of another tool for `evergreen adopt`: unpack and recognise it."""
 
 import tempfile
 from collections.abc import Iterator

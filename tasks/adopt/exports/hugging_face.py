@@ -1,4 +1,4 @@
-"""A folder of the Hugging Face hub: config.json, preprocessor_config.json, and weights as safetensors or ONNX.
+"""Read a folder of the Hugging Face hub: a config, a processor, and weights as safetensors or ONNX.
 
 Weights of `transformers` become ONNX in a child process; timm's have their own reader. Code in such a folder is never
 run: `trust_remote_code` stays off, and pickles are not read.
