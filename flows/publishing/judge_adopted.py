@@ -1,4 +1,4 @@
-"""The gate's verdict on an adopted model as a first one, in its own classes, on the images that it was measured on."""
+"""The gate's verdict on an adopted model as a first one, in the model's own classes."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Export an image classifier of transformers to ONNX, in a child process with bounds of memory and time.
+"""Export an image classifier of transformers to ONNX, in a child process with bounds.
 
 python -m tasks.adopt.exports.transformers_onnx FOLDER FILE SIZE       (`to_onnx` starts it)
 """
