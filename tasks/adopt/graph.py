@@ -1,4 +1,4 @@
-"""Read a foreign ONNX graph: its input's layout, and answers without the maps of class names around them."""
+"""Read a foreign ONNX graph: its input's layout, and answers without maps of class names."""
 
 from pathlib import Path
 from typing import Any
