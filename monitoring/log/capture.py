@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from monitoring.log.production_log import Log, open_at, open_log
 from monitoring.log.rows import Answer, log_row, log_table
 from serving.live import Live, Model
@@ -41,6 +43,7 @@ from tasks.common.paths import cache_dir
 from tasks.releases.store import open_store
 
 WAITING_ROWS, WAITING_BYTES = 4096, 64 << 20  # answers that the thread has not taken from the queue yet
+PIXEL_BYTES = WAITING_BYTES // 4  # above it no decoded pixels wait: images are more important, and can be decoded again
 BUFFER_BYTES = 32 << 20  # of images in rows; a larger buffer is written before it is full
 UNSENT = 4  # files kept while the store is down
 SOURCES = 10_000  # counted separately; further ones share one count, because names come from outside
@@ -153,14 +156,16 @@ class Capture:
         path: str | None = None,
         slices: Slices | None = None,
         model: Model | None = None,
+        pixels: np.ndarray | None = None,
     ) -> None:
         """Log one answer of `model`, by default the current one. Never waits, never raises.
 
         at: time of the request, now by default; UTC if it has no time zone. key: your own name for the image (order
         number, part id), by which labels find it. path: where you keep it. slices: e.g. {"product": "A7"}.
+        pixels: (S, S, 3) uint8, what the model saw, if at hand: then the image is not decoded for its thumbnail again.
         """
         model = model or self.model
-        self._offer(image, prediction, model, source, at, latency_ms, key, path, slices)
+        self._offer(image, prediction, model, source, at, latency_ms, key, path, slices, pixels)
 
     @property
     def stats(self) -> Stats:
@@ -204,6 +209,7 @@ class Capture:
         key: str | None,
         path: str | None,
         slices: Slices | None,
+        pixels: np.ndarray | None = None,
     ) -> None:
         try:
             if self._pid != os.getpid():
@@ -214,11 +220,13 @@ class Capture:
             with self._lock:
                 self._counts["offered"] += 1
                 full = len(self._waiting) >= WAITING_ROWS or self._waiting_bytes + len(data) > WAITING_BYTES
+                if pixels is not None and self._waiting_bytes < PIXEL_BYTES and not self._lean:
+                    answer = answer._replace(pixels=pixels)
                 if full or self._closing:
                     self._counts["dropped"] += 1
                     return
                 self._waiting.append(answer)
-                self._waiting_bytes += len(data)
+                self._waiting_bytes += _size(answer)
                 much = len(self._waiting) + len(self._buffer) >= self.params.buffer_rows
                 much |= self._waiting_bytes > WAITING_BYTES // 4
             if much and not self._wake.is_set():  # else it wakes by itself: waking it costs the caller most
@@ -264,7 +272,7 @@ class Capture:
         for _ in range(len(self._waiting)):
             with self._lock:
                 answer = self._waiting.popleft()
-                self._waiting_bytes -= len(answer.image)
+                self._waiting_bytes -= _size(answer)
             self._take(answer)
             if len(self._buffer) >= self.params.buffer_rows or self._buffer_bytes >= BUFFER_BYTES:
                 self._write()
@@ -353,6 +361,11 @@ class Capture:
 
 def _is_one_each(value) -> bool:
     return not (value is None or isinstance(value, str | Mapping))
+
+
+def _size(answer: Answer) -> int:
+    """Bytes that it holds in memory."""
+    return len(answer.image) + (0 if answer.pixels is None else answer.pixels.nbytes)
 
 
 def _aware(at: datetime) -> datetime:

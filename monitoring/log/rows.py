@@ -32,6 +32,7 @@ class Answer(NamedTuple):
     key: str | None = None  # the owner's: order number, part id
     path: str | None = None  # the owner's
     slices: tuple[tuple[str, str], ...] = ()  # (name, value)
+    pixels: np.ndarray | None = None  # (S, S, 3) uint8, what the model saw; None: decode the image again
 
 
 def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None, lean: bool = False) -> dict:
@@ -68,13 +69,15 @@ def log_row(answer: Answer, keep_image: bool = True, digest: str | None = None, 
     spec = predictor.about["preprocess"]
     try:
         measures = measure(answer.image, spec["max_pixels"], spec.get("bit_depth"))
-        picture = thumbnail(preprocess(answer.image, *(spec.get(key) for key in PREPROCESS)))
+        seen = answer.pixels
+        if seen is None:
+            seen = preprocess(answer.image, *(spec.get(key) for key in PREPROCESS))
     except Undecodable as error:  # it was answered, so it was readable: these are not the predicted bytes
         return found | {"reason": error.reason}
     measured = {
         "features": np.asarray(prediction.features, np.float32),
         **{field.name: getattr(measures, field.name) for field in MEASURES},
-        "thumbnail": picture,
+        "thumbnail": thumbnail(seen),
     }
     return found | answered | measured
 

@@ -45,6 +45,7 @@ class LogRecorder:
             path=asked.path,
             slices=asked.slices,
             model=answered.model,
+            pixels=answered.pixels,
         )
 
     @property

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from serving.live import Model
 from serving.predictor import Prediction
 
@@ -40,6 +42,7 @@ class Answered(NamedTuple):
     latency_ms: float  # of the request so far: waiting, decoding, computing
     request: str  # the request's id
     at: datetime | None = None  # None: now
+    pixels: np.ndarray | None = None  # (S, S, 3) uint8, what the model saw; None: not at hand
 
 
 class Router(Protocol):

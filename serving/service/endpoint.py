@@ -47,7 +47,7 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-async def read_json(request: Request, limit: int, make: Callable[[Any], Any]) -> Any:
+async def read_sent(request: Request, limit: int, make: Callable[[Any], Any]) -> Any:
     """`make` of the request's JSON, outside the event loop if it is large. Raises Problem, ClientGone."""
     service = service_of(request)
     with reserve(request.headers, service.admission, limit):

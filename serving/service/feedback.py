@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 
 from serving.service.access import client_of, too_many
 from serving.service.contracts import Feedback, FeedbackSink, Router
-from serving.service.endpoint import json_response, read_json, route, service_of
+from serving.service.endpoint import json_response, read_sent, route, service_of
 from serving.service.problems import Problem
 from serving.service.rates import Rates
 from tasks.common.errors import EvergreenError
@@ -42,7 +42,7 @@ def feedback_routes(sink: FeedbackSink, rates: Rates, per_hour: int) -> list[Bas
         def make(content: Any) -> list[Feedback]:
             return read_feedback(content, client, service.router)
 
-        labels = await read_json(request, BYTES, make)
+        labels = await read_sent(request, BYTES, make)
         if len(labels) > per_hour:
             raise Problem("body_too_large", f"{len(labels)} labels, {per_hour} an hour is the limit of a client")
         if wait := rates.take(f"feedback {client}", len(labels), per_hour, 3600.0):

@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute
 
 from serving.service.about_image import make_asked
 from serving.service.contracts import Asked
-from serving.service.endpoint import json_response, read_json, route, service_of
+from serving.service.endpoint import json_response, read_sent, route, service_of
 from serving.service.jobs import Result
 from serving.service.problems import Problem
 from serving.service.reading import from_base64
@@ -70,7 +70,7 @@ def kserve_routes(name: str) -> list[BaseRoute]:
     async def infer(request: Request, own: str) -> Response:
         wanted, service = _version(request, name), service_of(request)
         settings = service.settings
-        asked, outputs, id_ = await read_json(request, settings.max_request_bytes, lambda c: _read(c, settings))
+        asked, outputs, id_ = await read_sent(request, settings.max_request_bytes, lambda c: _read(c, settings))
         results = [_good(number, one, wanted) for number, one in enumerate(await service.answer(asked, own))]
         found = {"model_name": name, "model_version": results[0].answered.model.version, "id": id_ or own}
         return json_response(found | {"outputs": [_output(output, results) for output in outputs]})

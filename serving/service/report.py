@@ -33,4 +33,5 @@ class Reporter:
         if job.choice.humans_only and prediction.reason is None and not prediction.needs_review:
             prediction = replace(prediction, needs_review=True)
         spent = (time.monotonic() - job.began) * 1e3
-        return Result(Answered(prediction, job.model, job.role, spent, job.request), job.digest, cached)
+        answered = Answered(prediction, job.model, job.role, spent, job.request, pixels=job.pixels)
+        return Result(answered, job.digest, cached)

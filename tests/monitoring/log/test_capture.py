@@ -1,5 +1,6 @@
 """Capture: answers are logged, the caller never waits, and lost answers are counted."""
 
+import io
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from monitoring.log import capture as module
 from monitoring.log.capture import Capture
@@ -105,6 +107,19 @@ def test_record_takes_answers_made_elsewhere(start, predictor, images):
     first = min(rows(capture), key=lambda row: row["at"])
     assert (first["source"], first["at"], first["latency_ms"]) == ("cam-2", datetime(2026, 1, 1, tzinfo=UTC), 7.5)
     assert first["image"] is None
+
+
+def test_pixels_that_the_model_saw_save_a_second_decoding(start, predictor, images, monkeypatch):
+    (answer,) = predictor.predict(images[:1])
+    side = predictor.about["preprocess"]["resolution"]
+    red = np.full((side, side, 3), (255, 0, 0), np.uint8)
+    capture = start()
+    capture.record(images[0], answer, pixels=red)
+    monkeypatch.setattr(module, "PIXEL_BYTES", 0)  # so much waits that pixels are left out
+    capture.record(images[1], answer, pixels=red)
+    capture.flush()
+    seen = [Image.open(io.BytesIO(row["thumbnail"])).convert("RGB") for row in rows(capture)]
+    assert sorted(np.asarray(one)[..., 1].mean() < 10 for one in seen) == [False, True]
 
 
 def test_multilabel_answers(tmp_path):
