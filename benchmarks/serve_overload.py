@@ -26,7 +26,7 @@ def main() -> None:
     asked.add_argument("--seconds", type=float, default=60.0)
     asked.add_argument("--quick", action="store_true")
     options = asked.parse_args()
-    seconds, size = (3.0, 48) if options.quick else (options.seconds, 224)
+    seconds, size = (3.0, projects.SMALL) if options.quick else (options.seconds, 224)
     servers.stay_on_the_clients_core()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

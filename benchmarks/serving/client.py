@@ -5,6 +5,7 @@ fixed rate, whatever the service does.
 """
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+VERSION = re.compile(rb'"version":"([^"]*)"')
 TRIES = 2  # a request whose connection broke is sent once more, as HTTP libraries do for safe requests
 
 
@@ -23,6 +25,7 @@ class Times:
     seconds: float = 0.0
     taken: list[float] = field(default_factory=list)  # seconds of each request answered 200
     statuses: Counter = field(default_factory=Counter)  # status -> requests; 0: no answer
+    versions: Counter = field(default_factory=Counter)  # version -> answers
     broken: int = 0  # connections that ended within a request, which was sent again
     retry_after: int = 0  # refusals that say when to come back
 
@@ -138,8 +141,10 @@ class Connection:
                 writer.write(request)
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                 length = int(head.split("content-length:")[1].split("\r\n")[0])
-                await reader.readexactly(length)
+                body = await reader.readexactly(length)
                 status = int(head.split(" ", 2)[1])
+                if version := VERSION.search(body):
+                    found.versions[version[1].decode()] += 1
                 found.retry_after += "\r\nretry-after:" in head
                 if "\r\nconnection: close" in head:
                     self.close()

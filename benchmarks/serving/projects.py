@@ -10,14 +10,16 @@ from tests.support import live_project, small_project
 from tests.support.checkout import ROOT
 from tests.support.shared import place
 
+SMALL = small_project.SIZE  # of quick passes: the tests have made its model
 ONE_WORKER = {"cache_mb: 64": "cache_mb: 0", "workers: 2": "workers: 1"}  # one core, and every answer computed
 MODELS = {"lite0 at 224 pixels": 224, "the demo's model": 48}
 
 
 def make(folder: Path, size: int, **settings: str) -> Path:
     """A project whose live model reads `size` pixels. settings: "old line": "new line" of params.yaml."""
-    place(folder / "shared")
-    small_project.SIZE = size
+    if size != small_project.SIZE:
+        place(folder / "shared")
+        small_project.SIZE = size
     return live_project.make(folder, replace=settings)
 
 

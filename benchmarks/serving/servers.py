@@ -54,11 +54,11 @@ def stay_on_the_clients_core() -> None:
 
 
 @contextmanager
-def evergreen(project: Path, token: str, log: Path, *options: str) -> Iterator[Running]:
-    """`evergreen serve` of `project`."""
+def evergreen(project: Path, token: str, log: Path, core: int | None = SERVER_CORE) -> Iterator[Running]:
+    """`evergreen serve` of `project`; core: None for all of them."""
     port = _free_port()
-    command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port), *options]
-    with _running("evergreen serve", command, project, port, raw("/predict", token), log) as found:
+    command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)]
+    with _running("evergreen serve", command, project, port, raw("/predict", token), log, core) as found:
         yield found
 
 
@@ -84,11 +84,13 @@ def bentoml(python: Path, model: Path, log: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def _running(name: str, command: list[str], folder: Path, port: int, make, log: Path, **more: str) -> Iterator[Running]:
+def _running(
+    name: str, command: list[str], folder: Path, port: int, make, log: Path, core: int | None = SERVER_CORE, **more: str
+) -> Iterator[Running]:
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"} | more
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command],
+            command if core is None else ["taskset", "-c", str(core), *command],
             cwd=folder,
             env=environment,
             stdout=output,
