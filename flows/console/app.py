@@ -21,6 +21,7 @@ from flows.console.images import action_routes as image_actions
 from flows.console.images import routes as images
 from flows.console.images import taught_routes
 from flows.console.jobs import routes as jobs
+from flows.console.labelling import feedback as label_feedback
 from flows.console.labelling import routes as labelling
 from flows.console.now import routes as now
 from flows.console.people import routes as people
@@ -58,6 +59,7 @@ ROUTERS = [
     hard.router,
     production.router,
     production_actions.router,
+    label_feedback.router,  # before the page of a queue, whose address would fit, too
     labelling.router,
     archive.router,
     images.router,
