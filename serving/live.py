@@ -74,10 +74,12 @@ class Live:
     def refresh(self) -> Model:
         """Read the pointer now.
 
-        If the store fails or a bundle is damaged, this raises and the old model stays.
+        If the store fails, is empty or a bundle is damaged, this raises and the old model stays.
         """
         pointer = self._releases.live()
-        if pointer is not None and pointer.version != self._model.version:
+        if pointer is None:  # as the empty folder that a lost mount leaves
+            raise EvergreenError("the release store is empty, as if it were moved or not mounted")
+        if pointer.version != self._model.version:
             self._model, self._bundle = self._load(pointer), pointer.bundle
             logger.info("%s is live now", pointer.version)
         return self._model

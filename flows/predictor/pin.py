@@ -35,6 +35,8 @@ def _bundle_of(root: Path, version: str, say) -> tuple[str, Releases | None]:
     try:
         releases = open_store(load_params(root / "params.yaml").store, root)
         found = {pointer.version: pointer.bundle for pointer in releases.history()}
+        if not found and read_known(root).live is not None:
+            raise EvergreenError("it is empty, as if it were moved or not mounted")
     except Exception as error:  # the store, or what params.yaml says of it: a pin is for bad nights
         known = read_known(root).versions
         if version in known:

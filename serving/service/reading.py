@@ -3,7 +3,7 @@
 Three forms, told by Content-Type:
 
     image/*, application/octet-stream, none   the image itself; key, source, path and slices as parameters or headers
-    application/json                          {"image": BASE64, "key": ...}, or a list of these, or {"images": [...]}
+    application/json, or JSON from curl -d    {"image": BASE64, "key": ...}, or a list of these, or {"images": [...]}
     multipart/form-data                       a file `image` with fields key, ..., or files `images` with a field
                                               `about`: a JSON list with one object for each
 
@@ -22,7 +22,8 @@ from serving.service.contracts import Asked
 from serving.service.problems import Problem
 from serving.service.settings import Settings
 
-RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl --data-binary
+FORM = "application/x-www-form-urlencoded"  # what curl says of --data-binary and -d
+RAW = ("", "application/octet-stream", FORM)
 PART_HEADERS = 4096  # bytes of the headers of one part of a form
 
 
@@ -45,6 +46,8 @@ def media_type(headers: Headers) -> str:
 def read_images(body: bytes, headers: Headers, parameters: Mapping[str, str], settings: Settings) -> Read:
     """Raises Problem if the request as a whole cannot be read."""
     kind = media_type(headers)
+    if kind == FORM and body[:1] in (b"{", b"["):  # curl -d '{...}': no image begins so
+        kind = "application/json"
     if is_raw(kind):
         return Read([make_asked(body, _fields(headers, parameters), settings.max_bytes)], False)
     if any(name in parameters for name in FIELDS):
@@ -135,7 +138,8 @@ def _read_form(body: bytes, headers: Headers, settings: Settings) -> Read:
             about["slices"] = parse_slices(about["slices"])
         return Read([make_asked(files[0][1], about, settings.max_bytes)], False)
     if names != {"images"}:
-        raise Problem("no_image", f"the form has files {sorted(names)[:5]}, expected one `image` or some `images`")
+        found = [name for name, _ in files][:5]
+        raise Problem("no_image", f"the form has files {found}, expected one `image`, or each called `images`")
     _check_count(len(files), settings)
     if unknown := sorted(set(fields) - {"about"}):
         raise Problem("bad_request", f"unknown fields {unknown[:10]}: `images` have one, `about`")

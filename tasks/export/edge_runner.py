@@ -70,11 +70,14 @@ class Edge:
             raise OSError(f"less than {FREE >> 20} MB are free in {folder}: the answer was not captured")
         about = {"schema": 1, "at": at.isoformat(), "sha256": digest, "source": source, "key": key, "answer": said}
         about |= {"image": f"{Path(name).name}{file_suffix(image)}", "bundle": self.about["bundle"]}
-        for path, content in ((Path(folder, name).parent / about["image"], image), (f"{name}.json", about)):
-            content = content if isinstance(content, bytes) else json.dumps(content).encode()
-            temporary = Path(folder, path).with_suffix(".part")
+        day = Path(folder, name).parent
+        for path, content in (
+            (day / about["image"], image),
+            (Path(folder, f"{name}.json"), json.dumps(about).encode()),
+        ):
+            temporary = path.with_suffix(".part")
             temporary.write_bytes(content)
-            os.replace(temporary, Path(folder, path))  # the JSON last: it says that the image is whole
+            os.replace(temporary, path)  # the JSON last: it says that the image is whole
 
 
 def main() -> int:
@@ -86,12 +89,15 @@ def main() -> int:
     given, failed = parser.parse_args(), 0
     edge = Edge(Path(sys.argv[0]))
     for path in given.images:
-        image = path.read_bytes()
-        said = edge.answer(image)
+        try:
+            image = path.read_bytes()
+            said = edge.answer(image)
+        except OSError as error:
+            image, said = None, {"reason": "unreadable", "detail": str(error)}
         failed |= "reason" in said
         print(json.dumps({"path": str(path)} | said), flush=True)
         try:
-            if given.capture:
+            if given.capture and image is not None:
                 edge.capture(given.capture, image, said, given.source)
         except OSError as error:  # the answer counts more than its record
             failed = 1

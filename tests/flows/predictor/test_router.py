@@ -139,6 +139,24 @@ def test_with_the_store_away_it_starts_pins_and_unpins_what_it_had_loaded(root, 
     assert found.problems == []
 
 
+def test_an_empty_folder_where_the_store_was_counts_as_away(root):
+    """A mount that is gone leaves one: the store is readable, and holds nothing."""
+    found = router(root)
+    pin(root, VERSION, "ann")
+    end_pin(root, "ann")
+    store = root / ".evergreen/releases"
+    store.rename(root.parent / "away")
+    store.mkdir()
+    found.look_at_store()
+    assert "v0.2.0 keeps answering: the release store is empty" in found.problems[0]
+    restarted = router(root)
+    assert answering(restarted) == "v0.2.0"
+    assert restarted.problems
+    said = []
+    pin(root, VERSION, "ann", say=said.append)
+    assert "it is empty" in said[0]
+
+
 def test_without_store_and_cache_the_start_fails_with_the_reason(root):
     shutil.rmtree(root / ".evergreen/cache", ignore_errors=True)
     break_store(root)

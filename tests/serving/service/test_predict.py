@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -88,6 +89,15 @@ def test_json_of_one_image_and_of_a_list_with_a_bad_one(client, model, photos):
         assert (bad["reason"], bad["status"], bad["key"]) == ("unknown_format", 415, "c")
         assert broken["reason"] == "bad_base64"
         same(last, photos[2], model.predictor)
+
+
+def test_json_as_curl_sends_it_without_a_content_type_is_no_image(client, model, photos):
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    body = {"image": in_base64(photos[0]), "key": "a"}
+    one, some = (client.post("/predict", content=json.dumps(sent), headers=headers).json() for sent in (body, [body]))
+    same(one, photos[0], model.predictor)
+    same(some["answers"][0], photos[0], model.predictor)
+    same(client.post("/predict", content=photos[0], headers=headers).json(), photos[0], model.predictor)
 
 
 def test_a_form_of_one_file_and_of_some(client, model, photos):

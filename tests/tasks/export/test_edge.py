@@ -33,17 +33,18 @@ def file(tmp_path_factory) -> Path:
     return to / edge.NAME
 
 
-def run(file: Path, *arguments: object) -> subprocess.CompletedProcess:
+def run(file: Path, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-I", "-c", DEVICE, str(file), *map(str, arguments)]
-    return subprocess.run(command, cwd=file.parent, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd or file.parent, capture_output=True, text=True)
 
 
 def test_a_device_answers_as_the_predictor_and_keeps_what_it_answered(file, tmp_path):
     images = [*image_bytes("Bag", 2), b"not an image"]
     for number, data in enumerate(images):
         (tmp_path / f"{number}.png").write_bytes(data)
-    done = run(file, *sorted(tmp_path.glob("*.png")), "--capture", tmp_path / "kept", "--source", "line-3")
-    assert done.returncode == 1, done.stderr
+    photos = [*sorted(tmp_path.glob("*.png")), "missing.png"]
+    done = run(file, *photos, "--capture", "kept", "--source", "line-3", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
     said = [json.loads(line) for line in done.stdout.splitlines()]
     expected = Predictor(finished_project() / "artifacts/bundle").predict(images)
     for one, answer in zip(said[:2], expected[:2], strict=True):
@@ -51,6 +52,7 @@ def test_a_device_answers_as_the_predictor_and_keeps_what_it_answered(file, tmp_
         assert one["probabilities"] == pytest.approx(answer.probabilities, abs=1e-5)
         assert one["version"] == "v0.1.0"
     assert said[2]["reason"] == expected[2].reason
+    assert said[3]["reason"] == "unreadable"
     kept = sorted((tmp_path / "kept").rglob("*.json"))
     assert len(kept) == 3
     about = json.loads(kept[0].read_text())
