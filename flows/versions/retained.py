@@ -11,6 +11,7 @@ from flows.publishing import registry
 from flows.publishing.registry import HELD
 from flows.repo.git import git
 from tasks.common.checks import Frozen
+from tasks.releases.rollout import active
 from tasks.releases.store import Releases
 
 
@@ -33,6 +34,13 @@ def retained(root: Path, releases: Releases, name: str) -> list[Version]:
         found.pop(version, None)
     kept = [Version(name=version, rev=rev, bundle=bundle) for version, (rev, bundle) in found.items()]
     return kept + held_runs(root)
+
+
+def in_rollout(releases: Releases) -> dict[str, str]:
+    """Version -> digest of its bundle: the challenger of a rollout that goes on, and the champion beside it."""
+    if (rollout := active(releases)) is None:
+        return {}
+    return {rollout.version: rollout.bundle, rollout.champion: rollout.champion_bundle}
 
 
 def held_runs(root: Path) -> list[Version]:

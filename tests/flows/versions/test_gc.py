@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from flows.versions.gc import gc
 from flows.versions.verify import verify
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file
+from tasks.releases import rollout
 from tests.support import versions_project
 from tests.support.children import killed_at
 from tests.support.versions_project import restored, store, tree
@@ -180,3 +182,20 @@ def test_the_command_says_what_it_would_do(project: Path, monkeypatch: pytest.Mo
     done = CliRunner().invoke(app, ["gc", "--grace-hours", "0", "--yes"])
     assert "removed" in done.output
     assert sha256_file(project / ".evergreen/releases/champion.json") == before
+
+
+def test_a_rollout_keeps_its_challenger(project: Path):
+    releases = store(project)
+    oldest, live = releases.history()[0], releases.history()[-1]
+    now = datetime.now(UTC)
+    about = {"version": oldest.version, "bundle": oldest.bundle, "champion": live.version, "run_id": "run-2"}
+    about |= {"champion_bundle": live.bundle, "champion_seq": live.seq, "strategy": "shadow", "steps": (0.0,)}
+    one = rollout.Rollout(**about, id=rollout.new_id(now), since=now, step_since=now, by="ann", why="better")
+    rollout.begin(releases, one)
+    assert gc(project, keep=1).retired == []
+    releases.retire(oldest.version, "on another machine, before the rollout began", "bea")
+    gc(project, yes=True, grace_hours=0)
+    releases.audit_bundle(oldest.bundle)
+    rollout.finish(releases, one, rollout.RolloutEnd(how="rolled_back", at=now, by="ann", why="worse"))
+    gc(project, yes=True, grace_hours=0)
+    assert not (project / f".evergreen/releases/bundles/{oldest.bundle}.json").exists()
