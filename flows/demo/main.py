@@ -41,6 +41,8 @@ SETTINGS = {  # line of params.yaml -> the demo's: it has minutes, not days, and
     r"  resolution: 64": "  resolution: 48",  # the images have 28 pixels a side
     r"  flush_seconds: .*": "  flush_seconds: 1",
     r"  budget: .*": "  budget: 500",
+    r"  with_up: .*": "  with_up: true",  # the predictor, which answers the traffic
+    r"  workers: 2": "  workers: 1",  # it shares the machine with a training
     r"  monitor_minutes: .*": "  monitor_minutes: 600",  # the demo calls the monitor itself when a window is full
 }
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from flows.demo import clients
 from flows.repo import workspace
 from flows.services.up import live_accuracy_line
 from monitoring.log.production_log import open_log
@@ -53,14 +54,18 @@ class Demo:
     story: Story
 
     def traffic(self, number: int) -> datetime:
-        """Let the images of production-`number` arrive now; returns when they began to."""
-        table = pq.read_table(self.story.files / f"production-{number}.parquet")
-        table = table.select([name for name in table.column_names if name != "taken_at"])
-        file = state_dir(self.project) / "demo" / f"traffic-{number}.parquet"
-        with atomic_path(file) as temporary:
-            pq.write_table(table, temporary)
+        """Let the images of production-`number` arrive now, over HTTP; returns when they began to."""
+        live, file = self.releases.live(), self.story.files / f"production-{number}.parquet"
         began = datetime.now(UTC)
-        self._must("score", str(file))
+        answers = clients.send(self.project, live.version, file)
+        review, unlike = (sum(one[name] for one in answers) for name in ("needs_review", "is_ood"))
+        console.print(
+            f"  {len(answers)} images sent to {clients.address(self.project, live.version)}/predict: {live.version} "
+            f"answered them in {(datetime.now(UTC) - began).total_seconds():.1f} s",
+            f"  worth a review: {review} ({unlike} of them unlike the training images)",
+            sep="\n",
+            soft_wrap=True,
+        )
         return began
 
     def monitor(self, *expected: str) -> dict:
