@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 
 from tasks.common.errors import EvergreenError
+from tasks.inference.constant_shapes import with_constant_shapes
 
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")  # what costs time, and gains it in int8
 CARRIED = ("Add", "Mul", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")  # between them
-SHAPED = {
-    "Pad": (1,),
-    "Reshape": (1,),
-    "Expand": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Resize": (2, 3),
-}  # inputs that are shapes
 BATCH = 16  # images at once while ranges are measured: every activation is kept
 
 
@@ -39,7 +33,7 @@ def prepared(path: Path) -> Any:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        fixed = _with_fixed_shapes(onnx.load(str(path)))
+        fixed = with_constant_shapes(onnx.load(str(path)))
         with tempfile.TemporaryDirectory() as folder:
             options.optimized_model_filepath = str(Path(folder) / "simple.onnx")
             onnxruntime.InferenceSession(fixed.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -118,58 +112,3 @@ def quantised(model: Any, found: Any, names: Sequence[str]) -> bytes:
         quantiser.quantize_model()
         copy = quantiser.model.model
     return copy.SerializeToString(deterministic=True)
-
-
-def _with_fixed_shapes(model: Any) -> Any:
-    """`model` with every shape that does not depend on the number of images as a constant, and no node without use."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = model.graph
-    known = {tensor.name for tensor in graph.initializer}
-    wanted = {
-        node.input[place]
-        for node in graph.node
-        for place in SHAPED.get(node.op_type, ())
-        if place < len(node.input) and node.input[place] and node.input[place] not in known
-    }
-    names = sorted(wanted)
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    given = {value.name for value in graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
-    one, three = (_values(probe, names, count) for count in (1, 3))
-    for name in names:
-        if np.array_equal(one[name], three[name]):
-            graph.initializer.append(numpy_helper.from_array(one[name], f"{name}:fixed"))
-            for node in graph.node:
-                for place in SHAPED.get(node.op_type, ()):
-                    if place < len(node.input) and node.input[place] == name:
-                        node.input[place] = f"{name}:fixed"
-    needed, kept = set(given), []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
-    return model
-
-
-def _values(model: Any, names: Sequence[str], count: int) -> dict[str, np.ndarray]:
-    """The tensors `names` of `model` for `count` black images."""
-    import onnxruntime
-
-    if not names:
-        return {}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (value,) = session.get_inputs()
-    side = value.shape[1]
-    return dict(
-        zip(names, session.run(list(names), {"images": np.zeros((count, side, side, 3), np.uint8)}), strict=True)
-    )

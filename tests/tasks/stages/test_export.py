@@ -5,9 +5,9 @@ import onnx
 import pytest
 import torch
 
-from tasks.backbones import timm_models
+from tasks.backbones import onnx_graph, timm_models
 from tasks.common.errors import EvergreenError
-from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.onnx_model import OnnxModel, Outputs
 from tasks.inference.scaling import Scaling, scale
 from tasks.stages.calibrate import export
 
@@ -58,6 +58,22 @@ def test_exported_model_answers_as_the_trained_one(exported):
         for mine, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(mine, expected, atol=1e-4, rtol=1e-4)
     assert np.ptp(ours.probabilities, axis=0).max() > 1e-3, "a constant model would pass any parity check"
+
+
+def test_sizes_are_constants_in_the_graph_and_the_answers_the_same_to_the_bit(tmp_path):
+    """This network pads by size, as EfficientNet-Lite does: tracing alone leaves the arithmetic in the graph."""
+    finished = tiny(name="tf_efficientnet_lite0")
+    export.export(tmp_path / "model.onnx", finished, pixels(6))
+    before = onnx_graph.traced_freely(finished, pixels(2), Outputs._fields)
+    now = onnx.load(tmp_path / "model.onnx")
+    assert len(now.graph.node) < len(before.graph.node) / 2
+    assert not {node.op_type for node in now.graph.node} & {"Shape", "Gather", "Ceil"}
+    assert (now.ir_version, now.opset_import) == (before.ir_version, before.opset_import)
+    (tmp_path / "before.onnx").write_bytes(before.SerializeToString())
+    for count in (1, 5, 64):
+        both = [OnnxModel(tmp_path / name)(pixels(count)) for name in ("model.onnx", "before.onnx")]
+        for mine, expected in zip(*both, strict=True):
+            np.testing.assert_array_equal(mine, expected)
 
 
 def test_a_network_that_tracing_gets_wrong_is_exported_the_longer_way(tmp_path, capfd):
