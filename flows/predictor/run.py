@@ -114,9 +114,9 @@ class Supervisor:
                 releases = open_store(self.params.store, self.root)
                 found = releases.live() is not None
                 why = "" if found else nothing_live(releases)
-            except Exception as error:  # the store is away: the workers start with what was live here last
-                found, why = read_known(self.root).live is not None, str(error)
-            if found:
+            except Exception as error:  # the store is away
+                found, why = False, str(error)
+            if found or read_known(self.root).live is not None:  # workers start with what was live here last
                 return True
             if not wait:
                 raise EvergreenError(why)

@@ -167,8 +167,13 @@ def test_workers_end_with_a_supervisor_that_was_killed_and_the_next_one_starts(s
         other.process.kill()
         other.process.wait()
         assert psutil.wait_procs(workers, timeout=60)[1] == []
+    store = service.root / ".evergreen/releases"
+    store.rename(away := store.with_name("away"))
+    store.mkdir()  # an empty folder, as a mount that is gone leaves one
     with served(service.root) as again:
         assert again.predict(IMAGE)["version"] == "v0.2.0"
+    shutil.rmtree(store)
+    away.rename(store)
 
 
 def test_without_a_released_model_it_says_what_to_do(tmp_path):
