@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows.predictor.counts import ArmCounts
 from flows.predictor.known import cached_model, last_live, remember
 from flows.predictor.switches import HumansOnly, Switches, SwitchesDamaged, read_switches
 from serving.live import Live, Model, fetch_bundle
@@ -53,6 +54,7 @@ class ProjectRouter:
         store, which may fail. every: seconds between two looks. threads: of ONNX Runtime.
         """
         self.root, self.every, self.threads = root, every, threads
+        self.counts = ArmCounts()
         self._open = store
         self._releases: Releases | None = None  # once it could be opened
         self._live: Live | None = None
@@ -100,8 +102,9 @@ class ProjectRouter:
             threading.Thread(target=self._repeat, args=(look,), name=f"evergreen-{name}", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more, and hand over what was counted last."""
         self._stop.set()
+        self._hand_over()
 
     def look_at_switches(self) -> None:
         """Read the switches, and load a pinned version from this machine's cache."""
@@ -125,7 +128,11 @@ class ProjectRouter:
         self._switches = switches
 
     def look_at_store(self) -> None:
-        """Read which model is live and which rollout goes on, load both, and fetch what is pinned and missing here."""
+        """Read which model is live and which rollout goes on, load both, and fetch what is pinned and missing here.
+
+        First, the rollout's counts go to the store.
+        """
+        self._hand_over()
         try:
             live = self._follow()
             if live is not self._state.live:
@@ -147,7 +154,17 @@ class ProjectRouter:
             folder = fetch_bundle(self._releases, rollout.bundle, cache_dir("bundles", self.root))
             challenger = _warm(Model(Predictor(folder, self.threads), rollout.version))
             remember(self.root, rollout.version, rollout.bundle, live=False)
+        self.counts.follow(rollout)
         self._replace(rollout=rollout, challenger=challenger)
+
+    def _hand_over(self) -> None:
+        if self._releases is None:
+            return
+        try:
+            self.counts.hand_over(self._releases)
+            self._say("counts", None)
+        except Exception as error:  # the totals stay here; a store that refuses writes must not stop looks
+            self._say("counts", f"cannot store how often the models of the rollout failed: {error}")
 
     def _first(self) -> Model:
         try:

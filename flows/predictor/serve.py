@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flows.predictor.counts import CountingMetrics
 from flows.predictor.router import ProjectRouter
 from flows.predictor.switches import predictor_dir
 from flows.predictor.tokens import TokenBook
@@ -17,7 +18,6 @@ from serving.service.access import Guard
 from serving.service.app import create_app
 from serving.service.feedback import feedback_routes
 from serving.service.kserve import kserve_routes
-from serving.service.metrics import Metrics
 from serving.service.rates import Rates
 from serving.service.service import Service
 from serving.service.settings import Settings
@@ -43,7 +43,8 @@ def compose(root: Path, params: Params) -> Composed:
     recorder = open_recorder(root, params, router.models()["live"])
     rates = Rates(predictor_dir(root) / "rates")
     guard = Middleware(Guard, tokens=TokenBook(root), rates=rates, per_minute=section.requests_per_minute)
-    metrics = Metrics(lambda: logged(recorder))
+    metrics = CountingMetrics(lambda: logged(recorder))
+    metrics.counts = router.counts
     routes = [
         *feedback_routes(FeedbackJournal(open_log(root, params).store), rates, section.feedback_per_hour),
         *kserve_routes(params.bundle.name),
