@@ -87,7 +87,7 @@ def changed(path: Path_) -> dict:
     elif isinstance(old, str):
         candidates = [*(word for word in WORDS if word != old), "another"]
     elif isinstance(old, list):
-        candidates = [*([*old[:1], word] for word in WORDS if word not in old), [*old[:-1], 4], ["another"]]
+        candidates = [*([*old[:1], word] for word in WORDS if word not in old), [*old[:-1], 4], ["another"], old[:1]]
     else:
         candidates = [["a", "b"], "another", {"test.accuracy": 0.3}, 12]
     for value in candidates:
