@@ -21,7 +21,6 @@ from flows.production.labelled import Given, Labelled
 from flows.production.labels import keep_labels
 from monitoring.log.feedback import FeedbackJournal, Waiting
 from monitoring.log.production_log import Log, open_log
-from tasks.common.errors import EvergreenError
 from tasks.common.files import locked
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
@@ -29,8 +28,6 @@ from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import read_annotations
 
 WAIT_DAYS = 30
-FRESH_DAYS = 1  # the monitor looks again and again for images of labels that are younger
-MONITOR_SECONDS = 5.0  # that the monitor waits for another call that takes labels
 
 
 @dataclass
@@ -108,19 +105,6 @@ def take_feedback(
             journal.replace(read, young)
         found.waiting = len(young)
     return found
-
-
-def take_fresh(root: Path, now: datetime) -> str | None:
-    """Take new labels into the log for the monitor, if some may be taken now; returns what it did, if anything."""
-    log = open_log(root, load_params(root / "params.yaml"))
-    try:
-        waiting = FeedbackJournal(log.store).waiting().labels
-        if not any(not one.logged and now - one.label.at < timedelta(days=FRESH_DAYS) for one in waiting):
-            return None
-        count = take_feedback(root, ingest=False, now=now, seconds=MONITOR_SECONDS).logged
-    except EvergreenError as error:  # they wait: production is measured without them
-        return f"labels of clients wait: {error}"
-    return f"{count} labels that clients of the predictor sent count for the live accuracy now" if count else None
 
 
 def waiting_feedback(root: Path) -> list[Judged]:

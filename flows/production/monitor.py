@@ -21,7 +21,7 @@ import pyarrow as pa
 from flows.labels.class_reading import current_taxonomy
 from flows.production import scored
 from flows.production.act import act, canary_of, new_labels
-from flows.production.feedback import take_fresh
+from flows.production.fresh_feedback import take_fresh
 from flows.production.late_labels import WEEKLY, accuracies, measure_late_labels
 from flows.rollout.act import look as look_at_rollout
 from flows.server.events import request_retrain
