@@ -75,7 +75,10 @@ def kill(folder: Path, template: Path, scenario: str, seed: int, reference: dict
     process.join(at)
     killed = process.is_alive()
     if killed:
-        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+        try:
+            (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it ended just now
+            killed = False
     process.join()
     if killed and group and (victims := getattr(ALL[scenario], "victims", None)):
         victims(root, seed)
