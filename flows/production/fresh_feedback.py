@@ -1,4 +1,4 @@
-"""Labels that clients of the predictor sent just now, for the monitor: light to import where none wait."""
+"""Fresh labels of the predictor's clients, for the monitor: light to import where none wait."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

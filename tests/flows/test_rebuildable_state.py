@@ -202,7 +202,8 @@ def test_only_what_no_other_file_tells_is_read_without_the_helper():
     """A new file under .evergreen is read with `read_rebuildable`, or is listed here with the reason."""
     exact = {
         "flows/backup/restore.py",  # of a backup
-        "flows/demo/production.py",  # files that it has just waited for
+        "flows/demo/clients.py",  # files that it has just waited for
+        "flows/demo/production.py",
         "flows/experiments/launch.py",  # of a process that has just ended
         "flows/experiments/run.py",  # what its parent has just written
         "flows/labels/floor_places.py",  # stages' outputs
