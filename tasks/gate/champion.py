@@ -1,6 +1,7 @@
 """Runs the champion's own exported model on the challenger's samples: predictions and metrics."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ from tasks.labels.taxonomy import Taxonomy, read_taxonomy
 from tasks.releases.bundle import digest, read, verify
 from tasks.scoring.skill import Skill
 from tasks.scoring.targets import encode
+from tasks.stages.evaluate.corrupted import corrupted
+from tasks.stages.evaluate.corrupted_answers import CorruptedAnswers
 from tasks.stages.evaluate.figures import Results
-from tasks.stages.evaluate.stage import corrupted
 
 
 def champion_metrics(
@@ -53,25 +55,31 @@ def champion_metrics(
     challenger = root / "artifacts/bundle"
     if placed.divided and ImagesParams(**read(challenger)["preprocess"]) != ImagesParams(**about["preprocess"]):
         return decides | {"corruptions": {}}
-    parts, weights = (
-        (OnnxModel(challenger / "model.onnx"), _challenger_weights(root)) if placed.divided else (None, None)
-    )
+    own = corrupted_answers(root, bundle_dir, predictions)
     test = predictions.filter(pc.equal(predictions["split"], "test"))
-    ids = test["id"].to_pylist()
-    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
-    samples = accepted.take(pc.index_in(test["id"], accepted["id"].combine_chunks()))
-    pixels = pixel_table(root, samples, ImagesParams(**about["preprocess"]))
     rule = make_rule(about["task"], classes, decides["thresholds"], decides["weights"])
     targets = encode(test["label"], classes, about["task"])
     probabilities = np.array(test["probabilities"].to_pylist(), np.float32)
     known = Results(classes, about["task"], rule, targets, probabilities, answers(probabilities, rule))
-    model = OnnxModel(bundle_dir / "model.onnx")
+    new, weights = None, None
+    if placed.divided:
+        new, weights = replace(own, model=challenger / "model.onnx"), _challenger_weights(root)
 
-    def predict(block: np.ndarray) -> np.ndarray:
-        said = None if parts is None else parts(block).probabilities * weights
-        return placed.columns(model(block).probabilities, about["task"], about["thresholds"], said)
+    def answered(corruption: str, rows: np.ndarray) -> np.ndarray:
+        said = None if new is None else new(corruption, rows) * weights
+        return placed.columns(own(corruption, rows), about["task"], about["thresholds"], said)
 
-    return decides | {"corruptions": corrupted(predict, pixels, ids, known, evaluate)}
+    return decides | {"corruptions": corrupted(answered, own.ids, known, evaluate)}
+
+
+def corrupted_answers(root: Path, bundle_dir: Path, predictions: pa.Table) -> CorruptedAnswers:
+    """What the model of the bundle answers for the test images of `predictions`, corrupted."""
+    ids = predictions.filter(pc.equal(predictions["split"], "test"))["id"]
+    accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
+    samples = accepted.take(pc.index_in(ids, accepted["id"].combine_chunks()))
+    images = ImagesParams(**read(bundle_dir)["preprocess"])
+    pixels = pixel_table(root, samples, images)
+    return CorruptedAnswers(root, bundle_dir / "model.onnx", images, pixels, ids.to_pylist())
 
 
 def _challenger_weights(root: Path) -> np.ndarray:

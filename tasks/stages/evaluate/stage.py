@@ -15,7 +15,7 @@ model's input in pixels.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,13 +41,13 @@ from tasks.inference.thresholds import answers, read_rule
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.models.pretrained import pretrained_features
-from tasks.scoring import metrics
 from tasks.scoring.calibration_noise import calibration_noise
-from tasks.scoring.corruptions import corrupt
 from tasks.scoring.skill import measure_skill
 from tasks.scoring.slices import with_sources
 from tasks.scoring.targets import class_counts, encode
 from tasks.stages.evaluate import cross_validation, figures, report
+from tasks.stages.evaluate.corrupted import corrupted
+from tasks.stages.evaluate.corrupted_answers import CorruptedAnswers
 from tasks.stages.evaluate.figures import Results
 from tasks.stages.evaluate.later import measure_later
 from tasks.stages.evaluate.siblings import measure_siblings
@@ -168,7 +168,7 @@ def measure(
         "later": measure_later(by_split),
         "shots": figures.by_shot(table),
         "conformal": sets,
-        "corruptions": corrupted(lambda block: model(block).probabilities, pixels, ids, test, evaluate),
+        "corruptions": corrupted(CorruptedAnswers(root, model_file, images, pixels, ids), ids, test, evaluate),
         "latency_ms": _latency(root, model, by_split["test"], images, evaluate.latency_runs),
         "parity": parity(model, pixels),
         "size_mb": round(model_file.stat().st_size / 1e6, 3),
@@ -212,35 +212,7 @@ def _predictions(rows: pa.Table, probabilities: np.ndarray, scores: np.ndarray, 
     return pa.table([made[name] if name in made else rows[name] for name in schema.names], schema=schema)
 
 
-# --- robustness, speed, parity -------------------------------------------------------------------------------
-
-
-def corrupted(
-    predict: Callable[[np.ndarray], np.ndarray],
-    pixels: ShardTable,
-    ids: Sequence[str],
-    results: Results,
-    evaluate: EvaluateParams,
-) -> dict[str, dict]:
-    """{accuracy, n, kept} under each corruption; `kept` is the share of the same images' clean accuracy.
-
-    predict: (B, S, S, 3) uint8 -> (B, K). ids: of the N images of `results`, which are the first N of `pixels`. The
-    images are those of the smallest ids: ids are hashes, so they are a random sample, and the same for every model.
-    """
-    rows = np.sort(np.argsort(np.array(ids), kind="stable")[: evaluate.corruption_images])
-    part = results.part(rows)
-    clean = metrics.accuracy(part.targets, part.predicted, len(results.classes))
-    found = {}
-    for name in evaluate.corruptions:
-        parts = []
-        for start in range(0, len(rows), BATCH):
-            block = rows[start : start + BATCH]
-            changed = [corrupt(name, image, ids[row]) for row, image in zip(block, pixels[block], strict=True)]
-            parts.append(predict(np.stack(changed)))
-        predicted = answers(np.concatenate(parts), results.rule)
-        accuracy = metrics.accuracy(part.targets, predicted, len(results.classes))
-        found[name] = {"accuracy": accuracy, "n": len(rows), "kept": accuracy / clean if clean else 0.0}
-    return figures.tidy(found)
+# --- speed, parity -------------------------------------------------------------------------------
 
 
 def _encoded_images(root: Path, rows: pa.Table, number: int) -> tuple[np.ndarray, list[bytes]]:
