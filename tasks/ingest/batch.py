@@ -25,7 +25,7 @@ from tasks.ingest.existing import ExistingSamples
 from tasks.ingest.found import IngestSettings, Reading, Refused
 from tasks.ingest.lock import data_files, data_lock
 from tasks.ingest.pictures import refused_pictures
-from tasks.ingest.reading import read_source
+from tasks.ingest.reading import Measure, read_source
 from tasks.ingest.writing import write_batch, write_quarantine
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
@@ -96,6 +96,7 @@ def ingest(
     layout: str | None = None,
     dry: bool = False,
     say: Callable[[str], None] | None = None,
+    measure: Measure | None = None,
 ) -> IngestReport:
     """Take what is new in `source` (see tasks.sources.source) into root/data as one batch.
 
@@ -105,8 +106,8 @@ def ingest(
     earlier ones; "synthetic" marks images that no camera took: they only train. `annotator` is used for rows that
     name none, and `picked` (one of schemas.PICKED) for rows that do not say why they were picked. `layout` says
     what paths mean (tasks.sources.layouts); rows whose path does not fit are refused. `dry` says what would be taken
-    and writes nothing. `say` is told how the source is read, before it is. Waits while another ingest into the same
-    data set runs.
+    and writes nothing. `say` is told how the source is read, before it is. `measure`: see read_source. Waits while
+    another ingest into the same data set runs.
     Raises DataError when the source cannot be read or has no rows.
     """
     if kind not in KINDS:
@@ -124,7 +125,7 @@ def ingest(
         existing = ExistingSamples(root)
         for line in understood(opened, data.task, existing.class_names()) if say is not None else ():
             say(line)
-        reading = read_source(rows, existing, tombstones, settings)
+        reading = read_source(rows, existing, tombstones, settings, measure)
         if reading.offered == 0:
             raise DataError(f"{source} has no rows: nothing to ingest")
         batch = reading.batch() if reading.taken_rows() or reading.annotations else None

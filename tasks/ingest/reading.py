@@ -5,7 +5,7 @@ never its pixels or encoded bytes. This module writes nothing.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,13 +29,21 @@ from tasks.sources import fields
 from tasks.sources.fields import Unusable
 from tasks.sources.offered import Offered
 
+Measure = Callable[[Iterable[bytes]], Iterable[Measured | Undecodable]]  # in order, one for one
 MEASURED_AT_ONCE = 1024  # rows per table of measures
 
 
 def read_source(
-    rows: Iterable[Offered], existing: ExistingSamples, tombstones: Collection[str], settings: IngestSettings
+    rows: Iterable[Offered],
+    existing: ExistingSamples,
+    tombstones: Collection[str],
+    settings: IngestSettings,
+    measure: Measure | None = None,
 ) -> Reading:
-    """Read `rows` once and decide about each of them."""
+    """Read `rows` once and decide about each of them.
+
+    measure: what decodes and measures the encoded images, in order; None: child processes of this machine.
+    """
     reading = Reading(settings)
     reader = _Reader(reading, existing, tombstones)
     tables: list[pa.Table] = []
@@ -46,9 +54,7 @@ def read_source(
         tables.append(measures_table([new.image for new in reading.new[done : done + len(results)]], results))
         results.clear()
 
-    how = settings.images
-    measured = measure_all(reader.new_images(rows), how.max_pixels, settings.inspect.workers, how.bit_depth)
-    for row, result in enumerate(measured):
+    for row, result in enumerate((measure or _measure_here(settings))(reader.new_images(rows))):
         if isinstance(result, Undecodable):
             reading.new[row].verdict = Unusable(result.reason, result.detail)
         results.append(result)
@@ -67,6 +73,11 @@ def read_source(
     reading.refused.sort(key=lambda refused: refused.number)
     reading.annotations = new_annotations(reading, votes, existing)
     return reading
+
+
+def _measure_here(settings: IngestSettings) -> Measure:
+    how, workers = settings.images, settings.inspect.workers
+    return lambda items: measure_all(items, how.max_pixels, workers, how.bit_depth)
 
 
 class _Reader:

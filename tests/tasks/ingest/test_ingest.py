@@ -9,9 +9,10 @@ import pytest
 from tasks.common.errors import DataError
 from tasks.common.params import DataParams
 from tasks.dataset import shards
+from tasks.inspection.measure import measure_all
 from tasks.inspection.measures import shard_measures
 from tasks.sources.source import open_source
-from tests.support.ingesting import IMAGES, INSPECT, folder, image, manifest, noise, samples, take, tree
+from tests.support.ingesting import IMAGES, INSPECT, folder, image, manifest, noise, reasons, samples, take, tree
 
 
 def test_what_is_taken_can_be_read_back(tmp_path):
@@ -146,3 +147,20 @@ def test_a_dry_run_says_what_would_be_taken_and_writes_nothing(tmp_path):
     )
     taken = take(tmp_path, source)
     assert (taken.batch, taken.splits) == (dry.batch, dry.splits), "the dry run promised what is taken"
+
+
+def test_who_measures_the_images_changes_nothing_and_what_they_refuse_is_quarantined(tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    source = folder(tmp_path / "s", 6)
+    image(source, "a/bad.png", b"no image")
+    measured = []
+
+    def measure(items):
+        for data in items:
+            measured.append(data)
+            yield from measure_all([data], IMAGES.max_pixels, 1, IMAGES.bit_depth)
+
+    local, other = take(here, source), take(elsewhere, source, measure=measure)
+    assert (local, tree(here)) == (other, tree(elsewhere))
+    assert len(measured) == 7
+    assert list(reasons(other)) == ["a/bad.png"]
