@@ -6,7 +6,7 @@ at once.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import Params
 from tasks.common.progress import track
-from tasks.sources.fields import Unusable
+from tasks.sources.offered import Offered
 from tasks.sources.records import Columns
 from tasks.sources.source import open_source
 from tasks.sources.times import Times
@@ -91,8 +91,9 @@ def score(
     before `at` instead, by their content, so that repeating it gives the same times.
     Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
+    from flows.production.answering import Answered, Asked, answer_batch, answered_batches
     from monitoring.log.production_log import open_log
-    from monitoring.log.rows import Answer, log_row, log_table
+    from monitoring.log.rows import log_table
     from serving.live import Live
     from tasks.common.params import load_params
     from tasks.common.paths import cache_dir
@@ -114,27 +115,30 @@ def score(
     columns = Columns(
         time=at_column, source=source_column, key=key_column, slices=tuple(slice_columns), unlabelled=True
     )
-    for batch in _offered(source, root, params, columns, layout):
-        readable = []
-        for one in batch:
+
+    def ask(one: Offered) -> Asked:
+        data = one.read()
+        digest = sha256_bytes(data) if shuffle_hours and one.taken_at is None else None
+        spread = shuffle_hours * HOUR * (int(digest[:8], 16) / 16**8) if digest else timedelta()
+        return Asked(data, one.taken_at or untimed - spread, one.source or name, one.key, one.path, one.slices, digest)
+
+    def answer(batches: Iterable[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
+        return (answer_batch(model, batch) for batch in batches)
+
+    for batch in answered_batches(_offered(source, root, params, columns, layout), ask, answer):
+        for one, asked, said in batch:
             offered += 1
             found.bad_times += [one.bad_time] if one.bad_time else []
-            try:
-                readable.append((one, one.read()))
-            except Unusable as error:  # without bytes there is no id, so it is reported but not logged
-                _unreadable(found, one.where, error.reason, error.detail)
-        answers = model.predictor.predict([data for _, data in readable])
-        for (one, data), said in zip(readable, answers, strict=True):
-            digest = sha256_bytes(data)
-            taken = one.taken_at or untimed - shuffle_hours * HOUR * (int(digest[:8], 16) / 16**8)
+            if said is None:  # without bytes there is no id, so it is reported but not logged
+                _unreadable(found, one.where, asked.reason, asked.detail)
+                continue
             found.untimed += one.taken_at is None
-            span = [min([taken, *span[:1]]), max([taken, *span[1:]])]
-            answer = Answer(data, said, model, one.source or name, taken, None, one.key, one.path, one.slices)
-            rows.append(log_row(answer, params.capture.images == "full", digest))
-            size += len(data)
+            span = [min([asked.at, *span[:1]]), max([asked.at, *span[1:]])]
+            rows.append(said.row | {"image": asked.image} if params.capture.images == "full" else said.row)
+            size += len(asked.image)
             found.rows += 1
             found.needs_review += said.needs_review
-            found.unfamiliar += said.is_ood
+            found.unfamiliar += said.unfamiliar
             if said.reason is not None:
                 _unreadable(found, one.where, said.reason, said.detail)
             else:
