@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 # keep the libraries' bytecode in .venv: without it every process would compile torch and the others again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test scripts faults lint lock audit sbom clean
+.PHONY: setup demo test long faults lint lock audit sbom clean
 
 setup: .venv/ready
 
@@ -42,11 +42,12 @@ test: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.browser
 	@scratch=$$(mktemp -d "$(or $(TMPDIR),$(SCRATCH),/tmp)/evergreen.XXXXXX"); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
-	  TMPDIR=$$scratch $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(or $(TESTS),--ignore=tests/benchmarks)
+	  TMPDIR=$$scratch $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(or $(TESTS),--ignore=tests/benchmarks -m 'not long')
 
-# a quick pass of every benchmark: that no script rots. Beside `make test`, which has to end within minutes
-scripts:
-	@$(MAKE) test TESTS=tests/benchmarks
+# the tests that `make test` leaves out, because it has to end within minutes: those marked `long`, and a quick pass of
+# every benchmark, so that no script rots
+long:
+	@$(MAKE) test TESTS='-m long'
 
 # every fault of tests/faults/matrix.py with all seeds and sizes: an hour of one core; it goes on where it was stopped
 faults: setup

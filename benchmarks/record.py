@@ -1,6 +1,6 @@
 """Print the figures of a benchmark as a table and record them in docs/benchmarks/<script>.json.
 
-A figure that misses its goal stays in; docs/benchmarks/README.md gives the reason. `--quick` passes (`make scripts`: no
+A figure that misses its goal stays in; docs/benchmarks/README.md gives the reason. `--quick` passes (`make long`: no
 script rots) measure too little to be quoted and are only printed.
 """
 

@@ -78,6 +78,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> FilesTogether:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    for item in items:
+        if "benchmarks" in item.path.parts:
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 

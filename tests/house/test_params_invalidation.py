@@ -188,7 +188,13 @@ def readers(section: str) -> set[str]:
     return {name for name in STAGES if section in DVC[name]["params"]}
 
 
-@pytest.mark.parametrize("path", STAGE_KEYS, ids=dotted)
+# every third key in `make test`, because DVC takes most of a second for each; all of them in `make long`
+SPREAD = [
+    path if number % 3 == 0 else pytest.param(path, marks=pytest.mark.long) for number, path in enumerate(STAGE_KEYS)
+]
+
+
+@pytest.mark.parametrize("path", SPREAD, ids=dotted)
 def test_a_change_of_a_key_runs_exactly_the_stages_that_read_it(project, path):
     """Nothing is restored either, although the outputs of the original values are in the run cache."""
     project.write(changed(path))

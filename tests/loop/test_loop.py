@@ -163,6 +163,7 @@ def test_the_same_source_again_changes_nothing(project, tmp_path):
     assert git(project, "rev-parse", "HEAD") == head
 
 
+@pytest.mark.long
 def test_experiments_are_rows_of_dvcs_table_and_release_nothing(project):
     """The released run has a row, too. A killed experiment goes on, one that was made is not made again, one that
     fails is said, and the winner comes into params.yaml."""
@@ -250,6 +251,7 @@ def forget_releases(root: Path) -> None:
         git(root, "update-ref", "-d", name)
 
 
+@pytest.mark.long
 def test_killed_while_publishing_then_two_runs_at_once_one_wins_and_the_loser_gates_again(project):
     """Killed between what is uploaded and what goes live (other steps: test_publish.py). Then two
     `evergreen retrain` over different commits, the first over the killed run's, and a third over the same commit as
@@ -329,6 +331,7 @@ def wait_until(true, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_the_quick_pass_of_the_flows_benchmark(project):
     """On this project's server: starting one more would take as long as the pass itself."""
     quick_pass("flow", 3, **own_api(project).environment())
@@ -379,6 +382,7 @@ def judged_classes(root: Path, live_before, code: int) -> list[str]:
     return about["classes"]
 
 
+@pytest.mark.long
 def test_a_merge_of_classes_trains_no_network_and_is_judged(project):
     live, tops = releases(project).live(), ("Shirt", "T-shirt/top")
     done = evergreen(project, "classes", "merge", *tops, "--into", "Top", "--why", "too much alike")
@@ -395,6 +399,7 @@ def test_a_merge_of_classes_trains_no_network_and_is_judged(project):
     assert judged_classes(project, live, done.returncode) == sorted({*given.values(), "Top"} - {*tops})
 
 
+@pytest.mark.long
 def test_a_split_class_is_trained_in_its_parts_once_people_have_named_them(project, tmp_path):
     live, queue = releases(project).live(), tmp_path / "split.csv"
     done = evergreen(project, "classes", "split", "Bag", "--into", "Purse", "--into", "Sack", "--queue", str(queue))

@@ -73,6 +73,7 @@ def test_before_any_release(tmp_path):
     assert state(project) == before
 
 
+@pytest.mark.long
 def test_versions_and_runs_that_do_not_exist(tmp_path):
     project = released_project.copy(tmp_path)
     before = state(project)
@@ -107,6 +108,7 @@ def project(tmp_path_factory):
     evergreen(root, "down")
 
 
+@pytest.mark.long
 def test_one_class_ctrl_c_a_single_image_and_a_busy_port(project):
     root, busy = project
     images(root.parent / "one", {"cat": 40})

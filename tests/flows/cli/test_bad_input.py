@@ -134,6 +134,7 @@ def test_rows_that_lead_elsewhere_or_name_nothing_are_quarantined(project, tmp_p
     assert git(project, "status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_init_says_what_will_stop_the_first_run(tmp_path):
     (tmp_path / "kinds.csv").write_text("path,kind\none/cat/0.png,cat\none/cat/1.png,cat\n")
     (tmp_path / "empty").mkdir()
@@ -245,6 +246,7 @@ def test_dirty_detached_nameless_and_without_data(project, tmp_path):
     says(evergreen(project, "retrain"), 1, "HEAD has no data.dvc: run `evergreen ingest FOLDER` first")
 
 
+@pytest.mark.long
 def test_a_shallow_clone_without_the_data_refuses_other_data_every_time(project, tmp_path):
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{project}", "clone")
     clone = tmp_path / "clone"

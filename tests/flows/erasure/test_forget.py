@@ -30,6 +30,7 @@ from tasks.ingest import erasures
 from tasks.ingest.batch import ingest
 from tasks.labels.annotations import read_annotations
 from tasks.releases.reference import thumbnail
+from tests.faults.tier import sample
 from tests.support import versions_project
 from tests.support.checkout import ROOT
 from tests.support.children import killed_at
@@ -259,7 +260,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", sample(POINTS[::4], POINTS))
 def test_killed_anywhere_the_next_call_completes_it(project: Path, point: str):
     before, name = ids(project), name_of(1, 0)
     log = project / ".evergreen/production" / HOUR / f"{0:032x}.parquet"

@@ -58,6 +58,7 @@ def project(tmp_path, monkeypatch) -> Path:
     assert processes.servers(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_start_that_was_killed_leaves_a_server_that_the_next_one_takes_over(project, capfd, caplog):
     """With a database of garbage in its place before; and a run that outlives the server's death."""
     home = project / ".evergreen/prefect"

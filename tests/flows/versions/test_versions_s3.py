@@ -74,6 +74,7 @@ def assert_a_clone_keeps_what_it_pulled(project: Path) -> None:
     assert remote(clone) == (5, 0, 0)
 
 
+@pytest.mark.long
 def test_versions_on_s3(project: Path, moto: Server, bucket: str):  # noqa: F811
     s3 = moto.client()
 

@@ -81,6 +81,7 @@ def tool(folder: Path, name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_model_that_does_not_fit_leaves_nothing_behind(project, exported):
     before = git(project, "status", "--porcelain")
     for wrong, says in (
@@ -230,6 +231,7 @@ def test_the_next_challenger_is_judged_against_it_and_a_held_one_can_be_approved
     assert [folder.name for folder in (project / ".evergreen/runs").iterdir()] == [store(project).history()[0].run_id]
 
 
+@pytest.mark.long
 def test_approval_of_what_the_gate_rejects_today_is_refused(project, challenger, tmp_path):
     """Held once; but its predictions are worse than those of what is live now."""
     worse = tmp_path / "worse"

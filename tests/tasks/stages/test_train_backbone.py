@@ -177,6 +177,7 @@ def test_killed_by_sigkill_it_goes_on_and_ends_as_if_nothing_had_happened(root, 
     assert checkpoints(root) == []
 
 
+@pytest.mark.long
 def test_two_processes_train_the_same_network_as_one(root):
     """Layer norm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
     changes = {"backbone": "test_vit", "augment": [], "batch_size": 18, "learning_rate": 1e-4}

@@ -303,6 +303,7 @@ def test_what_is_replaced_while_its_reading_breaks_off_is_read_anew(pair, proxy:
         stream.read()
 
 
+@pytest.mark.long
 def test_all_keys_are_listed_and_nothing_else(moto: Server):  # noqa: F811
     store = S3Store(f"s3://{moto.bucket()}/team", endpoint_url=moto.endpoint)
     names = [f"k/{number:04d}" for number in range(1005)]  # S3 gives 1,000 at once

@@ -49,6 +49,7 @@ def changed(root, site, **fields):
     return job.said
 
 
+@pytest.mark.long
 def test_chosen_images_go_in_are_marked_and_come_out_by_the_browser(root, site, visit):
     train, test = ids(root, "train"), ids(root, "test", 1)
     shown = visit(f"{site.url}/images?split=train", user=site.user)

@@ -180,6 +180,7 @@ def test_pages_follow_one_another(root, site):
     assert len(seen) == len(set(seen)) == 144
 
 
+@pytest.mark.long
 def test_the_grid_in_every_width_and_theme(visit, site, root):
     index_of(root).refresh()
     for path in ("/images", "/images?view=map", f"/images?source={quote(HOSTILE)}"):

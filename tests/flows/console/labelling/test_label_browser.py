@@ -153,6 +153,7 @@ def test_many_classes_are_found_by_typing(root, visit):
         assert shown.problems == []
 
 
+@pytest.mark.long
 def test_pages_are_whole_on_a_phone_and_in_the_dark_with_odd_names(root, visit):
     with_classes(root, [*HOSTILE, "Ankle boot", "Bag", "Trouser"])
     with serving(root) as site:

@@ -311,6 +311,7 @@ def test_forms_from_elsewhere_are_refused(site, window, action):
     assert status == 403
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
 def test_in_a_browser(site, window, width, dark):
     with browser() as visit:

@@ -41,6 +41,7 @@ def main(tmp_path_factory):
     return main
 
 
+@pytest.mark.long
 def test_every_page_is_whole_in_both_widths_and_themes(main, visit):
     with serving(main) as site:
         for page, kinds in PAGES.items():

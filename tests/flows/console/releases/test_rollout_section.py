@@ -108,6 +108,7 @@ def test_a_damaged_rollout_is_said_and_the_page_stays(canary, tmp_path):
     assert "rollout.json in the release store is not JSON" in plain(listed[2])
 
 
+@pytest.mark.long
 def test_the_section_is_whole_in_both_widths_and_themes(canary, shadow, visit):
     for main in (canary, shadow):
         with serving(main) as site:

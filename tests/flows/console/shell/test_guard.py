@@ -82,6 +82,7 @@ def site(root):
     environment().loader = loader
 
 
+@pytest.mark.long
 def test_the_frame_in_every_width_and_theme(visit, site):
     for width in (390, 1440):
         for dark in (False, True):
