@@ -41,6 +41,7 @@ test: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 test: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.browser
+	@$(BIN)/python -m tests.support.postgres
 	@scratch=$$(mktemp -d "$(or $(TMPDIR),$(SCRATCH),/tmp)/evergreen.XXXXXX"); trap 'rm -rf "$$scratch"' EXIT INT TERM; \
 	  TMPDIR=$$scratch $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(or $(TESTS),--ignore=tests/benchmarks -m 'not long')
 
@@ -52,6 +53,7 @@ long:
 # every fault of tests/faults/matrix.py with all seeds and sizes: an hour of one core; it goes on where it was stopped
 faults: setup
 	@$(BIN)/python -m tests.support.browser
+	@$(BIN)/python -m tests.support.postgres
 	@$(BIN)/python -m tests.faults $(FAULTS)
 
 lint: setup

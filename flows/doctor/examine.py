@@ -32,6 +32,7 @@ def checks(root: Path, params) -> dict[str, Check]:
         "ports": servers.ports,
         "alerts": servers.alerts,
         "predictor": servers.predictor,
+        "work pool": servers.work_pool,
         "floors": project.floors,
     }
     alone: dict[str, Callable] = {

@@ -7,8 +7,9 @@ from flows.doctor.finding import Finding, ok, problem, warning
 from flows.predictor import status
 from flows.server import database, process, processes
 from flows.server.environment import DATABASE, environment
-from flows.services import up
+from flows.services import pools, up
 from monitoring.alerts import addresses, unsent
+from tasks.common.checkout import known_checkout
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
 
@@ -81,6 +82,23 @@ def predictor(root: Path, params: Params) -> Finding:
     if wrong := [*found.problems, *status.lines(root)[1 + len(found.problems) :]]:
         return warning("predictor", "; ".join(wrong), "as it says; it answers meanwhile")
     return ok("predictor", found.sentence())
+
+
+def work_pool(root: Path, params: Params) -> Finding:
+    """Whether a worker runs the flows that `serve.pool` gives to a work pool, at the times of params.yaml."""
+    if params.serve.pool is None:
+        return ok("work pool", "none (serve.pool): `evergreen up` runs the flows itself")
+    api, own = process.api_of(root), known_checkout(root)
+    if api is None or own is None:
+        return ok("work pool", f"{params.serve.pool}; Prefect does not run")
+    found = pools.deployed_schedules(api, pools.pooled_name(own.id))
+    if not found:
+        return problem("work pool", f"no flow of this project is in {params.serve.pool}", f"{RESTART}; see runner.log")
+    if trouble := pools.pool_trouble(params, api):
+        return problem("work pool", *trouble)
+    if other := pools.outdated(params, found):
+        return warning("work pool", f"not at the times of params.yaml: {', '.join(other)}", RESTART)
+    return ok("work pool", f"{params.serve.pool} has a worker and {len(found)} flows")
 
 
 def alerts(root: Path, params: Params) -> list[Finding]:

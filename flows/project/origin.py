@@ -19,6 +19,7 @@ from tasks.common.errors import EvergreenError, refuse_newer
 
 NEEDED = (  # of the template's tracked files
     *("tasks/", "flows/", "monitoring/", "serving/"),
+    *("prefect.yaml", "deploy/"),
     *("dvc.yaml", "pyproject.toml", "requirements.lock", "Makefile", "LICENSE", "NOTICE"),
     *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )

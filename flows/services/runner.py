@@ -23,6 +23,7 @@ from flows.server.api import Api
 from flows.server.events import EVENTS, PERSON, resource
 from flows.server.process import own_api
 from flows.services import deployments as flows
+from flows.services import pools
 from flows.services.runner_times import ANCHOR
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
@@ -150,19 +151,21 @@ async def make_up(api: Api, name: str, params: Params, root: Path, now: datetime
 def remove_old(api: Api, root: Path, params: Params, name: str) -> int:
     """Delete deployments and automations that an earlier version, or the folder this is a copy of, left.
 
-    On this checkout's own server all of ours but `name`'s; on a server for many, only those that have the model's name:
-    versions before 0.3 gave it to them. Returns how many were deleted.
+    name: of the deployments that stay. On this checkout's own server all others of ours go. On a server for many, only
+    those that have the model's name (versions before 0.3 gave it to them) and those that `serve.pool` does not want.
+    Returns how many were deleted.
     """
-    own = own_api(root)
+    own, checkout_id = own_api(root), checkout(root).id
     alone = own is not None and own.url == api.url
+    old = {params.bundle.name, checkout_id, pools.pooled_name(checkout_id)} - {name}
     gone = 0
     for deployment in _all(api, "/deployments/filter", {"deployments": {"tags": {"all_": [TAG]}}}):
-        if deployment["name"] == params.bundle.name or (alone and deployment["name"] != name):
+        if deployment["name"] in old or (alone and deployment["name"] != name):
             api.call("DELETE", f"/deployments/{deployment['id']}")
             gone += 1
     for automation in _all(api, "/automations/filter", {}):
         owner = automation_owner(automation["name"])
-        if owner is not None and (owner == params.bundle.name or (alone and owner != name)):
+        if owner is not None and (owner in old or (alone and owner != name)):
             api.call("DELETE", f"/automations/{automation['id']}")
             gone += 1
     return gone
@@ -180,24 +183,48 @@ def _all(api: Api, path: str, where: dict) -> list[dict]:
 
 async def serve(root: Path, params: Params, made: list[RunnerDeployment], name: str) -> None:
     """Deploy the flows, make up for missed runs, then run what is due until SIGTERM."""
-    api = Api.from_environment()
-    if api is None:
-        raise EvergreenError("PREFECT_API_URL is not set: `evergreen up` starts the runner with it")
+    api = _api()
     remove_old(api, root, params, name)
     # pausing the schedules at shutdown would drop what falls due while this process restarts
     runner = Runner(name=f"evergreen-{name}", query_seconds=POLL_SECONDS, pause_on_shutdown=False)
     for deployment in made:
         await runner.aadd_deployment(deployment)
     mark_dead(api, name, root)
+    await _made_up(api, name, params, root)
+    await runner.start()
+
+
+async def serve_pool(root: Path, params: Params, name: str) -> None:
+    """Deploy the flows to the work pool, make up for missed runs, then wait for SIGTERM: workers run what is due.
+
+    Workers tell Prefect of runs that died: from here, a run in a container or on another machine cannot be judged.
+    """
+    api = _api()
+    pools.deploy(root, params, api)
+    remove_old(api, root, params, name)
+    await _made_up(api, name, params, root)
+    await asyncio.Event().wait()
+
+
+async def _made_up(api: Api, name: str, params: Params, root: Path) -> None:
+    """Make up for missed runs, then say that the flows are deployed."""
     started = await make_up(api, name, params, root, datetime.now(UTC))
     write_json(state_dir(root) / "serving.json", {"pid": os.getpid(), "made_up": started})
-    await runner.start()
+
+
+def _api() -> Api:
+    if (api := Api.from_environment()) is None:
+        raise EvergreenError("PREFECT_API_URL is not set: `evergreen up` starts the runner with it")
+    return api
 
 
 def main() -> None:
     """Serve the project of the current folder."""
     root = project_root()
     params, name = load_params(root / "params.yaml"), checkout(root).id
+    if params.serve.pool:
+        asyncio.run(serve_pool(root, params, pools.pooled_name(name)))
+        return
     made = deployed(params, name, root)  # outside the event loop: inside it, Prefect returns coroutines
     asyncio.run(serve(root, params, made, name))
 

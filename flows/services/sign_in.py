@@ -10,7 +10,9 @@ from html import escape
 from pathlib import Path
 
 from flows.server.api import Api
+from flows.server.environment import QUIET
 from flows.server.process import running
+from flows.services.pools import pool_values
 from flows.services.up import services
 from monitoring.console_link import SERVICE, console_link
 from tasks.common.checkout import checkout
@@ -62,10 +64,14 @@ def sign_in_lines(root: Path) -> list[str]:
 
 
 def export_lines(root: Path) -> list[str]:
-    """Shell commands that let Prefect's own command line use this checkout's server and name its events."""
-    own, server = checkout(root), _server(root)
-    values = Api(server["url"], own.auth).environment() | {"EVERGREEN_CHECKOUT": own.id}
-    values |= {"PREFECT_HOME": str(state_dir(root) / "prefect")}
+    """Shell commands that let Prefect's own command line use this checkout's server, and that fill in prefect.yaml.
+
+    Where no server of the checkout runs, PREFECT_API_URL may name one of the user's.
+    """
+    given = Api.from_environment()
+    if given is None or running(root):
+        given = Api(_server(root)["url"], checkout(root).auth)
+    values = QUIET | given.environment() | {"PREFECT_HOME": str(state_dir(root) / "prefect")} | pool_values(root)
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
 
 

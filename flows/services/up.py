@@ -24,6 +24,7 @@ from flows.server.api import Api
 from flows.server.environment import check_password, environment, has_people
 from flows.server.process import api_of, healthy, last_line, running, stop_server
 from flows.server.processes import created
+from flows.services.pools import pool_trouble, pooled_name
 from flows.services.supervisor import MARK, PREDICTOR
 from monitoring.console_link import SERVICE, console_link
 from monitoring.seen import last_seen
@@ -183,7 +184,11 @@ def status_lines(root: Path) -> list[str]:
         lines.append(f"{'waiting:':<13}a retraining because: {reason}")
     api, own = api_of(root), known_checkout(root)
     if api and own and about:
+        params = load_params(root / "params.yaml")
         try:
+            if params.serve.pool:
+                trouble = pool_trouble(params, api)
+                lines.append(f"{'pool:':<13}{': '.join(trouble) if trouble else params.serve.pool + ' has a worker'}")
             lines += [f"{'next:':<13}{name} at {due:%Y-%m-%d %H:%M} UTC" for name, due in next_runs(api, own.id)]
         except EvergreenError as error:
             lines.append(f"{'next:':<13}unknown: {error}")
@@ -202,8 +207,9 @@ def live_accuracy_line(root: Path) -> str | None:
 
 
 def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
-    """List (flow, when it runs next) of the deployments called `name`, soonest first."""
-    deployments = api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    """List (flow, when it runs next) of the checkout `name`, soonest first, whether in a work pool or not."""
+    names = [name, pooled_name(name)]
+    deployments = api.post("/deployments/filter", {"deployments": {"name": {"any_": names}}})
     flows = {flow["id"]: flow["name"] for flow in api.post("/flows/filter", {})}
     found = []
     for deployment in deployments:

@@ -202,6 +202,7 @@ TESTED = {
     "serve.monitor_minutes": "test_every_schedule_is_the_one_of_params_yaml",
     "serve.reevaluate_cron": "test_every_schedule_is_the_one_of_params_yaml",
     "serve.housekeeping_cron": "test_every_schedule_is_the_one_of_params_yaml",
+    "serve.pool": "test_a_worker_of_the_pool_runs_the_flows_and_up_runs_none",
     "serve.host": NETWORK,
     "serve.hosts": NETWORK,
     "serve.public_url": "test_links_name_the_address_at_which_people_reach_the_console",

@@ -124,6 +124,11 @@ class ServeParams(Section):
     monitor_minutes: Positive = Field(15, description="a window is measured this often")
     reevaluate_cron: str = Field("0 4 * * 1", description="weekly evaluation on late labels")
     housekeeping_cron: str = Field("30 3 * * *", description="retention, sweeps")
+    pool: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        description="Prefect work pool whose workers run the four flows; null: `evergreen up` runs them itself",
+    )
     host: str = Field("127.0.0.1", description="address the pages listen on; anything but loopback needs a password")
     hosts: list[str] = Field(
         [], description="names under which browsers reach this machine, besides its own; with `host` beyond loopback"

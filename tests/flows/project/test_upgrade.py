@@ -95,6 +95,16 @@ def test_an_untouched_project_is_taken_over_in_one_commit_that_one_revert_undoes
     assert plan(project, evergreen).old == "0.1.0"  # and the upgrade can be done again
 
 
+def test_an_older_project_gets_prefect_yaml_and_its_own_is_not_overwritten(project, evergreen):
+    assert {path for path, kind in kinds(plan(project, evergreen)).items() if kind == "added"} >= {
+        "prefect.yaml",
+        "deploy/pool-docker.json",
+    }
+    commit(project, {"prefect.yaml": "name: mine\n"})
+    (step,) = plan(project, evergreen).conflicts
+    assert step.path == "prefect.yaml"
+
+
 def test_changes_of_the_user_are_merged_where_the_file_lies_now(project, evergreen):
     mine = OLD["tasks/files.py"] + "\n\nMINE = 1\n"
     commit(project, {"tasks/files.py": mine, "Makefile": OLD["Makefile"] + "\nmine:\n\ttrue\n"})

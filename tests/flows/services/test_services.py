@@ -26,10 +26,10 @@ import pytest
 
 from flows.server import process
 from flows.server.api import Api, emit
-from flows.server.events import EVENTS, PERSON, request_retrain
+from flows.server.events import EVENTS, request_retrain
 from flows.server.process import created
 from flows.services import overview, runner, up
-from flows.services.sign_in import export_lines, sign_in_page
+from flows.services.sign_in import sign_in_page
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
@@ -426,43 +426,6 @@ def test_deployments_and_automations_of_the_models_name_are_removed_and_others_s
         "theirs: x starts a retraining",
         *(runner.automation_name(checkout(root).id, event) for event in EVENTS),
     }
-
-
-def test_prefect_yaml_deploys_the_same_flows_to_a_work_pool(running, tmp_path):
-    root, _ = running
-    shutil.copytree(ROOT / "flows", tmp_path / "flows")
-    shutil.copy(ROOT / "prefect.yaml", tmp_path)
-    script = "\n".join([*export_lines(root), "env -0"])
-    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    env = dict(line.split("=", 1) for line in told.rstrip("\0").split("\0"))
-
-    def prefect(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    prefect("work-pool", "create", "evergreen", "--type", "process")
-    prefect("deploy", "--all")
-    deployed = api(root).post("/deployments/filter", {})
-    pooled = {d["entrypoint"].rpartition(":")[2] for d in deployed if d["work_pool_name"] == "evergreen"}
-    assert pooled == {"retrain_when_needed", "monitor", "reevaluate", "housekeeping"}
-    resource = {"prefect.resource.id": f"evergreen.{checkout(root).id}"}
-    pool = {d["id"] for d in deployed if d["work_pool_name"] == "evergreen"}
-    automations = [
-        (one["trigger"], one["actions"][0])
-        for one in api(root).post("/automations/filter", {})
-        if one["actions"][0].get("deployment_id") in pool
-    ]
-    automatic = {
-        event: action["parameters"]["automatic"] for trigger, action in automations for event in trigger["expect"]
-    }
-    assert automatic == {event: event != PERSON for event in EVENTS}, "a pause stops all but what a person asks for"
-    assert all(trigger["match"] == resource for trigger, _ in automations), (
-        "an event of another checkout starts nothing"
-    )
 
 
 def test_down_leaves_no_process_and_up_finds_none(running):

@@ -1,0 +1,42 @@
+"""The image and the Kubernetes manifests in deploy/: a linter accepts the first, and they name each other's parts."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import yaml
+
+from tests.support.checkout import ROOT
+
+DEPLOY = ROOT / "deploy"
+KUBERNETES = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
+TEMPLATE = json.loads((DEPLOY / "pool-kubernetes.json").read_text())
+POD = TEMPLATE["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+
+
+def test_a_linter_accepts_the_image():
+    hadolint = shutil.which("hadolint", path=f"{sys.prefix}/bin")
+    done = subprocess.run([hadolint, DEPLOY / "Containerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_runs_as_the_user_whom_pods_name_and_holds_no_project():
+    lines = (DEPLOY / "Containerfile").read_text().splitlines()
+    context = POD["securityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in lines
+    assert f"WORKDIR {POD['containers'][0]['volumeMounts'][0]['mountPath']}" in lines
+    assert [line for line in lines if line.startswith("COPY")] == [
+        "COPY requirements.lock /build/",
+        "COPY --from=build /venv /venv",
+    ]
+
+
+def test_the_manifests_make_what_pods_name():
+    defaults = {name: about.get("default") for name, about in TEMPLATE["variables"]["properties"].items()}
+    namespace, account = KUBERNETES["Namespace"]["metadata"]["name"], KUBERNETES["ServiceAccount"]["metadata"]
+    claim = KUBERNETES["PersistentVolumeClaim"]
+    assert (defaults["namespace"], defaults["service_account_name"]) == (namespace, account["name"])
+    assert POD["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {account["namespace"], claim["metadata"]["namespace"]} == {namespace}
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "pods on several nodes use it at once"
