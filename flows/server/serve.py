@@ -18,14 +18,17 @@ def main(host: str, port: int) -> None:
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
+    from flows.server import template
     from flows.server.guard import Guard
     from tasks.common.access import Access
 
-    server = get_current_settings().server
+    settings = get_current_settings()
+    server = settings.server
     auth = server.api.auth_string
     if auth is None:
         raise SystemExit("PREFECT_SERVER_API_AUTH_STRING is not set: this server never runs without a secret")
     names = tuple(filter(None, os.environ.get(NAMES, "").split(",")))
+    template.prepare(Path(settings.home))
     access = Access(auth.get_secret_value(), host, names, os.environ.get(PASSWORD) or None)
     uvicorn.run(
         Guard(create_app(final=True), access, Path(os.environ[PROJECT])),

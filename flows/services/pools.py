@@ -1,4 +1,4 @@
-"""The project's flows in a Prefect work pool: what prefect.yaml takes from params.yaml, deploying it, and its workers.
+"""The flows in a Prefect work pool: the values of prefect.yaml, its deployment, the workers.
 
 `serve.pool` names the pool. Then `evergreen up` deploys prefect.yaml and starts no flow itself: workers do, in
 processes, containers or pods. The pool's type and its job template belong to the pool (deploy/ has templates).

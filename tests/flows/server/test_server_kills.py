@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from flows.runs import launch
-from flows.server import database, process, processes
+from flows.server import database, process, processes, template
 from flows.server.environment import environment
+from tasks.common.sealed import sealed_path
 from tests.support.checkout import ROOT
 from tests.support.waiting import until
 
@@ -98,6 +99,50 @@ def test_a_start_that_was_killed_leaves_a_server_that_the_next_one_takes_over(pr
     with caplog.at_level(logging.WARNING):
         assert process.stop_server(project) is True, "found by its command and folder"
     assert processes.servers(project) == []
+
+
+def test_a_new_server_starts_from_the_database_that_an_earlier_one_kept(project, tmp_path, monkeypatch):
+    """The first keeps its tables before it writes a row; the next copies them, and goes on as if it had migrated."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    process.ensure_server(project)
+    process.stop_server(project)
+    (kept,) = (tmp_path / "caches/evergreen").glob("prefect-*.db")
+    with closing(sqlite3.connect(kept)) as tables:
+        names = [name for (name,) in tables.execute("select name from sqlite_master where type = 'table'")]
+        rows = {name: tables.execute(f'select count(*) from "{name}"').fetchone()[0] for name in names}
+        assert rows.pop("alembic_version") == 1
+        assert set(rows.values()) == {0}, "no key and nothing of a project is in what others copy"
+        tables.execute("create table copied (a)")
+        tables.commit()
+    with sealed_path(kept) as temporary:
+        temporary.write_bytes(kept.read_bytes())
+
+    home = project / ".evergreen/prefect"
+    (home / "prefect.db").unlink()
+    (home / "prefect.db-wal").write_bytes(b"left of it")
+    api = process.ensure_server(project)
+    assert api.post("/flow_runs/filter", {}) == []
+    with closing(sqlite3.connect(home / "prefect.db")) as found:
+        assert found.execute("select count(*) from copied").fetchone() == (0,)
+
+
+def test_a_damaged_kept_database_and_that_of_other_migrations_are_not_copied(tmp_path):
+    migrations = tmp_path / "migrations"
+    migrations.mkdir()
+    (migrations / "1_first.py").touch()
+    kept = template.kept_database("3.8.8", migrations)
+    (migrations / "2_second.py").touch()
+    assert template.kept_database("3.8.8", migrations) != kept
+    kept, made = tmp_path / "caches/prefect.db", tmp_path / "made.db"
+    with closing(sqlite3.connect(made)) as tables:
+        tables.execute("create table runs (a)")
+    assert not template.copy(kept, tmp_path / "new.db")
+    template.keep(made, kept)
+    assert template.copy(kept, tmp_path / "new.db")
+    assert database.damage(tmp_path / "new.db") is None
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert not template.copy(kept, tmp_path / "other.db")
+    assert not (tmp_path / "other.db").exists()
 
 
 def test_a_process_is_known_whatever_the_clock_says(monkeypatch):
