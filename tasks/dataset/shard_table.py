@@ -3,10 +3,14 @@
 Training and evaluation index it like a NumPy array, although the data may exceed memory.
 """
 
+import mmap
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
+
+RESIDENT = 16 << 20  # bytes read from the maps after which their pages are given back to the system
+ROWS = 256  # rows copied at a time by `read_into`
 
 
 class ShardTable:
@@ -17,12 +21,15 @@ class ShardTable:
     """
 
     def __init__(self, samples: pa.Table, open_map: Callable[[str], np.ndarray]):
-        names = np.asarray(samples.column("shard").to_pylist(), dtype=object)
+        names = samples.column("shard").combine_chunks().dictionary_encode()
+        shards = names.dictionary.to_pylist()
         self._rows = samples.column("row").to_numpy()
         if len(names) == 0:
             raise ValueError("ShardTable: no samples, expected at least one")
-        shards, self._shard_of = np.unique(names.astype(str), return_inverse=True)
-        self._maps = [open_map(str(shard)) for shard in shards]
+        order = sorted(range(len(shards)), key=shards.__getitem__)
+        self._shard_of = np.argsort(order)[names.indices.to_numpy()].astype(np.int32)
+        self._maps = [open_map(shards[number]) for number in order]
+        self._read = 0  # bytes since pages were given back
         first = self._maps[0]
         self.shape = (len(self._rows), *first.shape[1:])
         self.dtype = first.dtype
@@ -30,14 +37,46 @@ class ShardTable:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def take(self, index: np.ndarray | slice) -> "ShardTable":
+        """The rows `index` (int array, slice or boolean mask) as a table of their own: nothing is read."""
+        part = object.__new__(ShardTable)
+        part._rows, part._shard_of = self._rows[index], self._shard_of[index]
+        part._maps, part._read, part.dtype = self._maps, 0, self.dtype
+        part.shape = (len(part._rows), *self.shape[1:])
+        return part
+
     def __getitem__(self, index) -> np.ndarray:
-        index = np.arange(len(self))[index]
-        out = np.empty((len(index), *self.shape[1:]), self.dtype)
-        shard_of = self._shard_of[index]
+        rows, shard_of = self._rows[index], self._shard_of[index]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        self._copy(rows, shard_of, out)
+        return out
+
+    def read_into(self, part: slice, out: np.ndarray) -> None:
+        """Copy the rows `part` into `out` (rows first, any type), with little more memory than `out`."""
+        for start in range(part.start, part.stop, ROWS):
+            here = slice(start, min(start + ROWS, part.stop))
+            self._copy(self._rows[here], self._shard_of[here], out[start - part.start : here.stop - part.start])
+
+    def _copy(self, rows: np.ndarray, shard_of: np.ndarray, out: np.ndarray) -> None:
         for number in np.unique(shard_of):
             here = np.flatnonzero(shard_of == number)
-            out[here] = self._maps[number][self._rows[index[here]]]
-        return out
+            if len(here) == len(out):
+                out[:] = self._maps[number][rows]
+            else:
+                out[here] = self._maps[number][rows[here]]
+        self._read += len(out) * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
+        if self._read > RESIDENT:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Let go of the pages of the maps: those of a whole pass over the data would add up in this process.
+
+        The system still has them in its page cache, so the next pass finds them without reading from the disk.
+        """
+        self._read = 0
+        for array in self._maps:
+            if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
     def batches(self, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (slice, rows) in order, `size` rows at a time."""

@@ -20,7 +20,8 @@ def near_pairs(phash: np.ndarray, thumbs: np.ndarray, bits: int, difference: flo
     """
     first = _first_identical(phash, thumbs)
     distinct, copies = np.flatnonzero(first == np.arange(len(first))), np.flatnonzero(first != np.arange(len(first)))
-    found = _near_join(phash[distinct], thumbs[distinct], None, None, bits, difference)
+    one_each = (phash[distinct], thumbs[distinct]) if len(copies) else (phash, thumbs)  # no copy where none is needed
+    found = _near_join(*one_each, None, None, bits, difference)
     pairs = np.concatenate([np.sort(distinct[found], axis=1), np.stack([first[copies], copies], axis=1)])
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 

@@ -18,9 +18,7 @@ from tasks.dataset.shard_table import ShardTable
 Features = np.ndarray | ShardTable  # (N, D)
 
 ROWS = 4096  # a chunk of features in float32: 20 MB at D = 1280
-IN_MEMORY = (
-    256 << 20
-)  # bytes; standardised features up to this size stay in memory, larger ones are streamed in each pass
+IN_MEMORY = 32 << 20  # bytes; up to this size standardised features stay in memory, others are made in each pass
 FLOOR = 0.3  # of the median deviation
 L2 = 0.05  # weight of |W|^2 / 2 against the mean loss
 ITERATIONS = 20
@@ -205,7 +203,8 @@ class Standardised:
 
     def __init__(self, x: Features, mean: np.ndarray, deviation: np.ndarray):
         self.x, self.mean, self.scale = x, mean, 1 / deviation
-        self.held = list(self._stream()) if x.shape[0] * x.shape[1] * 4 <= IN_MEMORY else None
+        fits = x.shape[0] * x.shape[1] * 4 <= IN_MEMORY
+        self.held = [(part, rows.copy()) for part, rows in self._stream()] if fits else None
 
     def _stream(self) -> Iterator[tuple[slice, np.ndarray]]:
         for part, rows in _chunks(self.x):
@@ -214,14 +213,26 @@ class Standardised:
             yield part, rows
 
     def chunks(self) -> Sequence | Iterator[tuple[slice, np.ndarray]]:
+        """(slice, its rows) in order; the rows may be overwritten by those of the next slice."""
         return self._stream() if self.held is None else self.held
 
 
+def some(x: Features, rows: np.ndarray) -> Features:
+    """The rows `rows` (int array or boolean mask) of `x`; of a table on disk nothing is read."""
+    return x.take(rows) if isinstance(x, ShardTable) else x[rows]
+
+
 def _chunks(x: Features) -> Iterator[tuple[slice, np.ndarray]]:
-    """(slice, float32 copy) in order, ROWS at a time."""
+    """(slice, float32 copy) in order, ROWS at a time. One array is used for all slices: memory holds one of them."""
+    buffer = np.empty((min(ROWS, len(x)), x.shape[1]), np.float32)
     for start in range(0, len(x), ROWS):
         part = slice(start, min(start + ROWS, len(x)))
-        yield part, np.array(x[part], dtype=np.float32)
+        rows = buffer[: part.stop - start]
+        if isinstance(x, ShardTable):
+            x.read_into(part, rows)
+        else:
+            rows[:] = x[part]
+        yield part, rows
 
 
 def moments(x: Features) -> tuple[np.ndarray, np.ndarray]:

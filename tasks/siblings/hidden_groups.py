@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.siblings.alike import thumbnail_features
+from tasks.siblings.alike import Looks
 from tasks.siblings.name_patterns import group_keys, propose_layout
 from tasks.sources.layouts import parse_layout
 
@@ -22,7 +22,7 @@ def find_hidden_groups(
     names = [path or "" for path in paths]
     order = sorted(range(len(names)), key=names.__getitem__)[:LOOKED_AT]
     found = propose_layout(
-        [names[row] for row in order], [labels[row] for row in order], thumbnail_features(thumbnails[order])
+        [names[row] for row in order], [labels[row] for row in order], Looks(thumbnails, np.array(order, np.int64))
     )
     if found is None:
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.siblings.alike import Alikeness, measure_alikeness
+from tasks.siblings.alike import Alikeness, Looks, measure_alikeness
 from tasks.sources.fields import SPLIT_WORDS, Unusable
 from tasks.sources.layouts import SUFFIX, Layout, parse_layout
 
@@ -49,7 +49,9 @@ class NamePattern:
         )
 
 
-def propose_layout(paths: Sequence[str], labels: Sequence[str | None], features: np.ndarray) -> NamePattern | None:
+def propose_layout(
+    paths: Sequence[str], labels: Sequence[str | None], features: np.ndarray | Looks
+) -> NamePattern | None:
     """The layout with the best-supported groups; None if no part of the names groups images that are alike.
 
     paths (N,) "/"-separated; labels (N,) class names. Deterministic.
@@ -106,7 +108,7 @@ def supported(evidence: Alikeness | None) -> bool:
 
 
 def joined_with_class(
-    keys: np.ndarray, template: str, labels: np.ndarray, features: np.ndarray
+    keys: np.ndarray, template: str, labels: np.ndarray, features: np.ndarray | Looks
 ) -> tuple[np.ndarray, str | None]:
     """Numbers are often counted per class: groups of several classes are divided unless their images are alike.
 

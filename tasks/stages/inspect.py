@@ -68,9 +68,12 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     )
     rows = first_occurrences(table.column("id"))
     repeated = table.num_rows - len(rows)
-    table = table.take(pa.array(rows))
+    if repeated:
+        table = table.take(pa.array(rows))
+    thumbs = _thumbnails(table.column("thumbnail"))
+    table = table.drop_columns("thumbnail")  # now memory holds them once
 
-    pairs, distances = _near(table, inspect)
+    pairs, distances = _near(table, thumbs, inspect)
     cluster = clusters(table.num_rows, pairs)
     splits = {name: pc.fill_null(pc.equal(table.column("split"), name), False).to_numpy() for name in SPLITS}
     excluded = leaks(splits, cluster)
@@ -94,19 +97,17 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
         "batches": len(live),
         "repeated": repeated,  # rows whose image an earlier batch already has
         "refused_at_ingest": dict(sum((Counter(batch.quarantined) for batch in live), Counter())),
-        "hidden_groups": _hidden_groups(root, samples, table),
+        "hidden_groups": _hidden_groups(root, samples, thumbs),
     }
     write_json(root / "metrics" / "inspect.json", figures)
 
 
-def _hidden_groups(root: Path, samples: pa.Table, table: pa.Table) -> dict | None:
+def _hidden_groups(root: Path, samples: pa.Table, thumbs: np.ndarray) -> dict | None:
     """What the file names say where nobody recorded a group; said to the user, because it is too late to use it."""
     if samples["group"].null_count < len(samples):
         return None
     labels = ["|".join(label) if isinstance(label, list) else label for label in samples["label"].to_pylist()]
-    found = find_hidden_groups(
-        read_image_paths(root, samples), labels, thumbnails(table.column("thumbnail")), samples["split"].to_pylist()
-    )
+    found = find_hidden_groups(read_image_paths(root, samples), labels, thumbs, samples["split"].to_pylist())
     if found is not None:
         print(
             f"inspect: {found['sentence']}. Images of this data set keep their split; to keep such groups in one, "
@@ -136,12 +137,24 @@ def first_occurrences(ids: pa.ChunkedArray) -> np.ndarray:
     return np.sort(np.unique(codes, return_index=True)[1])
 
 
-def _near(table: pa.Table, inspect: InspectParams) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Near-duplicate pairs (P, 2) of rows of `table`, and their distances: (bits (P,), difference (P,))."""
+def _thumbnails(column: pa.ChunkedArray) -> np.ndarray:
+    """`thumbnails`, (N, 256), with one chunk in memory twice, not all of them."""
+    found, start = np.empty((len(column), 256), np.uint8), 0
+    for chunk in column.chunks:
+        found[start : start + len(chunk)] = thumbnails(pa.chunked_array([chunk]))
+        start += len(chunk)
+    return found
+
+
+def _near(
+    table: pa.Table, thumbs: np.ndarray, inspect: InspectParams
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Near-duplicate pairs (P, 2) of rows of `table` with thumbnails `thumbs` (N, 256), and their distances:
+    (bits (P,), difference (P,))."""
     fine = np.flatnonzero(pc.equal(table.column("status"), "ok").to_numpy())
     phash = pc.fill_null(table.column("phash"), 0).to_numpy()
-    thumbs = thumbnails(table.column("thumbnail"))
-    found = near_pairs(phash[fine], thumbs[fine], inspect.near_duplicate_bits, inspect.near_duplicate_difference)
+    compared = (phash, thumbs) if len(fine) == len(thumbs) else (phash[fine], thumbs[fine])
+    found = near_pairs(*compared, inspect.near_duplicate_bits, inspect.near_duplicate_difference)
     pairs = fine[found]
     a, b = pairs[:, 0], pairs[:, 1]
     distance = np.maximum(thumbs[a], thumbs[b]) - np.minimum(thumbs[a], thumbs[b])

@@ -52,10 +52,10 @@ def leave_confirmed(
 def read_confirmed(root: Path, samples: pa.Table) -> tuple[np.ndarray, list[str | None], np.ndarray]:
     """Of each of the N samples (columns id and batch): when its label was confirmed, what was said against it since,
     and the number of its batch. The first is (N,) int, -1: not confirmed; the last (N,) int."""
-    ids = samples["id"].to_pylist()
     table = pq.read_table(network_file(root, "confirmed.parquet"))
     if len(table) == 0:
-        return np.full(len(ids), -1), [None] * len(ids), np.zeros(len(ids), np.int64)
+        return np.full(len(samples), -1), [None] * len(samples), np.zeros(len(samples), np.int64)
+    ids = samples["id"].to_pylist()
     since = dict(zip(table["id"].to_pylist(), table["since"].to_pylist(), strict=True))
     disputed = dict(zip(table["id"].to_pylist(), table["disputed"].to_pylist(), strict=True))
     seqs = read_json(network_file(root, "batches.json"))

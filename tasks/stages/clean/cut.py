@@ -7,7 +7,8 @@ than 1/2 where wrong labels are hard to find.
 
 import numpy as np
 
-from tasks.stages.clean.image_noise import fit_either_noise, parts
+from tasks.stages.clean.image_noise import fit_either_noise
+from tasks.stages.clean.joint import parts
 
 LEAST = 0.35  # a label is flagged only if it is wrong with this probability
 SURE = 0.5  # a label that the network gives this probability is its likeliest one, and is not judged by itself

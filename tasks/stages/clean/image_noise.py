@@ -14,12 +14,12 @@ The parameters are those under which the given labels are likeliest. The labels 
 both models are fitted, and their answers are averaged by their posterior probability (Bayesian information criterion).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.models.probe import softmax
+from tasks.stages.clean.joint import calibrated, confident_counts, parts
 from tasks.stages.clean.label_noise import OFFSET_PENALTY, TINY, smooth
 
 SLOPE = 0.25  # of errors by people, to which the slope is drawn: from labels alone it is hard to tell it from doubt
@@ -31,7 +31,6 @@ FIT_ROWS, FIT_CELLS = 20_000, 200_000  # samples, and probabilities, that the pa
 EVIDENCE_ROWS, EVIDENCE_CELLS = 50_000, 1_000_000  # that decide between the models, at most
 FIRST_ROWS = 4_000  # fitted first: a good start saves most of the time on all
 TOLERANCE = 1e-7  # relative gain of a step that ends a fit
-ROWS = 1 << 20  # probabilities judged at once: 4 MB an array
 SURE = 1e-3  # a model of less weight is not asked
 BOUNDS = [(np.log(0.2), np.log(20)), (-4, 4), (0, 1.5), (0, 2), (0, 2)]  # sharpness, level, slope, table, likeness
 LEVEL_AT, SLOPE_AT, LIKENESS_AT, OFFSETS_AT = 1, 2, 4, 5
@@ -109,30 +108,9 @@ def fit_either_noise(y: np.ndarray, probabilities: np.ndarray, joint_from: np.nd
 
 
 def confident_table(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(K, K) P(given | true) by the confident joint (Northcutt et al. 2021), in bounded memory; smoothed.
-
-    A sample counts as class j if the probability of j reaches the mean probability of j among samples labelled j. If
-    several classes do, it counts as the likeliest class; if none does, it is not counted.
-    """
-    classes = probabilities.shape[1]
-    given = np.bincount(y, minlength=classes)
-    total = np.zeros(classes)
-    for part in parts(probabilities):
-        own = probabilities[part][np.arange(len(y[part])), y[part]]
-        total += np.bincount(y[part], own, minlength=classes)
-    least = (total / np.maximum(given, 1) - 1e-6).astype(probabilities.dtype)  # else each part is cast
-    counts = np.zeros((classes, classes))
-    for part in parts(probabilities):
-        reached = probabilities[part] >= least
-        number = np.count_nonzero(reached, axis=1)
-        known, several = number > 0, number > 1
-        guess = reached.argmax(axis=1)
-        guess[several] = probabilities[part][several].argmax(axis=1)
-        cell = y[part][known] * classes + guess[known]
-        counts += np.bincount(cell, minlength=classes**2).reshape(classes, classes)
-    np.fill_diagonal(counts, np.maximum(np.diag(counts), 1))
-    joint = counts / counts.sum(axis=1, keepdims=True) * given[:, None] / given.sum()
-    joint = smooth(joint, given)
+    """(K, K) P(given | true) by the confident joint (joint.py), in bounded memory; smoothed, not in whole samples."""
+    given = np.bincount(y, minlength=probabilities.shape[1])
+    joint = smooth(calibrated(confident_counts(y, probabilities), given) / given.sum(), given)
     return joint / np.maximum(joint.sum(axis=0), TINY)
 
 
@@ -249,13 +227,6 @@ def _likelihoods(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: 
     """log P(given label | image), (N,)."""
     found = [_evaluate(parameters, log[part], y[part], table).joint.sum(axis=1) for part in parts(log)]
     return np.log(np.maximum(np.concatenate(found), TINY))
-
-
-def parts(probabilities: np.ndarray) -> Iterator[slice]:
-    """Slices of rows that hold at most ROWS probabilities each."""
-    step = max(1, ROWS // probabilities.shape[1])
-    for start in range(0, len(probabilities), step):
-        yield slice(start, min(start + step, len(probabilities)))
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 N samples, K classes. Three steps, each needing only (N,) labels and (N, K) out-of-fold probabilities:
 
-1. cleanlab's confident joint (Northcutt et al. 2021) counts how often class j is labelled i: Q (K, K), rows given.
+1. The confident joint (Northcutt et al. 2021; joint.py) counts how often class j is labelled i: Q (K, K), rows given.
    Small classes have too few images for that: `smooth` draws their rates towards the overall rate.
 2. A probe trained on noisy labels predicts noisy labels, is underconfident, and repeats the given class frequencies.
    One temperature and one offset per class turn its output into probabilities of the true class. They are chosen so
@@ -25,6 +25,7 @@ import numpy as np
 
 from tasks.common.errors import DataError
 from tasks.models.probe import softmax
+from tasks.stages.clean.joint import confident_joint
 
 STRENGTH = 50  # prior, in images, that a class is mislabelled as often as the others, by their frequency
 OFFSET_PENALTY = 1e-3  # keeps class offsets near 0 where there are few data
@@ -83,7 +84,7 @@ def fit_noise_model(y: np.ndarray, probabilities: np.ndarray, joint_from: np.nda
     `joint_from`: other out-of-fold probabilities for step 1, (N, K). cleanlab expects those of a probe that was trained
     on the labels as given.
     """
-    joint = smooth(_confident_joint(y, probabilities if joint_from is None else joint_from), np.bincount(y))
+    joint = smooth(confident_joint(y, probabilities if joint_from is None else joint_from), np.bincount(y))
     transition = joint / np.maximum(joint.sum(axis=0), TINY)
     sharpness, offset, _ = _forward_fit(y, probabilities, transition, 1.0)
     return NoiseModel(transition, sharpness, offset)
@@ -119,14 +120,6 @@ def _log_likelihood(
     """log P(given label | image), (N,)."""
     model = NoiseModel(_dilute(transition, share), sharpness, offset)
     return np.log(np.maximum((model.transition[y] * model.true_class(probabilities)).sum(axis=1), TINY))
-
-
-def _confident_joint(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(K, K) shares of all samples, rows given, columns true; rows sum to the given classes' shares."""
-    from cleanlab.count import compute_confident_joint, estimate_joint
-
-    counts = compute_confident_joint(y, probabilities, calibrate=True)
-    return estimate_joint(y, probabilities, confident_joint=counts)
 
 
 def smooth(joint: np.ndarray, given: np.ndarray, strength: float = STRENGTH) -> np.ndarray:

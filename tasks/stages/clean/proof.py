@@ -10,22 +10,21 @@ label costs what lies near it, and a repair shows. Linear probes average over wr
 smaller and less certain at the same noise, and costs more to measure (`python -m benchmarks.cleaning`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.common.errors import DataError
 from tasks.models.folds import assign_folds, training_masks
-from tasks.models.probe import Features
+from tasks.models.probe import Features, moments, some
 
 MOST = 10_000  # samples to measure on, drawn in whole groups; more make the interval narrower than it need be
 CONFIDENCE = 0.95  # of the gain's interval
 RESAMPLES = 2000  # of the bootstrap
 BLOCK = 4_000_000  # group counts drawn at once by the bootstrap, 32 MB
-ROWS = 1000  # held-out rows compared at once
+ROWS, BESIDE = 1000, 2048  # held-out rows, and known rows, compared at once
 TINY = 1e-12
-FLOOR = 0.3  # of the median deviation: a feature that is almost constant counts little
 
 Repair = Callable[[Features, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (x, y, groups, clusters) -> (labels to train with, (n,) bool kept)
@@ -62,25 +61,26 @@ def measure_gain(
     `y` (N,) class numbers or (N, K) of 0 and 1; `groups` and `clusters` (N,) names.
     """
     rows = sample_groups(groups, MOST, seed)
-    x, y, groups, clusters = np.asarray(x[rows], np.float32), y[rows], groups[rows], clusters[rows]
+    x, y, groups, clusters = some(x, rows), y[rows], groups[rows], clusters[rows]
     members = y[:, None] == np.arange(classes) if y.ndim == 1 else y > 0
     present = members.any(axis=0)  # of the classes; a sample may lack some
     members, classes = members[:, present], int(present.sum())
     y = np.searchsorted(np.flatnonzero(present), y) if y.ndim == 1 else y[:, present]
     fold = assign_folds(members, groups, folds, seed + 1)  # other folds than those of the judge
     masks = training_masks(fold, clusters, members, folds)
-    z = _standardised(x)
+    scale = moments(x)
     right = np.full((2, len(y)), np.nan)
     for number in range(folds):
         held, learnt = whole_groups(fold == number, masks[number], groups, members)
         if not held.any():
             continue
         try:
-            labels, kept = repair(x[learnt], y[learnt], groups[learnt], clusters[learnt])
+            labels, kept = repair(some(x, learnt), y[learnt], groups[learnt], clusters[learnt])
         except DataError:  # this part alone cannot be judged, e.g. because all of its images have one label
             continue
-        right[0, held] = _agreement(y[held], y[learnt][nearest(z[held], z[learnt])])
-        right[1, held] = _agreement(y[held], labels[kept][nearest(z[held], z[learnt][kept])])
+        of_all, of_kept = nearest(some(x, held), some(x, learnt), kept, scale)
+        right[0, held] = _agreement(y[held], y[learnt][of_all])
+        right[1, held] = _agreement(y[held], labels[of_kept])
     told = ~np.isnan(right[0])
     if not told.any():
         return None
@@ -89,17 +89,34 @@ def measure_gain(
     return Gain(float(given), float(cleaned), low, high, int(told.sum()), len(np.unique(groups[told])))
 
 
-def nearest(x: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Row in `known` (M, D) of highest cosine similarity to each row of `x` (n, D), (n,)."""
-    unit = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), TINY)
-    parts = np.array_split(x, max(1, len(x) // ROWS))
-    return np.concatenate([(part @ unit.T).argmax(axis=1) for part in parts])
+def nearest(
+    x: Features, known: Features, kept: np.ndarray, scale: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row in `known` (M, D) of highest cosine similarity to each row of `x` (n, D): of all, and of those `kept` (M,).
+
+    Both are standardised by `scale`, the means (D,) and deviations (D,), a few rows at a time.
+    """
+    rows, best = np.zeros((2, len(x)), np.int64), np.full((2, len(x)), -np.inf, np.float32)
+    for part, near in _standardised(x, ROWS, scale):
+        for there, beside in _standardised(known, BESIDE, scale):
+            beside /= np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), TINY)
+            cosine = near @ beside.T  # times the length of `near`, which changes no order
+            for which, leave_out in enumerate((None, ~kept[there])):
+                if leave_out is not None:
+                    cosine[:, leave_out] = -np.inf
+                found = cosine.argmax(axis=1)
+                highest = cosine[np.arange(len(found)), found]
+                better = highest > best[which, part]
+                rows[which, part] = np.where(better, there.start + found, rows[which, part])
+                best[which, part] = np.maximum(highest, best[which, part])
+    return rows[0], rows[1]
 
 
-def _standardised(x: np.ndarray) -> np.ndarray:
-    deviation = x.std(axis=0)
-    deviation = np.maximum(deviation, FLOOR * np.median(deviation))
-    return (x - x.mean(axis=0)) / np.maximum(deviation, TINY)
+def _standardised(x: Features, step: int, scale: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
+    mean, deviation = scale
+    for start in range(0, len(x), step):
+        part = slice(start, min(start + step, len(x)))
+        yield part, (x[part].astype(np.float32) - mean) / deviation
 
 
 def _agreement(given: np.ndarray, predicted: np.ndarray) -> np.ndarray:

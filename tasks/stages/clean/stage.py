@@ -25,7 +25,7 @@ from tasks.common.errors import StageInputError
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.params import CleanParams, EmbedParams, ImagesParams
 from tasks.common.schemas import SPLITS, cleaned_schema
-from tasks.dataset.shards import group_keys, read_paths
+from tasks.dataset.shards import read_paths
 from tasks.models.pretrained import pretrained_features
 from tasks.models.probe import Features
 from tasks.scoring.targets import encode
@@ -51,8 +51,8 @@ def run(root: Path, *, images: ImagesParams, embed: EmbedParams, clean: CleanPar
     def features(rows: np.ndarray) -> Features:
         return pretrained_features(root, samples.take(pa.array(rows)), embed=embed, images=images)
 
-    clusters = np.array(samples.column("cluster").to_pylist())
-    groups = group_keys(samples)
+    clusters = numbers(samples["cluster"])
+    groups = numbers(pc.coalesce(samples["group"], samples["cluster"]))  # as in tasks.dataset.shards.group_keys
     x = features(train)
     judged = judge_training(x, y[train], classes, groups[train], clusters[train], clean.folds, clean.seed)
     parts = [(train, judged.suspicion)]
@@ -116,9 +116,17 @@ def _read(root: Path) -> tuple[pa.Table, list[str]]:
     inspected = artifacts.stage_output(root / "artifacts" / "inspect" / "samples.parquet", "inspect")
     samples = pq.read_table(accepted, columns=["id", "shard", "row", "batch", "split", "label", "group"])
     samples = samples.filter(pc.is_valid(samples.column("label")))
-    cluster = dict(zip(*pq.read_table(inspected, columns=["id", "cluster"]).to_pydict().values(), strict=True))
-    ids = samples.column("id").to_pylist()
-    return samples.append_column("cluster", pa.array([cluster.get(i) or i for i in ids])), read_json(names)
+    clusters = pq.read_table(inspected, columns=["id", "cluster"])
+    cluster = clusters["cluster"].take(pc.index_in(samples["id"], clusters["id"].combine_chunks()))
+    return samples.append_column("cluster", pc.coalesce(cluster, samples["id"])), read_json(names)
+
+
+def numbers(names: pa.ChunkedArray) -> np.ndarray:
+    """(N,) the place of each name among the sorted names: as good as the names for comparing and sorting them."""
+    codes = names.combine_chunks().dictionary_encode()
+    place = np.empty(len(codes.dictionary), np.int64)
+    place[pc.sort_indices(codes.dictionary).to_numpy()] = np.arange(len(place))
+    return place[codes.indices.to_numpy()]
 
 
 def _in_row_order(judged: list[tuple[np.ndarray, Judgement]]) -> Judgement:
@@ -182,47 +190,52 @@ def _write(
     task: str,
 ) -> None:
     schema = cleaned_schema(task)
-    given = samples.column("label").to_pylist()
-    predicted = [_name(label, classes) for label in judgement.predicted]
-    used = [p if action == "relabel" else g for g, p, action in zip(given, predicted, actions, strict=True)]
+    given = samples.column("label")
+    predicted = _names(judgement.predicted, classes, given.type)
+    relabel = actions == "relabel"
+    either = pa.chunked_array([*given.chunks, predicted])  # in Arrow: as Python objects labels take ten times as much
     columns = {
         "id": samples.column("id"),
         "split": samples.column("split"),
         "given": given,
-        "label": used,
-        "action": actions.tolist(),
+        "label": either.take(pa.array(np.arange(len(given)) + np.where(relabel, len(given), 0))),
+        "action": pa.array(actions),
         "quality": judgement.quality.astype(np.float32),
         "predicted": predicted,
         "confidence": judgement.confidence.astype(np.float32),
         "is_issue": judgement.is_issue,
     }
+    table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
     folder = root / "artifacts" / "clean"
     with atomic_path(folder / "labels.parquet") as temporary:
-        pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), temporary)
+        pq.write_table(table, temporary)
 
-    ids, splits = columns["id"].to_pylist(), columns["split"].to_pylist()
-    rows = sorted(np.flatnonzero(reasons != ""), key=lambda row: (judgement.quality[row], ids[row]))
+    rows = np.flatnonzero(reasons != "")
+    ids = table["id"].take(pa.array(rows)).to_pylist()
+    rows = rows[sorted(range(len(rows)), key=lambda place: (judgement.quality[rows[place]], ids[place]))]
+    shown = table.take(pa.array(rows, pa.int64())).select(["id", "given", "predicted", "split"]).to_pylist()
     with (
         atomic_path(folder / "queue.csv") as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         out = csv.writer(file)
         out.writerow(["id", "given", "predicted", "confidence", "quality", "split", "reason", "path"])
-        for row, path in zip(rows, _paths(root, samples, rows), strict=True):
+        for row, one, path in zip(rows, shown, _paths(root, samples, rows), strict=True):
             figures = [f"{judgement.confidence[row]:.4f}", f"{judgement.quality[row]:.4f}"]
-            labels = [_cell(given[row]), _cell(predicted[row])]
-            out.writerow([ids[row], *labels, *figures, splits[row], reasons[row], harmless_cell(path or "")])
+            labels = [_cell(one["given"]), _cell(one["predicted"])]
+            out.writerow([one["id"], *labels, *figures, one["split"], reasons[row], harmless_cell(path or "")])
 
 
-def _paths(root: Path, samples: pa.Table, rows: list[int]) -> list[str | None]:
+def _paths(root: Path, samples: pa.Table, rows: np.ndarray) -> list[str | None]:
     shown = samples.select(["shard", "row"]).take(pa.array(rows, pa.int64()))
     return read_paths(root / "data", shown["shard"].to_pylist(), shown["row"].to_pylist())
 
 
-def _name(label: np.ndarray, classes: list[str]) -> str | list[str]:
-    if np.ndim(label) == 0:
-        return classes[int(label)]
-    return [classes[number] for number in np.flatnonzero(label)]
+def _names(labels: np.ndarray, classes: list[str], kind: pa.DataType) -> pa.Array:
+    """Labels (N,) or (N, K) as names, an array of the type `kind`."""
+    if labels.ndim == 1:
+        return pa.array(classes, kind).take(pa.array(labels.astype(np.int64)))
+    return pa.array([[classes[number] for number in np.flatnonzero(label)] for label in labels], kind)
 
 
 def _cell(label: str | list[str]) -> str:

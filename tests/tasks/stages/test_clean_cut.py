@@ -1,13 +1,14 @@
-"""The cut between right and wrong labels: noise by class, noise by image, and what stays the same."""
+"""The cut between right and wrong labels: noise by class, noise by image, the confident joint that both start from."""
 
 import numpy as np
 import pytest
 
 from tasks.models import probe
 from tasks.models.probe import softmax
-from tasks.stages.clean import image_noise
+from tasks.stages.clean import image_noise, joint
 from tasks.stages.clean.cut import LEAST, best_cut, find_wrong
 from tasks.stages.clean.image_noise import confident_table, fit_either_noise
+from tasks.stages.clean.joint import confident_counts, confident_joint
 from tasks.stages.clean.label_noise import smooth
 
 
@@ -72,15 +73,12 @@ def test_the_gradient_is_that_of_the_likelihood():
         assert gradient[place] == pytest.approx((up - down) / 2e-5, abs=1e-6)
 
 
-def test_the_table_is_cleanlabs_confident_joint_and_parts_do_not_change_a_result(monkeypatch):
-    from cleanlab.count import compute_confident_joint, estimate_joint
-
+def test_parts_do_not_change_a_result(monkeypatch):
     given, _, probabilities = labels("class", count=1000)
-    counts = compute_confident_joint(given, probabilities, calibrate=True)
-    joint = smooth(estimate_joint(given, probabilities, confident_joint=counts), np.bincount(given))
     whole = confident_table(given, probabilities), find_wrong(given, probabilities)
-    np.testing.assert_allclose(whole[0], joint / joint.sum(axis=0), atol=0.003)  # cleanlab's counts are whole
-    monkeypatch.setattr(image_noise, "ROWS", 400)  # 100 rows at once
+    exact = confident_joint(given, probabilities)
+    np.testing.assert_allclose(whole[0], (table := smooth(exact, np.bincount(given))) / table.sum(axis=0), atol=0.003)
+    monkeypatch.setattr(joint, "ROWS", 400)  # 100 rows at once
     np.testing.assert_allclose(confident_table(given, probabilities), whole[0])
     np.testing.assert_array_equal(find_wrong(given, probabilities), whole[1])
 
@@ -90,3 +88,37 @@ def test_the_cut_falls_with_the_f1_that_can_be_reached_but_not_below_its_least()
     assert best_cut(np.array([0.8, 0.8, 0.1, 0.1])) == pytest.approx(1.6 / 3.8)
     assert best_cut(np.full(10, 0.01)) == LEAST
     assert best_cut(np.array([])) == LEAST
+
+
+def drawn(seed: int, classes: int, count: int, kind: type, sure: float) -> tuple[np.ndarray, np.ndarray]:
+    """(given labels, probabilities): some labels are wrong, small classes are rare."""
+    rng = np.random.default_rng(seed)
+    true = np.minimum(rng.geometric(0.4, count) - 1, classes - 1)
+    true[:classes] = np.arange(classes)
+    given = np.where(rng.random(count) < 0.2, rng.integers(0, classes, count), true)
+    given[:classes] = np.arange(classes)
+    return given, softmax(sure * np.eye(classes)[true] + rng.normal(size=(count, classes))).astype(kind)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 47])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_it_is_cleanlabs_joint(classes, kind, monkeypatch):
+    from cleanlab.count import compute_confident_joint, estimate_joint
+
+    for seed, (count, sure) in enumerate([(60, 0.5), (500, 2.0), (3000, 4.0)]):
+        given, probabilities = drawn(seed, classes, count, kind, sure)
+        counts = compute_confident_joint(given, probabilities, calibrate=False)
+        np.testing.assert_array_equal(confident_counts(given, probabilities), counts)
+        whole = compute_confident_joint(given, probabilities, calibrate=True)
+        expected = estimate_joint(given, probabilities, confident_joint=whole)
+        np.testing.assert_allclose(confident_joint(given, probabilities), expected, rtol=1e-12)
+        monkeypatch.setattr(joint, "ROWS", 7 * classes)
+        np.testing.assert_allclose(confident_joint(given, probabilities), expected, rtol=1e-12)
+        monkeypatch.undo()
+
+
+def test_nothing_looks_like_a_class_that_has_no_label():
+    given, probabilities = drawn(0, 4, 200, np.float64, 2.0)
+    kept = given != 3
+    counts = confident_counts(given[kept], probabilities[kept])
+    assert counts[:, 3].tolist() == [0, 0, 0, 1], "1 on the diagonal, as for any class"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.common.params import CleanParams
+from tasks.stages.clean import proof
 from tasks.stages.clean.judge import judge_training
 from tasks.stages.clean.policy import Decision, judge_gain, queue_all
 from tasks.stages.clean.proof import ROWS, Gain, interval, measure_gain, nearest, sample_groups, whole_groups
@@ -188,8 +189,14 @@ def test_the_sentence_tells_looks_wrong_from_changed():
     assert "; 0 changed; " in sentence(figures | {"changed": 0, "proof": None})
 
 
-def test_the_nearest_neighbour_is_found_by_angle_in_standardised_features():
+def test_the_nearest_neighbour_is_found_by_angle_in_standardised_features(monkeypatch):
     known = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     x = np.array([[5.0, 0.1], [-0.1, 0.01], [0.2, 0.3]])
-    assert nearest(x, known).tolist() == [0, 2, 1]
-    assert nearest(np.tile(x, (ROWS, 1)), known).tolist() == [0, 2, 1] * ROWS
+    scale = np.zeros(2), np.ones(2)
+    of_all, of_kept = nearest(x, known, np.array([True, False, True]), scale)
+    assert (of_all.tolist(), of_kept.tolist()) == ([0, 2, 1], [0, 2, 0])
+    assert nearest(np.tile(x, (ROWS, 1)), known, np.ones(3, bool), scale)[0].tolist() == [0, 2, 1] * ROWS
+    monkeypatch.setattr(proof, "BESIDE", 2)
+    assert nearest(x, known, np.array([True, False, True]), scale)[1].tolist() == [0, 2, 0]
+    shifted = nearest(3 * x + 7, 3 * known + 7, np.ones(3, bool), (np.full(2, 7.0), np.full(2, 3.0)))
+    assert shifted[0].tolist() == [0, 2, 1]
