@@ -20,7 +20,12 @@ from tasks.common.paths import state_dir
 from tasks.releases.store import Releases
 from tasks.storage.ledgers import Files
 
-PER_SHARD = ("inspect", "pixels", "features")  # caches with one file per shard, under a folder per code and params
+PER_SHARD = (
+    "columns",
+    "inspect",
+    "pixels",
+    "features",
+)  # caches with one file per shard, under a folder per code and params
 
 
 @dataclass(frozen=True)

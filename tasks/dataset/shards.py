@@ -9,7 +9,8 @@
 
 Everything is append-only and named by content. So the additions of two runs merge without conflict, DVC stores each
 shard once, and the same input gives the same bytes. Every reader hashes: a shard's columns count only if the whole file
-has the hash in its name, an image only if it has the hash that is its id (tasks.common.verified).
+has the hash in its name, an image only if it has the hash that is its id (tasks.common.verified). Of a large shard a
+sealed copy of the columns is read, made when its hash was right (tasks.dataset.column_copies).
 
 A group (object, session, track) is never divided between splits or folds. Shards of version 1 have no groups: there
 the source (camera, site, session) was the group key, so a source recorded there is a group of that name for life. In
@@ -35,6 +36,7 @@ from tasks.common.private import make_folder
 from tasks.common.schemas import sample_schema
 from tasks.common.verified import check_named, open_named
 from tasks.dataset.annotation_files import FOLDER, AnnotationBatch, annotation_batches, manifest_file, read_manifest
+from tasks.dataset.column_copies import open_columns
 from tasks.dataset.hard_set import change_files, current_splits
 
 SCHEMA_VERSION = 3  # of everything under data/: shards, batch manifests, annotations; dataset.json says the newest
@@ -252,7 +254,7 @@ def open_shard(path: Path, **options) -> Iterator[pq.ParquetFile]:
 
 def shard_version(path: Path) -> int:
     """Schema version of a shard, by the columns that it has."""
-    with open_shard(path) as shard:
+    with open_columns(path) as shard:
         return max([1, *(ADDED[name] for name in shard.schema_arrow.names if name in ADDED)])
 
 
@@ -272,7 +274,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def read_recorded_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     """As `read_columns`, with the splits in which images were first recorded."""
-    with open_shard(path) as shard:
+    with open_columns(path) as shard:
         lacking = {name for name in columns if name in ADDED} - set(shard.schema_arrow.names)
         if not lacking:
             return shard.read(list(columns)).select(list(columns))
@@ -296,7 +298,7 @@ def read_image_paths(root: Path, rows: pa.Table) -> list[str | None]:
 
 def _image_paths(path: Path) -> list[str | None]:
     # pq.read_table would read the whole struct, and with it the bytes
-    with open_shard(path, pre_buffer=False) as shard:
+    with open_columns(path, pre_buffer=False) as shard:
         column = shard.read(columns=["image.path"])["image"]
     return [image["path"] if image else None for image in column.to_pylist()]
 
@@ -320,7 +322,7 @@ def read_paths(data: Path, shards: Sequence[str], rows: Sequence[int]) -> list[s
     """The owner's paths of samples, given the shard and the row of each: relative to the source they came from."""
     paths = {}
     for name in set(shards):
-        with open_shard(data / name) as shard:
+        with open_columns(data / name) as shard:
             paths[name] = shard.read(["image.path"]).column("image").combine_chunks().field("path")
     return [paths[name][row].as_py() for name, row in zip(shards, rows, strict=True)]
 

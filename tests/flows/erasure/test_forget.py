@@ -55,7 +55,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, file)
     for file in (root / "data").glob("*.parquet"):
-        for kind in ("pixels", "features"):
+        for kind in ("columns", "pixels", "features"):
             cached = state / "cache" / kind / "key" / f"{file.stem}.npy"
             cached.parent.mkdir(parents=True, exist_ok=True)
             np.save(cached, np.zeros((versions_project.PER_BATCH, 2)))

@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
     git(root, "reset", "--quiet", "--hard", "HEAD~")  # and its data was never wanted
     shutil.rmtree(root / "data")
     shutil.rmtree(root / "artifacts")
-    for kind in ("inspect", "pixels", "features"):
+    for kind in ("columns", "inspect", "pixels", "features"):
         for name in ("gone-shard", Path(next(root.glob(".dvc/cache/files/md5/*/*"))).name):
             file = root / ".evergreen/cache" / kind / "somekey" / f"{name}.npy"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def test_every_kept_version_is_restored_byte_for_byte_afterwards(project: Path, 
     assert counts(found)["release store"] == (4, 0)  # a manifest, a model, a description, a reference; one is shared
     assert counts(found)["DVC cache"][0] > 0
     assert counts(found)["DVC remote"][0] == 0
-    assert [counts(found)[f"{kind} cache"][0] for kind in ("inspect", "pixels", "features")] == [2, 2, 2]
+    assert [counts(found)[f"{kind} cache"][0] for kind in ("columns", "inspect", "pixels", "features")] == [2] * 4
     assert names(project) == sound
     assert [restored(project, pointer, tmp_path / "look") for pointer in history] == before
     assert all(line.ok for line in verify(project, deep=True))
