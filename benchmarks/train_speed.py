@@ -40,7 +40,8 @@ def train(side: int, images: int, plain: bool) -> float:
     from tasks.common.sections.training import UnfreezePhases
     from tasks.stages.train_backbone import feeding, trainer
     from tasks.stages.train_backbone.processes import processes
-    from tasks.stages.train_backbone.stage import MIN_SHARE, repeatable
+    from tasks.stages.train_backbone.stage import repeatable
+    from tasks.stages.train_backbone.workers import MIN_SHARE
 
     cores = torch.get_num_threads()
     if plain:

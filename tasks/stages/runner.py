@@ -7,6 +7,7 @@ the signature with dvc.yaml's `params:`.
 
 import importlib
 import inspect as _inspect
+import os
 import sys
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def run_stage(name: str, root: Path) -> None:
     run = importlib.import_module(stage_module(name)).run
     used = {section: params.section(section) for section in sections(name)}
     run(root, **used)
-    record_used(root, name, used)
+    if os.environ.get("RANK", "0") == "0":  # of several machines that train together, the first has the outputs
+        record_used(root, name, used)
 
 
 def main(name: str) -> None:

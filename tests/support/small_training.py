@@ -1,13 +1,19 @@
 """Small trainings on made-up images: seconds on one core."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
+import yaml
 
 from tasks.backbones import timm_models
 from tasks.common.params import TrainBackboneParams
 from tasks.common.sections.training import UnfreezePhases
 from tasks.stages.train_backbone import feeding
 from tasks.stages.train_backbone.processes import Ranks
+from tests.support.checkout import ROOT
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 SCRATCH = TrainBackboneParams(  # 4 epochs of a small network from random weights
@@ -41,3 +47,22 @@ def small(name: str = "test_efficientnet") -> torch.nn.Module:
 def setting(params: TrainBackboneParams, **changes) -> feeding.Setting:
     params = params.model_copy(update=changes)
     return feeding.Setting(params, 3, (0.5,) * 3, (0.5,) * 3, ONE)
+
+
+def write_params(root: Path, params: TrainBackboneParams) -> None:
+    """Make `params` the settings of train_backbone in the project `root`."""
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(values | {"train_backbone": params.model_dump()}))
+
+
+def stage_command(*before: str) -> list[str]:
+    """The command of the stage; `before`: the module that starts it, such as torchrun's, with options."""
+    return [sys.executable, "-m", *before, "tasks.stages", "train_backbone"]
+
+
+def stage_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(extra or {})}
+
+
+def checkpoints(root: Path) -> list[Path]:
+    return list((root / ".evergreen/cache/training").glob("*/*.safetensors"))

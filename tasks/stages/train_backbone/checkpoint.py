@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from tasks.common.sealed import open_sealed, sealed_path
+from tasks.common.sealed import read_sealed, sealed_path
+from tasks.stages.train_backbone.processes import Ranks
 
 State = dict[str, torch.Tensor]
 GROUPS = ("model", "best", "optimizer", "average")
@@ -43,17 +45,31 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
 
 def load(file: Path) -> Checkpoint | None:
     """The checkpoint in `file`; None if it is missing or damaged (training then starts over)."""
-    groups: dict[str, State] = {name: {} for name in GROUPS}
-    if (whole := open_sealed(file)) is None:
+    return _parse(read_sealed(file))
+
+
+def newest(file: Path, ranks: Ranks) -> Checkpoint | None:
+    """What `load` finds, in every process of `ranks`: of several machines, what the one with most epochs has."""
+    content = read_sealed(file)
+    found = _parse(content)
+    if ranks.world == 1:
+        return found
+    return _parse(ranks.share(content, len(found.history)) if found else ranks.share(None))
+
+
+def _parse(content: bytes | None) -> Checkpoint | None:
+    """The checkpoint that `save` wrote as `content`; None if it is None or not a checkpoint."""
+    if content is None:
         return None
-    whole.close()
+    groups: dict[str, State] = {name: {} for name in GROUPS}
     try:
-        with safe_open(file, framework="pt") as content:
-            history = json.loads(content.metadata()["history"])
-            for key in content.keys():  # noqa: SIM118 (not a mapping: it has no __iter__)
-                group, _, name = key.partition("/")
-                groups[group][name] = content.get_tensor(key)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        tensors = load_tensors(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        history = json.loads(header["__metadata__"]["history"])
+        for key, value in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = value
+    except (SafetensorError, KeyError, TypeError, ValueError):
         return None
     groups["best"] = groups["best"] or groups["model"]
     return Checkpoint(history, **groups)

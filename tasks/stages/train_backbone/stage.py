@@ -4,11 +4,14 @@ Reads artifacts/validate/network/{accepted.parquet, classes.json} and artifacts/
 artifacts/train_backbone/{weights.safetensors, model.json, history.csv} and metrics/train_backbone.json.
 
 If it is killed and started again, it continues after the last whole epoch. The checkpoint is in the cache, under a
-hash of everything that decides the result. Several GPUs: `torchrun --nproc-per-node 4 -m tasks.stages train_backbone`.
+hash of everything that decides the result. A machine's GPUs, or else its cores, share a large training by themselves;
+several machines share one with torchrun (docs/training.md).
 """
 
 import csv
 import hashlib
+import json
+import os
 import shutil
 import sys
 import time
@@ -24,7 +27,7 @@ import pyarrow as pa
 from tasks.common.artifacts import FOLDER, classes_and_task, network_classes, network_rows
 from tasks.common.code import code_version
 from tasks.common.errors import ParamsError
-from tasks.common.files import atomic_path, content_key, read_json, write_json
+from tasks.common.files import atomic_path, content_key, write_json
 from tasks.common.params import EmbedParams, ImagesParams, TrainBackboneParams
 from tasks.common.paths import cache_dir
 from tasks.models.stage1 import save
@@ -34,42 +37,29 @@ from tasks.stages.train_backbone.checks import check, check_schedule
 if TYPE_CHECKING:  # the stage imports torch when it runs
     import torch
 
-MIN_PASSES = 6000  # images through the network (some 30 s on a core) from which starting workers is worth it
-MIN_SHARE = 16  # images of a batch that keep one process busy
 KEPT_DAYS = 14  # for checkpoints of runs that were never resumed
 
 
 def run(root: Path, *, train_backbone: TrainBackboneParams, images: ImagesParams) -> None:
     """Train, keep the best epoch, write the outputs. Raises DataError if train or calibration has no labels."""
     from tasks.stages.train_backbone.memory import freed_memory_kept
-    from tasks.stages.train_backbone.processes import processes
+    from tasks.stages.train_backbone.processes import processes, sharers
+    from tasks.stages.train_backbone.workers import worker_count
 
     rows = network_rows(root)
     classes, (_, task) = network_classes(root), classes_and_task(root)
     check(rows, classes, task, train_backbone)
     rerun = partial(run, root, train_backbone=train_backbone, images=images)
-    if train_backbone.self_supervised_epochs:  # before other processes start: they would wait for it
+    first = os.environ.get("RANK", "0") == "0"  # before other processes start, or while they wait
+    if first and train_backbone.self_supervised_epochs:
         with repeatable(train_backbone.threads, 1):
             adapt(root, train_backbone, images)
     with (
         processes(worker_count(len(rows["train"]), train_backbone), rerun) as ranks,
-        repeatable(train_backbone.threads, ranks.world),
+        repeatable(train_backbone.threads, sharers(ranks.world)),
         freed_memory_kept(),
     ):
         train(root, rows, classes, task, train_backbone, images, ranks)
-
-
-def worker_count(images: int, params: TrainBackboneParams) -> int:
-    """How many more processes to start: on CPUs one per core in all, if it is faster and changes no result."""
-    import torch
-
-    from tasks.backbones import timm_models
-    from tasks.stages.train_backbone.phases import moving_statistics, plan
-
-    passes = images * sum(phase.epochs for phase in plan(params) if phase.opened != 0)
-    alone = params.threads or moving_statistics(params) or passes < MIN_PASSES or timm_models.device().type != "cpu"
-    alone = alone or params.distill.features  # it compares all images of a batch
-    return 0 if alone else max(0, min(torch.get_num_threads(), params.batch_size // MIN_SHARE) - 1)
 
 
 def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, params, images, ranks) -> None:
@@ -98,13 +88,14 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         for split in ("train", "calibration")
     ]
     sets = pruned_features(sets, images, how)
-    body = adapt(root, params, images)
+    body = ranks.rank0_first(lambda: adapt(root, params, images))
     folders, members, choice = [], [], None
     if body is not None:
         sets = with_features(sets, body, how)
     make = partial(create_model, classes=len(classes), images=images, body=body)
     if params.tuning == "auto":
         folders.append(cache_dir("training", root) / run_key(rows, classes, params, images, make(params)))
+        ranks.check_same(folders[0].name)
         choice = chosen_tuning(root, rows["train"], sets[0], images, how, make, folders[0] / "tuning.json")
         params = params.model_copy(update={"tuning": choice["tuning"]})
         how = replace(how, params=params)
@@ -115,6 +106,7 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
         model = make(member.params)
         start = begin(root, model, classes, sets, member, number)
         folders.append(cache_dir("training", root) / run_key(rows, classes, start.how.params, images, model))
+        ranks.check_same(folders[-1].name)
         best, history = fit(model, *start.sets, start.how, folders[-1] / "checkpoint.safetensors")
         model.to("cpu").load_state_dict(best)
         members.append(Member(model, history, start.figures))
@@ -139,10 +131,10 @@ def train(root: Path, rows: dict[str, pa.Table], classes: list[str], task: str, 
             "attention_crop": params.attention_crop,
         }
         write_outputs(root, model, about, history, {split: len(table) for split, table in rows.items()}, figures)
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        remove_old_checkpoints(folders[0].parent)
     ranks.barrier()
+    for folder in folders:  # on every machine
+        shutil.rmtree(folder, ignore_errors=True)
+    remove_old_checkpoints(folders[0].parent)
 
 
 def adapt(root: Path, params: TrainBackboneParams, images: ImagesParams) -> "dict[str, torch.Tensor] | None":
@@ -201,13 +193,15 @@ def chosen_tuning(root: Path, rows: pa.Table, train, images: ImagesParams, how, 
     from tasks.dataset.pixels import pixel_table
     from tasks.stages.train_backbone.tuning import choose_tuning
 
-    if file.is_file():
-        return read_json(file)
+    keeps = how.ranks.keeps(file.parents[1])
+    if (known := how.ranks.share(file.read_bytes() if file.is_file() else None)) is not None:
+        return json.loads(known)
     choice = choose_tuning(
         partial(make, how.params), train, pixel_table(root, rows, images), rows["group"].to_pylist(), how
     )
     if how.ranks.rank == 0:
         print(f"train_backbone: {choice.sentence()}", file=sys.stderr, flush=True)
+    if keeps:
         write_json(file, asdict(choice))
     return asdict(choice)
 
@@ -283,12 +277,12 @@ def remove_old_checkpoints(folder: Path) -> None:
 
 
 @contextmanager
-def repeatable(threads: int, world: int) -> Iterator[None]:
-    """torch on `threads` CPU threads (0: its share of all), with kernels that give the same bits each time."""
+def repeatable(threads: int, sharers: int) -> Iterator[None]:
+    """torch with the same bits each time, on `threads` CPU threads; 0: a share of all, of `sharers` processes."""
     import torch
 
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    torch.set_num_threads(threads or max(1, before[0] // world))
+    torch.set_num_threads(threads or max(1, before[0] // sharers))
     torch.backends.cudnn.deterministic = True
     try:
         yield

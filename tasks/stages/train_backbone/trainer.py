@@ -64,7 +64,8 @@ def fit(
     ranks = how.ranks
     how = replace(how, half=use_bfloat16(params.precision, model, ranks.device))
     untouched = checkpoint.cpu_copy(model.state_dict())
-    saved = checkpoint.load(file) if file else None
+    keeps = file is not None and ranks.keeps(file.parents[1])
+    saved = checkpoint.newest(file, ranks) if file else None
     light.attach(model, params)
     history, best = (list(saved.history), saved.best) if saved else ([], {})
     if saved:
@@ -104,7 +105,7 @@ def fit(
             state = _touched(model)
             if best_epoch(history) == row["epoch"]:
                 best = _touched(kept) if average else state
-            if file and ranks.rank == 0:
+            if keeps:
                 moments = checkpoint.optimizer_state(optimizer)
                 checkpoint.save(file, Checkpoint(history, state, best, moments, average_state(average)))
             if ranks.rank == 0:

@@ -1,26 +1,19 @@
-"""The stage train_backbone on real small images: resuming, several processes, and what it trains on.
+"""The stage train_backbone on real small images: resuming, and what it trains on.
 
-One test fine-tunes the packaged pretrained network. Processes are real: SIGKILL, and two started by torchrun.
+One test fine-tunes the packaged pretrained network. The process that is killed is real.
 """
 
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
-import sys
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.numpy import load_file
 
 from tasks.backbones import timm_models
@@ -32,12 +25,10 @@ from tasks.common.sections.training import UnfreezePhases
 from tasks.models import stage1
 from tasks.models.head import read_head
 from tasks.stages import train_head
-from tasks.stages.train_backbone import processes
 from tasks.stages.train_backbone import stage as train_backbone_stage
 from tests.support import small_project
-from tests.support.checkout import ROOT
 from tests.support.small_project import CLASSES, SIZE
-from tests.support.small_training import SCRATCH, STAGED, small
+from tests.support.small_training import SCRATCH, checkpoints, small, stage_command, stage_environment, write_params
 
 IMAGES = ImagesParams(resolution=SIZE)
 
@@ -55,10 +46,6 @@ def root(tmp_path) -> Path:
 def run(root: Path, params: TrainBackboneParams) -> dict[str, np.ndarray]:
     train_backbone_stage.run(root, train_backbone=params, images=IMAGES)
     return load_file(root / artifacts.FOLDER / "weights.safetensors")
-
-
-def checkpoints(root: Path) -> list[Path]:
-    return list((root / ".evergreen/cache/training").glob("*/*.safetensors"))
 
 
 def test_the_packaged_network_is_fine_tuned_and_loads_again(root, capfd):
@@ -161,7 +148,8 @@ def test_the_outputs_are_the_same_each_time(root):
 
 def test_killed_by_sigkill_it_goes_on_and_ends_as_if_nothing_had_happened(root, capfd):
     write_params(root, SCRATCH)
-    killed = stage(root, extra={"EVERGREEN_FAILPOINT": "train_backbone.epoch.2"})
+    environment = stage_environment({"EVERGREEN_FAILPOINT": "train_backbone.epoch.2"})
+    killed = subprocess.run(stage_command(), cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (root / artifacts.FOLDER).exists()
     assert len(checkpoints(root)) == 1
@@ -175,109 +163,6 @@ def test_killed_by_sigkill_it_goes_on_and_ends_as_if_nothing_had_happened(root, 
         torch.set_num_threads(threads)
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
     assert checkpoints(root) == []
-
-
-@pytest.mark.long
-def test_two_processes_train_the_same_network_as_one(root):
-    """Layer norm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
-    changes = {"backbone": "test_vit", "augment": [], "batch_size": 18, "learning_rate": 1e-4}
-    changes |= {"loss": "ldam_drw", "sampler": "class_balanced"}  # weights and draws are those of whole batches
-    changes |= {"accumulate": 2, "ema": 0.5}
-    params = SCRATCH.model_copy(update=changes)
-    write_params(root, params)
-    done = stage(root, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch   4") == 1  # one of them reports
-    assert checkpoints(root) == []
-    together = load_file(root / artifacts.FOLDER / "weights.safetensors")
-    history = np.loadtxt(root / artifacts.FOLDER / "history.csv", delimiter=",", skiprows=1, usecols=(2, 3, 4))
-    alone = run(root, params)
-    expected = np.loadtxt(root / artifacts.FOLDER / "history.csv", delimiter=",", skiprows=1, usecols=(2, 3, 4))
-    np.testing.assert_allclose(history, expected, rtol=1e-3)
-    difference = max(np.abs(together[name] - alone[name]).max() for name in alone)
-    halves = run(root, params.model_copy(update={"batch_size": 9}))  # what sharing out wrongly would look like
-    other = max(np.abs(halves[name] - alone[name]).max() for name in alone)
-    assert difference < 0.1 * other
-
-
-def test_a_long_training_on_cpus_has_one_process_per_core_and_ends_with_the_same_network(root, monkeypatch, capfd):
-    """Frozen BatchNorm, no augmentation: nothing then depends on how a batch is shared out, but for rounding."""
-    params = STAGED.model_copy(update={"backbone": "tf_efficientnet_lite0", "augment": [], "batch_size": 32})
-    assert train_backbone_stage.worker_count(10**5, params.model_copy(update={"batch_norm": "train"})) == 0
-    assert train_backbone_stage.worker_count(10**5, params.model_copy(update={"threads": 2})) == 0
-    short = params.model_copy(update={"epochs": UnfreezePhases(frozen=1, last=1, all=1)})
-    alone = run(root, short)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # wherever the test runs
-    assert train_backbone_stage.worker_count(1400, params) == 0  # 4 epochs through the network: not worth their start
-    assert train_backbone_stage.worker_count(1600, params) == 1
-    monkeypatch.setattr(train_backbone_stage, "MIN_PASSES", 0)
-    capfd.readouterr()
-    together = run(root, short)
-    assert capfd.readouterr().err.count("epoch   3") == 1  # one of them reports
-    assert checkpoints(root) == []
-    difference = max(np.abs(together[name] - alone[name]).max() for name in alone)
-    halves = run(root, short.model_copy(update={"batch_size": 16}))  # what sharing out wrongly would look like
-    other = max(np.abs(halves[name] - alone[name]).max() for name in alone)
-    assert difference < 0.1 * other
-
-
-def killed_worker() -> None:
-    """A worker that the kernel kills in the middle of the training."""
-    with processes.processes() as ranks:
-        ranks.barrier()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize(("work", "how"), [(killed_worker, "SIGKILL"), (partial(os._exit, 3), "exit code 3")])
-def test_a_worker_that_dies_ends_the_training_with_an_error_that_says_how(work, how):
-    def training() -> None:
-        with processes.processes(1, work) as ranks:
-            ranks.barrier()
-            ranks.sum(torch.ones(3))
-
-    before = multiprocessing.active_children()  # of other tests: joblib's pools
-    with pytest.raises(EvergreenError, match=f"2 processes ended: .*{how}.*train_backbone.threads"):
-        training()
-    assert not set(multiprocessing.active_children()) - set(before)
-
-
-KILLED = """
-import multiprocessing, os, signal
-from tasks.stages.train_backbone.processes import processes
-
-def work():
-    with processes() as ranks:
-        ranks.barrier()
-        ranks.barrier()
-
-if __name__ == "__main__":
-    with processes(1, work) as ranks:
-        ranks.barrier()
-        print(multiprocessing.active_children()[0].pid, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_workers_end_with_a_training_that_is_killed(tmp_path):
-    (tmp_path / "killed.py").write_text(KILLED)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "killed.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(int(done.stdout)).wait(timeout=60)
-
-
-def stage(root: Path, *before: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-m", *before, "tasks.stages", "train_backbone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(extra or {})}
-    return subprocess.run(arguments, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def write_params(root: Path, params: TrainBackboneParams) -> None:
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    (root / "params.yaml").write_text(yaml.safe_dump(values | {"train_backbone": params.model_dump()}))
 
 
 # --- what it trains on -------------------------------------------------------------------------------------------
