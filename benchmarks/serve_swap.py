@@ -21,7 +21,6 @@ from benchmarks.record import Figure, report
 from benchmarks.serving import projects, servers
 from benchmarks.serving.client import Times, closed_loop
 from benchmarks.serving.servers import Running
-from flows.predictor.switches import end_pin, predictor_dir, set_humans_only, set_pin
 from tasks.common.checkout import checkout
 from tasks.common.files import read_json
 from tasks.common.params import load_params
@@ -29,6 +28,7 @@ from tasks.releases import rollout
 from tasks.releases.pointer import successor
 from tasks.releases.rollout import Rollout, RolloutEnd
 from tasks.releases.store import open_store
+from tasks.releases.switches import end_pin, predictor_dir, set_humans_only, set_pin
 from tests.support.second_release import put_bundle, release
 
 CLIENTS = 8

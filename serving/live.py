@@ -95,4 +95,4 @@ class Live:
 
     def _load(self, pointer: Pointer) -> Model:
         folder = fetch_bundle(self._releases, pointer.bundle, self._bundles)
-        return Model(Predictor(folder, self._threads), pointer.version)
+        return Model(Predictor(folder, self._threads, pointer.bundle), pointer.version)

@@ -37,8 +37,8 @@ def pin(
 
 def unpin() -> None:
     """Let the live version answer on this machine again."""
-    from flows.predictor.switches import end_pin
     from tasks.common.person import person
+    from tasks.releases.switches import end_pin
 
     root = project_root()
     ended = end_pin(root, person(root))
@@ -50,8 +50,8 @@ def humans_only(
     why: Annotated[str, typer.Option(help=WHY)] = "",
 ) -> None:
     """Flag every answer on this machine for review by people, or no longer. Works with the store away."""
-    from flows.predictor.switches import set_humans_only
     from tasks.common.person import person
+    from tasks.releases.switches import set_humans_only
 
     root = project_root()
     before = set_humans_only(root, switch == "on", person(root), why)

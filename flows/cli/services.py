@@ -16,6 +16,7 @@ def status() -> None:
     from flows.labels.status import label_lines
     from flows.production.queue_export import assigned_lines
     from flows.publishing.run_list import held_runs
+    from flows.publishing.store_away import store_away
     from flows.repo.tombstones import in_force
     from flows.repo.workspace import alive_runs
     from flows.runs.lease import EXPIRES, elsewhere
@@ -32,10 +33,12 @@ def status() -> None:
     releases = open_store(params.store, root)
     live = releases.live()
     since = f"{live.version} since {live.at:%Y-%m-%d %H:%M} UTC by {live.by}" if live else "nothing yet"
-    typer.echo(f"live:        {since}{' (`evergreen releases` says why)' if live else ''}")
+    clone = live is None and (root / "data.dvc").is_file() and not (root / "data").exists()
+    away = None if live or clone else store_away(root, params, releases)
+    typer.echo(f"live:        {away or since}{' (`evergreen releases` says why)' if live else ''}")
     if live is None and releases.runs():
         typer.echo(f"             {nothing_live(releases)}")
-    elif live is None and (root / "data.dvc").is_file() and not (root / "data").exists():
+    elif clone:
         typer.echo("             a fresh clone: `evergreen connect` finds its releases and data")
     if holding := pause_of(releases):
         typer.echo(f"paused:      {for_terminal(holding.sentence())}; `evergreen resume` ends it")

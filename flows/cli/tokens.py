@@ -3,6 +3,7 @@
 Every `evergreen` command loads this module, so it imports only light modules at the top.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -31,9 +32,15 @@ def create(
     root = project_root()
     scopes = tuple(scope or tokens.DEFAULT)
     token = tokens.create(root, name, scopes, person(root))
-    typer.echo(f"{for_terminal(name)} may now {' and '.join(scopes)}. Its token, shown only now:", err=True)
+    typer.echo(f"{for_terminal(name)} may now use {_routes(scopes)}. Its token, shown only now:", err=True)
     typer.echo(token)
     typer.echo('It goes into the header "Authorization: Bearer TOKEN" of each request.', err=True)
+
+
+def _routes(scopes: Sequence[str]) -> str:
+    """ "/predict, /feedback and /metrics"."""
+    *most, last = [f"/{one}" for one in dict.fromkeys(scopes)]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 @app.command("list")

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import httpx
 import pyarrow.parquet as pq
 
-from flows.predictor.switches import predictor_dir
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
+from tasks.releases.switches import predictor_dir
 
 CLIENTS = 4
 START_SECONDS = 120

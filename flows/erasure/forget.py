@@ -60,7 +60,9 @@ MONITOR_SECONDS = 600.0  # a monitor run that writes pages
 BEYOND = (
     "what people copied elsewhere by hand, and what Label Studio or another tool imported: delete it there",
     "other clones and their caches: run `evergreen forget` there too, after `git fetch`",
-    "weights and thresholds of models that were trained with the images: the ledger names the versions",
+    "weights and thresholds of models that were trained with the images: the ledger names the versions; exports and "
+    "devices hold copies of them",
+    "what devices captured and nobody has collected yet: `evergreen collect` does not take erased images",
     "snapshots and versioned objects that a file system, a backup program or an S3 bucket keeps by itself",
 )
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from flows.erasure.git_history import search_git
 from flows.erasure.places import Item, Seen, clean_items, file_items, files_under, search_items, store_items
 from flows.erasure.prefect_records import search_prefect
-from flows.repo.copies import copies
+from flows.repo.copies import Copy, copies
 from flows.repo.git import git_bytes
+from tasks.common.files import read_json
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
 from tasks.erasure.files import look
 from tasks.erasure.traces import Search
+from tasks.export.run import RECORD
 from tasks.releases.store import Releases
 from tasks.storage.blobs import Store
 
@@ -26,6 +28,7 @@ from tasks.storage.blobs import Store
 ELSEWHERE = ("remote", "releases", "prefect", "production", "forget", "ingest", "cache", "runs", "erasures", "labels")
 ELSEWHERE = (*ELSEWHERE, "checkout.json", "checkout.lock")
 BULKY = ("objects/", "bundles/", "ledgers/", "redacted/")  # of the release store: searched as bundles
+CLEANED = ("queue", "version")  # kinds of copies from which traces are removed
 IMMUTABLE = ("pointers/", "champion.json")
 SKIPPED = {".git", ".dvc", ".venv", ".evergreen", "data", "artifacts", "metrics", "node_modules"}
 
@@ -107,6 +110,17 @@ def answers(root: Path) -> Place:
     return Place("answers that wait to be taken", lambda: file_items(files_under(folder), folder))
 
 
+def captures(root: Path) -> Place:
+    """Folders that `evergreen collect` took captures of devices from: they are named, never changed."""
+    folders = (Path(copy.path) for copy in copies(root) if copy.kind == "captures" and _is_here(copy))
+    return Place(
+        "captures of devices",
+        lambda: (Item(item.name, item.read) for folder in folders for item in file_items(files_under(folder), root)),
+        "Evergreen never changes captures: delete the image and its .json, there and on the device",
+        looks=False,
+    )
+
+
 def own_files(root: Path, stores: Iterable[Store]) -> Place:
     """Files in the project's folder that are the user's own: they are named, never changed."""
     folders = [folder for store in stores if isinstance(folder := getattr(store, "root", None), Path)]
@@ -121,7 +135,7 @@ def own_files(root: Path, stores: Iterable[Store]) -> Place:
 def all_places(root: Path, releases: Releases, log: Store) -> list[Place]:
     """Every list of files, in the order of the proof."""
     places = [*records(root, releases, log), answers(root), *caches(root), workspaces(root), exports(root)]
-    return [*places, own_files(root, (releases.store, log))]
+    return [*places, captures(root), own_files(root, (releases.store, log))]
 
 
 def search_places(root: Path, params: Params, releases: Releases, log: Store, search: Search) -> list[Seen]:
@@ -137,6 +151,7 @@ def search_places(root: Path, params: Params, releases: Releases, log: Store, se
         _pointers(releases, search),
         search_prefect(root, params, search),
         search_git(root, search),
+        _exports_of_models(root),
         _backups(root),
     ]
 
@@ -174,7 +189,7 @@ def _backups(root: Path) -> Seen:
     """Backups are never changed: each holds what the project held when it was made. Nor is what another machine has."""
     seen = Seen("backups")
     for copy in copies(root):
-        if copy.kind != "backup" and copy.host not in ("", platform.node()):
+        if copy.kind != "backup" and not _is_here(copy):
             seen.notes.append(f"{copy.path} on {copy.host}, exported on {copy.at}, may hold them: delete it there")
         if copy.kind == "backup":
             there = "is there" if Path(copy.path).exists() else "is not there now: it may have been moved"
@@ -183,6 +198,32 @@ def _backups(root: Path) -> Seen:
                 "`evergreen restore` leaves out what was erased"
             )
     return seen
+
+
+def _exports_of_models(root: Path) -> Seen:
+    """Exports of models: none holds an image, and each may have learned from it. And captures that lie elsewhere."""
+    seen = Seen("exported models, captures elsewhere")
+    for copy in copies(root):
+        if copy.kind == "captures" and not _is_here(copy):
+            seen.notes.append(f"{copy.path} holds captures of devices and was not searched: delete the image there")
+        record = Path(copy.path) / RECORD
+        if copy.kind != "model" or (_is_here(copy) and not record.is_file()):
+            continue
+        try:
+            about = read_json(record)
+            what = f"{about['version']} as {about['format']}"
+        except (OSError, ValueError, KeyError, TypeError):  # on another machine
+            what = "a model"
+        seen.notes.append(
+            f"{copy.path} holds {what}, which may have been trained with them, and so do the servers and devices that "
+            "run it: export a newer version in its place"
+        )
+    return seen
+
+
+def _is_here(copy: Copy) -> bool:
+    """Does the copy lie on this machine?"""
+    return "://" not in copy.path and copy.host in ("", platform.node())
 
 
 def _prefect_files(state: Path) -> Iterator[Path]:
@@ -201,7 +242,7 @@ def _exported(root: Path) -> Iterator[Path]:
     done: set[Path] = set()
     for copy in copies(root):
         path = Path(copy.path)
-        if copy.kind == "backup" or path in done or copy.host not in ("", platform.node()):
+        if copy.kind not in CLEANED or path in done or not _is_here(copy):
             continue
         done.add(path)
         if path.is_file():

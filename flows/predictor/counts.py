@@ -1,4 +1,4 @@
-"""Counts answers and failures of each arm of a rollout, for the monitor's `errors` check."""
+"""Counts answers and failures of each arm of a rollout, for the checks `errors` and `starts`."""
 
 import threading
 import uuid
@@ -24,15 +24,22 @@ class ArmCounts:
         self._id: str | None = None  # of the rollout that the totals are about
         self._rollout: Rollout | None = None  # that goes on
         self._totals: dict[Role, Failures] = {}
-        self._handed: dict[Role, Failures] = {}
+        self._loaded: bool | None = None  # can this process compute with the challenger
+        self._why = ""  # it cannot
+        self._handed: tuple = ()
         self._lock, self._handing = threading.Lock(), threading.Lock()
 
-    def follow(self, rollout: Rollout | None) -> None:
-        """Count for `rollout` from now on; None pauses. Totals restart only for another rollout than before."""
+    def follow(self, rollout: Rollout | None, loaded: bool | None = None, why: str = "") -> None:
+        """Count for `rollout` from now on; None pauses. Totals restart only for another rollout than before.
+
+        loaded: whether this process can compute with its challenger, None where it does not know yet. why: it cannot.
+        """
         with self._lock:
             self._rollout = rollout
-            if rollout is not None and rollout.id != self._id:
-                self._id, self._totals, self._handed = rollout.id, {}, {}
+            if rollout is not None:
+                self._loaded, self._why = loaded, why
+                if rollout.id != self._id:
+                    self._id, self._totals, self._handed = rollout.id, {}, ()
 
     def count(self, model: Model, role: Role, failed: bool) -> None:
         """One image was shown to `model`. Pinned models and those of another rollout do not count."""
@@ -48,13 +55,14 @@ class ArmCounts:
         """Write the totals to the release store if they changed. Raises what the store raises."""
         with self._handing:
             with self._lock:
-                rollout_id, totals, handed = self._id, dict(self._totals), self._handed
-            if rollout_id is None or totals == handed:
+                rollout_id, handed = self._id, self._handed
+                new = (dict(self._totals), self._loaded, self._why)
+            if rollout_id is None or new == handed or new == ({}, None, ""):
                 return
-            count_failures(releases, rollout_id, self.worker, totals)
+            count_failures(releases, rollout_id, self.worker, *new)
             with self._lock:
                 if rollout_id == self._id:
-                    self._handed = totals
+                    self._handed = new
 
 
 class CountingMetrics(Metrics):

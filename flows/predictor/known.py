@@ -8,7 +8,6 @@ The bundles lie in .evergreen/cache/bundles/, by digest. Both can be rebuilt fro
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.predictor.switches import predictor_dir
 from serving.live import Model
 from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError, refuse_newer
@@ -16,6 +15,7 @@ from tasks.common.files import locked, write_json
 from tasks.common.paths import cache_dir
 from tasks.common.private import make_folder
 from tasks.common.rebuildable import expect_dict, read_rebuildable
+from tasks.releases.switches import predictor_dir
 
 SCHEMA = 1
 LOCK_SECONDS = 20
@@ -53,7 +53,7 @@ def cached_model(root: Path, version: str, bundle: str, threads: int) -> Model:
             f"the bundle of {version} is not on this machine ({folder} is missing): it is fetched as soon as the "
             "release store can be read"
         )
-    return Model(Predictor(folder, threads), version)
+    return Model(Predictor(folder, threads, bundle), version)
 
 
 def last_live(root: Path, threads: int) -> Model | None:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from flows.predictor.known import cached_model, read_known, remember
-from flows.predictor.switches import Pin, set_pin
 from serving.live import fetch_bundle
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import cache_dir
 from tasks.releases.store import Releases, open_store
+from tasks.releases.switches import Pin, set_pin
 
 
 def pin(root: Path, version: str, by: str, why: str = "", say=print) -> Pin:

@@ -11,17 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from flows.predictor.challenger import Loader, warmed
 from flows.predictor.counts import ArmCounts
 from flows.predictor.known import cached_model, last_live, remember
-from flows.predictor.switches import HumansOnly, Switches, SwitchesDamaged, read_switches
 from serving.live import Live, Model, fetch_bundle
-from serving.predictor import Predictor
 from serving.service.contracts import Choice
 from tasks.common.paths import cache_dir
 from tasks.releases.rollout import Rollout, active
 from tasks.releases.store import Releases
+from tasks.releases.switches import HumansOnly, Switches, SwitchesDamaged, read_switches
 
 logger = logging.getLogger("evergreen.predictor")
 
@@ -60,8 +58,9 @@ class ProjectRouter:
         self._live: Live | None = None
         self._problems: dict[str, str] = {}  # what -> the newest problem with it
         self._switches: Switches | None = None  # as read last
+        self._loader = Loader(root, threads)
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._state = State(_warm(self._first()))
+        self._state = State(warmed(self._first()))
         self.look_at_switches()
         self.look_at_store()
 
@@ -120,7 +119,7 @@ class ProjectRouter:
             self._say("pin", None)
         elif pinned is None or pinned.version != pin.version:
             try:
-                pinned = _warm(cached_model(self.root, pin.version, pin.bundle, self.threads))
+                pinned = warmed(cached_model(self.root, pin.version, pin.bundle, self.threads))
                 self._say("pin", None)
             except Exception as error:  # whatever is wrong with it: what answers now goes on
                 self._say("pin", f"{pin.version} is pinned and cannot be loaded: {error}")
@@ -136,7 +135,7 @@ class ProjectRouter:
         try:
             live = self._follow()
             if live is not self._state.live:
-                self._replace(live=_warm(live))
+                self._replace(live=warmed(live))
             self._look_at_rollout(live)
             pin, pinned = self._switches and self._switches.pin, self._state.pinned
             if pin and (pinned is None or pinned.version != pin.version):
@@ -151,11 +150,12 @@ class ProjectRouter:
         if rollout is None or not rollout.fits(live.version):
             rollout = challenger = None
         elif challenger is None or challenger.version != rollout.version:
-            folder = fetch_bundle(self._releases, rollout.bundle, cache_dir("bundles", self.root))
-            challenger = _warm(Model(Predictor(folder, self.threads), rollout.version))
-            remember(self.root, rollout.version, rollout.bundle, live=False)
-        self.counts.follow(rollout)
-        self._replace(rollout=rollout, challenger=challenger)
+            challenger = self._loader.load(self._releases, rollout)
+        failed = self._loader.failed if rollout is not None else False
+        said = f"{rollout.version} of the rollout does not compute here: {self._loader.why}" if rollout else ""
+        self._say("challenger", said if failed is not False else None)
+        self.counts.follow(rollout, None if failed is None else not failed, self._loader.why if failed else "")
+        self._replace(rollout=rollout if challenger is not None else None, challenger=challenger)
 
     def _hand_over(self) -> None:
         if self._releases is None:
@@ -207,13 +207,6 @@ class ProjectRouter:
             self._problems[what] = problem
             if before != problem:
                 logger.warning("%s", problem)
-
-
-def _warm(model: Model) -> Model:
-    """`model` after a first computation: the first one allocates, which a request would wait for."""
-    side = model.predictor.about["preprocess"]["resolution"]
-    model.predictor.predict_pixels(np.zeros((1, side, side, 3), np.uint8))
-    return model
 
 
 def _changes(before: State, after: State) -> list[str]:

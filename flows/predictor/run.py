@@ -21,7 +21,6 @@ from pathlib import Path
 
 from flows.predictor.known import read_known
 from flows.predictor.processes import Worker
-from flows.predictor.switches import predictor_dir
 from flows.server.processes import created
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
@@ -31,6 +30,7 @@ from tasks.common.paths import project_root
 from tasks.common.private import make_folder, open_private
 from tasks.releases.nothing_live import nothing_live
 from tasks.releases.store import open_store
+from tasks.releases.switches import predictor_dir
 
 TICK = 0.2  # seconds between two looks
 WRITE_SECONDS = 10.0  # between two writes of service.json if only counters changed

@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.predictor.counts import CountingMetrics
 from flows.predictor.router import ProjectRouter
-from flows.predictor.switches import predictor_dir
 from flows.predictor.tokens import TokenBook
 from monitoring.log.feedback import FeedbackJournal
 from monitoring.log.production_log import open_log
@@ -23,8 +22,10 @@ from serving.service.service import Service
 from serving.service.settings import Settings
 from tasks.common.params import Params, PredictorParams
 from tasks.releases.store import open_store
+from tasks.releases.switches import predictor_dir
 
 MEGABYTE = 1 << 20
+ENVELOPE = 1 << 16  # bytes of a request around one image in base64
 
 
 class Composed(NamedTuple):
@@ -69,7 +70,7 @@ def settings(section: PredictorParams) -> Settings:
         queue=section.queue,
         deadline_seconds=section.deadline_seconds,
         max_bytes=section.max_bytes,
-        max_request_bytes=max(Settings.max_request_bytes, section.max_bytes),
+        max_request_bytes=max(Settings.max_request_bytes, section.max_bytes * 4 // 3 + ENVELOPE),
         max_images=section.max_images,
         cache_bytes=section.cache_mb * MEGABYTE,
     )

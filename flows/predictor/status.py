@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.predictor.switches import SwitchesDamaged, predictor_dir, read_switches, sentences
 from flows.server.processes import created
 from tasks.common.checkout import known_checkout
 from tasks.common.rebuildable import expect, read_rebuildable
+from tasks.releases.switches import SwitchesDamaged, predictor_dir, read_switches, sentences
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import psutil
 import uvicorn
 
 from flows.predictor.serve import Composed, compose
+from serving.service.protocol import LimitedProtocol
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import project_root
@@ -61,6 +62,7 @@ async def serve(composed: Composed, listening: socket.socket) -> None:
     """Answer until SIGTERM or the end of stdin, and tell stdout each second how it goes."""
     config = uvicorn.Config(
         composed.app,
+        http=LimitedProtocol,
         log_config=None,
         log_level="warning",
         access_log=False,

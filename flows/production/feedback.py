@@ -19,11 +19,13 @@ from flows.production.finish import TAKE_SECONDS
 from flows.production.label_images import ingest_images
 from flows.production.labelled import Given, Labelled
 from flows.production.labels import keep_labels
-from monitoring.log.feedback import FeedbackJournal, Waiting
+from monitoring.log.feedback import Decided, FeedbackJournal, Waiting
 from monitoring.log.production_log import Log, open_log
 from tasks.common.files import locked
 from tasks.common.params import load_params
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.person import person
+from tasks.common.plural import counted
 from tasks.dataset.shards import read_tombstones
 from tasks.labels.annotations import read_annotations
 
@@ -52,16 +54,17 @@ class TakenFeedback:
 
     def lines(self) -> list[str]:
         """Describe it for the terminal."""
-        found = [f"{self.logged} labels of clients taken, {self.waiting} wait"]
+        found = [f"{counted(self.logged, 'label')} of clients taken, {self.waiting} left"]
         found += [f"  {count} {WHY[verdict]}" for verdict, count in self.verdicts.items()]
         if self.expired:
             found.append(f"  {self.expired} are dropped: they could not be taken for {WAIT_DAYS} days")
         if self.result.without_image:
-            found.append(f"  {self.result.without_image} images are only a thumbnail in the log: not used for training")
+            images = counted(self.result.without_image, "image")
+            found.append(f"  {images} with only a thumbnail in the log: not used for training")
         if self.result.ingested:
             found.append(self.result.ingested.sentence())
         if self.corrected:
-            found.append(f"{self.corrected} labels in data/ changed")
+            found.append(f"{counted(self.corrected, 'label')} in data/ changed")
         return found
 
 
@@ -74,12 +77,14 @@ def take_feedback(
     commit: bool = True,
     now: datetime | None = None,
     seconds: float = TAKE_SECONDS,
+    why: str = "",
 ) -> TakenFeedback:
     """Take the labels that wait; a killed call is completed by the next one.
 
     ingest: also take the images into data/. Without it they wait for a later call, and the labels count for the live
     accuracy at once. quota: hold each client and source to its quota. client: only labels of this one.
-    seconds: to wait for another call that takes labels. Raises EvergreenError.
+    seconds: to wait for another call that takes labels. why: a person's reason, kept with the labels that wait.
+    Raises EvergreenError.
     """
     root, now = main_checkout(root), now or datetime.now(UTC)
     params = load_params(root / "params.yaml")
@@ -103,6 +108,9 @@ def take_feedback(
             young += [Waiting(each.one.label._replace(name=each.id), True) for each in chosen]
         if Counter(young) != Counter(read.labels):
             journal.replace(read, young)
+        if why:
+            what = "taken" if quota else "taken beyond the quota"
+            journal.decide(what, client or "", len(judged) - found.verdicts.total(), person(root), why)
         found.waiting = len(young)
     return found
 
@@ -114,8 +122,13 @@ def waiting_feedback(root: Path) -> list[Judged]:
     return judge(root, params, log, FeedbackJournal(log.store).waiting().labels)[0]
 
 
-def drop_feedback(root: Path, client: str) -> int:
-    """Delete the labels of `client` that wait; returns how many."""
+def decided_lately(root: Path, most: int) -> list[Decided]:
+    """What people decided about labels of clients, the newest first."""
+    return FeedbackJournal(open_log(root, load_params(root / "params.yaml")).store).decided(most)
+
+
+def drop_feedback(root: Path, client: str, why: str = "") -> int:
+    """Delete the labels of `client` that wait; returns how many. why: a person's reason, which is kept."""
     root = main_checkout(root)
     log = open_log(root, load_params(root / "params.yaml"))
     journal = FeedbackJournal(log.store)
@@ -124,6 +137,7 @@ def drop_feedback(root: Path, client: str) -> int:
         left = [one for one in read.labels if one.label.client != client]
         if len(left) < len(read.labels):
             journal.replace(read, left)
+            journal.decide("dropped", client, len(read.labels) - len(left), person(root), why)
     return len(read.labels) - len(left)
 
 

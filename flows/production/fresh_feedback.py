@@ -7,6 +7,7 @@ from monitoring.log.feedback import FeedbackJournal
 from monitoring.log.production_log import open_log
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
+from tasks.common.plural import counted
 
 FRESH_DAYS = 1  # the monitor looks again and again for images of labels that are younger
 MONITOR_SECONDS = 5.0  # that the monitor waits for another call that takes labels
@@ -24,4 +25,5 @@ def take_fresh(root: Path, now: datetime) -> str | None:
         count = take_feedback(root, ingest=False, now=now, seconds=MONITOR_SECONDS).logged
     except EvergreenError as error:  # they wait: production is measured without them
         return f"labels of clients wait: {error}"
-    return f"{count} labels that clients of the predictor sent count for the live accuracy now" if count else None
+    what = f"{counted(count, 'label')} of clients of the predictor"
+    return f"new for the live accuracy: {what}" if count else None

@@ -128,15 +128,19 @@ def _can_be_used(one: Given, located: dict[str, dict], held: set[str], result: L
 def _within_quota(
     given: list[Given], located: dict[str, dict], log: Log, share: float, result: Labelled
 ) -> list[Given]:
-    """Refuse what a source gives beyond its quota of unsolicited labels; earlier labels count too."""
+    """Refuse what a source gives beyond its quota of unsolicited labels; earlier labels count too.
+
+    The share is of the labels that are taken in the end: what is refused does not raise the limit, so that a flood in
+    one file does not let itself in.
+    """
     asked = {entry.id for entry in review_queue.queued(log)}
     earlier = {name for name in log.labels()["id"].to_pylist() if name not in asked}
     rest = [name for name in earlier if name not in located]
     of = {row["id"]: row["source"] for row in log.find(rest, *EVER, ["id", "source"]).to_pylist()} if rest else {}
     of |= {name: row["source"] for name, row in located.items()}
     have = Counter(of.get(name) for name in earlier)
-    total = len(earlier | {one.id for one in given if one.id not in asked})
-    limit = max(QUOTA_FROM, int(share * total))
+    offered = Counter(of.get(name) for name in {one.id for one in given} - asked - earlier)
+    limit = _limit(offered, have, len(earlier), share)
     kept, counted = [], set(earlier)
     for one in given:
         source = of.get(one.id)
@@ -151,6 +155,17 @@ def _within_quota(
             have[source] += 1
         kept.append(one)
     return kept
+
+
+def _limit(offered: Counter, have: Counter, earlier: int, share: float) -> int:
+    """How many labels each source may have: at most `share` of what is taken if every source keeps to that."""
+    taken = offered
+    while True:
+        limit = max(QUOTA_FROM, int(share * (earlier + taken.total())))
+        fitting = Counter({source: min(count, max(0, limit - have[source])) for source, count in taken.items()})
+        if fitting == taken:
+            return limit
+        taken = fitting
 
 
 def keep_labels(log: Log, given: list[Given], asked: Mapping[str, Queued], result: Labelled) -> None:

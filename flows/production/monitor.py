@@ -60,17 +60,30 @@ def monitor_and_record(root: Path, say: Callable[[str], None] = print, now: date
             return "another monitor run is active"
         if labels := take_fresh(root, now or datetime.now(UTC)):  # first: this run measures with them
             say(labels)
-        seen = monitor(root, say, now)
-        note_seen(root, seen)
-        for problem in retry_alerts(root):
-            say(problem)
-        alert_once(root, "monitor silence", "silence", None)
-        with_labels = _reevaluated(root, say) if seen.outcome != "nothing" else None
+        try:
+            seen = monitor(root, say, now)
+            note_seen(root, seen)
+            for problem in retry_alerts(root):
+                say(problem)
+            alert_once(root, "monitor silence", "silence", None)
+            with_labels = _reevaluated(root, say) if seen.outcome != "nothing" else None
+        except Exception:
+            _rolled_all_the_same(root, say, now)
+            raise
         rolled = look_at_rollout(root, say, now) if seen.outcome != "nothing" else None
     found = f"{seen.outcome}: {seen.sentence}"
     return (
         ". ".join(part.rstrip(".") for part in (found, with_labels, rolled) if part) if with_labels or rolled else found
     )
+
+
+def _rolled_all_the_same(root: Path, say: Callable[[str], None], now: datetime | None) -> None:
+    """Look at the rollout although production could not be measured: a bad challenger must not answer meanwhile."""
+    try:
+        if rolled := look_at_rollout(root, say, now):
+            say(rolled)
+    except Exception as error:  # the caller raises what came first
+        say(f"the rollout could not be looked at: {error}")
 
 
 def _reevaluated(root: Path, say: Callable[[str], None]) -> str | None:

@@ -1,4 +1,4 @@
-"""Copies that commands wrote where no later command looks: exports, restored versions, backups.
+"""Copies that lie where no later command looks: exports, restored versions, backups, captures.
 
     .evergreen/copies.jsonl    one copy a line: {kind, path, at}; only ever appended to
 
@@ -22,19 +22,22 @@ LOCK_SECONDS = 60.0
 
 
 class Copy(Frozen):
-    """One file or folder that a command wrote."""
+    """One file or folder that a command wrote.
 
-    kind: str  # "queue": samples to label; "version": a restored version; "backup"
-    path: str  # absolute
+    kind: "queue" (samples to label), "version" (restored), "backup", "model" (exported), "captures" (of devices).
+    """
+
+    kind: str
+    path: str  # absolute, or s3://bucket/prefix of captures
     at: str  # UTC, ISO 8601
     host: str = ""  # the machine; "": of a version that did not say it
 
 
-def record_copies(root: Path, kind: str, paths: Iterable[Path]) -> None:
+def record_copies(root: Path, kind: str, paths: Iterable[Path | str]) -> None:
     """Remember that `paths` were written, durably; what is known already is not written again."""
     known = {(copy.kind, copy.path) for copy in copies(root)}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    new = [Copy(kind=kind, path=str(path.absolute()), at=now, host=platform.node()) for path in paths]
+    new = [Copy(kind=kind, path=_absolute(path), at=now, host=platform.node()) for path in paths]
     lines = [copy.model_dump_json() + "\n" for copy in new if (copy.kind, copy.path) not in known]
     if not lines:
         return
@@ -48,6 +51,10 @@ def record_copies(root: Path, kind: str, paths: Iterable[Path]) -> None:
             out.flush()
             os.fsync(out.fileno())
         fsync_dir(file.parent)
+
+
+def _absolute(path: Path | str) -> str:
+    return str(path) if "://" in str(path) else str(Path(path).absolute())
 
 
 def copies(root: Path) -> list[Copy]:

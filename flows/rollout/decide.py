@@ -9,6 +9,7 @@ is rolled back with at most that chance.
     accuracy                on all labelled images, it is wrong more often
     review                  it asks for review more than twice as often, and 5 points more
     errors                  it fails more often than the champion by more than release.max_error_rate
+    starts                  no process of the service can compute with it
     latency                 over half of its answers take longer than release.max_latency_ratio times the champion's
 """
 
@@ -31,6 +32,7 @@ from tasks.releases.rollout import Rollout
 from tasks.scoring import intervals
 
 PARTS = {"share": 0.3, "class": 0.25, "accuracy": 0.25, "review": 0.1, "errors": 0.05, "latency": 0.05}
+STARTS = "starts"
 COLLAPSED = 0.5  # of the champion's share of a class
 MORE_REVIEW, REVIEW_POINTS = 2.0, 0.05
 Z = 1.96  # of the intervals that are shown; they decide nothing
@@ -50,6 +52,8 @@ def decide(rollout: Rollout, evidence: Evidence, policy: ReleaseParams) -> Decis
     """What `evidence` says about `rollout`."""
     checks = tuple(_checks(rollout, evidence, policy))
     failed = [check for check in checks if check.status == "fail"]
+    if failed and failed[0].name == STARTS:
+        return Decision(outcome="roll_back", sentence=failed[0].detail, checks=checks)
     if failed:
         said = "; ".join(check.detail for check in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
@@ -72,7 +76,7 @@ def _checks(rollout: Rollout, evidence: Evidence, policy: ReleaseParams) -> list
     new, old = rollout.version, rollout.champion
     mine, theirs = _total([step.new for step in steps]), _total([step.live for step in steps])
     each = max(1, len(evidence.classes))
-    found = []
+    found = _starts(evidence, new)
     for name in evidence.classes:
         if shadow:
             e = paired_rarer(*_pairs([step.answers.get(name, Pairs()) for step in steps]), COLLAPSED)
@@ -108,6 +112,17 @@ def _checks(rollout: Rollout, evidence: Evidence, policy: ReleaseParams) -> list
     )
     found.append(_check("latency", exceeds(slower, timed, 0.5), alpha * PARTS["latency"], said))
     return found
+
+
+def _starts(evidence: Evidence, new: str) -> list[Check]:
+    """The check of a challenger that a process cannot compute with; none where all can. Chance has no part in it."""
+    failed = evidence.failed
+    if not failed.not_loaded:
+        return []
+    works = failed.loaded or failed.new_asked > failed.new_failed
+    said = f"{new} fails in {failed.not_loaded} process(es) of the service before any image"
+    said += f", and works in {failed.loaded} others: {failed.why}" if works else f", and works in none: {failed.why}"
+    return [Check(name=STARTS, status="pass" if works else "fail", detail=said)]
 
 
 def _check(name: str, log_e: float, alpha: float, said: str) -> Check:

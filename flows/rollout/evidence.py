@@ -65,6 +65,9 @@ class Failed(Frozen):
     new_failed: int = 0
     live_asked: int = 0
     live_failed: int = 0
+    loaded: int = 0  # processes that can compute with the challenger
+    not_loaded: int = 0  # those that cannot, after several attempts
+    why: str = ""  # one of these cannot
 
 
 class Evidence(Frozen):

@@ -23,7 +23,7 @@ from monitoring.log.shadow import open_shadow_log
 from monitoring.review.queue import queued
 from monitoring.sequential import matched
 from tasks.common.params import Params, ReleaseParams
-from tasks.releases.arm_failures import Failures, failures
+from tasks.releases.arm_failures import Failures, reports, total
 from tasks.releases.bundle_store import read_file
 from tasks.releases.rollout import Rollout
 from tasks.releases.store import Releases
@@ -214,9 +214,18 @@ def _classes(releases: Releases, digest: str) -> list[str]:
 
 
 def _failed(releases: Releases, rollout: Rollout) -> Failed:
-    counts = failures(releases, rollout.id)
+    found = reports(releases, rollout.id)
+    counts = total(found)
     new, live = counts.get(rollout.strategy, Failures()), counts.get("live", Failures())
-    return Failed(new_asked=new.asked, new_failed=new.failed, live_asked=live.asked, live_failed=live.failed)
+    return Failed(
+        new_asked=new.asked,
+        new_failed=new.failed,
+        live_asked=live.asked,
+        live_failed=live.failed,
+        loaded=sum(one.loaded is True for one in found),
+        not_loaded=sum(one.loaded is False for one in found),
+        why=next((one.why for one in found if one.loaded is False), ""),
+    )
 
 
 def _within(row: Row, start: datetime, until: datetime | None) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.publishing.history import open_project
+from flows.repo.copies import record_copies
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import state_dir
 from tasks.export.run import Exported, export, find
@@ -22,7 +23,9 @@ def export_version(
     find(format_name)
     folder, name = chosen_bundle(root, version)
     place = out or state_dir(root) / "exports" / f"{name}-{format_name}"
-    return export(folder, name, format_name, place, uri)
+    made = export(folder, name, format_name, place, uri)
+    record_copies(root, "model", [made.folder])
+    return made
 
 
 def chosen_bundle(root: Path, version: str) -> tuple[Path, str]:

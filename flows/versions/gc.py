@@ -30,7 +30,7 @@ from flows.repo.pipeline import open_repo
 from flows.repo.remotes import object_databases
 from flows.repo.workspace import alive_runs
 from flows.versions.inventory import SharedPlace, Stored, own_caches, remote_places, shared_places
-from flows.versions.retained import in_rollout, retained
+from flows.versions.retained import in_rollout, pinned, retained
 from flows.versions.roots import Roots, read_roots
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
@@ -89,10 +89,10 @@ def gc(
     """Find what no root needs, and with `yes` delete it.
 
     keep: retire all but this many of the newest versions. keep_days: retire those last live (or, if never live,
-    registered) longer ago. The live one, the one before it, and those in a rollout stay. claim_all: treat what no
-    ledger names as this checkout's own. retire_checkout: take over the ledger of a checkout that does not exist any
-    more. Raises EvergreenError, with nothing deleted, if a root or a ledger cannot be read completely or a run starts
-    meanwhile.
+    registered) longer ago. The live one, the one before it, those in a rollout and the one that is pinned here stay.
+    claim_all: treat what no ledger names as this checkout's own. retire_checkout: take over the ledger of a checkout
+    that does not exist any more. Raises EvergreenError, with nothing deleted, if a root or a ledger cannot be read
+    completely or a run starts meanwhile.
     """
     root = main_checkout(root)
     params = load_params(root / "params.yaml")
@@ -224,7 +224,7 @@ def to_retire(root: Path, releases: Releases, name: str, keep: int | None, keep_
     history = releases.history()
     live = history[-1] if history else None
     safe = {live.version, live.prev} if live else set()
-    safe |= in_rollout(releases).keys()
+    safe |= in_rollout(releases).keys() | pinned(root).keys()
     versions = [found.name for found in retained(root, releases, name) if found.name.startswith("v")]
     if keep is not None:
         return {found: f"older than the newest {keep}" for found in versions[:-keep] if found not in safe}

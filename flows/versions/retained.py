@@ -13,6 +13,7 @@ from flows.repo.git import git
 from tasks.common.checks import Frozen
 from tasks.releases.rollout import active
 from tasks.releases.store import Releases
+from tasks.releases.switches import read_switches
 
 
 class Version(Frozen):
@@ -41,6 +42,12 @@ def in_rollout(releases: Releases) -> dict[str, str]:
     if (rollout := active(releases)) is None:
         return {}
     return {rollout.version: rollout.bundle, rollout.champion: rollout.champion_bundle}
+
+
+def pinned(root: Path) -> dict[str, str]:
+    """Version -> digest of its bundle: what the predictor of this machine is pinned to. Raises SwitchesDamaged."""
+    pin = read_switches(root).pin
+    return {pin.version: pin.bundle} if pin else {}
 
 
 def held_runs(root: Path) -> list[Version]:

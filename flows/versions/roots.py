@@ -13,7 +13,7 @@ from flows.repo.outs import Listings, Out, recorded_outs, recorded_outs_of
 from flows.repo.pipeline import open_repo
 from flows.repo.start_pin import pinned_at
 from flows.repo.workspace import alive_runs
-from flows.versions.retained import Version, branch_tips, in_rollout, retained
+from flows.versions.retained import Version, branch_tips, in_rollout, pinned, retained
 from tasks.common.checks import Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
@@ -96,12 +96,14 @@ def _bundles(root: Path, releases: Releases, versions: list[Version]) -> tuple[f
     needed = {version.bundle: version.name for version in versions if version.bundle is not None}
     # a version can be trained again only from where its training started
     starts = {pin for version in versions if (pin := pinned_at(root, version.rev))} - needed.keys()
-    used = set(in_rollout(releases).values()) - needed.keys() - starts  # its tag may not be here
+    here = set(pinned(root).values())
+    used = (here | set(in_rollout(releases).values())) - needed.keys() - starts  # its tag may not be here
     for bundle in [*needed, *starts, *used]:
         digest = bundle_store.resolve(releases.store, bundle)
         key = f"bundles/{digest}.json"
         if (manifest := releases.store.read(key)) is None:
             if bundle in starts | used:
+                digests |= {bundle} & here  # its copy on this machine answers
                 continue
             raise EvergreenError(
                 f"nothing was removed: {needed[bundle]} needs {key}, which is not in the release store. `evergreen "

@@ -2,6 +2,7 @@
 
     feedback/new/<time>-<hash>.json     labels as they came, one file for each request
     feedback/logged/<time>-<hash>.json  labels that the log has, whose images are not in data/ yet
+    feedback/decided/<time>-<hash>.json what a person decided about labels of a client, and why
 
 A file is durable when `keep` returns, in a folder as in S3: a killed service loses no label that it acknowledged. Files
 are written once: a take writes what is left of them to a new file, then removes the old one. A killed take loses
@@ -17,10 +18,11 @@ from typing import NamedTuple
 
 from serving.service.contracts import Feedback
 from tasks.common.errors import EvergreenError, refuse_newer
+from tasks.common.plural import counted
 from tasks.storage.blobs import Store
 
 SCHEMA = 1
-NEW, LOGGED = "feedback/new/", "feedback/logged/"
+NEW, LOGGED, DECIDED = "feedback/new/", "feedback/logged/", "feedback/decided/"
 
 logger = logging.getLogger("evergreen.feedback")
 
@@ -37,6 +39,23 @@ class Waited(NamedTuple):
 
     labels: list[Waiting]
     keys: list[str]
+
+
+class Decided(NamedTuple):
+    """A person's decision about labels of a client."""
+
+    what: str  # "taken", "taken beyond the quota", "dropped"
+    client: str  # "": of all
+    labels: int
+    by: str
+    why: str
+    at: datetime
+
+    def sentence(self) -> str:
+        """ "25 labels of line-1 were dropped by ann, 2026-11-28 08:00 UTC: a test"."""
+        of = f" of {self.client}" if self.client else ""
+        said = f"{counted(self.labels, 'label')}{of} {'was' if self.labels == 1 else 'were'} {self.what} by {self.by}"
+        return f"{said}, {self.at:%Y-%m-%d %H:%M} UTC{f': {self.why}' if self.why else ''}"
 
 
 class FeedbackJournal:
@@ -73,14 +92,35 @@ class FeedbackJournal:
         for key in read.keys:
             self.store.remove(key)
 
+    def decide(self, what: str, client: str, labels: int, by: str, why: str) -> None:
+        """Note what a person decided."""
+        now = datetime.now(UTC)
+        self._create(DECIDED, Decided(what, client, labels, by, why, now)._asdict() | {"at": now.isoformat()}, now)
+
+    def decided(self, most: int) -> list[Decided]:
+        """The newest decisions, the newest first; damaged ones are left out."""
+        found = []
+        for key in sorted(self.store.list(DECIDED), reverse=True)[:most]:
+            content = self.store.read(key)
+            try:
+                about = json.loads(content[0]) if content else {}
+                refuse_newer(about.pop("schema"), SCHEMA, key)
+                found.append(Decided(**about | {"at": datetime.fromisoformat(about["at"])}))
+            except (ValueError, TypeError, KeyError, AttributeError, EvergreenError) as error:
+                logger.warning("%s in the production log is skipped: %s", key, error)
+        return found
+
     def count(self) -> int:
         """How many labels wait."""
         return len(self.waiting().labels)
 
     def _write(self, prefix: str, labels: Sequence[Feedback], now: datetime) -> None:
-        content = {"schema": SCHEMA, "labels": [_stored(one) for one in labels]}
+        self._create(prefix, {"labels": [_stored(one) for one in labels]}, now)
+
+    def _create(self, prefix: str, content: dict, now: datetime) -> None:
         name = f"{now:%Y%m%dT%H%M%S%fZ}-{uuid.uuid4().hex[:16]}.json"
-        self.store.create(prefix + name, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+        text = json.dumps({"schema": SCHEMA} | content, ensure_ascii=False, allow_nan=False)
+        self.store.create(prefix + name, text.encode())
 
 
 def _stored(one: Feedback) -> dict:

@@ -4,6 +4,7 @@ Pillow and hashlib release Python's lock, so threads decode in parallel. A decod
 largest image that the limits allow, decoded.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ from serving.service.pixels import read_pixels, spec_of
 from serving.service.problems import Problem
 from serving.service.report import Reporter
 from tasks.common.files import sha256_bytes
+
+logger = logging.getLogger("evergreen.service")
 
 
 class Decoders:
@@ -47,10 +50,9 @@ class Decoders:
         while (job := self._jobs.get()) is not None:
             try:
                 self._take(job)
-            except (
-                Exception
-            ) as error:  # an error of the router or of this class: without it the request would wait forever
-                self._reporter.refuse(job, Problem("failed", f"{type(error).__name__}: {error}"))
+            except Exception:  # of the router or of this class: without it the request would wait forever
+                logger.exception("an image got no answer")
+                self._reporter.refuse(job, Problem("failed", "an error of the service; its log says more"))
 
     def _take(self, job: Job) -> None:
         if job.late:

@@ -1,8 +1,8 @@
 """What routes besides /predict share: errors as JSON, the request's id, reading JSON within limits."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from serving.service.about_image import parse_json
 from serving.service.answer import to_json
-from serving.service.body import ClientGone, read_body, reserve
-from serving.service.predict import LARGE, request_id
+from serving.service.body import ClientGone, parse_json_body, read_body, reserve
+from serving.service.predict import request_id
 from serving.service.problems import CONTENT_TYPE, Problem
 from serving.service.service import Service
 
@@ -47,16 +47,13 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-async def read_sent(request: Request, limit: int, make: Callable[[Any], Any]) -> Any:
-    """`make` of the request's JSON, outside the event loop if it is large. Raises Problem, ClientGone."""
+@asynccontextmanager
+async def sent(request: Request, limit: int, make: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    """`make` of the request's JSON. Its body counts as waiting until the block ends. Raises Problem, ClientGone."""
     service = service_of(request)
     with reserve(request.headers, service.admission, limit):
         body = await read_body(request.receive, limit, service.settings)
-
-        def parsed() -> Any:
-            return make(parse_json(body, "the body"))
-
-        return await asyncio.to_thread(parsed) if len(body) > LARGE else parsed()
+        yield await parse_json_body(body, service.admission, lambda: make(parse_json(body, "the body")))
 
 
 def json_response(content: Any, status: int = 200) -> Response:

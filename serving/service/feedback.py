@@ -8,6 +8,7 @@ The answer 202 comes when the labels are stored: a process that is killed after 
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -19,11 +20,11 @@ from starlette.routing import BaseRoute
 
 from serving.service.access import client_of, too_many
 from serving.service.contracts import Feedback, FeedbackSink, Router
-from serving.service.endpoint import json_response, read_sent, route, service_of
+from serving.service.endpoint import json_response, route, sent, service_of
 from serving.service.problems import Problem
 from serving.service.rates import Rates
-from tasks.common.errors import EvergreenError
-from tasks.common.text import one_line
+
+logger = logging.getLogger("evergreen.service")
 
 MOST = 1000  # labels in one request
 BYTES = 1 << 20  # of a request
@@ -42,15 +43,19 @@ def feedback_routes(sink: FeedbackSink, rates: Rates, per_hour: int) -> list[Bas
         def make(content: Any) -> list[Feedback]:
             return read_feedback(content, client, service.router)
 
-        labels = await read_sent(request, BYTES, make)
+        async with sent(request, BYTES, make) as labels:
+            pass
         if len(labels) > per_hour:
             raise Problem("body_too_large", f"{len(labels)} labels, {per_hour} an hour is the limit of a client")
         if wait := rates.take(f"feedback {client}", len(labels), per_hour, 3600.0):
             raise too_many(f"{client} sends more than {per_hour} labels an hour", wait)
         try:
             await asyncio.to_thread(sink.keep, labels)
-        except EvergreenError as error:
-            raise Problem("not_kept", f"the labels are not stored: {one_line(str(error), 300)}") from None
+        except Exception:  # of whatever store; what it says names places that a client need not know
+            logger.exception("labels of %s were not stored", client)
+            raise Problem(
+                "not_kept", "the labels are not stored, the log of the service says why: send them again"
+            ) from None
         return json_response({"request": name, "kept": len(labels)}, 202)
 
     return [route("/feedback", feedback, "POST")]

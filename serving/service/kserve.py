@@ -11,27 +11,27 @@ and [N, H, W, 3] are RGB pixels. `key`, `source` and `path` (BYTES [N]) are opti
 extension is not offered. N images, K classes.
 """
 
-import io
 import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from serving.service.about_image import make_asked
+from serving.service.body import CLOSE
 from serving.service.contracts import Asked
-from serving.service.endpoint import json_response, read_sent, route, service_of
+from serving.service.endpoint import json_response, route, sent, service_of
 from serving.service.jobs import Result
 from serving.service.problems import Problem
-from serving.service.reading import from_base64
 from serving.service.service import Service
 from serving.service.settings import Settings
+from serving.service.tensors import read_encoded, read_texts
 from tasks.common.version import VERSION
 
 OWNER = ("key", "source", "path")
+BINARY = "inference-header-content-length"  # says that tensors follow the JSON as bytes
 OUTPUTS: dict[str, tuple[str, Callable[[Result], Any]]] = {  # name -> (datatype, value of one image)
     "label": ("BYTES", lambda one: _text(one.answered.prediction.label)),
     "confidence": ("FP32", lambda one: one.answered.prediction.confidence),
@@ -70,10 +70,17 @@ def kserve_routes(name: str) -> list[BaseRoute]:
     async def infer(request: Request, own: str) -> Response:
         wanted, service = _version(request, name), service_of(request)
         settings = service.settings
-        asked, outputs, id_ = await read_sent(request, settings.max_request_bytes, lambda c: _read(c, settings))
-        results = [_good(number, one, wanted) for number, one in enumerate(await service.answer(asked, own))]
+        if BINARY in request.headers:
+            raise Problem(
+                "unsupported_media_type", f"{BINARY}: expected tensors as JSON, binary ones are not read", CLOSE
+            )
+        async with sent(request, settings.max_request_bytes, lambda c: _read(c, settings)) as (asked, outputs, id_):
+            results = [_good(number, one, wanted) for number, one in enumerate(await service.answer(asked, own))]
         found = {"model_name": name, "model_version": results[0].answered.model.version, "id": id_ or own}
-        return json_response(found | {"outputs": [_output(output, results) for output in outputs]})
+        try:
+            return json_response(found | {"outputs": [_output(output, results) for output in outputs]})
+        except ValueError:  # a tensor of JSON has no place for them
+            raise Problem("model_failed", "the model answered with numbers that are not finite") from None
 
     places = [
         (f"/v2/models/{{name}}{versions}{end}") for versions in ("", "/versions/{version}") for end in ("", "/ready")
@@ -133,21 +140,24 @@ def _read(content: Any, settings: Settings) -> tuple[list[Asked], list[str], str
         tensors[tensor["name"]] = tensor
     if "image" not in tensors:
         raise Problem("no_image", "the input `image` is missing")
-    images = _images(tensors["image"], settings)
-    about = {name: _bytes_tensor(tensor, len(images)) for name, tensor in tensors.items() if name != "image"}
+    images = read_encoded(tensors["image"], settings)
+    about = {name: read_texts(tensor, len(images)) for name, tensor in tensors.items() if name != "image"}
     rows = [{name: values[n] for name, values in about.items() if values[n]} for n in range(len(images))]
     asked = [make_asked(image, row, settings.max_bytes) for image, row in zip(images, rows, strict=True)]
     return asked, _wanted(content.get("outputs")), _own_id(content.get("id"))
 
 
 def _wanted(outputs: Any) -> list[str]:
-    if not outputs:
+    """Names of the wanted outputs, each once: a repeated one would make the response as large as a client likes."""
+    if outputs is None or outputs == []:
         return list(OUTPUTS)
-    names = (
-        [one.get("name") if isinstance(one, dict) else None for one in outputs] if isinstance(outputs, list) else [None]
-    )
+    if not isinstance(outputs, list) or len(outputs) > len(OUTPUTS):
+        raise Problem("bad_request", f"outputs: expected a list of at most {len(OUTPUTS)}, each once")
+    names = [one.get("name") if isinstance(one, dict) else None for one in outputs]
     if unknown := [str(one)[:40] for one in names if not isinstance(one, str) or one not in OUTPUTS]:
-        raise Problem("bad_request", f"unknown outputs {unknown[:10]}: expected some of {', '.join(OUTPUTS)}")
+        raise Problem("bad_request", f"unknown outputs {unknown}: expected some of {', '.join(OUTPUTS)}")
+    if len(set(names)) < len(names):
+        raise Problem("bad_request", "an output is asked for twice: expected each once")
     return names
 
 
@@ -155,64 +165,6 @@ def _own_id(given: Any) -> str | None:
     if given is not None and not (isinstance(given, str) and len(given) <= 100):
         raise Problem("bad_request", "id: expected at most 100 characters")
     return given
-
-
-def _images(tensor: dict, settings: Settings) -> list[bytes]:
-    """The encoded images of the input `image`; pixels become lossless PNG."""
-    if tensor.get("datatype") == "BYTES":
-        return [from_base64(text, settings.max_bytes) for text in _bytes_tensor(tensor, None, settings.max_images)]
-    if tensor.get("datatype") != "UINT8":
-        raise Problem("bad_request", f"datatype {str(tensor.get('datatype'))[:20]!r}: expected BYTES or UINT8")
-    shape = _shape(tensor)
-    data = tensor.get("data")
-    try:
-        values = np.asarray(data)
-        if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > 255:
-            raise ValueError
-        values = values.astype(np.uint8).reshape(shape)
-    except (ValueError, TypeError, OverflowError, MemoryError):
-        raise Problem("bad_request", f"data: expected {shape} whole numbers from 0 to 255") from None
-    if values.ndim == 1:
-        return [values.tobytes()]
-    pixels = values[None] if values.ndim == 3 else values
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
-        raise Problem("bad_request", f"shape {shape}: expected [B], [H, W, 3] or [N, H, W, 3]")
-    if len(pixels) > settings.max_images:
-        raise Problem("too_many_images", f"{len(pixels)} images in one request, {settings.max_images} is the limit")
-    return [_png(one) for one in pixels]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _shape(tensor: dict) -> list[int]:
-    shape = tensor.get("shape")
-    if not isinstance(shape, list) or not shape or len(shape) > 4:
-        raise Problem("bad_request", "shape: expected a list of 1 to 4 numbers")
-    if not all(type(one) is int and 0 < one < 1 << 31 for one in shape):
-        raise Problem("bad_request", f"shape {str(shape)[:60]}: expected numbers above 0")
-    return shape
-
-
-def _bytes_tensor(tensor: dict, count: int | None, most: int | None = None) -> list[str]:
-    """The strings of a BYTES [N] tensor. count: what N must be; most: what it may be."""
-    data, shape = tensor.get("data"), _shape(tensor)
-    size = int(np.prod(shape, dtype=object))
-    if most is not None and size > most:
-        raise Problem("too_many_images", f"{size} images in one request, {most} is the limit")
-    if isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
-        (data,) = data
-    if tensor.get("datatype") != "BYTES" or not isinstance(data, list) or len(data) != size:
-        raise Problem("bad_request", f"{tensor['name']}: expected BYTES with as many strings as shape {shape} says")
-    if not all(isinstance(one, str) for one in data) or count not in (None, size):
-        raise Problem("bad_request", f"{tensor['name']}: expected a string for each of the {count or size} images")
-    return data
 
 
 def _good(number: int, result: Result | Problem, wanted: str | None) -> Result:

@@ -38,6 +38,20 @@ class Admission:
             self.bytes -= size
 
     @contextmanager
+    def parsed(self, size: int) -> Iterator[None]:
+        """Room for what a body that has room already becomes in memory: about `size` bytes, until the block ends."""
+        if size > self.settings.queue_bytes:
+            limit = f"{self.settings.queue_bytes:,} is the limit: send images encoded, in base64"
+            raise Problem("body_too_large", f"the JSON holds so many values that they take {size:,} bytes, {limit}")
+        if self.bytes + size > 2 * self.settings.queue_bytes:
+            raise self._full(f"requests of {self.bytes:,} bytes wait, and {size:,} are needed for this one")
+        self.bytes += size
+        try:
+            yield
+        finally:
+            self.bytes -= size
+
+    @contextmanager
     def room(self, images: int) -> Iterator[None]:
         """Room for `images`, until the block ends."""
         if self.images + images > self.settings.queue:

@@ -14,15 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from serving.service.about_image import FIELDS
 from serving.service.answer import answer_fields, owner_fields, to_json
-from serving.service.body import ClientGone, read_body, reserve
+from serving.service.body import LARGE, ClientGone, parse_json_body, read_body, reserve
 from serving.service.contracts import Asked
 from serving.service.jobs import Result
 from serving.service.problems import CONTENT_TYPE, Problem
-from serving.service.reading import Read, is_raw, media_type, read_images
+from serving.service.reading import Read, is_json, is_raw, media_type, read_images
 from serving.service.service import Service
 
 TOP = 5  # classes listed if the client does not say
-LARGE = 1 << 18  # bytes of a body that is parsed outside the event loop
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
 _PROCESS, _numbers = secrets.token_hex(8), itertools.count(1)  # an id from the system's randomness costs 0.1 ms each
 PARAMETERS = (*FIELDS, "top", "heat")
@@ -56,10 +55,7 @@ class Predict:
         limit = settings.max_bytes if is_raw(media_type(headers)) else settings.max_request_bytes
         with reserve(headers, admission, limit):
             body = await read_body(receive, limit, settings)
-            if len(body) > LARGE and not is_raw(media_type(headers)):
-                read = await asyncio.to_thread(read_images, body, headers, parameters, settings)
-            else:
-                read = read_images(body, headers, parameters, settings)
+            read = await self._read(body, headers, parameters)
             del body
             if heat and read.many:
                 raise Problem("bad_request", "heat is for one image in a request, this one has a list")
@@ -71,6 +67,15 @@ class Predict:
             return 200, {"request": request, **content}
         answers = [self._one_of_many(*pair, top) for pair in zip(results, read.images, strict=True)]
         return 200, {"request": request, "answers": answers}
+
+    async def _read(self, body: bytes, headers: Headers, parameters: Mapping[str, str]) -> Read:
+        def read() -> Read:
+            return read_images(body, headers, parameters, self._service.settings)
+
+        kind = media_type(headers)
+        if is_json(kind, body):
+            return await parse_json_body(body, self._service.admission, read)
+        return read() if is_raw(kind) or len(body) <= LARGE else await asyncio.to_thread(read)
 
     async def _results(self, read: Read, request: str) -> list[Result | Problem]:
         """A Result or Problem for each image; those that could not be read from the body stay what they are."""

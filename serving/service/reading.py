@@ -39,6 +39,11 @@ def is_raw(kind: str) -> bool:
     return kind in RAW or kind.startswith("image/")
 
 
+def is_json(kind: str, body: bytes) -> bool:
+    """Is the body JSON? Also from curl -d '{...}', which says that it is a form: no image begins so."""
+    return kind == "application/json" or (kind == FORM and body[:1] in (b"{", b"["))
+
+
 def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").split(";", 1)[0].strip().lower()
 
@@ -46,7 +51,7 @@ def media_type(headers: Headers) -> str:
 def read_images(body: bytes, headers: Headers, parameters: Mapping[str, str], settings: Settings) -> Read:
     """Raises Problem if the request as a whole cannot be read."""
     kind = media_type(headers)
-    if kind == FORM and body[:1] in (b"{", b"["):  # curl -d '{...}': no image begins so
+    if is_json(kind, body):
         kind = "application/json"
     if is_raw(kind):
         return Read([make_asked(body, _fields(headers, parameters), settings.max_bytes)], False)

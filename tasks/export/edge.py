@@ -22,14 +22,19 @@ HERE = Path(__file__).resolve().parents[2]
 MODULES = (
     *("tasks/__init__.py", "tasks/common/__init__.py", "tasks/common/errors.py", "tasks/common/written.py"),
     *("tasks/dataset/__init__.py", "tasks/dataset/decode.py", "tasks/inference/__init__.py"),
-    *("tasks/inference/thresholds.py", "tasks/inference/ood/__init__.py", "tasks/inference/ood/scores.py"),
+    *("tasks/inference/thresholds.py", "tasks/inference/coarse.py", "tasks/inference/conformal.py"),
+    *("tasks/scoring/__init__.py", "tasks/scoring/metrics.py"),
+    *("tasks/inference/ood/__init__.py", "tasks/inference/ood/scores.py"),
     *("tasks/inference/ood/energy.py", "tasks/inference/ood/features.py", "tasks/inference/ood/gaussian.py"),
     *("tasks/inference/ood/neighbours.py", "tasks/inference/ood/residual.py"),
 )
 WITHOUT_PYARROW = (
     '"""Only a name for annotations: the tables of shards need pyarrow."""\n\n\nclass ShardTable:\n    pass\n'
 )
-KEYS = ("name", "task", "classes", "preprocess", "thresholds", "weights", "ood", "provisional")
+KEYS = (
+    *("name", "task", "classes", "preprocess", "thresholds", "weights", "ood", "conformal", "hierarchy"),
+    "provisional",
+)
 THEN = (1980, 1, 1, 0, 0, 0)  # of every file in the archive
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from tasks.dataset.decode import PREPROCESS, Undecodable, file_suffix, preprocess
-from tasks.inference import thresholds
+from tasks.inference import coarse, conformal, thresholds
 from tasks.inference.ood import scores
 
 FREE = 500 << 20  # bytes that captures leave on the disk
@@ -47,16 +47,28 @@ class Edge:
         logits, p, features = self.session.run(["logits", "probabilities", "features"], {"images": pixels[None]})
         score = float(scores.score(features, logits, self.about["ood"], self.tensors)[0])
         chosen, unfamiliar = thresholds.answers(p, self.rule)[0], score > self.about["ood"]["threshold"]
-        names = self.about["classes"]
+        names, sure = self.about["classes"], thresholds.sure(p, self.rule)
+        groups = self.about["hierarchy"] or {"groups": {}, "threshold": 1.0}
+        parents = coarse.answers(p, sure, groups["groups"], names, groups["threshold"])
         single = self.rule.task == "multiclass"
         return {
             "label": names[chosen] if single else [names[k] for k in np.flatnonzero(chosen)],
+            "coarse": None if unfamiliar else parents[0],
+            "plausible": self._plausible(p, chosen),
             "confidence": float(thresholds.confidence(p, self.rule)[0]),
             "probabilities": [float(value) for value in p[0]],
             "is_ood": bool(unfamiliar),
-            "needs_review": bool(unfamiliar or not thresholds.sure(p, self.rule)[0]),
+            "needs_review": bool(unfamiliar or not sure[0]),
             "version": self.about["version"],
         }
+
+    def _plausible(self, p: np.ndarray, chosen: np.ndarray) -> list[str] | None:
+        """Classes that may be right, likeliest first; None: the model has no such sets."""
+        if not (sets := self.about["conformal"]):
+            return None
+        bounds = np.array([sets["bounds"][name] for name in self.about["classes"]])
+        there = conformal.plausible(p, np.array([chosen]), bounds)[0]
+        return list(conformal.likeliest_first(self.about["classes"], p[0], there))
 
     def capture(self, folder: str | Path, image: bytes, said: dict, source: str | None = None, key: str | None = None):
         """Keep image and answer for `evergreen collect`: two new files, never changed, so the folder can be synced.

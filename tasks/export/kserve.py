@@ -20,9 +20,10 @@ def write(source: Source, folder: Path) -> Written:
     import yaml
 
     if source.uri is None or not URI.fullmatch(source.uri):
+        given = "--uri is missing" if source.uri is None else f"--uri {source.uri} is not such a place"
         raise EvergreenError(
-            f"--uri {source.uri}: the manifest names where KServe fetches the model from, such as "
-            "s3://bucket/models/parts. Give --uri, then copy model_repository/ there"
+            f"{given}: the manifest names where KServe fetches the model from, such as "
+            "--uri s3://bucket/models/parts. Copy model_repository/ there afterwards"
         )
     written = triton.write(source, folder)
     text = yaml.safe_dump(manifest(source), sort_keys=False, allow_unicode=True)

@@ -65,6 +65,7 @@ def export(folder: Path, version: str, format_name: str, out: Path, uri: str | N
     bundle.verify(folder)
     source = Source(folder, bundle.read(folder), version, uri)
     write = writer(chosen)
+    out.parent.mkdir(parents=True, exist_ok=True)  # as the umask says, unlike folders of the project
     with atomic_dir(out) as temporary:
         written = write(source, temporary)
         difference, images = check(source, written.run, written.sizes, written.bound, written.checked)
@@ -81,6 +82,7 @@ def export(folder: Path, version: str, format_name: str, out: Path, uri: str | N
             "files": _files(temporary),
         }
         write_json(temporary / RECORD, record)
+        _open_up(temporary)
     return Exported(out, record)
 
 
@@ -138,6 +140,16 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
         fsync_file(file)
         found[file.relative_to(folder).as_posix()] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
     return found
+
+
+def _open_up(folder: Path) -> None:
+    """Give `folder` the rights that the umask says: servers of other users read it."""
+    probe = folder / ".rights"
+    probe.mkdir()
+    rights = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(rights if path.is_dir() else rights & 0o666)
 
 
 def _short(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Answers that the service could not give in a rollout, by arm.
+"""What the service says about a rollout: which answers failed, and whether the challenger loads.
 
 The production log holds only answers that were given.
 
@@ -6,6 +6,7 @@ rollouts/<id>/failed/<worker>.json in the release store    totals of one process
 """
 
 import json
+from collections.abc import Iterable, Mapping
 
 from pydantic import Field, ValidationError
 
@@ -25,28 +26,55 @@ class Failures(Frozen):
     failed: int = Field(0, ge=0)
 
 
-def count_failures(releases: Releases, rollout_id: str, worker: str, counts: dict[Arm, Failures]) -> None:
+class Report(Frozen):
+    """What one process of the service says. loaded: can it compute with the challenger; None: it does not know yet."""
+
+    counts: dict[Arm, Failures] = {}
+    loaded: bool | None = None
+    why: str = ""  # it cannot
+
+
+def count_failures(
+    releases: Releases,
+    rollout_id: str,
+    worker: str,
+    counts: Mapping[Arm, Failures],
+    loaded: bool | None = None,
+    why: str = "",
+) -> None:
     """Store the totals of one process of the service, replacing its earlier ones. worker: a name of its own.
 
-    For its background thread: this writes to the store.
+    loaded, why: as in Report. For its background thread: this writes to the store.
     """
-    about = {arm: one.model_dump() for arm, one in counts.items()}
-    releases.update(f"{FOLDER}{rollout_id}/failed/{worker}.json", lambda _: {"schema": SCHEMA, "counts": about})
+    about = Report(counts=dict(counts), loaded=loaded, why=why).model_dump()
+    releases.update(f"{FOLDER}{rollout_id}/failed/{worker}.json", lambda _: {"schema": SCHEMA} | about)
+
+
+def reports(releases: Releases, rollout_id: str) -> list[Report]:
+    """What each process said last. Raises StoreDamaged."""
+    found = []
+    for key in releases.store.list(f"{FOLDER}{rollout_id}/failed/"):
+        if (content := releases.store.read(key)) is None:
+            continue
+        try:
+            about = json.loads(content[0])
+            refuse_newer(about.pop("schema"), SCHEMA, f"{key} in the release store")
+            found.append(Report.model_validate({"counts": about["counts"]} | about))
+        except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise StoreDamaged(f"{key} in the release store cannot be read ({error}): delete it") from None
+    return found
 
 
 def failures(releases: Releases, rollout_id: str) -> dict[Arm, Failures]:
     """The totals of all processes, by arm. Raises StoreDamaged."""
-    total: dict[Arm, Failures] = {}
-    for key in releases.store.list(f"{FOLDER}{rollout_id}/failed/"):
-        if (found := releases.store.read(key)) is None:
-            continue
-        try:
-            about = json.loads(found[0])
-            refuse_newer(about["schema"], SCHEMA, f"{key} in the release store")
-            counts = {arm: Failures.model_validate(one) for arm, one in about["counts"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise StoreDamaged(f"{key} in the release store cannot be read ({error}): delete it") from None
-        for arm, one in counts.items():
-            so_far = total.get(arm, Failures())
-            total[arm] = Failures(asked=so_far.asked + one.asked, failed=so_far.failed + one.failed)
-    return total
+    return total(reports(releases, rollout_id))
+
+
+def total(found: Iterable[Report]) -> dict[Arm, Failures]:
+    """The counts of several processes together, by arm."""
+    summed: dict[Arm, Failures] = {}
+    for report in found:
+        for arm, one in report.counts.items():
+            so_far = summed.get(arm, Failures())
+            summed[arm] = Failures(asked=so_far.asked + one.asked, failed=so_far.failed + one.failed)
+    return summed

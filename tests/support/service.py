@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from serving.live import Model
 from serving.predictor import Predictor
 from serving.service.contracts import Answered, Asked, Choice
+from serving.service.protocol import LimitedProtocol
 from tests.support.small_project import finished_project
 from tests.support.waiting import until
 
@@ -46,7 +47,7 @@ def small_model(version: str = "v0.1.0", task: str = "multiclass") -> Model:
 @contextmanager
 def served(app: Starlette, **options) -> Iterator[httpx.Client]:
     """A client of `app` under uvicorn on a free port."""
-    config = uvicorn.Config(app, port=0, http="httptools", loop="uvloop", log_level="error", **options)
+    config = uvicorn.Config(app, port=0, http=LimitedProtocol, loop="uvloop", log_level="error", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

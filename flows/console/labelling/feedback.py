@@ -15,12 +15,13 @@ from flows.console.shell.page import csv_download
 from flows.console.shell.posted import Posted, back, posted
 from flows.production.feedback import waiting_feedback
 from flows.production.feedback_verdicts import QUOTA, TAKE, WHY
-from monitoring.log.feedback import FeedbackJournal
+from monitoring.log.feedback import Decided, FeedbackJournal
 from tasks.common.errors import EvergreenError
 
 SLOT = "feedback"  # of the jobs that take or drop labels: one at a time
 SECONDS = 10.0  # between looks at labels that did not change
 LETTERS = 500  # of a reason
+DECISIONS = 5  # of people that are shown
 
 router = APIRouter()
 
@@ -42,6 +43,11 @@ def waiting_by_client(console: Console) -> list[ClientCard]:
     if not keys:
         return []
     return recent(("feedback", console.root, keys), lambda: _cards(console), SECONDS)
+
+
+def decided_lately(console: Console) -> list[Decided]:
+    """What people decided last, the newest first."""
+    return FeedbackJournal(console.log().store).decided(DECISIONS)
 
 
 def _cards(console: Console) -> list[ClientCard]:
@@ -99,7 +105,7 @@ def _start(request: Request, form: Posted, role: str, words: Sequence[str], titl
     title = title.format(client)
     start_job(
         console.root,
-        ["feedback", *words, *about],
+        ["feedback", *words, f"--why={why}", *about],
         slot=SLOT,
         title=f"{title}: {why}",
         by=person.name,

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from flows.console.jobs.store import start_job
 from flows.console.labelling import answers, pages, pictures
 from flows.console.labelling.feedback import SLOT as FEEDBACK_SLOT
-from flows.console.labelling.feedback import waiting_by_client
+from flows.console.labelling.feedback import decided_lately, waiting_by_client
 from flows.console.labelling.overview import TITLES, overview_of, people_rows
 from flows.console.labelling.state import labelling_of, who_of
 from flows.console.people.roles import need
@@ -42,6 +42,7 @@ def overview(request: Request, format: str = "", table: str = "queues") -> Respo
         return csv_download("queues", columns, rows)
     values = {"seen": seen, "people": people_rows(seen.people), "slot": SLOT, "titles": TITLES}
     values |= {"feedback": waiting_by_client(found.console), "feedback_slot": FEEDBACK_SLOT}
+    values["feedback_decided"] = decided_lately(found.console)
     return page(request, "label/overview.html", title="Label", section="/label", **values)
 
 

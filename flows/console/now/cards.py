@@ -13,9 +13,11 @@ from flows.console.shell.console import Console
 from flows.console.shell.page import without_file
 from flows.publishing.run_list import held_runs
 from flows.runs.overview import list_runs
+from monitoring.log.feedback import FeedbackJournal
 from monitoring.pages.render import OUTCOMES
 from tasks.common.errors import EvergreenError
 from tasks.common.paths import state_dir
+from tasks.common.plural import counted
 from tasks.common.rebuildable import expect_dict, read_rebuildable
 
 SILENT = {"monitor silence": "The monitor is silent", "no samples": "No samples arrive"}
@@ -39,7 +41,7 @@ def waiting_cards(console: Console, labels: Callable[[], LabelCounts]) -> list[C
     """Everything that waits; a part that cannot be read is a card that says so. labels: counts images to label."""
     found: list[Card] = []
     parts = [functools.partial(part, console) for part in (_held, _alarm, _silence, _failed, _refused, _asked)]
-    for part in [*parts, lambda: _labels(labels())]:
+    for part in [*parts, lambda: _labels(labels()), functools.partial(_feedback, console)]:
         try:
             found += part()
         except EvergreenError as error:
@@ -124,7 +126,19 @@ def _labels(counts: LabelCounts) -> list[Card]:
     return cards
 
 
+def _feedback(console: Console) -> list[Card]:
+    """Labels of the predictor's clients that the monitor has not taken: it takes each that fits within minutes."""
+    waiting = [one.label for one in FeedbackJournal(console.log().store).waiting().labels if not one.logged]
+    if not waiting:
+        return []
+    clients = sorted({one.client for one in waiting})
+    said = f"Of {', '.join(clients[:3])}{' and others' if len(clients) > 3 else ''}. {WHY['feedback']}"
+    title = f"{counted(len(waiting), 'label')} of clients"
+    return [Card("feedback", "good", title, said, "/label#label-feedback", "Look at them", waiting[0].at)]
+
+
 WHY = {
+    "feedback": "The monitor takes what fits the quota and whose image it knows; a person decides about the rest.",
     "labels": "Each answer brings the next model closer, and shows how often the live one is right.",
     "issues": "A model, a second person or a copy of the image contradicts the label. One look settles it.",
     "audit": "Drawn at random: only their labels say how accurate the live model is.",
@@ -132,4 +146,4 @@ WHY = {
 
 
 def _images(number: int) -> str:
-    return f"{number:,} image{'s' * (number != 1)}"
+    return counted(number, "image")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from flows.console.production.words import OUTCOMES
 from flows.console.shell.console import Console
+from flows.publishing.store_away import store_away
 from flows.services.runner_times import next_look
 from monitoring.live.periods import Period
 from monitoring.pages import live, plots
@@ -51,7 +52,8 @@ def live_model(console: Console, now: datetime | None = None) -> LiveModel:
     seen, look = last_seen(console.root), next_look(console.root, console.params(), now)
     pointer = releases.live()
     if pointer is None:
-        return LiveModel(None, nothing=nothing_live(releases), seen=seen, next_look=look)
+        away = store_away(console.root, console.params(), releases)
+        return LiveModel(None, nothing=away or nothing_live(releases), seen=seen, next_look=look)
     periods = live.read(live.reports_dir(console.root)).periods
     mine = [one for one in periods if one.bundle == pointer.bundle and one.start > now - WEEKS - timedelta(days=7)]
     return LiveModel(

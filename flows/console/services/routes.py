@@ -13,7 +13,6 @@ from flows.console.shell.console import Console, console_of
 from flows.console.shell.page import csv_download, page
 from flows.console.shell.posted import Posted, back, posted
 from flows.predictor.status import running as running_predictor
-from flows.predictor.switches import SwitchesDamaged, end_pin, read_switches, sentences, set_humans_only
 from flows.server.process import api_of, running
 from flows.services.overview import FLOWS, OWN, TITLES, overview, restart, run_now
 from flows.services.up import next_runs, supervised
@@ -25,6 +24,7 @@ from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
 from tasks.common.loopback import is_loopback
 from tasks.common.tickets import make_ticket
+from tasks.releases.switches import SwitchesDamaged, end_pin, read_switches, sentences, set_humans_only
 
 HERE = "/services"
 SECONDS = 10.0  # between questions to the Prefect server for what comes next

@@ -32,6 +32,14 @@ class PredictorParams(Section):
     refresh_seconds: Seconds = Field(5.0, description="between two looks at what is live")
     with_up: bool = Field(False, description="true: `evergreen up` starts it, too, and restarts it")
 
+    @model_validator(mode="after")
+    def _fits(self) -> "PredictorParams":
+        if self.max_images > self.queue:
+            raise ValueError(
+                f"max_images {self.max_images} is over queue {self.queue}: no request of so many could fit"
+            )
+        return self
+
 
 class ReleaseParams(Section):
     """How a model that the gate promotes goes live."""

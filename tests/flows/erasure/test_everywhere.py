@@ -176,6 +176,13 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     git(root, "add", "list.csv")
     git(root, "commit", "-qm", "a list")
     record_copies(root, "backup", [root.parent / "backup.tar"])
+    line, edge = root.parent / "line-3", root.parent / "edge"
+    for folder in (line, edge):
+        folder.mkdir()
+    (line / "photo.png").write_bytes(encoded)
+    (edge / "export.json").write_text('{"version": "v0.1.0", "format": "edge"}')
+    record_copies(root, "captures", [line, "s3://bucket/line-4"])
+    record_copies(root, "model", [edge, root.parent / "deleted"])
     before = holding(root.parent, name, key, path, encoded)
     parts = ["out/queue.csv", "out/queue/", "out/tasks.json", "out/queue.html", "main/data/", "/production/2026-"]
     parts += [
@@ -197,9 +204,14 @@ def test_no_place_holds_the_image_and_everything_else_is_there(root: Path):
     done = erase_images(root, [name], "asked", yes=True)
 
     after = holding(root.parent, name, key, path, encoded)
-    assert after == {"main/photos/mine.png", "main/list.csv"}
-    left = {line.place: line for line in done.proof.lines if line.after}
-    assert set(left) == {"your own files in the project's folder", "git history"}
+    assert after == {"main/photos/mine.png", "main/list.csv", "line-3/photo.png"}
+    left = {one.place: one for one in done.proof.lines if one.after}
+    assert set(left) == {"your own files in the project's folder", "captures of devices", "git history"}
+    assert "there and on the device" in left["captures of devices"].notes[0]
+    (exported,) = (one for one in done.proof.lines if one.place.startswith("exported models"))
+    assert "s3://bucket/line-4 holds captures of devices and was not searched" in exported.notes[0]
+    assert f"{edge} holds v0.1.0 as edge, which may have been trained with them" in exported.notes[1]
+    assert len(exported.notes) == 2, "an export that was deleted is not named"
     assert left["your own files in the project's folder"].left == ["photos/mine.png"]
     assert "git filter-repo --invert-paths --path list.csv" in " ".join(left["git history"].notes)
     (backups,) = (line for line in done.proof.lines if line.place == "backups")

@@ -10,7 +10,11 @@ import pytest
 from flows.predictor.known import read_known
 from flows.predictor.pin import pin
 from flows.predictor.router import ProjectRouter
-from flows.predictor.switches import (
+from tasks.common.errors import EvergreenError
+from tasks.common.params import load_params
+from tasks.releases.rollout import Rollout, RolloutEnd, begin, finish, new_id
+from tasks.releases.store import open_store
+from tasks.releases.switches import (
     SwitchesDamaged,
     end_pin,
     read_switches,
@@ -18,10 +22,6 @@ from flows.predictor.switches import (
     set_humans_only,
     set_pin,
 )
-from tasks.common.errors import EvergreenError
-from tasks.common.params import load_params
-from tasks.releases.rollout import Rollout, RolloutEnd, begin, finish, new_id
-from tasks.releases.store import open_store
 from tests.support.live_project import VERSION, make
 from tests.support.second_release import put_bundle, release
 from tests.support.small_project import CLASSES

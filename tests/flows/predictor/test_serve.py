@@ -15,10 +15,10 @@ from flows.predictor.pin import pin
 from flows.predictor.run import listen
 from flows.predictor.serve import compose, settings
 from flows.predictor.status import lines
-from flows.predictor.switches import end_pin, set_humans_only
 from flows.services import overview
 from tasks.common.errors import EvergreenError
 from tasks.common.params import PredictorParams, load_params
+from tasks.releases.switches import end_pin, set_humans_only
 from tests.support.checkout import ROOT
 from tests.support.live_project import VERSION, make
 from tests.support.second_release import release
@@ -210,4 +210,9 @@ def test_each_worker_computes_with_so_many_threads(service):
 def test_an_image_may_be_as_large_as_is_set():
     assert settings(PredictorParams(max_bytes=123)).max_bytes == 123
     large = settings(PredictorParams(max_bytes=1 << 30))
-    assert large.max_request_bytes == 1 << 30, "a request must hold one image at least"
+    assert large.max_request_bytes > (1 << 30) * 4 // 3, "a request must hold one image at least, in base64, too"
+
+
+def test_more_images_than_could_ever_wait_are_refused_in_params_yaml():
+    with pytest.raises(ValueError, match="max_images 64 is over queue 32: no request of so many could fit"):
+        PredictorParams(queue=32)

@@ -126,7 +126,7 @@ def test_labels_come_by_id_and_key_into_the_log_and_data_with_their_client(root)
     assert {(row["split"], row["picked"]) for row in held} == {("train", "feedback")}  # it measures nothing
     assert git(root, "rev-list", "--count", f"{before}..HEAD") == "1"
     assert journal(root).count() == 0
-    assert take_feedback(root).lines() == ["0 labels of clients taken, 0 wait"]
+    assert take_feedback(root).lines() == ["0 labels of clients taken, 0 left"]
 
 
 def test_a_client_teaches_at_most_its_quota_and_a_person_may_take_the_rest(root, monkeypatch):
@@ -270,14 +270,24 @@ def test_the_command_lists_takes_and_drops(root, monkeypatch):
     send(root, first, why="bad \x1b[31mcolour")
     send(root, "order nowhere", client="line-2")
     listed = run.invoke(app, ["feedback", "list"]).output
-    assert "2 labels of clients wait" in listed
+    assert "waiting: 2 labels of clients" in listed
     assert "line-1: 1 will be taken" in listed
     assert "line-2: 1 wait for their image" in listed
     assert "\x1b" not in listed
-    assert "1 labels of line-2 dropped" in run.invoke(app, ["feedback", "drop", "line-2"]).output
+    dropped = run.invoke(app, ["feedback", "drop", "line-2", "--why", "a test \x1b[31mstand"]).output
+    assert "1 label of line-2 dropped" in dropped
     send(root, second, client="line-2")
-    assert "1 labels of clients taken, 1 wait" in run.invoke(app, ["feedback", "take", "--client", "line-1"]).output
+    assert "1 label of clients taken, 1 left" in run.invoke(app, ["feedback", "take", "--client", "line-1"]).output
     assert set(in_data(root)) == {first}
+    assert run.invoke(app, ["feedback", "take", "--client", "line-1", "--why", "nothing new"]).exit_code == 0
+    listed = run.invoke(app, ["feedback", "list"]).output
+    decided = [line for line in listed.splitlines() if line.startswith("decided: ")]
+    assert [line.partition(" by ")[0] for line in decided] == [
+        "decided: 0 labels of line-1 were taken",
+        "decided: 1 label of line-2 was dropped",
+    ]
+    assert "UTC: a test" in decided[1]
+    assert "\x1b" not in listed
     before = git(root, "rev-parse", "HEAD")
     assert "took 1 new image" in run.invoke(app, ["feedback", "take", "--beyond-quota", "--no-commit"]).output
     assert git(root, "rev-parse", "HEAD") == before

@@ -15,6 +15,7 @@ from flows.versions.verify import verify
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file
 from tasks.releases import rollout
+from tasks.releases.switches import SwitchesDamaged, set_pin
 from tests.support import versions_project
 from tests.support.children import killed_at
 from tests.support.versions_project import restored, store, tree
@@ -199,3 +200,19 @@ def test_a_rollout_keeps_its_challenger(project: Path):
     rollout.finish(releases, one, rollout.RolloutEnd(how="rolled_back", at=now, by="ann", why="worse"))
     gc(project, yes=True, grace_hours=0)
     assert not (project / f".evergreen/releases/bundles/{oldest.bundle}.json").exists()
+
+
+def test_a_version_that_is_pinned_on_this_machine_stays(project: Path):
+    releases = store(project)
+    first = releases.history()[0]
+    set_pin(project, first.version, first.bundle, "ann", "the newest sees bags everywhere")
+    assert gc(project, keep=1).retired == []
+    releases.retire(first.version, "on another machine", "bob")
+    gc(project, yes=True, grace_hours=0)
+    releases.audit_bundle(first.bundle)
+    (project / ".evergreen/predictor/switches.json").write_text("{")
+    with pytest.raises(SwitchesDamaged):
+        gc(project, yes=True, grace_hours=0)
+    (project / ".evergreen/predictor/switches.json").unlink()
+    gc(project, yes=True, grace_hours=0)
+    assert not (project / f".evergreen/releases/bundles/{first.bundle}.json").exists()

@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import numpy as np
 import pytest
 from starlette.middleware import Middleware
 
+from serving.live import Model
 from serving.service.access import NEEDS, OPEN, SCOPES, Client, Guard
 from serving.service.app import create_app
 from serving.service.contracts import Feedback
@@ -25,7 +27,7 @@ from serving.service.settings import Settings
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tests.support.checkout import ROOT
-from tests.support.service import Kept, OneModel, served, small_model
+from tests.support.service import Gate, Kept, OneModel, served, small_model
 from tests.support.small_project import CLASSES, image_bytes
 from tests.support.waiting import until
 
@@ -265,7 +267,9 @@ def test_feedback_is_refused_as_a_whole_where_it_is_too_much_or_not_stored(model
         assert give(client, one, "other").status_code == 403
         assert len(sink.labels) == 4
         sink.down = True
-        assert (give(client, one).status_code, give(client, b"x".hex()).status_code) == (503, 422)
+        refused = give(client, one)
+        assert (refused.status_code, give(client, b"x".hex()).status_code) == (503, 422)
+        assert "the store is down" not in refused.text, "what a store says may name places"
         big = client.post("/feedback", content=b" " * (2 << 20), headers=bearer("all"))
         assert big.status_code == 413
         assert client.post("/feedback", content=b"{", headers=bearer("all")).json()["reason"] == "bad_json"
@@ -351,6 +355,10 @@ def test_metadata_names_inputs_outputs_and_versions(client, model):
         ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [-1] * 12}, 400),
         ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [1.5] * 12}, 400),
         ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": ["a"] * 12}, 400),
+        ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [1] * 11 + ["a" * 200_000]}, 400),
+        ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [True] * 12}, 400),
+        ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": {"a": 1}}, 400),
+        ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [[[[[1] * 12]]]]}, 400),
         ({"name": "image", "datatype": "UINT8", "shape": [2, 2, 3], "data": [[1], [2, 3]]}, 400),
         ({"name": "image", "datatype": "UINT8", "shape": [2, 6], "data": [1] * 12}, 400),
         ({"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 4], "data": [1] * 16}, 400),
@@ -370,10 +378,40 @@ def test_a_request_that_is_not_one_of_the_protocol_is_refused(client, photo):
         assert sent.status_code == 400, content
     assert infer(client, images(photo), outputs=[{"name": "no"}]).status_code == 400
     assert infer(client, images(photo), outputs=3).status_code == 400
+    for repeated in ([{"name": "label"}] * 2, [{"name": "probabilities"}] * 100_000, {"name": "label"}):
+        assert infer(client, images(photo), outputs=repeated).status_code == 400, "else a response grows at will"
+    binary = bearer("other") | {"inference-header-content-length": "2"}
+    assert client.post("/v2/models/small/infer", content=b"{}x", headers=binary).status_code == 415
     assert infer(client, images(photo), id=[]).status_code == 400
     bad = infer(client, images(photo, b"\xff\xd8\xff\xe0 not a photo" * 9))
     assert bad.status_code in (415, 422)
     assert "image 1" in bad.json()["error"]
+
+
+def test_numbers_that_are_not_finite_fail_the_request_and_not_the_service(model, tmp_path, photo):
+    class Broken(Gate):
+        def answers(self, found):
+            return [replace(one, ood=float("nan")) for one in self._predictor.answers(found)]
+
+    broken = Broken(model.predictor)
+    broken.open.set()
+    with service(Model(broken, "v0.1.0"), tmp_path) as client:
+        sent = infer(client, images(photo))
+    assert (sent.status_code, sent.json()["reason"]) == (503, "model_failed")
+
+
+def test_bodies_count_as_waiting_until_they_are_answered(model, tmp_path, photo):
+    gate = Gate(model.predictor)
+    gate.open.set()
+    settings = Settings(queue_bytes=4 * len(photo))
+    with service(Model(gate, "v0.1.0"), tmp_path, settings=settings) as client:
+        gate.open.clear()
+        first = threading.Thread(target=infer, args=(client, images(photo, photo)))
+        first.start()
+        until(lambda: infer(client, images(photo, photo)).status_code == 429)
+        gate.open.set()
+        first.join()
+        assert infer(client, images(photo, photo)).status_code == 200
 
 
 # metrics

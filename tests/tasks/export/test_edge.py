@@ -50,7 +50,8 @@ def test_a_device_answers_as_the_predictor_and_keeps_what_it_answered(file, tmp_
     for one, answer in zip(said[:2], expected[:2], strict=True):
         assert (one["label"], one["needs_review"], one["is_ood"]) == (answer.label, answer.needs_review, answer.is_ood)
         assert one["probabilities"] == pytest.approx(answer.probabilities, abs=1e-5)
-        assert one["version"] == "v0.1.0"
+        assert (one["version"], one["coarse"]) == ("v0.1.0", answer.coarse)
+        assert tuple(one["plausible"]) == answer.plausible
     assert said[2]["reason"] == expected[2].reason
     assert said[3]["reason"] == "unreadable"
     kept = sorted((tmp_path / "kept").rglob("*.json"))

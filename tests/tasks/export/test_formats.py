@@ -90,7 +90,7 @@ def test_the_manifest_of_kserve_names_the_place_and_the_protocol(source, tmp_pat
     assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
     model = found["spec"]["predictor"]["model"]
     assert (model["storageUri"], model["protocolVersion"]) == ("s3://models/parts", "v2")
-    with pytest.raises(EvergreenError, match=r"Give --uri"):
+    with pytest.raises(EvergreenError, match=r"--uri is missing: the manifest names"):
         kserve.write(replace(source, uri=None), tmp_path)
     assert kserve.service_name("__9 Naïve Parts_") == "model-9-na-ve-parts"
     assert kserve.service_name("Über") == "ber"

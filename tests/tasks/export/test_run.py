@@ -1,5 +1,7 @@
 """An export counts only if it answers as its model does, and replaces nothing else."""
 
+import os
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +56,15 @@ def test_features_count_too():
 
 
 def test_an_export_says_what_it_is_and_how_it_was_checked(source, tmp_path):
-    made = export(source.bundle, "v0.1.0", "triton", tmp_path / "out")
+    before = os.umask(0o027)
+    try:
+        made = export(source.bundle, "v0.1.0", "triton", tmp_path / "new/out")
+    finally:
+        os.umask(before)
+    rights = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").rglob("*")}
+    assert rights == {True: 0o750, False: 0o640}, "a server of another user reads it"
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o750
+    (tmp_path / "new/out").rename(tmp_path / "out")
     record, about = read_json(tmp_path / "out/export.json"), read_json(tmp_path / "out/model.json")
     assert record == made.record
     assert (record["format"], record["version"], record["not_run"]) == ("triton", "v0.1.0", False)

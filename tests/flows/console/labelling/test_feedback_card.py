@@ -37,6 +37,7 @@ def left(root) -> int:
 
 def test_the_card_counts_by_client_and_a_reason_and_a_role_are_needed(root):
     with serving(root) as site:
+        assert f"{START + BEYOND + 2} labels of clients" in site.get("/")[2], "the first page says it"
         text = site.get("/label")[2]
         assert f"<b>{START + BEYOND}</b><span>wait</span>" in text
         assert f"<b>{BEYOND}</b><span>beyond the quota</span>" in text
@@ -64,6 +65,10 @@ def test_the_card_counts_by_client_and_a_reason_and_a_role_are_needed(root):
         job = job_ended(root, SLOT)
         assert (job.code, job.by, left(root)) == (0, "lea", BEYOND), job.said
         assert fields["why"] in job.title
+        text = site.get("/label")[2]
+        assert f"{START} labels of line-1 were taken by lea" in text
+        assert fields["why"] in text
+        assert HOSTILE not in text
         send(site, "/label/feedback/beyond", fields)
         assert job_ended(root, SLOT).code == 0
         assert left(root) == 0

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from flows.predictor.switches import read_switches, set_humans_only, set_pin
 from flows.server.processes import created
 from tasks.common.checkout import checkout
 from tasks.common.files import write_json
+from tasks.releases.switches import read_switches, set_humans_only, set_pin
 from tests.support import released_project
 from tests.support.console import serving
 
