@@ -11,7 +11,9 @@ from tests.support.checkout import ROOT
 pytestmark = pytest.mark.loop
 
 
-@pytest.mark.parametrize(("script", "figures"), [("commands", 2), ("promotions", 1), ("startup", 1)])
+@pytest.mark.parametrize(
+    ("script", "figures"), [("commands", 2), ("promotions", 1), ("startup", 1), ("first_start", 1)]
+)
 def test_the_quick_pass_reports_every_figure_and_records_none(script, figures):
     quick_pass(script, figures)
 

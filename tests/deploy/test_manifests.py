@@ -1,6 +1,7 @@
 """The image and the Kubernetes manifests in deploy/: a linter accepts the first, and they name each other's parts."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tests.support.checkout import ROOT
 DEPLOY = ROOT / "deploy"
 KUBERNETES = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 TEMPLATE = json.loads((DEPLOY / "pool-kubernetes.json").read_text())
+RAY = {one["kind"]: one for one in yaml.safe_load_all((DEPLOY / "ray-cluster.yaml").read_text())}
 POD = TEMPLATE["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
 
 
@@ -40,3 +42,28 @@ def test_the_manifests_make_what_pods_name():
     assert POD["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert {account["namespace"], claim["metadata"]["namespace"]} == {namespace}
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "pods on several nodes use it at once"
+
+
+def test_the_ray_cluster_has_the_locked_ray_and_lets_in_who_has_the_token():
+    spec = RAY["RayCluster"]["spec"]
+    locked = re.findall(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert locked in ([], [spec["rayVersion"]])
+    pods = [spec["headGroupSpec"]["template"]["spec"], *(one["template"]["spec"] for one in spec["workerGroupSpecs"])]
+    for pod in pods:
+        (container,) = pod["containers"]
+        env = {one["name"]: one.get("value") or one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+        assert env["RAY_AUTH_MODE"] == "token"
+        assert env["RAY_AUTH_TOKEN"] == {"name": "evergreen-ray", "key": "token"}
+        assert container["image"] == TEMPLATE["variables"]["properties"]["image"]["default"]
+        assert container["resources"]["requests"] == container["resources"]["limits"], "Ray counts what it gets"
+        assert pod["securityContext"] == POD["securityContext"]
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+    account = KUBERNETES["ServiceAccount"]["metadata"]["name"]
+    assert {pod.get("serviceAccountName") for pod in pods} == {None, account}, "workers open the bucket"
+
+
+def test_only_pods_of_the_namespace_reach_the_ray_cluster():
+    cluster, policy = RAY["RayCluster"]["metadata"], RAY["NetworkPolicy"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"ray.io/cluster": cluster["name"]}
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}]
+    assert {cluster["namespace"], policy["metadata"]["namespace"]} == {KUBERNETES["Namespace"]["metadata"]["name"]}

@@ -101,6 +101,7 @@ def test_a_start_that_was_killed_leaves_a_server_that_the_next_one_takes_over(pr
     assert processes.servers(project) == []
 
 
+@pytest.mark.long
 def test_a_new_server_starts_from_the_database_that_an_earlier_one_kept(project, tmp_path, monkeypatch):
     """The first keeps its tables before it writes a row; the next copies them, and goes on as if it had migrated."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
