@@ -61,7 +61,7 @@ lint: setup
 
 # one universal resolution (3.11 to 3.13, every platform); torch brings its own CUDA packages where it needs them
 lock: setup
-	$(UV) pip compile pyproject.toml --extra dev --extra heic --extra clip --extra serve --extra openvino --extra transformers --universal --python-version 3.11 --no-header --no-annotate \
+	$(UV) pip compile pyproject.toml --extra dev --extra heic --extra clip --extra serve --extra openvino --extra transformers --extra ray --universal --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 	@sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
 

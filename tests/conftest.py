@@ -13,6 +13,7 @@ from flows.startup import collect_less_garbage
 from tests.support import shared
 from tests.support.browser import Visit, browser
 from tests.support.checkout import ROOT, git
+from tests.support.ray_cluster import ray_cluster  # noqa: F401  (a fixture)
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -25,6 +26,7 @@ collect_less_garbage()
 TOGETHER = {
     "s3": ("store", "store_contract", "bundle_store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
     "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site"),
+    "ray": ("ray_map", "ray_fill", "ray_engine", "ray_training", "ray_score", "ray_ingest"),
     "great_expectations": ("adopt", "validate", "validate_batches"),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from flows.doctor import environment, machine, places, project, servers, state
+from flows.doctor import cluster, environment, machine, places, project, servers, state
 from flows.doctor.finding import Finding, problem
 from tasks.common.errors import EvergreenError
 from tasks.common.machine_limits import machine_error
@@ -34,6 +34,7 @@ def checks(root: Path, params) -> dict[str, Check]:
         "predictor": servers.predictor,
         "work pool": servers.work_pool,
         "floors": project.floors,
+        "scale": cluster.scale,
     }
     alone: dict[str, Callable] = {
         "repository": project.repository,

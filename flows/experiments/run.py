@@ -23,6 +23,7 @@ from flows.runs.start import pin_start
 from flows.runs.summary import summary
 from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
+from flows.scale.fill import fill_entries
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.files import read_json, write_json
 from tasks.common.machine_limits import machine_error
@@ -80,7 +81,7 @@ def bring(repo, root: Path, name: str, params: Params, releases: Releases) -> st
     """Bring stage `name` up to date as a run does, a training from the start that a run would pin; its outcome."""
     if name == "train_backbone":
         pin_start(root, params, releases)
-    return mending(repo, lambda: bring_up_to_date(repo, name))
+    return mending(repo, lambda: bring_up_to_date(repo, name, before=fill_entries))
 
 
 def _judge(root: Path, params: Params, releases: Releases, champion: Pointer | None, about: dict[str, Any]):

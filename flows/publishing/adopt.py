@@ -22,6 +22,7 @@ from flows.repo import run_inputs, workspace
 from flows.repo.git import git
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.repo.tombstones import in_force
+from flows.scale.fill import fill_entries
 from tasks.adopt.bounded import check_bounded
 from tasks.adopt.build import build, open_model
 from tasks.adopt.deployed import Deployed
@@ -68,7 +69,7 @@ def adopt(root: Path, model: Deployed, *, by: str, why: str, say=print) -> Point
         repo = open_repo(tree)
         restore_data(repo)
         for name in NEEDED:
-            say(f"  {name:<15}{bring_up_to_date(repo, name)}")
+            say(f"  {name:<15}{bring_up_to_date(repo, name, before=fill_entries)}")
         repo.close()
         for name, images in build(tree, model, params).items():
             say(f"  the model does not know the label {name!r}: its {images} images were left out of its measures")

@@ -34,13 +34,19 @@ def open_repo(root: Path):
     return Repo(str(root), config=config or None)  # DVC's next lock drops what is set later
 
 
-def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_stage) -> Outcome:
+def bring_up_to_date(
+    repo,
+    name: str,
+    run: Callable[[str, Path], None] = run_stage,
+    before: Callable[[str, Path], object] | None = None,
+) -> Outcome:
     """Make stage `name` current: "unchanged" by dvc.lock, "restored" from DVC's run cache, or "ran" now.
 
-    The outputs are hashed afterwards. Damaged files are replaced; if no undamaged copy is left, the stage runs again.
+    before: called with name and root, only if the stage is about to run. The outputs are hashed afterwards. Damaged
+    files are replaced; if no undamaged copy is left, the stage runs again.
     """
     for _ in range(TRIES):
-        outcome = _bring_up_to_date(repo, name, run)
+        outcome = _bring_up_to_date(repo, name, run, before)
         if outputs_whole(repo, name):
             return outcome
     raise EvergreenError(
@@ -49,7 +55,7 @@ def bring_up_to_date(repo, name: str, run: Callable[[str, Path], None] = run_sta
     )
 
 
-def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outcome:
+def _bring_up_to_date(repo, name: str, run: Callable, before: Callable | None) -> Outcome:
     """As `bring_up_to_date`, without a look at the outputs.
 
     Outputs are removed before they are restored or made: they are hard links into DVC's cache, and writing through one
@@ -66,6 +72,8 @@ def _bring_up_to_date(repo, name: str, run: Callable[[str, Path], None]) -> Outc
             outcome: Outcome = "restored"
             failpoint("pipeline.restored")
         else:
+            if before is not None:
+                before(name, Path(repo.root_dir))
             run(name, Path(repo.root_dir))
             failpoint("pipeline.ran")
             outcome = "ran"

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.repo.damage import mending
 from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
+from flows.scale.fill import fill_entries
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
 from tasks.common.nested import flatten
@@ -64,7 +65,7 @@ def stage_step(name: str, root: Path) -> Outcome:
     """Bring stage `name` up to date and show its metrics in Prefect's UI; replaces damaged shards it comes across."""
 
     def current() -> Outcome:
-        outcome = mended(root, lambda: bring_up_to_date(_repo(root), name))
+        outcome = mended(root, lambda: bring_up_to_date(_repo(root), name, before=fill_entries))
         show_metrics(name, root, outcome)
         return outcome
 

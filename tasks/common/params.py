@@ -26,6 +26,7 @@ from tasks.common.sections.data import (
 )
 from tasks.common.sections.judging import BundleParams, EvaluateParams, GateParams
 from tasks.common.sections.predictor import PredictorParams, ReleaseParams
+from tasks.common.sections.scale import ScaleParams
 from tasks.common.sections.service import (
     AlertsParams,
     CaptureParams,
@@ -79,6 +80,7 @@ class Params(Section):
     report: ReportParams = ReportParams()
     serve: ServeParams = ServeParams()
     predictor: PredictorParams = PredictorParams()
+    scale: ScaleParams = ScaleParams()
     alerts: AlertsParams = AlertsParams()
 
     def section(self, name: str) -> Section:

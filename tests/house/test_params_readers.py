@@ -227,6 +227,9 @@ TESTED = {
     "predictor.max_bytes": "test_an_image_may_be_as_large_as_is_set",
     "predictor.refresh_seconds": "test_a_pin_and_humans_only_hold_within_the_refresh",
     "predictor.with_up": "test_everything_answers_and_doing_it_twice_changes_nothing",
+    "scale.engine": "test_the_entries_and_the_results_are_those_of_local_stages",
+    "scale.address": "test_a_cluster_that_does_not_answer_is_said_at_once",
+    "scale.shared": "test_workers_without_the_folder_fetch_shards_from_s3_and_leave_entries_there",
     "alerts.urls_env": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
     "alerts.events": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
 }

@@ -1,0 +1,231 @@
+"""`ray_map` applies a function to many items on a Ray cluster: in order, in bounded memory.
+
+The caller has connected this process (flows.scale.engine). The driver holds each item until its result has been
+yielded, so an item is worked on again if its worker, its node or the whole cluster is lost. An error that the function
+raises is different: it is raised here, once.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flows.scale import engine
+from flows.scale.engine import ClusterLost
+from tasks.common.errors import EvergreenError
+
+T, R = TypeVar("T"), TypeVar("R")
+
+RETRIES = 3  # of an item whose worker died: an item that kills its workers must end
+LOOK = 2.0  # seconds between two looks at whether the cluster still answers
+RECONNECT_SECONDS = 60.0  # for a head that restarts
+GRACE_SECONDS = 3.0  # for tasks that are cancelled to take back what they were writing
+MOST_BYTES = 256 << 20  # of items in flight
+ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours the tracebacks of workers
+
+
+@dataclass(eq=False)
+class _Flight:
+    """An item on its way."""
+
+    item: Any
+    weight: int
+    ref: Any = None
+    deaths: int = 0
+    done: bool = False
+    result: Any = field(default=None, repr=False)
+
+
+def ray_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    in_flight: int,
+    say: Callable[[str], object] = print,
+    name: Callable[[T], str] = str,
+    most_bytes: int = MOST_BYTES,
+    cpus: float = 1,
+    gpus: float = 0,
+) -> Iterator[R]:
+    """Yield `function(item)` of each of `items`, in order, computed by the cluster's workers.
+
+    At most `in_flight` items, of `most_bytes` together, are on their way or waiting to be yielded; `items` is read only
+    so far ahead. `name(item)` names an item in messages. Each call may use `cpus` cores and `gpus` GPUs of its node.
+    Raises the error of the function, with the item's name as a note; EvergreenError for an item whose worker died
+    RETRIES times more; ClusterLost where the cluster does not come back. In all cases, and with Ctrl-C, what is in
+    flight is cancelled.
+    """
+    run = _Run(function, max(1, in_flight), say, name, {"num_cpus": cpus, "num_gpus": gpus}, most_bytes)
+    try:
+        yield from run.results(iter(items))
+    finally:
+        run.cancel()
+
+
+class _Run:
+    """The state of one `ray_map`."""
+
+    def __init__(self, function, in_flight: int, say, name, needs: dict[str, float], most_bytes: int):
+        self.function, self.in_flight, self.say, self.name = function, in_flight, say, name
+        self.needs, self.most_bytes = needs, most_bytes
+        self.flights: deque[_Flight] = deque()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make the function known to the cluster, once per connection."""
+        import ray
+
+        engine.cluster()  # raises ClusterLost before `ray.put` would start a cluster of its own
+        self.remote = ray.remote(max_retries=0, **self.needs)(_call)
+        self.stored = ray.put(self.function)
+
+    def results(self, items: Iterator) -> Iterator:
+        """Yield the results in order."""
+        while True:
+            self._fill(items)
+            if not self.flights:
+                return
+            while not self.flights[0].done:
+                try:
+                    self._wait()
+                except ClusterLost as lost:
+                    self._recover(lost)
+            yield self.flights.popleft().result
+
+    def _fill(self, items: Iterator) -> None:
+        while len(self.flights) < self.in_flight and sum(one.weight for one in self.flights) < self.most_bytes:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            flight = _Flight(item, weight(item))
+            self.flights.append(flight)
+            self._submit(flight)
+
+    def _submit(self, flight: _Flight) -> None:
+        flight.ref = self.remote.remote(self.stored, flight.item)
+
+    def _wait(self) -> None:
+        """Wait a little for results; raises what a function raised, and ClusterLost."""
+        import ray
+
+        waiting = {one.ref: one for one in self.flights if not one.done}
+        with _losses():
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
+            for ref in ready:
+                self._take(waiting[ref])
+        if not ready:
+            engine.check_alive()
+
+    def _take(self, flight: _Flight) -> None:
+        import ray
+        from ray.exceptions import RayTaskError
+
+        try:
+            flight.result, flight.done = ray.get(flight.ref), True
+            flight.ref = None
+        except RayTaskError as error:
+            raise _own(error, self.name(flight.item)) from None
+        except died() as error:
+            flight.deaths += 1
+            if flight.deaths > RETRIES:
+                raise EvergreenError(
+                    f"the Ray worker of {self.name(flight.item)} died {flight.deaths} times "
+                    f"({type(error).__name__}): look for too little memory on the node (`ray status`), or for an "
+                    "image that crashes the decoder"
+                ) from error
+            self.say(f"ray: a worker died: {self.name(flight.item)} is done again ({flight.deaths} of {RETRIES})")
+            self._submit(flight)
+
+    def _recover(self, lost: ClusterLost) -> None:
+        """Connect again and submit again what was not finished. Raises ClusterLost."""
+        self.say(f"ray: {lost} Trying for {RECONNECT_SECONDS:g} s to connect again")
+        for one in self.flights:
+            one.ref = None  # before the connection ends: a reference that outlives it warns
+        self.stored = None
+        engine.reconnect(RECONNECT_SECONDS)
+        self._prepare()
+        for one in self.flights:
+            if not one.done:
+                self._submit(one)
+
+    def cancel(self) -> None:
+        """Cancel what is in flight: first as Ctrl-C, so that tasks take back what they write, then by force."""
+        refs = [one.ref for one in self.flights if one.ref is not None]
+        self.flights.clear()
+        if not refs or not engine.is_connected():
+            return
+        import ray
+
+        for ref in refs:
+            _ignore_loss(lambda ref=ref: ray.cancel(ref))
+        _ignore_loss(lambda: ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS, fetch_local=False))
+        for ref in refs:
+            _ignore_loss(lambda ref=ref: ray.cancel(ref, force=True))
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    """What a worker runs."""
+    return function(item)
+
+
+def died() -> tuple[type[Exception], ...]:
+    """Ray's errors that say that a worker, its node or its result is gone, and not what the function did."""
+    from ray import exceptions
+
+    return (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+        exceptions.LocalRayletDiedError,
+    )
+
+
+@contextmanager
+def _losses() -> Iterator[None]:
+    """Turn errors of the connection itself into ClusterLost."""
+    from ray.exceptions import RaySystemError
+
+    try:
+        yield
+    except (ConnectionError, RaySystemError) as error:
+        raise ClusterLost(f"the connection to the Ray cluster was lost: {_first_line(error)}.") from error
+
+
+def _own(error: Exception, name: str) -> BaseException:
+    """The error that the function raised, with the item's name; Ray wraps it."""
+    cause = error.cause
+    if isinstance(cause, ImportError):
+        return EvergreenError(
+            f"a Ray worker cannot import what it needs ({cause}): install what requirements.lock says in the image of "
+            "the cluster"
+        )
+    if not isinstance(cause, Exception):
+        cause = error
+    cause.add_note(f"on a Ray worker, for {name}:\n{ANSI.sub('', str(error))}")
+    return cause
+
+
+def weight(item: Any) -> int:
+    """Bytes that `item` holds, about; 0 for what is small."""
+    if isinstance(item, bytes | bytearray | str):
+        return len(item)
+    if (size := getattr(item, "nbytes", None)) is not None:
+        return int(size)
+    if isinstance(item, dict):
+        return sum(map(weight, item.values()))
+    if isinstance(item, list | tuple):
+        return sum(map(weight, item))
+    return 0
+
+
+def _ignore_loss(step: Callable[[], object]) -> None:
+    with suppress(Exception):  # the cluster may be gone: then nothing is left to cancel
+        step()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

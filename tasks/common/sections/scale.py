@@ -1,0 +1,35 @@
+"""The section of params.yaml about machines that share the work; it changes no result."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tasks.common.section import Section
+
+ADDRESS = re.compile(r"auto|(ray://)?[A-Za-z0-9._-]+:\d{1,5}")
+
+
+class ScaleParams(Section):
+    """Which engine computes what whole shards need."""
+
+    engine: Literal["local", "ray"] = Field(
+        "local", description="local: processes of this machine; ray: the workers of a Ray cluster (extra `ray`)"
+    )
+    address: str | None = Field(
+        None,
+        description="of the Ray cluster: null: one on this machine, which starts and ends with the run; auto: the one "
+        "that runs on this machine; host:6379: from a machine of that cluster; ray://host:10001: from outside",
+    )
+    shared: str | None = Field(
+        None,
+        description="place that the driver and all workers reach (folder or s3://bucket/prefix), for shards and cache "
+        "entries; null: every worker sees this project's folder under the same path",
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and not ADDRESS.fullmatch(value):
+            raise ValueError(f"{value!r} is not an address: expected null, auto, host:port or ray://host:port")
+        return value

@@ -1,0 +1,1 @@
+"""Tests of flows.scale, on a real local cluster."""

@@ -1,0 +1,114 @@
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.scale import engine
+from flows.scale import map as scale_map
+from flows.scale.map import ray_map
+from tasks.common.errors import DamagedFile, EvergreenError
+from tasks.common.files import atomic_path
+from tests.support.ray_cluster import killed_once
+from tests.support.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def connected(ray_cluster):
+    engine.connect(ray_cluster)
+
+
+def double(item: int) -> int:
+    time.sleep(0.05 if item % 2 else 0)  # the odd ones are overtaken
+    return 2 * item
+
+
+def test_results_come_in_order_and_items_are_read_only_a_little_ahead():
+    read, ahead = [], []
+
+    def items():
+        for item in range(20):
+            read.append(item)
+            yield item
+
+    for number, result in enumerate(ray_map(double, items(), in_flight=3)):
+        assert result == 2 * number
+        ahead.append(len(read) - number)
+    assert len(ahead) == 20
+    assert max(ahead) == 3
+
+
+def test_few_large_items_are_in_flight():
+    read = []
+
+    def items():
+        for item in range(6):
+            read.append(item)
+            yield np.full(1000, item, np.uint8)
+
+    results = ray_map(np.sum, items(), in_flight=6, most_bytes=2000)
+    assert int(next(results)) == 0
+    assert len(read) == 2
+    assert [int(one) for one in results] == [1000 * item for item in range(1, 6)]
+
+
+def test_without_items_nothing_happens():
+    assert list(ray_map(double, [], in_flight=3)) == []
+
+
+def refuse(item: str) -> str:
+    if item == "c":
+        raise DamagedFile("/data/c", "aa", "bb")
+    return item
+
+
+def test_an_error_of_the_function_is_raised_as_it_is_with_the_name_of_the_item():
+    with pytest.raises(DamagedFile, match="/data/c is damaged") as error:
+        list(ray_map(refuse, "abcd", in_flight=2, name=lambda item: f"shard {item}"))
+    assert "on a Ray worker, for shard c" in error.value.__notes__[0]
+
+
+def die_once(item: tuple[int, Path]) -> int:
+    number, marker = item
+    if number == 2 and killed_once(marker):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_an_item_is_done_again_when_its_worker_is_killed(tmp_path):
+    said = []
+    items = [(number, tmp_path / "killed") for number in range(5)]
+    assert list(ray_map(die_once, items, in_flight=3, say=said.append, name=lambda item: f"n{item[0]}")) == [*range(5)]
+    assert any("n2 is done again (1 of 3)" in line for line in said)
+
+
+def die(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_item_that_kills_every_worker_ends_the_work(monkeypatch):
+    monkeypatch.setattr(scale_map, "RETRIES", 1)
+    with pytest.raises(EvergreenError, match="the Ray worker of item 7 died 2 times"):
+        list(ray_map(die, [7], in_flight=2, say=lambda _: None, name=lambda item: f"item {item}"))
+
+
+def write_slowly(folder: Path) -> None:
+    with atomic_path(folder / "entry") as temporary:
+        temporary.write_text("half")
+        (folder / "began").touch()
+        while True:  # what is interrupted is Python code: Ray sends no signal
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_what_is_in_flight_is_cancelled_and_leaves_nothing(tmp_path, monkeypatch, error):
+    def interrupted(self):
+        until(lambda: (tmp_path / "began").exists(), 60)
+        raise error
+
+    monkeypatch.setattr(scale_map._Run, "_wait", interrupted)
+    with pytest.raises(error):
+        next(ray_map(write_slowly, [tmp_path], in_flight=1))
+    until(lambda: [file.name for file in tmp_path.iterdir()] == ["began"], 30)
