@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from flows.services.sign_in import export_lines
 from monitoring.seen import last_seen
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
-from tasks.common.files import read_json
+from tasks.common.files import read_json, write_json
 from tasks.common.params import load_params
 from tests.support.checkout import ROOT
 from tests.support.live_project import make
@@ -110,6 +111,9 @@ def test_a_worker_of_the_pool_runs_the_flows_and_up_runs_none(project, tmp_path)
         assert pools.outdated(params(root), pools.deployed_schedules(api, name)) == []
         assert {flow for flow, _ in up.next_runs(api, checkout(root).id)} == set(pools.FLOWS)
         assert servers.work_pool(root, params(root)).state == "ok"
+        about = {"pid": deployer.pid, "checkout": checkout(root).id, "since": datetime.now(UTC).isoformat()}
+        write_json(root / ".evergreen/services.json", about | {"services": {}})  # as the supervisor does
+        assert f"pool:        {POOL} has a worker" in up.status_lines(root)
 
         overview.run_now(root, "monitor", "ann")
         until(lambda: ended(api))
