@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 # keep the libraries' bytecode in .venv: without it every process would compile torch and the others again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test long faults lint lock audit sbom clean
+.PHONY: setup demo test long bench faults lint lock audit sbom clean
 
 setup: .venv/ready
 
@@ -49,6 +49,11 @@ test: setup
 # every benchmark, so that no script rots
 long:
 	@$(MAKE) test TESTS='-m long'
+
+# every benchmark with its peers, one after the other, onto one page, .bench/benchmarks.html; it goes on where it was
+# stopped. BENCH="--list" says what there is, BENCH="--data FOLDER" names the image sets
+bench: setup
+	@$(BIN)/python -m benchmarks.bench $(BENCH)
 
 # every fault of tests/faults/matrix.py with all seeds and sizes: an hour of one core; it goes on where it was stopped
 faults: setup

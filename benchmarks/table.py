@@ -38,8 +38,13 @@ def page(old: str) -> str:
     return f"{before}{START}\n{table()}\n{END}{after}"
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Renew the table of docs/benchmarks/README.md."""
     readme = FOLDER / "README.md"
     text = page(readme.read_text(encoding="utf-8"))
     with atomic_path(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
