@@ -96,7 +96,8 @@ def figures_of(less: dict[str, Usage], more: dict[str, Usage], few: int) -> list
     for step in less:
         before, after = less[step], more[step]
         spread = f"{mb(before.tree)}, {mb(after.tree)}; private {mb(before.tree_private)}, {mb(after.tree_private)}"
-        figures.append(growth(f"peak_memory_growth_{step}", before.tree, after.tree, None, "", spread))
+        goal = 1.2 if step in ("inspect", "clean") else None
+        figures.append(growth(f"peak_memory_growth_{step}", before.tree, after.tree, goal, "", spread))
     return figures
 
 

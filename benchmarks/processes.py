@@ -42,7 +42,7 @@ def python(code: str, *arguments: object, sample: bool = False) -> Usage:
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=env, stdout=out, stderr=err
         )
-        watch = _Watch(child.pid) if sample else None
+        watch = Watch(child.pid) if sample else None
         _, status, used = os.wait4(child.pid, 0)  # includes the usage of its reaped descendants
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -55,7 +55,7 @@ def python(code: str, *arguments: object, sample: bool = False) -> Usage:
     return Usage(wall, used.ru_utime + used.ru_stime, *peak, printed)
 
 
-class _Watch:
+class Watch:
     """Samples the memory of a process tree until `end`."""
 
     def __init__(self, pid: int):

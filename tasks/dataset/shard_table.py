@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
-RESIDENT = 16 << 20  # bytes read from the maps after which their pages are given back to the system
+RESIDENT = 4 << 20  # bytes read from the maps after which their pages are given back to the system
 ROWS = 256  # rows copied at a time by `read_into`
 
 
@@ -28,8 +28,10 @@ class ShardTable:
             raise ValueError("ShardTable: no samples, expected at least one")
         order = sorted(range(len(shards)), key=shards.__getitem__)
         self._shard_of = np.argsort(order)[names.indices.to_numpy()].astype(np.int32)
-        self._maps = [open_map(shards[number]) for number in order]
-        self._read = 0  # bytes since pages were given back
+        maps = [open_map(shards[number]) for number in order]
+        self._mapped = [array.base for array in maps if isinstance(array.base, mmap.mmap)]
+        self._maps = [np.asarray(array) for array in maps]  # indexing a np.memmap takes longer
+        self._read = [0]  # bytes since pages were given back, of all tables of these maps
         first = self._maps[0]
         self.shape = (len(self._rows), *first.shape[1:])
         self.dtype = first.dtype
@@ -41,7 +43,7 @@ class ShardTable:
         """The rows `index` (int array, slice or boolean mask) as a table of their own: nothing is read."""
         part = object.__new__(ShardTable)
         part._rows, part._shard_of = self._rows[index], self._shard_of[index]
-        part._maps, part._read, part.dtype = self._maps, 0, self.dtype
+        part._maps, part._mapped, part._read, part.dtype = self._maps, self._mapped, self._read, self.dtype
         part.shape = (len(part._rows), *self.shape[1:])
         return part
 
@@ -64,8 +66,8 @@ class ShardTable:
                 out[:] = self._maps[number][rows]
             else:
                 out[here] = self._maps[number][rows[here]]
-        self._read += len(out) * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
-        if self._read > RESIDENT:
+        self._read[0] += len(out) * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
+        if self._read[0] > RESIDENT:
             self._give_back()
 
     def _give_back(self) -> None:
@@ -73,10 +75,10 @@ class ShardTable:
 
         The system still has them in its page cache, so the next pass finds them without reading from the disk.
         """
-        self._read = 0
-        for array in self._maps:
-            if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
-                array.base.madvise(mmap.MADV_DONTNEED)
+        self._read[0] = 0
+        for mapped in self._mapped:
+            if hasattr(mapped, "madvise"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def batches(self, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (slice, rows) in order, `size` rows at a time."""

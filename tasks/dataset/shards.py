@@ -300,7 +300,7 @@ def _image_paths(path: Path) -> list[str | None]:
     # pq.read_table would read the whole struct, and with it the bytes
     with open_columns(path, pre_buffer=False) as shard:
         column = shard.read(columns=["image.path"])["image"]
-    return [image["path"] if image else None for image in column.to_pylist()]
+    return pc.struct_field(column, "path").to_pylist()
 
 
 def shard_groups(path: Path) -> pa.ChunkedArray:

@@ -186,17 +186,20 @@ def _name(stems: Sequence[tuple[str, str]], classed: bool) -> tuple[list[str], l
 
     There is one literal more than there are fields. None if the name does not vary in parts that can be told apart.
     """
-    columns = list(zip(*(PIECES.findall(stem) for stem, _ in stems), strict=True))
-    labels = [label for _, label in stems]
+    firsts = PIECES.findall(stems[0][0])
+    varies, classes = [False] * len(firsts), [0] * len(firsts)
+    for stem, label in stems:  # one by one: the pieces of all names would take much memory
+        for at, (piece, first) in enumerate(zip(PIECES.findall(stem), firsts, strict=True)):
+            varies[at] |= piece != first
+            classes[at] += piece == label
     literals, fields = [""], []
-    for column in columns:
-        constant = len(set(column)) == 1
-        if constant and not column[0].isdigit():
-            literals[-1] += column[0].replace("{", "{{").replace("}", "}}")
+    for first, varied, labelled in zip(firsts, varies, classes, strict=True):
+        if not varied and not first.isdigit():
+            literals[-1] += first.replace("{", "{{").replace("}", "}}")
         elif fields and not literals[-1]:  # letters next to digits: one field
             fields[-1] = ""
         else:
-            is_class = not constant and sum(map(str.__eq__, column, labels)) >= COVERAGE * len(labels)
+            is_class = varied and labelled >= COVERAGE * len(stems)
             fields.append(("{*}" if classed else "{class}") if is_class else "")
             literals.append("")
     return (literals, fields) if 1 <= len(fields) <= MAX_PARTS else None

@@ -30,7 +30,7 @@ from tasks.dataset.shards import (
     read_image_paths,
     read_task,
     read_tombstones,
-    shard_groups,
+    shard_version,
     undo_text,
 )
 from tasks.inspection.measures import shard_measures, thumbnails
@@ -40,6 +40,7 @@ from tasks.siblings.hidden_groups import find_hidden_groups
 GIVEN = ("key", "label", "source", "taken_at", "origin", "batch", "slice", "split")  # columns copied from the shards
 GIVEN = (*GIVEN, "picked", "sampling_probability")
 OUT_OF_HARD_SET = "out_of_hard_set"  # why images are in no split: ingested for the hard set, and taken out by people
+BLOCK = 4096  # thumbnails copied at a time
 LEAKS = ("hard", "test", "calibration")  # the worst first: a training row is excluded for the first that applies
 
 DUPLICATES = pa.schema(  # artifacts/inspect/duplicates.parquet: one row per near-duplicate pair
@@ -119,11 +120,12 @@ def _hidden_groups(root: Path, samples: pa.Table, thumbs: np.ndarray) -> dict | 
 def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:
     """One row per row of the shard: its columns GIVEN and the measures of its images."""
     table = shard_measures(root, shard, images, inspect)
-    given = read_columns(root / "data" / shard, GIVEN)
+    path = root / "data" / shard
+    given = read_columns(path, [*GIVEN, "group"]).combine_chunks()  # of hundreds of small row groups
     for name in GIVEN:
         table = table.append_column(name, given.column(name))
-    table = table.append_column("group", shard_groups(root / "data" / shard))
-    table = table.append_column("given_group", read_columns(root / "data" / shard, ["group"]).column("group"))
+    group = given.column("source" if shard_version(path) == 1 else "group")
+    table = table.append_column("group", group).append_column("given_group", given.column("group"))
     table = table.append_column("shard", pa.repeat(shard, table.num_rows))
     return table.append_column("row", pa.array(np.arange(table.num_rows, dtype=np.int32)))
 
@@ -138,11 +140,12 @@ def first_occurrences(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def _thumbnails(column: pa.ChunkedArray) -> np.ndarray:
-    """`thumbnails`, (N, 256), with one chunk in memory twice, not all of them."""
+    """`thumbnails`, (N, 256), with BLOCK of them in memory twice, not all."""
     found, start = np.empty((len(column), 256), np.uint8), 0
     for chunk in column.chunks:
-        found[start : start + len(chunk)] = thumbnails(pa.chunked_array([chunk]))
-        start += len(chunk)
+        for part in (chunk.slice(at, BLOCK) for at in range(0, len(chunk), BLOCK)):
+            found[start : start + len(part)] = thumbnails(pa.chunked_array([part]))
+            start += len(part)
     return found
 
 

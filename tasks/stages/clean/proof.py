@@ -23,7 +23,7 @@ MOST = 10_000  # samples to measure on, drawn in whole groups; more make the int
 CONFIDENCE = 0.95  # of the gain's interval
 RESAMPLES = 2000  # of the bootstrap
 BLOCK = 4_000_000  # group counts drawn at once by the bootstrap, 32 MB
-ROWS, BESIDE = 1000, 2048  # held-out rows, and known rows, compared at once
+ROWS, BESIDE = 1000, 1024  # held-out rows, and known rows, compared at once
 TINY = 1e-12
 
 Repair = Callable[[Features, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -116,7 +116,10 @@ def _standardised(x: Features, step: int, scale: tuple[np.ndarray, np.ndarray]) 
     mean, deviation = scale
     for start in range(0, len(x), step):
         part = slice(start, min(start + step, len(x)))
-        yield part, (x[part].astype(np.float32) - mean) / deviation
+        rows = x[part].astype(np.float32)
+        rows -= mean
+        rows /= deviation
+        yield part, rows
 
 
 def _agreement(given: np.ndarray, predicted: np.ndarray) -> np.ndarray:
