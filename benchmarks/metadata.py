@@ -10,8 +10,8 @@ stage, a run's workspace, verify and gc. FOLDER (default: a temporary one) needs
 kept, so that a stopped pass goes on. What needs more memory than --memory is left out, and a line says so.
 
 `metadata_bytes_per_image` are all bytes on disk but images, per row. On a busy machine only CPU seconds are comparable,
-so they are the figures of all steps but `uptodate`; `metadata_<step>_exponent` says how they grow from the last but one
-to the last size, less the start of Python: 1 is linear, 0 constant. benchmarks.scale_plan takes its unit costs from
+so they are the figures of all steps but `uptodate`; `metadata_<step>_exponent` says how they grow between the two
+largest sizes, less the start of Python: 1 is linear, 0 constant. benchmarks.scale_plan takes its unit costs from
 here. Expected: uptodate_1e7_s <= 2; about 40 minutes on 2 cores.
 """
 
@@ -96,6 +96,7 @@ def measure(root: Path, rows: int, memory: float, kept: Path, steps: Sequence[st
         else:
             usage = python(RUN, name.removesuffix("_again"), root)
         found[name] = one = Measured.of(usage)
+        one.facts["load"] = round(os.getloadavg()[0], 1)
         if name == "record":
             commit_data(root, "synthetic rows")
         write_json(kept, {name: vars(one) for name, one in found.items()})
@@ -147,7 +148,8 @@ def _of_size(folder: Path, rows: int, memory: float, steps: Sequence[str]) -> tu
 
 def figures_of(found: dict[int, tuple[dict[str, Measured], dict[str, float]]]) -> list[Figure]:
     """Seconds of each step at each size, how they grow, and memory per row; `found` has two sizes or more."""
-    (few, (less, _)), (many, (more, sizes)) = list(found.items())[-2:]
+    many = max(found)
+    sizes = [on_disk for steps, on_disk in found.values() if "listing" in steps][-1]  # it makes the columns' copies
     figures = [
         _figure(
             "metadata_bytes_per_image", sum(sizes.values()), "B", ", ".join(f"{k} {v:.0f}" for k, v in sizes.items())
@@ -157,19 +159,33 @@ def figures_of(found: dict[int, tuple[dict[str, Measured], dict[str, float]]]) -
         for name, one in steps.items():
             if name == "uptodate":
                 goal = 2.0 if rows == many else None
-                figures.append(_figure(f"uptodate_{_short(rows)}_s", one.wall, "s", f"{one.cpu:.2f} s of CPU", goal))
+                figures.append(_figure(f"uptodate_{_short(rows)}_s", one.wall, "s", _busy(one), goal))
             else:
                 spread = f"{one.wall:.1f} s of wall time, {one.peak / 1e6:.0f} MB at its peak"
-                figures.append(_figure(f"metadata_{name}_{_short(rows)}", one.cpu, "CPU s", spread))
-    start = less["uptodate"].cpu
-    for name in [step for step in less if step in more]:
-        before, after = (max(steps[name].cpu - start, 0.01) for steps in (less, more))
-        value = math.log(after / before) / math.log(many / few)
-        spread = f"{less[name].cpu:.1f} s at {_short(few)}, {more[name].cpu:.1f} s at {_short(many)}, of CPU"
-        figures.append(_figure(f"metadata_{name}_exponent", value, "", spread))
+                cpu = one.facts.get("search_cpu", one.cpu)  # without what drawing the looks took
+                figures.append(_figure(f"metadata_{name}_{_short(rows)}", cpu, "CPU s", spread))
+    for name in [step for step in ORDER if step != "uptodate"]:
+        pair = [(rows, steps) for rows, (steps, _) in found.items() if name in steps][-2:]
+        if len(pair) == 2:
+            figures += _growth(name, *pair)
+    return figures
+
+
+def _busy(one: Measured) -> str:
+    return f"{one.cpu:.2f} s of CPU; load of the machine {one.facts.get('load', 0):.0f}"
+
+
+def _growth(name: str, small: tuple[int, dict], large: tuple[int, dict]) -> list[Figure]:
+    """How the CPU seconds of a step grow from one size (rows, steps) to the next, and its memory per row."""
+    (few, less), (many, more) = small, large
+    used = [one[name].facts.get("search_cpu", one[name].cpu - less["uptodate"].cpu) for one in (less, more)]
+    before, after = (max(seconds, 0.01) for seconds in used)
+    spread = f"{less[name].cpu:.1f} s at {_short(few)}, {more[name].cpu:.1f} s at {_short(many)}, of CPU"
+    value = math.log(after / before) / math.log(many / few)
+    figures = [_figure(f"metadata_{name}_exponent", value, "", spread)]
+    if name in ("split", *BYTES_PER_ROW):
         held = (more[name].peak - less[name].peak) / (many - few)
-        if name in ("split", *BYTES_PER_ROW):
-            figures.append(_figure(f"metadata_{name}_memory_per_image", held, "B", ""))
+        figures.append(_figure(f"metadata_{name}_memory_per_image", held, "B", f"from {_short(few)} to {_short(many)}"))
     return figures
 
 

@@ -131,7 +131,7 @@ def costs_of(units: dict[str, float], steps: dict, memory: dict[str, float], met
         workspace=line["workspace"],
         unchanged=line["stage_again"],
         near=line["near"],
-        verify=line["verify_again"],
+        verify=line.get("verify_again") or line["verify"],
         gc=line["gc"],
         metadata=metadata,
         memory_split=Line(2e8, memory.get("split", 300.0)),

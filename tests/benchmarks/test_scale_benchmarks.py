@@ -58,13 +58,14 @@ def test_what_breaks_first_comes_first():
 
 def test_a_step_that_grows_with_the_rows_has_the_exponent_1():
     def of(cpu: float, peak: int) -> dict[str, Measured]:
-        return {"uptodate": Measured(1, 1, 0, {}), "split": Measured(9, cpu, peak, {})}
+        one = Measured(1, 1, 0, {})
+        return {"uptodate": one, "listing": one, "split": Measured(9, cpu, peak, {})}
 
     sizes = {"shards": 100.0, "manifests": 1.0}
     found = metadata.figures_of({1000: (of(2, 10_000), sizes), 10_000: (of(11, 100_000), sizes)})
     figures = {figure.name: figure for figure in found}
     assert figures["metadata_split_exponent"].value == pytest.approx(1)
-    assert figures["metadata_uptodate_exponent"].value == 0
+    assert "metadata_uptodate_exponent" not in figures
     assert figures["metadata_split_memory_per_image"].value == 10
     assert figures["metadata_bytes_per_image"].value == 101
     assert (figures["uptodate_1e4_s"].goal, figures["uptodate_1e3_s"].goal) == (2.0, None)
