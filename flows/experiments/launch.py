@@ -1,4 +1,4 @@
-"""`evergreen experiment`: make the planned experiments one after another.
+"""`evergreen experiment`: make the planned experiments, one by one or several at once on a cluster.
 
 Each has a workspace and a process of its own, as a run has.
 
@@ -7,33 +7,26 @@ was killed goes on where it was when it is given again. Every experiment is judg
 when the command began.
 """
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from flows.experiments.plan import experiment_key, name_of, spoken
 from flows.experiments.settings import with_settings
+from flows.experiments.trial import INTERRUPTED, Ended, Trial, run_here, run_on_ray
 from flows.publishing.experiment_table import Row, rows
 from flows.repo import run_inputs, workspace
-from flows.repo.git import git
 from flows.runs.launch import complete_killed_runs
-from flows.server.environment import environment
 from tasks.common.errors import EvergreenError
-from tasks.common.files import atomic_path, read_json, write_json
+from tasks.common.files import atomic_path
 from tasks.common.params import load_params, load_run_params, parse_params, parse_text
-from tasks.common.paths import main_checkout
 from tasks.common.person import person
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import open_store
-
-INTERRUPTED = 130
 
 
 @dataclass
@@ -74,39 +67,101 @@ def make_all(
     """Make each of `planned` (changes) that the table lacks, until the time is over.
 
     minutes: no experiment starts that would end later, if it takes as long as the slowest so far. The first one always
-    starts. out: where their processes print; None: standard output. Raises KeyboardInterrupt after Ctrl-C, and
-    EvergreenError for settings that params.yaml cannot have.
+    starts. out: where their processes print; None: standard output. With `scale.engine: ray` several are made at once,
+    on the workers of the cluster. Raises KeyboardInterrupt after Ctrl-C, and EvergreenError for settings that
+    params.yaml cannot have.
     """
-    made, began, slowest = Made(), time.monotonic(), 0.0
-    tried: list[Any] = []
     complete_killed_runs(setup.root, say)
-    for changes in planned:
-        text = with_settings(setup.text, changes)
-        params = parse_params(parse_text(text))
-        if params in tried:
-            continue  # another way to say the same settings
-        tried.append(params)
-        key = experiment_key(setup.key, changes, setup.champion.bundle if setup.champion else None)
-        if known := find(setup.root, key):
-            say(f"{known.name}: {spoken(changes)}: made before, on commit {known.baseline[:8]}")
-            made.rows.append(known)
-            continue
-        spent = time.monotonic() - began
-        if not fits(spent, slowest, minutes):
-            made.out_of_time = True
-            break
-        name, start = name_of(changes, key), time.monotonic()
-        say(f"{name}: {spoken(changes)}")
-        with run_inputs.lock_inputs(setup.root, key, say) as flight:
-            found = find(setup.root, key) or _make(setup, name, changes, key, text, flight, out)
-        slowest = max(slowest, time.monotonic() - start)
+    scale = parse_params(parse_text(setup.text)).scale
+    making = _Making(setup, minutes, say, alone=scale.engine == "ray")
+    trials = making.trials(planned)
+    try:
+        for ended in run_on_ray(trials, scale, say) if making.alone else run_here(trials, out):
+            making.end(ended)
+    finally:
+        making.close()
+    return making.made
+
+
+class _Making:
+    """The experiments of one command: which are to be made, and what came out, in the order in which they were planned.
+
+    alone: each is a task of a cluster, so it asks no cluster for workers itself.
+    """
+
+    def __init__(self, setup: Setup, minutes: float | None, say, alone: bool):
+        self.setup, self.minutes, self.say, self.alone = setup, minutes, say, alone
+        self.made, self.began, self.slowest = Made(), time.monotonic(), 0.0
+        self.waiting: deque[Trial | Row] = deque()
+
+    def trials(self, planned: Iterable[dict[str, Any]]) -> Iterator[Trial]:
+        """Yield what has to be made, while there is time for it."""
+        tried: list[Any] = []
+        for changes in planned:
+            text = with_settings(self.setup.text, changes)
+            params = parse_params(parse_text(text))
+            if params in tried:
+                continue  # another way to say the same settings
+            tried.append(params)
+            champion = self.setup.champion
+            key = experiment_key(self.setup.key, changes, champion.bundle if champion else None)
+            if known := find(self.setup.root, key):
+                self.say(f"{known.name}: {spoken(changes)}: made before, on commit {known.baseline[:8]}")
+                self._add(known)
+                continue
+            if not fits(time.monotonic() - self.began, self.slowest, self.minutes):
+                self.made.out_of_time = True
+                return
+            name = name_of(changes, key)
+            self.say(f"{name}: {spoken(changes)}")
+            with ExitStack() as held:
+                flight = held.enter_context(run_inputs.lock_inputs(self.setup.root, key, self.say))
+                if found := find(self.setup.root, key):
+                    self._add(found)
+                    continue
+                trial = self._begin(name, changes, key, text, flight)
+                trial.held.push(held.pop_all())
+            self.waiting.append(trial)
+            yield trial
+
+    def _begin(self, name: str, changes: dict, key: str, text: str, flight: int) -> Trial:
+        setup = self.setup
+        about = {"name": name, "changes": changes, "key": key, "inputs": setup.key, "by": setup.by}
+        champion = setup.champion.model_dump(mode="json", by_alias=True) if setup.champion else None
+        asked = {"about": about, "champion": champion, "alone": self.alone}
+        return Trial.begin(setup.root, setup.tombstones, asked, text, f"experiment {name}: {spoken(changes)}", flight)
+
+    def end(self, ended: Ended) -> None:
+        """Take the result of the oldest trial."""
+        if ended.code == INTERRUPTED:
+            raise KeyboardInterrupt
+        trial = self.waiting.popleft()
+        self.slowest = max(self.slowest, ended.seconds)
+        found = trial.result(ended.code)
+        trial.close()
         if isinstance(found, Row):
-            made.rows.append(found)
-            say(f"  {found.sentence}")
+            self.made.rows.append(found)
+            self.say(f"  {trial.name}: {found.sentence}")
         else:
-            made.failed.append((name, found))
-            say(f"  failed: {found}")
-    return made
+            self.made.failed.append((trial.name, found))
+            self.say(f"  {trial.name} failed: {found}")
+        self._settle()
+
+    def _add(self, row: Row) -> None:
+        """Add a row that was made before, after those that are being made."""
+        self.waiting.append(row)
+        self._settle()
+
+    def _settle(self) -> None:
+        while self.waiting and isinstance(self.waiting[0], Row):
+            self.made.rows.append(self.waiting.popleft())
+
+    def close(self) -> None:
+        """Give up what was not ended."""
+        for one in self.waiting:
+            if isinstance(one, Trial):
+                one.close()
+        self.waiting.clear()
 
 
 def fits(spent: float, slowest: float, minutes: float | None) -> bool:
@@ -137,54 +192,6 @@ def check_settings(setup: Setup, planned: Iterable[dict[str, Any]]) -> None:
 def find(root: Path, key: str) -> Row | None:
     """The row of the experiment with this key, on whatever commit it was made."""
     return next((row for row in reversed(rows(root)) if row.key == key), None)
-
-
-def _make(setup: Setup, name: str, changes: dict, key: str, text: str, flight: int, out: TextIO | None) -> Row | str:
-    """The row of a new experiment, or why it failed."""
-    root = setup.root
-    tree, lock = workspace.create(root, workspace.new_run_id(key), setup.tombstones)
-    folder = tree.parent
-    process = None
-    try:
-        (tree / "params.yaml").write_text(text, encoding="utf-8")
-        about = {"name": name, "changes": changes, "key": key, "inputs": setup.key, "by": setup.by}
-        champion = setup.champion.model_dump(mode="json", by_alias=True) if setup.champion else None
-        write_json(folder / "asked.json", {"about": about, "champion": champion})
-        reason = f"experiment {name}: {spoken(changes)}"
-        write_json(folder / "started.json", {"key": key, "reason": reason, "by": setup.by})
-        env = environment(root) | {
-            "PYTHONPATH": str(tree),  # the code of its commit
-            "PYTHONUNBUFFERED": "1",
-            "EVERGREEN_STATE": str(workspace.state_dir(root)),
-        }
-        command = [sys.executable, "-m", "flows.experiments.process", folder.name]
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child unblocks it once it can end cleanly
-        try:
-            process = subprocess.Popen(command, cwd=tree, env=env, stdout=out, pass_fds=[lock, flight])
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        code = _wait(process)
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        made = read_json(folder / "made.json") if (folder / "made.json").is_file() else {}
-        if "row" in made:
-            return Row.model_validate(made["row"])
-        return made.get("error") or f"its process ended with exit code {code}"
-    finally:
-        os.close(lock)
-        if process is None or process.poll() is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            git(main_checkout(root), "worktree", "prune")
-
-
-def _wait(process: subprocess.Popen) -> int:
-    """The child's exit code. Ctrl-C reaches the child too (same terminal), so keep waiting for it."""
-    while True:
-        try:
-            code = process.wait()
-            return 128 - code if code < 0 else code
-        except KeyboardInterrupt:
-            continue
 
 
 def comparable(setup: Setup) -> list[Row]:

@@ -7,13 +7,17 @@ import their parent's main module again.
 """
 
 if __name__ == "__main__":
+    import os
     import signal
     import sys
     from pathlib import Path
 
     from flows.startup import collect_less_garbage
+    from tasks.common.orphans import end_with_parent
 
     collect_less_garbage()
+    if "EVERGREEN_PARENT" in os.environ:  # a Ray worker
+        end_with_parent(int(os.environ["EVERGREEN_PARENT"]))
     from flows.experiments.run import main
 
     try:

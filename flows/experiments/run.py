@@ -24,21 +24,23 @@ from flows.runs.summary import summary
 from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
 from flows.scale.fill import fill_entries
+from flows.scale.stages import run_stage_scaled
 from tasks.common.errors import EvergreenError, ParamsError
 from tasks.common.files import read_json, write_json
 from tasks.common.machine_limits import machine_error
 from tasks.common.params import Params, load_run_params
 from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, open_store
-from tasks.stages.runner import STAGES
+from tasks.stages.runner import STAGES, run_stage
 
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
-def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) -> Row:
+def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None, alone: bool = False) -> Row:
     """Bring every stage in the worktree `root` up to date, judge against `champion`, and add the row.
 
-    about: name, changes, key, by. Raises EvergreenError for data or settings that a run would refuse.
+    about: name, changes, key, by. alone: ask no cluster for workers. Raises EvergreenError for data or settings that
+    a run would refuse.
     """
     params, began = load_run_params(root / "params.yaml"), time.monotonic()
     releases = open_store(params.store, root)
@@ -62,7 +64,7 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) 
         for name in STAGES:
             step(
                 name,
-                lambda name=name: bring(repo, root, name, params, releases),
+                lambda name=name: bring(repo, root, name, params, releases, alone),
                 lambda outcome, name=name: (outcome, summary(name, root)),
             )
             if name == "validate":
@@ -77,11 +79,15 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None) 
     return add_row(root, row)
 
 
-def bring(repo, root: Path, name: str, params: Params, releases: Releases) -> str:
-    """Bring stage `name` up to date as a run does, a training from the start that a run would pin; its outcome."""
+def bring(repo, root: Path, name: str, params: Params, releases: Releases, alone: bool = False) -> str:
+    """Bring stage `name` up to date as a run does, a training from the start that a run would pin; its outcome.
+
+    alone: in this process, which may be a task of the cluster itself and would wait for its own place.
+    """
     if name == "train_backbone":
         pin_start(root, params, releases)
-    return mending(repo, lambda: bring_up_to_date(repo, name, before=fill_entries))
+    how = (run_stage, None) if alone else (run_stage_scaled, fill_entries)
+    return mending(repo, lambda: bring_up_to_date(repo, name, *how))
 
 
 def _judge(root: Path, params: Params, releases: Releases, champion: Pointer | None, about: dict[str, Any]):
@@ -106,7 +112,7 @@ def main(root: Path) -> int:
     asked = read_json(root.parent / "asked.json")
     champion = Pointer.model_validate(asked["champion"]) if asked["champion"] else None
     try:
-        row = run_experiment(root, asked["about"], champion)
+        row = run_experiment(root, asked["about"], champion, asked.get("alone", False))
     except Exception as error:
         said = machine_error(error) or (str(error) if isinstance(error, EvergreenError) else None)
         write_json(root.parent / "made.json", {"error": said or f"{type(error).__name__}: {error}"})

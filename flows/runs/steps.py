@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.repo.damage import mending
 from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
 from flows.scale.fill import fill_entries
+from flows.scale.stages import run_stage_scaled
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
 from tasks.common.nested import flatten
@@ -65,7 +66,7 @@ def stage_step(name: str, root: Path) -> Outcome:
     """Bring stage `name` up to date and show its metrics in Prefect's UI; replaces damaged shards it comes across."""
 
     def current() -> Outcome:
-        outcome = mended(root, lambda: bring_up_to_date(_repo(root), name, before=fill_entries))
+        outcome = mended(root, lambda: bring_up_to_date(_repo(root), name, run_stage_scaled, fill_entries))
         show_metrics(name, root, outcome)
         return outcome
 

@@ -58,14 +58,14 @@ def missing(stage: str, root: Path, params: Params) -> list[Unit]:
         )
         found = (features(root, shard, params.images, params.embed) for shard in _shards(samples))
     elif stage == "train_backbone":
-        found = _of_training(root, params)
+        found = of_training(root, params)
     else:
         return []
     cache = cache_dir("inspect", root).parent
     return [unit for unit in dict.fromkeys(found) if not _whole(cache / unit.file)]
 
 
-def _of_training(root: Path, params: Params) -> Iterator[Unit]:
+def of_training(root: Path, params: Params) -> Iterator[Unit]:
     """Pixels of all that is trained and validated on, and features of the backbone if `embed` has those of another."""
     from tasks.stages.train_backbone.augment.limits import decoded_side
 

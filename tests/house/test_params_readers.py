@@ -229,6 +229,7 @@ TESTED = {
     "predictor.with_up": "test_everything_answers_and_doing_it_twice_changes_nothing",
     "scale.engine": "test_the_entries_and_the_results_are_those_of_local_stages",
     "scale.address": "test_a_cluster_that_does_not_answer_is_said_at_once",
+    "scale.training_workers": "test_a_training_on_two_nodes_outlives_a_killed_worker_and_makes_what_one_process_makes",
     "scale.shared": "test_workers_without_the_folder_fetch_shards_from_s3_and_leave_entries_there",
     "alerts.urls_env": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",
     "alerts.events": "test_an_event_that_is_not_listed_and_a_missing_address_send_nothing",

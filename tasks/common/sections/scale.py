@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tasks.common.section import Section
+from tasks.common.section import Count, Section
 
 ADDRESS = re.compile(r"auto|(ray://)?[A-Za-z0-9._-]+:\d{1,5}")
 
@@ -25,6 +25,11 @@ class ScaleParams(Section):
         None,
         description="place that the driver and all workers reach (folder or s3://bucket/prefix), for shards and cache "
         "entries; null: every worker sees this project's folder under the same path",
+    )
+    training_workers: Count = Field(
+        0,
+        description="most processes of the cluster that share the training of stage 1; 0: one per GPU, or without GPUs "
+        "this machine alone",
     )
 
     @field_validator("address")

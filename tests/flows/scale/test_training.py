@@ -1,0 +1,125 @@
+"""Stage 1 under Ray Train, on a real cluster of two nodes."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from flows.scale.stages import run_stage_scaled
+from flows.scale.training import share_of
+from flows.scale.training_files import deliver, project_of, receive
+from tasks.common import artifacts
+from tasks.common.errors import EvergreenError
+from tasks.common.files import read_json
+from tasks.common.params import ScaleParams, TrainBackboneParams, load_run_params
+from tasks.common.sections.training import UnfreezePhases
+from tasks.stages.runner import run_stage
+from tests.support import small_project
+from tests.support.small_training import checkpoints, write_params
+
+TRAINING = TrainBackboneParams(
+    epochs=UnfreezePhases(frozen=1, last=1, all=5), augment=[], batch_size=32, learning_rate=1e-3
+)
+
+
+def project(folder: Path, scale: ScaleParams, training: TrainBackboneParams = TRAINING) -> Path:
+    root = small_project.copy(folder, "multiclass")
+    shutil.rmtree(root / artifacts.FOLDER)
+    write_params(root, training)
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(values | {"scale": scale.model_dump()}))
+    return root
+
+
+def kill_a_worker() -> None:
+    """Kill the second training worker, as a spot instance that is taken away."""
+    found = [one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or [])]
+    os.kill(max(one.pid for one in found), signal.SIGKILL)
+
+
+def files(root: Path) -> set[str]:
+    found = [*(root / artifacts.FOLDER).rglob("*"), *(root / "metrics").glob("train_backbone*")]
+    return {file.relative_to(root).as_posix() for file in found}
+
+
+@pytest.mark.long
+def test_a_training_on_two_nodes_outlives_a_killed_worker_and_makes_what_one_process_makes(ray_cluster, tmp_path):
+    root = project(tmp_path / "ray", ray_cluster.model_copy(update={"training_workers": 2}))
+    said = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "epoch   2" in line:  # five are left
+            kill_a_worker()
+
+    run_stage_scaled("train_backbone", root, say)
+    assert any("continuing after epoch" in line for line in said), said
+    assert sum("epoch   7" in line for line in said) == 1, said
+    assert not checkpoints(root)
+    alone = project(tmp_path / "alone", ScaleParams())
+    run_stage("train_backbone", alone)
+    assert files(root) == files(alone)
+    assert (
+        read_json(root / "metrics/train_backbone.json").keys()
+        == read_json(alone / "metrics/train_backbone.json").keys()
+    )
+    together, expected = (
+        np.loadtxt(one / artifacts.FOLDER / "history.csv", delimiter=",", skiprows=1, usecols=(3, 4, 5))
+        for one in (root, alone)
+    )
+    np.testing.assert_allclose(together, expected, rtol=0.02)
+
+
+def test_every_worker_gets_as_many_cores_as_all_can_have():
+    nodes = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0}]
+    assert share_of(nodes, 2, False) == ({"CPU": 4}, 2)
+    assert share_of(nodes, 3, False) == ({"CPU": 4}, 3)
+    assert share_of(nodes, 20, False) == ({"CPU": 1}, 12)
+    assert share_of(nodes, 8, True) == ({"CPU": 2, "GPU": 1}, 2)
+    with pytest.raises(EvergreenError, match="no node for a training worker: expected 1 GPU"):
+        share_of([{"CPU": 8.0}], 2, True)
+
+
+def test_one_process_trains_where_a_share_of_a_batch_would_be_another_training(tmp_path):
+    scale = ScaleParams(engine="ray", address="127.0.0.1:1", training_workers=2)
+    training = TRAINING.model_copy(update={"epochs": UnfreezePhases(frozen=1, last=0, all=0), "batch_norm": "train"})
+    root, said = project(tmp_path, scale, training), []
+    run_stage_scaled("train_backbone", root, said.append)  # asks no cluster
+    assert "trains on this machine" in said[0]
+    assert (root / artifacts.FOLDER / "weights.safetensors").is_file()
+
+
+def test_a_worker_that_does_not_see_the_folder_trains_on_what_it_is_sent(tmp_path, monkeypatch):
+    scale = ScaleParams(engine="ray", shared=str(tmp_path / "shared"), training_workers=2)
+    frozen = TRAINING.model_copy(update={"epochs": UnfreezePhases(frozen=1, last=0, all=0)})
+    root = project(tmp_path / "driver", scale, frozen)
+    alone = shutil.copytree(root, tmp_path / "alone")
+    (tmp_path / "worker").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "worker"))
+    monkeypatch.setenv("RANK", "0")
+    delivery = deliver(root, load_run_params(root / "params.yaml"))
+    monkeypatch.setenv("EVERGREEN_STATE", "")  # taken back at the end
+    with pytest.raises(KeyError), project_of(root, root, delivery) as kept:  # noqa: PT012
+        (kept / "checkpoint").touch()
+        raise KeyError("a lost worker")
+    with project_of(root, root, delivery) as folder:
+        assert folder == kept
+        assert (folder / "checkpoint").exists(), "the next try goes on from it"
+        assert folder.parent == tmp_path / "worker"
+        run_stage("train_backbone", folder)
+        sent = delivery.outputs(folder)
+    assert not folder.exists()
+    receive(root, sent)
+    monkeypatch.setenv("EVERGREEN_STATE", str(alone / ".evergreen"))
+    run_stage("train_backbone", alone)
+    assert files(root) == files(alone)
+    for name in files(alone):
+        assert (root / name).read_bytes() == (alone / name).read_bytes(), name
+    with pytest.raises(EvergreenError, match="sent no files"):
+        receive(root, {})
