@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.doctor import environment, machine, places, project, servers, state
+from flows.doctor import cluster, environment, machine, places, project, servers, state
 from flows.doctor.examine import checks, examine
 from flows.doctor.finding import Finding
 from flows.server import database
 from tasks.common.files import write_json
-from tasks.common.params import load_params
+from tasks.common.params import ScaleParams, load_params
 from tasks.common.private import close_to_others
 from tests.support.bad_input import evergreen, make
 from tests.support.checkout import ROOT, git
@@ -293,3 +293,10 @@ def test_what_killed_commands_left(root):
 def test_a_check_that_fails_is_a_problem_of_its_own(root, monkeypatch):
     monkeypatch.setattr(state, "unfinished", lambda root: {}["missing"])
     only(list(examine(root)), "unfinished", "problem", "the check failed: KeyError", "report it")
+
+
+def test_the_engine_is_said_and_a_cluster_that_does_not_answer_is_a_problem(root):
+    found = params(root)
+    only(cluster.scale(root, found), "scale", "ok", "engine local")
+    away = found.model_copy(update={"scale": ScaleParams(engine="ray", address="127.0.0.1:9")})
+    only(cluster.scale(root, away), "scale", "problem", "127.0.0.1:9", "cannot be reached")

@@ -100,3 +100,17 @@ def test_data_is_restored_from_the_cache_then_the_remote_else_it_is_an_error(toy
     shutil.rmtree(toy / ".evergreen" / "remote")
     with pytest.raises(EvergreenError, match=r"data\.dvc"):
         restore_data(open_repo(toy))
+
+
+def test_what_comes_before_a_stage_comes_only_before_one_that_runs(toy):
+    called, stage = [], Stage()
+
+    def before(name, root):
+        called.append((name, root.name, (root / "artifacts/out").exists()))
+
+    assert bring_up_to_date(open_repo(toy), "inspect", stage, before) == "ran"
+    assert bring_up_to_date(open_repo(toy), "inspect", stage, before) == "unchanged"
+    shutil.rmtree(toy / "artifacts")
+    (toy / "dvc.lock").unlink()
+    assert bring_up_to_date(open_repo(toy), "inspect", stage, before) == "restored"
+    assert called == [("inspect", "toy", False)]
