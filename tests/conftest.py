@@ -26,7 +26,16 @@ collect_less_garbage()
 TOGETHER = {
     "s3": ("store", "store_contract", "bundle_store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
     "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site"),
-    "ray": ("ray_map", "ray_fill", "ray_engine", "ray_training", "ray_score", "ray_ingest"),
+    "ray": (
+        "ray_map",
+        "ray_fill",
+        "ray_engine",
+        "ray_training",
+        "ray_score",
+        "ray_ingest",
+        "ray_corrupted",
+        "ray_features",
+    ),
     "great_expectations": ("adopt", "validate", "validate_batches"),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}

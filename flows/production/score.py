@@ -92,6 +92,7 @@ def score(
     Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
     from flows.production.answering import Answered, Asked, answer_batch, answered_batches
+    from flows.production.answering_by_ray import answered_by_ray
     from monitoring.log.production_log import open_log
     from monitoring.log.rows import log_table
     from serving.live import Live
@@ -123,6 +124,8 @@ def score(
         return Asked(data, one.taken_at or untimed - spread, one.source or name, one.key, one.path, one.slices, digest)
 
     def answer(batches: Iterable[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
+        if params.scale.engine == "ray":
+            return answered_by_ray(batches, model, params.scale)
         return (answer_batch(model, batch) for batch in batches)
 
     for batch in answered_batches(_offered(source, root, params, columns, layout), ask, answer):

@@ -13,6 +13,7 @@ from tasks.common.params import Params, load_params, parse_params
 from tasks.common.paths import state_dir
 from tasks.dataset.shards import read_task
 from tasks.ingest.batch import IngestReport, ingest
+from tasks.ingest.reading import Measure
 from tasks.sources.records import Columns
 
 DEFAULT_SET = ("datasets/fashion/base.parquet", "datasets/fashion/hard.parquet")
@@ -138,7 +139,16 @@ def _default_set(root: Path) -> list[tuple[Path, str]]:
 def _ingest(root: Path, params: Params, source: Path | str, kind: str, options: dict) -> IngestReport:
     sections = {"data": params.data, "images": params.images, "inspect": params.inspect}
     with on_disk(root, source, params, options.get("columns")) as path:
-        return ingest(root, path, kind=kind, **sections, **options)
+        return ingest(root, path, kind=kind, **sections, **options, measure=_measure(params))
+
+
+def _measure(params: Params) -> Measure | None:
+    """What decodes and measures new images, if not this machine alone."""
+    if params.scale.engine == "local":
+        return None
+    from flows.scale.measuring import measured_by_ray
+
+    return lambda items: measured_by_ray(items, params)
 
 
 @contextmanager

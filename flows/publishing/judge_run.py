@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from flows.publishing.asked_sets import asked_sets, count_looks, new_look, unfair_to
+from flows.scale.fill import fill_champion
 from tasks.common.files import read_json
 from tasks.common.floors import Floor
 from tasks.common.params import GateParams, Params
@@ -53,6 +54,7 @@ def judge_run(
     against = None
     if champion is not None:
         bundle = cached_bundle(releases, champion.bundle, root)
+        fill_champion(root, params, bundle, challenger)
         against = Contender(champion.version, *champion_evidence(root, bundle, challenger, classes, params))
     own = Contender(digest(root / "artifacts/bundle"), challenger, read_json(root / "metrics/evaluate.json"))
     counts, hard_set = train_counts(root, classes), hard_set_version(challenger)

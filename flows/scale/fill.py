@@ -7,6 +7,8 @@ before a crash is not done again.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from tasks.common.params import Params, load_run_params
 
 LEAST = 2  # units; a single one is done by the stage, with all cores of this machine
@@ -21,6 +23,14 @@ def fill_entries(stage: str, root: Path, say: Callable[[str], object] = print) -
     params = load_run_params(root / "params.yaml")
     if params.scale.engine == "local":
         return 0
+    if stage in ("train_head", "calibrate"):
+        from flows.scale.stage1_features import fill_stage1
+
+        return fill_stage1(stage, root, params, say)
+    if stage == "evaluate":
+        from flows.scale.corrupted import fill_evaluate
+
+        return fill_evaluate(root, params, say)
     from flows.scale import entries, shared
 
     units = entries.missing(stage, root, params)
@@ -30,6 +40,18 @@ def fill_entries(stage: str, root: Path, say: Callable[[str], object] = print) -
     known = 0 if place is None else _fetch_known(units, root, place)
     left = units if not known else entries.missing(stage, root, params)
     return known + (_make(left, root, params, place, say) if left else 0)
+
+
+def fill_champion(
+    root: Path, params: Params, bundle: Path, predictions: pa.Table, say: Callable[[str], object] = print
+) -> int:
+    """Make what the gate asks the champion in `bundle` about corrupted images of `predictions`; returns how many."""
+    if params.scale.engine == "local":
+        return 0
+    from flows.scale.corrupted import fill_answers
+    from tasks.gate.champion import corrupted_answers
+
+    return fill_answers(corrupted_answers(root, bundle, predictions), params, say)
 
 
 def _make(units: list, root: Path, params: Params, place, say: Callable[[str], object]) -> int:

@@ -23,11 +23,15 @@ from tests.support.checkout import ROOT
 from tests.support.s3_servers import environment
 
 SMALL = {"num_cpus": 1, "object_store_memory": 100 << 20}
+_address: list[str] = []  # of the cluster that runs
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[ScaleParams]:
     """The section `scale` of a project that uses the cluster. This process stays connected between tests."""
+    if _address:  # each module that imports the fixture has one of its own, and pytest ends the first one last
+        yield ScaleParams(engine="ray", address=_address[0])
+        return
     os.environ.update(QUIET)
     path = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))  # tests/ is not in what workers get
@@ -48,8 +52,10 @@ def ray_cluster() -> Iterator[ScaleParams]:
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             cluster.add_node(**SMALL, node_ip_address="127.0.0.1")
+            _address.append(cluster.address)
             yield ScaleParams(engine="ray", address=cluster.address)
         finally:
+            _address.clear()
             engine.disconnect()
             cluster.shutdown()
             os.environ["PYTHONPATH"] = path
