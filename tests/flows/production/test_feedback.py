@@ -188,7 +188,7 @@ def test_the_monitor_counts_labels_at_once_and_housekeeping_takes_the_images(roo
     send(root, first)
     said = []
     monitor_and_record(root, said.append)
-    assert any("1 labels that clients" in line for line in said)
+    assert any("new for the live accuracy: 1 label of clients" in line for line in said)
     assert in_log(root) == {(first, "feedback:line-1/ann"): "Bag"}
     assert in_data(root) == {}
     assert [key.startswith(LOGGED) for key in the_log(root).store.list("feedback/")] == [True]
