@@ -42,7 +42,7 @@ def python(code: str, *arguments: object, sample: bool = False) -> Usage:
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=env, stdout=out, stderr=err
         )
-        watch = Watch(child.pid) if sample else None
+        watch = MemoryWatch(child.pid) if sample else None
         _, status, used = os.wait4(child.pid, 0)  # includes the usage of its reaped descendants
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -55,17 +55,17 @@ def python(code: str, *arguments: object, sample: bool = False) -> Usage:
     return Usage(wall, used.ru_utime + used.ru_stime, *peak, printed)
 
 
-class Watch:
-    """Samples the memory of a process tree until `end`."""
+class MemoryWatch:
+    """Samples the memory of the process tree of `pid`, on a thread, until `end`: (largest process, tree, private)."""
 
-    def __init__(self, pid: int):
-        self.pid, self.largest, self.peak, self.peak_private = pid, 0, 0, 0
+    def __init__(self, pid: int, every: float = SAMPLE_SECONDS):
+        self.pid, self.every, self.largest, self.peak, self.peak_private = pid, every, 0, 0, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
+        while not self._over.wait(self.every):
             found = [_proportional(pid) for pid in tree(self.pid)]
             # not getrusage's maxrss: a child inherits it from the process it was forked from
             self.largest = max([self.largest, *(whole for whole, _ in found)])

@@ -56,6 +56,7 @@ def _all() -> list[Benchmark]:
         Benchmark("invalidation", minutes=1),
         Benchmark("commands", minutes=25),
         Benchmark("flow", minutes=15),
+        Benchmark("loop_vs_scripts", f"{cifar} {kept}", 60, quick=f"{cifar} {kept} --quick"),
         Benchmark("upgrade", minutes=4, needs=(HISTORY,), quick=None),
         # data in
         Benchmark("ingest_speed", minutes=3),
