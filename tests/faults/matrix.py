@@ -100,7 +100,7 @@ AREAS: dict[str, dict[int, Row]] = {
             (
                 f"{MEASURE}test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on",
                 "tasks/stages/test_training_loop.py::test_too_little_memory_is_an_error_that_names_the_batch_size",
-                "tasks/stages/test_train_backbone.py::test_a_worker_that_dies_ends_the_training_with_an_error_that_says_how",
+                "tasks/stages/test_train_together.py::test_a_worker_that_dies_ends_the_training_with_an_error_that_says_how",
                 "tasks/stages/test_train_backbone.py::test_killed_by_sigkill_it_goes_on_and_ends_as_if_nothing_had_happened",
             ),
             ("peak_memory_growth_10x",),
@@ -121,7 +121,7 @@ AREAS: dict[str, dict[int, Row]] = {
             (
                 f"{SERVICES}test_down_leaves_no_process_and_up_finds_none",
                 f"{SERVICES}test_up_after_the_supervisor_was_killed_brings_everything_back_once",
-                "tasks/stages/test_train_backbone.py::test_workers_end_with_a_training_that_is_killed",
+                "tasks/stages/test_train_together.py::test_workers_end_with_a_training_that_is_killed",
             ),
             ("random_kills_between_states",),
         ),

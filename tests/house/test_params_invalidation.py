@@ -118,6 +118,7 @@ PARSED = {
     ("data", "time_zone"): "Europe/Berlin",
     ("serve", "public_url"): "https://evergreen.example.com",
     ("serve", "proxies"): ["10.0.0.7"],
+    ("scale", "address"): "auto",
 }
 DEPS = {Path(path) for stage in DVC.values() for path in stage["deps"]}
 USED = sorted(path.as_posix() for path in DEPS if path.parts[0] == "artifacts" and path.suffix)  # files of outputs
