@@ -5,6 +5,7 @@
     production log             rows leave their files
     DVC cache and remote       objects that show or name them are deleted, unless others use them too
     .evergreen, artifacts/     caches, workspaces of ended runs
+    scale.shared               shards and entries that Ray's workers read
     reports, queues, exports   lose the tile, row or entry; the rest stays (flows.erasure.project_places)
 
 Versions whose data held the image can then be restored only without those shards. Their models stay, and the ledger
@@ -37,6 +38,7 @@ from flows.erasure.project_places import (
     exports,
     records,
     search_places,
+    shared_by_workers,
 )
 from flows.erasure.proof import Line, Proof, as_line, make_proof, proofs, write_proof
 from flows.erasure.steps import clean_notes, clean_state, commit, redact, remove_objects, restore, write_ledger
@@ -44,6 +46,7 @@ from flows.labels.journal import forget_answers
 from flows.labels.sitting_store import Sittings
 from flows.repo.pipeline import record_data
 from flows.repo.workspace import alive_runs
+from flows.scale.shared import shared_place
 from tasks.common.errors import EvergreenError
 from tasks.common.failpoints import failpoint
 from tasks.common.files import locked, read_json, write_json
@@ -248,6 +251,9 @@ def _erase(
         failpoint("forget.records")
     step("caches")
     clean_state(root, search, names)
+    if (place := shared_place(root, params)) is not None:
+        place.forget(names)
+    clean_places(shared_by_workers(root, params), search)
     failpoint("forget.state")
     step("exports")
     clean_places([exports(root)], search)

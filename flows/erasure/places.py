@@ -108,10 +108,16 @@ def _replace_file(file: Path, delete: bool, rest: bytes | None) -> None:
 # stores
 
 
-def store_items(store: Store, wanted: Callable[[str], bool], named: bool = False) -> Iterator[Item]:
-    """The keys of `store` that are `wanted`. named: files are named by their content, so the rest gets another name."""
+def store_items(
+    store: Store, wanted: Callable[[str], bool], named: bool = False, delete: bool = False
+) -> Iterator[Item]:
+    """The keys of `store` that are `wanted`. named: files are named by their content, so the rest gets another name.
+
+    delete: a file with a trace goes as a whole, because it can be made again.
+    """
     for key in [key for key in store.list("") if wanted(key)]:
-        yield Item(key, partial(_read_key, store, key), partial(_replace_key, store, key, named))
+        replace = (lambda rest, key=key: store.remove(key)) if delete else partial(_replace_key, store, key, named)
+        yield Item(key, partial(_read_key, store, key), replace)
 
 
 def _read_key(store: Store, key: str) -> bytes | None:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flows.erasure.git_history import search_git
@@ -15,6 +16,7 @@ from flows.erasure.places import Item, Seen, clean_items, file_items, files_unde
 from flows.erasure.prefect_records import search_prefect
 from flows.repo.copies import Copy, copies
 from flows.repo.git import git_bytes
+from flows.scale.shared import shared_place
 from tasks.common.files import read_json
 from tasks.common.params import Params
 from tasks.common.paths import state_dir
@@ -93,6 +95,14 @@ def console_index(state: Path) -> Iterator[Item]:
         yield Item(f"{file.relative_to(state)}.txt", read, replace)
 
 
+def shared_by_workers(root: Path, params: Params) -> list[Place]:
+    """`scale.shared`, if the project has one: a shard or entry with a trace is deleted, and made again when needed."""
+    if (place := shared_place(root, params)) is None:
+        return []
+    items = partial(store_items, place.blobs, lambda key: True, delete=True)
+    return [Place("what Ray's workers share (scale.shared)", items)]
+
+
 def workspaces(root: Path) -> Place:
     """Workspaces of ended runs: one that holds a trace is deleted as a whole."""
     state = state_dir(root)
@@ -132,16 +142,17 @@ def own_files(root: Path, stores: Iterable[Store]) -> Place:
     )
 
 
-def all_places(root: Path, releases: Releases, log: Store) -> list[Place]:
+def all_places(root: Path, params: Params, releases: Releases, log: Store) -> list[Place]:
     """Every list of files, in the order of the proof."""
     places = [*records(root, releases, log), answers(root), *caches(root), workspaces(root), exports(root)]
+    places += shared_by_workers(root, params)
     return [*places, captures(root), own_files(root, (releases.store, log))]
 
 
 def search_places(root: Path, params: Params, releases: Releases, log: Store, search: Search) -> list[Seen]:
     """Search all of them, and git, Prefect and the backups that are known."""
     found, by_bytes = [], search.without_looks()
-    for place in all_places(root, releases, log):
+    for place in all_places(root, params, releases, log):
         seen = search_items(place.name, place.items(), search if place.looks else by_bytes)
         if seen.hits and place.remedy:
             seen.notes.append(place.remedy)

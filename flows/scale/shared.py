@@ -9,6 +9,7 @@ Every reader hashes what it has read. Nothing in the place is unpickled. All of 
 
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,18 @@ class Place:
         """Put `entry`, whose content has the sha256 `digest`, into the cache folder. Raises EvergreenError."""
         with sealed_path(cache / entry) as temporary:
             self._copy(f"{OBJECTS}/{digest}", temporary, digest)
+
+    def forget(self, shards: Collection[str]) -> None:
+        """Delete the shards of these names and all entries made from them, as after an erasure."""
+        stems = {Path(name).stem for name in shards}
+        for key in list(self.blobs.list(f"{ENTRIES}/")):
+            entry = key.removeprefix(f"{ENTRIES}/")
+            if Path(entry).stem in stems:
+                if digest := self.digest(entry):
+                    self.blobs.remove(f"{OBJECTS}/{digest}")
+                self.blobs.remove(key)
+        for name in shards:
+            self.blobs.remove(f"{SHARDS}/{name}")
 
     def _copy(self, key: str, to: Path, digest: str) -> None:
         """Copy the object `key` to the file `to`. Raises EvergreenError unless its sha256 begins with `digest`."""

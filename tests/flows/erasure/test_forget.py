@@ -19,12 +19,14 @@ from flows.labels import journal
 from flows.labels.journal import Answer
 from flows.repo import workspace
 from flows.repo.git import git
+from flows.scale.shared import shared_place
 from flows.services.housekeeping import housekeeping
 from flows.versions.verify import verify
 from monitoring.log.schema import log_schema
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json, sha256_bytes
 from tasks.common.params import load_params
+from tasks.common.sealed import sealed_path
 from tasks.dataset import shards
 from tasks.ingest import erasures
 from tasks.ingest.batch import ingest
@@ -227,6 +229,29 @@ def test_all_images_of_a_source(project: Path):
     assert all(holds(project, 1, row) == [] for row in (5, 15, 65))
     assert holds(project, 1, 4) != []
     assert logged(project) == sorted([name_of(1, 3), name_of(2, 2), name_of(2, 2)])
+
+
+def test_what_rays_workers_share_loses_its_shard_and_what_was_made_from_it(project: Path):
+    settings = project / "params.yaml"
+    settings.write_text(settings.read_text().replace("shared: null", "shared: workers"))
+    place, cache = shared_place(project, load_params(settings)), project / ".evergreen/cache"
+    for file in (project / "data").glob("*.parquet"):
+        place.put_shard(file)
+        with sealed_path(cache / "pixels/shared" / f"{file.stem}.npy") as temporary:
+            temporary.write_bytes(f"pixels of {file.stem}".encode())
+        place.put_entry(f"pixels/shared/{file.stem}.npy", cache)
+    before = ids(project)
+    number, gone = len(place.shards()), name_of(1, 0)
+    (held,) = [
+        file.name for file in (project / "data").glob("*.parquet") if gone in pq.read_table(file)["id"].to_pylist()
+    ]
+    forget(project, gone, "asked", yes=True)
+    assert_erased(project, {gone}, before)
+    assert place.shards() == {file.name for file in (project / "data").glob("*.parquet")} & place.shards()
+    assert len(place.shards()) == number - 1
+    assert place.digest(f"pixels/shared/{Path(held).stem}.npy") is None
+    assert len(list((project / "workers/objects").iterdir())) == len(list(place.blobs.list("entries/"))) == number - 1
+    assert holds(project, 1, 0) == []
 
 
 def test_a_second_erasure_follows_the_first(project: Path):
