@@ -17,7 +17,7 @@ FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 GPU = "a GPU"
 HISTORY = "a clone with history"
 # scripts of benchmarks/ that are no benchmark: they make projects or pages, or run in a peer's environment
-OTHERS = ("console_project", "loaded", "ood_peer", "serve_stack_peers", "table")
+OTHERS = ("console_project", "loaded", "metadata_steps", "ood_peer", "serve_stack_peers", "table")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def _all() -> list[Benchmark]:
         Benchmark("flow", minutes=15),
         Benchmark("loop_vs_scripts", f"{cifar} {kept}", 60, quick=f"{cifar} {kept} --quick"),
         Benchmark("upgrade", minutes=4, needs=(HISTORY,), quick=None),
+        # past one machine
+        Benchmark("growth", minutes=30),
+        keeping("metadata", "", 40),
+        Benchmark("ray_scale", minutes=30),
+        Benchmark("scale_plan", minutes=2),
         # data in
         Benchmark("ingest_speed", minutes=3),
         Benchmark("incremental", minutes=10, needs=(FASHION,)),
