@@ -35,6 +35,8 @@ TOGETHER = {
         "ray_ingest",
         "ray_corrupted",
         "ray_features",
+        "trial",
+        "training",
     ),
     "great_expectations": ("adopt", "validate", "validate_batches"),
 }

@@ -149,7 +149,8 @@ def _open_up(folder: Path) -> None:
     rights = probe.stat().st_mode & 0o777
     probe.rmdir()
     for path in (folder, *folder.rglob("*")):
-        path.chmod(rights if path.is_dir() else rights & 0o666)
+        runs = path.stat().st_mode & 0o100  # a script stays one
+        path.chmod(rights if path.is_dir() or runs else rights & 0o666)
 
 
 def _short(value: float) -> float:

@@ -284,7 +284,7 @@ def test_the_command_takes_several_names_and_a_second_call_repeats_the_proof(roo
     assert again.exit_code == 0, again.output
     assert "nothing to erase: these images were erased before" in again.output
     assert re.search(
-        r"searched 20 places \(\d+ files, texts and objects\): [1-9]\d* trace\(s\) before, 0 after", again.output
+        r"searched 22 places \(\d+ files, texts and objects\): [1-9]\d* trace\(s\) before, 0 after", again.output
     )
     assert head == git(root, "rev-parse", "HEAD")
     assert state == files(root / ".evergreen")
