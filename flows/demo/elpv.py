@@ -107,7 +107,6 @@ def story(project: Path) -> Story:
         change="another kind of cells arrives",
         changed="polycrystalline cells",
         certain_gain=False,
-        quiet=("none", "watch"),  # 100 cells come from few modules, and modules differ; "watch" asks for nothing
     )
 
 

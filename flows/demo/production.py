@@ -41,7 +41,11 @@ class Story:
     known: str  # "the cameras the model knows"
     change: str  # "a camera is replaced"
     changed: str  # "the new camera"
-    quiet: tuple[str, ...] = ("none",)  # what the monitor may decide while nothing has changed
+
+
+# what the monitor may decide while nothing has changed: a small window passes a bound now and then, and "watch", which
+# waits for the next ones, asks for nothing
+QUIET = ("none", "watch")
 
 
 @dataclass
@@ -194,7 +198,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
     rule(f"4  Production with {story.known}: the monitor stays quiet")
     demo._must("up")
     demo.traffic(1)
-    demo.monitor(*demo.story.quiet)
+    demo.monitor(*QUIET)
 
     rule(f"5  {story.change.capitalize()}: an alarm within two windows, and a queue of images to label")
     shifted = demo.traffic(2)
@@ -218,7 +222,7 @@ def run(demo: Demo, rule: Callable[[str], None]) -> dict:
 
     rule(f"7  The new model knows {story.changed}: quiet again")
     after = demo.traffic(4)
-    quiet = demo.monitor(*demo.story.quiet)
+    quiet = demo.monitor(*QUIET)
     accuracy_after = demo.accuracy(after)
     console.print(
         f"  accuracy on images of {story.changed} (none of them was labelled or trained on): "
