@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from flows.startup import collect_less_garbage
 from tests.support import shared
 from tests.support.browser import Visit, browser
 from tests.support.checkout import ROOT, git
+from tests.support.files_together import FilesTogether
 from tests.support.ray_cluster import ray_cluster  # noqa: F401  (a fixture)
 
 os.environ.setdefault(
@@ -76,17 +76,9 @@ def pytest_unconfigure() -> None:
     gc.freeze()  # pytest has just looked for garbage, and would do so again, and Python once more at its end
 
 
-class FilesTogether(LoadScopeScheduling):
-    """A worker takes a whole file, or the files of a group."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = Path(nodeid.partition("::")[0]).stem
-        return GROUPS.get(file, file)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> FilesTogether:
-    return FilesTogether(config, log)
+    return FilesTogether(config, log, GROUPS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
