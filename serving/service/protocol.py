@@ -18,6 +18,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _unread = 0  # bytes that made nothing complete yet: no head, no part of a body, no end of a message
     _timer: TimerHandle | None = None  # until the head has come
+    _headed = False  # has the head of this request come?
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -34,12 +35,18 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
+        self._headed = False
         super().on_message_begin()
         self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headed:  # a trailer: the body before it, in the same bytes, has set the count to 0
+            self._unread += len(name) + len(value) + len(b": \r\n")
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._head_came()
-        self._unread = 0
+        self._unread, self._headed = 0, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
