@@ -18,6 +18,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # on a busy machine, workers of Ray's own 15 get no time: they do our work, not less
     # Ray ends this very process when the head is away for so long: `ray_map` decides earlier, and with a message
     "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
 }
