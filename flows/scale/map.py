@@ -20,6 +20,7 @@ T, R = TypeVar("T"), TypeVar("R")
 
 RETRIES = 3  # of an item whose worker died: an item that kills its workers must end
 LOOK = 2.0  # seconds between two looks at whether the cluster still answers
+TELL = 60.0  # seconds without a result, a multiple of LOOK, after each of which that is said
 RECONNECT_SECONDS = 60.0  # for a head that restarts
 GRACE_SECONDS = 3.0  # for tasks that are cancelled to take back what they were writing
 MOST_BYTES = 256 << 20  # of items in flight
@@ -71,6 +72,7 @@ class _Run:
         self.function, self.in_flight, self.say, self.name = function, in_flight, say, name
         self.needs, self.most_bytes = needs, most_bytes
         self.flights: deque[_Flight] = deque()
+        self.quiet = 0.0  # seconds since the last result
         self._prepare()
 
     def _prepare(self) -> None:
@@ -116,8 +118,15 @@ class _Run:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
             for ref in ready:
                 self._take(waiting[ref])
-        if not ready:
-            engine.check_alive()
+        if ready:
+            self.quiet = 0.0
+            return
+        engine.check_alive()
+        self.quiet += LOOK
+        if self.quiet % TELL == 0:
+            free, cpus = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
+            first = self.name(next(iter(waiting.values())).item)
+            self.say(f"ray: no result for {self.quiet:g} s ({free:g} of {cpus:g} CPUs are free): waiting for {first}")
 
     def _take(self, flight: _Flight) -> None:
         import ray
@@ -152,7 +161,11 @@ class _Run:
                 self._submit(one)
 
     def cancel(self) -> None:
-        """Cancel what is in flight: first as Ctrl-C, so that tasks take back what they write, then by force."""
+        """Cancel what is in flight, as Ctrl-C does, so that tasks take back what they write.
+
+        Never by force as well: Ray aborts this process if the first cancellation is answered after the second. A task
+        that hears nothing ends with the connection.
+        """
         refs = [one.ref for one in self.flights if one.ref is not None]
         self.flights.clear()
         if not refs or not engine.is_connected():
@@ -162,8 +175,6 @@ class _Run:
         for ref in refs:
             _ignore_loss(lambda ref=ref: ray.cancel(ref))
         _ignore_loss(lambda: ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS, fetch_local=False))
-        for ref in refs:
-            _ignore_loss(lambda ref=ref: ray.cancel(ref, force=True))
 
 
 def _call(function: Callable[[T], R], item: T) -> R:

@@ -58,6 +58,23 @@ def test_without_items_nothing_happens():
     assert list(ray_map(double, [], in_flight=3)) == []
 
 
+def wait_for(file: Path) -> None:
+    until(file.exists, 60)
+
+
+def test_it_says_that_it_waits_and_for_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale_map, "LOOK", 0.1)
+    monkeypatch.setattr(scale_map, "TELL", 0.1)
+    said = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        (tmp_path / "go").touch()
+
+    list(ray_map(wait_for, [tmp_path / "go"], in_flight=1, say=say, name=lambda _: "shard 7"))
+    assert "of 2 CPUs are free): waiting for shard 7" in said[0]
+
+
 def refuse(item: str) -> str:
     if item == "c":
         raise DamagedFile("/data/c", "aa", "bb")
@@ -98,7 +115,8 @@ def write_slowly(folder: Path) -> None:
     with atomic_path(folder / "entry") as temporary:
         temporary.write_text("half")
         (folder / "began").touch()
-        while True:  # what is interrupted is Python code: Ray sends no signal
+        end = time.monotonic() + 60
+        while time.monotonic() < end:  # what is interrupted is Python code: Ray sends no signal
             time.sleep(0.01)
 
 
