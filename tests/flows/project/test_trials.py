@@ -98,6 +98,7 @@ def test_the_sample_has_every_class_and_many_groups():
     assert common.count("one track") <= 3
 
 
+@pytest.mark.long
 def test_arrows_are_not_mirrored_and_each_trial_is_said(arrows, tmp_path):
     params, _ = suggest_params(profile_source(arrows))
     assert "flip" in params.train_backbone.augment

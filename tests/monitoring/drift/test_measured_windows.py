@@ -63,6 +63,7 @@ def test_a_changed_camera_is_found_by_its_format(reference):
     assert finding(one, "image.format").status == "ok"
 
 
+@pytest.mark.long
 def test_false_alarms_keep_to_their_rate_over_many_references(tmp_path):
     """The rate holds over references as well: 5 % asked, 8 references x 25 windows, of both sizes."""
     params = DriftParams(resamples=300, false_alarm_rate=0.05)

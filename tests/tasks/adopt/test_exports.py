@@ -163,7 +163,9 @@ FIVE = {
 }
 
 
-@pytest.mark.parametrize("form", FIVE)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.long] if make is None else []) for form, (make, _) in FIVE.items()]
+)
 def test_an_export_becomes_a_first_model_that_the_gate_judges(net, tmp_path, form):
     make, said = FIVE[form]
     (tmp_path / "export").mkdir()

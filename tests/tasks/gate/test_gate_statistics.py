@@ -57,6 +57,7 @@ def simulated(rng, difficulty, change=None):
     return np.where(rng.random(len(TARGETS)) < chance, TARGETS, (TARGETS + rng.integers(1, K, len(TARGETS))) % K)
 
 
+@pytest.mark.long
 def test_of_500_equal_candidates_at_most_2_percent_are_promoted_and_as_few_rejected():
     """One test set, candidate after candidate, a winner becomes the champion: the way a test set is worn out."""
     rng = np.random.default_rng(11)
