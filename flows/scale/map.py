@@ -18,7 +18,7 @@ from tasks.common.errors import EvergreenError
 
 T, R = TypeVar("T"), TypeVar("R")
 
-RETRIES = 3  # of an item whose worker died: an item that kills its workers must end
+RETRIES = 3  # of an item whose worker died, and of a connection lost before any result: what causes it must end
 LOOK = 2.0  # seconds between two looks at whether the cluster still answers
 TELL = 60.0  # seconds without a result, a multiple of LOOK, after each of which that is said
 RECONNECT_SECONDS = 60.0  # for a head that restarts
@@ -55,8 +55,8 @@ def ray_map(
     At most `in_flight` items, of `most_bytes` together, are on their way or waiting to be yielded; `items` is read only
     so far ahead. `name(item)` names an item in messages. Each call may use `cpus` cores and `gpus` GPUs of its node.
     Raises the error of the function, with the item's name as a note; EvergreenError for an item whose worker died
-    RETRIES times more; ClusterLost where the cluster does not come back. In all cases, and with Ctrl-C, what is in
-    flight is cancelled.
+    RETRIES times more; ClusterLost where the cluster does not come back, or is lost RETRIES times more without a result
+    in between. In all cases, and with Ctrl-C, what is in flight is cancelled.
     """
     run = _Run(function, max(1, in_flight), say, name, {"num_cpus": cpus, "num_gpus": gpus}, most_bytes)
     try:
@@ -73,6 +73,7 @@ class _Run:
         self.needs, self.most_bytes = needs, most_bytes
         self.flights: deque[_Flight] = deque()
         self.quiet = 0.0  # seconds since the last result
+        self.lost = 0  # connections since the last result
         self._prepare()
 
     def _prepare(self) -> None:
@@ -81,19 +82,21 @@ class _Run:
 
         engine.cluster()  # raises ClusterLost before `ray.put` would start a cluster of its own
         self.remote = ray.remote(max_retries=0, **self.needs)(_call)
-        self.stored = ray.put(self.function)
+        with _losses():
+            self.stored = ray.put(self.function)
 
     def results(self, items: Iterator) -> Iterator:
         """Yield the results in order."""
         while True:
-            self._fill(items)
-            if not self.flights:
-                return
-            while not self.flights[0].done:
-                try:
+            try:
+                self._fill(items)
+                if not self.flights:
+                    return
+                while not self.flights[0].done:
                     self._wait()
-                except ClusterLost as lost:
-                    self._recover(lost)
+            except ClusterLost as lost:
+                self._recover(lost)
+                continue
             yield self.flights.popleft().result
 
     def _fill(self, items: Iterator) -> None:
@@ -107,7 +110,8 @@ class _Run:
             self._submit(flight)
 
     def _submit(self, flight: _Flight) -> None:
-        flight.ref = self.remote.remote(self.stored, flight.item)
+        with _losses():
+            flight.ref = self.remote.remote(self.stored, flight.item)
 
     def _wait(self) -> None:
         """Wait a little for results; raises what a function raised, and ClusterLost."""
@@ -116,8 +120,8 @@ class _Run:
         waiting = {one.ref: one for one in self.flights if not one.done}
         with _losses():
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
-            for ref in ready:
-                self._take(waiting[ref])
+        for ref in ready:
+            self._take(waiting[ref])
         if ready:
             self.quiet = 0.0
             return
@@ -133,8 +137,10 @@ class _Run:
         from ray.exceptions import RayTaskError
 
         try:
-            flight.result, flight.done = ray.get(flight.ref), True
-            flight.ref = None
+            with _losses():
+                flight.result = ray.get(flight.ref)
+            flight.done, flight.ref = True, None
+            self.lost = 0
         except RayTaskError as error:
             raise _own(error, self.name(flight.item)) from None
         except died() as error:
@@ -150,15 +156,24 @@ class _Run:
 
     def _recover(self, lost: ClusterLost) -> None:
         """Connect again and submit again what was not finished. Raises ClusterLost."""
+        self.lost += 1
+        if self.lost > RETRIES:
+            raise ClusterLost(
+                f"the Ray cluster was lost {self.lost} times without a result in between, the last time because {lost} "
+                "Look at its head and its workers (`ray status`), then start the command again"
+            ) from lost
         self.say(f"ray: {lost} Trying for {RECONNECT_SECONDS:g} s to connect again")
         for one in self.flights:
             one.ref = None  # before the connection ends: a reference that outlives it warns
         self.stored = None
         engine.reconnect(RECONNECT_SECONDS)
-        self._prepare()
-        for one in self.flights:
-            if not one.done:
-                self._submit(one)
+        try:
+            self._prepare()
+            for one in self.flights:
+                if not one.done:
+                    self._submit(one)
+        except ClusterLost as again:
+            self._recover(again)
 
     def cancel(self) -> None:
         """Cancel what is in flight, as Ctrl-C does, so that tasks take back what they write.
@@ -197,18 +212,24 @@ def died() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _losses() -> Iterator[None]:
-    """Turn errors of the connection itself into ClusterLost."""
-    from ray.exceptions import RaySystemError
+    """Turn errors of the connection itself into ClusterLost, and not those of a task, which may be of the same type."""
+    from ray.exceptions import RaySystemError, RayTaskError
 
     try:
         yield
+    except RayTaskError:
+        raise
     except (ConnectionError, RaySystemError) as error:
         raise ClusterLost(f"the connection to the Ray cluster was lost: {_first_line(error)}.") from error
 
 
 def _own(error: Exception, name: str) -> BaseException:
     """The error that the function raised, with the item's name; Ray wraps it."""
+    from ray.exceptions import RaySystemError
+
     cause = error.cause
+    if isinstance(cause, RaySystemError):  # the worker could not unpickle the function or the item
+        cause = cause.client_exc
     if isinstance(cause, ImportError):
         return EvergreenError(
             f"a Ray worker cannot import what it needs ({cause}): install what requirements.lock says in the image of "

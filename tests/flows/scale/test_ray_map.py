@@ -87,6 +87,60 @@ def test_an_error_of_the_function_is_raised_as_it_is_with_the_name_of_the_item()
     assert "on a Ray worker, for shard c" in error.value.__notes__[0]
 
 
+def lose_a_place(item: int) -> None:
+    raise ConnectionError(f"the place of {item} is away")
+
+
+def test_a_connection_error_of_the_function_is_not_a_lost_cluster():
+    said = []
+    with pytest.raises(ConnectionError, match="the place of 7 is away") as error:
+        list(ray_map(lose_a_place, [7], in_flight=1, say=said.append, name=lambda item: f"shard {item}"))
+    assert "on a Ray worker, for shard 7" in error.value.__notes__[0]
+    assert said == []
+
+
+def load(missing: type[Exception], pid: int) -> None:
+    if os.getpid() != pid:
+        raise missing("No module named 'scipy'")
+
+
+class Unreadable:
+    """What only the process `pid` can unpickle."""
+
+    def __init__(self, missing: type[Exception], pid: int):
+        self.missing, self.pid = missing, pid
+
+    def __reduce__(self):
+        return load, (self.missing, self.pid)
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        (ModuleNotFoundError, "a Ray worker cannot import what it needs .*'scipy'.*requirements.lock"),
+        (AttributeError, "No module named 'scipy'"),
+    ],
+)
+def test_what_a_worker_cannot_unpickle_is_not_a_lost_cluster(missing, expected):
+    said = []
+    with pytest.raises((EvergreenError, AttributeError), match=expected):
+        list(ray_map(str, [Unreadable(missing, os.getpid())], in_flight=1, say=said.append, name=lambda _: "one"))
+    assert said == []
+
+
+def answer_unreadably(item: int) -> Unreadable:
+    return Unreadable(ModuleNotFoundError, os.getpid())
+
+
+def test_a_cluster_that_is_lost_again_before_any_result_ends_the_work(monkeypatch):
+    monkeypatch.setattr(scale_map, "RETRIES", 1)
+    said = []
+    with pytest.raises(engine.ClusterLost, match=r"was lost 2 times without a result in between.*'scipy'"):
+        list(ray_map(answer_unreadably, [7], in_flight=1, say=said.append))
+    assert len(said) == 1
+    assert "to connect again" in said[0]
+
+
 def die_once(item: tuple[int, Path]) -> int:
     number, marker = item
     if number == 2 and killed_once(marker):
