@@ -24,7 +24,7 @@ def answered_by_ray(
     def there(rest: Iterator[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
         folder = model.predictor.folder
         bundle = carry(folder, sorted(file.name for file in folder.iterdir()))
-        return spread(_AnswerBatch(bundle, model.version), rest, scale, say=say, name=_name)
+        return spread(_AnswerBatch(bundle, model.version, model.predictor.digest), rest, scale, say=say, name=_name)
 
     return after_few(FEW, batches, here, there)
 
@@ -33,9 +33,12 @@ def answered_by_ray(
 class _AnswerBatch:
     bundle: Carried
     version: str
+    digest: str  # under which answers are logged: not that of the files if an erasure has replaced some
 
     def __call__(self, batch: Sequence[Asked]) -> list[Answered]:
-        return answer_batch(Model(self.bundle.loaded(Predictor), self.version), batch)
+        predictor = self.bundle.loaded(Predictor)
+        predictor.digest = self.digest  # in each call: this process may have loaded the same files for another bundle
+        return answer_batch(Model(predictor, self.version), batch)
 
 
 def _name(batch: Sequence[Asked]) -> str:

@@ -11,9 +11,12 @@ import pytest
 
 from flows.production import answering_by_ray
 from flows.production import score as score_module
-from flows.production.answering_by_ray import _AnswerBatch
+from flows.production.answering import Asked, answer_batch
+from flows.production.answering_by_ray import _AnswerBatch, answered_by_ray
 from flows.production.score import score
 from monitoring.log.production_log import open_log
+from serving.live import Model
+from serving.predictor import Predictor
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tests.support.live_project import make, traffic
@@ -68,6 +71,16 @@ def test_the_log_is_the_one_of_a_local_scoring_although_a_worker_dies(root, ray_
     assert (tmp_path / "killed").exists()
     score(root, str(file))  # the same source again changes nothing
     assert files(root) == expected
+
+
+def test_the_rows_name_the_bundle_that_was_published_although_its_files_were_replaced(root, ray_cluster, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(answering_by_ray, "FEW", 0)
+    batch = [Asked(b"not an image", AT, None, None, None, ())]
+    for published in ("a" * 64, "b" * 64):  # the second has the same files
+        model = Model(Predictor(root / "artifacts/bundle", known_as=published), "v0.1.0")
+        (rows,) = answered_by_ray([batch], model, ray_cluster, lambda line: None)
+        assert rows == answer_batch(model, batch)
+        assert rows[0].row["bundle"] == published
 
 
 def test_only_more_than_a_few_batches_ask_the_cluster(root, tmp_path, monkeypatch):
