@@ -5,6 +5,7 @@ before a crash is not done again.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,14 +81,19 @@ def _make(units: list, root: Path, params: Params, place, say: Callable[[str], o
 
 
 def _fetch_known(units: list, root: Path, place) -> int:
-    """Fetch what an earlier run, or another machine, has put into the shared place."""
+    """Fetch what an earlier run, or another machine, has put into the shared place; returns how many units.
+
+    An entry whose content is lost counts as missing.
+    """
+    from flows.scale.shared import LostObject
     from tasks.common.paths import cache_dir
 
     cache, fetched = cache_dir("inspect", root).parent, 0
     for unit in units:
         if digest := place.digest(unit.file):
-            place.fetch_entry(unit.file, cache, digest)
-            fetched += 1
+            with suppress(LostObject):
+                place.fetch_entry(unit.file, cache, digest)
+                fetched += 1
     return fetched
 
 

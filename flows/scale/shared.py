@@ -27,6 +27,10 @@ SHARDS, OBJECTS, ENTRIES = "shards", "objects", "entries"
 SHARD = re.compile(r"[0-9a-f]{24,64}\.parquet")
 
 
+class LostObject(EvergreenError):
+    """A shard or the content of an entry is missing in the place, or was damaged and is deleted now."""
+
+
 @dataclass(frozen=True)
 class Place:
     """`scale.shared`, and how to reach S3. Travels to the workers; each opens it with its own credentials."""
@@ -58,7 +62,7 @@ class Place:
             raise self._refused(f"{SHARDS}/{file.name}") from conflict
 
     def fetch_shard(self, name: str, folder: Path) -> None:
-        """Put the shard `name` into `folder`. Raises EvergreenError if the place has none, or a damaged one."""
+        """Put the shard `name` into `folder`. Raises LostObject if the place has none, or a damaged one."""
         if not SHARD.fullmatch(name):
             raise EvergreenError(f"{name!r} is not the name of a shard")
         with atomic_path(folder / name) as temporary:
@@ -71,7 +75,11 @@ class Place:
             raise EvergreenError(f"{file} is damaged right after it was made: check the disk of this node")
         opened.close()
         digest = seal_of(file)
-        self.blobs.create(f"{OBJECTS}/{digest}", file)
+        try:
+            self.blobs.create(f"{OBJECTS}/{digest}", file)
+        except Conflict:  # damaged there
+            self.blobs.remove(f"{OBJECTS}/{digest}")
+            self.blobs.create(f"{OBJECTS}/{digest}", file)
         try:
             self.blobs.create(f"{ENTRIES}/{entry}", digest.encode())
         except Conflict:  # another machine was faster; its arithmetic may differ in the last bit
@@ -86,9 +94,17 @@ class Place:
         return text if DIGEST.fullmatch(text) else None
 
     def fetch_entry(self, entry: str, cache: Path, digest: str) -> None:
-        """Put `entry`, whose content has the sha256 `digest`, into the cache folder. Raises EvergreenError."""
-        with sealed_path(cache / entry) as temporary:
-            self._copy(f"{OBJECTS}/{digest}", temporary, digest)
+        """Put `entry`, whose content has the sha256 `digest`, into the cache folder.
+
+        Raises LostObject if the content is missing or damaged; then the place has no such entry any more.
+        """
+        try:
+            with sealed_path(cache / entry) as temporary:
+                self._copy(f"{OBJECTS}/{digest}", temporary, digest)
+        except LostObject:
+            if self.digest(entry) == digest:  # else every later run would look for this content
+                self.blobs.remove(f"{ENTRIES}/{entry}")
+            raise
 
     def forget(self, shards: Collection[str]) -> None:
         """Delete the shards of these names and all entries made from them, as after an erasure."""
@@ -103,18 +119,18 @@ class Place:
             self.blobs.remove(f"{SHARDS}/{name}")
 
     def _copy(self, key: str, to: Path, digest: str) -> None:
-        """Copy the object `key` to the file `to`. Raises EvergreenError unless its sha256 begins with `digest`."""
+        """Copy the object `key` to the file `to`. Raises LostObject unless its sha256 begins with `digest`."""
         if (source := self.blobs.open(key)) is None:
-            raise EvergreenError(f"{key} is missing in {self} (scale.shared): start the command again to put it there")
+            raise LostObject(f"{key} is missing in {self} (scale.shared): start the command again to put it there")
         with source, open(to, "wb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
         if not sha256_file(to).startswith(digest):
             raise self._refused(key)
 
-    def _refused(self, key: str) -> EvergreenError:
+    def _refused(self, key: str) -> LostObject:
         """Delete an object whose content is not what its name says, and say so: it can be made again."""
         self.blobs.remove(key)
-        return EvergreenError(
+        return LostObject(
             f"{key} in {self} (scale.shared) had other content than its name says, and was deleted: start the command "
             "again to put it there"
         )

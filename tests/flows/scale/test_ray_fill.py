@@ -80,6 +80,20 @@ def test_the_entries_and_the_results_are_those_of_local_stages(ray_cluster, tmp_
     assert fill_and_run(root, "inspect", "embed") == {"inspect": 0, "embed": 0}  # nothing is missing any more
 
 
+def test_entries_whose_content_is_lost_are_made_again(ray_cluster, tmp_path):
+    place = {"shared": str(tmp_path / "place")}
+    scale = ray_cluster.model_dump(exclude_none=True) | place
+    expected = {name: data for name, data in entry_bytes(local_result()).items() if name.startswith("inspect/")}
+    assert fill_entries("inspect", project(tmp_path / "one", scale), lambda text: None) == SHARDS
+    gone, damaged, _ = sorted((tmp_path / "place/objects").iterdir())
+    gone.unlink()
+    damaged.write_bytes(b"poison")
+    said, other = [], project(tmp_path / "two", scale)
+    assert fill_entries("inspect", other, said.append) == SHARDS
+    assert entry_bytes(other) == expected
+    assert "; 2 cache entries to make" in said[0]
+
+
 def test_workers_without_the_folder_fetch_shards_from_s3_and_leave_entries_there(
     ray_cluster,
     moto,  # noqa: F811

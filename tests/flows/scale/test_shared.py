@@ -1,9 +1,10 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
 from flows.scale import entries
-from flows.scale.shared import Place, shared_place
+from flows.scale.shared import LostObject, Place, shared_place
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams, load_params
@@ -15,6 +16,7 @@ from tests.support.checkout import ROOT
 from tests.support.shared import networks
 
 SHARD = f"{sha256_bytes(b'a shard')[:24]}.parquet"
+ENTRY = "pixels/k/a.npy"
 
 
 @pytest.fixture
@@ -42,18 +44,50 @@ def test_a_shard_is_stored_under_its_content_and_a_damaged_one_is_refused_and_de
         place.fetch_shard("../secret", tmp_path / "worker")
 
 
+def cached(cache: Path, content: bytes) -> Path:
+    """The folder `cache` with the sealed entry ENTRY in it."""
+    with sealed_path(cache / ENTRY) as temporary:
+        temporary.write_bytes(content)
+    return cache
+
+
 def test_an_entry_of_other_content_is_not_taken(place, tmp_path):
-    with sealed_path(tmp_path / "cache/pixels/k/a.npy") as temporary:
-        temporary.write_bytes(b"pixels")
-    digest = place.put_entry("pixels/k/a.npy", tmp_path / "cache")
-    assert digest == place.digest("pixels/k/a.npy") == sha256_bytes(b"pixels")
-    place.fetch_entry("pixels/k/a.npy", tmp_path / "other", digest)
-    assert seal_of(tmp_path / "other/pixels/k/a.npy") == digest
+    digest = place.put_entry(ENTRY, cached(tmp_path / "cache", b"pixels"))
+    assert digest == place.digest(ENTRY) == sha256_bytes(b"pixels")
+    place.fetch_entry(ENTRY, tmp_path / "other", digest)
+    assert seal_of(tmp_path / "other" / ENTRY) == digest
 
     (tmp_path / "place/objects" / digest).write_bytes(b"poison")
     with pytest.raises(EvergreenError, match="was deleted"):
-        place.fetch_entry("pixels/k/a.npy", tmp_path / "third", digest)
-    assert not (tmp_path / "third/pixels/k/a.npy").exists()
+        place.fetch_entry(ENTRY, tmp_path / "third", digest)
+    assert not (tmp_path / "third" / ENTRY).exists()
+
+
+@pytest.mark.parametrize("loss", ["damaged", "missing"])
+def test_an_entry_whose_content_is_lost_can_be_put_there_again(place, tmp_path, loss):
+    digest = place.put_entry(ENTRY, cached(tmp_path / "cache", b"pixels"))
+    content = tmp_path / "place/objects" / digest
+    content.write_bytes(b"poison") if loss == "damaged" else content.unlink()
+    with pytest.raises(LostObject, match="start the command again to put it there"):
+        place.fetch_entry(ENTRY, tmp_path / "other", digest)
+    assert place.digest(ENTRY) is None
+
+    again = place.put_entry(ENTRY, cached(tmp_path / "cache", b"made where arithmetic differs"))
+    assert again == place.digest(ENTRY) != digest
+
+
+def test_lost_content_of_another_digest_costs_no_entry(place, tmp_path):
+    digest = place.put_entry(ENTRY, cached(tmp_path / "cache", b"pixels"))
+    with pytest.raises(LostObject):
+        place.fetch_entry(ENTRY, tmp_path / "other", sha256_bytes(b"of an earlier run"))
+    assert place.digest(ENTRY) == digest
+
+
+def test_damaged_content_is_replaced_by_who_has_it(place, tmp_path):
+    digest = place.put_entry(ENTRY, cached(tmp_path / "cache", b"pixels"))
+    (tmp_path / "place/objects" / digest).write_bytes(b"poison")
+    assert place.put_entry(ENTRY, tmp_path / "cache") == digest
+    assert (tmp_path / "place/objects" / digest).read_bytes() == b"pixels"
 
 
 def test_a_folder_lies_next_to_the_main_checkout(tmp_path):
