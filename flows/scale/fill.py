@@ -71,7 +71,7 @@ def _make(units: list, root: Path, params: Params, place, say: Callable[[str], o
     made = ray_map(
         work,
         units if place is None else _put_first(units, root, cache, place),
-        in_flight=PER_CPU * max(1, int(cluster.cpus)),
+        per_cpu=PER_CPU,
         say=say,
     )
     for unit, digest in track(zip(units, made, strict=True), f"{units[0].kind} by Ray", len(units)):

@@ -6,6 +6,7 @@ raises is different: it is raised here, once.
 """
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ from tasks.common.errors import EvergreenError
 T, R = TypeVar("T"), TypeVar("R")
 
 RETRIES = 3  # of an item whose worker died, and of a connection lost before any result: what causes it must end
-LOOK = 2.0  # seconds between two looks at whether the cluster still answers
+LOOK = 2.0  # seconds between two looks at whether the cluster still answers, and how many CPUs it has
+FIRST = 16  # items in flight on a cluster without a CPU: what waits makes an autoscaler add nodes
 TELL = 60.0  # seconds without a result, a multiple of LOOK, after each of which that is said
 RECONNECT_SECONDS = 60.0  # for a head that restarts
 GRACE_SECONDS = 3.0  # for tasks that are cancelled to take back what they were writing
@@ -43,34 +45,53 @@ def ray_map(
     function: Callable[[T], R],
     items: Iterable[T],
     *,
-    in_flight: int,
+    in_flight: int = 1,
+    per_cpu: int = 0,
     say: Callable[[str], object] = print,
     name: Callable[[T], str] = str,
     most_bytes: int = MOST_BYTES,
+    bytes_per_cpu: int = 0,
     cpus: float = 1,
     gpus: float = 0,
 ) -> Iterator[R]:
     """Yield `function(item)` of each of `items`, in order, computed by the cluster's workers.
 
     At most `in_flight` items, of `most_bytes` together, are on their way or waiting to be yielded; `items` is read only
-    so far ahead. `name(item)` names an item in messages. Each call may use `cpus` cores and `gpus` GPUs of its node.
+    so far ahead. With `per_cpu` and `bytes_per_cpu` both limits rise to that for each CPU of the cluster, also while it
+    grows. `name(item)` names an item in messages. Each call may use `cpus` cores and `gpus` GPUs of its node.
     Raises the error of the function, with the item's name as a note; EvergreenError for an item whose worker died
     RETRIES times more; ClusterLost where the cluster does not come back, or is lost RETRIES times more without a result
     in between. In all cases, and with Ctrl-C, what is in flight is cancelled.
     """
-    run = _Run(function, max(1, in_flight), say, name, {"num_cpus": cpus, "num_gpus": gpus}, most_bytes)
+    room = _Room(max(1, in_flight), most_bytes, per_cpu, bytes_per_cpu)
+    run = _Run(function, room, say, name, {"num_cpus": cpus, "num_gpus": gpus})
     try:
         yield from run.results(iter(items))
     finally:
         run.cancel()
 
 
+@dataclass
+class _Room:
+    """How much may be in flight."""
+
+    items: int
+    bytes: int
+    items_per_cpu: int
+    bytes_per_cpu: int
+
+    def grow(self, cpus: int) -> None:
+        """Make room for a cluster of `cpus`. What is in flight stays when a cluster shrinks."""
+        if self.items_per_cpu:
+            self.items = max(self.items, self.items_per_cpu * cpus or FIRST)
+        self.bytes = max(self.bytes, self.bytes_per_cpu * cpus)
+
+
 class _Run:
     """The state of one `ray_map`."""
 
-    def __init__(self, function, in_flight: int, say, name, needs: dict[str, float], most_bytes: int):
-        self.function, self.in_flight, self.say, self.name = function, in_flight, say, name
-        self.needs, self.most_bytes = needs, most_bytes
+    def __init__(self, function, room: _Room, say, name, needs: dict[str, float]):
+        self.function, self.room, self.say, self.name, self.needs = function, room, say, name, needs
         self.flights: deque[_Flight] = deque()
         self.quiet = 0.0  # seconds since the last result
         self.lost = 0  # connections since the last result
@@ -80,7 +101,7 @@ class _Run:
         """Make the function known to the cluster, once per connection."""
         import ray
 
-        engine.cluster()  # raises ClusterLost before `ray.put` would start a cluster of its own
+        self._look()  # raises ClusterLost before `ray.put` would start a cluster of its own
         self.remote = ray.remote(max_retries=0, **self.needs)(_call)
         with _losses():
             self.stored = ray.put(self.function)
@@ -92,15 +113,16 @@ class _Run:
                 self._fill(items)
                 if not self.flights:
                     return
-                while not self.flights[0].done:
+                if not self.flights[0].done:
                     self._wait()
+                    continue
             except ClusterLost as lost:
                 self._recover(lost)
                 continue
             yield self.flights.popleft().result
 
     def _fill(self, items: Iterator) -> None:
-        while len(self.flights) < self.in_flight and sum(one.weight for one in self.flights) < self.most_bytes:
+        while len(self.flights) < self.room.items and sum(one.weight for one in self.flights) < self.room.bytes:
             try:
                 item = next(items)
             except StopIteration:
@@ -122,15 +144,24 @@ class _Run:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
         for ref in ready:
             self._take(waiting[ref])
+        if not ready or time.monotonic() - self.looked >= LOOK:
+            self._look()
         if ready:
             self.quiet = 0.0
             return
-        engine.check_alive()
         self.quiet += LOOK
         if self.quiet % TELL == 0:
-            free, cpus = ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0)
+            with _losses():
+                free, cpus = ray.available_resources().get("CPU", 0), engine.cluster().cpus
             first = self.name(next(iter(waiting.values())).item)
             self.say(f"ray: no result for {self.quiet:g} s ({free:g} of {cpus:g} CPUs are free): waiting for {first}")
+
+    def _look(self) -> None:
+        """See whether the cluster is there, and whether it has grown. Raises ClusterLost."""
+        engine.check_alive()
+        with _losses():
+            self.room.grow(int(engine.cluster().cpus))
+        self.looked = time.monotonic()
 
     def _take(self, flight: _Flight) -> None:
         import ray

@@ -22,16 +22,16 @@ def spread(
 ) -> Iterator[R]:
     """Yield `function(item)` of each of `items`, in order, computed by the cluster. See `ray_map` for errors.
 
-    Items in flight fill at most BYTES_PER_CPU of this machine's memory for each CPU of a cluster of other machines.
+    Items in flight fill at most MOST_BYTES (flows.scale.map) of this machine's memory, or BYTES_PER_CPU for each CPU of
+    a cluster of other machines if that is more.
     """
     from flows.scale import engine
-    from flows.scale.map import MOST_BYTES, ray_map
+    from flows.scale.map import ray_map
 
     cluster = engine.connect(scale)
     say(cluster.sentence())
-    cpus = max(1, int(cluster.cpus))
-    most = MOST_BYTES if scale.address is None else max(MOST_BYTES, cpus * BYTES_PER_CPU)
-    yield from ray_map(function, items, in_flight=PER_CPU * cpus, most_bytes=most, say=say, name=name)
+    bytes_per_cpu = 0 if scale.address is None else BYTES_PER_CPU
+    yield from ray_map(function, items, per_cpu=PER_CPU, bytes_per_cpu=bytes_per_cpu, say=say, name=name)
 
 
 def after_few(

@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,43 @@ def test_few_large_items_are_in_flight():
     assert int(next(results)) == 0
     assert len(read) == 2
     assert [int(one) for one in results] == [1000 * item for item in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "ahead"),
+    [
+        ({"in_flight": 1, "per_cpu": 2}, 4),
+        ({"in_flight": 5, "per_cpu": 2}, 5),
+        ({"in_flight": 6, "most_bytes": 1, "bytes_per_cpu": 1500}, 3),
+    ],
+)
+def test_as_much_is_in_flight_as_the_cluster_has_cpus_for(limits, ahead):
+    read = []
+    items = (read.append(number) or np.full(1000, number, np.uint8) for number in range(8))
+    results = ray_map(np.sum, items, **limits)
+    next(results)
+    assert len(read) == ahead
+    results.close()
+
+
+def test_a_cluster_that_starts_without_a_cpu_gets_work_and_more_when_it_grows(monkeypatch, tmp_path):
+    now, cpus, read = engine.cluster(), [0.0], []
+    monkeypatch.setattr(scale_map, "LOOK", 0.05)
+    monkeypatch.setattr(engine, "cluster", lambda: replace(now, cpus=cpus[-1]))
+
+    def files():
+        for number in range(60):
+            read.append(number)
+            if len(read) == scale_map.FIRST:
+                cpus.append(20.0)
+            if len(read) == 40:
+                (tmp_path / "go").touch()  # no task ends before
+            yield tmp_path / "go"
+
+    results = ray_map(wait_for, files(), per_cpu=2)
+    next(results)
+    assert len(read) == 40
+    results.close()
 
 
 def test_without_items_nothing_happens():
