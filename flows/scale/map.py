@@ -6,6 +6,7 @@ raises is different: it is raised here, once.
 """
 
 import re
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -225,6 +226,8 @@ class _Run:
 
 def _call(function: Callable[[T], R], item: T) -> R:
     """What a worker runs."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # the cluster was started in a script's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels by it
     return function(item)
 
 

@@ -212,12 +212,18 @@ def write_slowly(folder: Path) -> None:
             time.sleep(0.01)
 
 
+def ignore_interrupts(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a program that a shell started in the background
+    time.sleep(0.2)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
 def test_what_is_in_flight_is_cancelled_and_leaves_nothing(tmp_path, monkeypatch, error):
     def interrupted(self):
         until(lambda: (tmp_path / "began").exists(), 60)
         raise error
 
+    list(ray_map(ignore_interrupts, range(4), in_flight=4))
     monkeypatch.setattr(scale_map._Run, "_wait", interrupted)
     with pytest.raises(error):
         next(ray_map(write_slowly, [tmp_path], in_flight=1))
