@@ -74,7 +74,7 @@ def _refused(url: str, error: urllib.error.HTTPError) -> str:
     if error.code == 401:
         said += (
             ". For a server of your own (PREFECT_API_URL), PREFECT_API_AUTH_STRING must hold its user:password; "
-            "for this project's, `evergreen down` and `evergreen up` start it with a new one"
+            'for this project\'s, sign this shell in again: `eval "$(evergreen open --env)"`'
         )
     return said
 

@@ -95,16 +95,23 @@ def revive_server(root: Path, api: Api, say=print) -> None:
         say(f"the Prefect server died and cannot be started again: {error}")
 
 
+def check_given() -> Api | None:
+    """The server that PREFECT_API_URL names; None without one. Raises EvergreenError if it does not answer."""
+    given = Api.from_environment()
+    if given and not healthy(given.url, 10):
+        raise EvergreenError(
+            f"PREFECT_API_URL={given.url} does not answer: start that server. If `evergreen open --env` has set it in "
+            "this shell: `unset PREFECT_API_URL PREFECT_API_AUTH_STRING PREFECT_HOME`"
+        )
+    return given
+
+
 def ensure_server(root: Path, say=print) -> Api:
     """Return the API to use: that of PREFECT_API_URL if set, else of the checkout's own server, started if needed.
 
     Raises EvergreenError if the configured server does not answer or ours does not start.
     """
-    if given := Api.from_environment():
-        if not healthy(given.url, 10):
-            raise EvergreenError(
-                f"PREFECT_API_URL={given.url} does not answer: start that server, or unset the variable"
-            )
+    if given := check_given():
         return api_of(root) or given
     if running(root) and (api := own_api(root)):
         return api

@@ -23,7 +23,7 @@ def prepare(home: Path) -> None:
     """Make Prefect's database in `home` if it is missing: a copy of the kept one, else by migrations.
 
     The server's process calls it before Prefect opens the database. Does nothing where the environment names another
-    database, as Postgres. A cache that cannot be written only costs the next project its seconds.
+    database, as Postgres. A cache that cannot be read or written only costs the next project its seconds.
     """
     file = home / NAME
     if os.environ.get(DATABASE) or (file.exists() and file.stat().st_size):
@@ -51,8 +51,12 @@ def kept_database(version: str, migrations: Path) -> Path:
 
 
 def copy(kept: Path, file: Path) -> bool:
-    """Make the new database `file` from the `kept` one; False, and no file, if that is missing or was damaged."""
-    content = read_sealed(kept)
+    """Make the new database `file` from the `kept` one; False, and no file, if that cannot be had."""
+    try:
+        content = read_sealed(kept)
+    except OSError as error:  # the cache is another user's, or its disk can only be read
+        print(f"the kept database was not used: {error}", flush=True)
+        return False
     if content is None:
         return False
     for part in ("-wal", "-shm"):  # of a database that was deleted: SQLite would write its pages into the copy

@@ -12,7 +12,7 @@ from flows.predictor.status import running as running_predictor
 from flows.server.api import Api
 from flows.server.process import api_of, last_line, stop_server
 from flows.server.processes import created
-from flows.services.pools import pooled_name
+from flows.services.pools import flow_names, pooled_name
 from flows.services.supervisor import PREDICTOR
 from flows.services.up import SERVICES, known_services, services, supervised
 from tasks.common.checkout import checkout
@@ -114,7 +114,7 @@ def run_now(root: Path, flow: str, by: str) -> None:
 
 def _deployment(api: Api, flow: str, name: str) -> str:
     found = api.post("/deployments/filter", {"deployments": {"name": {"any_": [name, pooled_name(name)]}}})
-    named = {one["id"]: one["name"] for one in api.post("/flows/filter", {})}
+    named = flow_names(api)
     for one in found:
         if named.get(one["flow_id"]) == flow:
             return one["id"]

@@ -23,7 +23,7 @@ FILE = "prefect.yaml"
 UNNAMED = "evergreen"  # the pool of a deployment by hand, where serve.pool is null
 FLOWS = ("retrain-when-needed", "monitor", "reevaluate", "housekeeping")
 DEPLOY_SECONDS = 300
-WORK = 'eval "$(evergreen open --env)"; prefect worker start --pool {pool}'
+WORK = 'eval "$(evergreen open --env)"; prefect worker start --pool {pool} --limit 4'
 MAKE = f"{WORK} --type process (makes it, for processes of this machine)"
 
 
@@ -64,14 +64,20 @@ def deploy(root: Path, params: Params, api: Api) -> None:
         raise EvergreenError(f"{root / FILE} is missing: `evergreen upgrade` brings it into older projects")
     if not find_pool(api, pool):
         raise EvergreenError(f"Prefect has no work pool {pool!r} (serve.pool): {MAKE.format(pool=pool)}")
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", FILE],
-        cwd=root,
-        env=os.environ | pool_values(root) | api.environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEPLOY_SECONDS,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", FILE],
+            cwd=root,
+            env=os.environ | pool_values(root) | api.environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise EvergreenError(
+            f"`prefect deploy` of {FILE} took over {DEPLOY_SECONDS} s: Prefect at {api.url} is too busy. It is tried "
+            "again"
+        ) from None
     missing = {*FLOWS} - deployed_schedules(api, pooled_name(checkout(root).id)).keys()
     if done.returncode or missing:
         said = " ".join((done.stderr.strip() or done.stdout.strip()).split())[-500:]
@@ -84,10 +90,16 @@ def find_pool(api: Api, pool: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
+def flow_names(api: Api) -> dict[str, str]:
+    """Id -> name of our flows. Prefect lists 200 flows at once, and a server for many has more."""
+    found = api.post("/flows/filter", {"flows": {"name": {"any_": list(FLOWS)}}})
+    return {one["id"]: one["name"] for one in found}
+
+
 def deployed_schedules(api: Api, name: str) -> dict[str, list[dict[str, Any]]]:
     """Flow -> its schedules in Prefect, of the deployments called `name`."""
     found = api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
-    named = {one["id"]: one["name"] for one in api.post("/flows/filter", {})}
+    named = flow_names(api)
     return {named.get(one["flow_id"], ""): [each["schedule"] for each in one["schedules"]] for one in found}
 
 

@@ -33,6 +33,7 @@ from tasks.common.paths import project_root, state_dir
 
 POLL_SECONDS = 2  # between polls for due runs; Prefect's default of 10 s would dominate the time from alarm to run
 TAG = "evergreen"  # of our deployments
+WATCH_SECONDS = 60.0  # between two looks at the work pool
 PAGE = 200  # objects that Prefect lists at once
 FINISHED = ["COMPLETED", "FAILED", "CRASHED", "RUNNING", "PENDING"]
 
@@ -151,12 +152,14 @@ async def make_up(api: Api, name: str, params: Params, root: Path, now: datetime
 def remove_old(api: Api, root: Path, params: Params, name: str) -> int:
     """Delete deployments and automations that an earlier version, or the folder this is a copy of, left.
 
-    name: of the deployments that stay. On this checkout's own server all others of ours go. On a server for many, only
-    those that have the model's name (versions before 0.3 gave it to them) and those that `serve.pool` does not want.
+    name: of the deployments that stay. On this checkout's own server all others of ours go. On a server or a database
+    for many, only those that have the model's name (versions before 0.3 gave it to them) and those that `serve.pool`
+    does not want.
     Returns how many were deleted.
     """
     own, checkout_id = own_api(root), checkout(root).id
-    alone = own is not None and own.url == api.url
+    shared = os.environ.get(params.serve.database_env)  # a database that other projects may use as well
+    alone = own is not None and own.url == api.url and not shared
     old = {params.bundle.name, checkout_id, pools.pooled_name(checkout_id)} - {name}
     gone = 0
     for deployment in _all(api, "/deployments/filter", {"deployments": {"tags": {"all_": [TAG]}}}):
@@ -198,12 +201,29 @@ async def serve_pool(root: Path, params: Params, name: str) -> None:
     """Deploy the flows to the work pool, make up for missed runs, then wait for SIGTERM: workers run what is due.
 
     Workers tell Prefect of runs that died: from here, a run in a container or on another machine cannot be judged.
+    Raises EvergreenError once the pool is not the one that it was.
     """
     api = _api()
+    pool = pools.find_pool(api, params.serve.pool)
     pools.deploy(root, params, api)
     remove_old(api, root, params, name)
     await _made_up(api, name, params, root)
-    await asyncio.Event().wait()
+    await watch_pool(api, params.serve.pool, pool)
+
+
+async def watch_pool(api: Api, name: str, pool: dict | None) -> None:
+    """Return never; raise EvergreenError once `pool` is gone, because Prefect then unties our deployments from it.
+
+    The supervisor starts this process again, and it deploys the flows to a new pool of the name.
+    """
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        try:
+            found = await asyncio.to_thread(pools.find_pool, api, name)
+        except EvergreenError:  # Prefect is away for a moment
+            continue
+        if found is None or found["id"] != (pool or {}).get("id"):
+            raise EvergreenError(f"the work pool {name!r} was deleted: its flows must be deployed again")
 
 
 async def _made_up(api: Api, name: str, params: Params, root: Path) -> None:

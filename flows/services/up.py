@@ -22,9 +22,9 @@ from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
 from flows.server.environment import check_password, environment, has_people
-from flows.server.process import api_of, healthy, last_line, running, stop_server
+from flows.server.process import api_of, check_given, healthy, last_line, running, stop_server
 from flows.server.processes import created
-from flows.services.pools import pool_trouble, pooled_name
+from flows.services.pools import flow_names, pool_trouble, pooled_name
 from flows.services.supervisor import MARK, PREDICTOR
 from monitoring.console_link import SERVICE, console_link
 from monitoring.seen import last_seen
@@ -51,6 +51,7 @@ def up(root: Path, say=print) -> list[str]:
     check_code_and_state(root)
     params = load_params(root / "params.yaml")
     check_password(params.serve, has_people(root))  # before anything starts
+    check_given()
     state = state_dir(root)
     make_folder(state)
     if supervised(root) and _services(root) == {} and _written(root):
@@ -210,7 +211,7 @@ def next_runs(api: Api, name: str) -> list[tuple[str, datetime]]:
     """List (flow, when it runs next) of the checkout `name`, soonest first, whether in a work pool or not."""
     names = [name, pooled_name(name)]
     deployments = api.post("/deployments/filter", {"deployments": {"name": {"any_": names}}})
-    flows = {flow["id"]: flow["name"] for flow in api.post("/flows/filter", {})}
+    flows = flow_names(api)
     found = []
     for deployment in deployments:
         body = {

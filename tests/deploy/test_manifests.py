@@ -26,7 +26,7 @@ def test_a_linter_accepts_the_image():
 def test_the_image_runs_as_the_user_whom_pods_name_and_holds_no_project():
     lines = (DEPLOY / "Containerfile").read_text().splitlines()
     context = POD["securityContext"]
-    assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in lines
+    assert {f"ARG UID={context['runAsUser']}", f"ARG GID={context['runAsGroup']}", "USER $UID:$GID"} <= set(lines)
     assert f"WORKDIR {POD['containers'][0]['volumeMounts'][0]['mountPath']}" in lines
     assert [line for line in lines if line.startswith("COPY")] == [
         "COPY requirements.lock /build/",

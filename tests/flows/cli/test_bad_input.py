@@ -333,6 +333,7 @@ def test_no_remote_no_store_no_server(project, tmp_path):
     says(
         evergreen(project, "retrain", env=closed), 1, "PREFECT_API_URL=http://127.0.0.1:9/api does not answer", "unset"
     )
+    says(evergreen(project, "up", env=closed), 1, "PREFECT_API_URL=http://127.0.0.1:9/api does not answer", "unset")
     assert state(project) == before
 
     (project / ".evergreen/releases").mkdir(exist_ok=True)

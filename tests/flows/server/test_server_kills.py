@@ -144,6 +144,7 @@ def test_a_damaged_kept_database_and_that_of_other_migrations_are_not_copied(tmp
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     assert not template.copy(kept, tmp_path / "other.db")
     assert not (tmp_path / "other.db").exists()
+    assert not template.copy(tmp_path / ("x" * 300), tmp_path / "other.db"), "what cannot be opened is not there"
 
 
 def test_a_process_is_known_whatever_the_clock_says(monkeypatch):

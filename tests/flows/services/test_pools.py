@@ -3,6 +3,7 @@
 One server serves the whole module; the tests build on each other.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -149,9 +150,21 @@ def assert_events_start_retrainings(api: Api, checkout_id: str) -> None:
         }
 
 
+def test_a_pool_that_was_deleted_ends_the_process_which_deploys_to_it(project, monkeypatch):
+    _, api = project
+    monkeypatch.setattr(runner, "WATCH_SECONDS", 0.01)
+    with pytest.raises(EvergreenError, match=f"work pool '{POOL}' was deleted"):
+        asyncio.run(runner.watch_pool(api, POOL, {"id": "of the one before"}))
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(runner.watch_pool(api, POOL, pools.find_pool(api, POOL)), 1))
+
+
 def test_without_the_setting_the_pools_deployments_and_automations_go(project):
     root, api = project
+    flow = api.post("/flows/", {"name": "monitor"})["id"]
+    other = api.post("/deployments/", {"name": "of another project", "flow_id": flow, "tags": [runner.TAG]})["id"]
     assert runner.remove_old(api, root, params(root), checkout(root).id) == len(pools.FLOWS) + len(EVENTS)
+    assert api.call("GET", f"/deployments/{other}"), "projects with one database leave each other's alone"
     assert up.next_runs(api, checkout(root).id) == []
     assert api.post("/automations/filter", {}) == []
 
