@@ -39,7 +39,8 @@ def main(quick: bool) -> None:
     rounds = 1 if quick else ROUNDS
     process.START_SECONDS = 600  # a loaded machine makes both slower, and a server that is given up measures nothing
     migrated, copied = [], []
-    os.environ.pop("PREFECT_API_URL", None)
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "EVERGREEN_STATE", "EVERGREEN_DATABASE_URL"):
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         first_start(Path(folder) / "warm", Path(folder) / "caches-warm")  # compiles, and fills the page cache

@@ -166,7 +166,7 @@ def money(found: Grown, prices: Prices, machine: Machine) -> dict[str, float]:
         "objects a month": found.bytes * prices.object_month,
         "disk a month": found.bytes * prices.disk_month,
         "upload": found.objects * prices.put,
-        "a new machine's download": found.objects * prices.get,
+        "a new machine's download in the bucket's region": found.objects * prices.get,
         "a retraining": found.retrain.hours(machine) * prices.machine_hour,
         "from scratch": found.scratch.hours(machine) * prices.machine_hour,
     }

@@ -53,7 +53,8 @@ def evergreen(*arguments: str) -> list[str]:
 
 def by_hand(name: str, *arguments: str) -> list[str]:
     """A script of scripts_peers."""
-    return [sys.executable, "-m", "benchmarks.loops.as_user", f"{PEERS}.{name}", *arguments]
+    run_by = [] if name == "loop_c" else ["benchmarks.loops.as_user"]  # loop_c imports no torch, which as_user would
+    return [sys.executable, "-m", *run_by, f"{PEERS}.{name}", *arguments]
 
 
 def ours(folder: Path, work: Work, seconds: list[float]) -> dict:
@@ -177,7 +178,11 @@ def prefect_server(folder: Path) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 ARMS = {

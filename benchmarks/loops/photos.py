@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from tasks.common.errors import DataError
-from tasks.common.files import write_json
+from tasks.common.files import read_json, write_json
 
 PHOTO = (640, 480)
 NOISE = 4.0  # grey levels
@@ -31,7 +31,7 @@ def deliver(source: Path, count: int, folder: Path, label: str, truth: str, seed
     """
     about = {"source": source.name, "count": count, "label": label, "truth": truth, "seed": seed}
     done = folder / "delivered.json"
-    if done.is_file():
+    if done.is_file() and read_json(done) == about:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     file = pq.ParquetFile(source)

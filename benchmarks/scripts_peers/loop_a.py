@@ -42,9 +42,9 @@ def retrain(side: int, seconds: float) -> None:
     task(release.version_photos)()
     check()
     rows = clean(side, seconds)
-    print("training", flush=True)
+    print("training\n", end="", flush=True)
     model = train(side, seconds, rows)
-    print("trained", flush=True)
+    print("trained\n", end="", flush=True)
     judge(model, side)
 
 

@@ -34,15 +34,20 @@ def release() -> None:
 
 def drift(folder: str) -> None:
     """Answer the photos of `folder`, and write report.html: their answers beside those of the model's reference."""
+    import numpy as np
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
     from serving.predictor import Predictor
 
-    answers = Predictor(BUNDLE, threads=2).predict([file.read_bytes() for file in sorted(Path(folder).rglob("*.jpg"))])
+    model = Predictor(BUNDLE, threads=2)
+    answers = model.predict([file.read_bytes() for file in sorted(Path(folder).rglob("*.jpg"))])
     new = pd.DataFrame({"prediction": one.label, "confidence": one.confidence} for one in answers)
-    reference = pd.read_parquet(BUNDLE / "reference.parquet", columns=["prediction", "confidence"])
+    known = np.stack(pd.read_parquet(BUNDLE / "reference.parquet", columns=["probabilities"])["probabilities"])
+    reference = pd.DataFrame(
+        {"prediction": np.array(model.classes)[known.argmax(axis=1)], "confidence": known.max(axis=1)}
+    )
     about = DataDefinition(numerical_columns=["confidence"], categorical_columns=["prediction"])
     now, then = (Dataset.from_pandas(table, about) for table in (new, reference))
     Report([DataDriftPreset()]).run(now, then).save_html("report.html")
