@@ -42,7 +42,7 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None, 
     about: name, changes, key, by. alone: ask no cluster for workers. Raises EvergreenError for data or settings that
     a run would refuse.
     """
-    params, began = load_run_params(root / "params.yaml"), time.monotonic()
+    params, began = settings_of(root, alone), time.monotonic()
     releases = open_store(params.store, root)
     check_training_weights(root, params)
     fetch_teachers(root, params, releases)
@@ -77,6 +77,15 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None, 
     figures = figures_of(root, verdict, params.gate.metric, time.monotonic() - began)
     row = Row(kind="experiment", champion=verdict.champion, sentence=verdict.sentence, figures=figures, **about)
     return add_row(root, row)
+
+
+def settings_of(root: Path, alone: bool) -> Params:
+    """The settings in the worktree `root`; alone: with the engine that asks no cluster, for the gate too.
+
+    A trial that is a task of the cluster holds cores there: it would wait for workers that other trials keep from it.
+    """
+    params = load_run_params(root / "params.yaml")
+    return params.model_copy(update={"scale": params.scale.model_copy(update={"engine": "local"})}) if alone else params
 
 
 def bring(repo, root: Path, name: str, params: Params, releases: Releases, alone: bool = False) -> str:

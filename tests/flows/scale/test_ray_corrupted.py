@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.experiments.run import settings_of
 from flows.scale.fill import fill_champion, fill_entries
 from tasks.common.artifacts import training_rows
+from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
 from tasks.common.paths import cache_dir
 from tasks.gate.champion import corrupted_answers
@@ -74,3 +76,11 @@ def test_one_block_and_a_local_engine_ask_no_cluster(project, monkeypatch):
         one = params.evaluate.model_copy(update={"corruptions": ["dark"]})
         params = params.model_copy(update={"evaluate": one})
         assert fill_champion(project, params, project / "artifacts/bundle", rows) == 0
+
+
+def test_the_gate_of_a_trial_that_is_a_task_of_the_cluster_asks_it_for_no_workers(project):
+    set_scale(project, "ray", "127.0.0.1:9")
+    bundle, rows = project / "artifacts/bundle", training_rows(project)["test"]
+    assert fill_champion(project, settings_of(project, alone=True), bundle, rows) == 0
+    with pytest.raises(EvergreenError, match="cannot be reached"):
+        fill_champion(project, settings_of(project, alone=False), bundle, rows)
