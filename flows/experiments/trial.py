@@ -26,6 +26,7 @@ INTERRUPTED = 130
 PARENT = "EVERGREEN_PARENT"  # the process whose end is the trial's end, too
 PROCESS = "flows.experiments.process"
 GRACE_SECONDS = 2.0  # for a process that got Ctrl-C to take back what it was writing
+LOOK = 0.2  # seconds between two looks at a process on a worker: a cancelled task wakes no call that waits
 TRIAL_CORES = 2  # of a trial on a cluster without GPUs: training and most stages gain little from more
 
 
@@ -142,7 +143,9 @@ class OnWorker:
             command = [sys.executable, "-m", PROCESS, self.folder.name]
             process = subprocess.Popen(command, cwd=tree, env=env, stdout=out, stderr=out)
             try:
-                return Ended(_plain(process.wait()), time.monotonic() - began)
+                while process.poll() is None:
+                    time.sleep(LOOK)
+                return Ended(_plain(process.returncode), time.monotonic() - began)
             finally:  # a task that is cancelled gets KeyboardInterrupt
                 process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):

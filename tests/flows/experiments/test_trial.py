@@ -3,14 +3,20 @@
 Each worktree has a stand-in for the stages, so a trial takes as long as a Python process.
 """
 
+import _thread
 import json
 import os
+import signal
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from flows.experiments.launch import Made, Setup, _Making
-from flows.experiments.trial import Ended, Trial, run_here, run_on_ray
+from flows.experiments.trial import Ended, OnWorker, Trial, run_here, run_on_ray
 from flows.publishing.experiment_table import Row
+from tests.support.waiting import until
 
 STAND_IN = """
 import json, os, signal, sys
@@ -27,6 +33,17 @@ if asked.get("kills") and not (folder / "killed").exists():
 print("hello from", folder.name)
 (folder / "made.json").write_text(json.dumps({"error": f"said by {folder.name}"}))
 sys.exit(asked["code"])
+"""
+
+WAITS = """
+import time
+from pathlib import Path
+
+try:
+    Path("../started").touch()
+    time.sleep(30)
+except KeyboardInterrupt:
+    Path("../interrupted").touch()
 """
 
 
@@ -66,6 +83,26 @@ def test_trials_run_on_the_workers_of_a_cluster_and_again_where_a_worker_is_kill
     assert "up to 2 at once" in said[0]
     assert any("experiment first is done again" in line for line in said)
     assert (tmp_path / "first/printed.txt").read_text() == "hello from first\n"
+
+
+def test_a_trial_whose_task_is_cancelled_takes_back_what_it_was_writing_and_ends(tmp_path):
+    folder = trial(tmp_path, "first").folder
+    (folder / "tree/flows/experiments/process.py").write_text(WAITS)
+
+    def cancel() -> None:  # as Ray does
+        until((folder / "started").exists, 20)
+        _thread.interrupt_main()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            OnWorker(folder, tmp_path / ".evergreen").run()
+    finally:
+        cancelling.join()
+        signal.signal(signal.SIGINT, before)
+    assert (folder / "interrupted").exists()
 
 
 def test_results_come_in_the_order_of_the_plan_though_some_were_made_before(tmp_path):
