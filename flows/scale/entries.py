@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.backbones.features import feature_file, feature_folder, feature_table
-from tasks.common.artifacts import training_rows
+from tasks.common.artifacts import network_rows
 from tasks.common.code import code_version
 from tasks.common.files import content_key
 from tasks.common.params import EmbedParams, ImagesParams, InspectParams, Params
@@ -66,13 +66,17 @@ def missing(stage: str, root: Path, params: Params) -> list[Unit]:
 
 
 def of_training(root: Path, params: Params) -> Iterator[Unit]:
-    """Pixels of all that is trained and validated on, and features of the backbone if `embed` has those of another."""
+    """Pixels of all that is trained and validated on, and features of the backbone if `embed` has those of another.
+
+    With `tuning: auto` the training images twice: its trials read them at the side of the input.
+    """
     from tasks.stages.train_backbone.augment.limits import decoded_side
 
     section = params.train_backbone
     larger = params.images.model_copy(update={"resolution": decoded_side(params.images.resolution, section)})
-    rows = training_rows(root)
-    for split, images in (("train", larger), ("calibration", params.images)):
+    rows = network_rows(root)
+    trials = [("train", params.images)] if section.tuning == "auto" else []
+    for split, images in (("train", larger), *trials, ("calibration", params.images)):
         for shard in _shards(rows[split]):
             yield pixels(root, shard, images)
             if section.pretrained != "none":

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.common.params import load_run_params
+from tasks.common.params import TrainBackboneParams, load_run_params
 from tasks.stages.runner import run_stage
 
 STAGE = "train_backbone"
@@ -21,13 +21,15 @@ def run_stage_scaled(name: str, root: Path, say: Callable[[str], object] | None 
         run_stage(name, root)
         return
     from flows.scale import engine
-    from tasks.stages.train_backbone.workers import can_share
 
     said = say or _to_stderr
     section, scale = params.train_backbone, params.scale
     workers = scale.training_workers or int(engine.connect(scale).gpus)
-    if workers and (not can_share(section) or (scale.shared and section.self_supervised_epochs)):
-        said(f"{STAGE}: these settings need whole batches, or all images, in one process: it trains on this machine")
+    if workers and trains_here(section, scale.shared is not None):
+        said(
+            f"{STAGE}: these settings need whole batches, all images, or bundles that only this machine has: it "
+            "trains on this machine"
+        )
         workers = 0
     if workers < 2:
         run_stage(name, root)
@@ -35,6 +37,20 @@ def run_stage_scaled(name: str, root: Path, say: Callable[[str], object] | None 
     from flows.scale.training import train_on_ray
 
     train_on_ray(root, params, workers, said)
+
+
+def trains_here(section: TrainBackboneParams, shared: bool) -> bool:
+    """Whether the training needs what its workers would not have.
+
+    shared: they get their files through `scale.shared`, which has neither all images for pretraining on them nor the
+    bundles in the cache of this machine: those of teachers, and the one that a warm start begins from.
+    """
+    from tasks.stages.train_backbone.workers import can_share
+
+    warm = section.start != "pretrained" and section.start_bundle is not None
+    return not can_share(section) or (
+        shared and bool(section.self_supervised_epochs or section.distill.teachers or warm)
+    )
 
 
 def _to_stderr(line: str) -> None:
