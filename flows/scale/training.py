@@ -134,14 +134,29 @@ def _train(config: dict) -> None:
     try:
         with project_of(job.root, job.state, job.delivery) as root, redirect_stderr(_Lines(job.news)):
             run_stage(STAGE, root)
-            if job.delivery is not None and os.environ["RANK"] == "0":
-                ray.get(job.news.put.remote(job.delivery.outputs(root)))
+            if job.delivery is not None:
+                _send(job, root)
     except (RuntimeError, ConnectionError):  # what gloo and NCCL raise when another worker is lost
         raise
     except Exception as error:
         said = str(error) if isinstance(error, EvergreenError) else traceback.format_exc()
         ray.get(job.news.fail.remote(said))
         raise
+
+
+def _send(job: Job, root: Path) -> None:
+    """Let the first worker send what the stage wrote under `root`, and the others wait for it.
+
+    All workers of one machine share that folder, and the first one that leaves deletes it.
+    """
+    import ray
+
+    from tasks.stages.train_backbone.processes import processes
+
+    with processes() as ranks:
+        if ranks.rank == 0:
+            ray.get(job.news.put.remote(job.delivery.outputs(root)))
+        ranks.barrier()
 
 
 class _Lines(io.TextIOBase):

@@ -26,7 +26,10 @@ from tasks.common.sealed import open_sealed
 
 VARIABLE = "EVERGREEN_STATE"
 NEEDED = ("params.yaml", "artifacts/validate/**/*", "artifacts/clean/*", "data/dataset.json", "data/batches/*")
-OUTPUTS = (f"{FOLDER}/*", "metrics/train_backbone.json")
+OUTPUTS = (
+    *(f"{FOLDER}/{name}" for name in ("history.csv", "model.json", "weights.safetensors")),
+    "metrics/train_backbone.json",
+)
 PREFIX = "evergreen-train-"
 KEPT_SECONDS = 14 * 24 * 3600.0  # of the folder of a training that did not end
 LOCK_SECONDS = 3600.0
@@ -69,9 +72,12 @@ def deliver(root: Path, params: Params) -> Delivery | None:
 
 
 def receive(root: Path, files: dict[str, bytes]) -> None:
-    """Write the outputs that the first worker sent. Raises EvergreenError if it sent none."""
-    if not files:
-        raise EvergreenError("the training on Ray ended without a result: its first worker sent no files")
+    """Write the outputs that the first worker sent. Raises EvergreenError, and writes none, unless it sent all."""
+    if set(files) != set(OUTPUTS):
+        raise EvergreenError(
+            f"the training on Ray ended without a whole result: expected the files {', '.join(OUTPUTS)}, its first "
+            f"worker sent {', '.join(sorted(files)) or 'no files'}. Start the command again"
+        )
     for path, content in files.items():
         with atomic_path(root / path) as temporary:
             temporary.write_bytes(content)

@@ -13,7 +13,7 @@ import yaml
 
 from flows.scale.stages import run_stage_scaled
 from flows.scale.training import share_of
-from flows.scale.training_files import deliver, project_of, receive
+from flows.scale.training_files import OUTPUTS, deliver, project_of, receive
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
@@ -77,6 +77,19 @@ def test_a_training_on_two_nodes_outlives_a_killed_worker_and_makes_what_one_pro
     np.testing.assert_allclose(together, expected, rtol=0.2)  # rounding grows with each step of a fine-tuning
 
 
+@pytest.mark.long
+def test_workers_of_one_machine_that_do_not_see_the_folder_send_what_they_made(ray_cluster, tmp_path):
+    scale = {"training_workers": 2, "shared": str(tmp_path / "shared")}
+    frozen = TRAINING.model_copy(update={"epochs": UnfreezePhases(frozen=2, last=0, all=0)})
+    root, said = project(tmp_path / "ray", ray_cluster.model_copy(update=scale), frozen), []
+    sent_to = Path(tempfile.gettempdir()) / deliver(root, load_run_params(root / "params.yaml")).name
+    run_stage_scaled("train_backbone", root, said.append)
+    assert "2 of 2 training workers" in said[0]
+    assert not any("worker was lost" in line for line in said), said
+    assert files(root) == set(OUTPUTS)
+    assert not sent_to.exists()
+
+
 def test_every_worker_gets_as_many_cores_as_all_can_have():
     nodes = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0}]
     assert share_of(nodes, 2, False) == ({"CPU": 4}, 2)
@@ -124,3 +137,7 @@ def test_a_worker_that_does_not_see_the_folder_trains_on_what_it_is_sent(tmp_pat
         assert (root / name).read_bytes() == (alone / name).read_bytes(), name
     with pytest.raises(EvergreenError, match="sent no files"):
         receive(root, {})
+    (root / artifacts.FOLDER / "model.json").unlink()
+    with pytest.raises(EvergreenError, match="sent .*history.csv"):
+        receive(root, {name: content for name, content in sent.items() if "metrics" not in name})
+    assert not (root / artifacts.FOLDER / "model.json").exists()
