@@ -11,7 +11,6 @@ Workers that see the project's folder train there. Others get its small files, a
 import io
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from uuid import uuid4
 
 from flows.scale import engine
 from flows.scale.stages import STAGE
+from flows.scale.training_ends import GOES_ON, lasting, reasons
 from flows.scale.training_files import Delivery, deliver, project_of, receive
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params
@@ -33,7 +33,6 @@ ENVIRONMENT = {  # of Ray Train, which hands it to its workers
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line twice where standard error is ours
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # for all workers to find room, and to import torch
 }
-LETTERS = 160  # of Ray's reasons, which are pages
 LOOK = 0.5  # seconds between two looks at what the training says
 DAY = 24 * 3600  # for a worker to wait while the first one computes features; Ray ends the others of one that died
 
@@ -53,11 +52,10 @@ def train_on_ray(root: Path, params: Params, workers: int, say: Callable[[str], 
             raise EvergreenError(failed)
         if error is None:
             break
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:LETTERS]
+        reason = reasons(error)
         if attempt == RETRIES:
             raise EvergreenError(
-                f"the training on Ray failed {RETRIES + 1} times: {reason}. The finished epochs are kept: the next run "
-                "goes on from there"
+                f"the training on Ray failed {RETRIES + 1} times: {reason}. {GOES_ON}"
             ) from error
         say(f"{STAGE}: a training worker was lost ({reason}): starting again from the last epoch")
     if job.delivery is not None:
@@ -136,11 +134,9 @@ def _train(config: dict) -> None:
             run_stage(STAGE, root)
             if job.delivery is not None:
                 _send(job, root)
-    except (RuntimeError, ConnectionError):  # what gloo and NCCL raise when another worker is lost
-        raise
     except Exception as error:
-        said = str(error) if isinstance(error, EvergreenError) else traceback.format_exc()
-        ray.get(job.news.fail.remote(said))
+        if (said := lasting(error)) is not None:
+            ray.get(job.news.fail.remote(said))
         raise
 
 

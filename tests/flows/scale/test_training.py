@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 
 from flows.scale.stages import run_stage_scaled
 from flows.scale.training import share_of
+from flows.scale.training_ends import lasting, reasons
 from flows.scale.training_files import OUTPUTS, deliver, project_of, receive
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
@@ -141,3 +143,25 @@ def test_a_worker_that_does_not_see_the_folder_trains_on_what_it_is_sent(tmp_pat
     with pytest.raises(EvergreenError, match="sent .*history.csv"):
         receive(root, {name: content for name, content in sent.items() if "metrics" not in name})
     assert not (root / artifacts.FOLDER / "model.json").exists()
+
+
+def test_the_reasons_of_a_failed_training_are_those_of_its_workers_each_once():
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    lost = WorkerHealthCheckFailedError("A worker does not answer:", OSError("The actor died.\nIts node was lost."))
+    broken = [RuntimeError(f"[pair.cc:{port}] Connection closed by peer") for port in (4001, 4002)]
+    error = WorkerGroupError("[Rank 0 Error Snippet]: ...", {0: broken[0], 1: lost, 2: broken[1]})
+    assert reasons(error) == "[pair.cc:4001] Connection closed by peer; The actor died."
+    assert reasons(ControllerError(ValueError("No room.\nMore."))) == "No room."
+    assert reasons(KeyError()) == "KeyError"
+
+
+def test_only_the_loss_of_another_worker_is_worth_another_try():
+    assert lasting(RuntimeError("Connection closed by peer")) is None
+    assert lasting(ConnectionError("refused")) is None
+    assert lasting(EvergreenError("no labels")) == "no labels"
+    assert "out of the GPU's memory (CUDA out of memory. Tried" in lasting(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+    )
+    assert "KeyError: 'a bug'" in lasting(KeyError("a bug"))
