@@ -11,8 +11,9 @@ Workers that see the project's folder train there. Others get its small files, a
 import io
 import os
 import threading
+import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from uuid import uuid4
 
 from flows.scale import engine
 from flows.scale.stages import STAGE
-from flows.scale.training_ends import GOES_ON, lasting, reasons
+from flows.scale.training_ends import GOES_ON, Head, heard, lasting, reasons
 from flows.scale.training_files import Delivery, deliver, project_of, receive
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params
@@ -48,7 +49,7 @@ def train_on_ray(root: Path, params: Params, workers: int, say: Callable[[str], 
         needs, fit = share_of(_nodes(ray), workers, cluster.gpus > 0)
         say(f"{STAGE}: {fit} of {workers} training workers find room on {cluster.sentence()}")
         error = _follow(ray, _trainer(root, job, needs, fit), news, say)
-        if failed := ray.get(news.failed.remote()):
+        if failed := heard(news.failed):
             raise EvergreenError(failed)
         if error is None:
             break
@@ -59,7 +60,7 @@ def train_on_ray(root: Path, params: Params, workers: int, say: Callable[[str], 
             ) from error
         say(f"{STAGE}: a training worker was lost ({reason}): starting again from the last epoch")
     if job.delivery is not None:
-        receive(root, ray.get(news.outputs.remote()))
+        receive(root, heard(news.outputs))
 
 
 def _trainer(root: Path, job: "Job", needs: dict[str, float], workers: int):
@@ -173,7 +174,8 @@ class _Lines(io.TextIOBase):
 def _follow(ray, trainer, news: Any, say: Callable[[str], object]) -> BaseException | None:
     """Run `trainer` to its end and pass on what the workers say; returns the error it ended with.
 
-    Ctrl-C ends the workers. Ray Train sets its own handler of it in the main thread, so it runs in another.
+    Ctrl-C ends the workers, as the loss of the cluster does, with the connection: Ray ends the actors of a driver that
+    has gone. Ray Train sets its own handler of Ctrl-C in the main thread, so it runs in another. Raises ClusterLost.
     """
     errors: list[BaseException] = []
 
@@ -185,16 +187,17 @@ def _follow(ray, trainer, news: Any, say: Callable[[str], object]) -> BaseExcept
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
+    head = Head(say)
     try:
         alive = True
         while alive:
             thread.join(LOOK)
             alive = thread.is_alive()
-            for line in ray.get(news.take.remote()):
+            head.look(time.monotonic())
+            for line in heard(news.take):
                 say(line)
     except BaseException:
-        with suppress(Exception):  # the cluster may be gone
-            trainer.shutdown()
+        engine.disconnect()
         raise
     return errors[0] if errors else None
 

@@ -2,12 +2,19 @@
 
 import re
 import socket
+import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
+from flows.scale.engine import ClusterLost, check_alive
+from flows.scale.map import RECONNECT_SECONDS
 from tasks.common.errors import EvergreenError
 
 LETTERS = 160  # of each of Ray's reasons, which are pages
 MOST = 3  # reasons; further workers say the same of other addresses
+ASK = 2.0  # seconds between two questions to the cluster's head
 GOES_ON = "The finished epochs are kept: the next run goes on from there"
 WRAPPED = ("health_check_failure", "cause")  # attributes of Ray's errors that hold what happened
 
@@ -38,6 +45,44 @@ def lasting(error: Exception) -> str | None:
     if isinstance(error, RuntimeError | ConnectionError):  # what gloo and NCCL raise when another worker is lost
         return None
     return "".join(traceback.format_exception(error))
+
+
+@dataclass
+class Head:
+    """Whether the cluster's head answers. Ray itself waits for an hour, and its workers with it."""
+
+    say: Callable[[str], object]
+    ask: Callable[[], None] = check_alive  # raises ClusterLost
+    answered: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    silent: bool = False
+
+    def look(self, now: float) -> None:
+        """Ask again where that is due at the time `now`; raises ClusterLost after RECONNECT_SECONDS without an answer."""
+        if now - self.asked < ASK:
+            return
+        self.asked = now
+        try:
+            self.ask()
+        except ClusterLost as lost:
+            if now - self.answered > RECONNECT_SECONDS:
+                raise ClusterLost(f"{lost} {GOES_ON}") from lost
+            if not self.silent:
+                self.say(f"ray: {lost} Waiting {RECONNECT_SECONDS:g} s for an answer")
+            self.silent = True
+        else:
+            self.answered, self.silent = now, False
+
+
+def heard(method: Any) -> Any:
+    """What `method` of the actor that hears of a training returns. Raises ClusterLost where actor or cluster is gone."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError, RaySystemError
+
+    try:
+        return ray.get(method.remote(), timeout=RECONNECT_SECONDS)
+    except (ConnectionError, GetTimeoutError, RayActorError, RaySystemError) as error:
+        raise ClusterLost(f"the process that hears of the training was lost: {_first_line(error)}. {GOES_ON}") from error
 
 
 def _first_line(error: BaseException) -> str:

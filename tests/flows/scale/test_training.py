@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
+from flows.scale.engine import ClusterLost
 from flows.scale.stages import run_stage_scaled
 from flows.scale.training import share_of
-from flows.scale.training_ends import lasting, reasons
+from flows.scale.training_ends import Head, lasting, reasons
 from flows.scale.training_files import OUTPUTS, deliver, project_of, receive
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
@@ -165,3 +166,19 @@ def test_only_the_loss_of_another_worker_is_worth_another_try():
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
     )
     assert "KeyError: 'a bug'" in lasting(KeyError("a bug"))
+
+
+def test_a_head_that_does_not_answer_for_a_minute_ends_the_training():
+    answers, said = [True, False, False, True, False, False], []
+
+    def ask() -> None:
+        if not answers.pop(0):
+            raise ClusterLost("gone.")
+
+    head = Head(said.append, ask, answered=0, asked=0)
+    for now in (2, 2.5, 60, 61.9, 62, 62.5, 100, 102):  # seconds; asked at 2, 60, 62, 100 and 102
+        head.look(now)
+    assert answers == [False]
+    assert said == ["ray: gone. Waiting 60 s for an answer"] * 2
+    with pytest.raises(ClusterLost, match="gone. The finished epochs are kept"):
+        head.look(161)
