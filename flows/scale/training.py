@@ -17,9 +17,9 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from flows.scale import engine
+from flows.scale.scratch import scratch_folder
 from flows.scale.stages import STAGE
 from flows.scale.training_ends import GOES_ON, Head, heard, lasting, reasons
 from flows.scale.training_files import Delivery, deliver, project_of, receive
@@ -45,26 +45,29 @@ def train_on_ray(root: Path, params: Params, workers: int, say: Callable[[str], 
     cluster = engine.connect(params.scale)
     news = _on_this_node(ray, News).remote()
     job = Job(root.resolve(), state_dir(root), news, deliver(root, params))
+    place = None if job.delivery else str(cache_dir("ray", root))
     for attempt in range(RETRIES + 1):
         needs, fit = share_of(_nodes(ray), workers, cluster.gpus > 0)
         say(f"{STAGE}: {fit} of {workers} training workers find room on {cluster.sentence()}")
-        error = _follow(ray, _trainer(root, job, needs, fit), news, say)
+        with scratch_folder("eg-train-", place) as scratch:
+            error = _follow(ray, _trainer(scratch, job, needs, fit), news, say)
         if failed := heard(news.failed):
             raise EvergreenError(failed)
         if error is None:
             break
         reason = reasons(error)
         if attempt == RETRIES:
-            raise EvergreenError(
-                f"the training on Ray failed {RETRIES + 1} times: {reason}. {GOES_ON}"
-            ) from error
+            raise EvergreenError(f"the training on Ray failed {RETRIES + 1} times: {reason}. {GOES_ON}") from error
         say(f"{STAGE}: a training worker was lost ({reason}): starting again from the last epoch")
     if job.delivery is not None:
         receive(root, heard(news.outputs))
 
 
-def _trainer(root: Path, job: "Job", needs: dict[str, float], workers: int):
-    """A training of Ray Train that ends when a worker is lost: how many can start again depends on what is left."""
+def _trainer(scratch: Path, job: "Job", needs: dict[str, float], workers: int):
+    """A training of Ray Train that ends when a worker is lost: how many can start again depends on what is left.
+
+    scratch: a folder for the files of Ray Train, which workers would see if they see the project.
+    """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -75,7 +78,7 @@ def _trainer(root: Path, job: "Job", needs: dict[str, float], workers: int):
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=DAY),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in needs, resources_per_worker=needs),
-        run_config=RunConfig(name=f"training-{uuid4().hex[:12]}", storage_path=str(cache_dir("ray", root))),
+        run_config=RunConfig(name=scratch.name, storage_path=str(scratch)),
     )
 
 

@@ -58,7 +58,7 @@ class Head:
     silent: bool = False
 
     def look(self, now: float) -> None:
-        """Ask again where that is due at the time `now`; raises ClusterLost after RECONNECT_SECONDS without an answer."""
+        """Ask where that is due at the time `now`. Raises ClusterLost after RECONNECT_SECONDS without an answer."""
         if now - self.asked < ASK:
             return
         self.asked = now
@@ -75,14 +75,16 @@ class Head:
 
 
 def heard(method: Any) -> Any:
-    """What `method` of the actor that hears of a training returns. Raises ClusterLost where actor or cluster is gone."""
+    """What `method` of the news of a training returns. Raises ClusterLost where actor or cluster is gone."""
     import ray
     from ray.exceptions import GetTimeoutError, RayActorError, RaySystemError
 
     try:
         return ray.get(method.remote(), timeout=RECONNECT_SECONDS)
     except (ConnectionError, GetTimeoutError, RayActorError, RaySystemError) as error:
-        raise ClusterLost(f"the process that hears of the training was lost: {_first_line(error)}. {GOES_ON}") from error
+        raise ClusterLost(
+            f"the process that hears of the training was lost: {_first_line(error)}. {GOES_ON}"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
