@@ -103,7 +103,8 @@ def test_workers_of_one_machine_that_do_not_see_the_folder_send_what_they_made(r
 
 @pytest.mark.long
 def test_ctrl_c_ends_the_workers_of_a_training(ray_cluster, tmp_path):
-    root = project(tmp_path / "ray", ray_cluster.model_copy(update={"training_workers": 2}))
+    endless = TRAINING.model_copy(update={"epochs": UnfreezePhases(frozen=1, last=0, all=900)})
+    root = project(tmp_path / "ray", ray_cluster.model_copy(update={"training_workers": 2}), endless)
 
     def say(line: str) -> None:
         if "epoch   1" in line:
@@ -111,7 +112,7 @@ def test_ctrl_c_ends_the_workers_of_a_training(ray_cluster, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_stage_scaled("train_backbone", root, say)
-    until(lambda: not training_workers(), 60, "training workers are left")
+    until(lambda: not training_workers(), 30, "training workers are left")
 
 
 def test_every_worker_gets_as_many_cores_as_all_can_have():
