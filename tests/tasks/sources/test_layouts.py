@@ -112,10 +112,10 @@ def test_what_a_template_wrote_fits_it_again(values, literals):
 
 def test_hostile_paths_take_linear_time():
     layout = parse_layout("{a}_x{b}_x{c}_x{d}_x{class}y")
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(Unusable):
         layout.read("_x" * 500_000)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 SIGNS = ("yield/00017_00000.png", "yield/00017_00001.png", "stop/00017_00000.png")
