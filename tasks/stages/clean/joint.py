@@ -38,7 +38,8 @@ def confident_counts(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     for part in parts(probabilities):
         own = probabilities[part][np.arange(len(y[part])), y[part]]
         total += np.bincount(y[part], own, minlength=classes)
-    least = np.where(given > 0, total / np.maximum(given, 1) - SLACK, UNREACHED)
+    mean = np.maximum(total / np.maximum(given, 1), 2 * SLACK)  # as cleanlab: all images would reach a mean of 0
+    least = np.where(given > 0, mean - SLACK, UNREACHED)
     least = least.astype(probabilities.dtype)  # else each part is cast
     counts = np.zeros((classes, classes))
     for part in parts(probabilities):

@@ -117,6 +117,20 @@ def test_it_is_cleanlabs_joint(classes, kind, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_class_that_its_own_images_do_not_look_like_is_cleanlabs_too(kind):
+    from cleanlab.count import compute_confident_joint
+
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0.3, 0.7, 300)
+    probabilities = np.column_stack([first, 1 - first, np.full(300, 1e-9)]).astype(kind)
+    given = rng.integers(0, 2, 300)
+    given[:3] = 2
+    expected = compute_confident_joint(given, probabilities, calibrate=False)
+    np.testing.assert_array_equal(confident_counts(given, probabilities), expected)
+    assert expected[:, 2].tolist() == [0, 0, 1]
+
+
 def test_nothing_looks_like_a_class_that_has_no_label():
     given, probabilities = drawn(0, 4, 200, np.float64, 2.0)
     kept = given != 3
