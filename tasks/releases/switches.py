@@ -82,6 +82,8 @@ def read_switches(root: Path) -> Switches:
         return Switches.model_validate(found)
     except FileNotFoundError:
         return Switches()
+    except EvergreenError as error:  # of a newer version, or of no known one
+        raise SwitchesDamaged(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise SwitchesDamaged(
             f"{file} cannot be read ({type(error).__name__}): nobody can tell which version was pinned. Delete the "

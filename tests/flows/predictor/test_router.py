@@ -17,6 +17,7 @@ from tasks.releases.store import open_store
 from tasks.releases.switches import (
     SwitchesDamaged,
     end_pin,
+    predictor_dir,
     read_switches,
     sentences,
     set_humans_only,
@@ -90,6 +91,16 @@ def test_a_pinned_version_answers_until_it_is_unpinned(root, capsys):
     found.look_at_switches()
     assert answering(found) == "v0.3.0"
     assert [one.what for one in read_switches(root).history] == ["pin v0.1.0", "unpin v0.1.0"]
+
+
+def test_with_switches_of_a_newer_version_what_held_goes_on(root):
+    found = router(root)
+    (predictor_dir(root) / "switches.json").write_text('{"schema": 99}')
+    with pytest.raises(SwitchesDamaged, match="newer"):
+        read_switches(root)
+    found.look_at_switches()  # in a thread that has to go on
+    assert not found.choose(None, "").humans_only
+    assert router(root).choose(None, "").humans_only, "a restarted worker cannot know"
 
 
 def test_an_unknown_version_is_refused_with_those_that_exist(root):
