@@ -20,6 +20,7 @@ from tasks.common.paths import state_dir
 from tasks.releases.store import Releases
 from tasks.storage.ledgers import Files
 
+MODELS = 3  # newest ones whose answers for corrupted images stay: champion, challenger, and one more
 PER_SHARD = (
     "columns",
     "inspect",
@@ -72,7 +73,7 @@ def _dvc_place(name: str, odb) -> SharedPlace:
 
 def own_caches(root: Path, params: Params, roots: Roots) -> Iterator[tuple[str, Iterator[Stored]]]:
     """(name of a cache in .evergreen/cache, what is in it)."""
-    for name in (*PER_SHARD, "training", "bundles"):
+    for name in (*PER_SHARD, "training", "bundles", "corrupted"):
         yield f"{name} cache", _cache(root, name, params, roots)
 
 
@@ -113,6 +114,7 @@ def _cache(root: Path, name: str, params: Params, roots: Roots) -> Iterator[Stor
         else:
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             needed = name == "bundles" and path.name in roots.digests
+            needed |= name == "corrupted" and path in folders[-MODELS:]
             yield Stored(
                 path.name, size, _newest(path), needed, lambda path=path: shutil.rmtree(path, ignore_errors=True)
             )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_a_run_that_is_alive_keeps_its_bundle_and_its_data(project: Path):
         os.close(lock)
     shutil.rmtree(tree_.parent)
     assert counts(gc(project, yes=True, grace_hours=0))["release store"] == (4, 0)
+
+
+def test_answers_for_corrupted_images_of_the_newest_models_stay(project: Path):
+    kept = project / ".evergreen/cache/corrupted"
+    for number in range(5):
+        (kept / f"model-{number}").mkdir(parents=True)
+        (kept / f"model-{number}/answers.npy").write_bytes(b"answers")
+        time.sleep(0.02)  # the clock of a file system is coarse
+    gc(project, yes=True, grace_hours=0)
+    assert sorted(path.name for path in kept.iterdir()) == ["model-2", "model-3", "model-4"]
 
 
 def test_branches_and_the_users_own_tags_are_roots(project: Path):
