@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -272,8 +272,9 @@ def write_outputs(root: Path, model, about: dict, history: list[dict], counts: d
 def remove_old_checkpoints(folder: Path) -> None:
     """Remove checkpoints that have not been written for KEPT_DAYS."""
     for file in folder.glob("*/checkpoint.safetensors"):
-        if time.time() - file.stat().st_mtime > KEPT_DAYS * 86400:
-            shutil.rmtree(file.parent, ignore_errors=True)
+        with suppress(FileNotFoundError):  # the processes of a training do this at the same time
+            if time.time() - file.stat().st_mtime > KEPT_DAYS * 86400:
+                shutil.rmtree(file.parent, ignore_errors=True)
 
 
 @contextmanager
