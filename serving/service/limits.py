@@ -21,6 +21,7 @@ class Admission:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.images = self.bytes = 0
+        self.parsing = 0  # bytes that JSON takes while it is read: in `bytes`, one client would keep all others out
         self._speed = 0.0  # images a second, of late
         self._done, self._since = 0, time.monotonic()
 
@@ -42,14 +43,14 @@ class Admission:
         """Room for what a body that has room already becomes in memory: about `size` bytes, until the block ends."""
         if size > self.settings.queue_bytes:
             limit = f"{self.settings.queue_bytes:,} is the limit: send images encoded, in base64"
-            raise Problem("body_too_large", f"the JSON holds so many values that they take {size:,} bytes, {limit}")
-        if self.bytes + size > 2 * self.settings.queue_bytes:
-            raise self._full(f"requests of {self.bytes:,} bytes wait, and {size:,} are needed for this one")
-        self.bytes += size
+            raise Problem("body_too_large", f"the JSON holds so many values that they may take {size:,} bytes, {limit}")
+        if self.parsing + size > self.settings.queue_bytes:
+            raise self._full(f"JSON that takes {self.parsing:,} bytes is read, and {size:,} are needed for this one")
+        self.parsing += size
         try:
             yield
         finally:
-            self.bytes -= size
+            self.parsing -= size
 
     @contextmanager
     def room(self, images: int) -> Iterator[None]:

@@ -31,8 +31,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
         super().data_received(data)
-        if self._unread > HEAD_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._unread > HEAD_BYTES:
             self._refuse(b"431 Request Header Fields Too Large")
+        elif self._timer is None and self.timeout_keep_alive_task is None and not self._busy:
+            self._await_head()  # the rest of a request that was answered before its end: uvicorn stopped its own timer
 
     def on_message_begin(self) -> None:
         self._headed = False

@@ -24,6 +24,7 @@ from serving.service.settings import Settings
 
 FORM = "application/x-www-form-urlencoded"  # what curl says of --data-binary and -d
 RAW = ("", "application/octet-stream", FORM)
+FIELD_BYTES = 1 << 20  # of a field of a form that is not a file: JSON can take twenty times as much memory
 PART_HEADERS = 4096  # bytes of the headers of one part of a form
 
 
@@ -175,6 +176,7 @@ def _parts(body: bytes, boundary: str, settings: Settings) -> tuple[dict[str, by
     fields: dict[str, bytearray] = {}
     files: list[tuple[str, bytearray]] = []
     content: bytearray = bytearray()
+    is_file = False
     try:
         with PushMultipartParser(
             boundary,
@@ -185,7 +187,8 @@ def _parts(body: bytes, boundary: str, settings: Settings) -> tuple[dict[str, by
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
                     content = bytearray()
-                    if event.filename is not None or event.name in ("image", "images"):
+                    is_file = event.filename is not None or event.name in ("image", "images")
+                    if is_file:
                         files.append((event.name, content))
                     elif event.name in fields:
                         raise Problem("bad_form", f"the field {event.name[:40]!r} comes twice")
@@ -193,6 +196,8 @@ def _parts(body: bytes, boundary: str, settings: Settings) -> tuple[dict[str, by
                         fields[event.name] = content
                 elif event is not None:
                     content += event
+                    if not is_file and len(content) > FIELD_BYTES:
+                        raise Problem("body_too_large", f"a field of the form has more than {FIELD_BYTES:,} bytes")
     except (MultipartError, ValueError, LookupError) as error:
         raise Problem("bad_form", f"the form cannot be read: {error}") from None
     return {name: bytes(value) for name, value in fields.items()}, [(name, bytes(data)) for name, data in files]

@@ -6,8 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from serving.service import protocol
+from serving.service import protocol, reading
 from serving.service.app import create_app
+from serving.service.limits import Admission
+from serving.service.problems import Problem
 from serving.service.settings import Settings
 from tests.support.service import Kept, OneModel, served, small_model
 from tests.support.small_project import CLASSES, image_bytes
@@ -92,6 +94,33 @@ def test_a_head_that_comes_too_slowly_ends_the_connection(client, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     assert raw(client, b"GET /health HTTP/1.1\r\nX: ").startswith(b"HTTP/1.1 408")
     assert raw(client) == b""
+
+
+def test_the_rest_of_a_body_that_was_refused_does_not_keep_the_connection(client, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as wire:
+        wire.sendall(post(b"a", "Content-Length: 1000", query="?nothing=1"))
+        assert wire.recv(1 << 16).startswith(b"HTTP/1.1 400")
+        with suppress(ConnectionError):
+            wire.sendall(b"a")
+            assert wire.recv(1 << 16) == b""
+
+
+def test_json_in_a_field_of_a_form_has_a_limit_of_its_own(client, monkeypatch):
+    monkeypatch.setattr(reading, "FIELD_BYTES", 1000)
+    for count, status in ((1, 400), (2000, 413)):
+        about = "[" + "[]," * count + "[]]"
+        sent = client.post("/predict", files=[("images", PHOTO)], data={"about": about})
+        assert sent.status_code == status, sent.json()
+
+
+def test_json_that_is_read_keeps_no_other_request_out():
+    admission = Admission(SETTINGS)
+    with admission.body(10), admission.parsed(SETTINGS.queue_bytes), admission.body(1000):
+        with pytest.raises(Problem, match="is read, and 1 are needed"), admission.parsed(1):
+            pass
+        assert admission.bytes == 1010
+    assert (admission.bytes, admission.parsing) == (0, 0)
 
 
 def test_json_that_becomes_much_larger_in_memory_is_refused_before_it_is_read(client):
