@@ -5,6 +5,7 @@ import pytest
 
 from flows.scale import entries
 from flows.scale.shared import LostObject, Place, shared_place
+from tasks.common.artifacts import network_rows
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.common.params import StoreParams, load_params
@@ -110,7 +111,7 @@ def test_the_units_of_a_training_are_what_it_reads(tmp_path):
     assert entries.missing("train_backbone", tmp_path, params) == []
 
     before = entry_bytes(tmp_path)
-    rows = entries.training_rows(tmp_path)
+    rows = network_rows(tmp_path)
     for split in ("train", "calibration"):
         inputs(tmp_path, split, rows[split], params.train_backbone, params.images)
     assert entry_bytes(tmp_path) == before
