@@ -1,4 +1,4 @@
-"""How a training on Ray ends before its time: what is said of it, and what another try would only repeat."""
+"""How a training on Ray ends before its time: what is said of it, and what is not tried again."""
 
 import re
 import socket
