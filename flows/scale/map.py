@@ -6,11 +6,10 @@ raises is different: it is raised here, once.
 """
 
 import re
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,7 +24,6 @@ LOOK = 2.0  # seconds between two looks at whether the cluster still answers, an
 FIRST = 16  # items in flight on a cluster without a CPU: what waits makes an autoscaler add nodes
 TELL = 60.0  # seconds without a result, a multiple of LOOK, after each of which that is said
 RECONNECT_SECONDS = 60.0  # for a head that restarts
-GRACE_SECONDS = 3.0  # for tasks that are cancelled to take back what they were writing
 MOST_BYTES = 256 << 20  # of items in flight
 ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours the tracebacks of workers
 
@@ -62,7 +60,7 @@ def ray_map(
     grows. `name(item)` names an item in messages. Each call may use `cpus` cores and `gpus` GPUs of its node.
     Raises the error of the function, with the item's name as a note; EvergreenError for an item whose worker died
     RETRIES times more; ClusterLost where the cluster does not come back, or is lost RETRIES times more without a result
-    in between. In all cases, and with Ctrl-C, what is in flight is cancelled.
+    in between. In all cases, and with Ctrl-C, what is in flight ends, and the connection with it.
     """
     room = _Room(max(1, in_flight), most_bytes, per_cpu, bytes_per_cpu)
     run = _Run(function, room, say, name, {"num_cpus": cpus, "num_gpus": gpus})
@@ -208,26 +206,19 @@ class _Run:
             self._recover(again)
 
     def cancel(self) -> None:
-        """Cancel what is in flight, as Ctrl-C does, so that tasks take back what they write.
+        """End what is in flight with the connection, which kills its workers; the next call of `connect` opens another.
 
-        Never by force as well: Ray aborts this process if the first cancellation is answered after the second. A task
-        that hears nothing ends with the connection.
+        Not by `ray.cancel`: Ray 2.60 aborts this process if a task that was cancelled is answered all the same ("Tried
+        to complete task that was not pending").
         """
-        refs = [one.ref for one in self.flights if one.ref is not None]
+        unfinished = any(one.ref is not None for one in self.flights)
         self.flights.clear()
-        if not refs or not engine.is_connected():
-            return
-        import ray
-
-        for ref in refs:
-            _ignore_loss(lambda ref=ref: ray.cancel(ref))
-        _ignore_loss(lambda: ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS, fetch_local=False))
+        if unfinished:
+            engine.disconnect()
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
     """What a worker runs."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # the cluster was started in a script's background
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels by it
     return function(item)
 
 
@@ -286,11 +277,6 @@ def weight(item: Any) -> int:
     if isinstance(item, list | tuple):
         return sum(map(weight, item))
     return 0
-
-
-def _ignore_loss(step: Callable[[], object]) -> None:
-    with suppress(Exception):  # the cluster may be gone: then nothing is left to cancel
-        step()
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from flows.scale import engine
 from flows.scale import map as scale_map
 from flows.scale.map import ray_map
 from tasks.common.errors import DamagedFile, EvergreenError
-from tasks.common.files import atomic_path
 from tests.support.ray_cluster import killed_once
 from tests.support.waiting import until
 
@@ -203,28 +203,23 @@ def test_an_item_that_kills_every_worker_ends_the_work(monkeypatch):
         list(ray_map(die, [7], in_flight=2, say=lambda _: None, name=lambda item: f"item {item}"))
 
 
-def write_slowly(folder: Path) -> None:
-    with atomic_path(folder / "entry") as temporary:
-        temporary.write_text("half")
-        (folder / "began").touch()
-        end = time.monotonic() + 60
-        while time.monotonic() < end:  # what is interrupted is Python code: Ray sends no signal
-            time.sleep(0.01)
-
-
-def ignore_interrupts(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a program that a shell started in the background
-    time.sleep(0.2)
+def work_long(folder: Path) -> None:
+    (folder / "worker").write_text(str(os.getpid()))
+    (folder / "began").touch()
+    time.sleep(300)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
-def test_what_is_in_flight_is_cancelled_and_leaves_nothing(tmp_path, monkeypatch, error):
+def test_what_is_in_flight_ends_and_the_next_work_goes_on(ray_cluster, tmp_path, monkeypatch, error):
     def interrupted(self):
         until(lambda: (tmp_path / "began").exists(), 60)
         raise error
 
-    list(ray_map(ignore_interrupts, range(4), in_flight=4))
-    monkeypatch.setattr(scale_map._Run, "_wait", interrupted)
-    with pytest.raises(error):
-        next(ray_map(write_slowly, [tmp_path], in_flight=1))
-    until(lambda: [file.name for file in tmp_path.iterdir()] == ["began"], 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(scale_map._Run, "_wait", interrupted)
+        with pytest.raises(error):
+            next(ray_map(work_long, [tmp_path] * 3, in_flight=3))
+    worker = int((tmp_path / "worker").read_text())
+    until(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE, 60)
+    engine.connect(ray_cluster)
+    assert list(ray_map(double, range(4), in_flight=2)) == [0, 2, 4, 6]
