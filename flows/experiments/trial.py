@@ -26,7 +26,7 @@ INTERRUPTED = 130
 PARENT = "EVERGREEN_PARENT"  # the process whose end is the trial's end, too
 PROCESS = "flows.experiments.process"
 GRACE_SECONDS = 2.0  # for a process that got Ctrl-C to take back what it was writing
-LOOK = 0.2  # seconds between two looks at a process on a worker: a cancelled task wakes no call that waits
+LOOK = 0.2  # seconds between two looks at a process on a worker: an interrupt of the task wakes no call that waits
 TRIAL_CORES = 2  # of a trial on a cluster without GPUs: training and most stages gain little from more
 
 
@@ -146,7 +146,7 @@ class OnWorker:
                 while process.poll() is None:
                     time.sleep(LOOK)
                 return Ended(_plain(process.returncode), time.monotonic() - began)
-            finally:  # a task that is cancelled gets KeyboardInterrupt
+            finally:  # an interrupted task gets KeyboardInterrupt; where the worker is killed, PARENT ends the process
                 process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE_SECONDS)

@@ -67,7 +67,7 @@ def ray_map(
     try:
         yield from run.results(iter(items))
     finally:
-        run.cancel()
+        run.end()
 
 
 @dataclass
@@ -205,7 +205,7 @@ class _Run:
         except ClusterLost as again:
             self._recover(again)
 
-    def cancel(self) -> None:
+    def end(self) -> None:
         """End what is in flight with the connection, which kills its workers; the next call of `connect` opens another.
 
         Not by `ray.cancel`: Ray 2.60 aborts this process if a task that was cancelled is answered all the same ("Tried
