@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from flows.scale.packing import packed_code
+from tasks.common.cores import usable_cores
 from tasks.common.loopback import is_loopback
 
 STORE_BYTES = 256 << 20  # of a local cluster's object store: items and results that wait
@@ -50,7 +51,7 @@ def open_cluster(address: str | None, folder: Path | None) -> None:
         _read_environment_again()
         ray.init(
             address="local",
-            num_cpus=_cores(),
+            num_cpus=usable_cores(),
             object_store_memory=STORE_BYTES,
             include_dashboard=False,
             _temp_dir=str(folder),
@@ -62,10 +63,6 @@ def _code_path() -> list[str]:
     import tasks
 
     return [str(Path(tasks.__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_environment_again() -> None:

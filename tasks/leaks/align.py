@@ -17,7 +17,7 @@ from tasks.leaks.windows import SCALES, nearest_scale, starts, templates, window
 
 STARTS, FINE = 3, 2  # placements refined by coarse samples in each direction; the best of these, by fine samples
 STEPS = ((16, 6), (32, 8))  # (samples per side, steps), coarse and fine
-AT_ONCE = 128  # pairs at a time: about 200 MB
+AT_ONCE = 64  # pairs at a time: about 100 MB
 BANDS = ((0, 1), (1, 2), (2, 4), (4, 8))  # of detail, pixels
 MOST_Z = 0.995  # correlations above say the same
 SMALLEST, LARGEST = 0.4, 1.25  # sides of the part of an image that another may show, of its own

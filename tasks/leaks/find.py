@@ -7,11 +7,13 @@ more than photos of streets. Two images are copies if they agree more than nearl
 that they are not a copy of, namely with their second most similar one; and more than what else looks like that image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.common.cores import on_all_cores
+from tasks.common.progress import track
 from tasks.leaks.align import Prepared, prepare, similarity
 from tasks.leaks.windows import agreement
 from tasks.siblings.feature_index import fit_whitening
@@ -25,7 +27,7 @@ SPREADS, FEW = 2.0, 8  # a copy stands out among the candidates of its held-out 
 LEAST_Z = 0.8  # nothing below is a copy, whatever is usual
 AT_ONCE = 256  # images or pairs at a time
 
-Pixels = Callable[[np.ndarray], np.ndarray]  # rows (B,) -> (B, S, S, 3) uint8
+Pixels = Callable[[np.ndarray], np.ndarray]  # rows (B,) -> (B, S, S, 3) uint8; called from several threads
 Compared = dict[tuple[int, int], float]  # (row trained on, row held out) -> similarity
 
 
@@ -92,13 +94,21 @@ def _looked(pixels: Pixels, held: Prepared, looks: np.ndarray) -> np.ndarray:
     looks, new = looks.copy(), np.isnan(looks)
     columns = np.flatnonzero(new.any(axis=0))  # all of them for a new image to train on
     part = held.part(columns)
-    missing = np.flatnonzero(new.any(axis=1))
-    for start in range(0, len(missing), AT_ONCE):
-        rows = missing[start : start + AT_ONCE]
+    parts = _parts(np.flatnonzero(new.any(axis=1)))
+
+    def look(rows: np.ndarray) -> np.ndarray:
         here = prepare(pixels(rows))
-        found = np.maximum(agreement(part.template, here.window), agreement(here.template, part.window).T)
-        looks[np.ix_(rows, columns)] = found.T
+        return np.maximum(agreement(part.template, here.window), agreement(here.template, part.window).T).T
+
+    found = track(on_all_cores(look, parts), "looking for copies of held-out images", len(parts))
+    for rows, values in zip(parts, found, strict=True):
+        looks[np.ix_(rows, columns)] = values
     return looks
+
+
+def _parts(rows: Sequence) -> list:
+    """`rows`, AT_ONCE in each."""
+    return [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
 
 
 def limit(usual: np.ndarray) -> float:
@@ -133,17 +143,21 @@ def _first(t: np.ndarray, h: np.ndarray, value: np.ndarray, most: int) -> set[tu
 def _compare(pairs: set[tuple[int, int]], pixels: Pixels, held: Prepared, known: Mapping) -> Compared:
     """The similarity of each pair (row trained on, row held out)."""
     found = {pair: known[pair] for pair in pairs if pair in known}
-    missing = sorted(pairs - set(found))
-    for start in range(0, len(missing), AT_ONCE):
-        part = np.array(missing[start : start + AT_ONCE])
-        rows, place = np.unique(part[:, 0], return_inverse=True)
-        z = similarity(prepare(pixels(rows)), place, held, part[:, 1])
-        found |= dict(zip(map(tuple, part.tolist()), z.tolist(), strict=True))
+    parts = _parts(sorted(pairs - set(found)))
+
+    def compare(part: list[tuple[int, int]]) -> list[float]:
+        of, held_of = np.array(part).T
+        rows, place = np.unique(of, return_inverse=True)
+        return similarity(prepare(pixels(rows)), place, held, held_of).tolist()
+
+    measured = track(on_all_cores(compare, parts), "comparing possible copies", len(parts))
+    for part, z in zip(parts, measured, strict=True):
+        found |= dict(zip(part, z, strict=True))
     return found
 
 
 def _prepared(pixels: Pixels, rows: np.ndarray) -> Prepared:
     """Prepared images of all `rows`, which takes 45 KB each."""
-    parts = [prepare(pixels(rows[start : start + AT_ONCE])) for start in range(0, len(rows), AT_ONCE)]
+    parts = list(on_all_cores(lambda part: prepare(pixels(part)), _parts(rows)))
     fields = ("image", "seen", "template", "window")
     return Prepared(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))

@@ -1,0 +1,35 @@
+"""How many cores this process may use, and work that keeps them all busy."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+P = TypeVar("P")
+R = TypeVar("R")
+MOST = 8  # threads: what each holds in memory adds up
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_all_cores(work: Callable[[P], R], parts: Iterable[P]) -> Iterator[R]:
+    """Yield `work(part)` of each part, in order, with a thread for each usable core, at most MOST.
+
+    For NumPy's work, which mostly runs without the interpreter's lock. Meanwhile BLAS has one thread: its own would
+    spin while they wait. So results depend on `parts` alone, not on the number of cores.
+    """
+    from threadpoolctl import threadpool_limits
+
+    threads = min(usable_cores(), MOST)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
