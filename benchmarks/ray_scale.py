@@ -2,11 +2,13 @@
 
     python -m benchmarks.ray_scale [--photos N] [--rounds N] [--quick]
 
-- ray_result_differs: cache entries and outputs of inspect and embed that are other bytes with Ray than without it.
+- ray_result_differs: cache entries and outputs of inspect and embed, and files of the log of `evergreen score`, that
+  are other bytes with Ray than without it.
 - ray_kill_recoveries: share of rounds in which a worker gets SIGKILL in the middle of the work and all entries are made
   all the same, with the same bytes.
-- ray_overhead_ratio: seconds to make the entries of inspect and embed by a cluster of this machine, with its start and
-  end, over those of the stages alone. Both begin with empty caches, but for the exported network.
+- ray_overhead_ratio: seconds to make the entries of inspect and embed and to answer all photos by clusters of this
+  machine, with their starts and ends, over those without Ray. Both begin with empty caches, but for the exported
+  network. Answers are those of the small model of the tests' project.
 - ray_sim_efficiency_64: a simulation of 64 workers that embed 10^6 photos, with the costs of units and of the driver
   measured here: the work of all units, over 64 times the simulated seconds.
 
@@ -26,6 +28,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +39,13 @@ from PIL import Image
 
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, say, scratch_project
+from benchmarks.serving import projects
+from flows.production import answering_by_ray
+from flows.production import score as scoring
 from flows.scale import engine, entries
 from flows.scale.fill import PER_CPU, fill_entries
 from flows.scale.map import ray_map
+from monitoring.log.production_log import open_log
 from tasks.common.params import ScaleParams, load_params
 from tasks.common.paths import cache_dir
 from tasks.ingest import writing
@@ -49,6 +56,7 @@ STAGES = ("inspect", "embed")
 KINDS = ("inspect", "pixels", "features")
 SHARD_PHOTOS = 1000  # as many photos of 64 KB fill a shard; here they are smaller
 PHOTOS = 1_000_000
+AT = datetime(2026, 1, 1, tzinfo=UTC)  # of all answers, so that two logs are alike
 
 
 def photos(file: Path, count: int) -> Path:
@@ -90,6 +98,18 @@ def run(root: Path, name: str) -> float:
         run_stage(stage, root)
     engine.disconnect()
     return time.perf_counter() - began
+
+
+def answered(root: Path, source: Path, name: str) -> tuple[float, list[str]]:
+    """Seconds of `evergreen score` with an engine, and the files of the new log, which are named by their content."""
+    log = root.parent / "log"
+    shutil.rmtree(log, ignore_errors=True)
+    change_params(root, {"scale": {"engine": name}, "capture": {"url": str(log), "images": "thumbnail"}})
+    began = time.perf_counter()
+    scoring.score(root, str(source), at=AT)
+    engine.disconnect()
+    seconds = time.perf_counter() - began
+    return seconds, sorted(open_log(root, load_params(root / "params.yaml")).store.list(""))
 
 
 def killed_round(root: Path, after: float) -> int:
@@ -177,16 +197,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
     count, rounds = (120, 1) if given.quick else (given.photos, given.rounds)
+    if given.quick:
+        writing.SHARD_ROWS, scoring.BATCH, answering_by_ray.FEW = 30, 8, 1
+    else:
+        writing.SHARD_ROWS = SHARD_PHOTOS
     with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as folder:
-        writing.SHARD_ROWS = 30 if given.quick else SHARD_PHOTOS
-        root = scratch_project(Path(folder) / "project", photos(Path(folder) / "photos.parquet", count))
+        source = photos(Path(folder) / "photos.parquet", count)
+        root = scratch_project(Path(folder) / "project", source)
+        live = projects.make(Path(folder) / "live", projects.SMALL)
         run(root, "local")  # exports the network
         expected, ratios = entry_bytes(root), []
         differs = recovered = kills = 0
         for number in range(rounds):
-            seconds = {name: run(root, name) for name in (("local", "ray") if number % 2 else ("ray", "local"))}
-            ratios.append(seconds["ray"] / seconds["local"])
-            say(f"local {seconds['local']:.1f} s, Ray {seconds['ray']:.1f} s")
+            order = ("local", "ray") if number % 2 else ("ray", "local")
+            seconds = {name: run(root, name) for name in order}
+            answers = {name: answered(live, source, name) for name in order}
+            differs += len(set(answers["ray"][1]) ^ set(answers["local"][1]))
+            took = {name: seconds[name] + answers[name][0] for name in order}
+            ratios.append(took["ray"] / took["local"])
+            for name in order:
+                say(f"{name}: {seconds[name]:.1f} s to inspect and embed, {answers[name][0]:.1f} s to answer")
             after = 0.0 if given.quick else seconds["ray"] * np.random.default_rng(number).uniform(0.3, 0.8)
             kills += (killed := killed_round(root, after))
             found = entry_bytes(root)
@@ -218,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
                 unit="x",
                 goal=1.25,
                 better="lower",
-                peer=f"inspect and embed of {count} photos without Ray",
+                peer=f"inspect, embed and score of {count} photos without Ray",
                 spread=spread,
             ),
             Figure(
