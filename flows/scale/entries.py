@@ -137,7 +137,7 @@ def make(unit: Unit, root: Path) -> None:
     if unit.kind == "measures":
         shard_measures(root, unit.shard, unit.images, InspectParams(workers=1))
         return
-    shard_pixels(root, unit.shard, unit.images, workers=1)
+    shard_pixels(root, unit.shard, unit.images, threads=1)
     if unit.kind == "features":
         with open_shard(root / "data" / unit.shard) as opened:
             rows = opened.metadata.num_rows

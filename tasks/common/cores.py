@@ -16,15 +16,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def on_all_cores(work: Callable[[P], R], parts: Iterable[P]) -> Iterator[R]:
-    """Yield `work(part)` of each part, in order, with a thread for each usable core, at most MOST.
+def on_all_cores(work: Callable[[P], R], parts: Iterable[P], most: int = MOST) -> Iterator[R]:
+    """Yield `work(part)` of each part, in order, with a thread for each usable core, `most` at most.
 
-    For NumPy's work, which mostly runs without the interpreter's lock. Meanwhile BLAS has one thread: its own would
-    spin while they wait. So results depend on `parts` alone, not on the number of cores.
+    For work that mostly runs without the interpreter's lock, as NumPy's and Pillow's does. Meanwhile BLAS has one
+    thread: its own would spin while they wait. So results depend on `parts` alone, not on the number of cores. One
+    result more than there are threads is held in memory.
     """
     from threadpoolctl import threadpool_limits
 
-    threads = min(usable_cores(), MOST)
+    threads = min(usable_cores(), most)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         waiting: deque = deque()
         for part in parts:

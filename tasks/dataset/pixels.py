@@ -5,7 +5,6 @@ cannot be decoded are grey. `key` covers the images section and the decoding cod
 rebuilt: each process hashes an entry when it first opens it (tasks.common.sealed).
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.common.code import code_version
+from tasks.common.cores import on_all_cores
 from tasks.common.errors import DamagedFile
 from tasks.common.files import content_key
-from tasks.common.orphans import end_with_parent
 from tasks.common.params import ImagesParams
 from tasks.common.paths import cache_dir
 from tasks.common.progress import track
@@ -26,15 +25,20 @@ from tasks.dataset.decode import PREPROCESS, Undecodable, preprocess
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import iter_bytes, open_shard
 
+THREADS = 16  # that decode, at most
+AT_ONCE = 64  # images decoded by a thread at a time: a row group
 REMEDY = "It was made again and is damaged again: check the disk"
 
 
-def shard_pixels(root: Path, shard: str, images: ImagesParams, workers: int = -1) -> np.ndarray:
-    """Memory-mapped (rows, S, S, 3) uint8 of the shard with file name `shard` in the project at `root`."""
+def shard_pixels(root: Path, shard: str, images: ImagesParams, threads: int = THREADS) -> np.ndarray:
+    """Memory-mapped (rows, S, S, 3) uint8 of the shard with file name `shard` in the project at `root`.
+
+    threads: that decode what is missing, but no more than there are cores.
+    """
     key = content_key(code_version("tasks.dataset.pixels"), images.model_dump())[:16]
     file = cache_dir("pixels", root) / key / f"{Path(shard).stem}.npy"
     if (found := open_array(file)) is None:
-        _build(root / "data" / shard, file, images, workers)
+        _build(root / "data" / shard, file, images, threads)
         found = open_array(file)
     if found is None:
         raise DamagedFile(file, seal_of(file), None, remedy=REMEDY)
@@ -53,39 +57,28 @@ def open_array(file: Path) -> np.ndarray | None:
         return np.memmap(opened, dtype=dtype, shape=shape, order=order, mode="r", offset=opened.tell())
 
 
-def pixel_batches(
-    root: Path, shard: str, images: ImagesParams, size: int, workers: int = -1
-) -> Iterator[tuple[slice, np.ndarray]]:
+def pixel_batches(root: Path, shard: str, images: ImagesParams, size: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice, copy of those rows) of `shard_pixels` in order, `size` rows at a time.
 
     Each batch opens its own memory map: the pages of a single map would add up to the whole file in memory.
     """
-    rows = len(shard_pixels(root, shard, images, workers))
+    rows = len(shard_pixels(root, shard, images))
     for chunk in _chunks(rows, size):
         part = slice(chunk.start, chunk.stop)
-        yield part, np.array(shard_pixels(root, shard, images, workers)[part])
+        yield part, np.array(shard_pixels(root, shard, images)[part])
 
 
-def _build(shard: Path, file: Path, images: ImagesParams, workers: int) -> None:
+def _build(shard: Path, file: Path, images: ImagesParams, threads: int) -> None:
     with open_shard(shard) as opened:
         rows = opened.metadata.num_rows
-    small = rows < 2000 or workers == 1  # starting processes costs more than decoding a small shard of thumbnails
-    with (
-        sealed_path(file) as temporary,
-        open(temporary, "wb") as out,
-    ):  # not through a memory map, whose pages would stay in memory
+    chunks = list(_chunks(rows, AT_ONCE))
+    # not through a memory map, whose pages would stay in memory
+    with sealed_path(file) as temporary, open(temporary, "wb") as out:
         npy_header(out, np.uint8, (rows, images.resolution, images.resolution, 3))
-        chunks = track(list(_chunks(rows)), f"decoding {shard.name[:8]}")
-        if small:
-            for chunk in chunks:
-                out.write(_decode_rows(shard, chunk, images).data)
-        else:
-            from joblib import Parallel, delayed  # late: this import takes a fifth of a second
-
-            pool = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
-            jobs = (delayed(_decode_in_worker)(os.getpid(), shard, chunk, images) for chunk in _chunks(rows))
-            for _, block in zip(chunks, pool(jobs), strict=True):
-                out.write(block.data)
+        # threads, because Pillow decodes without the interpreter's lock, and processes take seconds to start
+        blocks = on_all_cores(lambda chunk: _decode_rows(shard, chunk, images), chunks, threads)
+        for block in track(blocks, f"decoding {shard.name[:8]}", len(chunks)):
+            out.write(block.data)
 
 
 def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
@@ -94,14 +87,9 @@ def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, about)
 
 
-def _chunks(rows: int, step: int = 256) -> Iterator[range]:
+def _chunks(rows: int, step: int) -> Iterator[range]:
     for start in range(0, rows, step):
         yield range(start, min(start + step, rows))
-
-
-def _decode_in_worker(parent: int, shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
-    end_with_parent(parent)
-    return _decode_rows(shard, chunk, images)
 
 
 def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
@@ -112,6 +100,6 @@ def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
     return block
 
 
-def pixel_table(root: Path, samples: pa.Table, images: ImagesParams, workers: int = -1) -> ShardTable:
+def pixel_table(root: Path, samples: pa.Table, images: ImagesParams) -> ShardTable:
     """Model inputs of `samples`, read on demand: `table[i]` with i of shape (B,) gives (B, S, S, 3) uint8."""
-    return ShardTable(samples, lambda shard: shard_pixels(root, shard, images, workers))
+    return ShardTable(samples, lambda shard: shard_pixels(root, shard, images))

@@ -35,7 +35,7 @@ def note_and_wait(folder: bytes) -> None:
 
 
 def watch_and_wait(parent: int, folder: str) -> None:
-    """In a worker of joblib, as tasks.dataset.pixels starts them."""
+    """In a worker of joblib."""
     end_with_parent(parent)
     end_with_parent(parent)
     note_and_wait(folder.encode())
