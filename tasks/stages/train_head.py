@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from tasks.common import artifacts
 from tasks.common.artifacts import classes_and_task, training_rows
+from tasks.common.cores import on_all_cores
 from tasks.common.errors import DataError
 from tasks.common.files import atomic_path, read_json, write_json
 from tasks.common.params import EmbedParams, ImagesParams, TrainHeadParams
@@ -154,8 +155,9 @@ def fit(
     thorough = params.method != "auto" or task == "multilabel"
     given = Given(x["train"], y["train"], own, params.epochs, params.seed, thorough)
     names = AUTO if params.method == "auto" else (params.method, "stage1")
-    heads = {name: METHODS[name](given) for name in METHODS if name in names and name in methods_of(task)}
-    heads = {name: some for name, some in heads.items() if some}
+    names = [name for name in METHODS if name in names and name in methods_of(task)]
+    made = on_all_cores(lambda name: METHODS[name](given), names)
+    heads = {name: some for name, some in zip(names, made, strict=True) if some}
     protected = None
     if params.common_loss is not None:
         protected = Protected(class_counts(y["train"], given.classes) > MANY, params.common_loss / 100)

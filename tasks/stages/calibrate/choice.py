@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from tasks.common.cores import on_all_cores
 from tasks.inference.ood.scores import METHODS, Training, bank_rows, fit, members, score, strata
 
 ROWS = 1000  # of training images while scores are compared: more cost seconds; the chosen one is fitted on all
@@ -113,20 +114,26 @@ def _left_out(
 ) -> dict[str, list[float]]:
     """Method -> AUROC of images of left-out classes, for each group of classes with enough images."""
     classes = known.logits.shape[1]
-    found: dict[str, list[float]] = {}
-    for group in class_groups(classes):
+
+    def without_group(group: np.ndarray) -> dict[str, float]:
         gone, rest = without(training.targets, group, classes)
         unknown, _ = without(targets, group, classes)
         present = np.unique(members(rest[~gone])[1])
         if min(unknown.sum(), (~unknown).sum()) < 5 or len(present) < 2:
-            continue
+            return {}
         x, held = np.asarray(training.features[~gone], np.float32), np.asarray(known.features, np.float32)
         logits, of_held = _classify(x, rest[~gone], held, classes - len(group))
-        part = Training(x, logits, rest[~gone])
+        part, told = Training(x, logits, rest[~gone]), {}
         for method in methods:
             about, tensors = fit(method, part, held[~unknown], of_held[~unknown], 0.05, task)
             scores = score(held, of_held, about, tensors)
-            found.setdefault(method, []).append(auroc(scores[~unknown], scores[unknown]))
+            told[method] = auroc(scores[~unknown], scores[unknown])
+        return told
+
+    found: dict[str, list[float]] = {}
+    for told in on_all_cores(without_group, class_groups(classes)):
+        for method, value in told.items():
+            found.setdefault(method, []).append(value)
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.common.cores import on_all_cores
 from tasks.common.errors import DataError
 from tasks.models.folds import assign_folds, training_masks
 from tasks.models.probe import Features, moments, some
@@ -58,7 +59,8 @@ def measure_gain(
 ) -> Gain | None:
     """The gain of `repair` on held-out labels; None if no group can be held out (each has a class of its own).
 
-    `y` (N,) class numbers or (N, K) of 0 and 1; `groups` and `clusters` (N,) names.
+    `y` (N,) class numbers or (N, K) of 0 and 1; `groups` and `clusters` (N,) names. `repair` is called from several
+    threads.
     """
     rows = sample_groups(groups, MOST, seed)
     x, y, groups, clusters = some(x, rows), y[rows], groups[rows], clusters[rows]
@@ -69,18 +71,25 @@ def measure_gain(
     fold = assign_folds(members, groups, folds, seed + 1)  # other folds than those of the judge
     masks = training_masks(fold, clusters, members, folds)
     scale = moments(x)
-    right = np.full((2, len(y)), np.nan)
-    for number in range(folds):
+
+    def told_by(number: int) -> np.ndarray:
+        """(2, N): how right the labels as given and as repaired predict the rows held out, NaN for all others."""
+        right = np.full((2, len(y)), np.nan)
         held, learnt = whole_groups(fold == number, masks[number], groups, members)
         if not held.any():
-            continue
+            return right
         try:
             labels, kept = repair(some(x, learnt), y[learnt], groups[learnt], clusters[learnt])
         except DataError:  # this part alone cannot be judged, e.g. because all of its images have one label
-            continue
+            return right
         of_all, of_kept = nearest(some(x, held), some(x, learnt), kept, scale)
         right[0, held] = _agreement(y[held], y[learnt][of_all])
         right[1, held] = _agreement(y[held], labels[of_kept])
+        return right
+
+    right = np.full((2, len(y)), np.nan)
+    for found in on_all_cores(told_by, range(folds)):
+        right = np.where(np.isnan(found), right, found)
     told = ~np.isnan(right[0])
     if not told.any():
         return None
