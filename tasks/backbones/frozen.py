@@ -71,7 +71,7 @@ def frozen_network(
     It takes batches of up to `batch_size` images of `size` pixels per side. The exported network is read from
     `export_file`, or written there: the next call then needs neither torch nor the network.
     """
-    on_cpu = not _may_have_accelerator() or timm_models.device().type == "cpu"
+    on_cpu = not may_have_accelerator() or timm_models.device().type == "cpu"
     if on_cpu and export_file is not None and (found := _read_export(export_file)) is not None:
         return found
     torch_features = TorchFeatures(make(), mean, std)
@@ -86,7 +86,7 @@ def frozen_network(
     return OnnxFeatures(content)
 
 
-def _may_have_accelerator() -> bool:
+def may_have_accelerator() -> bool:
     """Whether torch might find an accelerator. Importing torch only to ask takes seconds."""
     return sys.platform == "darwin" or any(Path(device).exists() for device in ACCELERATORS)
 

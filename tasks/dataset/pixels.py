@@ -7,6 +7,7 @@ rebuilt: each process hashes an entry when it first opens it (tasks.common.seale
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +27,7 @@ from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import iter_bytes, open_shard
 
 THREADS = 16  # that decode, at most
-AT_ONCE = 64  # images decoded by a thread at a time: a row group
+AT_ONCE = 16  # images that a thread gets: a shard of large photos has few
 REMEDY = "It was made again and is damaged again: check the disk"
 
 
@@ -63,41 +64,42 @@ def pixel_batches(root: Path, shard: str, images: ImagesParams, size: int) -> It
     Each batch opens its own memory map: the pages of a single map would add up to the whole file in memory.
     """
     rows = len(shard_pixels(root, shard, images))
-    for chunk in _chunks(rows, size):
-        part = slice(chunk.start, chunk.stop)
+    for start in range(0, rows, size):
+        part = slice(start, min(start + size, rows))
         yield part, np.array(shard_pixels(root, shard, images)[part])
 
 
 def _build(shard: Path, file: Path, images: ImagesParams, threads: int) -> None:
     with open_shard(shard) as opened:
         rows = opened.metadata.num_rows
-    chunks = list(_chunks(rows, AT_ONCE))
     # not through a memory map, whose pages would stay in memory
     with sealed_path(file) as temporary, open(temporary, "wb") as out:
         npy_header(out, np.uint8, (rows, images.resolution, images.resolution, 3))
         # threads, because Pillow decodes without the interpreter's lock, and processes take seconds to start
-        blocks = on_all_cores(lambda chunk: _decode_rows(shard, chunk, images), chunks, threads)
-        for block in track(blocks, f"decoding {shard.name[:8]}", len(chunks)):
+        blocks = on_all_cores(lambda part: _decoded(part, images), _encoded(shard), threads)
+        for block in track(blocks, f"decoding {shard.name[:8]}", -(-rows // AT_ONCE)):
             out.write(block.data)
+
+
+def _encoded(shard: Path) -> Iterator[list[bytes]]:
+    """The encoded images of all rows, AT_ONCE at a time."""
+    images = (data for _, data in iter_bytes(shard))
+    while part := list(islice(images, AT_ONCE)):
+        yield part
+
+
+def _decoded(encoded: list[bytes], images: ImagesParams) -> np.ndarray:
+    block = np.full((len(encoded), images.resolution, images.resolution, 3), 128, np.uint8)
+    for row, data in enumerate(encoded):
+        with suppress(Undecodable):  # inspect has quarantined it: leave the row grey
+            block[row] = preprocess(data, *(getattr(images, key) for key in PREPROCESS))
+    return block
 
 
 def npy_header(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
     """Write the header of a .npy file; the caller then appends the rows in order."""
     about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
-
-
-def _chunks(rows: int, step: int) -> Iterator[range]:
-    for start in range(0, rows, step):
-        yield range(start, min(start + step, rows))
-
-
-def _decode_rows(shard: Path, chunk: range, images: ImagesParams) -> np.ndarray:
-    block = np.full((len(chunk), images.resolution, images.resolution, 3), 128, np.uint8)
-    for row, data in iter_bytes(shard, chunk):
-        with suppress(Undecodable):  # inspect has quarantined it: leave the row grey
-            block[row - chunk.start] = preprocess(data, *(getattr(images, key) for key in PREPROCESS))
-    return block
 
 
 def pixel_table(root: Path, samples: pa.Table, images: ImagesParams) -> ShardTable:

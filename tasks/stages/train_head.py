@@ -155,6 +155,8 @@ def fit(
     thorough = params.method != "auto" or task == "multilabel"
     given = Given(x["train"], y["train"], own, params.epochs, params.seed, thorough)
     names = AUTO if params.method == "auto" else (params.method, "stage1")
+    import scipy.optimize  # noqa: F401 - it brings a BLAS, which on_all_cores limits only if it is loaded
+
     names = [name for name in METHODS if name in names and name in methods_of(task)]
     made = on_all_cores(lambda name: METHODS[name](given), names)
     heads = {name: some for name, some in zip(names, made, strict=True) if some}

@@ -20,7 +20,7 @@ def measures(root, name):
 
 
 def pixels(root, name):
-    return np.array(shard_pixels(root, name, test_features.IMAGES, workers=1)).tolist()
+    return np.array(shard_pixels(root, name, test_features.IMAGES, threads=1)).tolist()
 
 
 def features(root, name):

@@ -47,3 +47,11 @@ def test_an_error_of_a_part_is_raised_and_few_others_are_begun():
     with pytest.raises(ValueError, match="the second part"):
         list(on_all_cores(work, range(100)))
     assert len(begun) < 10
+
+
+def test_nobody_waits_for_parts_at_work_after_an_end():
+    may_end = threading.Event()
+    results = on_all_cores(lambda part: part == 0 or may_end.wait(600), range(3))
+    assert next(results) is True
+    results.close()  # as by Ctrl-C; pytest's time limit would end a wait
+    may_end.set()

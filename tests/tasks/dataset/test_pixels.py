@@ -20,13 +20,13 @@ def test_as_many_threads_as_are_asked_for_decode_the_rows_in_order(threads, tmp_
     made = [np.full((16, 16, 3), 20 * number, np.uint8) for number in range(8)]
     name = add_shard(tmp_path, [png(image) for image in made], ["cat"] * 8, ["train"] * 8)
     (tmp_path / ".git").mkdir()
-    used, together, plain = set(), threading.Barrier(threads, timeout=60), pixels._decode_rows
+    used, together, plain = set(), threading.Barrier(threads, timeout=60), pixels._decoded
 
-    def noted(shard, chunk, images):
+    def noted(encoded, images):
         used.add(threading.current_thread())
         together.wait()  # until so many threads are here
-        return plain(shard, chunk, images)
+        return plain(encoded, images)
 
-    monkeypatch.setattr(pixels, "_decode_rows", noted)
+    monkeypatch.setattr(pixels, "_decoded", noted)
     np.testing.assert_array_equal(pixels.shard_pixels(tmp_path, name, IMAGES, threads), made)
     assert len(used) == threads
