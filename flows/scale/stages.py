@@ -24,19 +24,27 @@ def run_stage_scaled(name: str, root: Path, say: Callable[[str], object] | None 
 
     said = say or _to_stderr
     section, scale = params.train_backbone, params.scale
-    workers = scale.training_workers or int(engine.connect(scale).gpus)
+    gpus = 0 if scale.training_workers > 1 else int(engine.connect(scale).gpus)
+    workers = scale.training_workers or gpus
     if workers and trains_here(section, scale.shared is not None):
         said(
             f"{STAGE}: these settings need whole batches, all images, or bundles that only this machine has: it "
             "trains on this machine"
         )
         workers = 0
-    if workers < 2:
+    if not worth_a_cluster(workers, gpus):
         run_stage(name, root)
         return
     from flows.scale.training import train_on_ray
 
     train_on_ray(root, params, workers, said)
+
+
+def worth_a_cluster(workers: int, gpus: int) -> bool:
+    """Whether `workers` of a cluster with `gpus` train faster than this machine: several do, or the only GPU."""
+    from tasks.backbones.frozen import may_have_accelerator
+
+    return workers > 1 or (workers == 1 and gpus > 0 and not may_have_accelerator())
 
 
 def trains_here(section: TrainBackboneParams, shared: bool) -> bool:

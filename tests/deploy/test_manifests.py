@@ -34,6 +34,13 @@ def test_the_image_runs_as_the_user_whom_pods_name_and_holds_no_project():
     ]
 
 
+def test_the_image_is_built_under_the_name_that_the_docker_pool_asks_for():
+    pool = json.loads((DEPLOY / "pool-docker.json").read_text())["variables"]["properties"]["image"]["default"]
+    for file in (DEPLOY / "Containerfile", ROOT / "docs/scale.md"):
+        built = re.findall(r"docker build -t (\S+)", file.read_text())
+        assert set(built) == {pool}, file
+
+
 def test_the_manifests_make_what_pods_name():
     defaults = {name: about.get("default") for name, about in TEMPLATE["variables"]["properties"].items()}
     namespace, account = KUBERNETES["Namespace"]["metadata"]["name"], KUBERNETES["ServiceAccount"]["metadata"]
@@ -49,6 +56,7 @@ def test_the_ray_cluster_has_the_locked_ray_and_lets_in_who_has_the_token():
     locked = re.findall(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert locked in ([], [spec["rayVersion"]])
     pods = [spec["headGroupSpec"]["template"]["spec"], *(one["template"]["spec"] for one in spec["workerGroupSpecs"])]
+    asked = []
     for pod in pods:
         (container,) = pod["containers"]
         env = {one["name"]: one.get("value") or one["valueFrom"]["secretKeyRef"] for one in container["env"]}
@@ -58,6 +66,10 @@ def test_the_ray_cluster_has_the_locked_ray_and_lets_in_who_has_the_token():
         assert container["resources"]["requests"] == container["resources"]["limits"], "Ray counts what it gets"
         assert pod["securityContext"] == POD["securityContext"]
         assert not container["securityContext"]["allowPrivilegeEscalation"]
+        for probe in (container["readinessProbe"], container["livenessProbe"]):
+            assert not {"httpGet", "grpc"} & set(probe), "the locked Ray has no HTTP server, which KubeRay would ask"
+        asked += [container["env"]]
+    assert all(env == spec["autoscalerOptions"]["env"] for env in asked), "the autoscaler asks the head, too"
     account = KUBERNETES["ServiceAccount"]["metadata"]["name"]
     assert {pod.get("serviceAccountName") for pod in pods} == {None, account}, "workers open the bucket"
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from flows.scale.engine import ClusterLost
-from flows.scale.stages import run_stage_scaled
+from flows.scale.stages import run_stage_scaled, worth_a_cluster
 from flows.scale.training import share_of
 from flows.scale.training_ends import Head, lasting, reasons
 from flows.scale.training_files import OUTPUTS, deliver, project_of, receive
+from tasks.backbones import frozen
 from tasks.common import artifacts
 from tasks.common.errors import EvergreenError
 from tasks.common.files import read_json
@@ -123,6 +124,13 @@ def test_every_worker_gets_as_many_cores_as_all_can_have():
     assert share_of(nodes, 8, True) == ({"CPU": 2, "GPU": 1}, 2)
     with pytest.raises(EvergreenError, match="no node for a training worker: expected 1 GPU"):
         share_of([{"CPU": 8.0}], 2, True)
+
+
+def test_the_only_gpu_of_a_cluster_is_worth_it_where_this_machine_has_none(monkeypatch):
+    assert [worth_a_cluster(workers, 0) for workers in (0, 1, 2)] == [False, False, True]
+    for here in (True, False):
+        monkeypatch.setattr(frozen, "may_have_accelerator", lambda here=here: here)
+        assert worth_a_cluster(1, 1) is not here
 
 
 def test_one_process_trains_where_a_share_of_a_batch_would_be_another_training(tmp_path):
