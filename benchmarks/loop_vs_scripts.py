@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--truth", default="clean_label", help="column of the labels of test")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=ARMS, help="measure these, record nothing")
+    parser.add_argument("--only", nargs="+", choices=ARMS, help="measure these alone")
     parser.add_argument("--quick", action="store_true", help="few small photos, one epoch; records nothing")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -92,9 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
             with tempfile.TemporaryDirectory(prefix="evergreen-benchmark-") as folder:
                 write_json(file, measure(arm, Path(folder) / "work", work, seconds))
     command = "python -m benchmarks.loop_vs_scripts cifar10n-train.parquet KEPT"
-    report(
-        "loop_vs_scripts", command, figures_of(kept_results(options.kept)), options.quick or options.only is not None
-    )
+    command += f" --only {' '.join(options.only)}" if options.only else ""
+    report("loop_vs_scripts", command, figures_of(kept_results(options.kept)), options.quick)
 
 
 if __name__ == "__main__":

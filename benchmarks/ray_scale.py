@@ -206,6 +206,7 @@ def main(argv: list[str] | None = None) -> None:
         root = scratch_project(Path(folder) / "project", source)
         live = projects.make(Path(folder) / "live", projects.SMALL)
         run(root, "local")  # exports the network
+        answered(live, source, "local")  # takes the bundle into the cache
         expected, ratios = entry_bytes(root), []
         differs = recovered = kills = 0
         for number in range(rounds):

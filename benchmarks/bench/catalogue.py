@@ -53,6 +53,7 @@ def _all() -> list[Benchmark]:
         # the whole, and what it costs
         Benchmark("startup", minutes=0.2),
         Benchmark("first_start", minutes=2),
+        Benchmark("demo_profile", minutes=5),
         Benchmark("invalidation", minutes=1),
         Benchmark("commands", minutes=25),
         Benchmark("flow", minutes=15),
