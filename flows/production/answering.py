@@ -7,12 +7,16 @@ while `evergreen score` reads the source and writes the log in order.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from monitoring.log.rows import Answer, log_row
 from serving.live import Model
+from tasks.common.cores import on_all_cores
 from tasks.sources.fields import Unusable
 from tasks.sources.offered import Offered
+
+THREADS = 4  # at most: the encoded images of so many batches, and of one more, lie in memory
 
 
 class Asked(NamedTuple):
@@ -52,6 +56,11 @@ def answer_batch(model: Model, batch: Sequence[Asked]) -> list[Answered]:
         counted = (prediction.label, prediction.needs_review, prediction.is_ood, prediction.reason, prediction.detail)
         found.append(Answered(row, *counted))
     return found
+
+
+def answered_here(model: Model, batches: Iterable[Sequence[Asked]]) -> Iterator[list[Answered]]:
+    """`answer_batch` of each of `batches`, in order, on the cores of this machine."""
+    return on_all_cores(partial(answer_batch, model), batches, THREADS)
 
 
 def answered_batches(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flows.production.answering import Answered, Asked, answer_batch
+from flows.production.answering import Answered, Asked, answer_batch, answered_here
 from flows.scale.carried import Carried, carry
 from flows.scale.spread import after_few, spread
 from serving.live import Model
@@ -19,7 +19,7 @@ def answered_by_ray(
     """Yield what `model` answers for each of `batches`, in order: the same as `answer_batch` here."""
 
     def here(some: Iterator[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
-        return (answer_batch(model, batch) for batch in some)
+        return answered_here(model, some)
 
     def there(rest: Iterator[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
         folder = model.predictor.folder

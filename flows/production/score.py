@@ -91,7 +91,7 @@ def score(
     before `at` instead, by their content, so that repeating it gives the same times.
     Raises EvergreenError if nothing is live, or if the source cannot be read or is empty.
     """
-    from flows.production.answering import Answered, Asked, answer_batch, answered_batches
+    from flows.production.answering import Answered, Asked, answered_batches, answered_here
     from flows.production.answering_by_ray import answered_by_ray
     from monitoring.log.production_log import open_log
     from monitoring.log.rows import log_table
@@ -126,7 +126,7 @@ def score(
     def answer(batches: Iterable[Sequence[Asked]]) -> Iterator[Sequence[Answered]]:
         if params.scale.engine == "ray":
             return answered_by_ray(batches, model, params.scale)
-        return (answer_batch(model, batch) for batch in batches)
+        return answered_here(model, batches)
 
     for batch in answered_batches(_offered(source, root, params, columns, layout), ask, answer):
         for one, asked, said in batch:

@@ -1,5 +1,6 @@
 """`evergreen score`: what the live model says of a folder or manifest, in the production log."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.production import answering
 from flows.production.score import Summary, score
 from monitoring.log.production_log import open_log
 from serving.predictor import Predictor
+from tasks.common import cores
 from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_file
 from tasks.common.params import StoreParams, load_params
@@ -125,6 +128,23 @@ def test_files_are_written_as_memory_fills(root, log, tmp_path, monkeypatch):
     score(root, str(traffic(tmp_path / "t.parquet", 1, 150, taken_at=[moment] * 150)))
     assert len(list(log.store.list("2026-01-01/12/"))) == 3
     assert log.window(*EVER)[2] == 150
+
+
+def test_two_cores_answer_two_batches_at_once_and_no_answer_is_another_images(root, log, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.production.score.BATCH", 10)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    both, plain = threading.Barrier(2, timeout=60), answering.answer_batch
+
+    def noted(model, batch):
+        both.wait()
+        return plain(model, batch)
+
+    monkeypatch.setattr(answering, "answer_batch", noted)
+    file = traffic(tmp_path / "t.parquet", 1, 40, taken_at=[datetime(2026, 1, 1, 12, tzinfo=UTC)] * 40)
+    assert score(root, str(file)).rows == 40
+    logged = log.window(*EVER)[0]
+    expected = Predictor(root / "artifacts/bundle").predict(logged["image"].to_pylist())
+    assert logged["prediction"].to_pylist() == [one.label for one in expected]  # each image has its own answer
 
 
 def test_a_provisional_model_says_so_with_its_answers():
