@@ -10,8 +10,8 @@ PNGs). FASHION_MNIST is the folder with its idx.gz files (default: where Debian'
 installs them).
 
 The ratios are of wall times and include starting interpreters and importing libraries. For each kind the shortest of
-all rounds counts, since other work on the machine only adds time. The cost after new images is mostly fixed (importing
-Great Expectations) or depends on all rows (`clean`). So the ratio falls as images become more expensive to decode and
+all rounds counts, since other work on the machine only adds time. The cost after new images is mostly fixed (imports)
+or depends on all rows (`clean`). So the ratio falls as images become more expensive to decode and
 more numerous: `incremental_pretrain_ratio` is of the photos, `incremental_pretrain_ratio_28px` of the thumbnails.
 Expected: 0.2 and 0.4; about 10 minutes on 2 cores.
 """
