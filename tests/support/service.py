@@ -66,12 +66,13 @@ class Gate:
 
     def __init__(self, predictor: Predictor, error: Exception | None = None):
         self._predictor, self.error = predictor, error
-        self.open = threading.Event()
+        self.open, self.asked = threading.Event(), threading.Event()
         self.batches: list[int] = []
 
     def predict_pixels(self, pixels):
         if self.error is not None:
             raise self.error
+        self.asked.set()
         assert self.open.wait(30)
         self.batches.append(len(pixels))
         return self._predictor.predict_pixels(pixels)

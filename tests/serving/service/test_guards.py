@@ -406,9 +406,11 @@ def test_bodies_count_as_waiting_until_they_are_answered(model, tmp_path, photo)
     settings = Settings(queue_bytes=4 * len(photo))
     with service(Model(gate, "v0.1.0"), tmp_path, settings=settings) as client:
         gate.open.clear()
+        gate.asked.clear()
         first = threading.Thread(target=infer, args=(client, images(photo, photo)))
         first.start()
-        until(lambda: infer(client, images(photo, photo)).status_code == 429)
+        assert gate.asked.wait(30)  # else this one might come first, and wait at the gate
+        assert infer(client, images(photo, photo)).status_code == 429
         gate.open.set()
         first.join()
         assert infer(client, images(photo, photo)).status_code == 200
