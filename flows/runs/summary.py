@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.common.files import read_json
-from tasks.stages.validate.table import LEAKS, left_out_text
+from tasks.stages.validate.table import LEAKS, LEFT_OUT, left_out_text
 
 
 def _inspect(m: dict) -> str:
@@ -16,6 +16,8 @@ def _validate(m: dict) -> str:
     line = f"{m['accepted']:,} of {m['rows']:,} accepted, {m['classes']} classes, {m['checks']} checks passed"
     if leaks := sum(count for why, count in m.get("excluded", {}).items() if why.startswith(LEAKS)):
         line += f"; {leaks} left out as copies of held-out images"
+    if broken := {why: count for why, count in m.get("quarantined", {}).items() if why != LEFT_OUT}:
+        line += f"; {sum(broken.values()):,} quarantined ({', '.join(sorted(broken))})"
     return line + (f"; left out: {left_out_text(m['left_out'])}" if m.get("left_out") else "")
 
 
