@@ -90,18 +90,26 @@ def find_copies(
 
 
 def _looked(pixels: Pixels, held: Prepared, looks: np.ndarray) -> np.ndarray:
-    """`looks` (T, H) with every pair: how well each of two images fits into the other, the better way."""
-    looks, new = looks.copy(), np.isnan(looks)
-    columns = np.flatnonzero(new.any(axis=0))  # all of them for a new image to train on
-    part = held.part(columns)
-    parts = _parts(np.flatnonzero(new.any(axis=1)))
+    """`looks` (T, H) with every pair: how well each of two images fits into the other, the better way.
 
-    def look(rows: np.ndarray) -> np.ndarray:
+    Only pairs that are not known are looked at: all of an image that is new in training, and those of new held-out
+    images with every other one.
+    """
+    looks, unknown = looks.copy(), np.isnan(looks)
+    new = unknown.all(axis=1)
+    parts = []  # (rows, columns, what is held out in these columns)
+    for here in (new, unknown.any(axis=1) & ~new):
+        columns = np.flatnonzero(unknown[here].any(axis=0))
+        part = held.part(columns)
+        parts += [(rows, columns, part) for rows in _parts(np.flatnonzero(here))]
+
+    def look(of: tuple[np.ndarray, np.ndarray, Prepared]) -> np.ndarray:
+        rows, _, part = of
         here = prepare(pixels(rows))
         return np.maximum(agreement(part.template, here.window), agreement(here.template, part.window).T).T
 
     found = track(on_all_cores(look, parts), "looking for copies of held-out images", len(parts))
-    for rows, values in zip(parts, found, strict=True):
+    for (rows, columns, _), values in zip(parts, found, strict=True):
         looks[np.ix_(rows, columns)] = values
     return looks
 

@@ -75,9 +75,12 @@ def test_every_route_but_health_wants_the_secret(service):
 def test_a_new_champion_answers_without_a_lost_request(service):
     with service.traffic(IMAGE) as got:
         release(service.root, CLASSES[1], "v0.2.0")
-        until(lambda: {one[1]["version"] for one in got[-20:]} == {"v0.2.0"}, 60)
+        until(lambda: all(one["models"] == {"live": "v0.2.0"} for one in service.about()["workers"]), 60)
+        asked = len(got)
+        until(lambda: len(got) > asked + 20)
     assert not failed(got)
     assert got[0][1]["version"] == VERSION
+    assert {service.predict(IMAGE)["version"] for _ in range(6)} == {"v0.2.0"}
     assert service.get("/model")[1]["version"] == "v0.2.0"
 
 

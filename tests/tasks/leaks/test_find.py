@@ -57,7 +57,7 @@ def test_a_copy_agrees_in_detail_and_another_photo_does_not(kind):
     assert similarity(b, rows, a, rows).min() > LEAST_Z  # either may be the part
 
 
-def test_copies_of_held_out_images_are_found_among_others():
+def test_copies_of_held_out_images_are_found_among_others(monkeypatch):
     held, train = photos()[:6], photos()[6:]
     kinds = [kind for kind in KINDS if kind in EASY]
     copies = [copy_of(held[n % 6], kind, n) for n, kind in enumerate(kinds)]
@@ -79,7 +79,12 @@ def test_copies_of_held_out_images_are_found_among_others():
     some = {(t, h): z for (t, h), z in found.compared.items() if t != len(x) - 1 and h != 2}
     extra = {(t, h): 2.0 for t in range(3) for h in range(6) if (t, h) not in found.compared}
     assert extra
+    looked: list[int] = []
+    agreement = find.agreement
+    monkeypatch.setattr(find, "agreement", lambda a, b: (looked.append(len(a) * len(b)), agreement(a, b))[1])
     same(find_copies(*arguments, looks, some | extra), found)
+    # a pair is looked at both ways: those of the new image, and the other images' with the new held-out one
+    assert sum(looked) == 2 * (6 + len(x) - 1)
 
 
 def same(a: find.Found, b: find.Found) -> None:
