@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.artifacts import training_rows
 from tasks.common.code import code_version
+from tasks.common.cores import on_all_cores
 from tasks.common.files import content_key, read_json
 from tasks.common.params import EvaluateParams, ImagesParams, Params
 from tasks.common.paths import cache_dir
@@ -19,7 +20,7 @@ from tasks.common.sealed import read_sealed, sealed_path, write_sealed_json
 from tasks.dataset.hard_set import version_of
 from tasks.dataset.pixels import pixel_table
 from tasks.gate.alignment import Alignment, alignment
-from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.onnx_model import BATCH, OnnxModel
 from tasks.inference.ood import scores as ood
 from tasks.inference.thresholds import answers, make_rule, read_rule
 from tasks.labels.taxonomy import Taxonomy, read_taxonomy
@@ -124,11 +125,13 @@ def _predictions(root: Path, bundle: Path, challenger: pa.Table, placed: Alignme
     accepted = pq.read_table(root / "artifacts/validate/accepted.parquet", columns=["id", "shard", "row"])
     samples = accepted.take(pc.index_in(challenger["id"], accepted["id"].combine_chunks()))
     pixels = pixel_table(root, samples, ImagesParams(**about["preprocess"]))
-    probabilities, scores = [], []
-    for _, block in pixels.batches(256):
+
+    def answered(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = model(block)
-        probabilities.append(outputs.probabilities)
-        scores.append(ood.score(outputs.features, outputs.logits, about["ood"], tensors))
+        return outputs.probabilities, ood.score(outputs.features, outputs.logits, about["ood"], tensors)
+
+    blocks = (block for _, block in pixels.batches(BATCH))
+    probabilities, scores = zip(*on_all_cores(answered, blocks), strict=True)
     columns = {name: challenger[name] for name in challenger.column_names}
     for field in predictions_schema(task):  # a run before an upgrade
         columns.setdefault(field.name, pa.nulls(len(challenger), field.type))

@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.common.artifacts import stage_output
+from tasks.common.cores import on_all_cores
 from tasks.common.params import ImagesParams
 from tasks.common.schemas import MEASURES, MEASURING
 from tasks.dataset.pixels import pixel_table
-from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.onnx_model import BATCH, OnnxModel, Outputs
 from tasks.inference.ood import scores as ood
 from tasks.releases.reference import schema, thumbnail
 
 ENOUGH = 60  # held-out production images that can stand for what the model will see
-BATCH = 64
 
 
 def choose(rows: dict[str, pa.Table], origins: pa.Table, count: int) -> pa.Table:
@@ -59,13 +59,14 @@ def build(root: Path, samples: pa.Table, model: Path, images: ImagesParams, abou
     """The reference table of `samples` (accepted_schema) under the exported `model`; see `schema`."""
     network = OnnxModel(model)
     tensors = ood.read_tensors(root / "artifacts/calibrate/ood.safetensors")
-    features, probabilities, scores, thumbnails = [], [], [], []
-    for _, pixels in pixel_table(root, samples, images).batches(BATCH):
+
+    def seen(pixels: np.ndarray) -> tuple[Outputs, np.ndarray, list[bytes]]:
         out = network(pixels)
-        features += list(out.features)
-        probabilities += list(out.probabilities)
-        scores.append(ood.score(out.features, out.logits, about_ood, tensors))
-        thumbnails += [thumbnail(image) for image in pixels]
+        scores = ood.score(out.features, out.logits, about_ood, tensors)
+        return out, scores, [thumbnail(image) for image in pixels]
+
+    blocks = (pixels for _, pixels in pixel_table(root, samples, images).batches(BATCH))
+    outputs, scores, thumbnails = zip(*on_all_cores(seen, blocks), strict=True)
     measures = pq.read_table(
         stage_output(root / "artifacts/inspect/samples.parquet", "inspect"), columns=["id", *(m.name for m in MEASURES)]
     )
@@ -74,11 +75,11 @@ def build(root: Path, samples: pa.Table, model: Path, images: ImagesParams, abou
         "id": samples["id"],
         "split": samples["split"],
         "label": samples["label"],
-        "features": features,
-        "probabilities": probabilities,
+        "features": [row for out in outputs for row in out.features],
+        "probabilities": [row for out in outputs for row in out.probabilities],
         "ood": np.concatenate(scores),
         **{field.name: measures[field.name] for field in MEASURES},
-        "thumbnail": thumbnails,
+        "thumbnail": [image for block in thumbnails for image in block],
     }
     columns = schema(task)
     return pa.table(

@@ -67,8 +67,8 @@ def compare(
     """What each of `methods` finds. known: calibration images of `targets`; near: mixtures, used where K < 3."""
     few = training.taken(bank_rows(strata(training.targets), ROWS))
     left_out = _left_out(methods, few, known, targets, task)
-    found = {}
-    for method in methods:
+
+    def finding(method: str) -> Finding:
         about, tensors = fit(method, few, known.features, known.logits, false_rejection, task)
         scores = score(known.features, known.logits, about, tensors)
         of = [
@@ -76,12 +76,13 @@ def compare(
             for kind in (near, far, shifted)
         ]
         nearest = left_out[method] if left_out else [auroc(scores, one) for one in of[0]]
-        found[method] = Finding(
+        return Finding(
             float(np.mean(nearest)) if nearest else 50.0,
             float(np.mean([auroc(scores, one) for one in of[1]])),
             100 * float(np.mean([np.mean(one > about["threshold"]) for one in of[2]])),
         )
-    return found
+
+    return dict(zip(methods, on_all_cores(finding, methods), strict=True))
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

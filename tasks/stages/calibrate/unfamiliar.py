@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.common.cores import on_all_cores
 from tasks.common.params import CalibrateParams
 from tasks.inference.onnx_model import Outputs
 from tasks.inference.ood import scores as ood
@@ -47,8 +48,8 @@ def fit_score(
     """The score that `params` ask for, or the best of all, with what it finds. known, targets: calibration split."""
 
     def seen(images: Mapping[str, np.ndarray]) -> dict[str, Seen]:
-        outputs = {name: model(pixels) for name, pixels in images.items()}
-        return {name: Seen(out.features, out.logits) for name, out in outputs.items()}
+        outputs = on_all_cores(model, images.values())
+        return {name: Seen(out.features, out.logits) for name, out in zip(images, outputs, strict=True)}
 
     near = seen(probes.near(probed.pixels, probed.strata))
     far = seen(probes.far(probed.pixels.shape[1]))

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tasks.common.cores import on_all_cores
 from tasks.common.params import EvaluateParams
 from tasks.inference.thresholds import answers
 from tasks.scoring import metrics
 from tasks.stages.evaluate import figures
 from tasks.stages.evaluate.figures import Results
+
+THREADS = 4  # corruptions at once, at most: each holds a block of images twice
 
 
 def corrupted(
@@ -19,18 +22,21 @@ def corrupted(
 ) -> dict[str, dict]:
     """{accuracy, n, kept} under each corruption; `kept` is the share of the same images' clean accuracy.
 
-    probabilities: (corruption, (n,) rows of `results`) -> (n, K), from CorruptedAnswers. ids: of the N images of
-    `results`.
+    probabilities: (corruption, (n,) rows of `results`) -> (n, K), from CorruptedAnswers; called from several threads.
+    ids: of the N images of `results`.
     """
     rows = chosen_rows(ids, evaluate)
     part = results.part(rows)
     clean = metrics.accuracy(part.targets, part.predicted, len(results.classes))
-    found = {}
-    for name in evaluate.corruptions:
+
+    def accuracy(name: str) -> float:
         predicted = answers(probabilities(name, rows), results.rule)
-        accuracy = metrics.accuracy(part.targets, predicted, len(results.classes))
-        found[name] = {"accuracy": accuracy, "n": len(rows), "kept": accuracy / clean if clean else 0.0}
-    return figures.tidy(found)
+        return metrics.accuracy(part.targets, predicted, len(results.classes))
+
+    found = zip(evaluate.corruptions, on_all_cores(accuracy, evaluate.corruptions, THREADS), strict=True)
+    return figures.tidy(
+        {name: {"accuracy": own, "n": len(rows), "kept": own / clean if clean else 0.0} for name, own in found}
+    )
 
 
 def chosen_rows(ids: Sequence[str], evaluate: EvaluateParams) -> np.ndarray:

@@ -9,9 +9,10 @@ N images, B of them in a block, S the side of the model's input in pixels, K cla
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -56,13 +57,14 @@ class Block:
 
 @dataclass(frozen=True)
 class CorruptedAnswers:
-    """The probabilities of the exported model in the file `model`: `found(corruption, rows)`."""
+    """The probabilities of the exported model in the file `model`: `found(corruption, rows)`, from any thread."""
 
     root: Path
     model: Path
     images: ImagesParams  # how `pixels` were preprocessed
     pixels: ShardTable  # (N or more, S, S, 3) uint8
     ids: Sequence[str]  # (N,) of the first rows of `pixels`
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     def __call__(self, corruption: str, rows: np.ndarray) -> np.ndarray:
         """(n, K) float32 for the images in places `rows`, (n,), n at least 1; from the cache where it has them."""
@@ -78,7 +80,9 @@ class CorruptedAnswers:
     def _answer(self, block: Block) -> np.ndarray:
         if (stored := block.stored()) is not None:
             return stored
-        values = answer_block(self._loaded, block.corruption, self.pixels[block.rows], block.ids)
+        with self._lock:
+            model = self._loaded
+        values = answer_block(model, block.corruption, self.pixels[block.rows], block.ids)
         block.store(values)
         return values
 

@@ -29,6 +29,7 @@ SHOT_COLOURS = {"many": BLUE, "medium": ORANGE, "few": VERMILION}
 LETTERS = 22  # of a class name
 MOST_CLASSES = 25  # in a plot by class; the report has all classes
 DPI = 110
+SIDE = 1.42  # inches of an image among the mistakes
 # for scripts that matplotlib's own DejaVu lacks
 FALLBACK = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Thai")
 
@@ -39,7 +40,7 @@ def short_name(text: str, letters: int = LETTERS) -> str:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, **grid) -> Iterator:
+def _figure(path: Path, width: float, height: float, layout: str | None = "constrained", **grid) -> Iterator:
     """(figure, axes) of `width` x `height` inches, written to `path` at the end."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def _figure(path: Path, width: float, height: float, **grid) -> Iterator:
     }
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # no font for a script: boxes, and no warning
-        figure = Figure((width, height), layout="constrained")
+        figure = Figure((width, height), layout=layout)
         axes = figure.subplots(**grid)
         yield figure, axes
         with atomic_path(path) as temporary:
@@ -180,14 +181,18 @@ def worst(path: Path, pixels: np.ndarray, captions: Sequence[tuple[str, str, flo
     columns = min(max(len(captions), 1), 6)
     rows = max(1, -(-len(captions) // columns))
     width, height = 1.55 * max(columns, 3), 2.05 * rows + 0.4
-    with _figure(path, width, height, nrows=rows, ncols=columns, squeeze=False) as (figure, axes):
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, image, (given, predicted, confidence) in zip(axes.flat, pixels, captions, strict=False):
-            axis.imshow(image, interpolation="nearest")
+    title = f"most confident mistakes: {what}" if captions else "no mistakes on the test set"
+    with _figure(path, width, height, layout=None) as (_, axes):
+        # all in one place, in inches from the top left: laying out as many axes takes far longer
+        axes.set_position((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.text(width / 2, 0.2, title, ha="center", va="center", fontsize=10)
+        for place, (image, (given, predicted, confidence)) in enumerate(zip(pixels, captions, strict=True)):
+            left, top = 1.55 * (place % columns) + (1.55 - SIDE) / 2, 2.05 * (place // columns) + 0.92
+            axes.imshow(image, interpolation="nearest", extent=(left, left + SIDE, top + SIDE, top))
             caption = f"{short_name(given, 18)}\n→ {short_name(predicted, 16)}\n{confidence:.2f}"
-            axis.set_title(caption, fontsize=7, loc="left")
-        figure.suptitle(f"most confident mistakes: {what}" if captions else "no mistakes on the test set", fontsize=10)
+            axes.text(left, top - 0.05, caption, ha="left", va="bottom", fontsize=7)
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
 
 
 def _part_of(shown: int, number: int, what: str) -> str:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from tasks.backbones.frozen import TorchFeatures
 from tasks.common import artifacts
+from tasks.common.cores import on_all_cores
 from tasks.common.errors import DataError, EvergreenError
 from tasks.common.files import atomic_dir, read_json, write_json
 from tasks.common.params import EmbedParams, EvaluateParams, ImagesParams
@@ -34,7 +35,7 @@ from tasks.dataset.decode import PREPROCESS, preprocess
 from tasks.dataset.pixels import pixel_table
 from tasks.dataset.shard_table import ShardTable
 from tasks.dataset.shards import group_keys, iter_bytes
-from tasks.inference.onnx_model import OnnxModel
+from tasks.inference.onnx_model import BATCH, OnnxModel
 from tasks.inference.ood import scores as ood
 from tasks.inference.scaling import read_scaling, scale
 from tasks.inference.thresholds import answers, read_rule
@@ -52,7 +53,6 @@ from tasks.stages.evaluate.figures import Results
 from tasks.stages.evaluate.later import measure_later
 from tasks.stages.evaluate.siblings import measure_siblings
 
-BATCH = 256  # images in memory at once
 PARITY_IMAGES = 32
 WARM_UP = 5  # runs before timing starts: the first ones allocate memory
 
@@ -190,12 +190,14 @@ def _predict(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(probabilities and logits (N, K) float32, scores (N,) of unfamiliar images). Raises EvergreenError if broken."""
     tensors = ood.read_tensors(artifacts.stage_output(root / "artifacts/calibrate/ood.safetensors", "calibrate"))
-    probabilities, logits, scores = [], [], []
-    for _, block in pixels.batches(BATCH):
+
+    def answered(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         outputs = model(block)
-        probabilities.append(outputs.probabilities)
-        logits.append(outputs.logits)
-        scores.append(ood.score(outputs.features, outputs.logits, calibration["ood"], tensors))
+        unfamiliar = ood.score(outputs.features, outputs.logits, calibration["ood"], tensors)
+        return outputs.probabilities, outputs.logits, unfamiliar
+
+    blocks = (block for _, block in pixels.batches(BATCH))
+    probabilities, logits, scores = zip(*on_all_cores(answered, blocks), strict=True)
     found = np.concatenate(probabilities)
     if broken := int((~np.isfinite(found)).any(axis=1).sum()):
         raise EvergreenError(

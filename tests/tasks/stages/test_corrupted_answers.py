@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.common.artifacts import training_rows
+from tasks.common.cores import on_all_cores
 from tasks.common.params import load_params
 from tasks.dataset.pixels import pixel_table
 from tasks.inference.onnx_model import OnnxModel
@@ -36,6 +37,17 @@ def answers(made, tmp_path, monkeypatch) -> CorruptedAnswers:
 def test_the_answers_are_the_models_for_the_corrupted_pixels(answers):
     wanted = np.stack([corrupt("noise", answers.pixels[[row]][0], answers.ids[row]) for row in ROWS])
     np.testing.assert_array_equal(answers("noise", ROWS), OnnxModel(answers.model)(wanted).probabilities)
+
+
+def test_threads_that_ask_for_corruptions_share_one_model_and_get_its_answers(answers, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(corrupted_answers, "OnnxModel", lambda file: loaded.append(file) or OnnxModel(file))
+    names = ["noise", "blur", "jpeg", "dark"]
+    found = on_all_cores(lambda name: answers(name, ROWS), names)
+    for name, said in zip(names, found, strict=True):
+        changed = np.stack([corrupt(name, answers.pixels[[row]][0], answers.ids[row]) for row in ROWS])
+        np.testing.assert_array_equal(said, OnnxModel(answers.model)(changed).probabilities)
+    assert loaded == [answers.model]
 
 
 def test_small_blocks_answer_as_one_large_one(answers, monkeypatch):
