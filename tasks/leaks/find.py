@@ -9,6 +9,7 @@ that they are not a copy of, namely with their second most similar one; and more
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def find_copies(
     whitening = fit_whitening(np.concatenate([x, held_x]))
     units, held_units = whitening.apply(x), whitening.apply(held_x)
     sample = np.zeros(len(x), bool)
-    sample[np.linspace(0, len(x) - 1, min(COMMON, len(x))).astype(int)] = True
+    sample[_drawn(x)] = True
     held = _prepared(held_pixels, np.arange(len(held_x)))
     unknown = np.full((len(x), len(held_x)), np.nan, np.float16) if looks is None else looks
     looks = _looked(pixels, held, unknown)
@@ -87,6 +88,11 @@ def find_copies(
     pairs = np.array(sorted(wanted), np.int64).reshape(-1, 2)
     z = np.array([compared[tuple(pair)] for pair in pairs.tolist()], np.float32)
     return Found(pairs, z, np.maximum(limit(usually), own_limits(pairs[:, 1], z)), looks, compared)
+
+
+def _drawn(x: np.ndarray) -> np.ndarray:
+    """COMMON rows of x (T, D), drawn by their content: beside new images most of them are drawn again."""
+    return np.argsort([crc32(row.tobytes()) for row in x], kind="stable")[:COMMON]
 
 
 def _looked(pixels: Pixels, held: Prepared, looks: np.ndarray) -> np.ndarray:

@@ -108,6 +108,13 @@ def test_where_all_images_look_alike_a_copy_must_agree_more():
     assert (z >= np.maximum(own_limits(held, z), LEAST_Z)).nonzero()[0].tolist() == [20, 41, 42]
 
 
+def test_new_images_leave_most_of_the_usual_pairs_as_they_were():
+    x = np.random.default_rng(0).normal(size=(2100, 8)).astype(np.float16)
+    drawn = find._drawn(x[100:])
+    assert len(set(drawn.tolist())) == find.COMMON
+    assert len(set(drawn + 100) & set(find._drawn(x).tolist())) > 0.9 * find.COMMON
+
+
 def test_a_set_without_copies_denies_nothing():
     held, train = pixels(photos()[:6]), pixels(photos()[6:])
     found = find_copies(features(train), train.__getitem__, features(held), held.__getitem__)
