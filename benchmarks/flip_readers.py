@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.publishing.history import find
-from flows.repo.damage import checkout_whole, mending
+from flows.repo.damage import checkout_whole, repairing
 from flows.repo.objects import open_objects, outs_at
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from monitoring.log.production_log import open_log
@@ -64,7 +64,7 @@ def train_in_workspace(root: Path) -> object:
 def train_in_place(root: Path, restore: bool = False) -> object:
     with closing(open_repo(root)) as repo:
         restore_data(repo)
-        return mending(repo, lambda: read_data(root))
+        return repairing(repo, lambda: read_data(root))
 
 
 def without_cache(root: Path) -> object:

@@ -16,7 +16,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list: check, state, text, cure.")] = False,
 ) -> None:
-    """Check everything that a project needs, and say how to mend what is wrong.
+    """Check everything that a project needs, and say how to repair what is wrong.
 
     Looks at: Python, packages, git, DVC, store, remote, server, ports, alerts, disk, clock, permissions, ledgers, state
     files, waiting labels, formats. It changes nothing, but sets damaged state files aside as every command does. Exit

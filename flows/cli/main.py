@@ -94,7 +94,7 @@ def main() -> None:
         app()
     except DamagedFile as damage:
         typer.secho(f"error: {damage}", fg="red", err=True)
-        if _mended(damage.path):
+        if _repaired(damage.path):
             typer.secho("an undamaged copy is in its place now: run the same command again", fg="yellow", err=True)
         sys.exit(1)
     except EvergreenError as error:
@@ -136,16 +136,16 @@ def entry() -> None:
     sys.exit(code)
 
 
-def _mended(path: Path) -> bool:
+def _repaired(path: Path) -> bool:
     """Put an undamaged copy of DVC's cache or remote in the place of `path`, a file of data/; False if none is left."""
     from contextlib import closing
 
-    from flows.repo.damage import mend
+    from flows.repo.damage import repair
     from flows.repo.pipeline import open_repo
 
     try:
         with closing(open_repo(project_root(path.parent))) as repo:
-            return mend(repo, path)
+            return repair(repo, path)
     except EvergreenError:
         return False
 

@@ -1,1 +1,1 @@
-"""`evergreen doctor`: one function per check of what a project needs, and how to mend it."""
+"""`evergreen doctor`: one function per check of what a project needs, and how to repair it."""

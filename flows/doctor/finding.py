@@ -10,7 +10,7 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line for a person: what was looked at, how it is, and how to mend it."""
+    """One line for a person: what was looked at, how it is, and how to repair it."""
 
     check: str
     state: State
@@ -19,7 +19,7 @@ class Finding:
 
     def line(self) -> str:
         """One line of text."""
-        return single_spaced(f"{self.check}: {self.text}{f'. To mend it: {self.cure}' if self.cure else ''}")
+        return single_spaced(f"{self.check}: {self.text}{f'. To repair it: {self.cure}' if self.cure else ''}")
 
 
 def ok(check: str, text: str) -> Finding:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from flows.labels.floor_places import places_of_run, unknown_costs, unknown_floors
 from flows.publishing.experiment_table import Row, add_row, figures_of
 from flows.publishing.judge_run import judge_run
-from flows.repo.damage import mending
+from flows.repo.damage import repairing
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from flows.repo.progress import Progress, Step, cancel_sentence
 from flows.runs.start import pin_start
@@ -71,7 +71,7 @@ def run_experiment(root: Path, about: dict[str, Any], champion: Pointer | None, 
                 _check_floors(root, params)
         verdict = step(
             "gate",
-            lambda: mending(repo, lambda: _judge(root, params, releases, champion, about)),
+            lambda: repairing(repo, lambda: _judge(root, params, releases, champion, about)),
             lambda verdict: (verdict.outcome, ""),
         )
     figures = figures_of(root, verdict, params.gate.metric, time.monotonic() - began)
@@ -96,7 +96,7 @@ def bring(repo, root: Path, name: str, params: Params, releases: Releases, alone
     if name == "train_backbone":
         pin_start(root, params, releases)
     how = (run_stage, None) if alone else (run_stage_scaled, fill_entries)
-    return mending(repo, lambda: bring_up_to_date(repo, name, *how))
+    return repairing(repo, lambda: bring_up_to_date(repo, name, *how))
 
 
 def _judge(root: Path, params: Params, releases: Releases, champion: Pointer | None, about: dict[str, Any]):

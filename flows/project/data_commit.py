@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from flows.repo.damage import mend_records
+from flows.repo.damage import repair_records
 from flows.repo.git import git, identity_options
 from flows.repo.objects import ObjectLost, open_objects, outs_at
 from flows.repo.pipeline import open_repo
@@ -57,24 +57,24 @@ def undone_if_refused(root: Path) -> Iterator[None]:
         before = record.read_bytes() if record.is_file() else None
         here = set(data.rglob("*"))
         if before is not None and data.is_dir():
-            _mend_records(root)
+            _repair_records(root)
         try:
             yield
         except CommitRefused as error:
             _put_back(record, before, sorted(set(data.rglob("*")) - here))
             raise CommitRefused(
-                f"{error}. Nothing was taken, and data.dvc is as it was: mend what git complains about and run the "
+                f"{error}. Nothing was taken, and data.dvc is as it was: repair what git complains about and run the "
                 "same command again, or let --no-commit leave the commit to you."
             ) from None
 
 
-def _mend_records(root: Path) -> None:
+def _repair_records(root: Path) -> None:
     """Else data.dvc would record a damaged manifest as what was ingested."""
     from dvc.exceptions import DvcException
 
     # what DVC cannot read, or a full disk, the command itself says later
     with suppress(DvcException, sqlite3.Error), closing(open_repo(root)) as repo:
-        mend_records(repo)
+        repair_records(repo)
     if change_files(root / "data"):  # a killed change of the hard set had raised the schema before it was recorded
         raise_schema(root / "data", HARD_SET_VERSION)
 

@@ -32,22 +32,22 @@ class Wrong(Frozen):
     found: str | None
 
 
-def mending(repo, step: Callable[[], T]) -> T:
+def repairing(repo, step: Callable[[], T]) -> T:
     """Call `step`; replace each damaged file of data/ that it finds, and call it again.
 
     Raises DamagedFile if no undamaged copy is left in DVC's cache or remote, or if what is recorded is the damage.
     """
-    mended: set[Path] = set()
+    repaired: set[Path] = set()
     while True:
         try:
             return step()
         except DamagedFile as damage:
-            if damage.path in mended or not mend(repo, damage.path):
+            if damage.path in repaired or not repair(repo, damage.path):
                 raise
-            mended.add(damage.path)
+            repaired.add(damage.path)
 
 
-def mend(repo, path: Path) -> bool:
+def repair(repo, path: Path) -> bool:
     """Put an undamaged copy in the place of `path`, a file of data/ that data.dvc records; False if none is left."""
     for out in _data(repo):
         top = (Path(repo.root_dir) / out.path).resolve()
@@ -58,7 +58,7 @@ def mend(repo, path: Path) -> bool:
     return False
 
 
-def mend_records(repo) -> None:
+def repair_records(repo) -> None:
     """Hash the files of data/ that are not named by their content (manifests, class changes), and replace wrong ones.
 
     Raises DamagedFile if no undamaged copy of one is left.
@@ -96,7 +96,7 @@ def checkout_whole(repo) -> None:
 
     Raises DamagedFile if no undamaged copy of one is left.
     """
-    mend_records(repo)
+    repair_records(repo)
     for out in _outputs(repo):
         if (wrong := _wrong_files(repo, out)) is None:
             raise DamagedFile(Path(repo.root_dir) / out.path, out.oid, None)

@@ -96,8 +96,8 @@ def replace_object(cache, file: Path, oid: str) -> None:
     """
     path = Path(cache.oid_to_path(oid))
     cache.makedirs(str(path.parent))
-    shutil.move(file, path.with_name(f"{path.name}.mended"))
-    os.replace(path.with_name(f"{path.name}.mended"), path)
+    shutil.move(file, path.with_name(f"{path.name}.repaired"))
+    os.replace(path.with_name(f"{path.name}.repaired"), path)
     cache.protect(str(path))
 
 

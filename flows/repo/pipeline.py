@@ -10,7 +10,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Literal
 
-from flows.repo.damage import drop_damaged_listing, mend_records, outputs_whole
+from flows.repo.damage import drop_damaged_listing, outputs_whole, repair_records
 from flows.repo.ledger import claim_folder, claim_outs, claim_pulled, claim_recorded
 from flows.repo.outs import recorded_outs
 from flows.repo.remotes import on_s3, private_config
@@ -159,7 +159,7 @@ def restore_data(repo) -> None:
                 f"the data of this commit (data.dvc) is neither in the cache nor in the remote: {error}. "
                 "Run `dvc push` where it was ingested, or ingest it again; `evergreen connect` says what a clone lacks."
             ) from error
-    mend_records(repo)
+    repair_records(repo)
 
 
 def record_data(root: Path) -> str:

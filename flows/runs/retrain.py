@@ -288,7 +288,7 @@ def _keep_held(run: Run, ending: Ending) -> tuple[Ending, str | None]:
 
 def _gate(run: Run, champion: Pointer | None) -> GateVerdict:
     def gate() -> GateVerdict:
-        verdict = steps.mended(
+        verdict = steps.repaired(
             run.root, lambda: judge_run(run.root, run.params, run.releases, champion, run=run.id, by=run.by)
         )
         write_json(run.root.parent / "verdict.json", verdict.model_dump())

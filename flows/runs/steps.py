@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.repo.damage import mending
+from flows.repo.damage import repairing
 from flows.repo.pipeline import Outcome, bring_up_to_date, open_repo, restore_data
 from flows.scale.fill import fill_entries
 from flows.scale.stages import run_stage_scaled
@@ -57,16 +57,16 @@ def data_step(root: Path) -> None:
     _step("data")(lambda: restore_data(_repo(root)))()
 
 
-def mended(root: Path, step: Callable[[], T]) -> T:
+def repaired(root: Path, step: Callable[[], T]) -> T:
     """The result of `step`, with damaged shards replaced where an undamaged copy is left."""
-    return mending(_repo(root), step)
+    return repairing(_repo(root), step)
 
 
 def stage_step(name: str, root: Path) -> Outcome:
     """Bring stage `name` up to date and show its metrics in Prefect's UI; replaces damaged shards it comes across."""
 
     def current() -> Outcome:
-        outcome = mended(root, lambda: bring_up_to_date(_repo(root), name, run_stage_scaled, fill_entries))
+        outcome = repaired(root, lambda: bring_up_to_date(_repo(root), name, run_stage_scaled, fill_entries))
         show_metrics(name, root, outcome)
         return outcome
 

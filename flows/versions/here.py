@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from flows.repo.damage import Wrong, mend, outputs, wrong_data
+from flows.repo.damage import Wrong, outputs, repair, wrong_data
 from flows.repo.pipeline import open_repo
 from flows.versions.checker import Checked, Problem
 from monitoring.log.parquet_files import UNREADABLE, open_parquet, open_seekable
@@ -48,7 +48,7 @@ def check_here(root: Path, params: Params, step: Callable[[str], None]) -> list[
 def repair_here(repo, problem: Problem) -> bool:
     """Repair a problem that `check_here` has found, if it can be; False if it is none of them."""
     if problem.place == "data":
-        mend(repo, Path(problem.key))
+        repair(repo, Path(problem.key))
     elif problem.place == "caches":
         drop(Path(problem.key))
     return problem.place in ("data", "caches")
@@ -87,7 +87,7 @@ def _log(root: Path, params: Params) -> Found:
         log = open_log(root, params)
         keys = [key for part in ("2", "labels/", f"{SHADOW}/2") for key in log.store.list(part)]
     except (EvergreenError, OSError) as error:
-        remedy = "mend what it says, or capture.url"
+        remedy = "repair what it says, or capture.url"
         yield 0, Problem(place="log", key="", text=f"the production log cannot be read: {error}", remedy=remedy)
         return
     for key in keys:

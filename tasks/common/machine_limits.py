@@ -56,7 +56,7 @@ def machine_error(error: BaseException) -> str | None:
 
 
 def os_error(error: OSError) -> str | None:
-    """One message about an error of the operating system that a user can mend; else None."""
+    """One message about an error of the operating system that a user can repair; else None."""
     number, place = error.errno, error.filename
     at = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes | os.PathLike) else ""
     if number in FULL:

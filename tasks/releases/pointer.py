@@ -13,7 +13,7 @@ from tasks.releases.bundle_store import StoreDamaged
 
 POINTER_SCHEMA = 2  # 1 has neither `previous` nor `digest`
 CHAINED = ("previous", "digest")
-MEND = "Every pointer is stored twice: the newest file of pointers/ has the same content as champion.json."
+REPAIR = "Every pointer is stored twice: the newest file of pointers/ has the same content as champion.json."
 
 
 class Pointer(BaseModel):
@@ -78,10 +78,10 @@ def decode(content: bytes, key: str) -> Pointer:
     except ValidationError as error:
         first = error.errors()[0]
         raise StoreDamaged(
-            f"{key} in the release store cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). {MEND}"
+            f"{key} in the release store cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}). {REPAIR}"
         ) from None
     if pointer.schema_ > 1 and (pointer.digest != _sealed(pointer) or content != encode(pointer)):
-        raise StoreDamaged(f"{key} in the release store was altered: its digest does not fit its content. {MEND}")
+        raise StoreDamaged(f"{key} in the release store was altered: its digest does not fit its content. {REPAIR}")
     return pointer
 
 

@@ -35,7 +35,7 @@ from tasks.common.params import StoreParams
 from tasks.common.paths import cache_dir
 from tasks.releases import bundle_store
 from tasks.releases.bundle_store import StoreDamaged
-from tasks.releases.pointer import MEND, Pointer, broken_link, decode, encode
+from tasks.releases.pointer import REPAIR, Pointer, broken_link, decode, encode
 from tasks.storage.blobs import Conflict, Store, without_secrets
 from tasks.storage.ledgers import StoreFiles, claim
 from tasks.storage.places import open_blobs
@@ -105,7 +105,7 @@ class Releases:
             before = self.promoted(live.seq - 1)
             broken = broken_link(before, live) if before else f"{_record_key(live.seq - 1)} is missing"
             if broken:
-                raise StoreDamaged(f"{LIVE} in the release store does not continue pointers/: {broken}. {MEND}")
+                raise StoreDamaged(f"{LIVE} in the release store does not continue pointers/: {broken}. {REPAIR}")
         if recorded not in (None, live):
             names = [name for name in Pointer.model_fields if getattr(recorded, name) != getattr(live, name)]
             raise StoreDamaged(

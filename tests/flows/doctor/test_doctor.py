@@ -1,4 +1,4 @@
-"""`evergreen doctor` finds each thing that is broken, says how to mend it, and calls a whole project whole."""
+"""`evergreen doctor` finds each thing that is broken, says how to repair it, and calls a whole project whole."""
 
 import json
 import os
@@ -198,7 +198,7 @@ def test_disks_memory_and_open_files(root):
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)),
     )  # fmt: skip
-    assert "a process may open 100 files. To mend it: `ulimit -n 100`" in done.stdout
+    assert "a process may open 100 files. To repair it: `ulimit -n 100`" in done.stdout
     assert machine.open_files().state in ("ok", "warning")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from flows.cli.main import main
 from flows.project.data_commit import undone_if_refused
-from flows.repo.damage import checkout_whole, mending
+from flows.repo.damage import checkout_whole, repairing
 from flows.repo.pipeline import bring_up_to_date, open_repo, record_data, restore_data
 from tasks.common.errors import DamagedFile, EvergreenError
 from tasks.common.files import sha256_bytes
@@ -112,7 +112,7 @@ def test_what_the_run_cache_restores_is_hashed(finished):
         (root / name).unlink()
     assert bring_up_to_date(open_repo(root), "inspect", stage) == "ran"
     assert contents(root) == GOOD
-    assert holding(root, OUT), "the cache is mended too"
+    assert holding(root, OUT), "the cache is repaired too"
 
 
 def test_a_damaged_entry_of_the_run_cache_is_left_out(finished):
@@ -196,12 +196,12 @@ def test_a_damaged_shard_is_replaced_from_the_remote_while_it_is_read(linked, ca
     repo = open_repo(toy)
     flip(shard, len(whole) // 2)
     with pytest.raises(DamagedFile, match=name):
-        mending(repo, lambda: read_columns(shard, ["id"]))
+        repairing(repo, lambda: read_columns(shard, ["id"]))
     flip(shard, len(whole) // 2)
     repo.push()
     for at in (10, len(whole) // 2, len(whole) - 5):
         flip(shard, at)
-        mending(repo, lambda: read_columns(shard, ["id"]))
+        repairing(repo, lambda: read_columns(shard, ["id"]))
         assert shard.read_bytes() == whole
         assert holding(toy, whole)
     assert caplog.text.count(f"{name} was damaged: an undamaged copy is in its place now") == 3
@@ -241,7 +241,7 @@ def test_what_is_recorded_damaged_is_said_and_not_tried_again_and_again(linked):
     flip(linked / "data" / name, 100)
     record_data(linked)
     with pytest.raises(DamagedFile, match=name):
-        mending(open_repo(linked), lambda: read_columns(linked / "data" / name, ["id"]))
+        repairing(open_repo(linked), lambda: read_columns(linked / "data" / name, ["id"]))
 
 
 def test_a_command_that_meets_a_damaged_shard_puts_a_copy_in_its_place(linked, monkeypatch, capsys):

@@ -48,7 +48,7 @@ def test_what_cannot_be_trained_or_exported_is_refused_with_a_way_out(tmp_path, 
     monkeypatch.setattr(timm_models, "create_model", lambda *_: network(2).eval())
     with pytest.raises(EvergreenError, match=rf"some_net cannot be {what} at 32 x 32 .*tf_efficientnet_lite0"):
         check_backbone(tmp_path, "some_net", SIZE)
-    assert not list(tmp_path.rglob("*.txt")), "a failure is not remembered: other libraries may mend it"
+    assert not list(tmp_path.rglob("*.txt")), "a failure is not remembered: other libraries may repair it"
 
 
 def test_a_backbone_that_passed_is_not_tried_again(tmp_path, monkeypatch):
