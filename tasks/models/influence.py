@@ -18,7 +18,8 @@ from functools import cached_property
 import numpy as np
 
 from tasks.models import probe
-from tasks.models.probe import Features, Probe, Standardised, moments
+from tasks.models.probe import Probe
+from tasks.models.standardised import Features, Standardised, moments
 
 STEPS = 30  # of conjugate gradients, at most
 CLOSE, ROUGH = 1e-3, 3e-2  # relative residual that ends them: for sums, and to order rows

@@ -2,27 +2,26 @@
 
 N samples, D feature dimensions, K classes, M probes. Features are standardised (statistics of all N rows, no
 labels involved) and the scaling is folded into the weights. All M probes (the folds of a cross-validation)
-share each pass over the features. The passes are nearly all of the cost, so six probes cost little more than one.
+share each pass over the features: reading and converting them costs as much as six probes' arithmetic.
 numpy and L-BFGS: no seed, no learning rate, no torch import, the same result each time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 
-from tasks.dataset.shard_table import ShardTable
+from tasks.common.cores import MOST, usable_cores
+from tasks.models.lbfgs import minimise
+from tasks.models.standardised import Features, Standardised, chunks, moments
 
-Features = np.ndarray | ShardTable  # (N, D)
-
-ROWS = 4096  # a chunk of features in float32: 20 MB at D = 1280
-IN_MEMORY = 32 << 20  # bytes; up to this size standardised features stay in memory, others are made in each pass
-FLOOR = 0.3  # of the median deviation
 L2 = 0.05  # weight of |W|^2 / 2 against the mean loss
 ITERATIONS = 20
 TOLERANCE = 1e-6  # relative gain of a step that ends a fit: smaller gains change no answer and take half the time
+PARAMETERS, COLUMNS = 1 << 19, 2048  # of the probes fitted at once, at most: 50 MB with L-BFGS's memory
+PARTS = 8  # of the rows, that cores take in turn; fixed, so that sums do not depend on the number of cores
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Probe:
     def logits(self, x: Features) -> np.ndarray:
         """(N, K) float32."""
         out = np.empty((len(x), len(self.bias)), np.float32)
-        for part, rows in _chunks(x):
+        for part, rows in chunks(x):
             out[part] = rows @ self.weight.T + self.bias
         return out
 
@@ -46,13 +45,16 @@ class Probe:
 
 
 def select_logits(probes: Sequence[Probe], x: Features, which: np.ndarray) -> np.ndarray:
-    """(N, K) logits of row n by `probes[which[n]]`, in one pass over `x`: out-of-fold predictions."""
+    """(N, K) logits of row n by `probes[which[n]]`, in one pass over `x`: out-of-fold predictions.
+
+    `which` may be (P, N): the result is then (P, N, K).
+    """
     weight = np.concatenate([probe.weight for probe in probes])
     bias = np.concatenate([probe.bias for probe in probes])
-    out = np.empty((len(x), len(probes[0].bias)), np.float32)
-    for part, rows in _chunks(x):
+    out = np.empty((*which.shape, len(probes[0].bias)), np.float32)
+    for part, rows in chunks(x):
         logits = (rows @ weight.T + bias).reshape(len(rows), len(probes), -1)
-        out[part] = logits[np.arange(len(rows)), which[part]]
+        out[..., part, :] = logits[np.arange(len(rows)), which[..., part]]
     return out
 
 
@@ -87,7 +89,7 @@ def fit(
 
 
 def fit_many(
-    x: Features,
+    x: Features | Standardised,
     y: np.ndarray,
     classes: int,
     weights: np.ndarray,
@@ -95,57 +97,57 @@ def fit_many(
     l2: float = L2,
     iterations: int = ITERATIONS,
     start: Sequence[Probe] | None = None,
+    on_cores: bool = False,
 ) -> list[Probe]:
     """M independent probes; probe m weights sample n by `weights[m, n]`, shape (M, N).
 
-    `start`: M probes fitted on similar data, to start from.
+    `start`: M probes fitted on similar data, to start from. `on_cores`: divide the rows among the cores; not for calls
+    that are on several threads already. The result is the same.
     """
-    from scipy.optimize import minimize
-
     weights = np.atleast_2d(np.asarray(weights, np.float32))
-    _check(x, y, classes, weights)
-    mean, deviation = moments(x)
-    rows = Standardised(x, mean, deviation)
-    share = weights / weights.sum(axis=1, keepdims=True)
-    shape = (len(weights), classes, x.shape[1] + 1)
-    with _scipy_on_one_thread():
-        result = minimize(
-            _loss,
-            np.zeros(shape).ravel() if start is None else _parameters(start, mean, deviation).ravel(),
-            args=(rows, np.asarray(y), share, shape, l2),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": iterations, "maxcor": 10, "ftol": TOLERANCE},
-        )
-    parameters = result.x.reshape(shape)
+    rows = x if isinstance(x, Standardised) else Standardised(x, *moments(x))
+    _check(rows.x, y, classes, weights)
+    dimensions = rows.x.shape[1]
+    at_once = max(1, min(PARAMETERS // (classes * (dimensions + 1)), COLUMNS // classes))
     probes = []
-    for one in parameters:
-        weight = one[:, :-1] / deviation
-        bias = one[:, -1] - weight @ mean
-        probes.append(Probe(weight.astype(np.float32), bias.astype(np.float32), np.ndim(y) == 2))
+    with _workers(on_cores and rows.count > 1) as each:
+        for first in range(0, len(weights), at_once):
+            group = slice(first, first + at_once)
+            share = weights[group] / weights[group].sum(axis=1, keepdims=True)
+            starts = np.zeros((len(share), classes * (dimensions + 1)), np.float32)
+            if start is not None:
+                starts = _parameters(start[group], rows.mean, rows.deviation)
+            loss = _Loss(rows, np.asarray(y), share, classes, l2, each)
+            found = minimise(loss, starts, iterations, TOLERANCE).reshape(len(share), classes, -1)
+            probes += [_unscaled(one, rows, np.ndim(y) == 2) for one in found]
     return probes
 
 
+def _unscaled(one: np.ndarray, rows: Standardised, multilabel: bool) -> Probe:
+    weight = one[:, :-1] / rows.deviation
+    return Probe(weight, (one[:, -1] - weight @ rows.mean).astype(np.float32), multilabel)
+
+
 @contextmanager
-def _scipy_on_one_thread() -> Iterator[None]:
-    """Limit scipy's OpenBLAS to one thread.
+def _workers(several: bool) -> Iterator[Callable[[Callable, Iterable], Iterable]]:
+    """A function like map: on a thread per core if `several`, each with a BLAS of one thread."""
+    if not several:
+        yield map
+        return
+    from multiprocessing.pool import ThreadPool
 
-    Wheels of numpy and scipy each bring an OpenBLAS, whose waiting threads spin. An optimiser of scipy with a loss in
-    numpy uses both in turn, and they take the cores from each other (three times slower on two cores).
-    """
-    from threadpoolctl import ThreadpoolController
+    from threadpoolctl import threadpool_limits
 
-    loaded = ThreadpoolController()
-    of_scipy = [library["filepath"] for library in loaded.info() if "scipy.libs" in Path(library["filepath"]).parts]
-    with loaded.select(filepath=of_scipy).limit(limits=1):
-        yield
+    with threadpool_limits(1, "blas"), ThreadPool(min(usable_cores(), MOST)) as pool:
+        yield pool.imap
 
 
 def _parameters(probes: Sequence[Probe], mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """The probes' weights for standardised features, bias last: (M, K, D + 1)."""
+    """The probes' weights for standardised features, each class's bias last: (M, K * (D + 1))."""
     weight = np.stack([probe.weight for probe in probes])
     bias = np.stack([probe.bias for probe in probes]) + weight @ mean
-    return np.concatenate([weight * deviation, bias[..., None]], axis=-1).astype(np.float64)
+    joined = np.concatenate([weight * deviation, bias[..., None]], axis=-1)
+    return joined.reshape(len(probes), -1).astype(np.float32)
 
 
 def _check(x: Features, y: np.ndarray, classes: int, weights: np.ndarray) -> None:
@@ -158,95 +160,63 @@ def _check(x: Features, y: np.ndarray, classes: int, weights: np.ndarray) -> Non
         raise ValueError("weights must be >= 0 with at least one above 0 for each probe")
 
 
-def _loss(flat: np.ndarray, rows: "Standardised", y: np.ndarray, share: np.ndarray, shape, l2: float):
-    """Sum over probes of (weighted mean loss + L2), and its gradient (float64, as L-BFGS wants)."""
-    probes, classes, _ = shape
-    parameters = flat.reshape(shape)
-    weight = parameters[..., :-1].reshape(probes * classes, -1).astype(np.float32)
-    bias = parameters[..., -1].reshape(-1).astype(np.float32)
-    gradient = np.zeros_like(parameters)
-    total = 0.5 * l2 * float(np.square(parameters[..., :-1]).sum())
-    gradient[..., :-1] = l2 * parameters[..., :-1]
-    for part, x in rows.chunks():
-        logits = (x @ weight.T + bias).reshape(len(x), probes, classes)
-        loss, slope = _multiclass(logits, y[part]) if y.ndim == 1 else _multilabel(logits, y[part])
-        here = share[:, part].T  # (rows, M)
-        total += float((loss * here).sum(dtype=np.float64))
-        slope *= here[..., None]
-        slope = slope.reshape(len(x), -1)
-        gradient[..., :-1] += (slope.T @ x).reshape(probes, classes, -1)
-        gradient[..., -1] += slope.sum(axis=0).reshape(probes, classes)
-    return total, gradient.ravel()
+class _Loss:
+    """Weighted mean loss + L2 of each of M probes, and its gradient, at parameters as of `_parameters`."""
+
+    def __init__(self, rows: Standardised, y: np.ndarray, share: np.ndarray, classes: int, l2: float, each=map):
+        self.rows, self.y, self.share, self.classes, self.l2, self.each = rows, y, share, classes, l2, each
+        bounds = np.linspace(0, rows.count, min(PARTS, rows.count) + 1).astype(int)
+        self.spans = [range(low, high) for low, high in pairwise(bounds)]
+
+    def __call__(self, points: np.ndarray, which: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(values (A,), gradients (A, P)) of the probes `which` (A,) at `points` (A, P)."""
+        points = points.reshape(len(points), self.classes, -1)
+        weight, bias = np.ascontiguousarray(points[..., :-1]), points[..., -1:]
+        share = self.share[which]
+        values = 0.5 * self.l2 * np.array([float(np.vdot(one, one)) for one in weight])
+        gradients = np.zeros_like(points)
+        gradients[..., :-1] = self.l2 * weight
+        for value, gradient in self.each(lambda span: self._of_span(span, weight, bias, share), self.spans):
+            values += value
+            gradients += gradient
+        return values, gradients.reshape(len(points), -1)
+
+    def _of_span(
+        self, span: range, weight: np.ndarray, bias: np.ndarray, share: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the chunks `span` add to the values (A,) and gradients (A, K, D + 1)."""
+        probes, classes, dimensions = weight.shape
+        values, gradients = np.zeros(probes), np.zeros((probes, classes, dimensions + 1), np.float32)
+        loss_of = _multiclass if self.y.ndim == 1 else _multilabel
+        for part, x in self.rows.chunks(span):
+            here = share[:, part]
+            used = here.any(axis=1)  # rows of a held-out fold cost its probe nothing
+            used = slice(None) if used.all() else np.flatnonzero(used)
+            here = here[used]
+            logits = (weight[used].reshape(-1, dimensions) @ x.T).reshape(len(here), classes, len(x))
+            logits += bias[used]
+            loss, slope = loss_of(logits, self.y[part])
+            values[used] += (loss * here).sum(axis=1, dtype=np.float64)
+            slope *= here[:, None]
+            gradients[used, :, :-1] += (slope.reshape(-1, len(x)) @ x).reshape(len(here), classes, dimensions)
+            gradients[used, :, -1] += slope.sum(axis=2)
+        return values, gradients
 
 
 def _multiclass(logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-entropy (rows, M) and its slope (rows, M, K)."""
+    """Cross-entropy (M, rows) of `logits` (M, K, rows), which it overwrites, and its slope (M, K, rows)."""
     n = np.arange(len(y))
-    logits -= logits.max(axis=-1, keepdims=True)
-    slope = np.exp(logits)
-    total = slope.sum(axis=-1, keepdims=True)
-    loss = np.log(total[..., 0]) - logits[n, :, y]
-    slope /= total
-    slope[n, :, y] -= 1
-    return loss, slope
+    logits -= logits.max(axis=1, keepdims=True)
+    own = logits[:, y, n]
+    slope = np.exp(logits, out=logits)
+    total = slope.sum(axis=1)
+    slope /= total[:, None]
+    slope[:, y, n] -= 1
+    return np.log(total) - own, slope
 
 
 def _multilabel(logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Binary cross-entropy summed over classes (rows, M) and its slope (rows, M, K)."""
-    target = y[:, None, :]
+    """Binary cross-entropy summed over classes, (M, rows), and its slope (M, K, rows). `y`: (rows, K)."""
+    target = np.ascontiguousarray(y.T, dtype=np.float32)
     loss = np.logaddexp(0, logits) - target * logits
-    return loss.sum(axis=-1), sigmoid(logits) - target
-
-
-class Standardised:
-    """(x - mean) / deviation in float32: kept in memory if it fits, else computed again in each pass."""
-
-    def __init__(self, x: Features, mean: np.ndarray, deviation: np.ndarray):
-        self.x, self.mean, self.scale = x, mean, 1 / deviation
-        fits = x.shape[0] * x.shape[1] * 4 <= IN_MEMORY
-        self.held = [(part, rows.copy()) for part, rows in self._stream()] if fits else None
-
-    def _stream(self) -> Iterator[tuple[slice, np.ndarray]]:
-        for part, rows in _chunks(self.x):
-            rows -= self.mean
-            rows *= self.scale
-            yield part, rows
-
-    def chunks(self) -> Sequence | Iterator[tuple[slice, np.ndarray]]:
-        """(slice, its rows) in order; the rows may be overwritten by those of the next slice."""
-        return self._stream() if self.held is None else self.held
-
-
-def some(x: Features, rows: np.ndarray) -> Features:
-    """The rows `rows` (int array or boolean mask) of `x`; of a table on disk nothing is read."""
-    return x.take(rows) if isinstance(x, ShardTable) else x[rows]
-
-
-def _chunks(x: Features) -> Iterator[tuple[slice, np.ndarray]]:
-    """(slice, float32 copy) in order, ROWS at a time. One array is used for all slices: memory holds one of them."""
-    buffer = np.empty((min(ROWS, len(x)), x.shape[1]), np.float32)
-    for start in range(0, len(x), ROWS):
-        part = slice(start, min(start + ROWS, len(x)))
-        rows = buffer[: part.stop - start]
-        if isinstance(x, ShardTable):
-            x.read_into(part, rows)
-        else:
-            rows[:] = x[part]
-        yield part, rows
-
-
-def moments(x: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, (D,) float32 each.
-
-    The deviation has a floor: a feature that is almost constant here may vary elsewhere, and its weight would be huge.
-    """
-    total = np.zeros(x.shape[1])
-    square = np.zeros(x.shape[1])
-    for _, rows in _chunks(x):
-        total += rows.sum(axis=0, dtype=np.float64)
-        square += np.einsum("nd,nd->d", rows, rows, dtype=np.float64)
-    mean = total / len(x)
-    deviation = np.sqrt(np.maximum(square / len(x) - mean**2, 0))
-    deviation = np.maximum(deviation, FLOOR * np.median(deviation))
-    deviation[deviation < 1e-6] = 1  # constant features
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    return loss.sum(axis=1), sigmoid(logits) - target

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.dataset.shard_table import ShardTable
-from tasks.models import probe
+from tasks.models import probe, standardised
 from tasks.models.head import Head
 from tasks.scoring.targets import class_counts
 
@@ -133,8 +133,8 @@ def max_norm(
     bound on norms, by projected gradient steps with momentum (Nesterov). One head for each of `bounds`, which share
     the `iterations` passes over the features `x` (N, D).
     """
-    mean, deviation = probe.moments(x)
-    rows = probe.Standardised(x, mean, deviation)
+    mean, deviation = standardised.moments(x)
+    rows = standardised.Standardised(x, mean, deviation)
     share = effective_weights(y, classes)
     share = (share / share.sum()).astype(np.float32)
     limit = np.asarray(bounds, np.float32)[:, None, None]

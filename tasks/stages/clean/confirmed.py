@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.common.artifacts import network_file
 from tasks.common.files import read_json
-from tasks.models.probe import Features
+from tasks.models.standardised import Features
 from tasks.stages.clean.judge import Judgement
 
 NEIGHBOURS, ENOUGH_NEW = 10, 3

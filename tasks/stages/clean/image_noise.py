@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.models.probe import softmax
-from tasks.stages.clean.joint import calibrated, confident_counts, parts
-from tasks.stages.clean.label_noise import OFFSET_PENALTY, TINY, smooth
+from tasks.stages.clean.joint import calibrated, confident_counts, parts, spans
+from tasks.stages.clean.label_noise import AT_ONCE, OFFSET_PENALTY, TINY, TOLERANCE, log_by_class, smooth
 
 SLOPE = 0.25  # of errors by people, to which the slope is drawn: from labels alone it is hard to tell it from doubt
 SLOPE_PENALTY = 1.0  # how strongly, in mean log likelihood
@@ -30,7 +30,6 @@ RARE = 1e-4  # least rate of an error, and least share of a wrong class among th
 FIT_ROWS, FIT_CELLS = 20_000, 200_000  # samples, and probabilities, that the parameters are fitted on, at most
 EVIDENCE_ROWS, EVIDENCE_CELLS = 50_000, 1_000_000  # that decide between the models, at most
 FIRST_ROWS = 4_000  # fitted first: a good start saves most of the time on all
-TOLERANCE = 1e-7  # relative gain of a step that ends a fit
 SURE = 1e-3  # a model of less weight is not asked
 BOUNDS = [(np.log(0.2), np.log(20)), (-4, 4), (0, 1.5), (0, 2), (0, 2)]  # sharpness, level, slope, table, likeness
 LEVEL_AT, SLOPE_AT, LIKENESS_AT, OFFSETS_AT = 1, 2, 4, 5
@@ -46,11 +45,11 @@ class ImageNoise:
 
     def true_class(self, probabilities: np.ndarray) -> np.ndarray:
         """P(true class | image), (N, K)."""
-        return softmax(np.exp(self.parameters[0]) * _log(probabilities) + self.parameters[OFFSETS_AT:])
+        return softmax(np.exp(self.parameters[0]) * log_by_class(probabilities).T + self.parameters[OFFSETS_AT:])
 
     def posterior(self, y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """P(true class | image, given label), (N, K)."""
-        joint = _evaluate(self.parameters, _log(probabilities), y, self.table).joint
+        joint = _evaluate(self.parameters, log_by_class(probabilities), y, self.table).joint.T
         return joint / np.maximum(joint.sum(axis=1, keepdims=True), TINY)
 
 
@@ -93,14 +92,15 @@ def fit_either_noise(y: np.ndarray, probabilities: np.ndarray, joint_from: np.nd
     """
     table = confident_table(y, probabilities if joint_from is None else joint_from)
     rows = np.random.default_rng(0).permutation(len(y))[: min(EVIDENCE_ROWS, EVIDENCE_CELLS // len(table))]
-    y, log = y[rows], _log(probabilities[rows])
+    y, log = y[rows], log_by_class(probabilities[rows])
     some = slice(max(1, min(FIT_ROWS, FIT_CELLS // len(table))))
+    y_some, log_some = y[some], log[:, some]
     fixed = {SLOPE_AT: 0.0, LIKENESS_AT: 0.0}
-    plain = _fit(y[some], log[some], table, fixed)
-    usual = _evaluate(plain, log[some], y[some], table).odds.mean()
+    plain = _fit(y_some, log_some, table, fixed)
+    usual = _evaluate(plain, log_some, y_some, table).odds.mean()
     start = np.where(np.isin(np.arange(len(plain)), list(fixed)), np.r_[START, plain[OFFSETS_AT:]], plain)
-    free = _fit(y[some], log[some], table, {}, usual=usual, start=start)
-    drawn = _fit(y[some], log[some], table, {}, usual=usual, start=free, penalty=SLOPE_PENALTY)
+    free = _fit(y_some, log_some, table, {}, usual=usual, start=start)
+    drawn = _fit(y_some, log_some, table, {}, usual=usual, start=free, penalty=SLOPE_PENALTY)
     evidence = _likelihoods(free, log, y, table).sum() - _likelihoods(plain, log, y, table).sum()
     evidence -= len(fixed) / 2 * np.log(len(y))
     weight = 1 / (1 + np.exp(-np.clip(evidence, -50, 50)))
@@ -116,7 +116,7 @@ def confident_table(y: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """One model on N samples; all (N, K) unless said."""
+    """One model on N samples; all (K, N) unless said: sums over classes then run along the samples, which is fast."""
 
     joint: np.ndarray  # P(true class, given label | image)
     log_true: np.ndarray  # log P(true class | image)
@@ -128,63 +128,74 @@ class _Evaluated:
     near: np.ndarray  # P(i | image) ** likeness
     table: np.ndarray  # (K, K) share of wrong class i among the errors of class t, to the power `table`; diagonal 0
     log_table: np.ndarray  # (K, K)
-    total: np.ndarray  # of near @ table
+    total: np.ndarray  # of table.T @ near
 
 
 def _evaluate(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> _Evaluated:
+    """The model at `parameters` on log probabilities (K, N) and labels `y` (N,)."""
     parameters, table = parameters.astype(log.dtype), table.astype(log.dtype)
     sharpness, level, slope, power, likeness = parameters[:OFFSETS_AT]
-    n = np.arange(len(y))
-    log_true = np.exp(sharpness) * log + parameters[OFFSETS_AT:]
-    log_true -= log_true.max(axis=1, keepdims=True)
+    n, number = np.arange(len(y)), np.arange(len(log))[:, None]
+    log_true = np.exp(sharpness) * log + parameters[OFFSETS_AT:, None]
+    log_true -= log_true.max(axis=0)
+    top = np.where(log_true == 0, number, 0).max(axis=0)
     true = np.exp(log_true)
-    sums = true.sum(axis=1, keepdims=True)
+    sums = true.sum(axis=0)
     true /= sums
     log_true -= np.log(sums)
-    top = true.argmax(axis=1)
-    others = true.copy()
-    others[n, top] = 0
-    rest = np.maximum(others.sum(axis=1), np.exp(-MOST_ODDS))
-    odds = np.log(true[n, top] / rest)
+    likeliest = true[top, n]
+    true[top, n] = 0
+    rest = np.maximum(true.sum(axis=0), np.exp(-MOST_ODDS))
+    true[top, n] = likeliest
+    odds = np.log(likeliest / rest)
     rate = np.clip(1 - np.diag(table), log.dtype.type(RARE), log.dtype.type(1 - RARE))
-    wrong = 1 / (1 + np.exp(slope * odds[:, None] - level - np.log(rate / (1 - rate))))
+    wrong = slope * odds - (level + np.log(rate / (1 - rate)))[:, None]
+    wrong = 1 / (1 + np.exp(wrong, out=wrong))
     log_table = np.log(np.maximum(table / rate, RARE))
     shares = np.exp(power * log_table)
     np.fill_diagonal(shares, 0)
     near = np.exp(likeness * log_true)
-    total = np.maximum(near @ shares, TINY)
-    joint = wrong * shares[y]
-    joint *= near[n, y][:, None] / total
-    joint[n, y] = 1 - wrong[n, y]
+    total = np.maximum(shares.T @ near, TINY)
+    joint = shares.T[:, y]
+    joint *= wrong
+    joint *= near[y, n] / total
+    joint[y, n] = 1 - wrong[y, n]
     joint *= true
     return _Evaluated(joint, log_true, true, wrong, top, rest, odds, near, shares, log_table, total)
 
 
 def _likelihood(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean log P(given label | image) and its gradient by the parameters."""
-    parameters = parameters.astype(log.dtype)
+    """Mean log P(given label | image) and its gradient by the parameters; `log` (K, N)."""
+    found = np.zeros(1 + len(parameters))
+    for part in spans(len(y), len(log), AT_ONCE):
+        found += _sums(parameters.astype(log.dtype), log[:, part], y[part], table)
+    return float(found[0]) / len(y), found[1:] / len(y)
+
+
+def _sums(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """(6 + K,): the sum of log P(given label | image), and its gradient."""
     e, n = _evaluate(parameters, log, y, table), np.arange(len(y))
-    seen = np.maximum(e.joint.sum(axis=1), TINY)
-    share = e.joint / seen[:, None]  # P(true class | image, given label)
+    seen = np.maximum(e.joint.sum(axis=0), TINY)
+    share = e.joint / seen  # P(true class | image, given label)
     to_rate = share * (1 - e.wrong)
-    to_rate[n, y] = -share[n, y] * e.wrong[n, y]
-    to_rate = to_rate.sum(axis=1)
+    to_rate[y, n] = -share[y, n] * e.wrong[y, n]
+    to_rate = to_rate.sum(axis=0)
     slope = share - e.true  # by log_true
-    mean = {"axis": 0, "dtype": np.float64}
-    erred = share.copy()
-    erred[n, y] = 0
-    errors, per_total = erred.sum(axis=1), erred / e.total
-    pulled = e.near * (per_total @ e.table.T)
-    to_likeness = errors * e.log_true[n, y] - (e.log_true * pulled).sum(axis=1)
-    to_power = (erred * e.log_table[y]).sum(axis=1) - (e.near * (per_total @ (e.table * e.log_table).T)).sum(axis=1)
-    slope -= parameters[LIKENESS_AT] * pulled
-    slope[n, y] += parameters[LIKENESS_AT] * errors
+    erred = share
+    erred[y, n] = 0
+    errors, per_total = erred.sum(axis=0), erred / e.total
+    pulled = e.near * (e.table @ per_total)
+    to_likeness = errors @ e.log_true[y, n] - np.vdot(e.log_true, pulled)
+    to_power = np.vdot(erred, e.log_table.T[:, y]) - np.vdot(e.near, (e.table * e.log_table) @ per_total)
+    pulled *= parameters[LIKENESS_AT]
+    slope -= pulled
+    slope[y, n] += parameters[LIKENESS_AT] * errors
     by_odds = np.where(e.odds < MOST_ODDS, -parameters[SLOPE_AT] * to_rate / e.rest, 0).astype(log.dtype)
-    slope -= by_odds[:, None] * e.true
-    slope[n, e.top] += by_odds
-    sums = [np.exp(parameters[0]) * (slope * log).sum(axis=1), to_rate, -e.odds * to_rate, to_power, to_likeness]
-    gradient = np.r_[[values.mean(**mean) for values in sums], slope.mean(**mean)]
-    return float(np.log(seen).mean(dtype=np.float64)), gradient
+    slope -= by_odds * e.true
+    slope[e.top, n] += by_odds
+    first = np.exp(parameters[0]) * np.vdot(slope, log)
+    value = np.log(seen).sum(dtype=np.float64)
+    return np.r_[value, first, to_rate.sum(), -(e.odds @ to_rate), to_power, to_likeness, slope.sum(axis=1)]
 
 
 def _fit(
@@ -199,12 +210,12 @@ def _fit(
     """The parameters of highest likelihood. `fixed`: parameters, by place, that keep a value. `usual`: the mean d."""
     from scipy.optimize import minimize
 
-    classes = log.shape[1]
+    classes = len(log)
     bounds = BOUNDS + [(-10, 10)] * classes
     bounds = [(fixed[place],) * 2 if place in fixed else bound for place, bound in enumerate(bounds)]
 
     def loss(parameters: np.ndarray, rows: slice) -> tuple[float, np.ndarray]:
-        value, gradient = _likelihood(parameters, log[rows], y[rows], table)
+        value, gradient = _likelihood(parameters, log[:, rows], y[rows], table)
         offsets, away = parameters[OFFSETS_AT:], parameters[SLOPE_AT] - SLOPE
         level = parameters[LEVEL_AT] - parameters[SLOPE_AT] * usual
         value = -value + OFFSET_PENALTY / 2 * np.square(offsets).sum()
@@ -225,10 +236,8 @@ def _fit(
 
 def _likelihoods(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, table: np.ndarray) -> np.ndarray:
     """log P(given label | image), (N,)."""
-    found = [_evaluate(parameters, log[part], y[part], table).joint.sum(axis=1) for part in parts(log)]
+    found = [
+        _evaluate(parameters, log[:, part], y[part], table).joint.sum(axis=0)
+        for part in spans(len(y), len(log), AT_ONCE)
+    ]
     return np.log(np.maximum(np.concatenate(found), TINY))
-
-
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    """In single precision: enough for means of many, and twice as fast."""
-    return np.log(np.maximum(probabilities, TINY, dtype=np.float32))

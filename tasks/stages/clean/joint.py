@@ -61,9 +61,14 @@ def calibrated(counts: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 def parts(probabilities: np.ndarray) -> Iterator[slice]:
     """Slices of rows that hold at most ROWS probabilities each."""
-    step = max(1, ROWS // probabilities.shape[1])
-    for start in range(0, len(probabilities), step):
-        yield slice(start, min(start + step, len(probabilities)))
+    return spans(*probabilities.shape, ROWS)
+
+
+def spans(samples: int, classes: int, most: int) -> Iterator[slice]:
+    """Slices of `samples` that hold at most `most` probabilities each."""
+    step = max(1, most // classes)
+    for start in range(0, samples, step):
+        yield slice(start, min(start + step, samples))
 
 
 def _whole(counts: np.ndarray) -> np.ndarray:

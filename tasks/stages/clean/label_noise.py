@@ -25,12 +25,14 @@ import numpy as np
 
 from tasks.common.errors import DataError
 from tasks.models.probe import softmax
-from tasks.stages.clean.joint import confident_joint
+from tasks.stages.clean.joint import confident_joint, spans
 
 STRENGTH = 50  # prior, in images, that a class is mislabelled as often as the others, by their frequency
 OFFSET_PENALTY = 1e-3  # keeps class offsets near 0 where there are few data
 FIT_ROWS = 50_000  # enough rows to fit K + 1 numbers
 TINY = 1e-12
+TOLERANCE = 1e-7  # relative gain of a step that ends a fit
+AT_ONCE = 1 << 15  # probabilities that a model is evaluated on at once: its arrays then stay in the cache
 EVIDENCE = 1.645  # standard errors (one-sided 95 %) by which noise must explain the labels better than doubt does
 
 
@@ -149,24 +151,49 @@ def _forward_fit(
     if len(y) > FIT_ROWS:
         rows = np.random.default_rng(0).choice(len(y), FIT_ROWS, replace=False)
         y, probabilities = y[rows], probabilities[rows]
-    log, likely, own = _log(probabilities), transition[y], np.eye(len(transition))[y]
+    log = log_by_class(probabilities)
+    noise = transition - np.eye(len(transition))  # the share adds to labels that are all right
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        sharpness, part, offset = np.exp(parameters[0]), parameters[1], parameters[2:]
-        true = softmax(sharpness * log + offset)
-        joint = (part * likely + (1 - part) * own) * true
-        seen = np.maximum(joint.sum(axis=1), TINY)
-        slope = true - joint / seen[:, None]
-        to_share = -((likely - own) * true).sum(axis=1) / seen
-        value = -np.log(seen).mean() + OFFSET_PENALTY / 2 * np.square(offset).sum()
-        to_sharpness = (slope * log).sum(axis=1).mean() * sharpness
-        return value, np.r_[to_sharpness, to_share.mean(), slope.mean(axis=0) + OFFSET_PENALTY * offset]
+        offset, found = parameters[2:], np.zeros(1 + len(parameters))
+        for part in spans(len(y), len(log), AT_ONCE):
+            found += _sums(parameters.astype(np.float32), log[:, part], y[part], noise.astype(np.float32))
+        found /= -len(y)
+        found[0] += OFFSET_PENALTY / 2 * np.square(offset).sum()
+        found[3:] += OFFSET_PENALTY * offset
+        return float(found[0]), found[1:]
 
     start = np.r_[0, 0.5 if share is None else share, np.zeros(len(transition))]
     of_share = (0, 1) if share is None else (share, share)
     bounds = [(np.log(0.2), np.log(20)), of_share] + [(-10, 10)] * len(transition)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100}).x
+    options = {"maxiter": 100, "ftol": TOLERANCE}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return float(np.exp(found[0])), found[2:], float(found[1])
+
+
+def _sums(parameters: np.ndarray, log: np.ndarray, y: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """(3 + K,): the sum of log P(given label | image) for log probabilities (K, n), and its gradient."""
+    sharpness, share = np.exp(parameters[0]), parameters[1]
+    true = sharpness * log + parameters[2:, None]
+    true -= true.max(axis=0)
+    np.exp(true, out=true)
+    true /= true.sum(axis=0)
+    more = noise.T[:, y]
+    more *= true
+    joint = share * more
+    n = np.arange(len(y))
+    joint[y, n] += true[y, n]
+    seen = np.maximum(joint.sum(axis=0), TINY)
+    to_share = (more.sum(axis=0) / seen).sum()
+    joint /= seen
+    joint -= true  # by the logits
+    value = np.log(seen).sum(dtype=np.float64)
+    return np.r_[value, sharpness * np.vdot(joint, log), to_share, joint.sum(axis=1)]
+
+
+def log_by_class(probabilities: np.ndarray) -> np.ndarray:
+    """(K, N) log `probabilities` (N, K), in single precision: enough for means of many, and twice as fast."""
+    return np.log(np.maximum(probabilities.T, TINY, dtype=np.float32, order="C"))
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:

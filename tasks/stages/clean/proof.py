@@ -10,25 +10,25 @@ label costs what lies near it, and a repair shows. Linear probes average over wr
 smaller and less certain at the same noise, and costs more to measure (`python -m benchmarks.cleaning`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.common.cores import on_all_cores
-from tasks.common.errors import DataError
 from tasks.models.folds import assign_folds, training_masks
-from tasks.models.probe import Features, moments, some
+from tasks.models.standardised import Features, chunks, moments, some
 
 MOST = 10_000  # samples to measure on, drawn in whole groups; more make the interval narrower than it need be
 CONFIDENCE = 0.95  # of the gain's interval
 RESAMPLES = 2000  # of the bootstrap
 BLOCK = 4_000_000  # group counts drawn at once by the bootstrap, 32 MB
-ROWS, BESIDE = 1000, 1024  # held-out rows, and known rows, compared at once
+ROWS = 512  # compared with as many at once
 TINY = 1e-12
 
-Repair = Callable[[Features, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-# (x, y, groups, clusters) -> (labels to train with, (n,) bool kept)
+Repair = Callable[
+    [Features, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], list[tuple[np.ndarray, np.ndarray] | None]
+]  # (x, y, groups, clusters, fold, parts (P, N) bool) -> for each part (labels to train with, (n,) bool kept)
 
 
 @dataclass(frozen=True)
@@ -59,76 +59,111 @@ def measure_gain(
 ) -> Gain | None:
     """The gain of `repair` on held-out labels; None if no group can be held out (each has a class of its own).
 
-    `y` (N,) class numbers or (N, K) of 0 and 1; `groups` and `clusters` (N,) names. `repair` is called from several
-    threads.
+    `y` (N,) class numbers or (N, K) of 0 and 1; `groups` and `clusters` (N,) names. `repair` is called once, with the
+    rows to learn from while each of the folds is held out. It sees all of them, and must look at one part at a time. It
+    says None of a part that it cannot repair.
     """
     rows = sample_groups(groups, MOST, seed)
+    fold = assign_folds(_members(y[rows], classes), groups[rows], folds, seed + 1)  # not those of the judge
+    order = np.argsort(fold, kind="stable")  # the rows of a fold lie together: what leaves it out leaves out blocks
+    rows, fold = rows[order], fold[order]
     x, y, groups, clusters = some(x, rows), y[rows], groups[rows], clusters[rows]
-    members = y[:, None] == np.arange(classes) if y.ndim == 1 else y > 0
+    members = _members(y, classes)
     present = members.any(axis=0)  # of the classes; a sample may lack some
     members, classes = members[:, present], int(present.sum())
     y = np.searchsorted(np.flatnonzero(present), y) if y.ndim == 1 else y[:, present]
-    fold = assign_folds(members, groups, folds, seed + 1)  # other folds than those of the judge
     masks = training_masks(fold, clusters, members, folds)
-    scale = moments(x)
-
-    def told_by(number: int) -> np.ndarray:
-        """(2, N): how right the labels as given and as repaired predict the rows held out, NaN for all others."""
-        right = np.full((2, len(y)), np.nan)
-        held, learnt = whole_groups(fold == number, masks[number], groups, members)
-        if not held.any():
-            return right
-        try:
-            labels, kept = repair(some(x, learnt), y[learnt], groups[learnt], clusters[learnt])
-        except DataError:  # this part alone cannot be judged, e.g. because all of its images have one label
-            return right
-        of_all, of_kept = nearest(some(x, held), some(x, learnt), kept, scale)
-        right[0, held] = _agreement(y[held], y[learnt][of_all])
-        right[1, held] = _agreement(y[held], labels[of_kept])
-        return right
-
-    right = np.full((2, len(y)), np.nan)
-    for found in on_all_cores(told_by, range(folds)):
-        right = np.where(np.isnan(found), right, found)
-    told = ~np.isnan(right[0])
+    divided = [whole_groups(fold == number, masks[number], groups, members) for number in range(folds)]
+    divided = [(held, learnt) for held, learnt in divided if held.any()]
+    if not divided:
+        return None
+    held, learnt = (np.array(side) for side in zip(*divided, strict=True))
+    answers = repair(x, y, groups, clusters, fold, learnt)
+    known = [number for number, answer in enumerate(answers) if answer is not None]
+    held, learnt, kept = held[known], learnt[known], learnt[known]
+    labels = np.repeat(y[None], len(known), axis=0)
+    for number, place in enumerate(known):
+        labels[number, learnt[number]], kept[number, learnt[number]] = answers[place]
+    of_all, of_kept = nearest(x, held, learnt, kept, moments(x))
+    told = held.any(axis=0)
     if not told.any():
         return None
-    given, cleaned = right[:, told].mean(axis=1)
-    low, high = interval(right[1, told] - right[0, told], groups[told], seed)
+    number = held.argmax(axis=0)
+    right = np.stack([_agreement(y, y[of_all]), _agreement(y, labels[number, of_kept])])[:, told]
+    given, cleaned = right.mean(axis=1)
+    low, high = interval(right[1] - right[0], groups[told], seed)
     return Gain(float(given), float(cleaned), low, high, int(told.sum()), len(np.unique(groups[told])))
 
 
 def nearest(
-    x: Features, known: Features, kept: np.ndarray, scale: tuple[np.ndarray, np.ndarray]
+    x: Features, held: np.ndarray, learnt: np.ndarray, kept: np.ndarray, scale: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row in `known` (M, D) of highest cosine similarity to each row of `x` (n, D): of all, and of those `kept` (M,).
+    """For each row of `x` (N, D) the row of highest cosine similarity, of those learnt and of those kept, (N,) each.
 
-    Both are standardised by `scale`, the means (D,) and deviations (D,), a few rows at a time.
+    held, learnt, kept: (P, N) bool, for P parts. A row is held in one part at most, and compared with what that part
+    has learnt (0 if it is held in none). Features are standardised by `scale`, the means (D,) and deviations (D,).
+    Each pair of rows is multiplied once, for both.
     """
+    part_of = np.where(held.any(axis=0), held.argmax(axis=0), -1)
+    blocks = [slice(start, min(start + ROWS, len(x))) for start in range(0, len(x), ROWS)]
+    wanted = np.array([[learnt[np.unique(part_of[a][part_of[a] >= 0])][:, b].any() for b in blocks] for a in blocks])
+
+    def compared(first: int) -> list[tuple[slice, np.ndarray, np.ndarray]]:
+        """(rows, their nearest, (2, n) each: its row and cosine) of block `first` with itself and those after it."""
+        found, near = [], _units(x, blocks[first], scale)
+        for second in range(first, len(blocks)):
+            if not (wanted[first, second] or wanted[second, first]):
+                continue
+            cosine = near @ (near if second == first else _units(x, blocks[second], scale)).T
+            for a, b, values in ((first, second, cosine), (second, first, cosine.T))[: 1 + (second > first)]:
+                if wanted[a, b]:
+                    places, best = _highest(values, part_of[blocks[a]], learnt[:, blocks[b]], kept[:, blocks[b]])
+                    found.append((blocks[a], places + blocks[b].start, best))
+        return found
+
     rows, best = np.zeros((2, len(x)), np.int64), np.full((2, len(x)), -np.inf, np.float32)
-    for part, near in _standardised(x, ROWS, scale):
-        for there, beside in _standardised(known, BESIDE, scale):
-            beside /= np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), TINY)
-            cosine = near @ beside.T  # times the length of `near`, which changes no order
-            for which, leave_out in enumerate((None, ~kept[there])):
-                if leave_out is not None:
-                    cosine[:, leave_out] = -np.inf
-                found = cosine.argmax(axis=1)
-                highest = cosine[np.arange(len(found)), found]
-                better = highest > best[which, part]
-                rows[which, part] = np.where(better, there.start + found, rows[which, part])
-                best[which, part] = np.maximum(highest, best[which, part])
+    for found in on_all_cores(compared, range(len(blocks))):
+        for part, places, highest in found:
+            better = highest > best[:, part]
+            rows[:, part] = np.where(better, places, rows[:, part])
+            best[:, part] = np.maximum(highest, best[:, part])
     return rows[0], rows[1]
 
 
-def _standardised(x: Features, step: int, scale: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
-    mean, deviation = scale
-    for start in range(0, len(x), step):
-        part = slice(start, min(start + step, len(x)))
-        rows = x[part].astype(np.float32)
-        rows -= mean
-        rows /= deviation
-        yield part, rows
+def _highest(
+    cosine: np.ndarray, part_of: np.ndarray, learnt: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(2, n) columns of `cosine` (n, m) with the highest values, of those learnt and of those kept, and these values.
+
+    part_of: (n,) part of each row, -1: none; learnt, kept: (P, m).
+    """
+    places, best = np.zeros((2, len(cosine)), np.int64), np.full((2, len(cosine)), -np.inf, np.float32)
+    for number in np.unique(part_of[part_of >= 0]):
+        rows = np.flatnonzero(part_of == number)
+        values = np.ascontiguousarray(cosine[rows])
+        values[:, ~learnt[number]] = -np.inf
+        places[:, rows] = found = values.argmax(axis=1)
+        best[:, rows] = values[np.arange(len(rows)), found]
+        again = ~kept[number][found]  # only these have another nearest of those kept
+        rows, values = rows[again], values[again]
+        values[:, ~kept[number]] = -np.inf
+        places[1, rows] = found = values.argmax(axis=1)
+        best[1, rows] = values[np.arange(len(rows)), found]
+    return places, best
+
+
+def _units(x: Features, part: slice, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Rows `part` of `x`, standardised, of length 1."""
+    rows = next(chunks(some(x, part), size=part.stop - part.start))[1]
+    rows -= scale[0]
+    rows /= scale[1]
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY)
+    return rows
+
+
+def _members(y: np.ndarray, classes: int) -> np.ndarray:
+    """(N, K) bool: the classes of each label."""
+    return y[:, None] == np.arange(classes) if y.ndim == 1 else y > 0
 
 
 def _agreement(given: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -27,10 +27,10 @@ from tasks.common.params import CleanParams, EmbedParams, ImagesParams
 from tasks.common.schemas import SPLITS, cleaned_schema
 from tasks.dataset.shards import read_paths
 from tasks.models.pretrained import pretrained_features
-from tasks.models.probe import Features
+from tasks.models.standardised import Features
 from tasks.scoring.targets import encode
 from tasks.stages.clean.confirmed import leave_confirmed, trusted
-from tasks.stages.clean.judge import Judged, Judgement, judge_training
+from tasks.stages.clean.judge import Judged, Judgement, judge_parts, judge_training
 from tasks.stages.clean.policy import ACTIONS, Decision, Verdict, decide, judge_gain, queue_all
 from tasks.stages.clean.proof import Gain, measure_gain
 
@@ -94,20 +94,26 @@ def repair(
     Without a gain on held-out labels every repair is queued. No gain and no verdict if there is nothing to repair.
     """
 
-    def on_part(x: Features, y: np.ndarray, groups: np.ndarray, clusters: np.ndarray):
-        """The labels to train with, and which samples to keep, as this policy repairs a part of the samples."""
-        names = [str(number) for number in range(y.shape[1] if y.ndim == 2 else y.max() + 1)]
-        found = judge_training(x, y, names, groups, clusters, policy.folds, policy.seed)
-        actions = decide(found, y, len(names), policy).actions
-        relabel = (actions == "relabel").reshape(-1, *[1] * (y.ndim - 1))
-        return np.where(relabel, found.suspicion.predicted, y), actions != "drop"
+    def on_parts(x: Features, y: np.ndarray, *rest: np.ndarray) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        """The labels to train with, and which samples to keep, as this policy repairs each part of the samples."""
+        count = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        names = [str(number) for number in range(count)]
+        found = judge_parts(x, y, names, *rest, policy.folds, policy.seed)
+        return [one and repaired(one, y[rows], count, policy) for one, rows in zip(found, rest[-1], strict=True)]
 
     decision = decide(judged, y, len(classes), policy)
     if not decision.changed.any():
         return decision, None, None
-    gain = measure_gain(x, y, len(classes), groups, clusters, policy.folds, policy.seed, on_part)
+    gain = measure_gain(x, y, len(classes), groups, clusters, policy.folds, policy.seed, on_parts)
     verdict = judge_gain(gain)
     return decision if verdict.allowed else queue_all(decision), gain, verdict
+
+
+def repaired(judged: Judged, y: np.ndarray, classes: int, policy: CleanParams) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `y` (N,) or (N, K) as `policy` repairs them, and which samples it keeps, (N,) bool."""
+    actions = decide(judged, y, classes, policy).actions
+    relabel = (actions == "relabel").reshape(-1, *[1] * (y.ndim - 1))
+    return np.where(relabel, judged.suspicion.predicted, y), actions != "drop"
 
 
 def _read(root: Path) -> tuple[pa.Table, list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.models import probe
 from tasks.models.folds import assign_folds
-from tasks.models.probe import Features
+from tasks.models.standardised import Features
 from tasks.scoring import metrics
 
 SMALL = 100  # test images: an interval of about 10 points on either side

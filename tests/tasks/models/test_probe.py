@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.models import probe
+from tasks.models import probe, standardised
 from tasks.models.probe import fit, fit_many
 
 
@@ -83,10 +83,30 @@ def test_going_on_from_a_start_ends_where_one_long_fit_ends(blobs):
 def test_features_that_do_not_fit_in_memory_give_the_same_probe(blobs, monkeypatch):
     x, y = blobs
     held = fit(x, y, 3)
-    monkeypatch.setattr(probe, "IN_MEMORY", 0)
-    monkeypatch.setattr(probe, "ROWS", 64)
+    monkeypatch.setattr(standardised, "IN_MEMORY", 0)
+    monkeypatch.setattr(standardised, "ROWS", 64)
     streamed = fit(x, y, 3)
     np.testing.assert_allclose(held.probabilities(x), streamed.probabilities(x), atol=1e-3)
+
+
+def test_cores_share_the_rows_and_change_nothing(blobs, monkeypatch):
+    x, y = blobs
+    monkeypatch.setattr(standardised, "ROWS", 20)
+    weights = np.arange(300) // 100 != np.arange(3)[:, None]  # a chunk of weight 0 is left out
+    weights[0, 5] = True
+    alone = fit_many(x, y, 3, weights)
+    for one, other in zip(alone, fit_many(x, y, 3, weights, on_cores=True), strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
+    monkeypatch.setattr(probe, "COLUMNS", 3)  # one probe at a time
+    for one, other in zip(alone, fit_many(x, y, 3, weights), strict=True):
+        np.testing.assert_allclose(one.weight, other.weight, atol=1e-5)
+
+
+def test_half_precision_is_widened_as_numpy_does():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for values in (every[np.isfinite(every)], every):
+        found = next(standardised.chunks(values[None]))[1]
+        np.testing.assert_array_equal(found.view(np.uint32), values[None].astype(np.float32).view(np.uint32))
 
 
 def test_multilabel_learns_each_label_by_itself():
@@ -103,16 +123,17 @@ def test_multilabel_learns_each_label_by_itself():
 def test_gradients_match_finite_differences():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 4)).astype(np.float32)
-    rows = probe.Standardised(x, np.zeros(4, np.float32), np.ones(4, np.float32))
+    rows = standardised.Standardised(x, np.zeros(4, np.float32), np.ones(4, np.float32))
     share = np.full((2, 20), 1 / 20, np.float32)
     for y in (rng.integers(0, 3, 20), rng.integers(0, 2, (20, 3)).astype(np.float32)):
-        flat = rng.normal(size=2 * 3 * 5)
-        _, gradient = probe._loss(flat, rows, y, share, (2, 3, 5), 0.1)
-        for place in range(0, len(flat), 7):
-            step = np.zeros_like(flat)
-            step[place] = 1e-2
-            up, down = (probe._loss(flat + sign * step, rows, y, share, (2, 3, 5), 0.1)[0] for sign in (1, -1))
-            assert (up - down) / 2e-2 == pytest.approx(gradient[place], abs=1e-3)
+        loss = probe._Loss(rows, y, share, 3, 0.1)
+        points = rng.normal(size=(2, 3 * 5)).astype(np.float32)
+        _, gradients = loss(points, [0, 1])
+        for place in range(0, 15, 4):
+            step = np.zeros_like(points)
+            step[:, place] = 1e-2
+            up, down = (loss(points + sign * step, [0, 1])[0] for sign in (1, -1))
+            np.testing.assert_allclose((up - down) / 2e-2, gradients[:, place], atol=1e-3)
 
 
 def test_two_fits_are_bit_for_bit_the_same(blobs):

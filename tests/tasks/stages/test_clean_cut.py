@@ -65,7 +65,7 @@ def test_the_labels_say_whether_errors_depend_on_the_image():
 
 def test_the_gradient_is_that_of_the_likelihood():
     given, _, probabilities = labels("image", count=200)
-    table, log = confident_table(given, probabilities), np.log(probabilities)
+    table, log = confident_table(given, probabilities), np.log(probabilities).T
     at = np.array([0.3, 0.2, 0.3, 0.8, 0.4, 0.1, -0.2, 0.3, 0, 0])
     _, gradient = image_noise._likelihood(at, log, given, table)
     for place, step in enumerate(1e-5 * np.eye(len(at))):

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.common.params import CleanParams
 from tasks.stages.clean import proof
-from tasks.stages.clean.judge import judge_training
+from tasks.stages.clean.judge import judge_parts, judge_training
 from tasks.stages.clean.policy import Decision, judge_gain, queue_all
 from tasks.stages.clean.proof import ROWS, Gain, interval, measure_gain, nearest, sample_groups, whole_groups
 from tasks.stages.clean.stage import proof_figures, repair, sentence
@@ -26,21 +26,26 @@ def pairs(noise: float, apart: float, each: int = 90, seed: int = 0):
     return x.astype(np.float32), np.repeat(given, 2), np.repeat(true, 2), groups
 
 
+def by_part(change):
+    """A repair of each part by `change(x, y, groups)`."""
+    return lambda x, y, groups, clusters, fold, parts: [change(x[rows], y[rows], groups[rows]) for rows in parts]
+
+
 def gain_of(x, y, groups, change) -> Gain:
-    return measure_gain(x, y, 4, groups, groups, 5, 0, change)
+    return measure_gain(x, y, 4, groups, groups, 5, 0, by_part(change))
 
 
 def test_true_labels_gain_and_false_ones_lose():
     x, given, true, groups = pairs(noise=0.2, apart=0.7)
     place = {row.tobytes(): label for row, label in zip(x, true, strict=True)}
 
-    def truth(x, y, groups, clusters):
+    def truth(x, y, groups):
         return np.array([place[row.tobytes()] for row in x]), np.ones(len(y), bool)
 
-    def worse(x, y, groups, clusters):
+    def worse(x, y, groups):
         return np.where(np.arange(len(y)) % 5 == 0, (y + 1) % 4, y), np.ones(len(y), bool)
 
-    def nothing(x, y, groups, clusters):
+    def nothing(x, y, groups):
         return y, np.ones(len(y), bool)
 
     better = gain_of(x, given, groups, truth)
@@ -100,7 +105,7 @@ def test_no_group_is_learnt_from_and_predicted():
     x, given, _, groups = pairs(noise=0.1, apart=1, each=10)
     seen = []
 
-    def watch(x, y, groups, clusters):
+    def watch(x, y, groups):
         seen.append(set(groups))
         return y, np.ones(len(y), bool)
 
@@ -159,7 +164,7 @@ def test_multilabel_gains_are_shares_of_right_labels():
         groups,
         4,
         0,
-        lambda x, y, *_: (np.array([place[row.tobytes()] for row in x]), y[:, 0] >= 0),
+        by_part(lambda x, y, _: (np.array([place[row.tobytes()] for row in x]), y[:, 0] >= 0)),
     )
     assert 0.5 < found.given < found.cleaned < 0.85, "a fifth of the held-out labels is wrong"
     assert found.low > 0
@@ -190,13 +195,32 @@ def test_the_sentence_tells_looks_wrong_from_changed():
 
 
 def test_the_nearest_neighbour_is_found_by_angle_in_standardised_features(monkeypatch):
-    known = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    x = np.array([[5.0, 0.1], [-0.1, 0.01], [0.2, 0.3]])
-    scale = np.zeros(2), np.ones(2)
-    of_all, of_kept = nearest(x, known, np.array([True, False, True]), scale)
-    assert (of_all.tolist(), of_kept.tolist()) == ([0, 2, 1], [0, 2, 0])
-    assert nearest(np.tile(x, (ROWS, 1)), known, np.ones(3, bool), scale)[0].tolist() == [0, 2, 1] * ROWS
-    monkeypatch.setattr(proof, "BESIDE", 2)
-    assert nearest(x, known, np.array([True, False, True]), scale)[1].tolist() == [0, 2, 0]
-    shifted = nearest(3 * x + 7, 3 * known + 7, np.ones(3, bool), (np.full(2, 7.0), np.full(2, 3.0)))
-    assert shifted[0].tolist() == [0, 2, 1]
+    rng = np.random.default_rng(0)
+    x, part = rng.normal(size=(90, 5)) * 3 + 7, np.sort(rng.integers(0, 4, 90))
+    held = part == np.arange(3)[:, None]  # the fourth part is held in none
+    learnt = ~held & (rng.random(held.shape) < 0.8)
+    kept = learnt & (rng.random(held.shape) < 0.7)
+    scale = np.full(5, 7.0), np.array([3, 3, 3, 3, 1.5])
+    units = (x - scale[0]) / scale[1]
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    for rows in (ROWS, 16):
+        monkeypatch.setattr(proof, "ROWS", rows)
+        for found, allowed in zip(nearest(x, held, learnt, kept, scale), (learnt, kept), strict=True):
+            wanted = np.where(allowed[:, None, :], units @ units.T, -np.inf).argmax(axis=2)
+            wanted = wanted[held.argmax(axis=0), np.arange(90)]
+            assert found.tolist() == np.where(part < 3, wanted, 0).tolist()
+
+
+def test_parts_are_judged_without_the_fold_that_they_lack():
+    x, given, _, groups = pairs(noise=0.2, apart=0.9, each=30)
+    fold = np.repeat(np.arange(5), len(given) // 5)
+    parts = fold != np.arange(5)[:, None]
+    other = np.where(fold == 1, (given + 1) % 4, given)
+    one, two = (judge_parts(x, y, list("abcd"), groups, groups, fold, parts, 5, 0) for y in (given, other))
+    np.testing.assert_array_equal(one[1].suspicion.quality, two[1].suspicion.quality)
+    assert not np.array_equal(one[0].suspicion.quality, two[0].suspicion.quality)
+    alone = given.copy()
+    alone[fold != 1] = 0
+    found = judge_parts(x, alone, list("abcd"), groups, groups, fold, parts, 5, 0)
+    assert found[1] is None, "only the held-out fold has several classes"
+    assert found[0] is not None
