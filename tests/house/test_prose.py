@@ -10,7 +10,9 @@ from tests.support.checkout import ROOT
 PACKAGES = ("tasks", "flows", "monitoring", "serving")
 MODULES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-ODD = re.compile(r"\b(anew|beneath|whoever|whomever|for ever|mend(s|ed|ing)?)\b|(?<!there )\b(is|are) no (?!longer)", re.IGNORECASE)
+ODD = re.compile(
+    r"\b(anew|beneath|whoever|whomever|for ever|mend(s|ed|ing)?)\b|(?<!there )\b(is|are) no (?!longer)", re.IGNORECASE
+)
 LENGTH = 100  # characters of a docstring's first line
 
 
