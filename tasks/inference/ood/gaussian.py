@@ -111,7 +111,15 @@ def _between(
 
 def _solve(apart: np.ndarray, right: np.ndarray, shrinkage: float | None) -> np.ndarray:
     """(D, K) the shrunk covariance of `apart` (M, D), inverted, times `right` (D, K)."""
-    covariance, shrinkage, mean, least = _shrunk(apart, apart.shape[1], shrinkage)
+    images, dimensions = apart.shape
+    if images < dimensions:
+        products, shrunk, mean, least = _shrunk(apart, dimensions, shrinkage, of_rows=True)
+        if shrunk * mean >= least:  # by Woodbury's identity: a system of M equations in place of D
+            products *= 1 - shrunk
+            products.flat[:: images + 1] += shrunk * mean
+            explained = apart.T @ np.linalg.solve(products, apart @ right) / images
+            return (right - (1 - shrunk) * explained) / (shrunk * mean)
+    covariance, shrinkage, mean, least = _shrunk(apart, dimensions, shrinkage)
     if shrinkage * mean >= least:  # no direction can have less: nothing to raise
         covariance *= 1 - shrinkage
         covariance.flat[:: len(covariance) + 1] += shrinkage * mean
@@ -137,9 +145,14 @@ def _raised(
     return variances, directions, max(shrinkage * mean, least)
 
 
-def _shrunk(apart: np.ndarray, dimensions: int, shrinkage: float | None) -> tuple[np.ndarray, float, float, float]:
-    """(covariance (R, R), how much to shrink it, mean variance, least variance) of `apart` (M, R)."""
-    covariance = apart.T @ apart / len(apart)
+def _shrunk(
+    apart: np.ndarray, dimensions: int, shrinkage: float | None, of_rows: bool = False
+) -> tuple[np.ndarray, float, float, float]:
+    """(covariance (R, R), how much to shrink it, mean variance, least variance) of `apart` (M, R).
+
+    of_rows: in place of the covariance the (M, M) products of rows, of the same trace and sum of squares.
+    """
+    covariance = (apart @ apart.T if of_rows else apart.T @ apart) / len(apart)
     mean = np.trace(covariance) / dimensions
     if shrinkage is None:
         whole = np.square(covariance).sum()

@@ -13,6 +13,7 @@ N images, K classes, D feature dimensions, M training images.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,6 +89,27 @@ def fit(
     `about` is JSON: {method, task, threshold, false_rejection} and what the method needs; a score above `threshold`
     is flagged. Raises DataError if no training image has finite features.
     """
+    found = fit_and_score(method, training, features, logits, false_rejection, task)
+    return found.about, found.tensors
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns, and the scores (N,) of the calibration images that it was given."""
+
+    about: dict
+    tensors: dict[str, np.ndarray]
+    scores: np.ndarray
+
+
+def fit_and_score(
+    method: str,
+    training: Training | None,
+    features: np.ndarray | ShardTable,
+    logits: np.ndarray,
+    false_rejection: float,
+    task: str,
+) -> Fitted:
+    """As `fit`, with the scores by which the threshold is set."""
     about, tensors = {"method": method, "task": task}, {}
     if method != "energy":
         training = training.usable()
@@ -100,9 +122,10 @@ def fit(
     elif method in GAUSSIAN:
         tensors = gaussian.fit(training.features, members(training.targets), **GAUSSIAN[method])
     if method == "energy+knn":
-        about["scales"] = {part: _scale(score(features, logits, about | {"method": part}, tensors)) for part in PARTS}
+        parts = {part: score(features, logits, about | {"method": part}, tensors) for part in PARTS}
+        about["scales"] = {part: _scale(scores) for part, scores in parts.items()}
     scores = score(features, logits, about, tensors)
-    return about | limit(scores, false_rejection), tensors
+    return Fitted(about | limit(scores, false_rejection), tensors, scores)
 
 
 def limit(scores: np.ndarray, false_rejection: float) -> dict[str, float]:

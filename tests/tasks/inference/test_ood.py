@@ -95,6 +95,16 @@ def test_a_score_is_the_same_from_its_file_and_for_one_image(method, tmp_path):
     np.testing.assert_allclose(alone, expected[:5], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shrinkage", [None, 0.3, 1.0])
+def test_few_images_solve_the_same_equations_as_many(shrinkage):
+    """With fewer images than dimensions the system is one of images: the answer is that of the shrunk covariance."""
+    rng = np.random.default_rng(0)
+    apart, right = rng.normal(size=(30, 50)), rng.normal(size=(50, 4))
+    covariance, shrunk, mean, _ = gaussian._shrunk(apart, 50, shrinkage)
+    whole = (1 - shrunk) * covariance + shrunk * mean * np.eye(50)
+    np.testing.assert_allclose(gaussian._solve(apart, right, shrinkage), np.linalg.solve(whole, right), rtol=1e-9)
+
+
 def test_mahalanobis_is_the_textbook_distance():
     x, _, y = sampled(300)
     tensors = gaussian.fit(x, (np.arange(len(x)), y), unit=False, relative=False, shrinkage=0)
