@@ -10,7 +10,6 @@ kills_between_states 0. A quick pass takes one point of each scenario.
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -22,14 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.kill_scenarios import RANDOM_ONLY, SCENARIOS
+from benchmarks.killing.server import SERVER
 from benchmarks.record import Figure, report
 from tasks.common.failpoints import hits
 from tasks.common.files import read_json, write_json
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"]
-)
 WORKERS = 2
 SECONDS = 600.0  # for one step, on a busy machine; a scenario may name more
 UNKNOWN = 255  # multiprocessing's code when the fork server did not report the child's exit: try once more

@@ -29,6 +29,7 @@ import psutil
 
 from benchmarks import kills
 from benchmarks.kill_scenarios import RANDOM_ONLY, SCENARIOS
+from benchmarks.killing.server import SERVER
 from benchmarks.record import Figure, report
 from benchmarks.scratch import say
 from tasks.common.files import write_json
@@ -67,8 +68,8 @@ def kill(folder: Path, template: Path, scenario: str, seed: int, reference: dict
     root, at = folder / "project", share * reference["seconds"]
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(template, root, symlinks=True)
-    here, there = kills.SERVER.Pipe(duplex=False)
-    process = kills.SERVER.Process(target=in_act, args=(there, scenario, root, seed % SEEDS, folder / "act.json"))
+    here, there = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=in_act, args=(there, scenario, root, seed % SEEDS, folder / "act.json"))
     process.start()
     there.close()
     here.recv()

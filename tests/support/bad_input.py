@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.checkout import ROOT, git
+from tests.support.children import command
 
 PIPELINE = "stages:\n  inspect:\n    cmd: 'true'\n    deps: [data]\n"
 
@@ -54,7 +55,12 @@ def noise(rng: np.random.Generator, side: int = 24) -> Image.Image:
 
 
 def evergreen(root: Path, *arguments: str, env: dict | None = None, under: tuple = (), **options):
-    """`evergreen ARGUMENTS` as a process of its own in `root`, with this checkout's code."""
+    """`evergreen ARGUMENTS` as a process of its own in `root`, with this checkout's code.
+
+    under: a command that starts it. options: of subprocess.run.
+    """
+    if not under and not options:
+        return command(arguments, root, environment(root, env))
     return subprocess.run(
         [*under, sys.executable, "-P", "-m", "flows.cli", *arguments],
         cwd=root,

@@ -237,7 +237,7 @@ class _Tab:
     """What a page says goes to the visit that is under way."""
 
     def __init__(self, page):
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         self.page = page
         self._url, self._problems, self._requests, self._own = "", [], [], set()
         page.on("request", self._asked)
@@ -249,7 +249,7 @@ class _Tab:
     def visit(self, url: str, scripts: bool) -> Visit:
         self.page.goto("about:blank")  # what the page before still does is not this one's
         self._url, self._problems, self._requests, self._own = url, [], [], set()
-        reply = self.page.goto(url, wait_until="load", timeout=30_000)
+        reply = self.page.goto(url, wait_until="load", timeout=60_000)
         images, loaded = self.page.evaluate(_IMAGES) if scripts else (self.page.locator("img").count(), -1)
         status = reply.status if reply and url.startswith("http") else None
         return Visit(self.page, status, self._problems, self._requests, images, loaded)

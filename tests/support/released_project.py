@@ -9,8 +9,6 @@ No model is trained: what `bundle` would make is a small file per version.
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +27,7 @@ from tasks.releases.pointer import Pointer
 from tasks.releases.store import Releases, open_store
 from tests.support.annotating import said
 from tests.support.checkout import ROOT
+from tests.support.children import command
 from tests.support.shared import once
 
 NAME = "classifier"
@@ -202,7 +201,6 @@ def store(main: Path) -> Releases:
 def evergreen(main: Path, *arguments: str, code: int = 0, failpoint: str = "") -> str:
     """Run a command in `main`, expect the exit code `code`, and return what it printed."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "EVERGREEN_FAILPOINT": failpoint}
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(command, cwd=main, env=env, capture_output=True, text=True)
+    done = command(arguments, main, env)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

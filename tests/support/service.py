@@ -52,13 +52,13 @@ def served(app: Starlette, **options) -> Iterator[httpx.Client]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        until(lambda: server.started, 30)
+        until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
 
 
 class Gate:
@@ -73,7 +73,7 @@ class Gate:
         if self.error is not None:
             raise self.error
         self.asked.set()
-        assert self.open.wait(30)
+        assert self.open.wait(120)
         self.batches.append(len(pixels))
         return self._predictor.predict_pixels(pixels)
 

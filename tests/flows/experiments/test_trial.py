@@ -90,7 +90,7 @@ def test_a_trial_whose_task_is_cancelled_takes_back_what_it_was_writing_and_ends
     (folder / "tree/flows/experiments/process.py").write_text(WAITS)
 
     def cancel() -> None:  # as Ray does
-        until((folder / "started").exists, 20)
+        until((folder / "started").exists)
         _thread.interrupt_main()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import psutil
 import pyarrow.parquet as pq
@@ -20,6 +18,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.params import PredictorParams, load_params
 from tasks.releases.switches import end_pin, set_humans_only
 from tests.support.checkout import ROOT
+from tests.support.children import command
 from tests.support.live_project import VERSION, make
 from tests.support.second_release import release
 from tests.support.served import served
@@ -38,9 +37,7 @@ def service(tmp_path_factory):
 
 
 def evergreen(root, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    done = command(arguments, root, os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"})
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -60,7 +57,7 @@ def test_it_answers_with_the_live_model_and_logs_the_answer(service):
     assert (found["version"], found["key"]) == (VERSION, "order-7")
     assert service.get("/model")[1]["version"] == VERSION
     assert service.get("/ready")[0] == 200
-    (row,) = until(lambda: [row for row in logged(service.root) if row["key"] == "order-7"], 30)
+    (row,) = until(lambda: [row for row in logged(service.root) if row["key"] == "order-7"])
     assert (row["version"], row["prediction"]) == (VERSION, found["label"])
 
 
@@ -86,14 +83,14 @@ def test_a_new_champion_answers_without_a_lost_request(service):
 
 def test_a_pin_and_humans_only_hold_within_the_refresh(service):
     pin(service.root, VERSION, "ann", say=lambda _: None)
-    until(lambda: service.predict(IMAGE)["version"] == VERSION, 30)
+    until(lambda: service.predict(IMAGE)["version"] == VERSION)
     set_humans_only(service.root, True, "ann")
-    until(lambda: all(service.predict(IMAGE)["needs_review"] for _ in range(4)), 30)
-    until(lambda: all(one["humans_only"] and one["pinned"] == VERSION for one in service.about()["workers"]), 30)
+    until(lambda: all(service.predict(IMAGE)["needs_review"] for _ in range(4)))
+    until(lambda: all(one["humans_only"] and one["pinned"] == VERSION for one in service.about()["workers"]))
     set_humans_only(service.root, False, "ann")
     end_pin(service.root, "ann")
-    until(lambda: {service.predict(IMAGE)["version"] for _ in range(4)} == {"v0.2.0"}, 30)
-    until(lambda: not any(service.predict(IMAGE)["needs_review"] for _ in range(4)), 30)
+    until(lambda: {service.predict(IMAGE)["version"] for _ in range(4)} == {"v0.2.0"})
+    until(lambda: not any(service.predict(IMAGE)["needs_review"] for _ in range(4)))
 
 
 def test_a_killed_worker_is_replaced_and_the_others_go_on(service):

@@ -254,7 +254,7 @@ def test_a_lock_is_free_at_once_when_its_holder_is_killed_and_named_when_it_hang
         holder.kill()
         began = time.monotonic()
         wait_for_lock(lock, 60, "the lock")
-        assert time.monotonic() - began < 10  # of 60: a busy machine may need a second for the kill
+        assert time.monotonic() - began < 30  # of 60: a busy machine may need a second for the kill
     holder.wait()
 
 

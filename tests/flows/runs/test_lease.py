@@ -78,7 +78,7 @@ def test_the_second_machine_waits_for_the_end_of_the_first_ones_run(shared, rele
     assert "run their-run on" in said[0]
     assert said[0].endswith("waiting for it to end")
     process.communicate("end\n")
-    waiting.join(30)
+    waiting.join(120)
     assert not waiting.is_alive()
     assert lease._is_of(releases, KEY, "our-run")
 
@@ -90,7 +90,7 @@ def test_a_killed_machines_lease_expires(shared, releases, machines):  # noqa: F
     process.wait()
     began = time.monotonic()
     lease.take(releases, ours, KEY, "our-run", said.append, expires=1.0)
-    assert 1.0 <= time.monotonic() - began < 30
+    assert 1.0 <= time.monotonic() - began < 60
     assert said[-1].startswith("run their-run on")
     assert "no sign of life for 1 s: going ahead" in said[-1]
 
@@ -100,7 +100,7 @@ def test_a_run_of_this_very_checkout_is_known_to_be_dead(releases, machines):
     lease.take(releases, ours, KEY, "killed")
     began = time.monotonic()
     lease.take(releases, ours, KEY, "next", expires=600)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # of 600
 
 
 def test_a_run_that_lost_its_lease_leaves_the_new_holders_alone(releases, machines, caplog):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.kills import SERVER
+from benchmarks.killing.server import SERVER
 from flows.repo import run_inputs, workspace
 from flows.repo.pipeline import bring_up_to_date, open_repo, restore_data
 from tasks.releases.pointer import successor
@@ -86,7 +86,7 @@ def test_a_second_start_over_the_same_inputs_waits_and_finds_them_done(toy: Path
         with run_inputs.lock_inputs(toy, "other", said.append):
             pass  # other inputs go ahead
         run_inputs.record_ending(toy, "key", held)
-    waiting.join(10)
+    waiting.join(60)
     assert order == [held]
     assert len(said) == 1
 
@@ -99,7 +99,7 @@ def test_the_inputs_are_held_by_the_runs_process_and_free_when_it_is_killed(toy:
     threading.Timer(0.3, run.kill).start()
     began = time.monotonic()
     with run_inputs.lock_inputs(toy, "key", said.append):
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
     run.wait()
     assert said == ["a run over the same inputs is in progress: waiting until it ends"]
 

@@ -60,9 +60,9 @@ def test_triggers_during_a_run_become_one_more_run_with_all_their_reasons(folder
     until(lambda: ran(folder) == ["schedule"])
     others = [started(folder, reason) for reason in ("drift", "webhook", "drift")]
     for other in others:
-        assert "under way" in other.communicate(timeout=30)[0]
+        assert "under way" in other.communicate(timeout=120)[0]
     (folder / "go").touch()
-    assert first.communicate(timeout=30)[0].strip() == "ran"
+    assert first.communicate(timeout=120)[0].strip() == "ran"
     assert len(ran(folder)) == 2
     assert set(ran(folder)[1].split("; ")) == {"drift", "webhook"}
     assert single_flight.wanted(folder) == []
@@ -75,7 +75,7 @@ def test_a_killed_run_blocks_no_other_and_its_reason_is_handled(folder):
     first.wait()
     (folder / "go").touch()
     second = started(folder, "drift")
-    assert second.communicate(timeout=30)[0].strip() == "ran"
+    assert second.communicate(timeout=120)[0].strip() == "ran"
     assert ran(folder) == ["schedule", "schedule; drift"]
     assert single_flight.wanted(folder) == []
 

@@ -96,8 +96,8 @@ def test_everything_answers_and_doing_it_twice_changes_nothing(running):
     for name in ("pages", "evidently"):
         url = before["services"][name]["url"]
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(url, timeout=20)
-        with urllib.request.urlopen(urllib.request.Request(url, headers=signed_in), timeout=20) as reply:
+            urllib.request.urlopen(url, timeout=60)
+        with urllib.request.urlopen(urllib.request.Request(url, headers=signed_in), timeout=60) as reply:
             assert reply.status == 200
     for connection in (c for p in up.members(root) for c in p.net_connections("tcp") if c.status == "LISTEN"):
         assert connection.laddr.ip == "127.0.0.1", "loopback only"
@@ -158,12 +158,12 @@ def test_an_event_starts_a_retraining_with_its_window_as_the_reason_within_secon
     request_retrain(root, "drift", reason, "20261121T120000Z-20261121T121500Z")
     run = until(lambda: because(root, reason))
     print(f"event to running: {time.monotonic() - began:.1f} s")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     # the project's HEAD has no pipeline code, so the run ends with an error, which is an alert
     ended = until(lambda: [r for r in runs(root, id={"any_": [run["id"]]}) if r["end_time"]])[0]
     assert ended["state"]["type"] == "FAILED"
     assert "HEAD lacks" in ended["state"]["message"]
-    assert until(lambda: [a for a in alerts if "HEAD lacks" in a["message"]], 20)
+    assert until(lambda: [a for a in alerts if "HEAD lacks" in a["message"]])
     (automation,) = [a for a in api(root).post("/automations/filter", {}) if "evergreen.drift.retrain" in a["name"]]
     assert automation["enabled"]
 
@@ -188,10 +188,10 @@ def test_a_signed_webhook_over_the_pages_address_starts_one(running):
         "content-type": "application/json",
     }
     request = urllib.request.Request(f"{about(root)['services']['pages']['url']}/hooks/retrain", body, headers)
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         assert reply.status == 200
     with pytest.raises(urllib.error.HTTPError, match="409"):
-        urllib.request.urlopen(request, timeout=20)
+        urllib.request.urlopen(request, timeout=60)
     assert until(lambda: because(root, "webhook: a camera was replaced"))
 
 
@@ -215,7 +215,7 @@ def test_killed_services_are_restarted_and_a_run_that_died_with_them_is_marked(r
     for name in ("runner", "pages", "predictor"):
         os.kill(before[name]["pid"], signal.SIGKILL)
     for name in ("runner", "pages", "predictor"):
-        until(lambda name=name: about(root)["services"][name]["pid"] not in (before[name]["pid"], None), 30)
+        until(lambda name=name: about(root)["services"][name]["pid"] not in (before[name]["pid"], None))
         until(lambda name=name: {n: well for n, _, well in up.services(root)}[name])
         assert about(root)["services"][name]["restarts"] >= 1
     (run,) = runs(root, id={"any_": [died]})
@@ -226,7 +226,7 @@ def test_up_after_the_supervisor_was_killed_brings_everything_back_once(running)
     root, _ = running
     before = about(root)
     os.kill(before["pid"], signal.SIGKILL)
-    until(lambda: not up.supervised(root), 10)
+    until(lambda: not up.supervised(root))
     up.up(root, print)
     after = about(root)
     assert after["pid"] != before["pid"]
@@ -286,7 +286,7 @@ def test_a_browser_that_is_signed_in_shows_everything_and_still_nothing_for_othe
     ):
         page = visit(f"{about(root)['services']['pages']['url']}/services").page
         page.locator("tr", has_text=f"{link}:").get_by_role("link", name="Open, signed in").click()
-        page.get_by_text(expected).first.wait_for(timeout=30_000)
+        page.get_by_text(expected).first.wait_for(timeout=120_000)
         assert checkout(root).secret not in str(page.context.cookies())
         assert page.url.startswith(f"{about(root)['services'][name]['url']}/")
         assert "ticket" not in page.url
@@ -303,7 +303,7 @@ def socket_status(netloc: str, path: str) -> int:
     host, _, port = netloc.partition(":")
     lines = [f"GET {path} HTTP/1.1", f"Host: {netloc}", "Connection: Upgrade", "Upgrade: websocket"]
     lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
-    with socket.create_connection((host, int(port)), timeout=20) as line:
+    with socket.create_connection((host, int(port)), timeout=60) as line:
         line.sendall("\r\n".join(lines).encode())
         return int(line.recv(100).split()[1])
 
@@ -316,7 +316,7 @@ def test_another_user_of_this_machine_reads_and_changes_nothing(running):
     asked = [(method, path) for method, path in asked if path not in ("/health", "/ready")]
     assert len(asked) > 150
     at = urlsplit(api(root).url)
-    line = http.client.HTTPConnection(at.hostname, at.port, timeout=20)
+    line = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
 
     def status(method: str, path: str, **headers: str) -> int:
         line.request(method, path, body="{}", headers={"Content-Type": "application/json"} | headers)
@@ -345,7 +345,7 @@ def test_the_secret_is_in_no_log_no_command_line_and_no_page(running):
     for name in ("pages", "evidently", "prefect"):
         request = urllib.request.Request(about(root)["services"][name]["url"])
         request.add_header("Authorization", basic(checkout(root).auth))
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             assert secret not in reply.read().decode()
 
 
@@ -375,7 +375,7 @@ def test_the_page_of_services_restarts_one_and_runs_a_schedule_now(running):
     assert all(one.well and one.since for one in before.values())
     pid = about(root)["services"]["pages"]["pid"]
     overview.restart(root, "pages")
-    until(lambda: about(root)["services"]["pages"]["pid"] not in (pid, None), 30)
+    until(lambda: about(root)["services"]["pages"]["pid"] not in (pid, None))
     until(lambda: all(one.well for one in overview.overview(root)))
     after = {one.name: one for one in overview.overview(root)}
     assert after["pages"].restarts == before["pages"].restarts + 1
@@ -433,7 +433,7 @@ def test_down_leaves_no_process_and_up_finds_none(running):
     pids = [process.pid for process in up.members(root)]
     assert len(pids) >= 5
     assert up.down(root) >= 5
-    until(lambda: not any(psutil.pid_exists(pid) and created(pid) for pid in pids), 15)
+    until(lambda: not any(psutil.pid_exists(pid) and created(pid) for pid in pids))
     assert list(up.members(root)) == []
     assert not (root / ".evergreen" / "services.json").exists()
     assert up.down(root) == 0

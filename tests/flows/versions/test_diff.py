@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -14,6 +12,7 @@ from tasks.common.errors import EvergreenError
 from tasks.common.files import sha256_bytes
 from tasks.labels.owner_names import owner_names
 from tests.support import released_project
+from tests.support.children import command
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +119,8 @@ def test_unknown_versions_and_no_version_before_are_errors(main):
 
 def test_the_command_prints_tables_and_json(main):
     def evergreen(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=main,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(released_project.ROOT), "COLUMNS": "150"},
-            capture_output=True,
-            text=True,
-        )
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(released_project.ROOT), "COLUMNS": "150"}
+        done = command(arguments, main, env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -49,9 +49,9 @@ def test_images_of_many_requests_are_computed_together_and_answered_as_alone(mod
     settings = Settings(max_batch=4, cache_bytes=0)
     with held(model, settings) as (client, service, gate), ThreadPoolExecutor(10) as pool:
         first = send(client, pool, photos[:1])
-        until(lambda: service.waiting == 1 and not service._batcher.waiting, 10)
+        until(lambda: service.waiting == 1 and not service._batcher.waiting)
         others = send(client, pool, photos[1:10])
-        until(lambda: service._batcher.waiting == 9, 10)
+        until(lambda: service._batcher.waiting == 9)
         gate.open.set()
         answers = [sent.result().json() for sent in [*first, *others]]
     assert gate.batches == [1, 4, 4, 1]
@@ -62,7 +62,7 @@ def test_images_of_many_requests_are_computed_together_and_answered_as_alone(mod
 def test_a_full_queue_says_when_to_come_again_and_loses_nothing(model, photos):
     with held(model, Settings(queue=3, max_images=2)) as (client, service, gate), ThreadPoolExecutor(4) as pool:
         waiting = send(client, pool, photos[:3])
-        until(lambda: service.waiting == 3, 10)
+        until(lambda: service.waiting == 3)
         refused = client.post("/predict", content=photos[3])
         assert (refused.status_code, refused.json()["reason"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -77,7 +77,7 @@ def test_bytes_that_wait_are_bounded(model, photos):
     settings = Settings(queue_bytes=len(photos[0]) + 10)
     with held(model, settings) as (client, service, gate), ThreadPoolExecutor(2) as pool:
         waiting = send(client, pool, photos[:1])
-        until(lambda: service.waiting == 1, 10)
+        until(lambda: service.waiting == 1)
         assert client.post("/predict", content=photos[1]).json()["reason"] == "queue_full"
         gate.open.set()
         assert waiting[0].result().status_code == 200
@@ -86,9 +86,9 @@ def test_bytes_that_wait_are_bounded(model, photos):
 def test_an_image_that_waited_too_long_is_not_computed(model, photos):
     with held(model, Settings(deadline_seconds=0.3)) as (client, service, gate), ThreadPoolExecutor(4) as pool:
         first = send(client, pool, photos[:1])
-        until(lambda: service.waiting == 1 and not service._batcher.waiting, 10)
+        until(lambda: service.waiting == 1 and not service._batcher.waiting)
         others = send(client, pool, photos[1:3])
-        until(lambda: service._batcher.waiting == 2, 10)
+        until(lambda: service._batcher.waiting == 2)
         threading.Event().wait(0.4)
         gate.open.set()
         assert first[0].result().status_code == 200
@@ -114,7 +114,7 @@ def test_a_slow_client_and_one_that_never_stops_are_refused(model):
 def test_requests_that_wait_are_answered_before_the_service_stops(model, photos):
     with ThreadPoolExecutor(4) as pool, held(model, Settings()) as (client, service, gate):
         waiting = send(client, pool, photos[:3])
-        until(lambda: service.waiting == 3, 10)
+        until(lambda: service.waiting == 3)
         service.draining = True
         assert client.get("/ready").status_code == 503
         gate.open.set()

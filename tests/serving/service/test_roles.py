@@ -45,7 +45,7 @@ def test_a_shadow_answers_the_same_image_unseen(model, photos):
     kept, shadow = Kept(), Model(model.predictor, "v0.2.0")
     with served(create_app(OneModel(model, shadow=shadow), kept, Settings(cache_bytes=0))) as client:
         answer = client.post("/predict", content=photos[0]).json()
-        until(lambda: len(kept.records) == 2, 10)
+        until(lambda: len(kept.records) == 2)
         assert [role["version"] for role in client.get("/model").json()["others"].values()] == ["v0.2.0"]
     assert answer["version"] == "v0.1.0"
     seen, unseen = (answered for _, answered in kept.records)
@@ -61,12 +61,12 @@ def test_a_shadow_that_is_slow_or_fails_costs_no_answer(model, photos):
     with served(create_app(router, Kept(), Settings(cache_bytes=0), observer=noted)) as client:
         gate.error = RuntimeError("a broken shadow")
         assert client.post("/predict", content=photos[0]).status_code == 200
-        until(lambda: noted.failed == ["shadow"], 10)
+        until(lambda: noted.failed == ["shadow"])
     settings = Settings(cache_bytes=0, shadow_queue=0)
     gate.error = None
     with served(create_app(router, Kept(), settings, observer=noted)) as client:
         assert client.post("/predict", content=photos[0]).status_code == 200
-        until(lambda: noted.left_out == 1, 10)
+        until(lambda: noted.left_out == 1)
 
 
 def test_a_shadow_or_a_log_in_disorder_costs_no_answer(model, photos):
@@ -80,7 +80,7 @@ def test_a_shadow_or_a_log_in_disorder_costs_no_answer(model, photos):
     settings = Settings(cache_bytes=0)
     with served(create_app(router, Kept(), settings, observer=noted)) as client:
         assert client.post("/predict", content=photos[0]).status_code == 200
-        until(lambda: noted.failed == ["shadow"], 10)
+        until(lambda: noted.failed == ["shadow"])
     with served(create_app(OneModel(model), Broken(), settings)) as client:
         for _ in range(3):
             assert client.post("/predict", content=photos[0]).status_code == 200

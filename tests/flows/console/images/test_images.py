@@ -495,8 +495,8 @@ def test_the_web_server_keeps_the_index_fresh_and_thumbnails_few(root, site):
     threads = background(site.app)
     for thread in threads:
         thread.start()
-    until(lambda: not large.exists(), 20)
-    until(lambda: index_of(root)._kept_fresh, 20)
+    until(lambda: not large.exists())
+    until(lambda: index_of(root)._kept_fresh)
     site.app.state.console.stopping.set()
     for thread in threads:
         thread.join(30)

@@ -50,7 +50,7 @@ def test_a_slot_has_one_job_and_a_killed_one_is_known_as_such(root):
     again = start_job(root, ["verify"], slot="verify", title="Verify", by="Ann", back="/")
     assert again.id == first.id
     os.killpg(first.pid, signal.SIGKILL)
-    until(lambda: not read_job(root, first.id).runs, 20)
+    until(lambda: not read_job(root, first.id).runs)
     assert "interrupted" in read_job(root, first.id).result
     assert read_job(root, "../x") is None
 

@@ -230,7 +230,7 @@ def test_retrain_says_what_is_new_before_the_press(site, root, window):
         text = site.get(page)[2]
         return "Nothing is new since run r-9, which ended as held: nothing will start" in text
 
-    until(says_so, 20)
+    until(says_so)
     assert f'action="{page}/retrain"' not in text, "nothing is promised that would not happen"
 
 
@@ -277,7 +277,7 @@ def test_a_pause_is_said_where_a_retraining_is_started(site, root, window):
     (root / ".evergreen/seen" / f"{current_inputs(root)[0]}.json").unlink(missing_ok=True)
     releases = open_store(load_params(root / "params.yaml").store, root)
     pause(releases, by="Ann", why="the line is rebuilt")
-    until(lambda: "paused until somebody resumes by Ann" in site.get(f"/production/{window}")[2], 20)
+    until(lambda: "paused until somebody resumes by Ann" in site.get(f"/production/{window}")[2])
     resume(releases, by="Ann")
 
 
@@ -301,7 +301,7 @@ def test_the_run_that_named_the_window_and_its_version_are_in_the_chain(site, ro
         text = site.get(f"/production/{window}")[2]
         return f'href="/runs/{run}"' in text
 
-    until(linked, 20)
+    until(linked)
     assert f'href="/releases/{run}">v0.3.0</a>' in text
 
 

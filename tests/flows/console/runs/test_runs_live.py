@@ -26,12 +26,12 @@ def test_the_page_of_a_run_follows_it(visit, tmp_path):
         assert not page.scrolls_sideways
         assert page.axe_violations == []
         with run.running("inspect"):
-            page.page.wait_for_selector("text=inspect; 0 of 9 stages done", timeout=15_000)
+            page.page.wait_for_selector("text=inspect; 0 of 9 stages done", timeout=60_000)
         (folder / "log.txt").write_text("420 images, 3 leaks\n")
-        page.page.wait_for_selector("text=420 images, 3 leaks", timeout=15_000)
+        page.page.wait_for_selector("text=420 images, 3 leaks", timeout=60_000)
         os.close(lock)  # the run's process was killed
         write_json(folder / "verdict.json", {})
-        page.page.wait_for_selector("text=its process was killed", timeout=15_000)
+        page.page.wait_for_selector("text=its process was killed", timeout=60_000)
         page = visit(f"{site.url}/runs", user=site.user, width=390, dark=True)
         assert not page.scrolls_sideways
         assert page.axe_violations == []

@@ -291,7 +291,7 @@ def test_a_half_sent_request_is_cut_off(site, monkeypatch, path):
     host, port = site.url.removeprefix("http://").split(":")
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Origin: {site.url}", "Content-Length: 100"]
     lines += [f"Authorization: {basic(site.auth)}", "", "half"]
-    with socket.create_connection((host, int(port)), timeout=20) as line:
+    with socket.create_connection((host, int(port)), timeout=60) as line:
         line.sendall("\r\n".join(lines).encode())
         got = b""
         while part := line.recv(4096):  # until the server closes
