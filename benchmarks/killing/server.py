@@ -2,16 +2,20 @@
 
 import multiprocessing
 
+OPENING = [  # what DVC imports when it opens a repository and adds something to it
+    *("dvc.cachemgr", "dvc.data_cloud", "dvc.dirs", "dvc.lock", "dvc.repo.add", "dvc.repo.artifacts"),
+    *("dvc.repo.datasets", "dvc.repo.graph", "dvc.repo.index", "dvc.repo.metrics", "dvc.repo.params"),
+    *("dvc.repo.plots", "dvc.repo.stage", "dvc.rwlock", "dvc.scm", "dvc.utils.strictyaml", "dulwich.repo"),
+    *("dvc_data.hashfile.db.local", "dvc_data.hashfile.status", "fsspec.implementations.memory", "loky"),
+    *("networkx", "ruamel.yaml", "scmrepo.git"),
+]
+COMMANDS = ["flows.cli.main", "flows.project.ingest", "flows.runs.single_flight", "flows.services.up"]
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "benchmarks.kill_scenarios",
-        *("dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"),
-        # what DVC imports when a repository is opened and something is added
-        *("dvc.cachemgr", "dvc.data_cloud", "dvc.lock", "dvc.repo.add", "dvc.repo.artifacts", "dvc.repo.datasets"),
-        *("dvc.repo.graph", "dvc.repo.index", "dvc.repo.metrics", "dvc.repo.params", "dvc.repo.plots", "dvc.repo.stage"),
-        *("dvc.rwlock", "dvc.utils.strictyaml", "dvc_data.hashfile.status", "dulwich.repo", "networkx", "ruamel.yaml"),
-        *("dvc.dirs", "dvc.scm", "dvc_data.hashfile.db.local", "fsspec.implementations.memory", "loky", "scmrepo.git"),
-        *("flows.cli.main", "flows.project.ingest", "flows.runs.single_flight", "flows.services.up"),
+        *("benchmarks.kill_scenarios", "dvc.repo", "dvc.commands.repro", "dvc_data.index", "dvc.stage.cache"),
+        *OPENING,
+        *COMMANDS,
     ]
 )
