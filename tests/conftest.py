@@ -35,6 +35,7 @@ TOGETHER = {
         "ray_ingest",
         "ray_corrupted",
         "ray_features",
+        "ray_head",
         "trial",
         "training",
     ),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.scale.scratch import SOCKETS, new_scratch
-from flows.scale.start import QUIET, open_cluster
+from flows.scale.start import QUIET, open_cluster, running_here
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ScaleParams
 
@@ -51,9 +51,9 @@ class Cluster:
 class _Keeper(threading.Thread):
     """Opens the connection, keeps it until told to end it, and closes it."""
 
-    def __init__(self, scale: ScaleParams):
+    def __init__(self, scale: ScaleParams, where: str | None):
         super().__init__(name="ray", daemon=True)
-        self.scale, self.error = scale, None
+        self.scale, self.where, self.error = scale, where, None
         self.opened, self.ends = threading.Event(), threading.Event()
         self.folder: Path | None = None
         self.identity = ""
@@ -62,10 +62,10 @@ class _Keeper(threading.Thread):
         import ray
 
         try:
-            if self.scale.address is None:
+            if self.where is None:
                 self.folder = new_scratch("eg-ray-", SOCKETS)
-            open_cluster(self.scale.address, self.folder)
-            if not (self.scale.address or "").startswith("ray://"):
+            open_cluster(self.where, self.folder)
+            if not (self.where or "").startswith("ray://"):
                 self.identity = _identity(ray.get_runtime_context().gcs_address)
         except BaseException as error:
             self.error = error
@@ -93,8 +93,9 @@ def connect(scale: ScaleParams) -> Cluster:
     for name, value in QUIET.items():  # before Ray is imported, which reads some of them once
         os.environ.setdefault(name, value)
     installed()
-    _check_reachable(scale.address)
-    keeper = _Keeper(scale)
+    where = _found(scale.address)
+    _check_reachable(where)
+    keeper = _Keeper(scale, where)
     keeper.start()
     _keeper = keeper
     try:
@@ -168,7 +169,7 @@ def check_alive() -> None:
     address = _keeper.scale.address if _keeper else None
     if not is_connected():
         raise ClusterLost(_unreachable(address, "the connection has ended"))
-    if address is not None and address.startswith("ray://"):
+    if (_keeper.where or "").startswith("ray://"):
         return  # Ray's client watches its connection itself
     head = ray.get_runtime_context().gcs_address
     _check_reachable(head)
@@ -204,9 +205,19 @@ def _initialised() -> bool:
     return ray.is_initialized()
 
 
+def _found(address: str | None) -> str | None:
+    """`address`, or what Ray finds for `auto`. Raises ClusterLost where it finds none."""
+    if address != "auto":
+        return address
+    try:
+        return running_here()
+    except ConnectionError as error:
+        raise ClusterLost(_unreachable(address, str(error))) from error
+
+
 def _check_reachable(address: str | None) -> None:
     """Raise ClusterLost where no program listens at `address`. Ray itself would try for minutes."""
-    if address in (None, "auto"):
+    if address is None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
@@ -224,7 +235,9 @@ def _said(error: BaseException, address: str | None) -> BaseException:
             "same Python and the same Ray: install what requirements.lock says in the image of the cluster"
         )
     if isinstance(error, ConnectionError | RuntimeError | OSError):
-        return ClusterLost(_unreachable(address, text.splitlines()[0] if text else type(error).__name__))
+        first, *_, last = text.splitlines() * 2 or [type(error).__name__] * 2
+        why = f"{first} {last.strip()}" if first.endswith(":") else first  # a heading, then the server's traceback
+        return ClusterLost(_unreachable(address, why.rstrip(".")))
     return error
 
 

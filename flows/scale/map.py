@@ -26,6 +26,7 @@ TELL = 60.0  # seconds without a result, a multiple of LOOK, after each of which
 RECONNECT_SECONDS = 60.0  # for a head that restarts
 MOST_BYTES = 256 << 20  # of items in flight
 ANSI = re.compile(r"\x1b\[[0-9;]*m")  # Ray colours the tracebacks of workers
+DETAILS = re.compile(r'details = "([^"]+)"')  # what happened, in the errors of Ray's client
 
 
 @dataclass(eq=False)
@@ -138,8 +139,8 @@ class _Run:
         """Wait a little for results; raises what a function raised, and ClusterLost."""
         import ray
 
-        waiting = {one.ref: one for one in self.flights if not one.done}
         with _losses():
+            waiting = {one.ref: one for one in self.flights if not one.done}  # hashing asks Ray's client
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK)
         for ref in ready:
             self._take(waiting[ref])
@@ -238,13 +239,14 @@ def died() -> tuple[type[Exception], ...]:
 @contextmanager
 def _losses() -> Iterator[None]:
     """Turn errors of the connection itself into ClusterLost, and not those of a task, which may be of the same type."""
+    from grpc import RpcError  # what Ray's client lets through
     from ray.exceptions import RaySystemError, RayTaskError
 
     try:
         yield
     except RayTaskError:
         raise
-    except (ConnectionError, RaySystemError) as error:
+    except (ConnectionError, RaySystemError, RpcError) as error:
         raise ClusterLost(f"the connection to the Ray cluster was lost: {_first_line(error)}.") from error
 
 
@@ -280,4 +282,5 @@ def weight(item: Any) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = str(error).strip() or type(error).__name__
+    return found[1] if (found := DETAILS.search(text)) else text.splitlines()[0]

@@ -59,6 +59,14 @@ def open_cluster(address: str | None, folder: Path | None) -> None:
         )
 
 
+def running_here() -> str:
+    """The address of the cluster that RAY_ADDRESS names, or that runs on this machine. Raises ConnectionError."""
+    from ray._private import services
+
+    services.find_gcs_addresses.cache_clear()  # it remembers heads that have ended since
+    return services.get_ray_address_from_environment("auto", None)
+
+
 def _code_path() -> list[str]:
     import tasks
 

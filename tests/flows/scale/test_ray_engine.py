@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from flows.scale import engine
+from flows.scale.start import running_here
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ScaleParams
 from tests.support.checkout import ROOT
@@ -17,6 +18,44 @@ from tests.support.waiting import until
 def test_a_cluster_that_does_not_answer_is_said_at_once(address):
     with pytest.raises(EvergreenError, match=rf"cluster at {address} \(scale.address\) cannot be reached"):
         engine.connect(ScaleParams(engine="ray", address=address))
+
+
+def test_auto_asks_the_cluster_that_ray_names(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(EvergreenError, match=r"cluster at 127\.0\.0\.1:9 .* cannot be reached"):
+        engine.connect(ScaleParams(engine="ray", address="auto"))
+
+
+def test_auto_forgets_heads_that_have_ended(monkeypatch):
+    from ray._private import services
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for address in ("127.0.0.1:7", "127.0.0.1:8"):
+        node = ["raylet", "-c", "print(1, flush=True); input()", f"--gcs-address={address}"]  # what Ray looks for
+        with subprocess.Popen(node, executable=sys.executable, stdin=-1, stdout=-1) as process:
+            assert process.stdout.readline() == b"1\n"
+            running_here()
+            found = services.find_gcs_addresses()
+            process.kill()
+        assert address in found
+    assert "127.0.0.1:7" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("no such host.\nMore.", "no such host."),
+        (
+            "Initialization failure from server:\nTraceback:\n  x = 1\nRuntimeError: no room",
+            "server: RuntimeError: no room.",
+        ),
+        ("", "ConnectionError."),
+    ],
+)
+def test_what_ray_says_of_a_failed_connection_is_said_in_one_line(text, why):
+    said = str(engine._said(ConnectionError(text), "ray://head:10001"))
+    assert said.startswith("the Ray cluster at ray://head:10001 (scale.address) cannot be reached: ")
+    assert said.endswith(f" {why}")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "https://example.org", "ray://", "-e:1; true"])
@@ -34,6 +73,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 DRIVER = """
 import sys
 from flows.scale import engine
+from flows.scale.start import running_here
 from flows.scale.map import ray_map
 from tasks.common.params import ScaleParams
 engine.connect(ScaleParams(engine="ray"))

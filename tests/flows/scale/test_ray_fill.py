@@ -44,8 +44,8 @@ def project(tmp_path: Path, scale: dict) -> Path:
 def entry_bytes(root: Path) -> dict[str, bytes]:
     """Every cache entry of measures, pixels and features."""
     cache = cache_dir("inspect", root).parent
-    files = [file for kind in ("inspect", "pixels", "features") for file in (cache / kind).rglob("*.*")]
-    return {file.relative_to(cache).as_posix(): file.read_bytes() for file in files}
+    files = [file for kind in ("inspect", "pixels", "features") for file in (cache / kind).rglob("[!.]*.*")]
+    return {file.relative_to(cache).as_posix(): file.read_bytes() for file in files}  # not what a killed writer left
 
 
 def fill_and_run(root: Path, *stages: str) -> dict[str, int]:
