@@ -71,6 +71,8 @@ def _values(model: Any, names: Sequence[str], count: int) -> dict[str, np.ndarra
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # more spin between the operators
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # takes longer than two runs
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (value,) = session.get_inputs()
     side = value.shape[1]
