@@ -2,16 +2,17 @@
 
 import atexit
 import sys
-from gc import freeze, set_threshold
+from gc import freeze
+
+from tasks.common.garbage import collect_rarely
 
 
 def collect_less_garbage() -> None:
     """Let the garbage collector run less often, and not at exit.
 
-    Libraries create a million objects that stay. Searching them for garbage takes a fifth of the import time, and a
-    last search at the end of a training takes three seconds.
+    A last search at the end of a training takes three seconds.
     """
-    set_threshold(50_000, 20, 20)
+    collect_rarely()
     atexit.register(freeze)
 
 

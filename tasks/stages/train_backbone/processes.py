@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tasks.backbones import timm_models
 from tasks.common.errors import EvergreenError
+from tasks.common.garbage import collect_rarely
 from tasks.common.private import make_folder
 
 T = TypeVar("T")
@@ -197,6 +198,7 @@ def processes(workers: int = 0, work: Callable[[], object] = lambda: None) -> It
 
 def _run_worker(index: int, world: int, rendezvous: str, work: Callable[[], object]) -> None:
     """Main function of worker `index`. Its output is discarded: rank 0 reports for all."""
+    collect_rarely()  # as the run's own process; timm is still to be imported
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)

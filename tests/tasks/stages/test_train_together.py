@@ -4,6 +4,7 @@ Processes are real. Two machines are two folders that share nothing.
 """
 
 import ast
+import gc
 import multiprocessing
 import os
 import shutil
@@ -163,7 +164,7 @@ def speak(folder: Path, others: Path) -> None:
             raised = ""
         except EvergreenError as error:
             raised = str(error)
-        (folder / f"{ranks.rank}.txt").write_text(repr((said, kept, raised)))
+        (folder / f"{ranks.rank}.txt").write_text(repr((said, kept, raised, gc.get_threshold())))
         ranks.barrier()
 
 
@@ -173,13 +174,14 @@ def test_processes_share_what_one_of_them_has_and_refuse_to_train_on_other_data(
     others.mkdir()
     monkeypatch.setenv("LOCAL_RANK", "0")  # taken back at the end
     speak(folder, others)
-    (said, first, raised), (also, second, same) = (
+    (said, first, raised, _), (also, second, same, threshold) = (
         ast.literal_eval((folder / f"{rank}.txt").read_text()) for rank in range(2)
     )
     assert said == also == [b"second", None, b""]
     assert first == [True, True, True]
     assert second == [False, False, True], "one process of a machine with another folder"
     assert raised == same
+    assert threshold == (50_000, 20, 20)  # garbage is searched for as seldom as in the run's own process
     assert "training process 1 of 2 would train something else" in raised
     assert not list(folder.glob(".*")) + list(others.glob("*"))
 
