@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,10 @@ collect_less_garbage()
 # files that one worker runs one after the other: a server, or a library that takes seconds to import, serves them all
 TOGETHER = {
     "s3": ("store", "store_contract", "bundle_store", "s3_store", "s3_data", "versions_s3", "lease", "log"),
-    "evidently": ("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site"),
+    "evidently": (
+        *("benchmarks_drift", "evidently", "report", "monitor", "monitoring_settings", "site", "late_labels"),
+        *("feedback", "mixed_versions", "private_project", "production_pages", "counts", "of_a_run"),
+    ),
     "ray": (
         "ray_map",
         "ray_fill",
@@ -39,7 +44,10 @@ TOGETHER = {
         "trial",
         "training",
     ),
-    "great_expectations": ("adopt", "validate", "validate_batches"),
+    "great_expectations": (
+        *("adopt", "validate", "validate_batches", "validate_classes", "validate_copies", "validate_synthetic"),
+        *("batch_noise", "plain_expectations"),
+    ),
 }
 GROUPS = {f"test_{name}": group for group, names in TOGETHER.items() for name in names}
 # these start first (see --no-loadscope-reorder in the Makefile): no worker is left alone with one at the end
@@ -65,6 +73,23 @@ LONGEST += [
     "history",
 ]
 LONGEST += ["publish", "capture", "release_report", "ingest_atomic", "review", "export", "evaluate", "gc"]
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """In a run of all tests, each worker begins with its share of the files, and finds those of the others compiled.
+
+    Otherwise workers, which start together, would each compile every file.
+    """
+    config = collector.config
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and isinstance(collector, pytest.Session) and hasattr(config, "workerinput"):
+        worker, workers = config.workerinput["workerid"].removeprefix("gw"), config.workerinput["workercount"]
+        files = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
+        left_out = tuple(map(Path, config.getoption("ignore") or ()))
+        for path in files[int(worker) :: workers]:
+            if not any(path.is_relative_to(folder) for folder in left_out):
+                with suppress(Exception):  # collection meets it again, and reports it
+                    import_module(".".join(path.with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:
