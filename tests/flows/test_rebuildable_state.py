@@ -5,8 +5,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from tasks.common.params import AlertsParams
 from tasks.common.rebuildable import read_rebuildable
 from tasks.ingest.lock import data_lock
 from tests.support.checkout import ROOT, git
+from tests.support.children import command
 
 DAMAGES = {
     "empty": b"",
@@ -188,9 +187,7 @@ def test_commands_show_one_line_per_damaged_file(project):
     names = ["checkout.json", "server.json", "services.json", "monitor.json", "trigger/wanted.json", "holder"]
     for name in names:
         damage(project / ".evergreen" / name, DAMAGES["cut short"])
-    command = [sys.executable, "-m", "flows.cli.main", "status"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+    done = command(("status",), project, os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
     assert len(said) == len(names), said

@@ -48,10 +48,14 @@ class Served:
 
     @contextmanager
     def traffic(self, image: bytes, clients: int = 3) -> Iterator[list[tuple[int, Any]]]:
-        """Clients that ask without a pause on connections that stay open; their answers, and their errors as 0."""
+        """Clients that ask on connections that stay open; their answers, and their errors as 0.
+
+        The first asks without a pause, so that a request is always on its way. The others leave the machine to what is
+        tested meanwhile.
+        """
         stop, got = threading.Event(), []
 
-        def run() -> None:
+        def run(pause: float) -> None:
             connection = http.client.HTTPConnection(*self.at, timeout=60)
             headers = self.headers | {"Content-Type": "image/png"}
             while not stop.is_set():
@@ -60,8 +64,9 @@ class Served:
                 except (OSError, http.client.HTTPException) as error:
                     got.append((0, repr(error)))
                     connection.close()
+                stop.wait(pause)
 
-        threads = [threading.Thread(target=run) for _ in range(clients)]
+        threads = [threading.Thread(target=run, args=(0.05 if number else 0,)) for number in range(clients)]
         for thread in threads:
             thread.start()
         try:

@@ -42,9 +42,9 @@ def add(workspace, number, classes=drift_windows.CLASSES, keep=5_000, **changes)
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A workspace of four windows."""
+    """A workspace of three windows."""
     workspace = tmp_path_factory.mktemp("stored") / "workspace"
-    for number in range(4):
+    for number in range(3):
         add(workspace, number)
     return workspace
 
@@ -87,15 +87,15 @@ def test_a_finding_without_threshold_or_number_has_no_ratio():
 
 def test_there_is_one_project_and_one_snapshot_per_window_in_order_of_time(tmp_path):
     workspace = tmp_path / "workspace"
-    for number in (5, 3, 4, 3):
+    for number in (5, 4, 4):
         add(workspace, number)
     assert [path.name for path in workspace.iterdir()] == [str(evidently.PROJECT)]
     names = sorted(path.stem for path in (workspace / str(evidently.PROJECT) / "snapshots").iterdir())
-    assert names == [str(evidently.snapshot_id(drift_windows.times(number)[2])) for number in (3, 4, 5)]
+    assert names == [str(evidently.snapshot_id(drift_windows.times(number)[2])) for number in (4, 5)]
     evidently.prune(workspace, 1)
     with pytest.raises(EvergreenError, match=r"report\.keep"):
         evidently.html(workspace, drift_windows.times(4)[2])
-    assert evidently.ui_path(workspace, drift_windows.times(5)[2]).endswith(names[2])
+    assert evidently.ui_path(workspace, drift_windows.times(5)[2]).endswith(names[1])
 
 
 def test_a_dashboard_that_the_user_changed_stays(tmp_path):
@@ -174,16 +174,16 @@ def test_names_become_harmless_and_short():
 
 def test_old_snapshots_keep_their_values_and_lose_their_plots(tmp_path, monkeypatch):
     workspace = tmp_path / "workspace"
-    monkeypatch.setattr(evidently, "WHOLE", 2)
-    for number in range(4):
+    monkeypatch.setattr(evidently, "WHOLE", 1)
+    for number in range(2):
         add(workspace, number)
     snapshots = workspace / str(evidently.PROJECT) / "snapshots"
     sizes = [path.stat().st_size for path in sorted(snapshots.iterdir())]
-    assert max(sizes[:2]) < 25_000 < 35_000 < min(sizes[2:])
-    old, new = (json.loads(sorted(snapshots.iterdir())[place].read_text()) for place in (0, 3))
+    assert sizes[0] < 25_000 < 35_000 < sizes[1]
+    old, new = (json.loads(path.read_text()) for path in sorted(snapshots.iterdir()))
     assert len(old["metric_results"]) == len(new["metric_results"]) > 20
     page = evidently.html(workspace, drift_windows.times(0)[2])
-    assert "Plots are kept for the newest 2 windows" in page
+    assert "Plots are kept for the newest 1 windows" in page
     assert "image.brightness, relative to its threshold" in page
 
 
@@ -192,7 +192,7 @@ def test_adding_a_snapshot_to_5000_takes_under_5_seconds(stored, tmp_path):
     shutil.copytree(stored, workspace)
     snapshots = workspace / str(evidently.PROJECT) / "snapshots"
     first = next(snapshots.iterdir())
-    for number in range(100, 5_096):
+    for number in range(100, 5_097):
         os.link(first, snapshots / f"{evidently.snapshot_id(drift_windows.times(number)[2])}.json")
     started = time.process_time()  # not wall time: other tests run beside
     add(workspace, 6_000, keep=5_000)
@@ -219,7 +219,7 @@ def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window_and_only_t
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
     try:
         api = f"http://127.0.0.1:{port}/api/projects/{evidently.PROJECT}/snapshots"
-        until(lambda: len(get(api, signed_in)) == 4)
+        until(lambda: len(get(api, signed_in)) == 3)
         user = ("evergreen", checkout(tmp_path).secret)
         page = visit(f"http://127.0.0.1:{port}/projects/{evidently.PROJECT}", user=user)
         page.page.get_by_text("Evergreen's measures, relative to their thresholds").wait_for()
@@ -229,15 +229,15 @@ def test_evidentlys_own_ui_shows_the_history_and_notices_a_new_window_and_only_t
         window = drift_windows.times(2)[2]
         report = visit(f"http://127.0.0.1:{port}{evidently.ui_path(stored, window)}", user=user)
         report.page.get_by_text("Data Drift Summary").wait_for()
-        add(stored, 4)
-        until(lambda: len(get(api, signed_in)) == 5)
+        add(stored, 3)
+        until(lambda: len(get(api, signed_in)) == 4)
         refuse_strangers(f"http://127.0.0.1:{port}", signed_in, tmp_path / "other")
         ticket = make_ticket(tmp_path, "evidently")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/evergreen/sign-in?ticket={ticket}", timeout=60) as reply:
             page = reply.read().decode()
         reader = page.split('data-value="')[1].split('"')[0]
         assert checkout(tmp_path).secret not in page
-        assert len(get(api, {"Authorization": basic(reader)})) == 5
+        assert len(get(api, {"Authorization": basic(reader)})) == 4
         assert not access_of(tmp_path, ServeParams()).opens(reader), "it opens no other server"
     finally:
         process.terminate()

@@ -1,13 +1,12 @@
 """Control characters of strangers are shown; our colours and progress lines go through."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 from tasks.common.terminal import shown
 from tests.support.checkout import ROOT
+from tests.support.children import command
 
 HOSTILE = [
     "\x1b]0;title\x07",
@@ -36,9 +35,8 @@ def test_plain_text_colours_and_progress_stay():
 def test_the_command_shows_an_escape_sequence_that_it_was_given(tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    command = [sys.executable, "-m", "flows.cli", "tombstone", "b\x1b]0;owned\x07", "--why", "x"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    done = command(("tombstone", "b\x1b]0;owned\x07", "--why", "x"), tmp_path, env)
     assert done.returncode == 1
     assert "b\\x1b]0;owned\\x07" in done.stderr
     assert "\x1b" not in done.stderr
