@@ -73,6 +73,7 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
         table = table.take(pa.array(rows))
     thumbs = _thumbnails(table.column("thumbnail"))
     table = table.drop_columns("thumbnail")  # now memory holds them once
+    pa.default_memory_pool().release_unused()  # of reading
 
     pairs, distances = _near(table, thumbs, inspect)
     cluster = clusters(table.num_rows, pairs)
@@ -93,7 +94,11 @@ def run(root: Path, *, images: ImagesParams, inspect: InspectParams) -> None:
     out = root / "artifacts" / "inspect"
     _write(samples, out / "samples.parquet")
     _write(_pairs_table(samples, pairs, *distances), out / "duplicates.parquet")
-    figures = summary(samples, pairs, cluster) | {
+    figures = summary(samples, pairs, cluster)
+    samples = samples.select(["shard", "row", "label", "group", "split"])
+    del table, excluded, by_group, cluster, pairs, distances, splits
+    pa.default_memory_pool().release_unused()  # what follows works on Python's objects
+    figures |= {
         "shards": len(shards),
         "batches": len(live),
         "repeated": repeated,  # rows whose image an earlier batch already has
@@ -107,14 +112,23 @@ def _hidden_groups(root: Path, samples: pa.Table, thumbs: np.ndarray) -> dict | 
     """What the file names say where nobody recorded a group; said to the user, because it is too late to use it."""
     if samples["group"].null_count < len(samples):
         return None
-    labels = ["|".join(label) if isinstance(label, list) else label for label in samples["label"].to_pylist()]
-    found = find_hidden_groups(read_image_paths(root, samples), labels, thumbs, samples["split"].to_pylist())
+    labels, split = shared_names(samples["label"]), shared_names(samples["split"])
+    found = find_hidden_groups(read_image_paths(root, samples), labels, thumbs, split)
     if found is not None:
         print(
             f"inspect: {found['sentence']}. Images of this data set keep their split; to keep such groups in one, "
             f"ingest into a new project with --layout {found['layout']!r} or with a column `group`"
         )
     return found
+
+
+def shared_names(column: pa.ChunkedArray) -> list[str | None]:
+    """A column as Python's strings, one object per distinct value; lists of names are joined."""
+    if pa.types.is_list(column.type):
+        column = pc.binary_join(column, "|")
+    codes = column.combine_chunks().dictionary_encode()
+    names = codes.dictionary.to_pylist()
+    return [None if code is None else names[code] for code in codes.indices.to_pylist()]
 
 
 def _shard_rows(root: Path, shard: str, images: ImagesParams, inspect: InspectParams) -> pa.Table:

@@ -52,7 +52,7 @@ def leave_confirmed(
 def read_confirmed(root: Path, samples: pa.Table) -> tuple[np.ndarray, list[str | None], np.ndarray]:
     """Of each of the N samples (columns id and batch): when its label was confirmed, what was said against it since,
     and the number of its batch. The first is (N,) int, -1: not confirmed; the last (N,) int."""
-    table = pq.read_table(network_file(root, "confirmed.parquet"))
+    table = pq.ParquetFile(network_file(root, "confirmed.parquet")).read()
     if len(table) == 0:
         return np.full(len(samples), -1), [None] * len(samples), np.zeros(len(samples), np.int64)
     ids = samples["id"].to_pylist()

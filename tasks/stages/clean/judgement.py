@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.stages.clean.image_noise import EitherNoise
+from tasks.stages.clean.joint import spans
 from tasks.stages.clean.label_noise import TINY, NoiseModel, fit_noise_model, plausible_noise
 
 Model = NoiseModel | EitherNoise
+
+COLUMNS = ("predicted", "confidence", "quality")  # of a Judgement
+AT_ONCE = 1 << 16  # probabilities that are judged at once: a model holds ten arrays of them
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Judgement:
 
 def judge_labels(y: np.ndarray, probabilities: np.ndarray, models: Sequence[Model]) -> Judgement:
     """Judge labels `y` by the `probabilities` (N, K) of a probe that was not trained on them."""
+    found = [_judge_labels(y[part], probabilities[part], models) for part in spans(*probabilities.shape, AT_ONCE)]
+    return Judgement(*(np.concatenate([getattr(one, name) for one in found]) for name in COLUMNS))
+
+
+def _judge_labels(y: np.ndarray, probabilities: np.ndarray, models: Sequence[Model]) -> Judgement:
     n = np.arange(len(y))
     if y.ndim == 1:
         posterior = models[0].posterior(y, probabilities)

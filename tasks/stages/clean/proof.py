@@ -22,7 +22,7 @@ from tasks.models.standardised import Features, chunks, moments, some
 MOST = 10_000  # samples to measure on, drawn in whole groups; more make the interval narrower than it need be
 CONFIDENCE = 0.95  # of the gain's interval
 RESAMPLES = 2000  # of the bootstrap
-BLOCK = 4_000_000  # group counts drawn at once by the bootstrap, 32 MB
+BLOCK = 200_000  # groups drawn at once by the bootstrap
 ROWS = 512  # compared with as many at once
 TINY = 1e-12
 
@@ -201,7 +201,7 @@ def interval(gain: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, fl
     block = max(1, BLOCK // count)
     means = []
     for start in range(0, RESAMPLES, block):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(block, RESAMPLES - start))
-        means.append((drawn @ total) / (drawn @ size))
+        drawn = rng.integers(0, count, size=(min(block, RESAMPLES - start), count), dtype=np.int32)
+        means.append(total[drawn].sum(axis=1) / size[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

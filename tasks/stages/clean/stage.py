@@ -120,11 +120,17 @@ def _read(root: Path) -> tuple[pa.Table, list[str]]:
     """Labelled accepted samples with their near-duplicate cluster, in canonical order; and the class names."""
     accepted, names = (artifacts.network_file(root, name) for name in ("accepted.parquet", "classes.json"))
     inspected = artifacts.stage_output(root / "artifacts" / "inspect" / "samples.parquet", "inspect")
-    samples = pq.read_table(accepted, columns=["id", "shard", "row", "batch", "split", "label", "group"])
-    samples = samples.filter(pc.is_valid(samples.column("label")))
-    clusters = pq.read_table(inspected, columns=["id", "cluster"])
-    cluster = clusters["cluster"].take(pc.index_in(samples["id"], clusters["id"].combine_chunks()))
-    return samples.append_column("cluster", pc.coalesce(cluster, samples["id"])), read_json(names)
+    # pq.read_table imports pyarrow.dataset: 30 MB
+    samples = pq.ParquetFile(accepted).read(["id", "shard", "row", "batch", "split", "label", "group"])
+    if samples["label"].null_count:
+        samples = samples.filter(pc.is_valid(samples.column("label")))
+    clusters = pq.ParquetFile(inspected).read(["id", "cluster"])
+    cluster = clusters["cluster"]
+    if not clusters["id"].equals(samples["id"]):
+        cluster = cluster.take(pc.index_in(samples["id"], clusters["id"].combine_chunks()))
+    if cluster.null_count:
+        cluster = pc.coalesce(cluster, samples["id"])
+    return samples.append_column("cluster", cluster), read_json(names)
 
 
 def numbers(names: pa.ChunkedArray) -> np.ndarray:
