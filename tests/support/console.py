@@ -81,7 +81,7 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not server.started:
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -91,7 +91,7 @@ def serving(root: Path, evidently_port: int | None = None, *routers: APIRouter) 
     finally:
         app.state.console.stopping.set()
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 def job_ended(root: Path, slot: str, seconds: float = 180) -> Job:

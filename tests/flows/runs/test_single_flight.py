@@ -102,7 +102,7 @@ def test_a_trigger_waits_for_a_run_a_person_started(folder):
     assert "r-1" in said[0]
     assert waiting.is_alive()
     lock.close()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 

@@ -72,7 +72,7 @@ def started(command: list[str], folder: Path, env: dict[str, str], log: Path) ->
 def stop(process: psutil.Popen) -> None:
     for each in [*process.children(recursive=True), process]:
         each.kill()  # a worker that is only told to end waits for its runs
-    process.wait(30)
+    process.wait(120)
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])

@@ -409,7 +409,7 @@ def test_bodies_count_as_waiting_until_they_are_answered(model, tmp_path, photo)
         gate.asked.clear()
         first = threading.Thread(target=infer, args=(client, images(photo, photo)))
         first.start()
-        assert gate.asked.wait(30)  # else this one might come first, and wait at the gate
+        assert gate.asked.wait(120)  # else this one might come first, and wait at the gate
         assert infer(client, images(photo, photo)).status_code == 429
         gate.open.set()
         first.join()

@@ -26,7 +26,7 @@ def client():
 
 def raw(client, *parts: bytes) -> bytes:
     """All that the service sends to a client that sends `parts` and then waits for the end of the connection."""
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as wire:
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as wire:
         got = b""
         with suppress(ConnectionError):  # it was closed before everything was read
             for part in parts:
@@ -98,7 +98,7 @@ def test_a_head_that_comes_too_slowly_ends_the_connection(client, monkeypatch):
 
 def test_the_rest_of_a_body_that_was_refused_does_not_keep_the_connection(client, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as wire:
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as wire:
         wire.sendall(post(b"a", "Content-Length: 1000", query="?nothing=1"))
         assert wire.recv(1 << 16).startswith(b"HTTP/1.1 400")
         with suppress(ConnectionError):

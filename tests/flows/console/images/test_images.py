@@ -499,7 +499,7 @@ def test_the_web_server_keeps_the_index_fresh_and_thumbnails_few(root, site):
     until(lambda: index_of(root)._kept_fresh)
     site.app.state.console.stopping.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive(), thread.name
     site.app.state.console.stopping.clear()
 

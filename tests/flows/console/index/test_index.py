@@ -296,7 +296,7 @@ def test_a_thread_keeps_the_index_fresh_until_it_is_told_to_stop(root: Path):
     the_log(root).append(drift_windows.window_table(5, ROWS, source="later"))
     until(lambda: counted(index, "source").get("later") == ROWS)
     stop.set()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
 
 
