@@ -2,8 +2,8 @@
 
     python -m benchmarks.ray_scale [--photos N] [--rounds N] [--quick]
 
-- ray_result_differs: cache entries and outputs of inspect and embed, and files of the log of `evergreen score`, that
-  are other bytes with Ray than without it.
+- ray_result_differs: cache entries and outputs of inspect and embed, files of the log of `evergreen score`, and outputs
+  of one small training by two processes, that are other bytes with Ray than without it.
 - ray_kill_recoveries: share of rounds in which a worker gets SIGKILL in the middle of the work and all entries are made
   all the same, with the same bytes.
 - ray_overhead_ratio: seconds to make the entries of inspect and embed and to answer all photos by clusters of this
@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks import ray_training
 from benchmarks.record import Figure, report
 from benchmarks.scratch import change_params, say, scratch_project
 from benchmarks.serving import projects
@@ -208,7 +209,8 @@ def main(argv: list[str] | None = None) -> None:
         run(root, "local")  # exports the network
         answered(live, source, "local")  # takes the bundle into the cache
         expected, ratios = entry_bytes(root), []
-        differs = recovered = kills = 0
+        differs = trained = ray_training.differing(Path(folder) / "training")
+        recovered = kills = 0
         for number in range(rounds):
             order = ("local", "ray") if number % 2 else ("ray", "local")
             seconds = {name: run(root, name) for name in order}
@@ -234,7 +236,15 @@ def main(argv: list[str] | None = None) -> None:
         "ray_scale",
         f"python -m benchmarks.ray_scale --photos {count}",
         [
-            Figure(name="ray_result_differs", value=differs, unit="files", goal=0, better="lower", peer="local"),
+            Figure(
+                name="ray_result_differs",
+                value=differs,
+                unit="files",
+                goal=0,
+                better="lower",
+                peer="local",
+                spread=f"{trained} of them of a training by {ray_training.WORLD} processes, Ray Train against torchrun",
+            ),
             Figure(
                 name="ray_kill_recoveries",
                 value=recovered / rounds,
