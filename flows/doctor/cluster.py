@@ -18,7 +18,7 @@ def scale(root: Path, params: Params) -> Finding:
             return ok("scale", f"engine ray {engine.installed()}: a cluster of this machine starts with each run")
         found = engine.connect(section)
     except EvergreenError as error:
-        return problem("scale", str(error), "as the message says, or scale.engine: local")
+        return problem("scale", str(error), "as the message says")
     finally:
         engine.disconnect()
     shared = f"; shards and entries go through {section.shared}" if section.shared else ""

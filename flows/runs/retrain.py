@@ -37,6 +37,7 @@ from flows.runs.start import pin_start
 from flows.runs.summary import summary
 from flows.runs.teachers import fetch_teachers
 from flows.runs.weights import check_training_weights
+from flows.scale.engine import check_usable
 from flows.server.api import Api
 from flows.server.process import mark_cancelled
 from monitoring.console_link import console_link, console_started, quoted
@@ -85,6 +86,7 @@ def retrain(run_id: str, reason: str, by: str):
     refused_page = None
     try:
         console.print(f"  [dim]{pace.expected(root)}[/]")
+        check_usable(params.scale)
         check_training_weights(root, params)
         fetch_teachers(root, params, run.releases)
         _timed(run, "data", lambda: steps.data_step(root), lambda _: ("here", ""))

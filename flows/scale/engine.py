@@ -24,6 +24,7 @@ from tasks.common.params import ScaleParams
 START_SECONDS = 120.0  # until a local cluster is up, or another one answers, on a loaded machine
 REACH_SECONDS = 5.0  # for a cluster to accept a connection
 INSTALL = "pip install 'evergreen[ray]'"
+START = "Start the cluster, correct scale.address, or set scale.engine: local."
 
 
 class ClusterLost(EvergreenError):
@@ -79,6 +80,13 @@ class _Keeper(threading.Thread):
 
 
 _keeper: _Keeper | None = None
+
+
+def check_usable(scale: ScaleParams) -> None:
+    """Raise EvergreenError where a run with this engine would fail: Ray is missing, or no cluster answers."""
+    if scale.engine == "ray":
+        installed()
+        _check_reachable(_found(scale.address))
 
 
 def connect(scale: ScaleParams) -> Cluster:
@@ -244,4 +252,4 @@ def _said(error: BaseException, address: str | None) -> BaseException:
 def _unreachable(address: str | None, why: str) -> str:
     if address is None:
         return f"no Ray cluster could be started on this machine: {why}."
-    return f"the Ray cluster at {address} (scale.address) cannot be reached: {why}."
+    return f"the Ray cluster at {address} (scale.address) cannot be reached: {why.rstrip('.')}. {START}"

@@ -26,11 +26,8 @@ def run_stage_scaled(name: str, root: Path, say: Callable[[str], object] | None 
     section, scale = params.train_backbone, params.scale
     gpus = 0 if scale.training_workers > 1 else int(engine.connect(scale).gpus)
     workers = scale.training_workers or gpus
-    if workers and trains_here(section, scale.shared is not None):
-        said(
-            f"{STAGE}: these settings need whole batches, all images, or bundles that only this machine has: it "
-            "trains on this machine"
-        )
+    if workers and (why := needs_this_machine(section, scale.shared is not None)):
+        said(f"{STAGE}: {why}: it trains on this machine")
         workers = 0
     if not worth_a_cluster(workers, gpus):
         run_stage(name, root)
@@ -47,18 +44,25 @@ def worth_a_cluster(workers: int, gpus: int) -> bool:
     return workers > 1 or (workers == 1 and gpus > 0 and not may_have_accelerator())
 
 
-def trains_here(section: TrainBackboneParams, shared: bool) -> bool:
-    """Whether the training needs what its workers would not have.
+def needs_this_machine(section: TrainBackboneParams, shared: bool) -> str | None:
+    """Why workers cannot do the training: it needs what they would not have. None where they can.
 
     shared: they get their files through `scale.shared`, which has neither all images for pretraining on them nor the
     bundles in the cache of this machine: those of teachers, and the one that a warm start begins from.
     """
-    from tasks.stages.train_backbone.workers import can_share
+    from tasks.stages.train_backbone.phases import moving_statistics
 
-    warm = section.start != "pretrained" and section.start_bundle is not None
-    return not can_share(section) or (
-        shared and bool(section.self_supervised_epochs or section.distill.teachers or warm)
-    )
+    if moving_statistics(section):
+        return "BatchNorm learns its statistics from whole batches (batch_norm: train, or pretrained: none)"
+    if section.distill.features:
+        return "distill.features compares all images of a batch"
+    if not shared:
+        return None
+    if section.self_supervised_epochs:
+        return "self_supervised_epochs read all images, which scale.shared does not hold"
+    if section.distill.teachers or (section.start != "pretrained" and section.start_bundle is not None):
+        return "only this machine has the bundles of its teachers and of the model it starts from"
+    return None
 
 
 def _to_stderr(line: str) -> None:

@@ -56,7 +56,9 @@ NEUTRAL = (
     "corruption_images",
     "wanted",
     "bound",
-)  # counts: neither better nor worse
+    "low",
+    "high",
+)  # counts, and ends of intervals: neither better nor worse
 
 Change = tuple[Any, Any]  # (in A, in B); None: absent
 
@@ -166,7 +168,12 @@ def changed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
 def direction(name: str, a: Any, b: Any) -> str:
     """Is the figure `name` better in b than in a? "" if it does not measure quality, or cannot be compared."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
-    if not numbers or a == b or name.split(".")[-1] in NEUTRAL or name.startswith(("thresholds.", "weights.")):
+    if (
+        not numbers
+        or a == b
+        or name.split(".")[-1] in NEUTRAL
+        or name.startswith(("thresholds.", "weights.", "siblings."))
+    ):
         return ""
     lower = any(part in name for part in LOWER)
     return "better" if (b < a) == lower else "worse"
@@ -239,7 +246,8 @@ class _Reader:
                 named = ((self.taxonomy.rename(row["class"]), row["recall"]) for row in json.loads(report)["classes"])
                 figures |= {f"recall of {name}": recall for name, recall in named}
             figures_of.append(figures)
-        return {name: (a, b, direction(name, a, b)) for name, (a, b) in changed(*figures_of).items()}
+        found = changed(*figures_of).items()
+        return {name: (a, b, direction(name, a, b)) for name, (a, b) in found if not name.endswith(".sentence")}
 
     def _file(self, rev: str, out: str, name: str) -> bytes | None:
         oid = outs_at(self.root, rev).get(out)
@@ -296,9 +304,10 @@ def likely_why(
     for name, word in (words | {"allowed again": "batches allowed again"}).items():
         if entries := [entry for entry in batches.get(name, ()) if entry.get("kind") != "labels"]:
             causes.append(f"{word}: {_some([entry['batch'] for entry in entries])}")
-    if train := images.get("train"):
-        grown = sorted(train.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
-        causes.append("training images: " + _some([f"{name} {b - a:+d}" for name, (a, b) in grown]))
+    for split, what in (("train", "training images"), ("test", "test images")):
+        if by_class := images.get(split):
+            grown = sorted(by_class.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
+            causes.append(f"{what}: " + _some([f"{name} {b - a:+d}" for name, (a, b) in grown]))
     if relabelled:
         causes.append(f"{len(relabelled)} {'label' if len(relabelled) == 1 else 'labels'} corrected by people")
     moved = {name: sum(b - a for a, b in by_class.values()) for name, by_class in actions.items()}
@@ -329,7 +338,11 @@ def _how(metrics: dict[str, tuple[Any, Any, str]]) -> str:
     else:
         a, b, way = metrics[headline]
         name = headline.removeprefix("test.").replace("_", " ")
-        how = f"{name[0].upper()}{name[1:]} on test went from {a} to {b}{f' ({way})' if way else ''}"
+        said, other = (f"{value:.3f}" if isinstance(value, float) else value for value in (a, b)), ""
+        if "test.n" in metrics:  # the gate compares the two on the images that both were tested with
+            other = ", on other test images ({:,}, then {:,})".format(*metrics["test.n"][:2])
+        how = f"{name[0].upper()}{name[1:]} on test went from {{}} to {{}}{other}".format(*said)
+        how += f" ({way})" if way and not other else ""
     for found in sorted(most, key=lambda one: one != way):
         name, a, b = most[found]
         how += f", {'most for' if found == way else f'{found} for'} {name} (recall {a:.3f} -> {b:.3f})"

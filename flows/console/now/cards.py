@@ -117,7 +117,7 @@ def _labels(counts: LabelCounts) -> list[Card]:
     cards = []
     waits = [
         (counts.production, "labels", "/label/production", "Label", "to label"),
-        (counts.issues, "issues", "/label/issues", "Look at the issues", "with a doubtful label"),
+        (counts.issues, "issues", "/label/issues", "Look at the issues", "whose label needs a look"),
         (counts.audit, "audit", "/label/audit", "Check them", "of the random audit"),
     ]
     for number, kind, url, button, what in waits:
@@ -140,7 +140,7 @@ def _feedback(console: Console) -> list[Card]:
 WHY = {
     "feedback": "The monitor takes what fits the quota and whose image it knows; a person decides about the rest.",
     "labels": "Each answer brings the next model closer, and shows how often the live one is right.",
-    "issues": "A model, a second person or a copy of the image contradicts the label. One look settles it.",
+    "issues": "A model, a second person or a copy of the image contradicts the label, or chance picked it for a check.",
     "audit": "Drawn at random: only their labels say how accurate the live model is.",
 }
 

@@ -7,7 +7,9 @@ from pydantic import Field, field_validator
 
 from tasks.common.section import Count, Section
 
-ADDRESS = re.compile(r"auto|(ray://)?[A-Za-z0-9._-]+:\d{1,5}")
+ADDRESS = re.compile(r"auto|(ray://)?[A-Za-z0-9._-]+:(\d{1,5})")
+BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9.-]+(/.*)?")
+PORTS, MOST_WORKERS = 65_535, 10_000
 
 
 class ScaleParams(Section):
@@ -35,6 +37,21 @@ class ScaleParams(Section):
     @field_validator("address")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        if value is not None and not ADDRESS.fullmatch(value):
+        found = value is None or ADDRESS.fullmatch(value)
+        if not found or (value not in (None, "auto") and not 0 < int(found[2]) <= PORTS):
             raise ValueError(f"{value!r} is not an address: expected null, auto, host:port or ray://host:port")
+        return value
+
+    @field_validator("shared")
+    @classmethod
+    def _place(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or ("://" in value and not BUCKET.fullmatch(value))):
+            raise ValueError(f"{value!r} is not a place: expected null, a folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("training_workers", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, bool) or (isinstance(value, int) and value > MOST_WORKERS):
+            raise ValueError(f"{value!r} is not a number of workers: expected 0 to {MOST_WORKERS:,}")
         return value

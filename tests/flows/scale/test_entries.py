@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.scale import entries
-from flows.scale.stages import trains_here
+from flows.scale.stages import needs_this_machine
 from tasks.common.artifacts import ACCEPTED, NETWORK
 from tasks.common.params import TrainBackboneParams, load_run_params
 from tests.support import small_project
@@ -51,6 +51,8 @@ def test_a_training_is_sent_the_rows_of_the_network_and_what_its_tuning_reads(tm
 )
 def test_what_only_this_machine_has_is_trained_on_this_machine(changes):
     section = TrainBackboneParams.model_validate(changes)
-    assert trains_here(section, shared=True)
-    assert not trains_here(section, shared=False)  # workers see the cache
-    assert not trains_here(TrainBackboneParams(start_bundle="a" * 64), shared=True)  # a pin that no setting asks for
+    assert needs_this_machine(section, shared=True)
+    assert not needs_this_machine(section, shared=False)  # workers see the cache
+    assert not needs_this_machine(
+        TrainBackboneParams(start_bundle="a" * 64), shared=True
+    )  # a pin that no setting asks for

@@ -20,6 +20,15 @@ def test_a_cluster_that_does_not_answer_is_said_at_once(address):
         engine.connect(ScaleParams(engine="ray", address=address))
 
 
+def test_a_run_asks_before_its_first_stage_whether_the_cluster_answers():
+    engine.check_usable(ScaleParams(address="127.0.0.1:9"))  # the engine is local
+    engine.check_usable(ScaleParams(engine="ray"))
+    with pytest.raises(
+        EvergreenError, match=r"cannot be reached: .*refused\. Start the cluster, correct scale\.address"
+    ):
+        engine.check_usable(ScaleParams(engine="ray", address="127.0.0.1:9"))
+
+
 def test_auto_asks_the_cluster_that_ray_names(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(EvergreenError, match=r"cluster at 127\.0\.0\.1:9 .* cannot be reached"):
@@ -55,13 +64,25 @@ def test_auto_forgets_heads_that_have_ended(monkeypatch):
 def test_what_ray_says_of_a_failed_connection_is_said_in_one_line(text, why):
     said = str(engine._said(ConnectionError(text), "ray://head:10001"))
     assert said.startswith("the Ray cluster at ray://head:10001 (scale.address) cannot be reached: ")
-    assert said.endswith(f" {why}")
+    assert said.endswith(f" {why} {engine.START}")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "https://example.org", "ray://", "-e:1; true"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "https://example.org", "ray://", "-e:1; true", "host:99999"])
 def test_an_address_that_none_is_is_refused(address):
     with pytest.raises(ValueError, match="expected null, auto, host:port or ray://host:port"):
         ScaleParams(address=address)
+
+
+@pytest.mark.parametrize("shared", ["", "s3://", "gs://bucket/place"])
+def test_a_place_that_none_is_is_refused(shared):
+    with pytest.raises(ValueError, match="expected null, a folder or s3://bucket/prefix"):
+        ScaleParams(shared=shared)
+
+
+@pytest.mark.parametrize("workers", [True, 10**11, -1])
+def test_a_number_of_workers_that_none_is_is_refused(workers):
+    with pytest.raises(ValueError, match="training_workers"):
+        ScaleParams(training_workers=workers)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):

@@ -41,7 +41,7 @@ def test_data_labels_params_and_metrics_of_two_versions(main):
     assert "latency_ms.p50" not in found.metrics  # the same in both
     assert found.code == found.unreadable == []
     for part in (
-        "0.75 to 0.875 (better)",
+        "0.750 to 0.875, on other test images (18, then 36)",
         "b-2",
         "boot +3",
         "1 label corrected by people",
@@ -135,6 +135,7 @@ def test_better_depends_on_the_figure():
     assert direction("test.accuracy", 0.8, 0.9) == "better"
     assert direction("test.log_loss", 0.8, 0.9) == "worse"
     assert direction("latency_ms.p50", 3.0, 2.0) == "better"
+    assert direction("siblings.found_by_features", 12, 13) == direction("test.interval.low", 0.1, 0.2) == ""
     assert direction("skill.groups", 63, 66) == "", "a count"
     assert direction("corruptions.blur.n", 3, 2) == direction("x", None, 0.5) == direction("thresholds.bag", 1, 2) == ""
 
@@ -158,6 +159,8 @@ def test_a_class_that_got_worse_is_not_called_better():
     assert "(better), most for Bag (recall 0.700 -> 0.720), worse for Ankle boot (recall 0.967 -> 0.922)." in said
     del metrics["recall of Bag"]
     assert "(better), worse for Ankle boot (recall 0.967 -> 0.922)." in likely_why(**nothing, metrics=metrics)
+    other = {"test.balanced_accuracy": (1.0, 0.951128, "worse"), "test.n": (37, 39, "")}
+    assert "went from 1.000 to 0.951, on other test images (37, then 39)." in likely_why(**nothing, metrics=other)
     alone = likely_why(**nothing, metrics={"recall of Bag": (0.7, 0.72, "better")})
     assert "The figures of the test set are the same, better for Bag" in alone
 

@@ -45,6 +45,9 @@ def test_is_it_better():
 def test_is_anything_worse():
     assert worse(verdict(GAIN, SAME)).word == "No"
     assert "None of 2 comparisons lost more than its margin" in worse(verdict(GAIN, SAME)).text
+    unsure = SAME.model_copy(update={"value": -0.05, "low": -0.17, "high": 0.06, "bound": -0.02})
+    open_ones = worse(verdict(GAIN, SAME, unsure))
+    assert (open_ones.word, open_ones.tone, open_ones.checks) == ("Not shown", "warn", [unsure])
     assert worse(verdict(EQUAL)).word == "No", "not shown to be better is not worse"
     assert worse(verdict(GAIN, MAYBE)).word == "Perhaps"
     both = worse(verdict(MAYBE, LOSS, BOUND))
