@@ -109,6 +109,16 @@ SETS = {
     "worst_source": "the worst source",
     "worst_slice": "the worst slice",
 }
+CORRUPTED = {  # by tasks.scoring.corruptions
+    "dark": "darkened images",
+    "blur": "blurred images",
+    "noise": "noisy images",
+    "jpeg": "strongly compressed images",
+    "grayscale": "images without colour",
+    "crop": "cropped images",
+    "motion_blur": "images with motion blur",
+    "occlusion": "partly covered images",
+}
 PEOPLE = re.compile(r"at_(\d+)\.(share|low|high|bound)")  # of metrics/evaluate.json
 SHARES = {
     "share": "images that people must see",
@@ -148,7 +158,7 @@ def known_name(code: str) -> str | None:
     if first == "expectation":
         return f"expectation {rest}"
     if first == "corruptions" and "." not in rest:
-        return f"images with {rest.replace('_', ' ')}"
+        return _corrupted(rest)
     if first == "metrics":
         return f"figure {rest}"
     if first == "people" and (found := PEOPLE.fullmatch(rest)):
@@ -183,12 +193,16 @@ def _metric_of_set(code: str) -> str | None:
     if where.startswith("class."):
         return f"{METRICS[metric]} of class {where.removeprefix('class.')}{again}"
     if where.startswith("corruptions."):
-        return f"{METRICS[metric]} on images with {where.removeprefix('corruptions.').replace('_', ' ')}{again}"
+        return f"{METRICS[metric]} on {_corrupted(where.removeprefix('corruptions.'))}{again}"
     if where.startswith("slice:"):
         return f"{METRICS[metric]} on {where.removeprefix('slice:')}{again}"
     if where in SETS or where.isidentifier():
         return f"{METRICS[metric]} on {SETS.get(where, where.replace('_', ' '))}{again}"
     return None
+
+
+def _corrupted(name: str) -> str:
+    return CORRUPTED.get(name, f"images with {name.replace('_', ' ')}")
 
 
 def _column(name: str) -> str:

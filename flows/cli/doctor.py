@@ -9,6 +9,7 @@ import typer
 from flows.cli.text import for_terminal
 from flows.doctor.quiet import without_warnings
 from tasks.common.paths import project_root
+from tasks.common.plural import counted
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -36,7 +37,8 @@ def doctor(
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2, ensure_ascii=False))
     else:
         warnings = sum(finding.state == "warning" for finding in found)
-        typer.echo(f"{problems} problems, {warnings} warnings, {len(found) - problems - warnings} ok")
+        well = len(found) - problems - warnings
+        typer.echo(f"{counted(problems, 'problem')}, {counted(warnings, 'warning')}, {well} ok")
     raise typer.Exit(1 if problems else 0)
 
 

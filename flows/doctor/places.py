@@ -9,6 +9,7 @@ from flows.repo.pipeline import open_repo
 from flows.repo.remotes import check_remotes, open_remote
 from tasks.common.errors import EvergreenError
 from tasks.common.params import Params
+from tasks.common.plural import counted
 from tasks.releases.store import open_store
 from tasks.storage.blobs import Conflict, Store, without_secrets
 from tasks.storage.ledgers import Files, StoreFiles, read_ledgers
@@ -70,4 +71,4 @@ def _ledgers(files: Files, at: str) -> list[Finding]:
     if gone:
         cure = "if they are gone for good, delete their folders of ledgers there; then gc may free what they kept"
         return [warning("ledgers", f"{at}: checkouts that are gone keep objects: {', '.join(sorted(gone)[:3])}", cure)]
-    return [ok("ledgers", f"{at}: {len(ledgers)} checkouts keep objects there")]
+    return [ok("ledgers", f"{at}: {counted(len(ledgers), 'checkout')} with objects there")]

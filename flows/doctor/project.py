@@ -49,7 +49,8 @@ def formats(root: Path) -> list[Finding]:
             return [warning("formats", "data/ is not here, only its record data.dvc", "`dvc pull`, or `dvc checkout`")]
         return [ok("formats", "state and code fit; there are no data yet")]
     task, count, labels = read_task(root / "data"), len(batches(root / "data")), len(annotation_batches(root / "data"))
-    return [ok("formats", f"state, code and data fit: {task}, {count} batches of images, {labels} of labels")]
+    images = f"{count:,} batch{'es' * (count != 1)} of images"
+    return [ok("formats", f"state, code and data fit: {task}, {images}, {labels:,} of labels")]
 
 
 def settings(root: Path) -> tuple[Finding, object | None]:

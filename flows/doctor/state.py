@@ -11,6 +11,7 @@ from flows.labels import journal
 from flows.repo import workspace
 from monitoring.silence import monitor_silence
 from tasks.common.paths import main_checkout, state_dir
+from tasks.common.plural import counted
 from tasks.common.private import CLOSED
 
 SECRET = ("checkout.json", "sign-in.html", "tickets.json", "people.json")
@@ -51,7 +52,7 @@ def label_journal(root: Path) -> list[Finding]:
     lost, waiting, idle = journal.unreadable(root), len(journal.pending(root)), journal.idle_seconds(root)
     if lost:
         cure = "look into .evergreen/labels/*.jsonl: give these answers again, then delete the lines"
-        return [problem("labels", f"{lost} lines of the journal of answers cannot be read", cure)]
+        return [problem("labels", f"{counted(lost, 'line')} of the journal of answers cannot be read", cure)]
     if waiting and (idle or 0) > 86_400:
         return [warning("labels", f"{waiting} answers wait for {idle / 86_400:.0f} days", "`evergreen finish`")]
     return [ok("labels", f"{waiting} answers wait to be taken" if waiting else "no answer waits")]

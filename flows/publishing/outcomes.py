@@ -1,5 +1,6 @@
 """How a run can end, and the exit code that a schedule or script sees."""
 
+import re
 from typing import Literal
 
 from flows.publishing.remedies import Remedy
@@ -17,6 +18,12 @@ WORDS: dict[str, str] = {  # for people, on pages and in lists
 }
 CANCELLED = 5  # exit code of a run that a person cancelled
 EXIT_CODES: dict[str, int] = {"promoted": 0, "held": 0, "unchanged": 0, "refused": 3, "rejected": 4}  # 1: an error
+APPROVE = re.compile(r" `evergreen approve [^`]*` publishes it( at once)?\.")
+
+
+def without_advice(sentence: str) -> str:
+    """`sentence` of a held run without the command that publishes it: once it is published, or beside a button."""
+    return APPROVE.sub("", sentence)
 
 
 class Ending(Frozen):

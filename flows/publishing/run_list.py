@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime
 
 from flows.publishing.history import known_history, open_project
+from flows.publishing.outcomes import without_advice
 from tasks.common.checks import Check, Frozen
 from tasks.common.errors import EvergreenError
 from tasks.common.files import write_json
@@ -51,7 +52,7 @@ class RecordedRow(Frozen):
     @property
     def told(self) -> str:
         """The sentence without the commands at its end: a page has buttons for them."""
-        return re.sub(r" `evergreen approve [^`]*` publishes it\.", "", self.sentence)
+        return without_advice(self.sentence)
 
 
 def held_runs(root: Path, releases: Releases | None = None) -> list[RecordedRow]:

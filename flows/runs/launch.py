@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from flows.publishing.outcomes import CANCELLED
+from flows.publishing.outcomes import CANCELLED, without_advice
 from flows.repo import run_inputs, workspace
 from flows.repo.progress import cancel_sentence
 from flows.server.api import Api
@@ -67,7 +67,8 @@ def _nothing_new(root: Path, ended: dict, say) -> int:
     now = open_store(load_params(root / "params.yaml").store, root).run(ended["run_id"]) or {}
     ended = ended | {name: now[name] for name in ("outcome", "version", "sentence") if now.get(name)}
     version = f" {ended['version']}" if ended.get("version") else ""
-    say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {ended['sentence']}")
+    sentence = ended["sentence"] if ended["outcome"] == "held" else without_advice(ended["sentence"])
+    say(f"nothing new since run {ended['run_id']} ({ended['outcome']}{version}): {sentence}")
     if since := _no_longer_live(root, ended.get("version")):
         say(since)
     return 0

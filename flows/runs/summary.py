@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.common.files import read_json
+from tasks.common.plural import counted
 from tasks.stages.validate.table import LEAKS, LEFT_OUT, left_out_text
 
 
@@ -59,7 +60,7 @@ def _evaluate(m: dict) -> str:
 SUMMARIES: dict[str, Callable[[dict], str]] = {
     "inspect": _inspect,
     "validate": _validate,
-    "embed": lambda m: f"{m['rows']:,} x {m['dim']:,} features in {m['shards']} shards",
+    "embed": lambda m: f"{m['rows']:,} x {m['dim']:,} features in {counted(m['shards'], 'shard')}",
     "clean": _clean,
     "train_backbone": _train_backbone,
     "train_head": _train_head,

@@ -69,6 +69,7 @@ def test_every_code_in_the_sources_has_a_plain_name():
         ("slice:site=b.1.balanced_accuracy", "balanced accuracy on site=b.1"),
         ("test.balanced_accuracy.recomputed", "balanced accuracy on the test set, computed again"),
         ("corruptions.jpeg_quality.kept", "accuracy kept on images with jpeg quality"),
+        ("corruptions.dark.accuracy", "accuracy on darkened images"),
         ("support.test.Bag", "test images of class Bag"),
         ("noise.Bag", "labels of class Bag that look wrong"),
         ("floor.class.Bag.recall", "floor: recall of class Bag"),

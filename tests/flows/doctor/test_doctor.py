@@ -132,7 +132,7 @@ def test_dvc_and_remote(root):
 
 
 def test_formats(root):
-    only(project.formats(root), "formats", "ok", "multiclass, 1 batches of images")
+    only(project.formats(root), "formats", "ok", "multiclass, 1 batch of images")
     write_json(root / "data/dataset.json", {"schema": 99, "task": "multiclass"})
     only(list(examine(root)), "formats", "problem", "newer Evergreen")
     shutil.rmtree(root / "data")
@@ -276,7 +276,7 @@ def test_the_journal_of_labels(root):
     file.write_bytes(b'{"torn": ')
     only(state.label_journal(root), "labels", "ok", "no answer waits")
     file.write_bytes(b"\xff\xfe not an answer\n\n")
-    only(state.label_journal(root), "labels", "problem", "1 lines of the journal")
+    only(state.label_journal(root), "labels", "problem", "1 line of the journal")
 
 
 def test_what_killed_commands_left(root):

@@ -176,7 +176,8 @@ def test_what_another_machine_has_run_is_not_run_again(toy: Path, tmp_path: Path
     assert said[-1] == f"nothing new since run {run_id} (held): not better."
     assert run_inputs.current_inputs(second)[2]["outcome"] == "held"
     assert list(releases.store.list("leases/")) == []
-    approved = {"outcome": "promoted", "version": "v0.1.0", "sentence": "not better. Promoted since by ann."}
+    advice = f"`evergreen approve {run_id}` publishes it."
+    approved = {"outcome": "promoted", "version": "v0.1.0", "sentence": f"not better. {advice} Promoted since by ann."}
     releases.put_run(run_id, {"key": key} | approved)  # the advice to approve it is stale now
     assert launch.retrain(second, "schedule", say=said.append) == 0
     assert said[-1] == f"nothing new since run {run_id} (promoted v0.1.0): not better. Promoted since by ann."
