@@ -7,7 +7,9 @@ from flows.doctor.finding import Finding, ok, problem, warning
 from flows.predictor import status
 from flows.server import database, process, processes
 from flows.server.environment import DATABASE, environment
+from flows.server.process import last_line
 from flows.services import pools, up
+from flows.services.logs import log_of
 from monitoring.alerts import addresses, unsent
 from tasks.common.checkout import known_checkout
 from tasks.common.params import Params
@@ -66,7 +68,11 @@ def services(root: Path) -> list[Finding]:
         return [problem("services", "the process that restarts them died", "`evergreen up`")]
     silent = [name for name, _, well in up.services(root) if not well]
     if silent:
-        return [problem("services", f"no answer from {', '.join(silent)}; see .evergreen/NAME.log", RESTART)]
+        said = "; ".join(
+            f"{name} (.evergreen/{log_of(root, name).name}: {last_line(log_of(root, name))})" for name in silent
+        )
+        cure = f"repair what its log says, then it starts by itself; if the log names no error: {RESTART}"
+        return [problem("services", f"no answer from {said}", cure)]
     return [ok("services", "all answer")]
 
 
@@ -91,11 +97,11 @@ def work_pool(root: Path, params: Params) -> Finding:
     api, own = process.api_of(root), known_checkout(root)
     if api is None or own is None:
         return ok("work pool", f"{params.serve.pool}; Prefect does not run")
+    if trouble := pools.pool_trouble(params, api):
+        return problem("work pool", *trouble)
     found = pools.deployed_schedules(api, pools.pooled_name(own.id))
     if not found:
         return problem("work pool", f"no flow of this project is in {params.serve.pool}", f"{RESTART}; see runner.log")
-    if trouble := pools.pool_trouble(params, api):
-        return problem("work pool", *trouble)
     if other := pools.outdated(params, found):
         return warning("work pool", f"not at the times of params.yaml: {', '.join(other)}", RESTART)
     return ok("work pool", f"{params.serve.pool} has a worker and {len(found)} flows")

@@ -8,6 +8,7 @@ Every start has the checkout's secret (tasks.common.checkout), and the guard in 
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tasks.common.params import load_params
 from tasks.common.paths import project_root, state_dir
 from tasks.common.private import make_folder, open_private
 
+OWN_ERROR = re.compile(r"^(?:tasks|flows|monitoring)(?:\.\w+)+: ")  # the class path before a traceback's message
 BUSY_SECONDS = 30  # in which a server that is alive answers, or counts as one that hangs
 START_SECONDS = 120  # a cold server on two busy cores takes 15-60 s to create its database
 
@@ -188,9 +190,9 @@ def _start(root: Path, state: Path, tries: int = 5) -> Api:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a process's log."""
+    """The last line of a process's log; of a traceback through Evergreen's own errors, the message alone."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1][:300] if lines else "it printed nothing"
+    return OWN_ERROR.sub("", lines[-1])[:300] if lines else "it printed nothing"
 
 
 def _may_have_leaked(root: Path, url: str) -> bool:

@@ -10,14 +10,14 @@ import psutil
 
 from flows.predictor.status import running as running_predictor
 from flows.server.api import Api
-from flows.server.process import api_of, last_line, stop_server
+from flows.server.process import api_of, stop_server
 from flows.server.processes import created
+from flows.services.logs import said_last
 from flows.services.pools import flow_names, pooled_name
 from flows.services.supervisor import PREDICTOR
 from flows.services.up import SERVICES, known_services, services, supervised
 from tasks.common.checkout import checkout
 from tasks.common.errors import EvergreenError
-from tasks.common.paths import state_dir
 from tasks.common.text import one_line
 
 TITLES = {
@@ -27,7 +27,6 @@ TITLES = {
     "evidently": "Evidently: a second opinion on drift",
 }
 OWN = {PREDICTOR: "Predictor: answers over HTTP"}  # shown where it runs
-LOGS = {"prefect": "server"}  # where a service's log has another name
 FLOWS = {  # that have a schedule
     "retrain-when-needed": "Retrain if anything is new",
     "monitor": "Look at production",
@@ -46,7 +45,7 @@ class Service:
     url: str | None
     restarts: int
     since: datetime | None  # when its process started
-    said: str  # last line of its log
+    said: str  # last line of its log; of one that is well, not of a process before it
 
 
 def overview(root: Path) -> list[Service]:
@@ -58,7 +57,7 @@ def overview(root: Path) -> list[Service]:
         if name == PREDICTOR and (own := running_predictor(root)):
             about = {"pid": own.pid, "created": created(own.pid), "restarts": own.restarts}
         pid = about.get("pid")
-        log = state_dir(root) / f"{LOGS.get(name, name)}.log"
+        since = _started(pid) if pid and (name == "prefect" or created(pid) == about.get("created")) else None
         found.append(
             Service(
                 name=name,
@@ -66,8 +65,8 @@ def overview(root: Path) -> list[Service]:
                 well=well,
                 url=url,
                 restarts=max(0, about.get("restarts", 0)),
-                since=_started(pid) if pid and (name == "prefect" or created(pid) == about.get("created")) else None,
-                said=one_line(last_line(log), 200) if log.is_file() else "",
+                since=since,
+                said=one_line(said_last(root, name, since if well else None), 200),
             )
         )
     return found

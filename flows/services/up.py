@@ -22,8 +22,9 @@ from flows.repo.workspace import check_code_and_state
 from flows.runs.single_flight import wanted
 from flows.server.api import Api
 from flows.server.environment import check_password, environment, has_people
-from flows.server.process import api_of, check_given, healthy, last_line, running, stop_server
+from flows.server.process import api_of, check_given, healthy, running, stop_server
 from flows.server.processes import created
+from flows.services.logs import keeps_ending, not_well
 from flows.services.pools import flow_names, pool_trouble, pooled_name
 from flows.services.supervisor import MARK, PREDICTOR
 from monitoring.console_link import SERVICE, console_link
@@ -89,7 +90,7 @@ def up(root: Path, say=print) -> list[str]:
             raise EvergreenError(f"the services ended with exit code {process.returncode}; see {log_file}")
         for name, service in _services(root).get("services", {}).items():
             if service.get("restarts", 0) >= GIVE_UP:
-                raise EvergreenError(f"{name} keeps ending: {last_line(state / f'{name}.log')} (in {name}.log)")
+                raise EvergreenError(keeps_ending(root, name))
         if time.monotonic() > deadline:
             late = ", ".join(sorted(wanted_services - said))
             logs = f"{state}/<service>.log and services.log"
@@ -234,7 +235,8 @@ def known_services(root: Path) -> dict[str, dict]:
 
 def _line(root: Path, name: str, url: str | None, well: bool) -> str:
     """One service. Only the console's address is shown: the others' pages open from there."""
-    state = "runs" if well else f"does not answer at {url}" if url else "not started"
+    restarts = known_services(root).get(name, {}).get("restarts") if supervised(root) else None
+    state = "runs" if well else f"does not answer at {url}" if url else not_well(name, restarts)
     if name == SERVICE:
         name, state = "console", console_link(root).removesuffix("/") if well else state
     return f"{name + ':':<13}{state}"

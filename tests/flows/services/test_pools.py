@@ -89,7 +89,7 @@ def test_prefect_takes_the_job_templates_and_a_pool_without_a_worker_is_told(pro
 def test_without_the_pool_or_prefect_yaml_the_message_says_what_to_do(project, tmp_path):
     root, api = project
     assert servers.work_pool(root, params(ROOT)).text.startswith("none (serve.pool)")
-    assert "no flow of this project" in servers.work_pool(root, params(root)).text
+    assert servers.work_pool(root, params(root)).text == f"Prefect has no work pool '{POOL}'"
     with pytest.raises(EvergreenError, match=rf"no work pool '{POOL}'.*prefect worker start --pool {POOL}"):
         pools.deploy(root, params(root), api)
     with pytest.raises(EvergreenError, match=r"prefect.yaml is missing: `evergreen upgrade`"):

@@ -4,6 +4,7 @@ One project serves the whole module; the tests build on each other, as a day of 
 """
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import http.client
@@ -23,11 +24,12 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from flows.doctor import servers
 from flows.server import process
 from flows.server.api import Api, emit
 from flows.server.events import EVENTS, request_retrain
 from flows.server.process import created
-from flows.services import overview, runner, up
+from flows.services import logs, overview, runner, up
 from flows.services.sign_in import sign_in_page
 from tasks.common.access import basic
 from tasks.common.checkout import checkout
@@ -129,6 +131,26 @@ def test_services_that_were_never_started_are_not_said_to_be_silent(tmp_path):
     lines = up.status_lines(tmp_path)
     assert lines[0] == "services:    not started: `evergreen up` starts them"
     assert not any("does not answer" in line for line in lines)
+
+
+def test_a_service_that_keeps_ending_is_said_to_be_restarted_and_its_message_has_no_class_path(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    started = datetime.now(UTC)
+    services = {"runner": {"pid": None, "created": None, "url": None, "restarts": 5}}
+    wrote = {"pid": os.getpid(), "created": "1", "checkout": checkout(tmp_path).id, "since": started.isoformat()}
+    write_json(tmp_path / ".evergreen/services.json", wrote | {"services": services})
+    (tmp_path / ".evergreen/runner.log").write_text("Traceback\ntasks.common.errors.EvergreenError: no pool 'x'\n")
+    assert logs.keeps_ending(tmp_path, "runner").startswith(
+        "runner keeps ending: no pool 'x' (in runner.log). The other"
+    )
+    assert "runner:      not started" in "\n".join(up.status_lines(tmp_path)), "no supervisor would restart it"
+    with open(tmp_path / ".evergreen/services.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the supervisor does
+        assert "runner:      is being restarted (restarts so far: 5); see runner.log" in up.status_lines(tmp_path)
+        (found,) = servers.services(tmp_path)
+        assert "runner (.evergreen/runner.log: no pool 'x')" in found.text
+    assert logs.said_last(tmp_path, "runner", None) == "no pool 'x'"
+    assert logs.said_last(tmp_path, "runner", datetime.now(UTC) + HOUR) == "", "a process before this one printed it"
 
 
 def test_the_prefect_server_listens_where_params_yaml_says(running):
