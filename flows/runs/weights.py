@@ -30,8 +30,8 @@ def check_training_weights(root: Path, params: Params) -> None:
         check_backbone(root, stage.backbone, params.images.resolution)
     except EvergreenError as error:
         raise EvergreenError(
-            f"{error}. Nothing has run yet: change backbone (or pretrained) under train_backbone in params.yaml, "
-            "commit, and `evergreen retrain`"
+            f"{error}. Nothing has run yet: change train_backbone.backbone in params.yaml, or train from scratch with "
+            "train_backbone.pretrained: none, commit, and `evergreen retrain`"
         ) from error
 
 

@@ -132,8 +132,8 @@ def _no_weights(backbone: str, error: Exception) -> EvergreenError:
     cfg = _pretrained_cfg(backbone)
     return EvergreenError(
         f"the pretrained weights of {backbone} ({cfg.hf_hub_id or cfg.url}) could not be downloaded: "
-        f"{_first_line(error)}. Connect to the hub once (the weights are then stored), or use backbone: "
-        f"{OFFLINE_BACKBONE}, whose weights are installed with Evergreen, or train from scratch with pretrained: none"
+        f"{_first_line(error)}. Connect to the hub once (the weights are then stored), or use "
+        f"{OFFLINE_BACKBONE}, whose weights are installed with Evergreen"
     )
 
 

@@ -7,6 +7,7 @@ from flows.repo.pipeline import bring_up_to_date, open_repo
 from flows.runs.weights import check_training_weights
 from tasks.common.errors import EvergreenError
 from tasks.common.params import load_params
+from tasks.models import pretrained
 
 
 @pytest.fixture
@@ -40,6 +41,10 @@ def train(name, root) -> None:
 def test_weights_that_cannot_be_had_are_said_before_any_stage(workspace):
     with pytest.raises(EvergreenError, match=r"test_resnet .*could not be downloaded.*Nothing has run yet: change"):
         check(workspace)
+    params = load_params(workspace / "params.yaml")
+    with pytest.raises(EvergreenError, match=r"^embed.backbone: .*test_resnet .*could not be downloaded") as refused:
+        pretrained._created("test_resnet", params.images.resolution)
+    assert "none" not in str(refused.value), "embed has no setting `pretrained`"
     change(workspace, backbone="tf_efficientnet_lite0")
     check(workspace)  # its weights are installed with Evergreen
     change(workspace, backbone="test_resnet", pretrained="none")
