@@ -188,8 +188,9 @@ def check_writable(root: Path) -> None:
 
 
 def _wait(process: subprocess.Popen, look: Callable[[], None]) -> int:
-    """Return the child's exit code. Ctrl-C reaches the child too (same terminal), so keep waiting for it.
+    """Return the child's exit code. An interrupt is passed on to the child, which ends cleanly, so keep waiting for it.
 
+    A terminal interrupts the child as well: it takes both for one (flows.runs.interrupts).
     look: called every LOOK seconds meanwhile.
     """
     while True:
@@ -199,7 +200,7 @@ def _wait(process: subprocess.Popen, look: Callable[[], None]) -> int:
         except subprocess.TimeoutExpired:
             look()
         except KeyboardInterrupt:
-            continue
+            process.send_signal(signal.SIGINT)
 
 
 def complete_killed_runs(root: Path, say) -> None:

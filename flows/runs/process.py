@@ -13,9 +13,11 @@ if __name__ == "__main__":
     from flows.startup import collect_less_garbage
 
     collect_less_garbage()  # before the first heavy import
+    from flows.runs.interrupts import merge_interrupts
     from flows.runs.retrain import main
 
     try:
+        merge_interrupts()
         # flows.runs.launch blocks Ctrl-C while modules are imported
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = main(*sys.argv[1:4])
