@@ -148,8 +148,9 @@ def _bring_up_to_date(run: Run, stage: str) -> None:
         _check_floors(run)
     if stage == "clean":
         keep_queue(run.root, run.id)
-        link = console_link(run.root, "/label/issues")
-        console.print(f"  {'':<35}[dim]look at them: {escape(link)} (or `evergreen queue --issues`)[/]")
+        command, link = "`evergreen queue --issues`", escape(console_link(run.root, "/label/issues"))
+        where = f"{link} (or {command})" if console_started(run.root) else command
+        console.print(f"  {'':<35}[dim]look at them: {where}[/]")
 
 
 def _check_floors(run: Run) -> None:

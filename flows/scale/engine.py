@@ -20,6 +20,7 @@ from flows.scale.scratch import SOCKETS, new_scratch
 from flows.scale.start import QUIET, open_cluster, running_here
 from tasks.common.errors import EvergreenError
 from tasks.common.params import ScaleParams
+from tasks.common.plural import counted
 
 START_SECONDS = 120.0  # until a local cluster is up, or another one answers, on a loaded machine
 REACH_SECONDS = 5.0  # for a cluster to accept a connection
@@ -46,7 +47,7 @@ class Cluster:
         """What it is, for a person."""
         gpus = f", {self.gpus:g} GPUs" if self.gpus else ""
         where = f"Ray {self.ray} (Python {self.python}) at {self.address}"
-        return f"{where}: {self.nodes} node(s), {self.cpus:g} CPUs{gpus}"
+        return f"{where}: {counted(self.nodes, 'node')}, {self.cpus:g} CPUs{gpus}"
 
 
 class _Keeper(threading.Thread):

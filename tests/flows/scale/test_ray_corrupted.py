@@ -56,7 +56,7 @@ def test_stage_and_gate_find_the_entries_that_they_would_have_made(ray_cluster, 
     set_scale(project, "ray", ray_cluster.address)
     said = []
     assert fill_entries("evaluate", project, said.append) == BLOCKS
-    assert "2 node(s)" in said[0]
+    assert "2 nodes" in said[0]
     assert entries(project) == expected
     params, rows = load_params(project / "params.yaml"), training_rows(project)["test"]
     assert fill_entries("evaluate", project, said.append) == 0

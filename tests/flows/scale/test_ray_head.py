@@ -51,7 +51,7 @@ def test_the_entries_and_the_results_are_those_of_local_stages(head, tmp_path, w
     assert fill_and_run(root, "inspect", "embed") == {"inspect": SHARDS, "embed": SHARDS}
     assert entry_bytes(root) == entry_bytes(local_result())
     assert outputs(root) == outputs(local_result())
-    assert engine.cluster().sentence().endswith(f"at {address(head, way)}: 1 node(s), {CPUS} CPUs")
+    assert engine.cluster().sentence().endswith(f"at {address(head, way)}: 1 node, {CPUS} CPUs")
 
 
 def training_project(folder: Path, head: Head, epochs: int = 1) -> Path:
