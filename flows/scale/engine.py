@@ -243,7 +243,8 @@ def _said(error: BaseException, address: str | None) -> BaseException:
             f"the Ray cluster at {address} has other versions than this process: {text}. Driver and workers need the "
             "same Python and the same Ray: install what requirements.lock says in the image of the cluster"
         )
-    if isinstance(error, ConnectionError | RuntimeError | OSError):
+    # a bare Exception: a node that starts too late
+    if isinstance(error, ConnectionError | RuntimeError | OSError) or type(error) is Exception:
         first, *_, last = text.splitlines() * 2 or [type(error).__name__] * 2
         why = f"{first} {last.strip()}" if first.endswith(":") else first  # a heading, then the server's traceback
         return ClusterLost(_unreachable(address, why.rstrip(".")))

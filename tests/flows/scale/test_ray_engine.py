@@ -67,6 +67,13 @@ def test_what_ray_says_of_a_failed_connection_is_said_in_one_line(text, why):
     assert said.endswith(f" {why} {engine.START}")
 
 
+def test_a_node_that_starts_too_late_is_said_as_a_cluster_that_did_not_start():
+    late = engine._said(Exception("The current node timed out during startup. This could happen."), None)
+    assert isinstance(late, engine.ClusterLost)
+    assert str(late).startswith("no Ray cluster could be started on this machine: The current node timed out")
+    assert isinstance(engine._said(KeyError("a bug"), None), KeyError)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "https://example.org", "ray://", "-e:1; true", "host:99999"])
 def test_an_address_that_none_is_is_refused(address):
     with pytest.raises(ValueError, match="expected null, auto, host:port or ray://host:port"):
