@@ -2,11 +2,13 @@
 
 Tensors: "model/<name>" (everything that training has changed so far), "best/<name>" (the same of the best epoch,
 absent if that is the last one), "average/<name>" (`averages.average_state`) and "optimizer/<name>"
-(`optimizer_state`). The history of epochs is JSON in the file's metadata. One file and one rename: tensors and history
-never disagree. No pickle.
+(`optimizer_state`). The history of epochs is JSON in the file's metadata: tensors and history never disagree. Its seal
+is a second file. Until both are written, the checkpoint before is kept beside them. No pickle.
 """
 
 import json
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from tasks.common.sealed import read_sealed, sealed_path
+from tasks.common.sealed import SEAL, drop, read_sealed, sealed_path
 from tasks.stages.train_backbone.processes import Ranks
 
 State = dict[str, torch.Tensor]
@@ -39,22 +41,46 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.best is checkpoint.model:
         del groups["best"]
     tensors = {f"{group}/{name}": value for group, state in groups.items() for name, value in state.items()}
+    _keep_before(file)
     with sealed_path(file) as temporary:
         save_file(tensors, temporary, metadata={"history": json.dumps(checkpoint.history)})
+    drop(_before(file))
 
 
 def load(file: Path) -> Checkpoint | None:
     """The checkpoint in `file`; None if it is missing or damaged (training then starts over)."""
-    return _parse(read_sealed(file))
+    return _parse(_content(file))
 
 
 def newest(file: Path, ranks: Ranks) -> Checkpoint | None:
     """What `load` finds, in every process of `ranks`: of several machines, what the one with most epochs has."""
-    content = read_sealed(file)
+    content = _content(file)
     found = _parse(content)
     if ranks.world == 1:
         return found
     return _parse(ranks.share(content, len(found.history)) if found else ranks.share(None))
+
+
+def _before(file: Path) -> Path:
+    return file.with_name(f"before-{file.name}")
+
+
+def _keep_before(file: Path) -> None:
+    """Give the checkpoint and its seal a second name each, or copy them where files cannot have two."""
+    kept = _before(file)
+    drop(kept)
+    for one, other in ((file, kept), (file.with_suffix(SEAL), kept.with_suffix(SEAL))):
+        if one.is_file():
+            try:
+                os.link(one, other)
+            except OSError:
+                shutil.copyfile(one, other)
+
+
+def _content(file: Path) -> bytes | None:
+    """What `save` wrote last; where it was killed between the two files, what it wrote before."""
+    content = read_sealed(file)
+    return read_sealed(_before(file)) if content is None else content
 
 
 def _parse(content: bytes | None) -> Checkpoint | None:

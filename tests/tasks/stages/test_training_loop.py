@@ -298,6 +298,26 @@ def test_interrupted_after_any_epoch_it_ends_with_the_same_weights(last, tmp_pat
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_a_kill_between_the_checkpoint_and_its_seal_leaves_the_epoch_before(tmp_path, monkeypatch):
+    file, state = tmp_path / "checkpoint.safetensors", {"a": torch.arange(6.0)}
+
+    def saved(epoch: int) -> None:
+        checkpoint.save(file, checkpoint.Checkpoint([{"epoch": epoch}], state, state, {}))
+
+    saved(1)
+    saved(2)
+    seal = file.with_suffix(".sha256")
+    before = seal.read_text()
+    assert len(list(tmp_path.iterdir())) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "drop", lambda path: None)  # the kill comes before it
+        saved(3)
+    seal.write_text(before)
+    assert checkpoint.load(file).history == [{"epoch": 2}]
+    saved(4)
+    assert checkpoint.load(file).history == [{"epoch": 4}]
+
+
 def test_a_checkpoint_that_cannot_be_read_is_none(tmp_path):
     file = tmp_path / "checkpoint.safetensors"
     assert checkpoint.load(file) is None
