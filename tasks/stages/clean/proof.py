@@ -80,14 +80,14 @@ def measure_gain(
     held, learnt = (np.array(side) for side in zip(*divided, strict=True))
     answers = repair(x, y, groups, clusters, fold, learnt)
     known = [number for number, answer in enumerate(answers) if answer is not None]
+    if not known:
+        return None
     held, learnt, kept = held[known], learnt[known], learnt[known]
     labels = np.repeat(y[None], len(known), axis=0)
     for number, place in enumerate(known):
         labels[number, learnt[number]], kept[number, learnt[number]] = answers[place]
     of_all, of_kept = nearest(x, held, learnt, kept, moments(x))
     told = held.any(axis=0)
-    if not told.any():
-        return None
     number = held.argmax(axis=0)
     right = np.stack([_agreement(y, y[of_all]), _agreement(y, labels[number, of_kept])])[:, told]
     given, cleaned = right.mean(axis=1)

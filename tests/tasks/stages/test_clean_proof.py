@@ -133,6 +133,12 @@ def test_one_group_alone_proves_nothing():
     assert "held out" in verdict.why
 
 
+def test_parts_that_cannot_be_judged_prove_nothing():
+    x, given, _, groups = pairs(noise=0.2, apart=0.7, each=10)
+    none_of_them = lambda *arguments: [None] * len(arguments[-1])  # noqa: E731
+    assert measure_gain(x, given, 4, groups, groups, 5, 0, none_of_them) is None
+
+
 def test_the_interval_counts_groups_not_images():
     gain = np.array([1.0] * 100 + [0.0] * 100)
     alone = interval(gain, np.arange(200).astype(str), 0)
