@@ -199,7 +199,7 @@ def fit_head(images: Sequence[np.ndarray], labels: np.ndarray) -> Model:
     y = np.array([classes.index(label) for label in labels])
     head = probe.fit(features[held:], y[held:], len(classes))
     training = ood.Training(features[held:], head.logits(features[held:]), y[held:])
-    scores, tensors = ood.fit("knn", training, features[:held], head.logits(features[:held]), 0.02, "multiclass")
+    scores, tensors, _ = ood.fit("knn", training, features[:held], head.logits(features[:held]), 0.02, "multiclass")
     tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
     return Model(about | {"ood": scores}, tensors, head)
 

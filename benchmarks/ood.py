@@ -162,7 +162,7 @@ def measure(case: Case, features: Features, others: dict[str, np.ndarray]) -> di
     moved = model(case.moved.pixels) if len(case.moved.pixels) else None
     found = {}
     for method in ood.METHODS:
-        about, tensors = ood.fit(method, training, held.features, held.logits, params.ood_false_rejection, TASK)
+        about, tensors, _ = ood.fit(method, training, held.features, held.logits, params.ood_false_rejection, TASK)
 
         def scores(out: Outputs, about: dict = about, tensors: dict = tensors) -> np.ndarray:
             return ood.score(out.features, out.logits, about, tensors)
@@ -201,7 +201,7 @@ def oracle_difference(case: Case, features: Features, python: str) -> float:
             tensors = gaussian.fit(x, ood.members(y), **ood.GAUSSIAN[method], shrinkage=0)
             about = {"method": method, "task": TASK}
         else:
-            about, tensors = ood.fit(method, training, known, head.logits(known), 0.02, TASK)
+            about, tensors, _ = ood.fit(method, training, known, head.logits(known), 0.02, TASK)
         ours = [ood.score(part, head.logits(part), about, tensors) for part in (known, near)]
         both = auroc(*ours), auroc(theirs[f"{method}-known"], theirs[f"{method}-near"])
         say(f"  {method}: {both[0]:.2f}, pytorch-ood {both[1]:.2f}")
@@ -218,7 +218,7 @@ def cost(classes: int, dimensions: int, rounds: int = 30) -> dict[str, dict[str,
     x = centres[y] + rng.standard_normal((rows, dimensions), dtype=np.float32)
     training, found = ood.Training(x, x @ centres.T, y), {}
     for method in ood.METHODS:
-        about, tensors = ood.fit(method, training, x[:200], training.logits[:200], 0.02, TASK)
+        about, tensors, _ = ood.fit(method, training, x[:200], training.logits[:200], 0.02, TASK)
         megabytes = sum(value.nbytes for value in tensors.values()) / 1e6
         tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
         start = time.process_time()

@@ -74,6 +74,14 @@ def training_rows(dimensions: int) -> int:
     return max(BANK_ROWS, min(TRAINING_ROWS, TRAINING_VALUES // dimensions))
 
 
+class Fitted(NamedTuple):
+    """A score: what `score` needs, and the scores (N,) of the calibration images that set its threshold."""
+
+    about: dict
+    tensors: dict[str, np.ndarray]
+    scores: np.ndarray
+
+
 def fit(
     method: str,
     training: Training | None,
@@ -81,35 +89,14 @@ def fit(
     logits: np.ndarray,
     false_rejection: float,
     task: str,
-) -> tuple[dict, dict[str, np.ndarray]]:
-    """(about, tensors) of a score whose threshold flags `false_rejection` of the calibration images.
+) -> Fitted:
+    """A score whose threshold flags `false_rejection` of the calibration images.
 
     training: None for energy, which needs none; features: (N, D), an array or ShardTable, and logits: (N, K), both of
     the calibration split.
     `about` is JSON: {method, task, threshold, false_rejection} and what the method needs; a score above `threshold`
     is flagged. Raises DataError if no training image has finite features.
     """
-    found = fit_and_score(method, training, features, logits, false_rejection, task)
-    return found.about, found.tensors
-
-
-class Fitted(NamedTuple):
-    """What `fit` returns, and the scores (N,) of the calibration images that it was given."""
-
-    about: dict
-    tensors: dict[str, np.ndarray]
-    scores: np.ndarray
-
-
-def fit_and_score(
-    method: str,
-    training: Training | None,
-    features: np.ndarray | ShardTable,
-    logits: np.ndarray,
-    false_rejection: float,
-    task: str,
-) -> Fitted:
-    """As `fit`, with the scores by which the threshold is set."""
     about, tensors = {"method": method, "task": task}, {}
     if method != "energy":
         training = training.usable()

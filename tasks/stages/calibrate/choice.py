@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tasks.common.cores import on_all_cores
-from tasks.inference.ood.scores import METHODS, Training, bank_rows, fit_and_score, members, score, strata
+from tasks.inference.ood.scores import METHODS, Training, bank_rows, fit, members, score, strata
 
 ROWS = 1000  # of training images while scores are compared: more cost seconds; the chosen one is fitted on all
 GROUPS = 4  # of classes that are left out, one group after the other
@@ -69,7 +69,7 @@ def compare(
     left_out = _left_out(methods, few, known, targets, task)
 
     def finding(method: str) -> Finding:
-        about, tensors, scores = fit_and_score(method, few, known.features, known.logits, false_rejection, task)
+        about, tensors, scores = fit(method, few, known.features, known.logits, false_rejection, task)
         of = [
             [score(seen.features, seen.logits, about, tensors) for seen in kind.values()]
             for kind in (near, far, shifted)
@@ -125,7 +125,7 @@ def _left_out(
         logits, of_held = _classify(x, rest[~gone], held, classes - len(group))
         part, told = Training(x, logits, rest[~gone]), {}
         for method in methods:
-            seen = fit_and_score(method, part, held[~unknown], of_held[~unknown], 0.05, task)
+            seen = fit(method, part, held[~unknown], of_held[~unknown], 0.05, task)
             told[method] = auroc(seen.scores, score(held[unknown], of_held[unknown], seen.about, seen.tensors))
         return told
 

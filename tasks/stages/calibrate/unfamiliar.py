@@ -58,7 +58,7 @@ def fit_score(
     methods = choice.asked(params.ood_method)
     found = choice.compare(methods, training, known, targets, near, far, shifted, share, task)
     method = choice.choose(found)
-    about, tensors = ood.fit(method, training, known.features, known.logits, share, task)
+    about, tensors, _ = ood.fit(method, training, known.features, known.logits, share, task)
 
     def flagged(images: Mapping[str, Seen]) -> dict[str, float]:
         return {

@@ -428,7 +428,7 @@ def test_a_project_without_test_images_is_refused(evaluated, tmp_path):
 def test_a_model_that_diverged_is_refused(tmp_path):
     from tasks.inference.ood import scores as ood
 
-    about, tensors = ood.fit("energy", None, np.ones((3, 2)), np.ones((3, 2)), 0.02, "multiclass")
+    about, tensors, _ = ood.fit("energy", None, np.ones((3, 2)), np.ones((3, 2)), 0.02, "multiclass")
     from safetensors.numpy import save_file
 
     (tmp_path / "artifacts/calibrate").mkdir(parents=True)
